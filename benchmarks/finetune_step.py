@@ -1,0 +1,194 @@
+"""A fine-tuning step with GTA against a plain one and against the naive way, side by side.
+
+    python benchmarks/finetune_step.py --model vit_tiny_patch16_224 --batch-size 16
+
+plain  timm's model, cross-entropy, the optimiser
+gta    the same step with the GTA penalty on every block, as `gta finetune` takes it
+naive  fused attention off in both networks, every block's N x N logits kept until the loss
+
+Prints one JSON line: medians of interleaved repeats, ratios to plain of the same run, and peak
+memory (of a fresh process a variant on the CPU, of the allocator on a GPU). Weights are random: the
+time does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtacli.models import load_model
+from gtacli.regularizers.gta import GTA
+from gtacli.regularizers.options import GTAOptions
+from gtacli.training.devices import choose_compute
+from gtacli.training.optimization import make_optimizer
+from gtacli.training.tasks import FinetuneTask
+
+VARIANTS = ("plain", "gta", "naive")
+CLASSES = 50
+
+
+def naive_attention(attn: nn.Module, kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Unfused attention that keeps its logits, as the published ports do."""
+
+    def forward(x: Tensor, *_: object, **__: object) -> Tensor:
+        b, n, _c = x.shape
+        q, k, v = attn.qkv(x).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        logits = (q * attn.scale) @ k.transpose(-2, -1)
+        kept.append(logits)
+        return attn.proj((logits.softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
+
+    return forward
+
+
+def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
+    """A function that takes one whole optimiser step."""
+    compute = choose_compute(args.device, args.precision)
+    torch.manual_seed(0)
+    spec = f"{args.model}@none"
+    target = load_model(spec, CLASSES, args.image_size)
+    model = target.model.to(compute.device).train()
+    optimizer = make_optimizer(model, target.head, "adamw", 1e-5, 10.0, 0.05, None)
+    images = torch.randint(
+        0, 256, (args.batch_size, 3, *target.image_size), dtype=torch.uint8, device=compute.device
+    )
+    labels = torch.randint(0, CLASSES, (args.batch_size,), device=compute.device)
+    if variant == "gta":
+        source = load_model(spec, 0, args.image_size)
+        source.model.to(compute.device)
+        options = GTAOptions(rows=args.rows, layers=args.layers)
+        penalty = GTA(options, model, source.model, target.head)
+        task = FinetuneTask(target, source, {"gta": penalty}, compute.device).train()
+        if args.compile:
+            task.compile()
+
+        def losses() -> Tensor:
+            return task(images, labels)["loss"]
+
+    else:
+        mean = torch.tensor(target.mean, device=compute.device).view(-1, 1, 1) * 255
+        std = torch.tensor(target.std, device=compute.device).view(-1, 1, 1) * 255
+        kept_t: list[Tensor] = []
+        kept_s: list[Tensor] = []
+        forward: nn.Module = model
+        frozen: nn.Module | None = None
+        if variant == "naive":
+            frozen = timm.create_model(args.model, num_classes=0, img_size=args.image_size)
+            frozen = frozen.to(compute.device).eval().requires_grad_(False)
+            for network, kept in ((model, kept_t), (frozen, kept_s)):
+                for block in network.blocks:
+                    block.attn.forward = naive_attention(block.attn, kept)
+        if args.compile and variant == "plain":
+            forward = torch.compile(model, fullgraph=True, dynamic=False)
+
+        def losses() -> Tensor:
+            x = images.float().sub_(mean).div_(std)
+            kept_t.clear()
+            kept_s.clear()
+            if frozen is not None:
+                with torch.no_grad():
+                    frozen(x)
+            loss = F.cross_entropy(forward(x), labels)
+            if frozen is not None:
+                pairs = zip(kept_t, kept_s, strict=True)
+                rows = [(t[:, :, 0, 1:] - s[:, :, 0, 1:]).square().sum(-1).mean() for t, s in pairs]
+                loss = loss + 0.1 * torch.stack(rows).mean()
+            return loss
+
+    def step() -> None:
+        with compute.autocast():
+            loss = losses()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def peak_memory(variant: str, args: argparse.Namespace) -> float:
+    """MB at the highest over three steps."""
+    compute = choose_compute(args.device, args.precision)
+    if compute.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        step = make_step(variant, args)
+        for _ in range(3):
+            step()
+        return compute.peak_memory_mb()
+    child = [sys.executable, __file__, *sys.argv[1:], "--peak-of", variant]
+    return float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--model", default="vit_tiny_patch16_224")
+    p.add_argument("--image-size", type=int, default=224)
+    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--precision", default="auto")
+    p.add_argument("--layers", default="all")
+    p.add_argument("--rows", default="cls", choices=("cls", "all"))
+    p.add_argument("--compile", action="store_true")
+    p.add_argument("--repeats", type=int, default=15)
+    p.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    compute = choose_compute(args.device, args.precision)
+    if args.peak_of:
+        step = make_step(args.peak_of, args)
+        for _ in range(3):
+            step()
+        print(compute.peak_memory_mb())
+        return
+    steps = {v: make_step(v, args) for v in VARIANTS}
+    times: dict[str, list[float]] = {v: [] for v in VARIANTS}
+    for repeat in range(args.repeats + 2):
+        # The order turns, so that no variant always follows the same one.
+        for v in VARIANTS[repeat % 3 :] + VARIANTS[: repeat % 3]:
+            compute.synchronize()
+            start = time.perf_counter()
+            steps[v]()
+            compute.synchronize()
+            if repeat >= 2:
+                times[v].append(time.perf_counter() - start)
+    medians = {v: statistics.median(t) for v, t in times.items()}
+    # A round's steps ran next to each other: the median of their ratios is steadier on a busy
+    # machine than the ratio of the medians.
+    paired = {
+        v: statistics.median(a / b for a, b in zip(times[v], times["plain"], strict=True))
+        for v in VARIANTS[1:]
+    }
+    steps.clear()
+    memory = {v: peak_memory(v, args) for v in VARIANTS}
+    print(
+        json.dumps(
+            {
+                "benchmark": "finetune_step",
+                "model": args.model,
+                "image_size": args.image_size,
+                "batch_size": args.batch_size,
+                "device": str(compute.device),
+                "dtype": str(compute.dtype).removeprefix("torch."),
+                "compiled": args.compile,
+                "cores": os.cpu_count(),
+                "seconds": {v: round(s, 4) for v, s in medians.items()},
+                "images_per_second": {
+                    v: round(args.batch_size / s, 1) for v, s in medians.items()
+                },
+                "time_ratio": {v: round(r, 3) for v, r in paired.items()},
+                "memory_mb": {v: round(m) for v, m in memory.items()},
+                "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in VARIANTS[1:]},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Fine-tune vision transformers on few labels while they keep looking at the object.
+
+The names below are stable. They are loaded on first use: importing `gtacli` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtacli.models import attention, load_model
+    from gtacli.registry import Registry
+    from gtacli.regularizers.distance import attention_distance
+
+    __version__: str
+
+__all__ = ["Registry", "__version__", "attention", "attention_distance", "load_model"]
+
+_HOMES = {
+    "load_model": "gtacli.models",
+    "attention": "gtacli.models",
+    "attention_distance": "gtacli.regularizers.distance",
+    "Registry": "gtacli.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("gtacli")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gtacli' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

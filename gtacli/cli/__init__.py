@@ -1,0 +1,80 @@
+"""The command line: `gta`. The only package that prints or exits.
+
+Exit status: 0 done, 1 some inputs failed, 2 wrong usage or config, 3 the run failed, 130
+interrupted. Every error is one line on stderr; `--verbose` adds the traceback of an unforeseen one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _drop_stdout()
+        status = 0
+    return status
+
+
+def _run(words: list[str]) -> int:
+    import typer
+
+    from gtacli.cli.lazy import usage_errors
+    from gtacli.errors import GtaError
+
+    try:
+        return _invoke(words)
+    except GtaError as error:
+        return _fail(str(error), error.exit_code)
+    except usage_errors() as error:
+        return _fail(_usage(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        if "-v" in words or "--verbose" in words:
+            import traceback
+
+            traceback.print_exc()
+            return _fail(what, 3)
+        return _fail(f"{what} (--verbose shows where)", 3)
+
+
+def _invoke(words: list[str]) -> int:
+    from gtacli.cli.lazy import root
+
+    try:
+        result = root().main(args=words, prog_name="gta", standalone_mode=False, obj=words)
+    except SystemExit as stop:
+        result = stop.code
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: Exception) -> str:
+    format_message = getattr(error, "format_message", error.__str__)
+    text: str = format_message() or str(error)
+    text = text[:1].lower() + text[1:].rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path} --help" if context else text
+
+
+def _fail(text: str, status: int) -> int:
+    print("error:", " ".join(text.split()), file=sys.stderr)
+    return status
+
+
+def _drop_stdout() -> None:
+    # Else the interpreter's own flush at exit would complain.
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,140 @@
+"""What a person or a script sees: results on stdout, log and progress on stderr.
+
+Colours and bars only on a terminal (NO_COLOR is respected), plain lines otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@lru_cache(maxsize=1)
+def stderr() -> Console:
+    """The one console for log and progress, so that lines do not tear a bar."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.WARNING:
+                style = "yellow" if record.levelno < logging.ERROR else "red"
+                text = f"{record.levelname.lower()}: {text}"
+            else:
+                style = "dim" if record.levelno < logging.INFO else ""
+            stderr().print(text, style=style, markup=False, soft_wrap=True)
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
+def setup(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Sends the log to stderr: gtacli's progress, and of others the warnings.
+
+    quiet: warnings only. verbose: everything of gtacli's.
+    """
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if not isinstance(h, _Lines)] + [handler]
+    root.setLevel(logging.WARNING)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("gtacli").setLevel(level)
+    if not verbose:
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def emit(result: Any) -> None:
+    """One result as a line of JSON. A number that is not finite becomes null."""
+    sys.stdout.write(json.dumps(_clean(result), default=str, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """One line of a result for people."""
+    sys.stdout.write(text + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows for people: aligned columns, a bold head on a terminal. A last column that is too
+    long for a terminal is wrapped; in a file nothing is cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        rich_table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i, name in enumerate(columns):
+            last = i == len(columns) - 1
+            rich_table.add_column(
+                name, justify="right" if right[i] else "left", no_wrap=not last, overflow="fold"
+            )
+        for row in cells:
+            rich_table.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(rich_table)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in [list(columns), *cells]:
+        aligned = (
+            cell.rjust(width) if r else cell.ljust(width)
+            for cell, width, r in zip(row, widths, right, strict=True)
+        )
+        say("  ".join(aligned).rstrip())
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing elsewhere; yields `advance(steps=1, note=None)`.
+
+    It goes away when it is done; what should stay is logged.
+    """
+    if not stderr().is_terminal or logging.getLogger("gtacli").level > logging.INFO:
+        yield lambda steps=1, note=None: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+
+        def advance(steps: int = 1, note: str | None = None) -> None:
+            described = {} if note is None else {"description": f"{label} {note}"}
+            bar.update(task, advance=steps, **described)  # type: ignore[arg-type]
+
+        yield advance
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(v) for v in value]
+    return value

@@ -1,0 +1,155 @@
+"""The config of `gta finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
+
+from gtacli.config.base import StrictModel
+from gtacli.config.common import CommonConfig, FilePath, ImageSize
+from gtacli.config.regularizers import KEY, fold
+from gtacli.config.values import Level, Rank, Tree, plain, tree_of
+
+_SPEC = {"metavar": "SPEC"}
+
+
+class FinetuneConfig(CommonConfig):
+    """How a pretrained ViT is trained on a labelled set while a regulariser holds it."""
+
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
+
+    model: str | None = Field(
+        default=None,
+        description="the network to train: a timm name, hf-hub:..., a run folder, ARCH@FILE, "
+        "ARCH@none, or a name of the gta.models registry",
+        json_schema_extra={**_SPEC, "default": "the built-in demo's"},
+    )
+    source: str | None = Field(
+        default=None,
+        description="the frozen network it is held near, specified like --model",
+        json_schema_extra={**_SPEC, "default": "the model's own pretrained weights"},
+    )
+    data: str | None = Field(
+        default=None,
+        description="the images: a folder (train/ val/ test/ of class folders, or bare class "
+        "folders), CUB-200-2011 as published, a .csv of path,label[,split], demo, or a name of "
+        "the gta.datasets registry",
+        json_schema_extra={**_SPEC, "default": "demo"},
+    )
+    regularizer: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {"gta": {}},
+        description="what holds the network near its source: gta, l2-sp, bss, none, or a "
+        "plug-in's; NAME:LAM sets its strength; may be given several times",
+        json_schema_extra={"metavar": "NAME", "default": "gta", "multiple": True},
+    )
+    lam: float | None = Field(
+        default=None,
+        ge=0,
+        description="strength of the first regulariser",
+        json_schema_extra={"default": "its own: gta 0.1, l2-sp 0.01, bss 0.001"},
+    )
+    sampling_rate: float = Field(
+        default=100.0,
+        gt=0,
+        le=100,
+        description="per cent of each class's training images that are kept (rounded up)",
+    )
+    shots: int | None = Field(
+        default=None, ge=1, description="keep so many training images a class instead"
+    )
+    refit: bool = Field(
+        default=False,
+        description="train again on all kept images with what validation chose",
+    )
+    image_size: ImageSize | None = Field(
+        default=None,
+        description="what the network sees, in pixels: 224, or HEIGHTxWIDTH",
+        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
+    )
+    crop_scale: float = Field(
+        default=0.08, gt=0, le=1, description="smallest share of an image that a random crop shows"
+    )
+    flip: bool = Field(default=True, description="mirror half of the training images")
+    cache: Literal["auto", "ram", "none"] = Field(
+        default="auto", description="keep decoded images in memory (auto: if they are small enough)"
+    )
+    epochs: int = Field(default=20, ge=1, description="passes over the training images")
+    lr: float | None = Field(
+        default=None,
+        gt=0,
+        description="learning rate of the backbone",
+        json_schema_extra={"default": "by the optimiser"},
+    )
+    head_lr_scale: float = Field(
+        default=10.0, gt=0, description="learning rate of the new head, as a multiple of --lr"
+    )
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="factor on the learning rate from block to block down"
+    )
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0,
+        description="of the optimiser",
+        json_schema_extra={"default": "by the optimiser"},
+    )
+    warmup: float = Field(default=1.0, ge=0, description="epochs of rising learning rate")
+    optimizer: str = Field(default="adamw", description="adamw, sgd, or another of timm's")
+    accumulate: int = Field(default=1, ge=1, description="batches that make one optimiser step")
+    clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    compile: bool = Field(default=False, description="compile the networks (torch.compile)")
+    drift: bool = Field(
+        default=True, description="measure each epoch how far the attention is from the source's"
+    )
+    partial_weights: bool = Field(
+        default=False, description="accept weights that cover less than 90 % of the backbone"
+    )
+    resume: FilePath | None = Field(
+        default=None,
+        description="go on with an interrupted run",
+        json_schema_extra={"metavar": "RUN"},
+    )
+
+    @classmethod
+    def flat_fields(cls) -> dict[str, FieldInfo]:
+        from gtacli.regularizers.options import GTAOptions
+
+        return {k: v for k, v in GTAOptions.model_fields.items() if k != "lam"}
+
+    @classmethod
+    def merge_levels(cls, levels: Sequence[Level]) -> Tree:
+        return fold(levels, cls.flat_fields())
+
+    @classmethod
+    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
+        from gtacli.regularizers.options import BSSOptions, GTAOptions, L2SPOptions
+        from gtacli.registry import REGULARIZERS
+
+        built_in: dict[str, type[StrictModel]] = {
+            "gta": GTAOptions,
+            "l2-sp": L2SPOptions,
+            "bss": BSSOptions,
+        }
+        asked = tree.get(KEY)
+        return [
+            ((KEY, name), built_in[name])
+            for name in (asked if isinstance(asked, dict) else ())
+            if name in built_in and REGULARIZERS.origin(name).builtin
+        ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold(cls, values: Any) -> Any:
+        """The same short forms in Python: FinetuneConfig(regularizer="bss:0.001")."""
+        if not isinstance(values, Mapping):
+            return values
+        given = {k: v for k, v in values.items() if v is not None}
+        return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+
+    @model_validator(mode="after")
+    def _one_sampling(self) -> FinetuneConfig:
+        if self.shots is not None and self.sampling_rate != 100:
+            raise ValueError("sampling_rate and shots exclude each other")
+        return self

@@ -1,0 +1,15 @@
+"""A config as TOML that is itself a recipe."""
+
+from __future__ import annotations
+
+import tomli_w
+
+from gtacli.config.common import CommandConfig
+
+
+def to_toml(config: CommandConfig, command: str) -> str:
+    """All values, defaults included; what is unset is left out."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if values.get("regularizer") == {}:
+        values["regularizer"] = "none"
+    return tomli_w.dumps({"command": command, **values})

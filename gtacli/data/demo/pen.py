@@ -1,0 +1,125 @@
+"""A pen that draws outlined shapes in a creature's own coordinates.
+
+A creature looks to the right, is about two units long, its middle at (0, 0), y downward. The pen
+turns, mirrors, scales and places it on a canvas three times as fine as the image.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import cos, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Color = tuple[int, int, int]
+Points = NDArray[np.float64]
+FINE = 3
+"""Canvas pixels per image pixel and side."""
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0, n: int = 28) -> Points:
+    """Outline of an ellipse, `turn` in degrees."""
+    t = np.linspace(0, 2 * pi, n, endpoint=False)
+    a = turn * pi / 180
+    u, v = rx * np.cos(t), ry * np.sin(t)
+    return np.stack([x + u * cos(a) - v * sin(a), y + u * sin(a) + v * cos(a)], axis=1)
+
+
+def bezier(*corners: tuple[float, float], n: int = 12) -> Points:
+    """Curve that starts at the first point, ends at the last, pulled by those between."""
+    points = [np.repeat([corner], n, axis=0).astype(float) for corner in corners]
+    t = np.linspace(0, 1, n)[:, None]
+    while len(points) > 1:
+        points = [p * (1 - t) + q * t for p, q in pairwise(points)]
+    return points[0]
+
+
+def dark(color: Color, factor: float = 0.6) -> Color:
+    r, g, b = (int(channel * factor) for channel in color)
+    return r, g, b
+
+
+def light(color: Color, share: float = 0.45) -> Color:
+    r, g, b = (int(channel + (255 - channel) * share) for channel in color)
+    return r, g, b
+
+
+class Pen:
+    """Draws on `image` (RGBA, transparent at first)."""
+
+    def __init__(
+        self,
+        size: int,
+        ink: Color,
+        at: tuple[float, float],
+        scale: float,
+        turn: float,
+        mirror: bool,
+    ) -> None:
+        """`at` in parts of the image, `scale` = unit length in parts of it, `turn` in degrees."""
+        side = size * FINE
+        # The ink's colour under full transparency keeps reduced edges from going pale.
+        self.image = Image.new("RGBA", (side, side), (*ink, 0))
+        self.ink = ink
+        self._unit = scale * side
+        self._line = max(2, round(0.045 * self._unit))
+        a = turn * pi / 180
+        flip = -1 if mirror else 1
+        self._matrix = self._unit * np.array([[flip * cos(a), flip * sin(a)], [-sin(a), cos(a)]])
+        self._at = np.array(at) * side
+        self._draw = ImageDraw.Draw(self.image)
+
+    def shape(self, points: Points, fill: Color, outline: bool = True) -> None:
+        """A filled polygon."""
+        corners = self._place(points)
+        self._draw.polygon(corners, fill=fill)
+        if outline:
+            self._outline(corners)
+
+    def stroke(self, points: Points, width: float, fill: Color, outline: bool = True) -> None:
+        """A line with round ends; `width` in units."""
+        corners = self._place(points)
+        thick = max(1, round(width * self._unit))
+        if outline:
+            self._thick(corners, thick + 2 * self._line, self.ink)
+        self._thick(corners, thick, fill)
+
+    def dot(self, x: float, y: float, radius: float, fill: Color, outline: bool = False) -> None:
+        self.shape(ellipse(x, y, radius, radius, n=16), fill, outline)
+
+    def eye(self, x: float, y: float, radius: float = 0.1) -> None:
+        """White, a pupil that looks ahead, a glint."""
+        self.dot(x, y, radius, (250, 250, 245), outline=True)
+        self.dot(x + 0.25 * radius, y, 0.6 * radius, (25, 20, 30))
+        self.dot(x + 0.4 * radius, y - 0.3 * radius, 0.22 * radius, (255, 255, 255))
+
+    def inside(self, points: Points, marks: Iterable[Points], fill: Color) -> None:
+        """Marks that are cut off at the border of the shape `points`; then its outline anew."""
+        mask = Image.new("L", self.image.size)
+        corners = self._place(points)
+        ImageDraw.Draw(mask).polygon(corners, fill=255)
+        layer = Image.new("L", self.image.size)
+        draw = ImageDraw.Draw(layer)
+        for mark in marks:
+            draw.polygon(self._place(mark), fill=255)
+        box = mask.getbbox()
+        if box is not None:
+            cut = Image.new("L", self.image.size)
+            cut.paste(layer.crop(box), box, mask.crop(box))
+            self.image.paste(fill, box, cut.crop(box))
+        self._outline(corners)
+
+    def _outline(self, corners: list[tuple[float, float]]) -> None:
+        # Joints are slow, and show only where a line turns sharply: on shapes of few corners.
+        joint = "curve" if len(corners) < 10 else None
+        self._draw.line([*corners, *corners[:2]], self.ink, self._line, joint=joint)
+
+    def _thick(self, corners: Sequence[tuple[float, float]], width: int, fill: Color) -> None:
+        self._draw.line(corners, fill, width, joint="curve" if len(corners) < 10 else None)
+        r = width / 2
+        for x, y in (corners[0], corners[-1]):
+            self._draw.ellipse((x - r, y - r, x + r, y + r), fill)
+
+    def _place(self, points: Points) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in (points @ self._matrix.T + self._at).tolist()]

@@ -1,0 +1,100 @@
+"""From a file to RGB pixels, whatever it is: EXIF orientation, CMYK, grey, 16 bit, palette, alpha.
+
+Transparent images are laid on white. Anything unreadable raises ImageError, which names the file.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from gtacli.errors import GtaError
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class ImageError(GtaError):
+    """A file that is not a readable image."""
+
+
+def decode(path: Path, cover: Size | None = None) -> Image.Image:
+    """The image at `path` as upright RGB.
+
+    With `cover` (height, width) a JPEG may be decoded at 1/2, 1/4 or 1/8 (libjpeg does that almost
+    for nothing), yet never below twice that size, so that the resize after it still averages.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd EXIF, odd palettes: pixels are what counts
+            with Image.open(path) as image:
+                if cover is not None and image.format == "JPEG":
+                    side = 2 * max(cover)  # a square: the photograph may yet be turned
+                    image.draft(image.mode, (side, side))
+                image.load()
+                return _rgb(_upright(image))
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {path}") from error
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image"
+        raise ImageError(f"cannot read image {path}: {reason}") from error
+
+
+def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
+    """The size of the same aspect ratio that just covers `cover`; a smaller image's own size."""
+    scale = max(cover[0] / height, cover[1] / width)
+    if scale >= 1 and not enlarge:
+        return height, width
+    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def load(path: Path, cover: Size, interpolation: str = "bicubic") -> NDArray[np.uint8]:
+    """Decoded and reduced to just cover `cover`: uint8 (h, w, 3).
+
+    A smaller image stays as it is: enlarging belongs to the crop, which then resamples once.
+    """
+    image = decode(path, cover)
+    height, width = cover_size(image.height, image.width, cover)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), RESAMPLING[interpolation])
+    return np.array(image, dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF in a readable image
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
+    grey = np.asarray(image).astype(np.float64)
+    top = grey.max(initial=0.0)
+    if image.mode == "F":
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    else:
+        deep = image.mode.startswith("I;16") or top > 255
+        full = max(65535.0, top) if deep else 255.0
+    return Image.fromarray(np.clip(grey * (255 / full) + 0.5, 0, 255).astype(np.uint8))

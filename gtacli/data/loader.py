@@ -1,0 +1,172 @@
+"""Batches of an epoch, the same for any number of workers, cached or not, resumed or not.
+
+Nothing carries over from batch to batch: the order is a permutation drawn from (seed, epoch), the
+augmentation of an image from (seed, epoch, index). So an epoch can start at any batch, and torch's
+global random numbers are neither read nor moved.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gtacli.data.images import ImageError
+from gtacli.data.machine import usable_cores
+from gtacli.data.store import ImageStore, nothing_readable
+from gtacli.data.transforms import Transform
+
+__all__ = ["Batch", "ImageStore", "Loader", "auto_workers", "make_loader"]
+
+_MASK = (1 << 64) - 1
+_MOST_WORKERS = 8
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    """uint8 (B, 3, h, w)."""
+    labels: Tensor
+    """int64 (B,)."""
+    indices: Tensor
+    """int64 (B,): places in the store's records."""
+
+
+class _Part(NamedTuple):
+    batch: Batch
+    failed: list[tuple[int, str]]
+
+
+def auto_workers(store: ImageStore) -> int:
+    """Worker processes that pay off: none where cropping cached images is all there is to do on
+    few cores, else one a core up to eight, leaving one for training."""
+    cores = usable_cores()
+    if cores <= 2 or (store.cached and len(store) < 1000):
+        return 0
+    return min(_MOST_WORKERS, cores - 1)
+
+
+class Loader:
+    """The batches of one epoch from `start_batch` on; made by `make_loader`.
+
+    `position` is the number of the batch that comes next: pass it as `start_batch` to go on from
+    there. An unreadable image is left out of its batch and noted in `store.skipped`; a batch with
+    no readable image at all is not given, but counted in `position`.
+    """
+
+    def __init__(
+        self,
+        epoch: "_Epoch",
+        start_batch: int,
+        workers: int,
+        pin_memory: bool,
+        context: str | None,
+    ) -> None:
+        self._epoch = epoch
+        self._start = start_batch
+        self._workers = workers
+        self._pin = pin_memory and torch.cuda.is_available()
+        self._context = context
+        self.position = start_batch
+
+    def __len__(self) -> int:
+        return max(0, len(self._epoch) - self._start)
+
+    def __iter__(self) -> Iterator[Batch]:
+        store = self._epoch.store
+        store.prepare()
+        workers = min(self._workers, len(self))
+        parts: DataLoader[_Part] = DataLoader(
+            self._epoch,
+            batch_size=None,  # an item is a batch
+            sampler=range(self._start, len(self._epoch)),
+            num_workers=workers,
+            pin_memory=self._pin,
+            multiprocessing_context=self._context if workers else None,
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        given = 0
+        for number, part in enumerate(parts, start=self._start):
+            self.position = number + 1
+            for index, reason in part.failed:
+                store.skip(index, reason)
+            if len(part.batch.labels):
+                given += 1
+                yield part.batch
+        if not given and self._start == 0 and store.skipped:
+            raise nothing_readable(store)
+
+
+def make_loader(
+    store: ImageStore,
+    transform: Transform,
+    batch_size: int,
+    *,
+    train: bool,
+    seed: int = 0,
+    epoch: int = 0,
+    start_batch: int = 0,
+    workers: int = 0,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    context: str | None = None,
+) -> Loader:
+    """Batches of `store`: shuffled and augmented (`train`), or in order and undisturbed.
+
+    `drop_last` leaves out an incomplete last batch, unless it is the only one. `context` is the
+    start method of the workers (fork, spawn; default the platform's).
+    """
+    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last)
+    return Loader(epoch_data, start_batch, workers, pin_memory, context)
+
+
+class _Epoch(Dataset[_Part]):
+    """Batch number -> batch. What workers get; so it holds nothing that cannot be pickled."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        transform: Transform,
+        batch_size: int,
+        train: bool,
+        seed: int,
+        epoch: int,
+        drop_last: bool,
+    ) -> None:
+        self.store = store
+        self.transform = transform
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = (seed & _MASK, epoch)
+        self.order = self._order()
+        full, rest = divmod(len(store), batch_size)
+        self.count = full if rest == 0 or (drop_last and full) else full + 1
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> _Part:
+        images: list[Tensor] = []
+        kept: list[int] = []
+        failed: list[tuple[int, str]] = []
+        start = number * self.batch_size
+        for index in self.order[start : start + self.batch_size].tolist():
+            try:
+                image = self.store.get(index)
+            except ImageError as error:
+                failed.append((index, str(error)))
+                continue
+            rng = np.random.default_rng((*self.seed, index)) if self.train else None
+            images.append(self.transform(image, rng))
+            kept.append(index)
+        indices = torch.tensor(kept, dtype=torch.int64)
+        stacked = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
+        return _Part(Batch(stacked, self.store.labels[indices], indices), failed)
+
+    def _order(self) -> Tensor:
+        if not self.train:
+            return torch.arange(len(self.store))
+        state = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state) >> 1)
+        return torch.randperm(len(self.store), generator=generator)

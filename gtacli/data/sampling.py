@@ -1,0 +1,127 @@
+"""Which images are trained on: a rate or a number of shots of each class, and what is held out.
+
+Every class is ordered by a hash of (seed, purpose, key). So a draw depends neither on the order of
+the records nor on other classes nor on the platform's random numbers, and the 15 % of a seed are
+part of its 30 %. Rates as in the field's protocol (15, 30, 50, 100 % of each class, rounded up).
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+from gtacli.data.base import ImageDataset, Record
+from gtacli.errors import UsageError
+
+log = logging.getLogger(__name__)
+MIN_TO_HOLD_OUT = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one run trains, validates and tests on; `info` says how it came about."""
+
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `split.json`: how it was drawn, figures per class, every key."""
+        keys = {name: [r.key for r in getattr(self, name)] for name in ("train", "val", "test")}
+        return {**self.info, **keys}
+
+
+def keep(
+    records: Sequence[Record],
+    *,
+    rate: float | Fraction = 100,
+    shots: int | None = None,
+    seed: int = 0,
+) -> tuple[Record, ...]:
+    """`rate` per cent of each class, rounded up, or `shots` of each; in the order given."""
+    if shots is not None and Fraction(str(rate)) != 100:
+        raise UsageError("--sampling-rate and --shots exclude each other")
+    if not 0 < rate <= 100:
+        raise UsageError(f"the sampling rate must be above 0 and at most 100, got {rate}")
+    if shots is not None and shots < 1:
+        raise UsageError(f"--shots must be at least 1, got {shots}")
+    # Through str: 0.1 then is one tenth exactly, and 15 % of 20 is 3, not 3.0000000000000004.
+    share = Fraction(str(rate)) / 100
+    kept: set[str] = set()
+    for members in _by_class(records).values():
+        count = ceil(share * len(members)) if shots is None else min(shots, len(members))
+        kept.update(record.key for record in _shuffled(members, seed, "keep")[:count])
+    return tuple(record for record in records if record.key in kept)
+
+
+def hold_out(
+    records: Sequence[Record], seed: int = 0
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """(train, val): a fifth of each class of three or more, at least one; no class's last."""
+    held: set[str] = set()
+    for members in _by_class(records).values():
+        n = len(members)
+        if n >= MIN_TO_HOLD_OUT:
+            count = max(1, (2 * n + 5) // 10)  # n/5 to the nearest; a half cannot occur
+            held.update(record.key for record in _shuffled(members, seed, "hold-out")[:count])
+    train = tuple(record for record in records if record.key not in held)
+    return train, tuple(record for record in records if record.key in held)
+
+
+def make_split(
+    dataset: ImageDataset,
+    *,
+    rate: float | Fraction = 100,
+    shots: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Sample the training part; hold some of it out where the data has no validation part."""
+    kept = keep(dataset["train"], rate=rate, shots=shots, seed=seed)
+    if dataset["val"]:
+        train, val, origin = kept, dataset["val"], "data"
+    else:
+        train, val = hold_out(kept, seed)
+        origin = "held-out" if val else "none"
+    if shots is not None:
+        few = sum(len(members) < shots for members in _by_class(dataset["train"]).values())
+        if few:
+            log.warning("%d classes have fewer than %d training images; all are kept", few, shots)
+    test = dataset["test"]
+    info = {
+        "dataset": dataset.name,
+        "rate": None if shots is not None else float(rate),
+        "shots": shots,
+        "seed": seed,
+        "validation": origin,
+        "classes": _per_class(dataset, train, val, test),
+    }
+    return Split(train, val, test, info)
+
+
+def _per_class(dataset: ImageDataset, *parts: Sequence[Record]) -> dict[str, dict[str, int]]:
+    counts = {name: {"available": 0, "train": 0, "val": 0, "test": 0} for name in dataset.classes}
+    for column, part in zip(
+        ("available", "train", "val", "test"), (dataset["train"], *parts), strict=True
+    ):
+        for record in part:
+            counts[dataset.classes[record.label]][column] += 1
+    return counts
+
+
+def _by_class(records: Iterable[Record]) -> dict[int, list[Record]]:
+    classes: dict[int, list[Record]] = {}
+    for record in records:
+        classes.setdefault(record.label, []).append(record)
+    return classes
+
+
+def _shuffled(records: Iterable[Record], seed: int, purpose: str) -> list[Record]:
+    def place(record: Record) -> bytes:
+        text = f"{seed}\0{purpose}\0{record.key}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+    return sorted(records, key=place)

@@ -1,0 +1,143 @@
+"""Records as pixels: decoded, reduced to the loading size, and kept in memory for small sets.
+
+The cache is one flat uint8 tensor: forked workers share its pages, spawned ones get it through
+shared memory with a single descriptor, and no process ever copies it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gtacli.data.base import Record
+from gtacli.data.images import ImageError, Size, cover_size, load
+from gtacli.data.machine import available_memory, usable_cores
+from gtacli.errors import GtaError
+
+log = logging.getLogger(__name__)
+Cache = Literal["auto", "ram", "none"]
+AUTO_BYTES = 2 << 30
+AUTO_SHARE = 0.25
+_PROBED = 64
+
+
+class ImageStore:
+    """Images of `records` as uint8 (3, h, w) that just cover `load_size` (an int: a square).
+
+    `cache`: "ram" keeps them decoded, "none" decodes anew each time, "auto" keeps what is
+    estimated below 2 GiB and a quarter of the free memory. Both ways give the same pixels.
+    `skipped` maps the key of every unreadable image met so far to its reason.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        load_size: int | Size,
+        *,
+        interpolation: str = "bicubic",
+        cache: Cache = "auto",
+    ) -> None:
+        self.records = tuple(records)
+        self.cover = (load_size, load_size) if isinstance(load_size, int) else load_size
+        self.interpolation = interpolation
+        self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
+        self.cached = cache == "ram" or (cache == "auto" and self._fits())
+        self.skipped: dict[str, str] = {}
+        self._pixels: Tensor | None = None
+        self._places: list[tuple[int, int, int] | None] = []  # offset, height, width
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def get(self, index: int) -> Tensor:
+        """The image at `index` (not to be written to). Raises ImageError if it is unreadable."""
+        if self._pixels is None:
+            return self._load(index)
+        place = self._places[index]
+        if place is None:
+            raise ImageError(self.skipped[self.records[index].key])
+        offset, height, width = place
+        pixels = self._pixels[offset : offset + height * width * 3]
+        return pixels.view(height, width, 3).permute(2, 0, 1)
+
+    def skip(self, index: int, reason: str) -> None:
+        """Note an unreadable image; it is named once."""
+        key = self.records[index].key
+        if key not in self.skipped:
+            self.skipped[key] = reason
+            log.warning("skipped: %s", reason)
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fill the cache, if there is to be one. `progress(done, total)` is called meanwhile.
+
+        Threads serve: Pillow decodes and resizes without the interpreter's lock.
+        """
+        if not self.cached or self._pixels is not None:
+            return
+        start = perf_counter()
+        images: list[Tensor | None] = []
+        with ThreadPoolExecutor(min(16, usable_cores())) as pool:
+            for index, image in enumerate(pool.map(self._try_load, range(len(self)))):
+                if isinstance(image, str):
+                    self.skip(index, image)
+                images.append(None if isinstance(image, str) else image)
+                if progress is not None:
+                    progress(index + 1, len(self))
+        if self.records and all(image is None for image in images):
+            raise nothing_readable(self)
+        self._pixels = self._pack(images)
+        size, seconds = len(self._pixels) / 2**20, perf_counter() - start
+        log.info("%d images in memory: %.0f MiB, %.1f s", len(self), size, seconds)
+
+    def _pack(self, images: list[Tensor | None]) -> Tensor:
+        total = sum(image.numel() for image in images if image is not None)
+        pixels = torch.empty(total, dtype=torch.uint8)
+        offset = 0
+        for index, image in enumerate(images):
+            if image is None:
+                self._places.append(None)
+                continue
+            self._places.append((offset, image.shape[1], image.shape[2]))
+            flat = image.permute(1, 2, 0).reshape(-1)
+            pixels[offset : offset + len(flat)] = flat
+            offset += len(flat)
+            images[index] = None  # so that the peak stays near one copy
+        return pixels
+
+    def _load(self, index: int) -> Tensor:
+        # Height, width, channel in memory: on this layout torch's uint8 resize is fastest.
+        pixels = load(self.records[index].path, self.cover, self.interpolation)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _try_load(self, index: int) -> Tensor | str:
+        try:
+            return self._load(index)
+        except ImageError as error:
+            return str(error)
+
+    def _fits(self) -> bool:
+        """Whether the decoded images may stay in memory, judged by some of their headers."""
+        free = available_memory()
+        limit = AUTO_BYTES if free is None else min(AUTO_BYTES, AUTO_SHARE * free)
+        step = max(1, len(self.records) // _PROBED)
+        sizes = [_pixels_of(record, self.cover) for record in self.records[::step]]
+        return bool(sizes) and 3 * sum(sizes) / len(sizes) * len(self.records) < limit
+
+
+def nothing_readable(store: ImageStore) -> GtaError:
+    first = next(iter(store.skipped.values()))
+    return GtaError(f"none of the {len(store)} images can be read; {first}")
+
+
+def _pixels_of(record: Record, cover: Size) -> int:
+    try:
+        with Image.open(record.path) as image:
+            height, width = cover_size(image.height, image.width, cover)
+            return height * width
+    except Exception:  # named when it is decoded
+        return 0

@@ -1,0 +1,118 @@
+"""Geometry: what part of an image the network sees, at its input size, as uint8 (3, h, w).
+
+The field's recipe. Images are brought to a shorter side of 256/224 of the input when they are
+loaded; training takes a random resized crop of that (Szegedy et al., 2014; torchvision's draw) and
+a random flip, evaluation resizes to input / crop_pct and cuts the centre (timm's rule). Normalising
+is not done here but on the device, by each model's own mean and std.
+
+A draw (`Crop`) is kept apart from its application, so that a map can travel with its image.
+"""
+
+from dataclasses import dataclass
+from math import exp, floor, log, sqrt
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from gtacli.data.images import Size, cover_size
+
+LOAD_RATIO = 256 / 224
+_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+class Transform(Protocol):
+    """uint8 (3, H, W) to uint8 (3, *image_size); only random ones use `rng`."""
+
+    @property
+    def load_size(self) -> Size:
+        """(height, width) that an image must cover when it is loaded."""
+        ...
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor: ...
+
+
+class Crop(NamedTuple):
+    """One draw: a box in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resized crop and flip; `scale` is the crop's share of the image's area."""
+
+    image_size: Size
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    interpolation: str = "bicubic"
+
+    @property
+    def load_size(self) -> Size:
+        side = round(max(self.image_size) * LOAD_RATIO)
+        return side, side
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
+        """The crop of a `height` x `width` image."""
+        flip = self.flip and bool(rng.random() < 0.5)
+        area = height * width
+        low, high = log(_ASPECT[0]), log(_ASPECT[1])
+        for _ in range(_TRIES):
+            target = area * rng.uniform(*self.scale)
+            aspect = exp(rng.uniform(low, high))
+            w, h = round(sqrt(target * aspect)), round(sqrt(target / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(rng.integers(0, height - h + 1))
+                left = int(rng.integers(0, width - w + 1))
+                return Crop(top, left, h, w, flip)
+        # No fit (a very long image): the largest centred box of an allowed shape.
+        w = min(width, max(1, round(height * _ASPECT[1])))
+        h = min(height, max(1, round(width / _ASPECT[0])))
+        return Crop((height - h) // 2, (width - w) // 2, h, w, flip)
+
+    def apply(self, image: Tensor, crop: Crop) -> Tensor:
+        """The crop of `image` (C, H, W) at the input size, mirrored where it says so."""
+        out: Tensor = F.resized_crop(
+            image,
+            *crop[:4],
+            size=list(self.image_size),
+            interpolation=InterpolationMode(self.interpolation),
+            antialias=True,
+        )
+        return out.flip(-1) if crop.flip else out
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        if rng is None:
+            raise ValueError("a training transform needs a random generator")
+        return self.apply(image, self.draw(image.shape[-2], image.shape[-1], rng))
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize to cover image_size / crop_pct, cut the centre. Draws nothing."""
+
+    image_size: Size
+    crop_pct: float = 224 / 256
+    interpolation: str = "bicubic"
+
+    @property
+    def load_size(self) -> Size:
+        h, w = self.image_size
+        return max(h, floor(h / self.crop_pct)), max(w, floor(w / self.crop_pct))
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        height, width = image.shape[-2:]
+        size = cover_size(height, width, self.load_size, enlarge=True)
+        if size != (height, width):
+            image = F.resize(
+                image, list(size), InterpolationMode(self.interpolation), antialias=True
+            )
+        out: Tensor = F.center_crop(image, list(self.image_size))
+        return out

@@ -1,0 +1,67 @@
+"""How a model wants its images: resize, centre crop, normalisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+
+def resized_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """(h, w) that evaluation resizes an image to cover before the centre crop (timm's rule)."""
+    h, w = image_size
+    return max(h, math.floor(h / crop_pct)), max(w, math.floor(w / crop_pct))
+
+
+def covering(height: int, width: int, cover: tuple[int, int]) -> tuple[int, int]:
+    """The size of the same aspect ratio that just covers `cover`."""
+    scale = max(cover[0] / height, cover[1] / width)
+    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def eval_view(
+    image: Tensor, image_size: tuple[int, int], crop_pct: float, interpolation: str
+) -> Tensor:
+    """Evaluation's view of an image: resized, centre cropped.
+
+    Args:
+        image: uint8 (3, h, w).
+        image_size: (h, w) of the result.
+        crop_pct: share of the resized image that the crop keeps.
+        interpolation: bilinear, bicubic or nearest; antialiased.
+
+    Returns: uint8 (3, *image_size).
+    """
+    height, width = image.shape[-2:]
+    size = covering(height, width, resized_size(image_size, crop_pct))
+    if size != (height, width):
+        image = F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
+    return F.center_crop(image, list(image_size))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """PIL image (any mode) -> normalised tensor (3, h, w), as the model was evaluated in training.
+
+    Attributes:
+        image_size: (h, w) in pixels.
+        mean, std: per channel, of values in 0..1.
+        interpolation: of the resize.
+        crop_pct: share of the resized image that the centre crop keeps.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = F.pil_to_tensor(image.convert("RGB"))
+        view = eval_view(pixels, self.image_size, self.crop_pct, self.interpolation)
+        return F.normalize(F.to_dtype(view, torch.float32, scale=True), [*self.mean], [*self.std])

@@ -1,0 +1,283 @@
+"""The attention tap: queries and keys of a ViT's blocks as values beside its output.
+
+timm's fused attention computes no attention matrix, so there is nothing a hook could catch; hooks
+also vanish silently under `torch.compile`. Here the forward pass of the model is walked block by
+block with the model's own modules; a tapped block hands out its q and k and still runs the fused
+kernel on them. Only the rows that are asked for ever become logits.
+
+Shapes: B images, H heads, P prefix tokens (CLS and registers), N patches, R query rows,
+D width of a head, C width of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from gtacli.errors import UsageError
+from gtacli.models import timm_blocks
+
+Rows = Literal["cls", "all"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a forward pass is asked to hand out. Block numbers are absolute.
+
+    Attributes:
+        layers: blocks whose queries and keys are wanted.
+        rows: query rows that are wanted of them: the CLS token's or every token's.
+        msa: blocks whose attention sub-layer's output (B, P+N, C) is wanted.
+        hidden: blocks whose output tokens (B, P+N, C) are wanted.
+        features: the pooled features (B, C) that enter the classifier are wanted.
+        output: run to the classifier. False ends the pass at the last wanted value.
+    """
+
+    layers: tuple[int, ...] = ()
+    rows: Rows = "cls"
+    msa: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
+    features: bool = False
+    output: bool = True
+
+    def __or__(self, other: Request) -> Request:
+        """The least request that serves both."""
+        return Request(
+            layers=_union(self.layers, other.layers),
+            rows="all" if any(r.layers and r.rows == "all" for r in (self, other)) else "cls",
+            msa=_union(self.msa, other.msa),
+            hidden=_union(self.hidden, other.hidden),
+            features=self.features or other.features,
+            output=self.output or other.output,
+        )
+
+    @property
+    def empty(self) -> bool:
+        return not (self.layers or self.msa or self.hidden or self.features or self.output)
+
+
+def _union(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({*a, *b}))
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Queries and keys of one block.
+
+    Attributes:
+        layer: absolute block number.
+        q: (B, H, R, D) queries of the asked rows (R = 1: the CLS token's; else P+N).
+        k: (B, H, P+N, D) keys, after QK-norm and rotary embedding where the model has them.
+        scale: D^-1/2.
+        grid: patches (gh, gw).
+        num_prefix_tokens: P.
+    """
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    scale: float
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, H, R, P+N) in fp32: q k^T scaled, before the softmax. Computed when asked for."""
+        return row_logits(self.q, self.k, self.scale)
+
+    def maps(self) -> Tensor:
+        """(B, H, gh, gw): softmax over the full row, patch columns. Rows 'all': (B,H,R,gh,gw)."""
+        attention = self.logits.softmax(-1)[..., self.num_prefix_tokens :].unflatten(-1, self.grid)
+        return attention.squeeze(2) if attention.shape[2] == 1 else attention
+
+    def cls(self) -> Tap:
+        """The same tap with the CLS token's row alone."""
+        return Tap(
+            self.layer, self.q[:, :, :1], self.k, self.scale, self.grid, self.num_prefix_tokens
+        )
+
+
+def row_logits(q_BHRD: Tensor, k_BHND: Tensor, scale: float) -> Tensor:
+    """(B, H, R, N) attention logits in fp32, whatever precision q and k come in: a penalty on
+    differences of logits would otherwise be made of rounding errors."""
+    with torch.autocast(q_BHRD.device.type, enabled=False):
+        q, k = q_BHRD.float() * scale, k_BHND.float()
+        if q.shape[2] > 1:
+            return q @ k.transpose(-2, -1)
+        # One row: all heads in one product with the keys as they lie in memory (B, N, H D), each
+        # head's query in its own column. It multiplies zeros, but `q @ k^T` would first copy the
+        # keys of every block into (B H, N, D), and its backward their gradients.
+        heads = q.shape[1]
+        columns = torch.diag_embed(q[:, :, 0].transpose(1, 2), dim1=1, dim2=3)  # (B, H, D, H)
+        rows = torch.bmm(k.transpose(1, 2).flatten(2), columns.flatten(1, 2))  # (B, N, H)
+        return rows.view(*rows.shape[:2], heads).transpose(1, 2).unsqueeze(2)
+
+
+class Outputs(NamedTuple):
+    """What a tapped pass returns; parts that were not asked for are None or empty.
+
+    A tuple of tensors, so that it passes through `torch.compile` and DDP.
+    """
+
+    logits: Tensor | None
+    features: Tensor | None
+    q: tuple[Tensor, ...]
+    k: tuple[Tensor, ...]
+    msa: tuple[Tensor, ...]
+    hidden: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One network's view of a batch, by absolute block number.
+
+    Attributes:
+        logits: (B, classes) or None.
+        features: (B, C) pooled features that enter the classifier, or None.
+        taps: queries and keys.
+        msa: outputs (B, P+N, C) of attention sub-layers.
+        hidden: outputs (B, P+N, C) of blocks.
+    """
+
+    logits: Tensor | None
+    features: Tensor | None
+    taps: dict[int, Tap]
+    msa: dict[int, Tensor]
+    hidden: dict[int, Tensor]
+
+
+class TappedViT(nn.Module):
+    """A timm ViT whose forward pass returns what `request` asks for, as values.
+
+    Parameters and state are the wrapped model's own (`.model`). Raises UsageError, naming the
+    layer's class, for a model that it cannot walk.
+    """
+
+    def __init__(self, model: nn.Module, request: Request | None = None) -> None:
+        super().__init__()
+        timm_blocks.check(model)
+        self.model = model
+        self.request = request or Request()
+
+    @property
+    def depth(self) -> int:
+        return len(cast(nn.ModuleList, self.model.blocks))
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return cast(int, self.model.num_prefix_tokens)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """images (B, 3, h, w), already normalised -> Outputs."""
+        ask = self.request
+        taps = {*ask.layers, *ask.msa}
+        wanted = taps | {*ask.hidden}
+        end = self.depth if ask.output or ask.features else max(wanted, default=-1) + 1
+        q, k, msa, hidden = [], [], [], []
+        x, ropes = timm_blocks.embed(self.model, images)
+        for i, block in enumerate(cast(nn.ModuleList, self.model.blocks)[:end]):
+            rope = ropes[i] if ropes is not None else None
+            if i == end - 1 and wanted and not (ask.output or ask.features or i in ask.hidden):
+                # Nothing follows: of the last block only what was asked for is computed.
+                first, second, attended = timm_blocks.attention_input(
+                    block, x, rope, ask.rows, msa=i in ask.msa
+                )
+            elif i in taps:
+                x, first, second, attended = timm_blocks.tapped_block(block, x, rope)
+            else:
+                x = timm_blocks.plain_block(self.model, block, x, rope)
+                first = second = attended = None
+            if i in ask.layers:
+                q.append(first[:, :, :1] if ask.rows == "cls" else first)
+                k.append(second)
+            if i in ask.msa:
+                msa.append(attended)
+            if i in ask.hidden:
+                hidden.append(x)
+        features = logits = None
+        if ask.output or ask.features:
+            x = self.model.norm(x)
+            if ask.features:
+                features = self.model.forward_head(x, pre_logits=True)
+            if ask.output:
+                logits = timm_blocks.classify(self.model, x, features)
+        return Outputs(logits, features, tuple(q), tuple(k), tuple(msa), tuple(hidden))
+
+    def read(self, outputs: Outputs, image_size: Sequence[int]) -> Reading:
+        """`outputs` of `forward` by block number, ready for use.
+
+        Args:
+            outputs: what `forward` returned.
+            image_size: shape of the images it saw, ending in (h, w); the grid follows from it.
+        """
+        grid = timm_blocks.grid(self.model, (image_size[-2], image_size[-1]))
+        blocks = cast(nn.ModuleList, self.model.blocks)
+        ask = self.request
+        return Reading(
+            outputs.logits,
+            outputs.features,
+            {
+                i: Tap(i, q, k, float(blocks[i].attn.scale), grid, self.num_prefix_tokens)
+                for i, q, k in zip(ask.layers, outputs.q, outputs.k, strict=True)
+            },
+            dict(zip(ask.msa, outputs.msa, strict=True)),
+            dict(zip(ask.hidden, outputs.hidden, strict=True)),
+        )
+
+
+def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:
+    """Block numbers `all`, `last` or such as (-1, -2) as sorted absolute numbers.
+
+    Raises UsageError when the model has no such block.
+    """
+    if layers == "all":
+        return tuple(range(depth))
+    if layers == "last":
+        return (depth - 1,)
+    chosen = set()
+    for layer in cast(Sequence[int], layers):
+        if not -depth <= layer < depth:
+            raise UsageError(
+                f"layers: there is no block {layer}; this model has {depth}, "
+                f"numbered 0 to {depth - 1} or -{depth} to -1"
+            )
+        chosen.add(layer % depth)
+    return tuple(sorted(chosen))
+
+
+def attention(
+    model: nn.Module, images: Tensor, layers: Sequence[int] | str = (-1,), rows: Rows = "cls"
+) -> list[Tap]:
+    """Attention of a ViT on images, with the fused kernel left on.
+
+    Args:
+        model: a timm ViT (`gtacli.load_model(...).model`), used as it is (train or eval mode).
+        images: (B, 3, h, w), already normalised.
+        layers: block numbers such as (-1,), or "all" or "last".
+        rows: "cls" for the CLS token's query alone, "all" for every token's.
+
+    Returns:
+        One Tap a block, in ascending order of the blocks; gradients flow unless switched off.
+
+    Raises:
+        UsageError: for a model without the needed structure (named), a block that it does not
+            have, or rows="cls" on a model without a CLS token.
+    """
+    timm_blocks.check(model)
+    if rows == "cls":
+        require_cls(model)
+    depth = len(cast(nn.ModuleList, model.blocks))
+    tapped = TappedViT(model, Request(absolute_layers(layers, depth), rows, output=False))
+    return list(tapped.read(tapped(images), images.shape).taps.values())
+
+
+def require_cls(model: nn.Module) -> None:
+    """Raise UsageError for a model that has no CLS token to look through."""
+    if getattr(model, "cls_token", None) is None:
+        raise UsageError(
+            "rows: this model has no CLS token, so it has no CLS row; use rows=all (--rows all)"
+        )

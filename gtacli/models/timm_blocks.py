@@ -1,0 +1,196 @@
+"""Walks timm's ViTs module by module: the one file that knows how their forward passes are made.
+
+Each function is the model's own code, in the same order and on its own modules, split where q and
+k exist. The families are listed by exact class, because a subclass may compute something else;
+what is not listed is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
+from timm.models._manipulate import checkpoint
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtacli.errors import UsageError
+
+_PRE_NORM = (Block, EvaBlock)
+_POST_NORM = (ResPostBlock, EvaBlockPostNorm)
+_ATTENTION = (Attention, AttentionRope, EvaAttention)
+
+
+def check(model: nn.Module) -> None:
+    """Raise UsageError, naming the class, unless every block of the model can be tapped."""
+    family = next((c for c in (VisionTransformer, Eva) if isinstance(model, c)), None)
+    same_walk = family is not None and (
+        type(model).forward_features is family.forward_features
+        and type(model).forward is family.forward
+    )
+    if not same_walk:
+        raise UsageError(
+            f"model: {type(model).__name__} is not a ViT whose attention can be read; "
+            "timm's VisionTransformer, VisionTransformerDistilled and Eva are "
+            "(`gta models list` shows their names)"
+        )
+    for i, block in enumerate(cast(Any, model).blocks):
+        kind, inner = type(block), type(getattr(block, "attn", None))
+        if kind not in _PRE_NORM + _POST_NORM or inner not in _ATTENTION:
+            name = kind.__name__ if kind not in _PRE_NORM + _POST_NORM else inner.__name__
+            raise UsageError(f"model: the attention of {name} (block {i}) cannot be read")
+
+
+def grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(gh, gw) of the patches for images of (h, w)."""
+    return tuple(cast(Any, model).patch_embed.dynamic_feat_size(image_size))
+
+
+def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
+    """Tokens (B, P+N, C) before the first block, and the rotary embedding of each block if any."""
+    m = cast(Any, model)
+    x = m.patch_embed(images)
+    if isinstance(model, Eva):
+        x, rope = m._pos_embed(x)
+        x = m.norm_pre(x)
+        if rope is None:
+            return x, None
+        # "mixed" rotary embeddings differ from block to block, the others are one for all.
+        return x, rope if getattr(m, "rope_mixed", False) else [rope] * len(m.blocks)
+    return m.norm_pre(m.patch_drop(m._pos_embed(x))), None
+
+
+def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
+    """An untapped block, exactly as the model would run it."""
+    kwargs = {} if rope is None else {"rope": rope}
+    if cast(Any, model).grad_checkpointing and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(block, x, **kwargs))
+    return cast(Tensor, block(x, **kwargs))
+
+
+def tapped_block(
+    block: Any, x: Tensor, rope: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A block's output with its q, k (B, H, P+N, D) and its attention sub-layer's output."""
+    pre_norm = isinstance(block, _PRE_NORM)
+    h = block.norm1(x) if pre_norm else x
+    q, k, v = project(block.attn, h, rope)
+    attended = attend(block.attn, h, q, k, v)
+    if not pre_norm:
+        x = x + block.drop_path1(block.norm1(attended))
+        return x + block.drop_path2(block.norm2(block.mlp(x))), q, k, attended
+    x = x + block.drop_path1(_layer_scale(block, 1, attended))
+    return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x)))), q, k, attended
+
+
+def attention_input(
+    block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """q and k of a block whose output nobody wants: no values, no MLP, only the asked queries.
+
+    With `msa` the attention sub-layer runs too.
+    """
+    h = block.norm1(x) if isinstance(block, _PRE_NORM) else x
+    if msa:
+        q, k, v = project(block.attn, h, rope)
+        return q, k, attend(block.attn, h, q, k, v)
+    q, k = project_rows(block.attn, h, rope, rows)
+    return q, k, None
+
+
+def _layer_scale(block: Any, which: int, x: Tensor) -> Tensor:
+    if isinstance(block, EvaBlock):
+        gamma = block.gamma_1 if which == 1 else block.gamma_2
+        return x if gamma is None else gamma * x
+    return cast(Tensor, (block.ls1 if which == 1 else block.ls2)(x))
+
+
+def _qkv_bias(attn: Any) -> Tensor | None:
+    """Bias of the joint projection; EVA keeps q's and v's apart and has none for k."""
+    if getattr(attn, "q_bias", None) is not None:
+        return torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+    return cast("Tensor | None", attn.qkv.bias)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _normalise_and_rotate(
+    attn: Any, q: Tensor, k: Tensor, dtype: torch.dtype, rope: Tensor | None, cls_only: bool = False
+) -> tuple[Tensor, Tensor]:
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if rope is not None:
+        p, half = attn.num_prefix_tokens, getattr(attn, "rotate_half", False)
+
+        def rotate(t: Tensor) -> Tensor:
+            patches = apply_rot_embed_cat(t[:, :, p:], rope, half=half)
+            return torch.cat([t[:, :, :p], patches], dim=2).to(dtype)
+
+        q, k = (q.to(dtype) if cls_only else rotate(q)), rotate(k)
+    return q, k
+
+
+def project(attn: Any, h: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, H, P+N, D) of an attention layer, normalised and rotated as it does."""
+    if attn.qkv is not None:
+        apart = getattr(attn, "q_bias", None) is not None
+        qkv = F.linear(h, attn.qkv.weight, _qkv_bias(attn)) if apart else attn.qkv(h)
+        q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
+        q = _heads(attn.q_proj(h), attn.num_heads)
+        k, v = _heads(attn.k_proj(h), kv_heads), _heads(attn.v_proj(h), kv_heads)
+    q, k = _normalise_and_rotate(attn, q, k, v.dtype, rope)
+    groups = getattr(attn, "num_kv_groups", 1)
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return q, k, v
+
+
+def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> tuple[Tensor, Tensor]:
+    """q of the asked rows (B, H, R, D) and all keys, without the values.
+
+    The CLS token's query is projected alone: it saves the whole query projection.
+    """
+    if attn.qkv is None:
+        q, k = attn.q_proj(h[:, :1] if rows == "cls" else h), attn.k_proj(h)
+    else:
+        width = attn.qkv.weight.shape[0] // 3
+        w_q, w_k, _ = attn.qkv.weight.split(width)
+        bias = _qkv_bias(attn)
+        b_q, b_k = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
+        q, k = F.linear(h[:, :1] if rows == "cls" else h, w_q, b_q), F.linear(h, w_k, b_k)
+    kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
+    q, k = _normalise_and_rotate(
+        attn, _heads(q, attn.num_heads), _heads(k, kv_heads), k.dtype, rope, rows == "cls"
+    )
+    groups = getattr(attn, "num_kv_groups", 1)
+    return q, k.repeat_interleave(groups, dim=1) if groups > 1 else k
+
+
+def attend(attn: Any, h: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The rest of the attention layer with the fused kernel: (B, P+N, C)."""
+    x = F.scaled_dot_product_attention(
+        q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0
+    )
+    x = attn.norm(x.transpose(1, 2).flatten(2))
+    if attn.gate is not None:
+        x = x * attn.gate(h).sigmoid()
+    return cast(Tensor, attn.proj_drop(attn.proj(x)))
+
+
+def classify(model: nn.Module, tokens: Tensor, features: Tensor | None) -> Tensor:
+    """Class logits from the final tokens, or from their pooled features where those exist.
+
+    A distilled DeiT has two heads on two tokens, so its pooled features do not determine its
+    logits.
+    """
+    m = cast(Any, model)
+    if features is None or isinstance(model, VisionTransformerDistilled):
+        return cast(Tensor, m.forward_head(tokens))
+    return cast(Tensor, m.head(features))

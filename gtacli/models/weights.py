@@ -1,0 +1,175 @@
+"""Reads weights files and puts them into a model, and says what became of every tensor."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from torch import Tensor, nn
+
+from gtacli.errors import GtaError
+
+MIN_COVERAGE = 0.9
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of a weights file.
+
+    Attributes:
+        loaded: taken as they are.
+        resized: taken after interpolation (position and patch embeddings).
+        missing: tensors of the model that the file has not, or not in this shape.
+        unexpected: tensors of the file that the model has not.
+        new_head: classifier tensors left as initialised because the classes differ.
+    """
+
+    loaded: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    new_head: tuple[str, ...] = ()
+    shapes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the backbone's tensors that came from the file, 0 to 1 (1 if nothing asked)."""
+        found = len(self.loaded) + len(self.resized)
+        total = found + len(self.missing)
+        return found / total if total else 1.0
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded", f"{len(self.resized)} resized"]
+        parts += [f"{len(self.missing)} missing", f"{len(self.unexpected)} unexpected"]
+        if self.new_head:
+            parts.append("new classifier")
+        return ", ".join(parts)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors or .pth file, in timm's layout.
+
+    Raises GtaError, in one line, for a missing, truncated or unknown file and for a pickle that
+    holds more than tensors: such a file could run code and is never unpickled.
+    """
+    if not path.is_file():
+        raise GtaError(f"weights: no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as f:
+                # safe_open's own order is that of the file; get_tensor copies out of the map.
+                return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as e:
+        raise GtaError(f"weights: {path} is damaged or no safetensors file ({e})") from e
+    except pickle.UnpicklingError as e:
+        raise GtaError(
+            f"weights: {path} holds more than tensors; loading it could run code, so it was "
+            "not. Save its state_dict alone, best as safetensors"
+        ) from e
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise GtaError(f"weights: {path} cannot be read ({reason})") from e
+    return _state_dict(payload, path), {}
+
+
+def _state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: itself, or under one of the usual keys."""
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(payload, dict) and isinstance(payload.get(key), dict):
+            payload = payload[key]
+    if not isinstance(payload, dict):
+        raise GtaError(f"weights: {path} holds no state_dict")
+    tensors = {str(k): v for k, v in payload.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise GtaError(f"weights: {path} holds no tensors of a model")
+    if all(k.startswith("module.") for k in tensors):  # saved from inside DataParallel or DDP
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    return tensors
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of the classifier's parameters (two heads for a distilled DeiT)."""
+    names = cast(Any, model).pretrained_cfg.get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def load_weights(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, partial: bool = False
+) -> LoadReport:
+    """Copy `tensors` into `model`, resizing what depends on the image size.
+
+    Position embeddings are resized bicubically to the model's grid, square or not; patch
+    embeddings by the pseudo-inverse resize of FlexiViT. A classifier for other classes is left as
+    initialised.
+
+    Args:
+        where: how to name the file in errors.
+        partial: accept a file that fills less than 90 % of the backbone.
+
+    Raises GtaError below 90 % (unless partial).
+    """
+    own = model.state_dict()
+    heads = head_prefixes(model)
+    loaded, resized, missing, new_head = [], [], [], []
+    shapes: dict[str, str] = {}
+    fitting: dict[str, Tensor] = {}
+    for name, target in own.items():
+        is_head = name.startswith(heads)
+        value = tensors.get(name)
+        if value is not None and value.shape != target.shape:
+            shapes[name] = f"{tuple(value.shape)} in the file, {tuple(target.shape)} in the model"
+            value = None if is_head else _resize(model, name, value, tensors)
+        if value is None:
+            (new_head if is_head else missing).append(name)
+            continue
+        (resized if name in shapes or value is not tensors[name] else loaded).append(name)
+        fitting[name] = value.to(target.dtype)
+    unexpected = tuple(n for n in tensors if n not in own)
+    report = LoadReport(
+        tuple(loaded), tuple(resized), tuple(missing), unexpected, tuple(new_head), shapes
+    )
+    backbone = [n for n in own if not n.startswith(heads)]
+    found = sum(n in fitting for n in backbone)
+    if found < MIN_COVERAGE * len(backbone) and not partial:
+        example = next((f"; {n} is {shapes[n]}" for n in missing if n in shapes), "")
+        raise GtaError(
+            f"weights: {where} fills only {found} of {len(backbone)} tensors of the backbone"
+            f"{example}. Is it for another architecture? --partial-weights loads it all the same"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _resize(
+    model: nn.Module, name: str, value: Tensor, tensors: Mapping[str, Tensor]
+) -> Tensor | None:
+    m = cast(Any, model)
+    if name == "pos_embed" and value.ndim == 3 and value.shape[-1] == m.pos_embed.shape[-1]:
+        prefix = 0 if m.no_embed_class else m.num_prefix_tokens
+        old = _square(value.shape[1] - prefix)
+        if old is None:
+            return None
+        return cast(
+            Tensor,
+            resample_abs_pos_embed(
+                value.float(), m.patch_embed.grid_size, old, num_prefix_tokens=prefix
+            ),
+        )
+    if name == "patch_embed.proj.weight" and value.shape[:2] == m.patch_embed.proj.weight.shape[:2]:
+        return cast(
+            Tensor, resample_patch_embed(value.float(), list(m.patch_embed.proj.weight.shape[2:]))
+        )
+    return None
+
+
+def _square(tokens: int) -> tuple[int, int] | None:
+    """The grid of a file's position embeddings, which say only how many there are."""
+    side = round(tokens**0.5)
+    return (side, side) if side * side == tokens else None

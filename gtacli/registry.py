@@ -1,0 +1,207 @@
+"""Named parts behind entry points: listed without importing them, loaded one at a time.
+
+The only place that knows `importlib.metadata`. Built-in parts come through the same door as those
+of other distributions (groups `gta.models`, `gta.discovery`, `gta.regularizers`, `gta.datasets`).
+A part that cannot be loaded is an error of that part alone, which names its distribution.
+
+`GTA_PLUGINS=a,b` admits only those distributions beside gtacli itself; empty: gtacli alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from gtacli.errors import GtaError, UsageError
+
+if TYPE_CHECKING:
+    from gtacli.data import DatasetReader
+    from gtacli.models import ModelProvider
+    from gtacli.regularizers import Regularizer
+
+T = TypeVar("T")
+
+BUILTIN = "gtacli"
+SWITCH = "GTA_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a name comes from.
+
+    Attributes:
+        name: the part's name.
+        distribution: the installed distribution that offers it.
+        version: of that distribution.
+        value: "module:attribute", as the entry point states it.
+        builtin: whether it is gtacli's own.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+    builtin: bool
+    part: Any = field(default=None, repr=False, compare=False)  # an object registered in place
+
+
+class Registry(Generic[T]):
+    """The parts of one entry-point group.
+
+    Args:
+        group: the entry-point group, such as "gta.regularizers".
+        base: the class that every part derives from, or "module:Class", imported at first use.
+        noun: what a part is called in messages.
+    """
+
+    def __init__(self, group: str, base: type[Any] | str | None, noun: str) -> None:
+        self.group = group
+        self.noun = noun
+        self._base = base
+        self._added: dict[str, Origin] = {}
+
+    def names(self) -> list[str]:
+        """Every name, sorted. Imports none of the parts."""
+        return sorted(self._scan()[0])
+
+    def origin(self, name: str) -> Origin:
+        """Where `name` comes from; UsageError with the nearest known name if there is none."""
+        found = self._scan()[0]
+        if name not in found:
+            near = _nearest(name, list(found))
+            hint = f"; did you mean '{near}'?" if near else ";"
+            known = ", ".join(sorted(found)) or "none"
+            raise UsageError(f"unknown {self.noun} '{name}'{hint} known: {known}")
+        return found[name]
+
+    def load(self, name: str) -> type[T]:
+        """The class behind `name`. A part that is broken raises GtaError, whatever it raised."""
+        origin = self.origin(name)
+        part = origin.part
+        if part is None:
+            part = self._import(origin)
+        base = self._base_class()
+        if base is not None and not (isinstance(part, type) and issubclass(part, base)):
+            raise GtaError(
+                f"{self._about(origin)} is not a {base.__name__} "
+                f"(a {self.noun} derives from {base.__module__}.{base.__qualname__})"
+            )
+        return part  # type: ignore[no-any-return]
+
+    def check(self) -> list[tuple[Origin, str | None]]:
+        """Loads every part: each with None, or with what is wrong with it. Never raises."""
+        found, shadowed = self._scan()
+        result: list[tuple[Origin, str | None]] = []
+        for name in sorted(found):
+            try:
+                self.load(name)
+            except GtaError as error:
+                result.append((found[name], str(error)))
+            else:
+                result.append((found[name], None))
+        for origin, winner in shadowed:
+            result.append((origin, f"{self._about(origin)} is hidden by that of {winner}"))
+        return result
+
+    def register(self, name: str, part: type[T] | str) -> None:
+        """Adds a class (or "module:attr") for this process, before all installed ones."""
+        value = part if isinstance(part, str) else f"{part.__module__}:{part.__qualname__}"
+        kept = None if isinstance(part, str) else part
+        self._added[name] = Origin(name, "(registered)", "", value, False, kept)
+
+    def unregister(self, name: str) -> None:
+        """Takes back what `register` added."""
+        self._added.pop(name, None)
+
+    @contextmanager
+    def registered(self, name: str, part: type[T] | str) -> Iterator[None]:
+        """`register` for the length of a `with` block."""
+        self.register(name, part)
+        try:
+            yield
+        finally:
+            self.unregister(name)
+
+    def _scan(self) -> tuple[dict[str, Origin], list[tuple[Origin, str]]]:
+        """Parts by name, and those whose name was taken, with the distribution that took it."""
+        allowed = _allowed()
+        origins = []
+        for point in metadata.entry_points(group=self.group):
+            dist, version = _distribution(point)
+            builtin = _canonical(dist) == BUILTIN
+            if builtin or allowed is None or _canonical(dist) in allowed:
+                origins.append(Origin(point.name, dist, version, point.value, builtin))
+        found: dict[str, Origin] = dict(self._added)
+        shadowed = []
+        for origin in sorted(origins, key=lambda o: (not o.builtin, o.distribution, o.value)):
+            first = found.setdefault(origin.name, origin)
+            # One distribution may be seen twice (an editable install and its source folder).
+            same = (first.distribution, first.value) == (origin.distribution, origin.value)
+            if first is not origin and not same:
+                shadowed.append((origin, first.distribution))
+        return found, shadowed
+
+    def _import(self, origin: Origin) -> Any:
+        module_name, _, attribute = origin.value.partition(":")
+        try:
+            part = importlib.import_module(module_name.strip())
+            for step in attribute.split("[")[0].strip().split("."):
+                part = getattr(part, step)
+        except (Exception, SystemExit) as error:  # a foreign module's import can raise anything
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise GtaError(f"{self._about(origin)} cannot be loaded: {what}") from error
+        return part
+
+    def _base_class(self) -> type[Any] | None:
+        if isinstance(self._base, str):
+            module_name, _, attribute = self._base.partition(":")
+            self._base = getattr(importlib.import_module(module_name), attribute)
+        return self._base  # type: ignore[return-value]
+
+    def _about(self, origin: Origin) -> str:
+        version = f" {origin.version}" if origin.version else ""
+        return f"{self.noun} '{origin.name}' ({origin.value}) of {origin.distribution}{version}"
+
+
+def _allowed() -> set[str] | None:
+    switch = os.environ.get(SWITCH)
+    if switch is None:
+        return None
+    return {_canonical(name) for name in switch.split(",") if name.strip()}
+
+
+def _canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
+    try:
+        dist = point.dist
+        if dist is not None:
+            return str(dist.name), str(dist.version)
+    except Exception:  # metadata without a name or a version
+        pass
+    return "(unknown distribution)", ""
+
+
+def _nearest(word: str, known: list[str]) -> str | None:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+MODELS: Registry[ModelProvider] = Registry("gta.models", "gtacli.models:ModelProvider", "model")
+DISCOVERY: Registry[Any] = Registry(
+    "gta.discovery", "gtacli.discovery:Discovery", "discovery backend"
+)
+REGULARIZERS: Registry[Regularizer[Any]] = Registry(
+    "gta.regularizers", "gtacli.regularizers:Regularizer", "regulariser"
+)
+DATASETS: Registry[DatasetReader] = Registry("gta.datasets", "gtacli.data:DatasetReader", "dataset")
+GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS)

@@ -1,0 +1,16 @@
+"""What holds the fine-tuned network near its source: small classes, each one formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Needs", "Regularizer", "Step"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: the command line reads the options beside this file without torch.
+    if name in __all__:
+        from gtacli.regularizers import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

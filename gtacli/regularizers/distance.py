@@ -1,0 +1,118 @@
+"""Distances between two networks' attention logits (GTA, Seo et al., arXiv 2401.02656).
+
+    R = || A_t - A_s ||^2,   A = q k^T / sqrt(D) before the softmax,
+
+summed over the selected columns and averaged over query rows, heads and images. The averages and
+the choice of columns are ours: the paper states the squared distance between the CLS rows.
+
+Shapes: B images, H heads, P prefix tokens, N patches, R query rows, D width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gtacli.models.tap import row_logits
+
+Columns = Literal["exclude", "include"]
+Reduction = Literal["sum", "mean"]
+
+
+def attention_distance(
+    q_t: Tensor,
+    k_t: Tensor,
+    q_s: Tensor,
+    k_s: Tensor,
+    num_prefix_tokens: int,
+    rows: Literal["cls", "all"] = "cls",
+    center: bool = False,
+    cls_column: Columns = "exclude",
+    reduction: Reduction = "sum",
+) -> Tensor:
+    """The GTA distance of one block, as a scalar in fp32.
+
+    Args:
+        q_t, k_t: (B, H, P+N, D) queries and keys of the target; gradients flow into them. For
+            rows="cls" the queries may hold the CLS row alone (B, H, 1, D).
+        q_s, k_s: the source's, of the same shapes.
+        num_prefix_tokens: P; registers never count as columns.
+        rows: the CLS token's query, or every token's. For "all" no N x N matrix is built.
+        center: take from each row's difference its mean over the selected columns.
+        cls_column: whether the CLS token's column counts beside the patches'.
+        reduction: over the columns. Rows, heads and images are always averaged.
+    """
+    with torch.autocast(q_t.device.type, enabled=False):
+        k_t, k_s = (select_columns(k.float(), num_prefix_tokens, cls_column) for k in (k_t, k_s))
+        if rows == "cls":
+            total, count = _rows_distance(q_t[:, :, :1], k_t, q_s[:, :, :1], k_s, center)
+        else:
+            total, count = _gram_distance(q_t.float(), k_t, q_s.float(), k_s, center)
+        return total / (count * k_t.shape[-2] if reduction == "mean" else count)
+
+
+def select_columns(x_BHND: Tensor, num_prefix_tokens: int, cls_column: Columns) -> Tensor:
+    """Keys (or, on dim -2, anything by token) of the patches, and of the CLS token if included."""
+    patches = x_BHND[..., num_prefix_tokens:, :]
+    if cls_column == "exclude" or num_prefix_tokens == 0:
+        return patches
+    if num_prefix_tokens == 1:
+        return x_BHND
+    return torch.cat((x_BHND[..., :1, :], patches), dim=-2)
+
+
+def _rows_distance(
+    q_t: Tensor, k_t: Tensor, q_s: Tensor, k_s: Tensor, center: bool
+) -> tuple[Tensor, int]:
+    """Sum of squares over everything, and the number of rows it is the sum of."""
+    scale = q_t.shape[-1] ** -0.5
+    difference = row_logits(q_t, k_t, scale) - row_logits(q_s, k_s, scale)
+    if center:
+        difference = difference - difference.mean(-1, keepdim=True)
+    return difference.square().sum(), difference[..., 0].numel()
+
+
+def _gram_distance(
+    q_t: Tensor, k_t: Tensor, q_s: Tensor, k_s: Tensor, center: bool
+) -> tuple[Tensor, int]:
+    """The same over every row from D x D matrices: O(N D^2) time, O(D^2) memory.
+
+    With dQ = Q_t - Q_s and dK = K_t - K_s the difference of the logits is dQ K_s^T + Q_t dK^T, so
+
+        ||.||_F^2 = <dQ^T dQ, K_s^T K_s> + 2 <dQ^T Q_t, K_s^T dK> + <Q_t^T Q_t, dK^T dK>.
+
+    Near the source every term is of second order in the differences. Where q and k turn together
+    large terms cancel, which fp32 bears down to about 1e-6 of them; the clamp keeps that from
+    turning negative.
+    """
+    if center:  # a row's mean over the columns is its product with the mean key
+        k_t, k_s = k_t - k_t.mean(-2, keepdim=True), k_s - k_s.mean(-2, keepdim=True)
+    d_q, d_k = q_t - q_s, k_t - k_s
+
+    def inner(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return ((a.transpose(-2, -1) @ b) * (c.transpose(-2, -1) @ d)).sum((-2, -1))
+
+    squares = (
+        inner(d_q, d_q, k_s, k_s) + 2 * inner(d_q, q_t, k_s, d_k) + inner(q_t, q_t, d_k, d_k)
+    )
+    return squares.clamp_min(0).sum() / q_t.shape[-1], q_t[..., 0].numel()
+
+
+def attention_divergence(
+    q_t: Tensor,
+    k_t: Tensor,
+    q_s: Tensor,
+    k_s: Tensor,
+    num_prefix_tokens: int,
+    cls_column: Columns = "exclude",
+) -> Tensor:
+    """KL(source || target) of the CLS rows' softmax over the selected columns: mean over heads
+    and images, in nats. Arguments as in `attention_distance`."""
+    scale = q_t.shape[-1] ** -0.5
+    with torch.autocast(q_t.device.type, enabled=False):
+        k_t, k_s = (select_columns(k.float(), num_prefix_tokens, cls_column) for k in (k_t, k_s))
+        target = row_logits(q_t[:, :, :1], k_t, scale).log_softmax(-1)
+        source = row_logits(q_s[:, :, :1], k_s, scale).log_softmax(-1)
+        return (source.exp() * (source - target)).sum(-1).mean()

@@ -1,0 +1,107 @@
+"""Guided transfer of spatial attention (Seo et al., arXiv 2401.02656).
+
+    loss = CE + lam * R,   R = mean over blocks, heads and images of || a_t - a_s ||^2,
+
+a the CLS token's attention logits over the patches, of the target and of the frozen source on the
+same augmented view. The paper's ablations hold the output of the attention sub-layer (`msa`) or of
+the block (`block`) instead. Averages, reduction and choice of columns are ours (see `distance`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from gtacli.errors import UsageError
+from gtacli.models.tap import Request, absolute_layers, require_cls
+from gtacli.regularizers.base import Needs, Regularizer, Step
+from gtacli.regularizers.distance import attention_distance, attention_divergence
+from gtacli.regularizers.options import GTAOptions, RegularizerOptions
+
+
+class GTA(Regularizer[GTAOptions]):
+    """Holds attention logits (or attention or block outputs) near those of the frozen source.
+
+    Raises UsageError for blocks that a network does not have, networks that do not match, a
+    missing CLS token (rows = cls), or a missing source.
+    """
+
+    Options: ClassVar[type[RegularizerOptions]] = GTAOptions
+    needs_source: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        options: GTAOptions,
+        target: nn.Module,
+        source: nn.Module | None = None,
+        head: tuple[str, ...] = ("head",),
+    ) -> None:
+        super().__init__(options, target, source, head)
+        if source is None:
+            raise UsageError("regularizer gta: needs a source model (--source)")
+        if options.guide == "logits" and options.rows == "cls":
+            require_cls(target)
+            require_cls(source)
+        if options.distance == "kl" and (options.guide, options.rows) != ("logits", "cls"):
+            raise UsageError(
+                "regularizer gta: distance=kl compares the CLS token's row of logits; "
+                "use it with guide=logits and rows=cls"
+            )
+        self._same_shape(target, source)
+        depth = len(cast(nn.ModuleList, target.blocks))
+        self.layers = absolute_layers(options.layers, depth)
+
+    @staticmethod
+    def _same_shape(target: nn.Module, source: nn.Module) -> None:
+        for what, of in {
+            "blocks": lambda m: len(m.blocks),
+            "attention heads": lambda m: m.blocks[0].attn.num_heads,
+            "patches": lambda m: tuple(m.patch_embed.grid_size),
+            "prefix tokens": lambda m: m.num_prefix_tokens,
+        }.items():
+            t, s = of(target), of(source)
+            if t != s:
+                raise UsageError(
+                    f"regularizer gta: the model has {t} {what}, the source {s}; they must match"
+                )
+
+    @property
+    def needs(self) -> Needs:
+        layers = {"logits": "layers", "msa": "msa", "block": "hidden"}[self.options.guide]
+        rows = self.options.rows if self.options.guide == "logits" else "cls"
+        asked = {layers: self.layers, "rows": rows}
+        return Needs(Request(**asked), Request(**asked, output=False))  # type: ignore[arg-type]
+
+    def penalty(self, step: Step) -> Tensor:
+        """Mean over the guided blocks, in fp32."""
+        if self.options.guide == "logits":
+            return torch.stack([self._logits(step, layer) for layer in self.layers]).mean()
+        part = "msa" if self.options.guide == "msa" else "hidden"
+        target, source = getattr(step.target, part), getattr(step.source, part)
+        # Elementwise fp32 arithmetic, which autocast leaves alone.
+        return torch.stack(
+            [(target[i].float() - source[i].float()).square().sum(-1).mean() for i in self.layers]
+        ).mean()
+
+    def _logits(self, step: Step, layer: int) -> Tensor:
+        assert step.source is not None
+        target, source = step.target.taps[layer], step.source.taps[layer]
+        q_k = (target.q, target.k, source.q, source.k)
+        o = self.options
+        if o.distance == "kl":
+            return attention_divergence(*q_k, target.num_prefix_tokens, o.cls_column)
+        return attention_distance(
+            *q_k, target.num_prefix_tokens, o.rows, o.center, o.cls_column, o.reduction
+        )
+
+    def strength(self, progress: float) -> float:
+        """lam, decayed over the training if asked (ours: the paper keeps it constant)."""
+        share = {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        }[self.options.decay]
+        return self.options.lam * share

@@ -1,0 +1,84 @@
+"""L2-SP: the starting point as reference (Li et al., ICML 2018, arXiv 1802.01483).
+
+    R = 1/2 * sum (w - w0)^2 over the backbone + (beta / alpha) / 2 * sum w_head^2,   loss += alpha R
+
+It replaces weight decay. The decoupled form pulls the weights after the optimiser's step instead,
+`w -= lr * alpha * (w - w0)`, which an adaptive optimiser does not rescale; its alpha lives on
+another scale (at lr 1e-4 sweep it up to 1e3). The decoupled form is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gtacli.regularizers.base import Regularizer, Step
+from gtacli.regularizers.options import L2SPOptions, RegularizerOptions
+
+
+class L2SP(Regularizer[L2SPOptions]):
+    """Penalises the distance of the backbone's weights from where they started.
+
+    The reference is the target's weights at construction, so resized position embeddings are
+    compared with their resized selves and no source model is run.
+    """
+
+    Options: ClassVar[type[RegularizerOptions]] = L2SPOptions
+    replaces_weight_decay: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        options: L2SPOptions,
+        target: nn.Module,
+        source: nn.Module | None = None,
+        head: tuple[str, ...] = ("head",),
+    ) -> None:
+        super().__init__(options, target, source, head)
+        named = [(n, p) for n, p in target.named_parameters() if p.requires_grad]
+        self.backbone = [p for n, p in named if not n.startswith(head)]
+        self.classifier = [p for n, p in named if n.startswith(head) and p.ndim > 1]
+        self.reference = [p.detach().clone() for p in self.backbone]
+        self._distance: Tensor | None = None
+
+    def penalty(self, step: Step) -> Tensor:
+        """Half the squared distance; the head's share carries beta / alpha, as its own strength
+        beta must not move with alpha."""
+        if self.options.decoupled:
+            # Pulled after the step: here it is only measured.
+            with torch.no_grad():
+                return self._half_squares(self.backbone, self.reference)
+        alpha, beta = self.options.lam, self.options.beta
+        penalty = self._half_squares(self.backbone, self.reference)
+        if self.classifier and alpha > 0:
+            penalty = penalty + beta / alpha * self._half_squares(self.classifier)
+        return penalty
+
+    @staticmethod
+    def _half_squares(weights: list[nn.Parameter], reference: list[Tensor] | None = None) -> Tensor:
+        # foreach kernels: a few launches for all tensors of the model instead of a few for each.
+        difference = torch._foreach_sub(weights, reference) if reference else weights
+        norms = torch._foreach_norm(difference)
+        return 0.5 * torch.stack([n.float() for n in norms]).square().sum()
+
+    def strength(self, progress: float) -> float:
+        """alpha; 0 for the decoupled form, which acts after the step."""
+        return 0.0 if self.options.decoupled else self.options.lam
+
+    @torch.no_grad()
+    def after_step(self, groups: list[dict[str, Any]]) -> None:
+        """The decoupled pull, each weight at its own group's learning rate."""
+        if not self.options.decoupled:
+            return
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        pull = {id(p): r for p, r in zip(self.backbone, self.reference, strict=True)}
+        for rate in sorted(set(rates.values())):
+            chosen = [p for p in self.backbone if rates.get(id(p)) == rate]
+            if chosen:
+                torch._foreach_lerp_(
+                    chosen, [pull[id(p)] for p in chosen], rate * self.options.lam
+                )
+            heads = [p for p in self.classifier if rates.get(id(p)) == rate]
+            if heads:
+                torch._foreach_mul_(heads, 1 - rate * self.options.beta)

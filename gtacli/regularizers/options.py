@@ -1,0 +1,85 @@
+"""Options of the built-in regularisers, apart from their code so that a command line can be read,
+checked and printed without loading torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from gtacli.config.base import StrictModel
+
+Layers = Literal["all", "last"] | tuple[int, ...]
+
+
+class RegularizerOptions(StrictModel):
+    """What every regulariser has: its strength."""
+
+    lam: float = Field(default=0.1, ge=0, allow_inf_nan=False, description="strength of the penalty")
+
+
+class GTAOptions(RegularizerOptions):
+    """Guided transfer of spatial attention; see `gtacli.regularizers.gta` for the formulas."""
+
+    guide: Literal["logits", "msa", "block"] = Field(
+        default="logits",
+        description="what is held near the source: attention logits, or the output of the "
+        "attention sub-layer (msa) or of the block",
+    )
+    layers: Layers = Field(
+        default="all", description="guided blocks: all, last, or a list such as -1,-2"
+    )
+    rows: Literal["cls", "all"] = Field(
+        default="cls", description="query rows that are compared: the CLS token's, or every token's"
+    )
+    distance: Literal["l2", "kl"] = Field(
+        default="l2", description="squared difference of the logits, or KL of their softmax"
+    )
+    reduction: Literal["sum", "mean"] = Field(
+        default="sum", description="over the columns (patches) of a row"
+    )
+    center: bool = Field(
+        default=False,
+        description="ignore a shift of a whole row, which the softmax does not see either",
+    )
+    cls_column: Literal["exclude", "include"] = Field(
+        default="exclude", description="whether the CLS token's own column is compared too"
+    )
+    decay: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="how the strength develops over the training"
+    )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _parse_layers(cls, value: object) -> object:
+        """Accept `-1,-2` from a command line, a bare number, and a list from a recipe."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        if isinstance(value, list):
+            return tuple(value)
+        if isinstance(value, str) and value not in ("all", "last"):
+            try:
+                return tuple(int(part) for part in value.split(","))
+            except ValueError:
+                raise ValueError("must be all, last, or block numbers such as -1,-2") from None
+        return value
+
+
+class L2SPOptions(RegularizerOptions):
+    """Distance of the weights from their starting point; see `gtacli.regularizers.l2sp`."""
+
+    lam: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="alpha of the backbone")
+    beta: float = Field(
+        default=0.01, ge=0, allow_inf_nan=False, description="strength on the new head's weights"
+    )
+    decoupled: bool = Field(
+        default=False,
+        description="pull the weights after the optimiser's step instead of through the loss",
+    )
+
+
+class BSSOptions(RegularizerOptions):
+    """Batch spectral shrinkage; see `gtacli.regularizers.bss`."""
+
+    lam: float = Field(default=0.001, ge=0, allow_inf_nan=False, description="eta")
+    k: int = Field(default=1, ge=1, description="how many of the smallest singular values shrink")

@@ -1,0 +1,86 @@
+"""Where and in which precision a run computes."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from gtacli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision of the forward passes on it.
+
+    Attributes:
+        device: a torch device that exists.
+        dtype: of autocast; fp32 means no autocast.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def loss_scaling(self) -> bool:
+        """fp16 gradients underflow without it."""
+        return self.dtype == torch.float16
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def peak_memory_mb(self) -> float:
+        """MB: allocated on a CUDA device, else resident in this process, at the highest."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def choose_compute(device: str, precision: str) -> Compute:
+    """Resolve `auto`: the GPU when there is one, bf16 on CUDA, fp32 elsewhere.
+
+    Raises UsageError for a device that this machine has not.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and torch.backends.mps.is_available():
+            device = "mps"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as e:
+        raise UsageError(f"--device: unknown device {device!r}; use auto, cpu, cuda, cuda:1, mps") from e
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device: there is no {device} here ({torch.cuda.device_count()} CUDA devices); "
+            "`gta doctor` shows why"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device: there is no mps here")
+    if precision == "auto":
+        precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if dtype == torch.float16 and chosen.type == "cpu":
+        raise UsageError("--precision: fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    return Compute(chosen, dtype)
+
+
+def choose_workers(workers: int | None, device: torch.device, cached: bool) -> int:
+    """Processes that load data. On the CPU, cached images come faster from the training process
+    itself than from one that competes with it for the cores."""
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu":
+        return 0 if cached else min(2, cores)
+    return min(8, cores)

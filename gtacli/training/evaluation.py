@@ -1,0 +1,103 @@
+"""Accuracy and attention drift on held-out images, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gtacli.models.loading import LoadedModel, normalise
+from gtacli.models.tap import Reading, Request, TappedViT, absolute_layers
+from gtacli.training.devices import Compute
+from gtacli.training.tasks import pixel_statistics
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+CACHE_BYTES = 256 * 2**20
+
+
+class Evaluator:
+    """Top-1, top-5 and attention drift of a network on a fixed set of images.
+
+    The drift is the GTA distance from the source: squared differences of the CLS rows' logits,
+    summed over the patches, averaged over blocks, heads and images, both networks in eval mode.
+    The source sees the same images every epoch, so its rows are computed once and kept where
+    they fit.
+
+    Args:
+        target: the network.
+        source: measure the drift from it; None: no drift.
+        batches: () -> batches (uint8 images, labels, indices), the same every time.
+    """
+
+    def __init__(
+        self, target: LoadedModel, source: LoadedModel | None, batches: Batches, compute: Compute
+    ) -> None:
+        self.batches, self.compute = batches, compute
+        layers = absolute_layers("all", len(target.model.blocks)) if source else ()  # type: ignore[arg-type]
+        self.target = TappedViT(target.model, Request(layers))
+        self.source = source and TappedViT(source.model, Request(layers, output=False))
+        self._pixels = pixel_statistics(target, compute.device)
+        self._source_pixels = pixel_statistics(source or target, compute.device)
+        self._rows: list[Tensor] = []
+        self._keep = True
+
+    @torch.no_grad()
+    def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
+        """`{prefix}_top1`, `{prefix}_top5` (fractions), `attention_drift`; None where there is
+        nothing to measure. `last` ends after that many batches."""
+        self.target.eval()
+        device = self.compute.device
+        top1 = torch.zeros((), dtype=torch.int64, device=device)
+        top5, count = top1.clone(), 0
+        drift = torch.zeros((), dtype=torch.float32, device=device)
+        for number, (images, labels, _) in enumerate(self.batches()):
+            if last is not None and number >= last:
+                break
+            images, labels = images.to(device), labels.to(device)
+            with self.compute.autocast():
+                reading = self._read(self.target, normalise(images, *self._pixels))
+            assert reading.logits is not None
+            ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
+            hits = ranked == labels[:, None]
+            top1 += hits[:, 0].sum()
+            top5 += hits.sum()
+            count += len(images)
+            if self.source is not None:
+                drift += self._distance(reading, images, number) * len(images)
+        if not count:
+            return {f"{prefix}_top1": None, f"{prefix}_top5": None, "attention_drift": None}
+        return {
+            f"{prefix}_top1": int(top1) / count,
+            f"{prefix}_top5": int(top5) / count,
+            "attention_drift": float(drift) / count if self.source is not None else None,
+        }
+
+    @staticmethod
+    def _read(tapped: TappedViT, images: Tensor) -> Reading:
+        return tapped.read(tapped(images), images.shape)
+
+    def _distance(self, reading: Reading, images: Tensor, number: int) -> Tensor:
+        target = patch_rows(reading)
+        if number < len(self._rows):
+            source = self._rows[number].to(target.device)
+        else:
+            assert self.source is not None
+            with self.compute.autocast():
+                source = patch_rows(
+                    self._read(self.source, normalise(images, *self._source_pixels))
+                )
+            used = sum(r.nbytes for r in self._rows) + source.nbytes
+            # Once a batch did not fit no later one is kept: the list stays a prefix.
+            self._keep = self._keep and used <= CACHE_BYTES
+            if self._keep:
+                self._rows.append(source.cpu())
+        return (target - source).square().sum(-1).mean()
+
+
+def patch_rows(reading: Reading) -> Tensor:
+    """(L, B, H, N): logits of the CLS row on the patches, of all tapped blocks."""
+    return torch.stack(
+        [t.logits[:, :, 0, t.num_prefix_tokens :] for t in reading.taps.values()]
+    )

@@ -1,0 +1,348 @@
+"""`gta finetune`: from a validated config to a run folder and a summary."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gtacli.config.base import build
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.data import load_dataset
+from gtacli.data.base import ImageDataset, Record
+from gtacli.data.loader import Batch, make_loader
+from gtacli.data.sampling import Split, make_split
+from gtacli.data.store import ImageStore
+from gtacli.data.transforms import EvalTransform, TrainTransform
+from gtacli.errors import GtaError, UsageError
+from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.weights import read_weights
+from gtacli.registry import REGULARIZERS
+from gtacli.regularizers.base import Regularizer
+from gtacli.training import rng
+from gtacli.training.devices import Compute, choose_compute, choose_workers
+from gtacli.training.evaluation import Evaluator
+from gtacli.training.loop import Observer, Plan, Progress, fit, restore
+from gtacli.training.optimization import make_optimizer, make_schedule
+from gtacli.training.runs import (
+    WEIGHTS_FILE,
+    RunFolder,
+    default_out,
+    environment,
+    model_metadata,
+)
+from gtacli.training.tasks import FinetuneTask
+
+log = logging.getLogger(__name__)
+
+DEMO = "demo"
+
+
+def finetune(
+    config: FinetuneConfig, observer: Observer, dry_run: bool = False
+) -> dict[str, Any]:
+    """Fine-tune a ViT and return the summary that also lies in the run folder.
+
+    Args:
+        config: validated; see its fields.
+        observer: is told of steps and epochs.
+        dry_run: one batch of every phase, nothing written.
+
+    Raises:
+        GtaError: anything found wrong before the first step.
+        RunError, Interrupted: see `training.loop.fit`.
+    """
+    started = time.perf_counter()
+    if config.resume is not None:
+        config = resumed_config(config)
+    config = with_demo(config)
+    run = RunFolder(config.resume or config.out or default_out("finetune"), dry=dry_run)
+    if config.resume is None:
+        run.claim(config.overwrite)
+    job = prepare(config)
+    record = {
+        "command": "finetune",
+        "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
+        "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+        "model": {"spec": job.target.spec, "weights": str(job.target.report)},
+        **environment(),
+    }
+    state: dict[str, Any] | None = None
+    if config.resume is None:
+        run.write_json("run.json", record)
+        run.write_json("split.json", job.split.to_json())
+    else:
+        before = run.read_json("run.json")
+        if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
+            raise GtaError(f"--resume: the data at {config.data} is not what the run began with")
+        state = run.read_state()
+    phases = [("train", job.split.train, job.split.val, config.epochs)]
+    progress = Progress()
+    for phase, train, val, epochs in phases:
+        progress = run_phase(job, run, observer, phase, train, val, epochs, state, dry_run)
+        state = None
+    figures = test(job, run, progress, dry_run)
+    rows = progress.rows
+    summary = {
+        "command": "finetune",
+        "run": str(run.path),
+        "n_train": len(job.split.train),
+        "n_val": len(job.split.val),
+        "n_test": len(job.split.test),
+        "epochs": config.epochs,
+        **figures,
+        "best_epoch": progress.best_epoch,
+        "attention_drift": _drift(progress),
+        "seconds": round(time.perf_counter() - started, 2),
+        "images_per_second": _median([r["images_per_second"] for r in rows]),
+        "peak_memory_mb": round(job.compute.peak_memory_mb(), 1),
+    }
+    if job.skipped():
+        summary["skipped"] = job.skipped()
+    if dry_run:
+        summary["dry_run"] = True
+    run.write_json("summary.json", summary)
+    return summary
+
+
+def with_demo(config: FinetuneConfig) -> FinetuneConfig:
+    """The built-in set and its source where neither data nor model is given.
+
+    Raises UsageError when only one of them is.
+    """
+    if config.data is None and config.model is None:
+        log.warning("no --data and no --model: the built-in demo set and its source model")
+        return config.model_copy(update={"data": DEMO, "model": DEMO})
+    if config.data is None:
+        raise UsageError("--data: say what to train on: a folder, a .csv, demo, ...")
+    if config.model is None:
+        raise UsageError("--model: say what to start from, e.g. vit_small_patch16_224.dino")
+    return config
+
+
+def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration of the run that `config.resume` names.
+
+    Where it computes may change (device, workers, cache); everything else is the run's own.
+
+    Raises UsageError for a key that is set to something else than the run had.
+    """
+    assert config.resume is not None
+    recorded = RunFolder(config.resume).read_json("run.json")
+    before = FinetuneConfig.model_validate(recorded["config"])
+    free = {"resume", "device", "workers", "cache", "overwrite", "out"}
+    for key in config.model_fields_set - free:
+        if getattr(config, key) != getattr(before, key):
+            raise UsageError(
+                f"--resume: {key.replace('_', '-')} was {getattr(before, key)} in "
+                f"{config.resume}; a resumed run keeps its configuration"
+            )
+    moved = {k: getattr(config, k) for k in config.model_fields_set & free}
+    return before.model_copy(update=moved)
+
+
+@dataclass
+class Job:
+    """What a fine-tuning run works with, all checked before the first step."""
+
+    config: FinetuneConfig
+    compute: Compute
+    dataset: ImageDataset
+    split: Split
+    target: LoadedModel
+    source: LoadedModel | None
+    regularizers: dict[str, Regularizer[Any]]
+    task: FinetuneTask
+    stores: list[ImageStore]
+
+    def skipped(self) -> int:
+        """Unreadable images met so far."""
+        return len({key for store in self.stores for key in store.skipped})
+
+    def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
+        store = ImageStore(
+            records,
+            load_size,
+            interpolation=self.target.interpolation,
+            cache=self.config.cache,
+        )
+        self.stores.append(store)
+        return store
+
+
+def prepare(config: FinetuneConfig) -> Job:
+    """Data, models and regularisers of a run."""
+    compute = choose_compute(config.device, config.precision)
+    assert config.data is not None
+    assert config.model is not None
+    dataset = load_dataset(config.data)
+    split = make_split(
+        dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed
+    )
+    if not split.train:
+        raise GtaError(f"--data: {config.data} has no training images")
+    rng.seed_everything(config.seed)
+    size, partial = config.image_size, config.partial_weights
+    target = load_model(config.model, len(dataset.classes), size, partial)
+    options = regularizer_options(config)
+    parts = {name: REGULARIZERS.load(name) for name in options}
+    wants_source = config.drift or any(p.needs_source for p in parts.values())
+    source = _source(config, target) if wants_source else None
+    regularizers = {
+        name: parts[name](options[name], target.model, source and source.model, target.head)
+        for name in parts
+    }
+    target.model.to(compute.device)
+    if source is not None:
+        source.model.to(compute.device).requires_grad_(False)
+    task = FinetuneTask(target, source, regularizers, compute.device)
+    return Job(config, compute, dataset, split, target, source, regularizers, task, [])
+
+
+def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
+    """The frozen source: as named, by default the target before its first step."""
+    if config.source is None or config.source == config.model:
+        return replace(target, model=deepcopy(target.model))
+    return load_model(config.source, 0, target.image_size, config.partial_weights)
+
+
+def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:
+    """Validated options by name; `lam` is the first one's, and what has no strength is left out.
+
+    Raises UsageError that names the option.
+    """
+    result = {}
+    for i, (name, given) in enumerate(config.regularizer.items()):
+        values: Mapping[str, Any] = given
+        if i == 0 and config.lam is not None:
+            values = {**given, "lam": config.lam}
+        options = build(REGULARIZERS.load(name).Options, values, f"regularizer {name}:")
+        if options.lam > 0:
+            result[name] = options
+    return result
+
+
+def run_phase(
+    job: Job,
+    run: RunFolder,
+    observer: Observer,
+    phase: str,
+    train: tuple[Record, ...],
+    val: tuple[Record, ...],
+    stop_after: int,
+    state: dict[str, Any] | None,
+    dry_run: bool,
+) -> Progress:
+    """Train on `train`, choose on `val`; returns where it ended."""
+    config, target, compute = job.config, job.target, job.compute
+    weight_decay = config.weight_decay
+    if weight_decay is None and any(r.replaces_weight_decay for r in job.regularizers.values()):
+        weight_decay = 0.0
+    optimizer = make_optimizer(
+        target.model,
+        target.head,
+        config.optimizer,
+        config.lr,
+        config.head_lr_scale,
+        weight_decay,
+        config.layer_decay,
+    )
+    plan = Plan(
+        epochs=config.epochs,
+        stop_after=1 if dry_run else stop_after,
+        batches=-(-len(train) // config.batch_size),
+        accumulate=config.accumulate,
+        clip_grad=config.clip_grad,
+    )
+    schedule = make_schedule(
+        optimizer, plan.epochs * plan.updates, round(config.warmup * plan.updates)
+    )
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
+    progress = Progress(phase=phase)
+    if state is not None:
+        progress = restore(state, job.task.tapped, optimizer, scaler, compute.device)
+    if config.compile:
+        job.task.compile()
+    interpolation = target.interpolation
+    transform = TrainTransform(
+        target.image_size, (config.crop_scale, 1.0), config.flip, interpolation
+    )
+    store = job.store(train, transform.load_size)
+    workers = choose_workers(config.workers, compute.device, store.cached)
+
+    def batches(epoch: int, first: int) -> Iterable[Batch]:
+        return make_loader(
+            store,
+            transform,
+            config.batch_size,
+            train=True,
+            seed=config.seed,
+            epoch=epoch,
+            start_batch=first,
+            workers=workers,
+            pin_memory=compute.device.type == "cuda",
+        )
+
+    validate = evaluator(job, val, drift=config.drift)
+    metadata = model_metadata(target, job.dataset.classes)
+    last = 1 if dry_run else None
+    fit(
+        job.task,
+        batches,
+        evaluate=lambda: _without_top5(validate("val", last)),
+        keep_best=lambda: run.write_model(target.model, metadata),
+        optimizer=optimizer,
+        schedule=schedule,
+        scaler=scaler,
+        compute=compute,
+        plan=plan,
+        progress=progress,
+        run=run,
+        observer=observer,
+        last=last,
+    )
+    return progress
+
+
+def _without_top5(figures: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in figures.items() if k != "val_top5"}
+
+
+def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
+    """Measures the target on `records`, in its own evaluation view."""
+    target, config = job.target, job.config
+    transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
+    store = job.store(records, transform.load_size)
+    workers = choose_workers(config.workers, job.compute.device, store.cached)
+
+    def batches() -> Iterable[Batch]:
+        if not records:
+            return ()
+        # No gradients are kept, so twice the batch costs no more memory than training.
+        return make_loader(store, transform, 2 * config.batch_size, train=False, workers=workers)
+
+    return Evaluator(target, job.source if drift else None, batches, job.compute)
+
+
+def test(job: Job, run: RunFolder, progress: Progress, dry_run: bool) -> dict[str, Any]:
+    """One test at the end, with the weights that validation chose."""
+    if not run.dry:
+        tensors, _ = read_weights(run.path / WEIGHTS_FILE)
+        job.target.model.load_state_dict(tensors)
+    figures = evaluator(job, job.split.test, drift=False)("test", 1 if dry_run else None)
+    return {k: figures[k] for k in ("test_top1", "test_top5")}
+
+
+def _drift(progress: Progress) -> float | None:
+    best = next((r for r in progress.rows if r["epoch"] == progress.best_epoch), {})
+    return best.get("attention_drift")
+
+
+def _median(values: list[float]) -> float:
+    return round(sorted(values)[len(values) // 2], 2) if values else 0.0

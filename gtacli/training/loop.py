@@ -1,0 +1,242 @@
+"""The training loop. One, for every task, on one process or several.
+
+Nothing in a step waits for the device: figures stay on it and are read every `CHECK_EVERY` steps,
+when the NaN guard looks too. The state is saved after every epoch and on an interruption; batches
+follow from (seed, epoch, position), so a resumed run sees what the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.task import TrainingTask
+from torch import Tensor
+
+from gtacli.errors import Interrupted, RunError
+from gtacli.training import rng
+from gtacli.training.devices import Compute
+from gtacli.training.interrupts import StopSignal
+from gtacli.training.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 20
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Observer(Protocol):
+    """Who watches a run: a progress bar, a log. Called seldom, with plain numbers."""
+
+    def step(self, epoch: int, batch: int, batches: int, loss: float) -> None: ...
+
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how: counts are of batches unless they say otherwise.
+
+    Attributes:
+        epochs: length of the schedule.
+        stop_after: epochs that are really trained (a refit stops where validation was best).
+        batches: of an epoch.
+        accumulate: batches to an optimiser step.
+        clip_grad: largest norm of the gradient, or None.
+    """
+
+    epochs: int
+    stop_after: int
+    batches: int
+    accumulate: int = 1
+    clip_grad: float | None = None
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-self.batches // self.accumulate)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all that changes beside weights and optimiser."""
+
+    phase: str = "train"
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_score: float | None = None
+
+
+def fit(
+    task: TrainingTask,
+    batches: Callable[[int, int], Iterable[Batch]],
+    evaluate: Callable[[], dict[str, Any]],
+    keep_best: Callable[[], None],
+    optimizer: torch.optim.Optimizer,
+    schedule: Scheduler,
+    scaler: torch.amp.GradScaler,
+    compute: Compute,
+    plan: Plan,
+    progress: Progress,
+    run: RunFolder,
+    observer: Observer,
+    score: str = "val_top1",
+    last: int | None = None,
+) -> None:
+    """Train `task` from where `progress` stands to the end of the plan.
+
+    Args:
+        batches: (epoch, first batch) -> its batches (images, labels, indices) from there on.
+        evaluate: figures after an epoch; `score` among them decides which weights are kept, the
+            last ones where it is None.
+        keep_best: writes the weights away.
+        last: stop an epoch after this many batches (a dry run).
+
+    Raises:
+        RunError: the loss is not finite; names the step, the last good state is on disk.
+        Interrupted: by SIGINT or SIGTERM; the state is on disk.
+    """
+    module = task.get_trainable_module()
+    device = compute.device
+
+    def save() -> None:
+        run.write_state(state_of(module, optimizer, scaler, progress))
+
+    with StopSignal() as stop:
+        while progress.epoch < plan.stop_after:
+            epoch = progress.epoch
+            bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
+            task.train()
+            compute.synchronize()
+            clock = time.perf_counter()
+            # -- one epoch ----------------------------------------------------------------
+            for images, labels, _ in batches(epoch, progress.batch):
+                batch = progress.batch
+                update = epoch * plan.updates + batch // plan.accumulate
+                schedule.step_update(update)
+                task.progress = update / (plan.epochs * plan.updates)
+                images = images.to(device, non_blocking=True)
+                labels = labels.to(device, non_blocking=True)
+                # The last group of an epoch may be smaller; its mean is over what it has.
+                group = min(plan.accumulate, plan.batches - batch // plan.accumulate * plan.accumulate)
+                with compute.autocast():
+                    result = task(images, labels)
+                scaler.scale(result["loss"] / group).backward()
+                bad_batch = torch.where(
+                    (bad_batch < 0) & ~torch.isfinite(result["loss"]), batch, bad_batch
+                )
+                if (batch + 1) % plan.accumulate == 0 or batch + 1 == plan.batches:
+                    if plan.clip_grad is not None:
+                        scaler.unscale_(optimizer)
+                        torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), plan.clip_grad)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad(set_to_none=True)
+                    task.after_step(optimizer)
+                _add(progress, result, len(images))
+                progress.batch += 1
+                if progress.batch % CHECK_EVERY == 0 or stop.requested:
+                    _require_finite(bad_batch, epoch, run)  # a sync point
+                    observer.step(epoch, progress.batch, plan.batches, _mean(progress, "loss"))
+                if stop.requested and progress.batch % plan.accumulate == 0:
+                    progress.seconds += time.perf_counter() - clock
+                    save()
+                    raise Interrupted(
+                        f"stopped in epoch {epoch}, batch {progress.batch}; "
+                        f"go on with --resume {run.path}"
+                    )
+                if last is not None and progress.batch >= last:
+                    break
+            _require_finite(bad_batch, epoch, run)  # a sync point
+            compute.synchronize()
+            progress.seconds += time.perf_counter() - clock
+            # -- what came of it ----------------------------------------------------------
+            task.eval()
+            row = {"epoch": epoch, "train_loss": _mean(progress, "loss")}
+            row |= {k: _mean(progress, k) for k in progress.totals if k not in ("loss", "images")}
+            row |= evaluate()
+            row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
+            row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
+            progress.rows.append(row)
+            if row.get(score) is None or progress.best_score is None or row[score] > progress.best_score:
+                progress.best_epoch, progress.best_score = epoch, row.get(score)
+                keep_best()
+            progress.epoch, progress.batch, progress.totals = epoch + 1, 0, {}
+            progress.seconds, progress.images = 0.0, 0
+            run.write_rows(progress.rows)
+            save()
+            observer.epoch(row)
+            if stop.requested:
+                raise Interrupted(f"stopped after epoch {epoch}; go on with --resume {run.path}")
+
+
+def _add(progress: Progress, result: dict[str, Tensor], images: int) -> None:
+    """Add a batch's figures, weighted by its images, on the device."""
+    progress.images += images
+    for name, value in result.items():
+        if value.ndim == 0:
+            total = progress.totals.get(name)
+            value = value.detach().double() if value.device.type != "mps" else value.detach()
+            progress.totals[name] = value * images + (0 if total is None else total)
+
+
+def _mean(progress: Progress, name: str) -> float:
+    return float(progress.totals[name]) / max(progress.images, 1)
+
+
+def _require_finite(bad_batch: Tensor, epoch: int, run: RunFolder) -> None:
+    batch = int(bad_batch)
+    if batch >= 0:
+        saved = "" if run.dry or not (run.path / "state.pt").exists() else (
+            f"; the state before it is kept in {run.path}"
+        )  # fmt: skip
+        raise RunError(
+            f"the loss is not finite at epoch {epoch}, batch {batch}{saved}. "
+            "Try a smaller --lr, --clip-grad 1, or --precision fp32"
+        )
+
+
+def state_of(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Everything a resumed run needs, as tensors and plain values."""
+    fields = {k: v for k, v in vars(progress).items() if k not in ("rows", "totals")}
+    return {
+        "model": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "progress": fields,
+        "totals": {k: v.cpu() for k, v in progress.totals.items()},
+        "rows": json.dumps(progress.rows),
+        "rng": rng.capture(),
+    }
+
+
+def restore(
+    state: dict[str, Any],
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> Progress:
+    """Put a saved state back; the inverse of `state_of`."""
+    module.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    rng.restore(state["rng"])
+    totals = {k: v.to(device) for k, v in state["totals"].items()}
+    return Progress(**state["progress"], totals=totals, rows=json.loads(state["rows"]))

@@ -1,0 +1,96 @@
+"""Optimiser and learning-rate schedule, from timm's factories."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
+from timm.optim import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from gtacli.errors import UsageError
+
+# A fine-tuned ViT's usual rates; other optimisers have no rate that could be called usual.
+DEFAULT_LR = {"adamw": 3e-4, "adam": 3e-4, "nadamw": 3e-4, "sgd": 1e-2, "momentum": 1e-2}
+DEFAULT_WEIGHT_DECAY = {"sgd": 1e-4, "momentum": 1e-4}
+
+
+def make_optimizer(
+    model: nn.Module,
+    head: tuple[str, ...],
+    optimizer: str,
+    lr: float | None,
+    head_lr_scale: float,
+    weight_decay: float | None,
+    layer_decay: float | None,
+) -> torch.optim.Optimizer:
+    """AdamW, SGD or any other of timm's, with parameter groups for decay, layers and head.
+
+    Args:
+        head: prefixes of the names of the classifier's parameters; they learn at
+            `head_lr_scale` times the rate.
+        lr, weight_decay: None: the optimiser's usual ones.
+        layer_decay: each block learns at this factor of the rate of the block above it.
+
+    Raises UsageError for an unknown optimiser, or one without a usual rate when lr is None.
+    """
+    if optimizer not in list_optimizers():
+        raise UsageError(f"--optimizer: timm knows no {optimizer!r}; try adamw or sgd")
+    if lr is None and optimizer not in DEFAULT_LR:
+        raise UsageError(f"--optimizer: {optimizer} has no usual learning rate; say --lr")
+    lr = DEFAULT_LR[optimizer] if lr is None else lr
+    if weight_decay is None:
+        weight_decay = DEFAULT_WEIGHT_DECAY.get(optimizer, 0.05)
+    exempt = tuple(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else ()
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+    else:
+        groups = param_groups_layer_decay(
+            model, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
+        )
+    names = {id(p): n for n, p in model.named_parameters()}
+    split = [part for g in groups for part in _head_apart(g, names, head, head_lr_scale)]
+    # One kernel for all tensors of a group, on the CPU too; the update is the same.
+    fused = {"fused": True} if optimizer in ("adamw", "adam", "sgd") else {}
+    return create_optimizer_v2(split, opt=optimizer, lr=lr, weight_decay=weight_decay, **fused)
+
+
+def _head_apart(
+    group: dict[str, Any], names: dict[int, str], head: tuple[str, ...], scale: float
+) -> list[dict[str, Any]]:
+    """The group in two: the classifier's parameters with their own rate, and the rest."""
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for p in group["params"]:
+        parts[names[id(p)].startswith(head)].append(p)
+    base = group.get("lr_scale", 1.0)
+    return [
+        {**group, "params": parts[is_head], "lr_scale": base * (scale if is_head else 1.0)}
+        for is_head in (False, True)
+        if parts[is_head]
+    ]
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int
+) -> CosineLRScheduler:
+    """Linear warm-up, then a half cycle of a cosine to zero, by optimiser step.
+
+    It keeps no state: `step_update(n)` gives the rate of step n, so that resuming needs nothing.
+    """
+    warmup_steps = min(warmup_steps, steps - 1) if steps > 1 else 0
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(steps - warmup_steps, 1),
+        warmup_t=warmup_steps,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def steps_per_epoch(images: int, batch_size: int, accumulate: int) -> tuple[int, int]:
+    """(batches, optimiser steps) of an epoch; the last of each may be smaller."""
+    batches = math.ceil(images / batch_size)
+    return batches, math.ceil(batches / accumulate)

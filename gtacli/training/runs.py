@@ -1,0 +1,149 @@
+"""The run folder: what a run leaves behind, every file written whole and renamed into place.
+
+run.json          resolved config, argv, versions, seeds, data fingerprint
+split.json        which images were kept, held out and tested
+metrics.jsonl     one object an epoch
+model.safetensors the best weights in timm's layout; its metadata says how to use them
+state.pt          everything a resumed run needs; loads with weights_only=True
+summary.json      the result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gtacli.errors import GtaError, UsageError
+from gtacli.models.loading import WEIGHTS_FILE, LoadedModel
+
+STATE_FILE = "state.pt"
+FILES = (
+    "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
+)  # fmt: skip
+
+
+def default_out(command: str) -> Path:
+    """runs/COMMAND-DATE-TIME, with a number behind it where that exists already."""
+    stem = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (stem, *(f"{stem}-{i}" for i in range(2, 1000)))
+    return next(path for name in names if not (path := Path("runs") / name).exists())
+
+
+class RunFolder:
+    """A folder for one run's files.
+
+    Args:
+        path: where; made at the first write.
+        dry: write nothing at all.
+    """
+
+    def __init__(self, path: Path, dry: bool = False) -> None:
+        self.path = path
+        self.dry = dry
+
+    def claim(self, overwrite: bool) -> None:
+        """Make sure that nothing of value is in the way.
+
+        Raises UsageError for a used folder unless `overwrite`, which removes the files of an
+        earlier run and nothing else.
+        """
+        if self.path.is_file():
+            raise UsageError(f"--out: {self.path} is a file")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if not overwrite:
+            raise UsageError(
+                f"--out: {self.path} is not empty; choose another folder, --overwrite, or "
+                "--resume to go on with the run in it"
+            )
+        if not (self.path / "run.json").is_file():
+            raise UsageError(f"--out: {self.path} holds no earlier run, so it is not overwritten")
+        if not self.dry:
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let `write` fill a temporary file, then rename it: readers never see half a file."""
+        if self.dry:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary = self.path / f".{name}.{os.getpid()}.tmp"
+            try:
+                write(temporary)
+                with temporary.open("rb+") as f:
+                    os.fsync(f.fileno())
+                temporary.replace(self.path / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as e:
+            raise GtaError(f"--out: cannot write {self.path / name} ({e.strerror or e})") from e
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        text = json.dumps(value, indent=1, default=str) + "\n"
+        self.write(name, lambda p: p.write_text(text, encoding="utf-8"))
+
+    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        self.write("metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
+
+    def write_model(self, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        self.write(WEIGHTS_FILE, lambda p: save_file(tensors, p, dict(metadata)))
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        self.write(STATE_FILE, lambda p: torch.save(dict(state), p))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises GtaError for a missing or damaged file."""
+        try:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as e:
+            raise GtaError(f"{self.path / name} cannot be read; is {self.path} a run folder?") from e
+
+    def read_state(self) -> dict[str, Any]:
+        """The state of an interrupted run. Raises GtaError when there is none."""
+        file = self.path / STATE_FILE
+        if not file.is_file():
+            raise GtaError(f"--resume: {self.path} has no {STATE_FILE}: it ended before an epoch")
+        try:
+            return dict(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as e:
+            raise GtaError(f"--resume: {file} is damaged ({str(e).splitlines()[0]})") from e
+
+
+def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:
+    """What model.safetensors says of itself, enough to load it and to prepare its inputs."""
+    return {
+        "format": "pt",
+        "architecture": model.architecture,
+        "kwargs": json.dumps(dict(model.kwargs or {})),
+        "num_classes": str(len(classes)),
+        "classes": json.dumps(list(classes)),
+        "image_size": json.dumps(list(model.image_size)),
+        "mean": json.dumps(list(model.mean)),
+        "std": json.dumps(list(model.std)),
+        "interpolation": model.interpolation,
+        "crop_pct": str(model.crop_pct),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for run.json."""
+    packages = ("gtacli", "torch", "torchvision", "timm", "kornia", "numpy")
+    return {
+        "argv": sys.argv,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,117 @@
+"""The fine-tuning step as timm's `TrainingTask`: the one file that touches that young API.
+
+The frozen source stays bare: never wrapped, never in train mode, in no optimiser, no checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import torch
+from timm.task import TrainingTask
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtacli.models.frozen import pack
+from gtacli.models.loading import LoadedModel, normalise
+from gtacli.models.tap import Reading, Request, TappedViT
+from gtacli.regularizers.base import Regularizer, Step
+
+
+class FinetuneTask(TrainingTask):  # type: ignore[misc]
+    """Cross-entropy plus the regularisers' penalties, on views that both networks share.
+
+    Args:
+        target: the network that learns.
+        source: the frozen one, on the same device; None when no regulariser asks for it.
+        regularizers: by the name they are logged under.
+        device: where both are.
+    """
+
+    def __init__(
+        self,
+        target: LoadedModel,
+        source: LoadedModel | None,
+        regularizers: Mapping[str, Regularizer[Any]],
+        device: torch.device,
+    ) -> None:
+        super().__init__(device=device, verbose=False)
+        self.regularizers = dict(regularizers)
+        needs = [r.needs for r in self.regularizers.values()]
+        asked = [n.source for n in needs if n.source is not None]
+        self.trainable_module = TappedViT(
+            target.model, reduce(or_, (n.target for n in needs), Request())
+        )
+        self.tapped = self.trainable_module
+        # In a tuple, so that nn.Module neither registers it nor puts it into train mode.
+        self._source = (
+            (TappedViT(pack(source.model), reduce(or_, asked)).eval().requires_grad_(False),)
+            if asked and source is not None
+            else ()
+        )
+        self._compiled_source: Any = self._source[0] if self._source else None
+        self._pixels = pixel_statistics(target, device)
+        self._source_pixels = pixel_statistics(source, device) if source else self._pixels
+        self._same_pixels = all(
+            torch.equal(a, b) for a, b in zip(self._pixels, self._source_pixels, strict=True)
+        )
+        self.progress = 0.0
+
+    def compile(
+        self, backend: str = "inductor", mode: str | None = None, **kwargs: Any
+    ) -> nn.Module:
+        """Compile both forward passes, each as one graph."""
+        options = {"backend": backend, "mode": mode, "fullgraph": True, "dynamic": False, **kwargs}
+        self.trainable_module = torch.compile(self.trainable_module, **options)
+        if self._source:
+            self._compiled_source = torch.compile(self._source[0], **options)
+        return self.trainable_module
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """One step.
+
+        Args:
+            input: uint8 (B, 3, h, w) augmented images; each network normalises them its own way.
+            target: (B,) class indices.
+
+        Returns:
+            `loss`; `output` (B, classes); for the log `ce` and `reg.<name>`, the latter not
+            multiplied by its strength, and the regularisers' own figures.
+        """
+        images = normalise(input, *self._pixels)
+        seen: Reading | None = None
+        if self._source:
+            # First the source: its activations are gone before the target's are kept.
+            with torch.no_grad():
+                view = images if self._same_pixels else normalise(input, *self._source_pixels)
+                seen = self._source[0].read(self._compiled_source(view), input.shape)
+        reading = self.tapped.read(self.trainable_module(images), input.shape)
+        assert reading.logits is not None
+        loss = ce = F.cross_entropy(reading.logits, target)
+        result: dict[str, Tensor] = {"ce": ce}
+        step = Step(reading, seen, target, self.progress)
+        for name, regularizer in self.regularizers.items():
+            penalty = regularizer.penalty(step)
+            result[f"reg.{name}"] = penalty
+            strength = regularizer.strength(self.progress)
+            if strength:
+                loss = loss + strength * penalty
+            for figure, value in regularizer.figures().items():
+                result[f"reg.{name}.{figure}"] = value
+        return {"loss": loss, "output": reading.logits, **result}
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What regularisers do to the weights after the optimiser has moved them."""
+        for regularizer in self.regularizers.values():
+            regularizer.after_step(optimizer.param_groups)
+
+
+def pixel_statistics(model: LoadedModel, device: torch.device) -> tuple[Tensor, Tensor]:
+    """mean and std (3, 1, 1) on the scale 0..255."""
+    return tuple(
+        torch.tensor(values, device=device).mul(255).view(-1, 1, 1)
+        for values in (model.mean, model.std)
+    )  # type: ignore[return-value]

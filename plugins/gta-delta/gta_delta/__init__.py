@@ -1,0 +1,79 @@
+"""DELTA: the feature maps' behaviour as reference (Li et al., ICLR 2019, arXiv 1901.09229).
+
+    R = mean over blocks and images of  1/2 * 1/N * sum_nc  C w_c (h_t - h_s)^2_nc,   loss += lam R
+
+h the patch tokens (N, C) that a block puts out, of the target and of the frozen source on the same
+view, w the channels' attention with sum 1 (the paper weighs channels by how much the source's loss
+grows without them). Without a file of weights w = 1/C: plain behaviour regularisation. The average
+over tokens is that of the Transfer-Learning-Library's attentive form; those over blocks and images
+are ours, so that lam does not depend on depth and batch size.
+
+Shapes: B images, P prefix tokens, N patches, C width of the embedding.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch
+from gta_delta.options import DeltaOptions
+from gta_delta.weights import read_weights
+from gtacli.errors import UsageError
+from gtacli.models import Request
+from gtacli.models.tap import absolute_layers
+from gtacli.regularizers import Needs, Regularizer, Step
+from gtacli.regularizers.options import RegularizerOptions
+from torch import Tensor, nn
+
+__all__ = ["Delta", "DeltaOptions"]
+
+
+class Delta(Regularizer[DeltaOptions]):
+    """Holds the outputs of blocks near those of the frozen source.
+
+    Raises UsageError without a source, for blocks that the model does not have, and for networks
+    of different width or channel weights that do not fit.
+    """
+
+    Options: ClassVar[type[RegularizerOptions]] = DeltaOptions
+    needs_source: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        options: DeltaOptions,
+        target: nn.Module,
+        source: nn.Module | None = None,
+        head: tuple[str, ...] = ("head",),
+    ) -> None:
+        super().__init__(options, target, source, head)
+        if source is None:
+            raise UsageError("regularizer delta: needs a source model (--source)")
+        widths = cast(int, target.embed_dim), cast(int, source.embed_dim)
+        if widths[0] != widths[1]:
+            raise UsageError(
+                f"regularizer delta: the model is {widths[0]} wide, the source {widths[1]}; "
+                "they must match"
+            )
+        self.layers = absolute_layers(options.layers, len(cast(nn.ModuleList, target.blocks)))
+        self.prefix = cast(int, target.num_prefix_tokens), cast(int, source.num_prefix_tokens)
+        self.weights = read_weights(options.channel_weights, self.layers, widths[0])
+
+    @property
+    def needs(self) -> Needs:
+        """The outputs of the chosen blocks; the source stops after the last of them."""
+        return Needs(Request(hidden=self.layers), Request(hidden=self.layers, output=False))
+
+    def penalty(self, step: Step) -> Tensor:
+        """The mean over the blocks, in fp32."""
+        assert step.source is not None
+        return torch.stack(
+            [self._block(step.target.hidden[i], step.source.hidden[i], i) for i in self.layers]
+        ).mean()
+
+    def _block(self, target_BTC: Tensor, source_BTC: Tensor, layer: int) -> Tensor:
+        target, source = target_BTC[:, self.prefix[0] :], source_BTC[:, self.prefix[1] :]
+        squares_BNC = (target.float() - source.float()).square()
+        weights_C = self.weights.get(layer)
+        if weights_C is not None:
+            squares_BNC = squares_BNC * (weights_C.to(squares_BNC.device) * len(weights_C))
+        return squares_BNC.sum(-1).mean() / 2

@@ -1,0 +1,136 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from gtacli.data import Record
+from gtacli.data.loader import Batch, ImageStore, Loader, auto_workers, make_loader
+from gtacli.data.transforms import EvalTransform, TrainTransform
+from gtacli.errors import GtaError
+
+TRAIN, EVAL = TrainTransform((24, 32)), EvalTransform((24, 32))
+
+
+def loader(records: list[Record], cache: str = "ram", **options: object) -> Loader:
+    store = ImageStore(records, TRAIN.load_size, cache=cache)  # type: ignore[arg-type]
+    options = {"train": True, "seed": 5, "epoch": 2, **options}
+    return make_loader(store, TRAIN if options["train"] else EVAL, 4, **options)  # type: ignore[arg-type]
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b)
+        for first, second in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_batches_of_training(records: list[Record]) -> None:
+    batches = list(loader(records))
+    assert [batch.images.shape for batch in batches] == [(4, 3, 24, 32)] * 2 + [(3, 3, 24, 32)]
+    assert batches[0].images.dtype == torch.uint8
+    indices = torch.cat([batch.indices for batch in batches])
+    assert sorted(indices.tolist()) == list(range(11))
+    assert indices.tolist() != list(range(11))
+    labels = torch.cat([batch.labels for batch in batches])
+    assert labels.tolist() == [records[i].label for i in indices.tolist()]
+
+
+def test_evaluation_is_in_order_and_whole(records: list[Record]) -> None:
+    batches = list(loader(records, train=False))
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(11))
+    assert same(batches, list(loader(records, train=False, seed=9, epoch=9)))
+
+
+@pytest.mark.parametrize(
+    ("cache", "workers"), [("none", 0), ("ram", 2), ("none", 2)], ids=lambda value: str(value)
+)
+def test_cache_and_workers_change_nothing(records: list[Record], cache: str, workers: int) -> None:
+    assert same(list(loader(records, cache, workers=workers)), list(loader(records)))
+
+
+@pytest.mark.slow
+def test_spawned_workers_change_nothing(records: list[Record]) -> None:
+    assert same(list(loader(records, workers=1, context="spawn")), list(loader(records)))
+
+
+def test_what_spawned_workers_get_can_be_pickled(records: list[Record]) -> None:
+    epoch = loader(records)._epoch
+    assert same([pickle.loads(pickle.dumps(epoch))[1].batch], [epoch[1].batch])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_at_a_batch(records: list[Record], workers: int) -> None:
+    whole = loader(records)
+    seen = []
+    for batch in whole:
+        seen.append(batch)
+        if whole.position == 1:
+            break
+    rest = loader(records, start_batch=whole.position, workers=workers)
+    assert len(rest) == 2
+    assert same(seen + list(rest), list(loader(records)))
+    assert rest.position == 3
+    assert list(loader(records, start_batch=3)) == []
+
+
+def test_seed_and_epoch_change_order_and_crops(records: list[Record]) -> None:
+    base = list(loader(records))
+    assert same(base, list(loader(records)))
+    for other in (loader(records, epoch=3), loader(records, seed=6), loader(records, seed=-1)):
+        assert not same(base, list(other))
+    one = loader(records, epoch=0)._epoch.order
+    assert not torch.equal(one, loader(records, epoch=1)._epoch.order)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_global_random_numbers_are_left_alone(records: list[Record], workers: int) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    first = list(loader(records, workers=workers))
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    torch.manual_seed(2)
+    assert same(first, list(loader(records, workers=workers)))
+
+
+def test_drop_last(records: list[Record]) -> None:
+    assert [len(batch.labels) for batch in loader(records, drop_last=True)] == [4, 4]
+    assert [len(batch.labels) for batch in loader(records[:3], drop_last=True)] == [3]
+    assert len(loader(records[:8])) == 2
+    assert list(loader([])) == []
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_left_out_and_counted(
+    records: list[Record], cache: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in (0, 1, 2, 3, 6):
+        records[index].path.write_bytes(b"no image")
+    tested = loader(records, cache, workers=workers, train=False)
+    batches = list(tested)
+    assert [batch.indices.tolist() for batch in batches] == [[4, 5, 7], [8, 9, 10]]
+    assert tested.position == 3  # the first batch had none left, yet it counts
+    assert sorted(tested._epoch.store.skipped) == [f"{i}.png" for i in (0, 1, 2, 3, 6)]
+    assert caplog.text.count("skipped: ") == 5
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_all_unreadable(records: list[Record], cache: str) -> None:
+    for record in records:
+        record.path.write_bytes(b"no image")
+    with pytest.raises(GtaError, match=r"none of the 11 images can be read"):
+        list(loader(records, cache))
+
+
+def test_auto_workers(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, plain = ImageStore(records, 30, cache="ram"), ImageStore(records, 30, cache="none")
+    for cores, want in ((1, 0), (2, 0), (4, 3), (64, 8)):
+        monkeypatch.setattr("gtacli.data.loader.usable_cores", lambda cores=cores: cores)
+        assert (auto_workers(plain), auto_workers(cached)) == (want, 0)

@@ -1,0 +1,139 @@
+import json
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtacli.data import ImageDataset, Record
+from gtacli.data.sampling import hold_out, keep, make_split
+from gtacli.errors import UsageError
+
+counts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
+seeds = st.integers(-3, 2**40)
+rates = st.one_of(
+    st.sampled_from([15, 30, 50, 100, 0.1, 12.5]), st.floats(0.01, 100, allow_nan=False)
+)
+
+
+def make(sizes: list[int]) -> list[Record]:
+    return [
+        Record(f"{label}/{i}", label, Path(f"{label}-{i}"))
+        for label, n in enumerate(sizes)
+        for i in range(n)
+    ]
+
+
+def sizes_of(records: tuple[Record, ...], classes: int) -> list[int]:
+    return [sum(record.label == label for record in records) for label in range(classes)]
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "kept"),
+    [(20, 15, 3), (30, 15, 5), (100, 0.1, 1), (60, 5, 3), (7, 100, 7), (10, 70, 7), (1, 0.01, 1)],
+)
+def test_rates_round_up_exactly(n: int, rate: float, kept: int) -> None:
+    assert len(keep(make([n]), rate=rate)) == kept
+
+
+@given(counts, rates, seeds)
+def test_rate_of_every_class(sizes: list[int], rate: float, seed: int) -> None:
+    share = Fraction(str(rate)) / 100
+    kept = keep(make(sizes), rate=rate, seed=seed)
+    assert sizes_of(kept, len(sizes)) == [ceil(share * n) for n in sizes]
+
+
+@given(counts, st.integers(1, 40), seeds)
+def test_shots_of_every_class(sizes: list[int], shots: int, seed: int) -> None:
+    kept = keep(make(sizes), shots=shots, seed=seed)
+    assert sizes_of(kept, len(sizes)) == [min(shots, n) for n in sizes]
+
+
+@given(counts, rates, rates, seeds)
+def test_smaller_rates_are_part_of_larger(
+    sizes: list[int], one: float, other: float, seed: int
+) -> None:
+    small, large = sorted((one, other))
+    records = make(sizes)
+    assert set(keep(records, rate=small, seed=seed)) <= set(keep(records, rate=large, seed=seed))
+
+
+@given(counts, rates, seeds, st.randoms(use_true_random=False))
+def test_neither_order_nor_other_classes_matter(sizes, rate, seed, random) -> None:  # type: ignore[no-untyped-def]
+    records = make(sizes)
+    shuffled = list(records)
+    random.shuffle(shuffled)
+    kept = keep(records, rate=rate, seed=seed)
+    assert set(keep(shuffled, rate=rate, seed=seed)) == set(kept)
+    alone = keep([record for record in records if record.label == 0], rate=rate, seed=seed)
+    assert alone == tuple(record for record in kept if record.label == 0)
+    train, val = hold_out(kept, seed)
+    again, val_again = hold_out(kept[::-1], seed)
+    assert (set(train), set(val)) == (set(again), set(val_again))
+
+
+def test_order_is_kept_and_the_seed_matters() -> None:
+    records = make([50])
+    kept = keep(records, rate=30, seed=1)
+    assert list(kept) == [record for record in records if record in kept]
+    assert kept != keep(records, rate=30, seed=2)
+
+
+@given(counts, seeds)
+def test_hold_out_rules(sizes: list[int], seed: int) -> None:
+    records = make(sizes)
+    train, val = hold_out(records, seed)
+    assert sorted(train + val, key=records.index) == records
+    assert sizes_of(val, len(sizes)) == [max(1, round(0.2 * n)) if n >= 3 else 0 for n in sizes]
+    assert min(sizes_of(train, len(sizes))) >= 1
+
+
+def test_hold_out_is_not_the_end_of_what_is_kept() -> None:
+    """Another purpose, another order: the held-out images differ from a smaller rate's rest."""
+    records = make([100])
+    kept = keep(records, rate=50, seed=0)
+    _, val = hold_out(kept, seed=0)
+    assert set(val) - (set(kept) - set(keep(records, rate=40, seed=0)))
+
+
+@pytest.mark.parametrize("options", [{"rate": 0}, {"rate": 101}, {"rate": -1}, {"shots": 0}])
+def test_senseless_amounts(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        keep(make([5]), **options)
+
+
+def test_rate_and_shots_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        keep(make([5]), rate=15, shots=2)
+
+
+def dataset(sizes: list[int], **others: int) -> ImageDataset:
+    splits = {"train": tuple(make(sizes))}
+    for split, n in others.items():
+        splits[split] = tuple(Record(f"{split}{i}", 0, Path("x")) for i in range(n))
+    return ImageDataset("set", tuple(f"c{label}" for label in range(len(sizes))), splits)
+
+
+def test_split_with_held_out_images_is_recorded() -> None:
+    split = make_split(dataset([20, 10], test=4), rate=15, seed=3)
+    assert [len(part) for part in (split.train, split.val, split.test)] == [4, 1, 4]
+    content = json.loads(json.dumps(split.to_json()))
+    assert content["validation"] == "held-out"
+    assert (content["rate"], content["shots"], content["seed"]) == (15, None, 3)
+    assert content["classes"]["c0"] == {"available": 20, "train": 2, "val": 1, "test": 4}
+    assert content["train"] == [record.key for record in split.train]
+    assert not set(content["train"]) & set(content["val"])
+
+
+def test_given_validation_is_used_and_nothing_held_out() -> None:
+    split = make_split(dataset([20], val=5))
+    assert (len(split.train), len(split.val), split.info["validation"]) == (20, 5, "data")
+
+
+def test_too_few_to_hold_out(caplog: pytest.LogCaptureFixture) -> None:
+    split = make_split(dataset([20, 1]), shots=2)
+    assert (len(split.train), split.val, split.info["validation"]) == (3, (), "none")
+    assert split.info["rate"] is None
+    assert "1 classes have fewer than 2" in caplog.text

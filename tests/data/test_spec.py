@@ -1,0 +1,73 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from gtacli.data import DatasetReader, ImageDataset, Record, load_dataset
+from gtacli.errors import GtaError
+from gtacli.registry import DATASETS
+
+
+class Toy(DatasetReader):
+    """Remembers the root that it was given."""
+
+    needs_root: ClassVar[bool] = False
+
+    def read(self, root: Path | None) -> ImageDataset:
+        return ImageDataset(f"toy of {root}", ("a",), {"train": (Record("k", 0, Path("k")),)})
+
+
+def test_names_with_and_without_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(make_folder(tmp_path, ["toy/a/1.png"]))
+    with DATASETS.registered("toy", Toy):
+        assert load_dataset("toy").name == "toy of None"  # not the folder of that name
+        assert load_dataset("./toy").name == "toy"
+        assert load_dataset("toy:some/where").name == f"toy of {Path('some/where')}"
+        assert load_dataset("toy:").name == "toy of None"
+
+
+def test_a_folder_wins_over_a_reader_that_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(make_folder(tmp_path, ["cub/a/1.png"]))
+    assert load_dataset("cub").classes == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "data spec is empty"),
+        ("./gone", "no such file or folder"),
+        ("some/gone", "no such file or folder"),
+        ("dmo", "no folder or file 'dmo'; .*did you mean 'demo'"),
+        ("dmo:root", "did you mean 'demo'"),
+        ("folder:gone", "no such folder: gone"),
+        ("cub", "needs a folder"),
+    ],
+)
+def test_every_mistake_has_its_line(
+    spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GtaError, match=message) as caught:
+        load_dataset(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_file(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    with pytest.raises(GtaError, match=r"is a file; data is a folder, a \.csv"):
+        load_dataset(str(make_image(tmp_path / "x.png")))
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, gtacli.data; print({'torch', 'PIL', 'numpy'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert done.stdout.strip() == "set()"
