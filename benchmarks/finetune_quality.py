@@ -30,12 +30,14 @@ BUDGET: dict[str, list[dict[str, Any]]] = {
 class Silent:
     """Watches a run without a word."""
 
-    def step(self, epoch: int, batch: int, batches: int, loss: float) -> None: ...
+    def step(self, *at: float) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
 
-def run(args: argparse.Namespace, method: str, setting: dict[str, Any], seed: int) -> dict[str, Any]:
+def run(
+    args: argparse.Namespace, method: str, setting: dict[str, Any], seed: int
+) -> dict[str, Any]:
     """The summary of one run with its validation accuracy; read from --out where it exists."""
     name = "-".join([method, *(f"{k}{v:g}" for k, v in setting.items()), f"seed{seed}"])
     out = Path(args.out) / name
@@ -89,7 +91,9 @@ def main() -> None:
         finals = [run(args, method, chosen, seed) for seed in range(1, args.seeds + 1)]
         top1 = [f["test_top1"] for f in finals]
         table[method] = {
-            "tried": [{**s, "val_top1": t["val_top1"], "val_mean": t["val_mean"]} for t, s in tried],
+            "tried": [
+                {**s, "val_top1": t["val_top1"], "val_mean": t["val_mean"]} for t, s in tried
+            ],
             "chosen": chosen,
             "test_top1": [round(t, 4) for t in top1],
             "mean": round(statistics.fmean(top1), 4),

@@ -179,9 +179,7 @@ def main() -> None:
                 "compiled": args.compile,
                 "cores": os.cpu_count(),
                 "seconds": {v: round(s, 4) for v, s in medians.items()},
-                "images_per_second": {
-                    v: round(args.batch_size / s, 1) for v, s in medians.items()
-                },
+                "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
                 "time_ratio": {v: round(r, 3) for v, r in paired.items()},
                 "memory_mb": {v: round(m) for v, m in memory.items()},
                 "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in VARIANTS[1:]},

@@ -91,7 +91,7 @@ class Registry(Generic[T]):
                 f"{self._about(origin)} is not a {base.__name__} "
                 f"(a {self.noun} derives from {base.__module__}.{base.__qualname__})"
             )
-        return part  # type: ignore[no-any-return]
+        return part
 
     def check(self) -> list[tuple[Origin, str | None]]:
         """Loads every part: each with None, or with what is wrong with it. Never raises."""
@@ -160,7 +160,10 @@ class Registry(Generic[T]):
     def _base_class(self) -> type[Any] | None:
         if isinstance(self._base, str):
             module_name, _, attribute = self._base.partition(":")
-            self._base = getattr(importlib.import_module(module_name), attribute)
+            try:
+                self._base = getattr(importlib.import_module(module_name), attribute)
+            except (ImportError, AttributeError) as error:
+                raise GtaError(f"{self.noun}s cannot be loaded: {error}") from error
         return self._base  # type: ignore[return-value]
 
     def _about(self, origin: Origin) -> str:

@@ -6,6 +6,7 @@ interrupted. Every error is one line on stderr; `--verbose` adds the traceback o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,5 @@ def _fail(text: str, status: int) -> int:
 
 def _drop_stdout() -> None:
     # Else the interpreter's own flush at exit would complain.
-    try:
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass

@@ -158,9 +158,13 @@ def _help(field: FieldInfo, extra: Mapping[str, Any], boolean: bool) -> str:
     default = extra.get("default")
     value = field.default
     if default is None and value is not None and value is not PydanticUndefined:
-        default = ("on" if value else "off") if boolean else f"{value:g}" if isinstance(
-            value, float
-        ) else value
+        default = (
+            ("on" if value else "off")
+            if boolean
+            else f"{value:g}"
+            if isinstance(value, float)
+            else value
+        )
     shown = "" if default is None else f" [default: {default}]"
     return text + shown
 

@@ -59,7 +59,5 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], json: bool) -> N
         for row in rows:
             console.emit(row)
         return
-    words = [
-        ["ok" if c == "error" and row[c] is None else row[c] for c in columns] for row in rows
-    ]
+    words = [["ok" if c == "error" and row[c] is None else row[c] for c in columns] for row in rows]
     console.table([c if c != "error" else "state" for c in columns], words)

@@ -30,7 +30,6 @@ class StrictModel(BaseModel):
     )
 
 
-
 def build(model: type[ModelT], values: Mapping[str, Any], where: str) -> ModelT:
     """`model` from `values`; the first error becomes one `UsageError` line that starts by `where`.
 

@@ -59,7 +59,8 @@ ImageSize = Annotated[
 class CommandConfig(StrictModel):
     """A command's config, with what the resolver and the command line ask of it."""
 
-    # Pairs of keys of which the higher source silences the lower ("--shots" over a recipe's rate).
+    # Pairs of keys of which the higher source silences the lower ("--shots" over a recipe's rate);
+    # the second of a pair is None where the first counts.
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @classmethod

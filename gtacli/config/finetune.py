@@ -13,6 +13,11 @@ from gtacli.config.common import CommonConfig, FilePath, ImageSize
 from gtacli.config.regularizers import KEY, fold
 from gtacli.config.values import Level, Rank, Tree, plain, tree_of
 
+
+def _default_regularizer() -> dict[str, dict[str, Any]]:
+    return {"gta": {}}
+
+
 _SPEC = {"metavar": "SPEC"}
 
 
@@ -40,7 +45,7 @@ class FinetuneConfig(CommonConfig):
         json_schema_extra={**_SPEC, "default": "demo"},
     )
     regularizer: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {"gta": {}},
+        default_factory=_default_regularizer,
         description="what holds the network near its source: gta, l2-sp, bss, none, or a "
         "plug-in's; NAME:LAM sets its strength; may be given several times",
         json_schema_extra={"metavar": "NAME", "default": "gta", "multiple": True},
@@ -124,8 +129,8 @@ class FinetuneConfig(CommonConfig):
 
     @classmethod
     def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        from gtacli.regularizers.options import BSSOptions, GTAOptions, L2SPOptions
         from gtacli.registry import REGULARIZERS
+        from gtacli.regularizers.options import BSSOptions, GTAOptions, L2SPOptions
 
         built_in: dict[str, type[StrictModel]] = {
             "gta": GTAOptions,

@@ -123,9 +123,7 @@ def _settle_exclusive(model: type[CommandConfig], levels: list[Level]) -> list[L
             names = " and ".join(given.label for given in labels if given)
             raise UsageError(f"{names} exclude each other; give one of them")
         loser = pair[1] if one.rank > other.rank else pair[0]
-        levels = [
-            Level(lv.rank, {k: v for k, v in lv.tree.items() if k != loser}) for lv in levels
-        ]
+        levels = [Level(lv.rank, {k: v for k, v in lv.tree.items() if k != loser}) for lv in levels]
     return levels
 
 

@@ -43,7 +43,7 @@ class PackedLinear(nn.Module):
 
 def pack(model: nn.Module) -> nn.Module:
     """Pack the linear layers of a frozen fp32 network on the CPU, in place; else do nothing."""
-    weights = [p for p in model.parameters()]
+    weights = list(model.parameters())
     if not (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -51,7 +51,9 @@ def pack(model: nn.Module) -> nn.Module:
     ):
         return model
     for module in model.modules():
-        fuse = type(module) is Mlp and type(module.act) is nn.GELU and module.act.approximate == "none"
+        fuse = (
+            type(module) is Mlp and type(module.act) is nn.GELU and module.act.approximate == "none"
+        )
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 gelu = fuse and name == "fc1"

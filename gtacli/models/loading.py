@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
-import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -263,9 +262,3 @@ def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
         raise GtaError(
             f"model: {architecture} cannot be built at {kwargs.get('img_size')} px: {e}"
         ) from e
-
-
-@torch.no_grad()
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, 3, h, w) -> fp32, normalised by a model's own mean and std (3, 1, 1) of 0..255."""
-    return images.to(torch.float32).sub_(mean).div_(std)

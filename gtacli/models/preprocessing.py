@@ -44,6 +44,19 @@ def eval_view(
     return F.center_crop(image, list(image_size))
 
 
+def pixel_statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """mean and std (3, 1, 1) on the scale 0..255 of the pixels, for `normalise`."""
+    scaled = (torch.tensor(v, device=device).mul(255).view(-1, 1, 1) for v in (mean, std))
+    return next(scaled), next(scaled)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, 3, h, w) -> normalised fp32, on whatever device the images are."""
+    return images.to(torch.float32).sub_(mean).div_(std)
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """PIL image (any mode) -> normalised tensor (3, h, w), as the model was evaluated in training.

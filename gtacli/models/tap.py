@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,16 +160,16 @@ class TappedViT(nn.Module):
     def __init__(self, model: nn.Module, request: Request | None = None) -> None:
         super().__init__()
         timm_blocks.check(model)
-        self.model = model
+        self.model: Any = model
         self.request = request or Request()
 
     @property
     def depth(self) -> int:
-        return len(cast(nn.ModuleList, self.model.blocks))
+        return len(self.model.blocks)
 
     @property
     def num_prefix_tokens(self) -> int:
-        return cast(int, self.model.num_prefix_tokens)
+        return int(self.model.num_prefix_tokens)
 
     def forward(self, images: Tensor) -> Outputs:
         """images (B, 3, h, w), already normalised -> Outputs."""
@@ -177,9 +177,15 @@ class TappedViT(nn.Module):
         taps = {*ask.layers, *ask.msa}
         wanted = taps | {*ask.hidden}
         end = self.depth if ask.output or ask.features else max(wanted, default=-1) + 1
-        q, k, msa, hidden = [], [], [], []
+        q: list[Any] = []
+        k: list[Any] = []
+        msa: list[Any] = []
+        hidden: list[Tensor] = []
+        first: Any
+        second: Any
+        attended: Any
         x, ropes = timm_blocks.embed(self.model, images)
-        for i, block in enumerate(cast(nn.ModuleList, self.model.blocks)[:end]):
+        for i, block in enumerate(self.model.blocks[:end]):
             rope = ropes[i] if ropes is not None else None
             if i == end - 1 and wanted and not (ask.output or ask.features or i in ask.hidden):
                 # Nothing follows: of the last block only what was asked for is computed.
@@ -215,7 +221,7 @@ class TappedViT(nn.Module):
             image_size: shape of the images it saw, ending in (h, w); the grid follows from it.
         """
         grid = timm_blocks.grid(self.model, (image_size[-2], image_size[-1]))
-        blocks = cast(nn.ModuleList, self.model.blocks)
+        blocks = self.model.blocks
         ask = self.request
         return Reading(
             outputs.logits,

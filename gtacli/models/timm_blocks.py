@@ -27,9 +27,10 @@ _ATTENTION = (Attention, AttentionRope, EvaAttention)
 
 def check(model: nn.Module) -> None:
     """Raise UsageError, naming the class, unless every block of the model can be tapped."""
-    family = next((c for c in (VisionTransformer, Eva) if isinstance(model, c)), None)
+    families: tuple[Any, ...] = (VisionTransformer, Eva)
+    family = next((c for c in families if isinstance(model, c)), None)
     same_walk = family is not None and (
-        type(model).forward_features is family.forward_features
+        cast(Any, type(model)).forward_features is family.forward_features
         and type(model).forward is family.forward
     )
     if not same_walk:

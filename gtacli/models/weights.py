@@ -117,7 +117,10 @@ def load_weights(
     """
     own = model.state_dict()
     heads = head_prefixes(model)
-    loaded, resized, missing, new_head = [], [], [], []
+    loaded: list[str] = []
+    resized: list[str] = []
+    missing: list[str] = []
+    new_head: list[str] = []
     shapes: dict[str, str] = {}
     fitting: dict[str, Tensor] = {}
     for name, target in own.items():

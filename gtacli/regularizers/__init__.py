@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtacli.regularizers.base import Needs, Regularizer, Step
 
 __all__ = ["Needs", "Regularizer", "Step"]
 

@@ -7,7 +7,7 @@ entry-point group `gta.regularizers`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class Needs:
         source: asked of the frozen source's pass over the same view; None: the source is not run.
     """
 
-    target: Request = Request()
+    target: Request = field(default_factory=Request)
     source: Request | None = None
 
 

@@ -94,9 +94,7 @@ def _gram_distance(
     def inner(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         return ((a.transpose(-2, -1) @ b) * (c.transpose(-2, -1) @ d)).sum((-2, -1))
 
-    squares = (
-        inner(d_q, d_q, k_s, k_s) + 2 * inner(d_q, q_t, k_s, d_k) + inner(q_t, q_t, d_k, d_k)
-    )
+    squares = inner(d_q, d_q, k_s, k_s) + 2 * inner(d_q, q_t, k_s, d_k) + inner(q_t, q_t, d_k, d_k)
     return squares.clamp_min(0).sum() / q_t.shape[-1], q_t[..., 0].numel()
 
 

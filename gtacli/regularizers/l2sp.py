@@ -1,6 +1,6 @@
 """L2-SP: the starting point as reference (Li et al., ICML 2018, arXiv 1802.01483).
 
-    R = 1/2 * sum (w - w0)^2 over the backbone + (beta / alpha) / 2 * sum w_head^2,   loss += alpha R
+    loss += alpha/2 * sum (w - w0)^2 over the backbone + beta/2 * sum w^2 over the head
 
 It replaces weight decay. The decoupled form pulls the weights after the optimiser's step instead,
 `w -= lr * alpha * (w - w0)`, which an adaptive optimiser does not rescale; its alpha lives on
@@ -37,8 +37,8 @@ class L2SP(Regularizer[L2SPOptions]):
     ) -> None:
         super().__init__(options, target, source, head)
         named = [(n, p) for n, p in target.named_parameters() if p.requires_grad]
-        self.backbone = [p for n, p in named if not n.startswith(head)]
-        self.classifier = [p for n, p in named if n.startswith(head) and p.ndim > 1]
+        self.backbone: list[Tensor] = [p for n, p in named if not n.startswith(head)]
+        self.classifier: list[Tensor] = [p for n, p in named if n.startswith(head) and p.ndim > 1]
         self.reference = [p.detach().clone() for p in self.backbone]
         self._distance: Tensor | None = None
 
@@ -56,9 +56,11 @@ class L2SP(Regularizer[L2SPOptions]):
         return penalty
 
     @staticmethod
-    def _half_squares(weights: list[nn.Parameter], reference: list[Tensor] | None = None) -> Tensor:
+    def _half_squares(weights: list[Tensor], reference: list[Tensor] | None = None) -> Tensor:
         # foreach kernels: a few launches for all tensors of the model instead of a few for each.
-        difference = torch._foreach_sub(weights, reference) if reference else weights
+        difference = weights
+        if reference is not None:
+            difference = list(torch._foreach_sub(weights, reference))
         norms = torch._foreach_norm(difference)
         return 0.5 * torch.stack([n.float() for n in norms]).square().sum()
 
@@ -76,9 +78,7 @@ class L2SP(Regularizer[L2SPOptions]):
         for rate in sorted(set(rates.values())):
             chosen = [p for p in self.backbone if rates.get(id(p)) == rate]
             if chosen:
-                torch._foreach_lerp_(
-                    chosen, [pull[id(p)] for p in chosen], rate * self.options.lam
-                )
+                torch._foreach_lerp_(chosen, [pull[id(p)] for p in chosen], rate * self.options.lam)
             heads = [p for p in self.classifier if rates.get(id(p)) == rate]
             if heads:
                 torch._foreach_mul_(heads, 1 - rate * self.options.beta)

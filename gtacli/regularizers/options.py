@@ -15,7 +15,9 @@ Layers = Literal["all", "last"] | tuple[int, ...]
 class RegularizerOptions(StrictModel):
     """What every regulariser has: its strength."""
 
-    lam: float = Field(default=0.1, ge=0, allow_inf_nan=False, description="strength of the penalty")
+    lam: float = Field(
+        default=0.1, ge=0, allow_inf_nan=False, description="strength of the penalty"
+    )
 
 
 class GTAOptions(RegularizerOptions):

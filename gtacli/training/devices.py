@@ -59,7 +59,9 @@ def choose_compute(device: str, precision: str) -> Compute:
     try:
         chosen = torch.device(device)
     except RuntimeError as e:
-        raise UsageError(f"--device: unknown device {device!r}; use auto, cpu, cuda, cuda:1, mps") from e
+        raise UsageError(
+            f"--device: unknown device {device!r}; use auto, cpu, cuda, cuda:1, mps"
+        ) from e
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"--device: there is no {device} here ({torch.cuda.device_count()} CUDA devices); "
@@ -80,7 +82,9 @@ def choose_workers(workers: int | None, device: torch.device, cached: bool) -> i
     itself than from one that competes with it for the cores."""
     if workers is not None:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if device.type == "cpu":
         return 0 if cached else min(2, cores)
     return min(8, cores)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gtacli.models.loading import LoadedModel, normalise
+from gtacli.models.loading import LoadedModel
+from gtacli.models.preprocessing import normalise, pixel_statistics
 from gtacli.models.tap import Reading, Request, TappedViT, absolute_layers
 from gtacli.training.devices import Compute
-from gtacli.training.tasks import pixel_statistics
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 CACHE_BYTES = 256 * 2**20
@@ -37,9 +37,11 @@ class Evaluator:
         self.batches, self.compute = batches, compute
         layers = absolute_layers("all", len(target.model.blocks)) if source else ()  # type: ignore[arg-type]
         self.target = TappedViT(target.model, Request(layers))
-        self.source = source and TappedViT(source.model, Request(layers, output=False))
-        self._pixels = pixel_statistics(target, compute.device)
-        self._source_pixels = pixel_statistics(source or target, compute.device)
+        asked = Request(layers, output=False)
+        self.source = TappedViT(source.model, asked) if source else None
+        self._pixels = pixel_statistics(target.mean, target.std, compute.device)
+        seen_by = source or target
+        self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, compute.device)
         self._rows: list[Tensor] = []
         self._keep = True
 
@@ -98,6 +100,4 @@ class Evaluator:
 
 def patch_rows(reading: Reading) -> Tensor:
     """(L, B, H, N): logits of the CLS row on the patches, of all tapped blocks."""
-    return torch.stack(
-        [t.logits[:, :, 0, t.num_prefix_tokens :] for t in reading.taps.values()]
-    )
+    return torch.stack([t.logits[:, :, 0, t.num_prefix_tokens :] for t in reading.taps.values()])

@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from gtacli.data.sampling import Split, make_split
 from gtacli.data.store import ImageStore
 from gtacli.data.transforms import EvalTransform, TrainTransform
 from gtacli.errors import GtaError, UsageError
-from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.loading import WEIGHTS_FILE, LoadedModel, load_model
 from gtacli.models.weights import read_weights
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
@@ -31,7 +30,6 @@ from gtacli.training.evaluation import Evaluator
 from gtacli.training.loop import Observer, Plan, Progress, fit, restore
 from gtacli.training.optimization import make_optimizer, make_schedule
 from gtacli.training.runs import (
-    WEIGHTS_FILE,
     RunFolder,
     default_out,
     environment,
@@ -44,9 +42,7 @@ log = logging.getLogger(__name__)
 DEMO = "demo"
 
 
-def finetune(
-    config: FinetuneConfig, observer: Observer, dry_run: bool = False
-) -> dict[str, Any]:
+def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) -> dict[str, Any]:
     """Fine-tune a ViT and return the summary that also lies in the run folder.
 
     Args:
@@ -64,7 +60,7 @@ def finetune(
     config = with_demo(config)
     run = RunFolder(config.resume or config.out or default_out("finetune"), dry=dry_run)
     if config.resume is None:
-        run.claim(config.overwrite)
+        run.check_free(config.overwrite)
     job = prepare(config)
     record = {
         "command": "finetune",
@@ -75,6 +71,7 @@ def finetune(
     }
     state: dict[str, Any] | None = None
     if config.resume is None:
+        run.clear()
         run.write_json("run.json", record)
         run.write_json("split.json", job.split.to_json())
     else:
@@ -82,25 +79,28 @@ def finetune(
         if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
             raise GtaError(f"--resume: the data at {config.data} is not what the run began with")
         state = run.read_state()
-    phases = [("train", job.split.train, job.split.val, config.epochs)]
-    progress = Progress()
-    for phase, train, val, epochs in phases:
-        progress = run_phase(job, run, observer, phase, train, val, epochs, state, dry_run)
+    if state is None or state["progress"]["phase"] == "train":
+        progress = run_phase(job, run, observer, Progress(), state, dry_run)
         state = None
-    figures = test(job, run, progress, dry_run)
-    rows = progress.rows
+    if config.refit and (state is not None or job.split.info["validation"] == "held-out"):
+        if state is None:
+            chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
+            progress = Progress("refit", rows=progress.rows, chosen=chosen)
+        job = prepare(config, refit=True)
+        progress = run_phase(job, run, observer, progress, state, dry_run)
     summary = {
         "command": "finetune",
         "run": str(run.path),
-        "n_train": len(job.split.train),
+        "n_train": len(job.train),
         "n_val": len(job.split.val),
         "n_test": len(job.split.test),
         "epochs": config.epochs,
-        **figures,
+        **test(job, run, dry_run),
         "best_epoch": progress.best_epoch,
+        "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
         "attention_drift": _drift(progress),
         "seconds": round(time.perf_counter() - started, 2),
-        "images_per_second": _median([r["images_per_second"] for r in rows]),
+        "images_per_second": _median([r["images_per_second"] for r in progress.rows]),
         "peak_memory_mb": round(job.compute.peak_memory_mb(), 1),
     }
     if job.skipped():
@@ -159,7 +159,13 @@ class Job:
     source: LoadedModel | None
     regularizers: dict[str, Regularizer[Any]]
     task: FinetuneTask
-    stores: list[ImageStore]
+    refit: bool = False
+    stores: list[ImageStore] = field(default_factory=list)
+
+    @property
+    def train(self) -> tuple[Record, ...]:
+        """The images that are trained on: with the held-out ones when all is chosen."""
+        return self.split.train + self.split.val if self.refit else self.split.train
 
     def skipped(self) -> int:
         """Unreadable images met so far."""
@@ -176,15 +182,13 @@ class Job:
         return store
 
 
-def prepare(config: FinetuneConfig) -> Job:
-    """Data, models and regularisers of a run."""
+def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
+    """Data, models and regularisers of a run, as before its first step."""
     compute = choose_compute(config.device, config.precision)
     assert config.data is not None
     assert config.model is not None
     dataset = load_dataset(config.data)
-    split = make_split(
-        dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed
-    )
+    split = make_split(dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed)
     if not split.train:
         raise GtaError(f"--data: {config.data} has no training images")
     rng.seed_everything(config.seed)
@@ -202,7 +206,7 @@ def prepare(config: FinetuneConfig) -> Job:
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
     task = FinetuneTask(target, source, regularizers, compute.device)
-    return Job(config, compute, dataset, split, target, source, regularizers, task, [])
+    return Job(config, compute, dataset, split, target, source, regularizers, task, refit)
 
 
 def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
@@ -232,14 +236,14 @@ def run_phase(
     job: Job,
     run: RunFolder,
     observer: Observer,
-    phase: str,
-    train: tuple[Record, ...],
-    val: tuple[Record, ...],
-    stop_after: int,
+    progress: Progress,
     state: dict[str, Any] | None,
     dry_run: bool,
 ) -> Progress:
-    """Train on `train`, choose on `val`; returns where it ended."""
+    """Train from `progress`, or from a saved state, to the end; returns where it ended.
+
+    A refit trains on the held-out images too, as long as validation found best.
+    """
     config, target, compute = job.config, job.target, job.compute
     weight_decay = config.weight_decay
     if weight_decay is None and any(r.replaces_weight_decay for r in job.regularizers.values()):
@@ -255,8 +259,7 @@ def run_phase(
     )
     plan = Plan(
         epochs=config.epochs,
-        stop_after=1 if dry_run else stop_after,
-        batches=-(-len(train) // config.batch_size),
+        batches=-(-len(job.train) // config.batch_size),
         accumulate=config.accumulate,
         clip_grad=config.clip_grad,
     )
@@ -264,7 +267,6 @@ def run_phase(
         optimizer, plan.epochs * plan.updates, round(config.warmup * plan.updates)
     )
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
-    progress = Progress(phase=phase)
     if state is not None:
         progress = restore(state, job.task.tapped, optimizer, scaler, compute.device)
     if config.compile:
@@ -273,7 +275,7 @@ def run_phase(
     transform = TrainTransform(
         target.image_size, (config.crop_scale, 1.0), config.flip, interpolation
     )
-    store = job.store(train, transform.load_size)
+    store = job.store(job.train, transform.load_size)
     workers = choose_workers(config.workers, compute.device, store.cached)
 
     def batches(epoch: int, first: int) -> Iterable[Batch]:
@@ -289,13 +291,22 @@ def run_phase(
             pin_memory=compute.device.type == "cuda",
         )
 
-    validate = evaluator(job, val, drift=config.drift)
+    validate = evaluator(job, job.split.val, drift=config.drift)
     metadata = model_metadata(target, job.dataset.classes)
     last = 1 if dry_run else None
+    epochs = config.epochs if progress.chosen is None else progress.chosen["best_epoch"] + 1
+
+    def evaluate() -> dict[str, Any]:
+        figures = validate("val", last)
+        # What was trained on proves nothing; the drift is a distance, not a proof.
+        top1 = None if job.refit else figures["val_top1"]
+        row = {"val_top1": top1, "attention_drift": figures["attention_drift"]}
+        return {**row, "phase": progress.phase} if job.refit else row
+
     fit(
         job.task,
         batches,
-        evaluate=lambda: _without_top5(validate("val", last)),
+        evaluate=evaluate,
         keep_best=lambda: run.write_model(target.model, metadata),
         optimizer=optimizer,
         schedule=schedule,
@@ -305,13 +316,10 @@ def run_phase(
         progress=progress,
         run=run,
         observer=observer,
+        stop_after=1 if dry_run else epochs,
         last=last,
     )
     return progress
-
-
-def _without_top5(figures: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in figures.items() if k != "val_top5"}
 
 
 def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
@@ -330,7 +338,7 @@ def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
     return Evaluator(target, job.source if drift else None, batches, job.compute)
 
 
-def test(job: Job, run: RunFolder, progress: Progress, dry_run: bool) -> dict[str, Any]:
+def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     """One test at the end, with the weights that validation chose."""
     if not run.dry:
         tensors, _ = read_weights(run.path / WEIGHTS_FILE)
@@ -340,8 +348,9 @@ def test(job: Job, run: RunFolder, progress: Progress, dry_run: bool) -> dict[st
 
 
 def _drift(progress: Progress) -> float | None:
-    best = next((r for r in progress.rows if r["epoch"] == progress.best_epoch), {})
-    return best.get("attention_drift")
+    """Of the weights that were kept: the last row of their epoch."""
+    kept = [r for r in progress.rows if r["epoch"] == progress.best_epoch]
+    return kept[-1]["attention_drift"] if kept else None
 
 
 def _median(values: list[float]) -> float:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
+from timm.utils.model import unwrap_model
 from torch import Tensor
 
 from gtacli.errors import Interrupted, RunError
@@ -34,7 +35,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Observer(Protocol):
     """Who watches a run: a progress bar, a log. Called seldom, with plain numbers."""
 
-    def step(self, epoch: int, batch: int, batches: int, loss: float) -> None: ...
+    def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
@@ -45,14 +46,12 @@ class Plan:
 
     Attributes:
         epochs: length of the schedule.
-        stop_after: epochs that are really trained (a refit stops where validation was best).
         batches: of an epoch.
         accumulate: batches to an optimiser step.
         clip_grad: largest norm of the gradient, or None.
     """
 
     epochs: int
-    stop_after: int
     batches: int
     accumulate: int = 1
     clip_grad: float | None = None
@@ -65,7 +64,10 @@ class Plan:
 
 @dataclass
 class Progress:
-    """Where a run stands; all that changes beside weights and optimiser."""
+    """Where a run stands; all that changes beside weights and optimiser.
+
+    `chosen` holds what the first phase found, once a refit has begun.
+    """
 
     phase: str = "train"
     epoch: int = 0
@@ -76,6 +78,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     best_score: float | None = None
+    chosen: dict[str, Any] | None = None
 
 
 def fit(
@@ -91,6 +94,7 @@ def fit(
     progress: Progress,
     run: RunFolder,
     observer: Observer,
+    stop_after: int,
     score: str = "val_top1",
     last: int | None = None,
 ) -> None:
@@ -101,20 +105,21 @@ def fit(
         evaluate: figures after an epoch; `score` among them decides which weights are kept, the
             last ones where it is None.
         keep_best: writes the weights away.
+        stop_after: epochs to train; a refit stops where validation found best.
         last: stop an epoch after this many batches (a dry run).
 
     Raises:
         RunError: the loss is not finite; names the step, the last good state is on disk.
         Interrupted: by SIGINT or SIGTERM; the state is on disk.
     """
-    module = task.get_trainable_module()
+    module = unwrap_model(task.get_trainable_module())
     device = compute.device
 
     def save() -> None:
         run.write_state(state_of(module, optimizer, scaler, progress))
 
     with StopSignal() as stop:
-        while progress.epoch < plan.stop_after:
+        while progress.epoch < stop_after:
             epoch = progress.epoch
             bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
             task.train()
@@ -129,7 +134,9 @@ def fit(
                 images = images.to(device, non_blocking=True)
                 labels = labels.to(device, non_blocking=True)
                 # The last group of an epoch may be smaller; its mean is over what it has.
-                group = min(plan.accumulate, plan.batches - batch // plan.accumulate * plan.accumulate)
+                group = min(
+                    plan.accumulate, plan.batches - batch // plan.accumulate * plan.accumulate
+                )
                 with compute.autocast():
                     result = task(images, labels)
                 scaler.scale(result["loss"] / group).backward()
@@ -148,7 +155,8 @@ def fit(
                 progress.batch += 1
                 if progress.batch % CHECK_EVERY == 0 or stop.requested:
                     _require_finite(bad_batch, epoch, run)  # a sync point
-                    observer.step(epoch, progress.batch, plan.batches, _mean(progress, "loss"))
+                    loss = _mean(progress, "loss")
+                    observer.step(epoch, progress.batch, plan.batches, plan.epochs, loss)
                 if stop.requested and progress.batch % plan.accumulate == 0:
                     progress.seconds += time.perf_counter() - clock
                     save()
@@ -169,7 +177,11 @@ def fit(
             row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
             row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
             progress.rows.append(row)
-            if row.get(score) is None or progress.best_score is None or row[score] > progress.best_score:
+            if (
+                row.get(score) is None
+                or progress.best_score is None
+                or row[score] > progress.best_score
+            ):
                 progress.best_epoch, progress.best_score = epoch, row.get(score)
                 keep_best()
             progress.epoch, progress.batch, progress.totals = epoch + 1, 0, {}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
-from timm.optim import param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
@@ -44,7 +48,7 @@ def make_optimizer(
     lr = DEFAULT_LR[optimizer] if lr is None else lr
     if weight_decay is None:
         weight_decay = DEFAULT_WEIGHT_DECAY.get(optimizer, 0.05)
-    exempt = tuple(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else ()
+    exempt = tuple(cast(Any, model).no_weight_decay())
     if layer_decay is None:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
     else:

@@ -51,12 +51,8 @@ class RunFolder:
         self.path = path
         self.dry = dry
 
-    def claim(self, overwrite: bool) -> None:
-        """Make sure that nothing of value is in the way.
-
-        Raises UsageError for a used folder unless `overwrite`, which removes the files of an
-        earlier run and nothing else.
-        """
+    def check_free(self, overwrite: bool) -> None:
+        """Raise UsageError for a used folder, unless it holds an earlier run and `overwrite`."""
         if self.path.is_file():
             raise UsageError(f"--out: {self.path} is a file")
         if not self.path.is_dir() or not any(self.path.iterdir()):
@@ -68,6 +64,9 @@ class RunFolder:
             )
         if not (self.path / "run.json").is_file():
             raise UsageError(f"--out: {self.path} holds no earlier run, so it is not overwritten")
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, and nothing else."""
         if not self.dry:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
@@ -109,7 +108,9 @@ class RunFolder:
         try:
             return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as e:
-            raise GtaError(f"{self.path / name} cannot be read; is {self.path} a run folder?") from e
+            raise GtaError(
+                f"{self.path / name} cannot be read; is {self.path} a run folder?"
+            ) from e
 
     def read_state(self) -> dict[str, Any]:
         """The state of an interrupted run. Raises GtaError when there is none."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.models.frozen import pack
-from gtacli.models.loading import LoadedModel, normalise
+from gtacli.models.loading import LoadedModel
+from gtacli.models.preprocessing import normalise, pixel_statistics
 from gtacli.models.tap import Reading, Request, TappedViT
 from gtacli.regularizers.base import Regularizer, Step
 
@@ -42,10 +43,10 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         self.regularizers = dict(regularizers)
         needs = [r.needs for r in self.regularizers.values()]
         asked = [n.source for n in needs if n.source is not None]
-        self.trainable_module = TappedViT(
+        self.trainable_module: Any = TappedViT(
             target.model, reduce(or_, (n.target for n in needs), Request())
         )
-        self.tapped = self.trainable_module
+        self.tapped: TappedViT = self.trainable_module
         # In a tuple, so that nn.Module neither registers it nor puts it into train mode.
         self._source = (
             (TappedViT(pack(source.model), reduce(or_, asked)).eval().requires_grad_(False),)
@@ -53,8 +54,9 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             else ()
         )
         self._compiled_source: Any = self._source[0] if self._source else None
-        self._pixels = pixel_statistics(target, device)
-        self._source_pixels = pixel_statistics(source, device) if source else self._pixels
+        self._pixels = pixel_statistics(target.mean, target.std, device)
+        seen_by = source or target
+        self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, device)
         self._same_pixels = all(
             torch.equal(a, b) for a, b in zip(self._pixels, self._source_pixels, strict=True)
         )
@@ -107,11 +109,3 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         """What regularisers do to the weights after the optimiser has moved them."""
         for regularizer in self.regularizers.values():
             regularizer.after_step(optimizer.param_groups)
-
-
-def pixel_statistics(model: LoadedModel, device: torch.device) -> tuple[Tensor, Tensor]:
-    """mean and std (3, 1, 1) on the scale 0..255."""
-    return tuple(
-        torch.tensor(values, device=device).mul(255).view(-1, 1, 1)
-        for values in (model.mean, model.std)
-    )  # type: ignore[return-value]

@@ -116,7 +116,8 @@ class Pen:
         self._draw.line([*corners, *corners[:2]], self.ink, self._line, joint=joint)
 
     def _thick(self, corners: Sequence[tuple[float, float]], width: int, fill: Color) -> None:
-        self._draw.line(corners, fill, width, joint="curve" if len(corners) < 10 else None)
+        joint = "curve" if len(corners) < 10 or width > 8 else None  # see _outline
+        self._draw.line(corners, fill, width, joint=joint)
         r = width / 2
         for x, y in (corners[0], corners[-1]):
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill)

@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import ClassVar, cast
 
 import torch
+from torch import Tensor, nn
+
 from gta_delta.options import DeltaOptions
 from gta_delta.weights import read_weights
 from gtacli.errors import UsageError
@@ -23,7 +25,6 @@ from gtacli.models import Request
 from gtacli.models.tap import absolute_layers
 from gtacli.regularizers import Needs, Regularizer, Step
 from gtacli.regularizers.options import RegularizerOptions
-from torch import Tensor, nn
 
 __all__ = ["Delta", "DeltaOptions"]
 

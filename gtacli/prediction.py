@@ -1,0 +1,99 @@
+"""Classes of images by a network, as a stream: decoding runs ahead of the model in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor
+
+from gtacli.data.images import load
+from gtacli.data.machine import usable_cores
+from gtacli.data.transforms import EvalTransform
+from gtacli.errors import GtaError
+from gtacli.models.loading import LoadedModel
+from gtacli.models.preprocessing import normalise, pixel_statistics
+from gtacli.training.devices import Compute
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def predict(
+    model: LoadedModel, paths: Iterable[str], compute: Compute, top: int = 5, batch_size: int = 32
+) -> Iterator[dict[str, Any]]:
+    """The likeliest classes of each image, in the order of `paths`, in constant memory.
+
+    Args:
+        model: with a classifier; moved to the device.
+        top: how many classes to name.
+
+    Yields:
+        `{"image", "top": [{"class", "probability"}, ...]}`, or `{"image", "error"}` for an image
+        that cannot be read.
+
+    Raises GtaError for a model without a classifier.
+    """
+    if not getattr(model.model, "num_classes", 0):
+        raise GtaError(f"--model: {model.spec} has no classifier; name a run of gta finetune")
+    names = class_names(model)
+    network = model.model.to(compute.device).eval()
+    mean, std = pixel_statistics(model.mean, model.std, compute.device)
+    view = EvalTransform(model.image_size, model.crop_pct, model.interpolation)
+
+    def read(path: str) -> tuple[str, Tensor | str]:
+        try:
+            pixels = load(Path(path), view.load_size, model.interpolation)
+            return path, view(torch.from_numpy(pixels).permute(2, 0, 1))
+        except GtaError as error:
+            return path, str(error)
+
+    images = ahead(read, paths, 2 * batch_size)
+    while batch := list(islice(images, batch_size)):
+        good = [image for _, image in batch if isinstance(image, Tensor)]
+        ranked: Iterator[tuple[Tensor, Tensor]] = iter(())
+        if good:
+            with torch.inference_mode(), compute.autocast():
+                logits = network(normalise(torch.stack(good).to(compute.device), mean, std))
+                best = logits.float().softmax(-1).topk(min(top, logits.shape[-1]))
+            ranked = zip(best.values.cpu(), best.indices.cpu(), strict=True)
+        for path, image in batch:
+            if isinstance(image, str):
+                yield {"image": path, "error": image}
+                continue
+            values, indices = next(ranked)
+            found = zip(values.tolist(), indices.tolist(), strict=True)
+            yield {"image": path, "top": [{"class": names(i), "probability": p} for p, i in found]}
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
+    """`map(work, items)` in threads, in order, at most `most` results ahead of the reader."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def class_names(model: LoadedModel) -> Callable[[int], str]:
+    """The name of a class by its index: the weights' own, ImageNet's, or the number."""
+    if model.classes:
+        return model.classes.__getitem__
+    subset = infer_imagenet_subset(model.model)
+    if subset:
+        info = ImageNetInfo(subset)
+        return lambda index: str(info.index_to_description(index))
+    return str

@@ -1,0 +1,81 @@
+"""Results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from gtacli.cli import console
+
+
+@pytest.fixture(autouse=True)
+def fresh_console() -> None:
+    console.stderr.cache_clear()
+
+
+def test_log_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("gtacli.somewhere")
+    console.setup()
+    log.debug("hidden")
+    log.info("epoch 1 [bold] %s", "x" * 300)
+    log.warning("odd")
+    logging.getLogger("other").info("hidden")
+    logging.getLogger("other").warning("strange")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    expected = ["epoch 1 [bold] " + "x" * 300, "warning: odd", "warning: strange"]
+    assert captured.err.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("switches", "lines"),
+    [({"quiet": True}, ["warning: w"]), ({"verbose": True}, ["d", "i", "warning: w"])],
+)
+def test_quiet_and_verbose(
+    capsys: pytest.CaptureFixture[str], switches: dict[str, bool], lines: list[str]
+) -> None:
+    console.setup(**switches)
+    log = logging.getLogger("gtacli.somewhere")
+    log.debug("d")
+    log.info("i")
+    log.warning("w")
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_emit_writes_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
+    console.emit({"a": float("nan"), "b": [1, float("inf")], "c": "é", 3: (1.5,)})
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert json.loads(line) == {"a": None, "b": [1, None], "c": "é", "3": [1.5]}
+
+
+def test_table_in_a_file_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(("name", "n", "ok"), [("a" * 100, 1, True), ("b", 20, None)])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "n", "ok"]
+    assert first == "a" * 100 + "   1  yes"
+    assert second == "b" + " " * 99 + "  20"
+
+
+def test_progress_writes_nothing_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("training", 3) as advance:
+        advance()
+        advance(2, note="loss 0.1")
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_progress_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.setup()
+    with console.progress("training", 3) as advance:
+        advance(1, note="loss 0.1")
+        logging.getLogger("gtacli").info("a line between")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "a line between" in captured.err
+    assert "training loss 0.1" in captured.err

@@ -1,0 +1,137 @@
+"""Exit statuses, one-line errors, a start without heavy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer
+
+from gtacli import __version__
+from gtacli.cli import lazy, main
+from gtacli.errors import GtaError, Interrupted, RunError
+
+
+def test_help_lists_every_command_and_loads_none() -> None:
+    code = (
+        "import sys; from gtacli.cli import main; main(['--help']);"
+        "heavy = {'torch', 'timm', 'numpy', 'pydantic', 'gtacli.cli.models', 'gtacli.config'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == "[]"
+    for name, (_, short) in lazy.COMMANDS.items():
+        assert f"  {name}" in run.stdout
+        assert short in run.stdout
+
+
+def test_every_command_has_a_module(gta: Any) -> None:
+    for name in lazy.COMMANDS:
+        shown = gta(name, "--help")
+        assert shown.status == 0, shown.err
+        assert f"Usage: gta {name}" in shown.out
+
+
+def test_version(gta: Any) -> None:
+    assert gta("--version").out == f"gta {__version__}\n"
+
+
+def test_alone_it_shows_its_help(gta: Any) -> None:
+    assert "Commands:" in gta().out
+    assert "list" in gta("plugins").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetun"], "error: no such command 'finetun'. Did you mean 'finetune'?; see gta --help"),
+        (["--nope"], "error: no such option: --nope; see gta --help"),
+        (["plugins", "frob"], "error: no such command 'frob'; see gta plugins --help"),
+        (["models", "list", "a", "b"], "error: got unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_is_one_line(gta: Any, words: list[str], message: str) -> None:
+    wrong = gta(*words)
+    assert wrong.status == 2
+    assert wrong.out == ""
+    assert wrong.err.startswith(message)
+    assert wrong.err.count("\n") == 1
+
+
+def raising(error: BaseException) -> Any:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def boom(verbose: bool = typer.Option(False, "-v", "--verbose")) -> None:
+        raise error
+
+    return type("module", (), {"app": app})
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Puts a command `boom` that raises into the table."""
+
+    def put(error: BaseException) -> None:
+        monkeypatch.setitem(sys.modules, "boom_module", raising(error))
+        monkeypatch.setitem(lazy.COMMANDS, "boom", ("boom_module", "Boom."))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (GtaError("no\nsuch thing"), 2, "error: no such thing\n"),
+        (RunError("step 3"), 3, "error: step 3\n"),
+        (Interrupted("saved"), 130, "error: saved\n"),
+        (KeyboardInterrupt(), 130, None),
+        (ValueError("odd"), 3, "error: ValueError: odd (--verbose shows where)\n"),
+    ],
+)
+def test_exit_statuses(
+    gta: Any, command: Any, error: BaseException, status: int, line: str | None
+) -> None:
+    command(error)
+    result = gta("boom")
+    assert result.status == status
+    assert result.out == ""
+    if line is not None:
+        assert result.err == line
+
+
+def test_verbose_shows_the_traceback_of_what_was_not_foreseen(gta: Any, command: Any) -> None:
+    command(ValueError("odd"))
+    shown = gta("boom", "-v")
+    assert shown.status == 3
+    assert "Traceback" in shown.err
+    assert shown.err.endswith("error: ValueError: odd\n")
+    command(GtaError("foreseen"))
+    assert gta("boom", "-v").err == "error: foreseen\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = (
+        "import sys; from gtacli.cli import main, console\n"
+        "from gtacli.cli import recipes\n"
+        "recipes.console.table = lambda *a: [print('x' * 999) for _ in range(999)]\n"
+        "sys.exit(main(['recipes', 'list']))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.read(10)
+    run.stdout.close()
+    assert run.stderr.read() == ""
+    assert run.wait() in (0, 1)
+    run.stderr.close()
+
+
+def test_main_reads_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gta", "recipes", "list"])
+    assert main() == 0

@@ -1,0 +1,64 @@
+"""Strictness, and errors in words."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from gtacli.config.base import StrictModel, build, did_you_mean
+from gtacli.errors import UsageError
+
+
+class Options(StrictModel):
+    epochs: int = Field(3, ge=1)
+    lr: float | None = Field(None, gt=0)
+    cache: Literal["auto", "ram"] = "auto"
+    size: int | str = 3
+    flip: bool = True
+    names: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": "ten"}, "epochs: must be a whole number, got 'ten'"),
+        ({"epochs": "10"}, "epochs: must be a whole number, got '10'"),
+        ({"epochs": 2.5}, "epochs: must be a whole number, got 2.5"),
+        ({"epochs": True}, "epochs: must be a whole number, got true"),
+        ({"epochs": 0}, "epochs: must be at least 1, got 0"),
+        ({"lr": 0}, "lr: must be more than 0, got 0"),
+        ({"lr": "x"}, "lr: must be a number, got 'x'"),
+        ({"lr": float("nan")}, "lr: must be a finite number, got nan"),
+        ({"lr": float("inf")}, "lr: must be a finite number, got inf"),
+        ({"cache": "rma"}, "cache: must be one of auto, ram, got 'rma'; did you mean 'ram'?"),
+        ({"cache": 3}, "cache: must be one of auto, ram, got 3"),
+        ({"size": []}, "size: must be a whole number or text, got []"),
+        ({"flip": 1}, "flip: must be true or false, got 1"),
+        ({"epoch": 1}, "epoch: unknown key 'epoch'; did you mean 'epochs'?"),
+        ({"zzz": 1}, "zzz: unknown key 'zzz'"),
+        ({"names": ("a",)}, "names.0: must be a whole number, got 'a'"),
+    ],
+)
+def test_errors_in_words(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(Options, values, "[options]")
+    assert str(caught.value) == f"[options] {message}"
+
+
+def test_values_stay() -> None:
+    options = build(Options, {"epochs": 4}, "")
+    with pytest.raises(ValidationError):
+        options.epochs = 5  # type: ignore[misc]
+
+
+def test_long_values_are_cut() -> None:
+    with pytest.raises(UsageError) as caught:
+        build(Options, {"epochs": "x" * 1000}, "[options]")
+    assert len(str(caught.value)) < 120
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("epoch", ["lr", "epochs"]) == "; did you mean 'epochs'?"
+    assert did_you_mean("qqq", ["lr", "epochs"]) == ""

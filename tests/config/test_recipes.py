@@ -1,0 +1,66 @@
+"""Every shipped recipe."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gtacli.config import recipes
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.config.resolve import resolve
+from gtacli.errors import UsageError
+
+MODELS = {"finetune": FinetuneConfig}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_some_are_shipped() -> None:
+    assert {"cub-gta", "cub-l2sp", "demo"} <= set(recipes.shipped())
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_a_shipped_recipe_resolves_and_says_how_to_run_it(name: str) -> None:
+    recipe = recipes.find(name)
+    gta, command, *rest = shlex.split(recipe.launch)
+    assert gta == "gta"
+    assert rest[:2] == ["--recipe", name]
+    assert 'command = "' in recipe.text
+    config = resolve(MODELS[command], command, recipe=name, env={})
+    assert config.model is not None
+
+
+def test_a_file_is_found_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("epochs = 2")
+    spec = str(tmp_path / "own.toml")
+    assert recipes.find(spec).values("finetune") == {"epochs": 2}
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    bad = recipes.find(str(tmp_path / "bad.toml"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        bad.values("finetune")
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_recipes(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    where = ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run([*build, *where], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {f"gtacli/_recipes/{p.name}" for p in (ROOT / "recipes").glob("*.toml")} <= names
+    code = "from gtacli.config.recipes import folder, shipped; print(folder(), *shipped())"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(tmp_path) in run.stdout
+    assert "cub-gta" in run.stdout

@@ -1,0 +1,87 @@
+"""What tests of several packages use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def delta_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed the plug-in gta-delta; not on sys.path yet."""
+    site = tmp_path_factory.mktemp("site")
+    source = ROOT / "plugins" / "gta-delta"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, *offline, "--target", str(site), str(source)], check=True)
+    return site
+
+
+@pytest.fixture
+def delta(delta_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """gta-delta is installed for this test."""
+    monkeypatch.syspath_prepend(str(delta_site))
+    return delta_site
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests do not reach them."""
+    import os
+
+    for name in os.environ:
+        if name == "GTA_PLUGINS" or (name.startswith("GTA_") and "__" in name):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks are slower on several threads, and several test processes may run at once."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A folder that loads as a tiny ViT with random weights (model spec: its path)."""
+    import json
+
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
+    folder = tmp_path / "tiny-model"
+    folder.mkdir()
+    metadata = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(TINY)}
+    save_file(model.state_dict(), folder / "model.safetensors", {**metadata, "num_classes": "7"})
+    return folder
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """A folder of three classes that their colour tells apart: 6 train and 4 test images each."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "tiny-data"
+    for split, count in (("train", 6), ("test", 4)):
+        for label, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (40, 44, 3), dtype=np.uint8)
+                pixels[..., label] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root

@@ -1,0 +1,204 @@
+"""The registry with real distributions: gtacli's own, the plug-in, and broken ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gtacli.errors import GtaError, UsageError
+from gtacli.registry import DATASETS, DISCOVERY, GROUPS, MODELS, REGULARIZERS, Registry
+
+GROUP = "gta.regularizers"
+
+
+class Base:
+    pass
+
+
+class Part(Base):
+    pass
+
+
+class Stranger:
+    pass
+
+
+def install(site: Path, name: str, entries: dict[str, str], **modules: str) -> Path:
+    """A distribution as an installer leaves it: modules and a dist-info."""
+    info = site / f"{name.replace('-', '_')}-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    lines = [f"{key} = {value}" for key, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
+    for module, text in modules.items():
+        (site / f"{module}.py").write_text(text)
+    return site
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def test_built_in_parts_come_through_entry_points() -> None:
+    assert {"gta", "l2-sp", "bss"} <= set(REGULARIZERS.names())
+    assert {"folder", "cub", "csv", "demo"} <= set(DATASETS.names())
+    assert "demo" in MODELS.names()
+    assert DISCOVERY.names() == []
+    origin = REGULARIZERS.origin("gta")
+    assert (origin.distribution, origin.builtin) == ("gtacli", True)
+    assert origin.value == "gtacli.regularizers.gta:GTA"
+
+
+def test_built_in_parts_load() -> None:
+    built_in = [(o.name, e) for r in GROUPS for o, e in r.check() if o.builtin]
+    assert built_in
+    assert [pair for pair in built_in if pair[1]] == []
+
+
+def test_names_are_listed_without_importing_torch() -> None:
+    code = (
+        "import sys; from gtacli.registry import GROUPS; [r.names() for r in GROUPS];"
+        "print([m for m in ('torch', 'pydantic', 'gtacli.regularizers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("typo", "meant"), [("gtaa", "gta"), ("l2sp", "l2-sp"), ("bs", "bss")])
+def test_a_wrong_name_answers_did_you_mean(typo: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown regulariser '{typo}'; did you mean '{meant}'"):
+        REGULARIZERS.load(typo)
+
+
+def test_a_name_like_no_other_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"unknown regulariser 'zzzz'; known: .*bss, .*gta, l2-sp"):
+        REGULARIZERS.origin("zzzz")
+
+
+@pytest.mark.usefixtures("delta")
+def test_an_installed_plugin_is_found_and_loads() -> None:
+    origin = REGULARIZERS.origin("delta")
+    assert (origin.distribution, origin.version, origin.builtin) == ("gta-delta", "0.1.0", False)
+    assert REGULARIZERS.load("delta").__name__ == "Delta"
+    assert (origin, None) in REGULARIZERS.check()
+
+
+BROKEN = {
+    "raises": ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
+    "exits": ("raise SystemExit(1)", "SystemExit"),
+    "no_syntax": ("class", "SyntaxError"),
+    "needs_more": ("import not_there_at_all", "ModuleNotFoundError"),
+    "no_attribute": ("x = 1", "AttributeError"),
+    "no_class": ("Part = 3", "is not a Regularizer"),
+    "wrong_base": ("class Part: pass", "is not a Regularizer"),
+}
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_a_broken_plugin_harms_nobody_else(site: Path, module: str) -> None:
+    text, what = BROKEN[module]
+    install(site, "bad-dist", {"bad": f"{module}:Part"}, **{module: text})
+
+    assert {"bad", "gta", "bss"} <= set(REGULARIZERS.names())
+    assert REGULARIZERS.load("bss").__name__ == "BSS"
+    with pytest.raises(GtaError, match=what) as caught:
+        REGULARIZERS.load("bad")
+    message = str(caught.value)
+    assert "bad-dist 1.2" in message
+    assert "regulariser 'bad'" in message
+    assert "\n" not in message
+    errors = {o.name: e for o, e in REGULARIZERS.check()}
+    assert errors["gta"] is None
+    assert errors["bad"] == message
+
+
+def test_damaged_metadata_does_not_stop_the_listing(site: Path) -> None:
+    info = site / "nameless-0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nnameless = nowhere:Part\n")
+    assert "gta" in REGULARIZERS.names()
+
+
+@pytest.mark.parametrize(
+    ("switch", "found"),
+    [
+        (None, {"one", "two"}),
+        ("", set()),
+        ("first-dist", {"one"}),
+        ("First_Dist, second.dist", {"one", "two"}),
+        ("nobody", set()),
+    ],
+)
+def test_gta_plugins_chooses_distributions(
+    site: Path, monkeypatch: pytest.MonkeyPatch, switch: str | None, found: set[str]
+) -> None:
+    install(site, "first-dist", {"one": "m:P"})
+    install(site, "second-dist", {"two": "m:P"})
+    if switch is not None:
+        monkeypatch.setenv("GTA_PLUGINS", switch)
+    names = set(REGULARIZERS.names())
+    assert names & {"one", "two"} == found
+    assert {"gta", "bss"} <= names
+
+
+def test_a_built_in_name_cannot_be_taken(site: Path) -> None:
+    install(site, "a-thief", {"gta": "thief:Part"}, thief="class Part: pass")
+    assert REGULARIZERS.origin("gta").builtin
+    [(origin, error)] = [c for c in REGULARIZERS.check() if c[0].distribution == "a-thief"]
+    assert origin.name == "gta"
+    assert error is not None
+    assert "is hidden by that of gtacli" in error
+
+
+def test_of_two_plugins_the_first_by_name_wins(site: Path) -> None:
+    install(site, "zeta", {"same": "z:Part"})
+    install(site, "alpha", {"same": "a:Part"})
+    assert REGULARIZERS.origin("same").distribution == "alpha"
+    hidden = [(o.distribution, e) for o, e in REGULARIZERS.check() if o.distribution == "zeta"]
+    assert hidden[0][1] is not None
+    assert "hidden by that of alpha" in hidden[0][1]
+
+
+def test_parts_can_be_registered_in_place() -> None:
+    registry: Registry[Base] = Registry("gta.nothing", Base, "part")
+    with registry.registered("mine", Part):
+        assert registry.names() == ["mine"]
+        assert registry.load("mine") is Part
+    assert registry.names() == []
+    registry.register("text", "collections:OrderedDict")
+    with pytest.raises(GtaError, match="is not a Base"):
+        registry.load("text")
+    registry.unregister("text")
+    registry.register("stranger", Stranger)
+    with pytest.raises(GtaError, match="is not a Base"):
+        registry.load("stranger")
+
+
+def test_a_registered_part_comes_before_an_installed_one() -> None:
+    class Mine(REGULARIZERS.load("bss")):  # type: ignore[misc]
+        pass
+
+    with REGULARIZERS.registered("bss", Mine):
+        assert REGULARIZERS.load("bss") is Mine
+    assert REGULARIZERS.load("bss") is not Mine
+
+
+def test_without_a_base_anything_is_a_part() -> None:
+    registry: Registry[object] = Registry("gta.nothing", None, "part")
+    registry.register("path", "pathlib:Path")
+    assert registry.load("path") is Path
+
+
+def test_a_missing_base_is_an_error_of_the_part() -> None:
+    registry: Registry[object] = Registry("gta.nothing", "gtacli.no_such:Base", "part")
+    registry.register("path", "pathlib:Path")
+    [(origin, error)] = registry.check()
+    assert origin.name == "path"
+    assert error is not None
