@@ -199,7 +199,7 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     wants_source = config.drift or any(p.needs_source for p in parts.values())
     source = _source(config, target) if wants_source else None
     regularizers = {
-        name: parts[name](options[name], target.model, source and source.model, target.head)
+        name: parts[name](options[name], target.model, source.model if source else None, target.head)
         for name in parts
     }
     target.model.to(compute.device)

@@ -86,7 +86,9 @@ def test_cls_row_of_an_early_end_equals_unfused_attention(family: str) -> None:
     assert [t.layer for t in taps] == [0, 1]
     for tap, full in zip(taps, expected[:2], strict=True):
         assert tap.logits.shape == (*full.shape[:2], 1, full.shape[-1])
-        torch.testing.assert_close(tap.logits[:, :, 0].softmax(-1), full[:, :, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            tap.logits[:, :, 0].softmax(-1), full[:, :, 0], atol=1e-5, rtol=0
+        )
         patches = full[:, :, 0, tap.num_prefix_tokens :].unflatten(-1, tap.grid)
         torch.testing.assert_close(tap.maps(), patches, atol=1e-5, rtol=0)
 
@@ -172,7 +174,11 @@ def test_fused_attention_stays_on() -> None:
     [
         ("resnet18", {}, "ResNet"),
         ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "num_heads": (1, 1, 1, 1)}, "Swin"),
-        ("vit_small_patch16_18x2_224", {"depth": 1, "embed_dim": 24, "num_heads": 3}, "ParallelThi"),
+        (
+            "vit_small_patch16_18x2_224",
+            {"depth": 1, "embed_dim": 24, "num_heads": 3},
+            "ParallelThi",
+        ),
     ],
 )
 def test_other_models_are_refused_by_class_name(arch: str, kwargs: Any, named: str) -> None:
