@@ -66,7 +66,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         source.model.to(compute.device)
         options = GTAOptions(rows=args.rows, layers=args.layers)
         penalty = GTA(options, model, source.model, target.head)
-        task = FinetuneTask(target, source, {"gta": penalty}, compute.device).train()
+        task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
         if args.compile:
             task.compile()
 

@@ -38,7 +38,7 @@ class L2SP(Regularizer[L2SPOptions]):
         super().__init__(options, target, source, head)
         named = [(n, p) for n, p in target.named_parameters() if p.requires_grad]
         self.backbone: list[Tensor] = [p for n, p in named if not n.startswith(head)]
-        self.classifier: list[Tensor] = [p for n, p in named if n.startswith(head) and p.ndim > 1]
+        self.classifier: list[Tensor] = [p for n, p in named if n.startswith(head)]
         self.reference = [p.detach().clone() for p in self.backbone]
         self._distance: Tensor | None = None
 
@@ -48,21 +48,12 @@ class L2SP(Regularizer[L2SPOptions]):
         if self.options.decoupled:
             # Pulled after the step: here it is only measured.
             with torch.no_grad():
-                return self._half_squares(self.backbone, self.reference)
+                return HalfSquares.apply(self.reference, *self.backbone)
         alpha, beta = self.options.lam, self.options.beta
-        penalty = self._half_squares(self.backbone, self.reference)
+        penalty = HalfSquares.apply(self.reference, *self.backbone)
         if self.classifier and alpha > 0:
-            penalty = penalty + beta / alpha * self._half_squares(self.classifier)
+            penalty = penalty + beta / alpha * HalfSquares.apply(None, *self.classifier)
         return penalty
-
-    @staticmethod
-    def _half_squares(weights: list[Tensor], reference: list[Tensor] | None = None) -> Tensor:
-        # foreach kernels: a few launches for all tensors of the model instead of a few for each.
-        difference = weights
-        if reference is not None:
-            difference = list(torch._foreach_sub(weights, reference))
-        norms = torch._foreach_norm(difference)
-        return 0.5 * torch.stack([n.float() for n in norms]).square().sum()
 
     def strength(self, progress: float) -> float:
         """alpha; 0 for the decoupled form, which acts after the step."""
@@ -82,3 +73,21 @@ class L2SP(Regularizer[L2SPOptions]):
             heads = [p for p in self.classifier if rates.get(id(p)) == rate]
             if heads:
                 torch._foreach_mul_(heads, 1 - rate * self.options.beta)
+
+
+class HalfSquares(torch.autograd.Function):
+    """1/2 sum ||w - w0||^2 over many tensors (w0 None: of w itself), in a few foreach launches.
+
+    Its gradient is w - w0, which autograd would find only through a norm and a square a tensor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reference: list[Tensor] | None, *weights: Tensor) -> Tensor:
+        difference = weights if reference is None else torch._foreach_sub(weights, reference)
+        ctx.save_for_backward(*difference)
+        norms = torch._foreach_norm(difference)
+        return 0.5 * torch.stack([n.float() for n in norms]).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *torch._foreach_mul(ctx.saved_tensors, grad)

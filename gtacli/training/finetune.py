@@ -79,13 +79,14 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
             raise GtaError(f"--resume: the data at {config.data} is not what the run began with")
         state = run.read_state()
-    if state is None or state["progress"]["phase"] == "train":
-        progress = run_phase(job, run, observer, Progress(), state, dry_run)
+    progress = Progress() if state is None else Progress(**state["progress"])
+    if progress.phase == "train":
+        progress = run_phase(job, run, observer, progress, state, dry_run)
         state = None
-    if config.refit and (state is not None or job.split.info["validation"] == "held-out"):
-        if state is None:
+        if config.refit and job.split.info["validation"] == "held-out":
             chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
+    if progress.phase == "refit":
         job = prepare(config, refit=True)
         progress = run_phase(job, run, observer, progress, state, dry_run)
     summary = {
@@ -194,6 +195,8 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     rng.seed_everything(config.seed)
     size, partial = config.image_size, config.partial_weights
     target = load_model(config.model, len(dataset.classes), size, partial)
+    if target.report.new_head:
+        zero_head(target)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}
     wants_source = config.drift or any(p.needs_source for p in parts.values())
@@ -205,8 +208,17 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     target.model.to(compute.device)
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
-    task = FinetuneTask(target, source, regularizers, compute.device)
+    task = FinetuneTask(target, source, regularizers, compute)
     return Job(config, compute, dataset, split, target, source, regularizers, task, refit)
+
+
+def zero_head(target: LoadedModel) -> None:
+    """Start a new classifier at zero (Dosovitskiy et al., 2021, section 3.2): the first steps then
+    train it alone, instead of sending a random classifier's gradients into the backbone."""
+    with torch.no_grad():
+        for name, parameter in target.model.named_parameters():
+            if name.startswith(target.head):
+                parameter.zero_()
 
 
 def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
@@ -259,7 +271,8 @@ def run_phase(
     )
     plan = Plan(
         epochs=config.epochs,
-        batches=-(-len(job.train) // config.batch_size),
+        images=len(job.train),
+        batch_size=config.batch_size,
         accumulate=config.accumulate,
         clip_grad=config.clip_grad,
     )

@@ -42,24 +42,37 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how: counts are of batches unless they say otherwise.
+    """How long and how.
 
     Attributes:
         epochs: length of the schedule.
-        batches: of an epoch.
+        images: of an epoch.
+        batch_size: images of a batch; the last one of an epoch may be smaller.
         accumulate: batches to an optimiser step.
         clip_grad: largest norm of the gradient, or None.
     """
 
     epochs: int
-    batches: int
+    images: int
+    batch_size: int
     accumulate: int = 1
     clip_grad: float | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.images // self.batch_size)
 
     @property
     def updates(self) -> int:
         """Optimiser steps of an epoch."""
         return -(-self.batches // self.accumulate)
+
+    def group(self, batch: int) -> int:
+        """Images of all batches of the optimiser step that `batch` belongs to: its share of the
+        step's mean follows, so that accumulated batches are one big batch."""
+        whole = self.batch_size * self.accumulate
+        return min(whole, self.images - batch // self.accumulate * whole)
 
 
 @dataclass
@@ -133,13 +146,10 @@ def fit(
                 task.progress = update / (plan.epochs * plan.updates)
                 images = images.to(device, non_blocking=True)
                 labels = labels.to(device, non_blocking=True)
-                # The last group of an epoch may be smaller; its mean is over what it has.
-                group = min(
-                    plan.accumulate, plan.batches - batch // plan.accumulate * plan.accumulate
-                )
                 with compute.autocast():
                     result = task(images, labels)
-                scaler.scale(result["loss"] / group).backward()
+                share = len(images) / plan.group(batch)
+                scaler.scale(result["loss"] * share).backward()
                 bad_batch = torch.where(
                     (bad_batch < 0) & ~torch.isfinite(result["loss"]), batch, bad_batch
                 )
@@ -177,11 +187,8 @@ def fit(
             row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
             row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
             progress.rows.append(row)
-            if (
-                row.get(score) is None
-                or progress.best_score is None
-                or row[score] > progress.best_score
-            ):
+            # On a tie the later weights: they have seen more, at a smaller learning rate.
+            if None in (row.get(score), progress.best_score) or row[score] >= progress.best_score:
                 progress.best_epoch, progress.best_score = epoch, row.get(score)
                 keep_best()
             progress.epoch, progress.batch, progress.totals = epoch + 1, 0, {}

@@ -141,10 +141,14 @@ def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, st
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for run.json."""
-    packages = ("gtacli", "torch", "torchvision", "timm", "kornia", "numpy")
+    packages = ("gtacli", "torchvision", "timm", "kornia", "numpy")
     return {
         "argv": sys.argv,
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # says for which CUDA it was built, too
+            **{p: version(p) for p in packages},
+        },
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
     }

@@ -20,6 +20,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.preprocessing import normalise, pixel_statistics
 from gtacli.models.tap import Reading, Request, TappedViT
 from gtacli.regularizers.base import Regularizer, Step
+from gtacli.training.devices import Compute
 
 
 class FinetuneTask(TrainingTask):  # type: ignore[misc]
@@ -29,7 +30,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         target: the network that learns.
         source: the frozen one, on the same device; None when no regulariser asks for it.
         regularizers: by the name they are logged under.
-        device: where both are.
+        compute: the device that both are on, and the precision.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         target: LoadedModel,
         source: LoadedModel | None,
         regularizers: Mapping[str, Regularizer[Any]],
-        device: torch.device,
+        compute: Compute,
     ) -> None:
+        device = compute.device
         super().__init__(device=device, verbose=False)
         self.regularizers = dict(regularizers)
         needs = [r.needs for r in self.regularizers.values()]
@@ -47,13 +49,14 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             target.model, reduce(or_, (n.target for n in needs), Request())
         )
         self.tapped: TappedViT = self.trainable_module
-        # In a tuple, so that nn.Module neither registers it nor puts it into train mode.
-        self._source = (
-            (TappedViT(pack(source.model), reduce(or_, asked)).eval().requires_grad_(False),)
-            if asked and source is not None
-            else ()
-        )
-        self._compiled_source: Any = self._source[0] if self._source else None
+        # In a tuple, so that nn.Module neither registers it nor puts it into train mode:
+        # the walker, and what runs it (the same, or its compiled form).
+        self._source: tuple[TappedViT, Any] | None = None
+        if asked and source is not None:
+            if compute.dtype == torch.float32:
+                pack(source.model)
+            frozen = TappedViT(source.model, reduce(or_, asked)).eval().requires_grad_(False)
+            self._source = (frozen, frozen)
         self._pixels = pixel_statistics(target.mean, target.std, device)
         seen_by = source or target
         self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, device)
@@ -68,8 +71,8 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         """Compile both forward passes, each as one graph."""
         options = {"backend": backend, "mode": mode, "fullgraph": True, "dynamic": False, **kwargs}
         self.trainable_module = torch.compile(self.trainable_module, **options)
-        if self._source:
-            self._compiled_source = torch.compile(self._source[0], **options)
+        if self._source is not None:
+            self._source = (self._source[0], torch.compile(self._source[0], **options))
         return self.trainable_module
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -85,11 +88,12 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         """
         images = normalise(input, *self._pixels)
         seen: Reading | None = None
-        if self._source:
+        if self._source is not None:
+            walker, run = self._source
             # First the source: its activations are gone before the target's are kept.
             with torch.no_grad():
                 view = images if self._same_pixels else normalise(input, *self._source_pixels)
-                seen = self._source[0].read(self._compiled_source(view), input.shape)
+                seen = walker.read(run(view), input.shape)
         reading = self.tapped.read(self.trainable_module(images), input.shape)
         assert reading.logits is not None
         loss = ce = F.cross_entropy(reading.logits, target)

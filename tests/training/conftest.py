@@ -1,0 +1,52 @@
+"""A small fine-tuning run, ready to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gtacli.config.finetune import FinetuneConfig
+
+
+class Recorder:
+    """Watches a run; may be told to do something at a step or an epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.at_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+        self.at_step: Callable[[int, int], None] = lambda epoch, batch: None
+
+    def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None:
+        self.at_step(epoch, batch)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.at_epoch(row)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., FinetuneConfig]:
+    """FinetuneConfig of a run of three epochs of four batches, with changes."""
+
+    def make(**changes: Any) -> FinetuneConfig:
+        values = {
+            "model": str(tiny_model),
+            "data": str(tiny_data),
+            "out": tmp_path / "run",
+            "epochs": 3,
+            "batch_size": 4,
+            "lr": 1e-3,
+            "device": "cpu",
+            "workers": 0,
+        }
+        return FinetuneConfig(**{**values, **changes})
+
+    return make

@@ -1,0 +1,242 @@
+"""Fine-tuning from end to end on a tiny set: what is written, what runs, what is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gtacli.training.finetune as module
+from gtacli import load_model
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import UsageError
+from gtacli.models.tap import TappedViT
+from gtacli.training.finetune import finetune
+
+Make = Callable[..., FinetuneConfig]
+SUMMARY = {
+    "command", "run", "n_train", "n_val", "n_test", "epochs", "test_top1", "test_top5",
+    "best_epoch", "attention_drift", "seconds", "images_per_second", "peak_memory_mb",
+}  # fmt: skip
+ROW = {
+    "epoch", "train_loss", "ce", "reg.gta", "val_top1", "attention_drift",
+    "images_per_second", "lr",
+}  # fmt: skip
+
+
+def test_writes_the_promised_folder(config: Make, recorder: Any, tmp_path: Path) -> None:
+    summary = finetune(config(), recorder)
+    run = tmp_path / "run"
+    assert set(summary) >= SUMMARY
+    assert (summary["n_train"], summary["n_val"], summary["n_test"]) == (15, 3, 12)
+    assert summary["test_top1"] > 0.5  # colours are easy
+    assert json.loads((run / "summary.json").read_text()) == summary
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows] == [0, 1, 2]
+    assert all(set(r) >= ROW for r in rows)
+    record = json.loads((run / "run.json").read_text())
+    assert record["config"]["epochs"] == 3
+    assert record["versions"]["torch"] == torch.__version__
+    split = json.loads((run / "split.json").read_text())
+    assert not set(split["train"]) & set(split["val"])
+    assert torch.load(run / "state.pt", weights_only=True)["progress"]["epoch"] == 3
+    assert not list(run.glob(".*"))  # nothing half written is left
+
+
+def test_its_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Path) -> None:
+    summary = finetune(config(), recorder)
+    loaded = load_model(str(tmp_path / "run"))
+    assert loaded.classes == ("blue", "green", "red")
+    assert not loaded.report.missing
+    assert not loaded.report.unexpected
+    from PIL import Image
+
+    hits = 0
+    for image in sorted((tmp_path / "tiny-data" / "test").rglob("*.png")):
+        with torch.no_grad():
+            logits = loaded.model(loaded.preprocess(Image.open(image))[None])
+        hits += loaded.classes[int(logits.argmax())] == image.parent.name
+    assert hits / 12 == pytest.approx(summary["test_top1"])
+
+
+def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        finetune(config(out=tmp_path / name), recorder)
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    finetune(config(out=tmp_path / "c", seed=1), recorder)
+    third = load_file(tmp_path / "c" / "model.safetensors")
+    assert not all(torch.equal(first[k], third[k]) for k in first)
+
+
+def test_the_source_is_left_alone(
+    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = []
+    original = module.prepare
+    monkeypatch.setattr(module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1])
+    finetune(config(), recorder)
+    job = jobs[0]
+    fresh = load_model(job.config.model).model.state_dict()
+    now = job.source.model.state_dict()
+    assert all(torch.equal(now[k], fresh[k]) for k in fresh if not k.startswith("head"))
+    assert not any(p.requires_grad for p in job.source.model.parameters())
+    assert not job.source.model.training
+    mine = {id(p) for p in job.task.parameters()}
+    assert not any(id(p) in mine for p in job.source.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "passes"),
+    [("none", 0), ("l2-sp", 0), ("bss", 0), ("gta", 1)],
+)
+def test_the_source_runs_only_where_it_is_needed(
+    regularizer: str, passes: int, config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[TappedViT] = []
+    forward = TappedViT.forward
+
+    def spy(self: TappedViT, images: torch.Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            ran.append(self)
+        return forward(self, images)
+
+    monkeypatch.setattr(TappedViT, "forward", spy)
+    finetune(config(regularizer=regularizer, drift=False, epochs=1), recorder)
+    evaluation = 1 + 2  # a batch of validation, two of test
+    assert len(ran) == passes * 4 + evaluation
+
+
+def test_several_regularisers_are_logged_apart(config: Make, recorder: Any) -> None:
+    finetune(config(regularizer=["gta", "bss:0.01", "l2-sp"], epochs=1), recorder)
+    row = recorder.rows[0]
+    assert {"reg.gta", "reg.bss", "reg.l2-sp"} <= set(row)
+    expected = row["ce"] + 0.1 * row["reg.gta"] + 0.01 * row["reg.bss"] + 0.01 * row["reg.l2-sp"]
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_strength_is_no_regulariser(config: Make, recorder: Any, tmp_path: Path) -> None:
+    finetune(config(regularizer="gta:0", out=tmp_path / "a"), recorder)
+    finetune(config(regularizer="none", out=tmp_path / "b"), recorder)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_drift_is_the_same_measure_for_every_method(config: Make, recorder: Any) -> None:
+    for regularizer in ("none", "gta:1", "l2-sp"):
+        finetune(config(regularizer=regularizer, epochs=2, overwrite=True), recorder)
+    none, gta, l2sp = (recorder.rows[i]["attention_drift"] for i in (1, 3, 5))
+    assert none > gta > 0
+    assert l2sp > 0
+
+
+def test_drift_is_the_gta_distance_on_validation_images(
+    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against full N x N logits of both networks by the plain formula."""
+    jobs = []
+    original = module.prepare
+    monkeypatch.setattr(module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1])
+    finetune(config(epochs=1), recorder)
+    job = jobs[0]
+    (images, _, _), *rest = module.evaluator(job, job.split.val, drift=True).batches()
+    assert not rest
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (job.target.mean, job.target.std))
+    x = (images / 255 - mean) / std
+
+    def rows(model: torch.nn.Module) -> list[torch.Tensor]:
+        found = []
+        h = model._pos_embed(model.patch_embed(x))
+        for block in model.blocks:
+            b, n, _ = h.shape
+            qkv = block.attn.qkv(block.norm1(h)).reshape(b, n, 3, 3, -1).permute(2, 0, 3, 1, 4)
+            found.append((qkv[0] @ qkv[1].mT)[:, :, 0, 1:] / 8**0.5)
+            h = block(h)
+        return found
+
+    with torch.no_grad():
+        pairs = zip(rows(job.target.model), rows(job.source.model), strict=True)
+        expected = torch.stack([(t - s).square().sum(-1).mean() for t, s in pairs]).mean()
+    assert recorder.rows[0]["attention_drift"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_shots_too_few_to_hold_out(config: Make, recorder: Any) -> None:
+    summary = finetune(config(shots=2, epochs=2), recorder)
+    assert (summary["n_train"], summary["n_val"]) == (6, 0)
+    assert summary["best_epoch"] == 1  # the last one counts
+    assert [r["val_top1"] for r in recorder.rows] == [None, None]
+    assert summary["attention_drift"] is None
+
+
+def test_refit_trains_on_all_that_was_kept(config: Make, recorder: Any) -> None:
+    summary = finetune(config(refit=True), recorder)
+    assert (summary["n_train"], summary["n_val"]) == (18, 3)
+    search = [r for r in recorder.rows if "phase" not in r]
+    refit = [r for r in recorder.rows if r.get("phase") == "refit"]
+    assert len(search) == 3
+    assert len(refit) == summary["best_epoch"] + 1
+    assert all(r["val_top1"] is None for r in refit)
+    assert summary["val_top1"] == search[summary["best_epoch"]]["val_top1"]
+
+
+def test_accumulated_batches_are_one_batch(config: Make, recorder: Any, tmp_path: Path) -> None:
+    same = {"epochs": 2, "regularizer": ["gta", "l2-sp"], "optimizer": "sgd", "lr": 1e-2, "shots": 6}
+    finetune(config(batch_size=8, out=tmp_path / "a", **same), recorder)
+    finetune(config(batch_size=4, accumulate=2, out=tmp_path / "b", **same), recorder)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")
+    # 15 images: the last step's batches hold 4 and 3.
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-5
+
+
+def test_dry_run_takes_one_batch_of_all_and_writes_nothing(
+    config: Make, recorder: Any, tmp_path: Path
+) -> None:
+    summary = finetune(config(), recorder, dry_run=True)
+    assert summary["dry_run"]
+    assert len(recorder.rows) == 1
+    assert summary["test_top1"] is not None
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_on_the_cpu(config: Make, recorder: Any) -> None:
+    finetune(config(precision="bf16", epochs=1), recorder)
+    assert recorder.rows[0]["ce"] > 0
+
+
+def test_compiled_it_learns_the_same(config: Make, recorder: Any, monkeypatch: Any) -> None:
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **k: original(m, **{**k, "backend": "eager"}))
+    finetune(config(epochs=1), recorder)
+    torch._dynamo.reset()
+    finetune(config(epochs=1, compile=True, overwrite=True), recorder)
+    plain, compiled = recorder.rows
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert compiled["attention_drift"] == pytest.approx(plain["attention_drift"], rel=1e-2)
+
+
+def test_a_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) -> None:
+    broken = tiny_data / "train" / "red" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    summary = finetune(config(epochs=1), recorder)
+    assert summary["skipped"] == 1
+
+
+def test_a_used_folder_is_kept(config: Make, recorder: Any, tmp_path: Path) -> None:
+    finetune(config(epochs=1), recorder)
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(UsageError, match="not empty"):
+        finetune(config(), recorder)
+    with pytest.raises(UsageError, match="no block 99"):
+        finetune(config(regularizer={"gta": {"layers": (99,)}}, overwrite=True), recorder)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="no earlier run"):
+        finetune(config(out=other, overwrite=True), recorder)
+    assert (other / "thesis.tex").read_text() == "precious"
