@@ -9,7 +9,7 @@ A draw (`Crop`) is kept apart from its application, so that a map can travel wit
 """
 
 from dataclasses import dataclass
-from math import exp, floor, log, sqrt
+from math import exp, log, sqrt
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.images import Size, cover_size
+from gtacli.data.images import Size
+from gtacli.models.preprocessing import eval_view, resized_size
 
 LOAD_RATIO = 256 / 224
 _ASPECT = (3 / 4, 4 / 3)
@@ -104,15 +105,7 @@ class EvalTransform:
 
     @property
     def load_size(self) -> Size:
-        h, w = self.image_size
-        return max(h, floor(h / self.crop_pct)), max(w, floor(w / self.crop_pct))
+        return resized_size(self.image_size, self.crop_pct)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        height, width = image.shape[-2:]
-        size = cover_size(height, width, self.load_size, enlarge=True)
-        if size != (height, width):
-            image = F.resize(
-                image, list(size), InterpolationMode(self.interpolation), antialias=True
-            )
-        out: Tensor = F.center_crop(image, list(self.image_size))
-        return out
+        return eval_view(image, self.image_size, self.crop_pct, self.interpolation)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, cast
 import timm
 from PIL import Image
 from timm.data import resolve_model_data_config
+from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
@@ -145,6 +146,7 @@ def load_model(
         if report.missing:
             log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
     size = cast(Any, model).patch_embed.img_size
+    _check_size(model, size)
     config = resolve_model_data_config(model)
     mean = _floats(meta.get("mean") or meta.get("input_mean")) or tuple(config["mean"])
     std = _floats(meta.get("std") or meta.get("input_std")) or tuple(config["std"])
@@ -167,6 +169,17 @@ def load_model(
         classes=classes if len(classes) == width else (),
         kwargs=weights.kwargs,
     )
+
+
+def _check_size(model: nn.Module, size: tuple[int, int]) -> None:
+    """timm would cut off the last pixels of a size that the patches do not divide."""
+    patch = cast(Any, model).patch_embed.patch_size
+    if any(s % p for s, p in zip(size, patch, strict=True)):
+        near = [max(p, round(s / p) * p) for s, p in zip(size, patch, strict=True)]
+        raise GtaError(
+            f"--image-size: {size[0]}x{size[1]} is no multiple of the patch size "
+            f"{patch[0]}x{patch[1]}; {near[0]}x{near[1]} is"
+        )
 
 
 def _floats(text: str | None) -> tuple[float, ...]:
@@ -206,10 +219,15 @@ def _own_layout(metadata: Mapping[str, str]) -> dict[str, str]:
 def _pretrained(spec: str) -> Weights:
     """timm's own weights, at their native size; the network is asked at most here."""
     name = spec.split(".")[0]
-    if not spec.startswith(("hf-hub:", "local-dir:")):
+    where, _, place = spec.partition(":")
+    if not place:
         _check_tag(spec, name)
+    own: dict[str, Any] = {}
     try:
         native = timm.create_model(spec, pretrained=True)
+        if place:  # a hub folder names its architecture and arguments in its config.json
+            read = load_model_config_from_hf if where == "hf-hub" else load_model_config_from_path
+            _, name, own = read(place)
     except Exception as e:  # timm, the hub and the network fail in many ways; all mean the same
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise GtaError(
@@ -217,12 +235,11 @@ def _pretrained(spec: str) -> Weights:
             f"Offline? {name}@FILE takes them from a file, {name}@none starts at random"
         ) from e
     timm_blocks.check(native)
-    config = dict(cast(Any, native).pretrained_cfg)
-    if not spec.startswith(("hf-hub:", "local-dir:")):
+    if not place:
         return Weights(spec, native.state_dict(), {}, spec)
-    # A hub folder names its architecture and arguments in its config.json.
+    config = dict(cast(Any, native).pretrained_cfg)
     meta = {"num_classes": str(cast(Any, native).num_classes)}
-    return Weights(config["architecture"], native.state_dict(), meta, spec, None, config)
+    return Weights(name, native.state_dict(), meta, spec, own, config)
 
 
 def _check_tag(spec: str, name: str) -> None:

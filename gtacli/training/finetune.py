@@ -158,8 +158,8 @@ class Job:
     split: Split
     target: LoadedModel
     source: LoadedModel | None
-    regularizers: dict[str, Regularizer[Any]]
     task: FinetuneTask
+    optimizer: torch.optim.Optimizer
     refit: bool = False
     stores: list[ImageStore] = field(default_factory=list)
 
@@ -201,15 +201,29 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     parts = {name: REGULARIZERS.load(name) for name in options}
     wants_source = config.drift or any(p.needs_source for p in parts.values())
     source = _source(config, target) if wants_source else None
-    regularizers = {
-        name: parts[name](options[name], target.model, source.model if source else None, target.head)
+    regularizers: dict[str, Regularizer[Any]] = {
+        name: parts[name](
+            options[name], target.model, source.model if source else None, target.head
+        )
         for name in parts
     }
     target.model.to(compute.device)
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
     task = FinetuneTask(target, source, regularizers, compute)
-    return Job(config, compute, dataset, split, target, source, regularizers, task, refit)
+    decay = config.weight_decay
+    if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
+        decay = 0.0
+    optimizer = make_optimizer(
+        target.model,
+        target.head,
+        config.optimizer,
+        config.lr,
+        config.head_lr_scale,
+        decay,
+        config.layer_decay,
+    )
+    return Job(config, compute, dataset, split, target, source, task, optimizer, refit)
 
 
 def zero_head(target: LoadedModel) -> None:
@@ -257,18 +271,7 @@ def run_phase(
     A refit trains on the held-out images too, as long as validation found best.
     """
     config, target, compute = job.config, job.target, job.compute
-    weight_decay = config.weight_decay
-    if weight_decay is None and any(r.replaces_weight_decay for r in job.regularizers.values()):
-        weight_decay = 0.0
-    optimizer = make_optimizer(
-        target.model,
-        target.head,
-        config.optimizer,
-        config.lr,
-        config.head_lr_scale,
-        weight_decay,
-        config.layer_decay,
-    )
+    optimizer = job.optimizer
     plan = Plan(
         epochs=config.epochs,
         images=len(job.train),

@@ -79,7 +79,9 @@ def test_the_source_is_left_alone(
 ) -> None:
     jobs = []
     original = module.prepare
-    monkeypatch.setattr(module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1])
+    monkeypatch.setattr(
+        module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1]
+    )
     finetune(config(), recorder)
     job = jobs[0]
     fresh = load_model(job.config.model).model.state_dict()
@@ -141,7 +143,9 @@ def test_drift_is_the_gta_distance_on_validation_images(
     """Against full N x N logits of both networks by the plain formula."""
     jobs = []
     original = module.prepare
-    monkeypatch.setattr(module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1])
+    monkeypatch.setattr(
+        module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1]
+    )
     finetune(config(epochs=1), recorder)
     job = jobs[0]
     (images, _, _), *rest = module.evaluator(job, job.split.val, drift=True).batches()
@@ -185,7 +189,13 @@ def test_refit_trains_on_all_that_was_kept(config: Make, recorder: Any) -> None:
 
 
 def test_accumulated_batches_are_one_batch(config: Make, recorder: Any, tmp_path: Path) -> None:
-    same = {"epochs": 2, "regularizer": ["gta", "l2-sp"], "optimizer": "sgd", "lr": 1e-2, "shots": 6}
+    same = {
+        "epochs": 2,
+        "regularizer": ["gta", "l2-sp"],
+        "optimizer": "sgd",
+        "lr": 1e-2,
+        "shots": 6,
+    }
     finetune(config(batch_size=8, out=tmp_path / "a", **same), recorder)
     finetune(config(batch_size=4, accumulate=2, out=tmp_path / "b", **same), recorder)
     a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")

@@ -33,9 +33,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("refit", [False, True])
-def test_killed_after_an_epoch(
-    refit: bool, config: Make, recorder: Any, tmp_path: Path
-) -> None:
+def test_killed_after_an_epoch(refit: bool, config: Make, recorder: Any, tmp_path: Path) -> None:
     whole = finetune(config(out=tmp_path / "whole", refit=refit), recorder)
 
     def kill(row: dict[str, Any]) -> None:

@@ -1,0 +1,221 @@
+"""Model specs, weights files and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from gtacli import load_model
+from gtacli.errors import GtaError
+from gtacli.models.weights import load_weights
+
+TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
+
+
+def test_run_folder(tiny_model: Path) -> None:
+    loaded = load_model(str(tiny_model))
+    assert loaded.architecture == "vit_tiny_patch16_224"
+    assert loaded.grid == (4, 4)
+    assert loaded.num_prefix_tokens == 1
+    assert len(loaded.report.loaded) == len(loaded.model.state_dict())
+    assert not loaded.model.training
+    saved = load_file(tiny_model / "model.safetensors")
+    assert all(torch.equal(v, saved[k]) for k, v in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [48, (32, 64), (64, 24)])
+def test_position_embeddings_follow_the_size(tiny_model: Path, size: Any) -> None:
+    loaded = load_model(str(tiny_model), image_size=size)
+    h, w = size if isinstance(size, tuple) else (size, size)
+    assert loaded.grid == (h // 8, w // 8)
+    assert loaded.report.resized == ("pos_embed",)
+    # timm's own resampling of the same embeddings.
+    reference = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
+    reference.load_state_dict(load_file(tiny_model / "model.safetensors"))
+    reference.set_input_size(img_size=(h, w))
+    torch.testing.assert_close(loaded.model.pos_embed, reference.pos_embed)
+    x = torch.randn(1, 3, h, w)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(x), reference.eval()(x))
+
+
+def test_position_embeddings_of_registers_and_distillation(tmp_path: Path) -> None:
+    for arch, size in (
+        ("vit_small_patch14_reg4_dinov2", 56),
+        ("deit_tiny_distilled_patch16_224", 64),
+    ):
+        small = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+        old = timm.create_model(arch, img_size=size, num_classes=3, **small)
+        new = timm.create_model(arch, img_size=(size, 2 * size), num_classes=3, **small)
+        report = load_weights(new, old.state_dict(), "x")
+        assert report.resized == ("pos_embed",)
+        old.set_input_size(img_size=(size, 2 * size))
+        torch.testing.assert_close(new.pos_embed, old.pos_embed)
+
+
+def test_patch_embedding_follows_the_patch_size(tiny_model: Path) -> None:
+    tensors = load_file(tiny_model / "model.safetensors")
+    other = timm.create_model("vit_tiny_patch16_224", num_classes=7, **{**TINY, "patch_size": 16})
+    report = load_weights(other, tensors, "x")
+    assert set(report.resized) == {"pos_embed", "patch_embed.proj.weight"}
+
+
+def test_another_number_of_classes_gives_a_new_head(tiny_model: Path) -> None:
+    report = load_model(str(tiny_model), num_classes=5).report
+    assert set(report.new_head) == {"head.weight", "head.bias"}
+    assert not report.missing
+    headless = load_model(str(tiny_model), num_classes=0).report
+    assert set(headless.unexpected) == {"head.weight", "head.bias"}
+
+
+def file_of(tmp_path: Path, name: str, save: Any) -> str:
+    path = tmp_path / name
+    save(path)
+    return f"vit_tiny_patch16_224@{path}"
+
+
+def full(**kwargs: Any) -> dict[str, torch.Tensor]:
+    return timm.create_model("vit_tiny_patch16_224", **kwargs).state_dict()
+
+
+def test_weights_files(tmp_path: Path) -> None:
+    tensors = full()
+    wrapped = {"module." + k: v for k, v in tensors.items()}
+    files = [
+        file_of(tmp_path, "a.safetensors", lambda p: save_file(tensors, p)),
+        file_of(tmp_path, "b.pth", lambda p: torch.save(tensors, p)),
+        file_of(tmp_path, "c.pth", lambda p: torch.save({"state_dict": tensors, "epoch": 3}, p)),
+        file_of(tmp_path, "d.pth", lambda p: torch.save({"model": wrapped}, p)),
+    ]
+    for spec in files:
+        loaded = load_model(spec)
+        assert len(loaded.report.loaded) == len(tensors)
+        assert torch.equal(loaded.model.norm.weight, tensors["norm.weight"])
+        assert loaded.mean == (0.5, 0.5, 0.5)
+        assert loaded.crop_pct == 0.9
+
+
+def test_the_files_own_normalisation_wins(tmp_path: Path) -> None:
+    meta = {"input_mean": "0.1,0.2,0.3", "input_std": "0.4,0.5,0.6"}
+    spec = file_of(tmp_path, "a.safetensors", lambda p: save_file(full(), p, meta))
+    loaded = load_model(spec)
+    assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    view = loaded.preprocess(Image.new("RGB", (300, 260), (51, 51, 51)))
+    assert view.shape == (3, 224, 224)
+    expected = [(0.2 - m) / s for m, s in zip(loaded.mean, loaded.std, strict=True)]
+    torch.testing.assert_close(view[:, 5, 5], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_random_weights() -> None:
+    report = load_model("vit_tiny_patch16_224@none", 3, 32).report
+    assert not report.loaded
+    assert report.coverage == 1
+
+
+def test_a_local_hub_folder(tmp_path: Path) -> None:
+    """The layout of a hub repository, on the disk."""
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 7,
+        "model_args": TINY,
+        "pretrained_cfg": {"mean": [0.1, 0.1, 0.1], "std": [0.2, 0.2, 0.2], "num_classes": 7},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_model(f"local-dir:{tmp_path}", num_classes=2)
+    assert loaded.mean == (0.1, 0.1, 0.1)
+    assert loaded.grid == (4, 4)
+    assert loaded.report.new_head
+    assert torch.equal(loaded.model.norm.weight, model.norm.weight)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"model": b}])
+def test_a_pickle_never_runs(tmp_path: Path, wrap: Any) -> None:
+    mark = tmp_path / "ran"
+    plain, zipped = tmp_path / "a.pth", tmp_path / "b.pth"
+    plain.write_bytes(pickle.dumps(wrap(Bomb(mark))))
+    torch.save(wrap(Bomb(mark)), zipped)
+    for path in (plain, zipped):
+        with pytest.raises(GtaError, match="weights"):
+            load_model(f"vit_tiny_patch16_224@{path}")
+    assert not mark.exists()
+
+
+def test_damaged_and_unfit_files(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    save_file(full(), good)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(GtaError, match="damaged"):
+        load_model(f"vit_tiny_patch16_224@{cut}")
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    with pytest.raises(GtaError, match="cannot be read"):
+        load_model(f"vit_tiny_patch16_224@{empty}")
+    with pytest.raises(GtaError, match="no file"):
+        load_model(f"vit_tiny_patch16_224@{tmp_path / 'missing.pth'}")
+    with pytest.raises(GtaError, match=r"fills only \d+ of 150.*--partial-weights"):
+        load_model(f"vit_small_patch16_224@{good}")
+    with pytest.raises(GtaError, match="ARCH@"):
+        load_model(str(good))
+    half = tmp_path / "half.safetensors"
+    save_file({k: v for k, v in full().items() if "blocks.1" not in k}, half)
+    with pytest.raises(GtaError, match="--partial-weights"):
+        load_model(f"vit_tiny_patch16_224@{half}")
+    report = load_model(f"vit_tiny_patch16_224@{half}", partial_weights=True).report
+    assert report.coverage < 0.9
+    assert "blocks.1.norm1.weight" in report.missing
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("vit_tiny_patch16_225", "did you mean 'vit_tiny_patch16_224'"),
+        ("vit_tiny_patch16_224.nonsense", "no weights 'nonsense'; known: .*augreg"),
+        ("vit_tiny_patch16_225@none", "did you mean 'vit_tiny_patch16_224'"),
+        ("resnet18@none", "ResNet"),
+        ("./nowhere", "no folder"),
+        ("zzz", "gta models list"),
+    ],
+)
+def test_unknown_specs(spec: str, message: str) -> None:
+    with pytest.raises(GtaError, match=message):
+        load_model(spec)
+
+
+def test_a_size_that_the_patches_do_not_divide() -> None:
+    with pytest.raises(GtaError, match="no multiple of the patch size 16x16; 96x96 is"):
+        load_model("vit_tiny_patch16_224@none", image_size=100)
+
+
+def test_packed_layers_give_the_same(tiny_model: Path) -> None:
+    from copy import deepcopy
+
+    from gtacli.models.frozen import PackedLinear, pack
+
+    loaded = load_model(str(tiny_model))
+    packed = pack(deepcopy(loaded.model).requires_grad_(False))
+    assert any(isinstance(m, PackedLinear) for m in packed.modules())
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), loaded.model(x), atol=1e-5, rtol=1e-5)
+    assert packed.state_dict().keys() == loaded.model.state_dict().keys()
+    half = deepcopy(loaded.model).to(torch.bfloat16)
+    assert not any(isinstance(m, PackedLinear) for m in pack(half).modules())
