@@ -20,7 +20,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.training.finetune import finetune
 
 BUDGET: dict[str, list[dict[str, Any]]] = {
-    "none": [{"lr": lr} for lr in (1e-4, 3e-4, 1e-3)],
+    "none": [{"lr": lr} for lr in (3e-5, 1e-4, 3e-4)],
     "l2-sp": [{"lam": lam} for lam in (0.001, 0.01, 0.1)],
     "bss": [{"lam": lam} for lam in (0.0001, 0.001, 0.01)],
     "gta": [{"lam": lam} for lam in (0.01, 0.1, 1.0)],
@@ -77,7 +77,7 @@ def main() -> None:
     p.add_argument("--sampling-rate", type=float, default=15.0)
     p.add_argument("--image-size", type=int)
     p.add_argument("--epochs", type=int, default=20)
-    p.add_argument("--lr", type=float, default=3e-4)
+    p.add_argument("--lr", type=float, default=1e-4)
     p.add_argument("--methods", default=",".join(BUDGET))
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--out", default="runs/finetune_quality")

@@ -74,8 +74,10 @@ class FinetuneConfig(CommonConfig):
         description="what the network sees, in pixels: 224, or HEIGHTxWIDTH",
         json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
     )
+    # 0.08 is pre-training's value. With four images a class (CUB, 160 px) plain fine-tuning of a
+    # ViT-Tiny reached 67 % with it and 71 % with 0.4: a small crop of a bird is often no bird.
     crop_scale: float = Field(
-        default=0.08, gt=0, le=1, description="smallest share of an image that a random crop shows"
+        default=0.4, gt=0, le=1, description="smallest share of an image that a random crop shows"
     )
     flip: bool = Field(default=True, description="mirror half of the training images")
     cache: Literal["auto", "ram", "none"] = Field(

@@ -21,7 +21,17 @@ _WHERE = {
     "attention": "tap",
     "load_model": "loading",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "LoadReport",
+    "LoadedModel",
+    "ModelProvider",
+    "Reading",
+    "Request",
+    "Tap",
+    "TappedViT",
+    "attention",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -188,8 +188,9 @@ def fit(
             row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
             progress.rows.append(row)
             # On a tie the later weights: they have seen more, at a smaller learning rate.
-            if None in (row.get(score), progress.best_score) or row[score] >= progress.best_score:
-                progress.best_epoch, progress.best_score = epoch, row.get(score)
+            best, now = progress.best_score, row.get(score)
+            if best is None or now is None or now >= best:
+                progress.best_epoch, progress.best_score = epoch, now
                 keep_best()
             progress.epoch, progress.batch, progress.totals = epoch + 1, 0, {}
             progress.seconds, progress.images = 0.0, 0

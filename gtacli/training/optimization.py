@@ -18,7 +18,7 @@ from torch import nn
 from gtacli.errors import UsageError
 
 # A fine-tuned ViT's usual rates; other optimisers have no rate that could be called usual.
-DEFAULT_LR = {"adamw": 3e-4, "adam": 3e-4, "nadamw": 3e-4, "sgd": 1e-2, "momentum": 1e-2}
+DEFAULT_LR = {"adamw": 1e-4, "adam": 1e-4, "nadamw": 1e-4, "sgd": 1e-2, "momentum": 1e-2}
 DEFAULT_WEIGHT_DECAY = {"sgd": 1e-4, "momentum": 1e-4}
 
 

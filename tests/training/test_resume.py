@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite(
         return value * float("nan") if len(calls) == 7 else value  # epoch 1, batch 2
 
     monkeypatch.setattr(GTA, "penalty", explode)
-    with pytest.raises(RunError, match="epoch 1, batch 2.*kept"):
+    with pytest.raises(RunError, match=r"epoch 1, batch 2.*kept"):
         finetune(config(), recorder)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["progress"]["epoch"] == 1
