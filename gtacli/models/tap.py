@@ -12,14 +12,14 @@ D width of a head, C width of the embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
+from gtacli.models.heads import row_logits
 
 Rows = Literal["cls", "all"]
 
@@ -72,6 +72,7 @@ class Tap:
         layer: absolute block number.
         q: (B, H, R, D) queries of the asked rows (R = 1: the CLS token's; else P+N).
         k: (B, H, P+N, D) keys, after QK-norm and rotary embedding where the model has them.
+        row: (B, H, 1, P+N) logits of the CLS row where the pass made them on its way, or None.
         scale: D^-1/2.
         grid: patches (gh, gw).
         num_prefix_tokens: P.
@@ -83,10 +84,13 @@ class Tap:
     scale: float
     grid: tuple[int, int]
     num_prefix_tokens: int
+    row: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
         """(B, H, R, P+N) in fp32: q k^T scaled, before the softmax. Computed when asked for."""
+        if self.row is not None and self.q.shape[2] == 1:
+            return self.row
         return row_logits(self.q, self.k, self.scale)
 
     def maps(self) -> Tensor:
@@ -96,25 +100,7 @@ class Tap:
 
     def cls(self) -> Tap:
         """The same tap with the CLS token's row alone."""
-        return Tap(
-            self.layer, self.q[:, :, :1], self.k, self.scale, self.grid, self.num_prefix_tokens
-        )
-
-
-def row_logits(q_BHRD: Tensor, k_BHND: Tensor, scale: float) -> Tensor:
-    """(B, H, R, N) attention logits in fp32, whatever precision q and k come in: a penalty on
-    differences of logits would otherwise be made of rounding errors."""
-    with torch.autocast(q_BHRD.device.type, enabled=False):
-        q, k = q_BHRD.float() * scale, k_BHND.float()
-        if q.shape[2] > 1:
-            return q @ k.transpose(-2, -1)
-        # One row: all heads in one product with the keys as they lie in memory (B, N, H D), each
-        # head's query in its own column. It multiplies zeros, but `q @ k^T` would first copy the
-        # keys of every block into (B H, N, D), and its backward their gradients.
-        heads = q.shape[1]
-        columns = torch.diag_embed(q[:, :, 0].transpose(1, 2), dim1=1, dim2=3)  # (B, H, D, H)
-        rows = torch.bmm(k.transpose(1, 2).flatten(2), columns.flatten(1, 2))  # (B, N, H)
-        return rows.view(*rows.shape[:2], heads).transpose(1, 2).unsqueeze(2)
+        return replace(self, q=self.q[:, :, :1])
 
 
 class Outputs(NamedTuple):
@@ -127,6 +113,7 @@ class Outputs(NamedTuple):
     features: Tensor | None
     q: tuple[Tensor, ...]
     k: tuple[Tensor, ...]
+    row: tuple[Tensor | None, ...]
     msa: tuple[Tensor, ...]
     hidden: tuple[Tensor, ...]
 
@@ -174,34 +161,23 @@ class TappedViT(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """images (B, 3, h, w), already normalised -> Outputs."""
         ask = self.request
-        taps = {*ask.layers, *ask.msa}
-        wanted = taps | {*ask.hidden}
+        tapped = {*ask.layers, *ask.msa}
+        wanted = tapped | {*ask.hidden}
         end = self.depth if ask.output or ask.features else max(wanted, default=-1) + 1
-        q: list[Any] = []
-        k: list[Any] = []
-        msa: list[Any] = []
+        taps: dict[int, timm_blocks.Heads] = {}
         hidden: list[Tensor] = []
-        first: Any
-        second: Any
-        attended: Any
         x, ropes = timm_blocks.embed(self.model, images)
         for i, block in enumerate(self.model.blocks[:end]):
             rope = ropes[i] if ropes is not None else None
             if i == end - 1 and wanted and not (ask.output or ask.features or i in ask.hidden):
                 # Nothing follows: of the last block only what was asked for is computed.
-                first, second, attended = timm_blocks.attention_input(
-                    block, x, rope, ask.rows, msa=i in ask.msa
-                )
-            elif i in taps:
-                x, first, second, attended = timm_blocks.tapped_block(block, x, rope)
+                msa = i in ask.msa
+                taps[i] = timm_blocks.attention_input(block, x, rope, ask.rows, msa)
+            elif i in tapped:
+                rows = ask.rows if i in ask.layers else None
+                x, taps[i] = timm_blocks.tapped_block(block, x, rope, rows)
             else:
                 x = timm_blocks.plain_block(self.model, block, x, rope)
-                first = second = attended = None
-            if i in ask.layers:
-                q.append(first[:, :, :1] if ask.rows == "cls" else first)
-                k.append(second)
-            if i in ask.msa:
-                msa.append(attended)
             if i in ask.hidden:
                 hidden.append(x)
         features = logits = None
@@ -211,7 +187,17 @@ class TappedViT(nn.Module):
                 features = self.model.forward_head(x, pre_logits=True)
             if ask.output:
                 logits = timm_blocks.classify(self.model, x, features)
-        return Outputs(logits, features, tuple(q), tuple(k), tuple(msa), tuple(hidden))
+        chosen = [taps[i] for i in ask.layers]
+        kept = slice(1) if ask.rows == "cls" else slice(None)
+        return Outputs(
+            logits,
+            features,
+            q=tuple(t.q[:, :, kept] for t in chosen),
+            k=tuple(t.k for t in chosen),
+            row=tuple(t.row for t in chosen),
+            msa=tuple(cast(Tensor, taps[i].attended) for i in ask.msa),
+            hidden=tuple(hidden),
+        )
 
     def read(self, outputs: Outputs, image_size: Sequence[int]) -> Reading:
         """`outputs` of `forward` by block number, ready for use.
@@ -227,8 +213,8 @@ class TappedViT(nn.Module):
             outputs.logits,
             outputs.features,
             {
-                i: Tap(i, q, k, float(blocks[i].attn.scale), grid, self.num_prefix_tokens)
-                for i, q, k in zip(ask.layers, outputs.q, outputs.k, strict=True)
+                i: Tap(i, q, k, float(blocks[i].attn.scale), grid, self.num_prefix_tokens, row)
+                for i, q, k, row in zip(ask.layers, *outputs[2:5], strict=True)
             },
             dict(zip(ask.msa, outputs.msa, strict=True)),
             dict(zip(ask.hidden, outputs.hidden, strict=True)),

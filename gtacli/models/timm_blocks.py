@@ -7,7 +7,7 @@ what is not listed is refused by name.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.errors import UsageError
+from gtacli.models.heads import split_heads
 
 _PRE_NORM = (Block, EvaBlock)
 _POST_NORM = (ResPostBlock, EvaBlockPostNorm)
@@ -73,34 +74,49 @@ def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | No
     return cast(Tensor, block(x, **kwargs))
 
 
+class Heads(NamedTuple):
+    """What one attention layer hands out; parts that do not exist or were not asked for are None.
+
+    Attributes:
+        q: (B, H, R, D) queries, of all tokens or of the CLS token alone.
+        k, v: (B, H, P+N, D).
+        row: (B, H, 1, P+N) logits of the CLS row in fp32, where they came cheaply on the way.
+        attended: (B, P+N, C) output of the attention sub-layer.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor | None = None
+    row: Tensor | None = None
+    attended: Tensor | None = None
+
+
 def tapped_block(
-    block: Any, x: Tensor, rope: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A block's output with its q, k (B, H, P+N, D) and its attention sub-layer's output."""
+    block: Any, x: Tensor, rope: Tensor | None, rows: str | None
+) -> tuple[Tensor, Heads]:
+    """A block's output, and what its attention layer hands out (`rows`: of q; None: no q, k)."""
     pre_norm = isinstance(block, _PRE_NORM)
     h = block.norm1(x) if pre_norm else x
-    q, k, v = project(block.attn, h, rope)
-    attended = attend(block.attn, h, q, k, v)
+    heads = project(block.attn, h, rope, row=rows == "cls")
+    attended = attend(block.attn, h, heads)
+    heads = heads._replace(attended=attended)
     if not pre_norm:
         x = x + block.drop_path1(block.norm1(attended))
-        return x + block.drop_path2(block.norm2(block.mlp(x))), q, k, attended
+        return x + block.drop_path2(block.norm2(block.mlp(x))), heads
     x = x + block.drop_path1(_layer_scale(block, 1, attended))
-    return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x)))), q, k, attended
+    return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x)))), heads
 
 
-def attention_input(
-    block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def attention_input(block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool) -> Heads:
     """q and k of a block whose output nobody wants: no values, no MLP, only the asked queries.
 
     With `msa` the attention sub-layer runs too.
     """
     h = block.norm1(x) if isinstance(block, _PRE_NORM) else x
-    if msa:
-        q, k, v = project(block.attn, h, rope)
-        return q, k, attend(block.attn, h, q, k, v)
-    q, k = project_rows(block.attn, h, rope, rows)
-    return q, k, None
+    if not msa:
+        return project_rows(block.attn, h, rope, rows)
+    heads = project(block.attn, h, rope)
+    return heads._replace(attended=attend(block.attn, h, heads))
 
 
 def _layer_scale(block: Any, which: int, x: Tensor) -> Tensor:
@@ -136,11 +152,14 @@ def _normalise_and_rotate(
     return q, k
 
 
-def project(attn: Any, h: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v (B, H, P+N, D) of an attention layer, normalised and rotated as it does."""
+def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> Heads:
+    """q, k, v of an attention layer, normalised and rotated as it does; `row`: the CLS row too."""
     if attn.qkv is not None:
         apart = getattr(attn, "q_bias", None) is not None
         qkv = F.linear(h, attn.qkv.weight, _qkv_bias(attn)) if apart else attn.qkv(h)
+        bare = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
+        if row and bare and rope is None and qkv.requires_grad:
+            return Heads(*split_heads(qkv, attn.num_heads, attn.scale))
         q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     else:
         kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
@@ -150,10 +169,10 @@ def project(attn: Any, h: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, 
     groups = getattr(attn, "num_kv_groups", 1)
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    return q, k, v
+    return Heads(q, k, v)
 
 
-def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> tuple[Tensor, Tensor]:
+def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> Heads:
     """q of the asked rows (B, H, R, D) and all keys, without the values.
 
     The CLS token's query is projected alone: it saves the whole query projection.
@@ -171,14 +190,14 @@ def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> tuple[
         attn, _heads(q, attn.num_heads), _heads(k, kv_heads), k.dtype, rope, rows == "cls"
     )
     groups = getattr(attn, "num_kv_groups", 1)
-    return q, k.repeat_interleave(groups, dim=1) if groups > 1 else k
+    return Heads(q, k.repeat_interleave(groups, dim=1) if groups > 1 else k)
 
 
-def attend(attn: Any, h: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(attn: Any, h: Tensor, heads: Heads) -> Tensor:
     """The rest of the attention layer with the fused kernel: (B, P+N, C)."""
-    x = F.scaled_dot_product_attention(
-        q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0
-    )
+    assert heads.v is not None
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    x = F.scaled_dot_product_attention(heads.q, heads.k, heads.v, dropout_p=dropout)
     x = attn.norm(x.transpose(1, 2).flatten(2))
     if attn.gate is not None:
         x = x * attn.gate(h).sigmoid()

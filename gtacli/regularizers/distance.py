@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gtacli.models.tap import row_logits
+from gtacli.models.heads import row_logits
 
 Columns = Literal["exclude", "include"]
 Reduction = Literal["sum", "mean"]
@@ -44,34 +44,43 @@ def attention_distance(
         cls_column: whether the CLS token's column counts beside the patches'.
         reduction: over the columns. Rows, heads and images are always averaged.
     """
+    if rows == "cls":
+        scale = q_t.shape[-1] ** -0.5
+        target, source = (
+            row_logits(q_t[:, :, :1], k_t, scale),
+            row_logits(q_s[:, :, :1], k_s, scale),
+        )
+        return rows_distance(target, source, num_prefix_tokens, center, cls_column, reduction)
     with torch.autocast(q_t.device.type, enabled=False):
-        k_t, k_s = (select_columns(k.float(), num_prefix_tokens, cls_column) for k in (k_t, k_s))
-        if rows == "cls":
-            total, count = _rows_distance(q_t[:, :, :1], k_t, q_s[:, :, :1], k_s, center)
-        else:
-            total, count = _gram_distance(q_t.float(), k_t, q_s.float(), k_s, center)
+        k_t, k_s = (
+            select_columns(k.float(), num_prefix_tokens, cls_column, dim=-2) for k in (k_t, k_s)
+        )
+        total, count = _gram_distance(q_t.float(), k_t, q_s.float(), k_s, center)
         return total / (count * k_t.shape[-2] if reduction == "mean" else count)
 
 
-def select_columns(x_BHND: Tensor, num_prefix_tokens: int, cls_column: Columns) -> Tensor:
-    """Keys (or, on dim -2, anything by token) of the patches, and of the CLS token if included."""
-    patches = x_BHND[..., num_prefix_tokens:, :]
-    if cls_column == "exclude" or num_prefix_tokens == 0:
-        return patches
-    if num_prefix_tokens == 1:
-        return x_BHND
-    return torch.cat((x_BHND[..., :1, :], patches), dim=-2)
-
-
-def _rows_distance(
-    q_t: Tensor, k_t: Tensor, q_s: Tensor, k_s: Tensor, center: bool
-) -> tuple[Tensor, int]:
-    """Sum of squares over everything, and the number of rows it is the sum of."""
-    scale = q_t.shape[-1] ** -0.5
-    difference = row_logits(q_t, k_t, scale) - row_logits(q_s, k_s, scale)
+def rows_distance(
+    logits_t: Tensor,
+    logits_s: Tensor,
+    num_prefix_tokens: int,
+    center: bool = False,
+    cls_column: Columns = "exclude",
+    reduction: Reduction = "sum",
+) -> Tensor:
+    """`attention_distance` of logits (B, H, R, P+N) that exist already."""
+    difference = select_columns(logits_t - logits_s, num_prefix_tokens, cls_column)
     if center:
         difference = difference - difference.mean(-1, keepdim=True)
-    return difference.square().sum(), difference[..., 0].numel()
+    squares = difference.square()
+    return (squares.sum(-1) if reduction == "sum" else squares.mean(-1)).mean()
+
+
+def select_columns(x: Tensor, num_prefix_tokens: int, cls_column: Columns, dim: int = -1) -> Tensor:
+    """Entries of the patches along `dim`, and of the CLS token if included; never registers."""
+    patches = x.narrow(dim, num_prefix_tokens, x.shape[dim] - num_prefix_tokens)
+    if cls_column == "exclude" or num_prefix_tokens == 0:
+        return patches
+    return torch.cat((x.narrow(dim, 0, 1), patches), dim=dim) if num_prefix_tokens > 1 else x
 
 
 def _gram_distance(
@@ -98,19 +107,13 @@ def _gram_distance(
     return squares.clamp_min(0).sum() / q_t.shape[-1], q_t[..., 0].numel()
 
 
-def attention_divergence(
-    q_t: Tensor,
-    k_t: Tensor,
-    q_s: Tensor,
-    k_s: Tensor,
-    num_prefix_tokens: int,
-    cls_column: Columns = "exclude",
+def rows_divergence(
+    logits_t: Tensor, logits_s: Tensor, num_prefix_tokens: int, cls_column: Columns = "exclude"
 ) -> Tensor:
-    """KL(source || target) of the CLS rows' softmax over the selected columns: mean over heads
-    and images, in nats. Arguments as in `attention_distance`."""
-    scale = q_t.shape[-1] ** -0.5
-    with torch.autocast(q_t.device.type, enabled=False):
-        k_t, k_s = (select_columns(k.float(), num_prefix_tokens, cls_column) for k in (k_t, k_s))
-        target = row_logits(q_t[:, :, :1], k_t, scale).log_softmax(-1)
-        source = row_logits(q_s[:, :, :1], k_s, scale).log_softmax(-1)
-        return (source.exp() * (source - target)).sum(-1).mean()
+    """KL(source || target) of the rows' softmax over the selected columns, in nats: mean over
+    rows, heads and images. Logits (B, H, R, P+N)."""
+    target, source = (
+        select_columns(x, num_prefix_tokens, cls_column).log_softmax(-1)
+        for x in (logits_t, logits_s)
+    )
+    return (source.exp() * (source - target)).sum(-1).mean()

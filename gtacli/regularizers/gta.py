@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gtacli.errors import UsageError
 from gtacli.models.tap import Request, absolute_layers, require_cls
 from gtacli.regularizers.base import Needs, Regularizer, Step
-from gtacli.regularizers.distance import attention_distance, attention_divergence
+from gtacli.regularizers.distance import attention_distance, rows_distance, rows_divergence
 from gtacli.regularizers.options import GTAOptions, RegularizerOptions
 
 
@@ -89,13 +89,14 @@ class GTA(Regularizer[GTAOptions]):
     def _logits(self, step: Step, layer: int) -> Tensor:
         assert step.source is not None
         target, source = step.target.taps[layer], step.source.taps[layer]
-        q_k = (target.q, target.k, source.q, source.k)
-        o = self.options
+        o, prefix = self.options, target.num_prefix_tokens
+        if o.rows == "all":
+            q_k = (target.q, target.k, source.q, source.k)
+            return attention_distance(*q_k, prefix, o.rows, o.center, o.cls_column, o.reduction)
+        rows = (target.cls().logits, source.cls().logits)
         if o.distance == "kl":
-            return attention_divergence(*q_k, target.num_prefix_tokens, o.cls_column)
-        return attention_distance(
-            *q_k, target.num_prefix_tokens, o.rows, o.center, o.cls_column, o.reduction
-        )
+            return rows_divergence(*rows, prefix, o.cls_column)
+        return rows_distance(*rows, prefix, o.center, o.cls_column, o.reduction)
 
     def strength(self, progress: float) -> float:
         """lam, decayed over the training if asked (ours: the paper keeps it constant)."""

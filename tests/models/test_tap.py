@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gtacli import attention
 from gtacli.errors import UsageError
-from gtacli.models.tap import Request, TappedViT, absolute_layers, row_logits
+from gtacli.models.heads import row_logits, split_heads
+from gtacli.models.tap import Request, TappedViT, absolute_layers
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -233,3 +234,24 @@ def test_bf16_keys_give_fp32_logits() -> None:
         logits = row_logits(q, k, 1.0)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, q @ k.transpose(-1, -2), atol=1e-5, rtol=1e-5)
+
+
+def test_split_heads_is_timms_split() -> None:
+    """Values and gradients against plain autograd in float64, with every consumer at work."""
+    torch.manual_seed(0)
+    start = torch.randn(2, 7, 3 * 24, dtype=torch.float64)
+    weights = [torch.randn(2, 3, 7, 8, dtype=torch.float64) for _ in range(3)]
+    weights.append(torch.randn(2, 3, 1, 7, dtype=torch.float64))
+
+    def plain(qkv: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = qkv.reshape(2, 7, 3, 3, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v, (q[:, :, :1] * 0.3) @ k.mT
+
+    for used in [(0, 1, 2, 3), (0, 1, 2), (3,), (1, 3), (2,)]:
+        mine = start.float().requires_grad_()
+        exact = start.clone().requires_grad_()
+        for leaf, outputs in ((mine, split_heads(mine, 3, 0.3)), (exact, plain(exact))):
+            torch.autograd.backward([(outputs[i] * weights[i].to(leaf.dtype)).sum() for i in used])
+        for a, b in zip(split_heads(mine, 3, 0.3), plain(exact), strict=True):
+            torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mine.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gtacli import attention_distance
-from gtacli.regularizers.distance import attention_divergence
+from gtacli.models.heads import row_logits
+from gtacli.regularizers.distance import rows_divergence
 
 
 def columns(prefix: int, tokens: int, cls_column: str) -> list[int]:
@@ -145,7 +146,10 @@ def test_divergence_is_that_of_the_softmaxes() -> None:
     ]
     p, s = (r.softmax(-1) for r in rows)
     expected = (s * (s / p).log()).sum(-1).mean()
-    value = attention_divergence(*(t.float() for t in (q_t, k_t, q_s, k_s)), 1)
+    logits = [
+        row_logits(q.float()[:, :, :1], k.float(), 8**-0.5) for q, k in ((q_t, k_t), (q_s, k_s))
+    ]
+    value = rows_divergence(*logits, 1)
     torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-6)
 
 
