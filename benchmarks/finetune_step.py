@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gtacli.config.parts import GTAOptions
 from gtacli.models import load_model
 from gtacli.regularizers.gta import GTA
-from gtacli.regularizers.options import GTAOptions
 from gtacli.training.devices import choose_compute
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.tasks import FinetuneTask

@@ -7,12 +7,13 @@ It learns families of creatures that the demo's own classes have no part in (`de
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.cache import cache_dir
+from gtacli.errors import Interrupted
 from gtacli.models.loading import WEIGHTS_FILE, ModelProvider, Weights
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
@@ -55,7 +56,6 @@ class DemoModel(ModelProvider):
         if not file.is_file():
             self._train(file)
         tensors, metadata = read_weights(file)
-        metadata = {k: v for k, v in metadata.items() if k not in ("classes", "num_classes")}
         return Weights(ARCHITECTURE, tensors, metadata, "the demo's source model", KWARGS)
 
     @staticmethod
@@ -63,12 +63,16 @@ class DemoModel(ModelProvider):
         from gtacli.training.finetune import finetune
 
         log.warning("the demo's source model is trained once, which takes a minute or two")
-        run = file.with_suffix(".run")
-        shutil.rmtree(run, ignore_errors=True)
-        with MODELS.registered("demo-untrained", Untrained):
-            finetune(FinetuneConfig(model="demo-untrained", out=run, **RECIPE), _Log())
-        (run / WEIGHTS_FILE).replace(file)
-        shutil.rmtree(run, ignore_errors=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: two first runs at once each train, and the later one wins.
+        with TemporaryDirectory(dir=file.parent) as folder:
+            run = Path(folder) / "run"
+            try:
+                with MODELS.registered("demo-untrained", Untrained):
+                    finetune(FinetuneConfig(model="demo-untrained", out=run, **RECIPE), _Log())
+            except Interrupted as e:
+                raise Interrupted("stopped while the demo's source model was trained") from e
+            (run / WEIGHTS_FILE).replace(file)
 
 
 class _Log:

@@ -40,7 +40,8 @@ def predict(
 
     Raises GtaError for a model without a classifier.
     """
-    if not getattr(model.model, "num_classes", 0):
+    untrained = model.report.new_head or not model.report.loaded
+    if untrained or not getattr(model.model, "num_classes", 0):
         raise GtaError(f"--model: {model.spec} has no classifier; name a run of gta finetune")
     names = class_names(model)
     network = model.model.to(compute.device).eval()

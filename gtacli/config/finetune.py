@@ -121,7 +121,7 @@ class FinetuneConfig(CommonConfig):
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
-        from gtacli.regularizers.options import GTAOptions
+        from gtacli.config.parts import GTAOptions
 
         return {k: v for k, v in GTAOptions.model_fields.items() if k != "lam"}
 
@@ -131,8 +131,8 @@ class FinetuneConfig(CommonConfig):
 
     @classmethod
     def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
+        from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
         from gtacli.registry import REGULARIZERS
-        from gtacli.regularizers.options import BSSOptions, GTAOptions, L2SPOptions
 
         built_in: dict[str, type[StrictModel]] = {
             "gta": GTAOptions,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gtacli.errors import GtaError
+from gtacli.models.pixels import upright_rgb
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -41,7 +42,7 @@ def decode(path: Path, cover: Size | None = None) -> Image.Image:
                     side = 2 * max(cover)  # a square: the photograph may yet be turned
                     image.draft(image.mode, (side, side))
                 image.load()
-                return _rgb(_upright(image))
+                return upright_rgb(image)
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything
@@ -69,32 +70,3 @@ def load(path: Path, cover: Size, interpolation: str = "bicubic") -> NDArray[np.
     if (height, width) != (image.height, image.width):
         image = image.resize((width, height), RESAMPLING[interpolation])
     return np.array(image, dtype=np.uint8)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF in a readable image
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
-    grey = np.asarray(image).astype(np.float64)
-    top = grey.max(initial=0.0)
-    if image.mode == "F":
-        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
-    else:
-        deep = image.mode.startswith("I;16") or top > 255
-        full = max(65535.0, top) if deep else 255.0
-    return Image.fromarray(np.clip(grey * (255 / full) + 0.5, 0, 255).astype(np.uint8))

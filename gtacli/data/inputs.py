@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,35 +13,32 @@ from gtacli.errors import UsageError
 
 
 def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
-    """Paths in the order given, one after the other, never all at once.
+    """Paths in the order given; those of a stream one after the other, never all at once.
 
     A folder stands for all images below it, sorted; a pattern for what it matches, sorted; `-` for
     the paths in `stream`, one a line or, with `nul`, NUL-separated. A path that does not exist is
     passed on: it is named when it cannot be read, and the others are done.
 
-    Raises UsageError when there is no argument, or a folder or pattern holds no image.
+    Raises UsageError when there is no argument, or a folder or pattern holds no image,
+    before the first path is given.
     """
     if not arguments:
         raise UsageError("no images: give files, folders, patterns, or - for paths on stdin")
-    for argument in arguments:
-        if argument == "-":
-            yield from _streamed(stream, b"\0" if nul else b"\n")
-        elif Path(argument).is_dir():
-            yield from _filled(argument, map(str, find_images(Path(argument))), "folder")
-        elif any(c in argument for c in "*?[") and not Path(argument).exists():
-            found = sorted(glob.glob(argument, recursive=True))
-            yield from _filled(argument, found, "pattern")
-        else:
-            yield argument
+    return chain.from_iterable([_expanded(a, stream, nul) for a in arguments])
 
 
-def _filled(argument: str, paths: Iterable[str], what: str) -> Iterator[str]:
-    empty = True
-    for path in paths:
-        empty = False
-        yield path
-    if empty:
-        raise UsageError(f"no image in the {what} {argument}")
+def _expanded(argument: str, stream: BinaryIO, nul: bool) -> Iterable[str]:
+    if argument == "-":
+        return _streamed(stream, b"\0" if nul else b"\n")
+    if Path(argument).is_dir():
+        found = [str(path) for path in find_images(Path(argument))]
+    elif any(c in argument for c in "*?[") and not Path(argument).exists():
+        found = sorted(glob.glob(argument, recursive=True))
+    else:
+        return [argument]
+    if not found:
+        raise UsageError(f"no image in {argument}")
+    return found
 
 
 def _streamed(stream: BinaryIO, separator: bytes) -> Iterator[str]:

@@ -5,6 +5,7 @@ augmentation of an image from (seed, epoch, index). So an epoch can start at any
 global random numbers are neither read nor moved.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,14 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gtacli.data.images import ImageError
-from gtacli.data.machine import usable_cores
-from gtacli.data.store import ImageStore, nothing_readable
+from gtacli.data.store import ImageStore
 from gtacli.data.transforms import Transform
 
-__all__ = ["Batch", "ImageStore", "Loader", "auto_workers", "make_loader"]
+__all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
 _MASK = (1 << 64) - 1
-_MOST_WORKERS = 8
 
 
 class Batch(NamedTuple):
@@ -38,21 +37,12 @@ class _Part(NamedTuple):
     failed: list[tuple[int, str]]
 
 
-def auto_workers(store: ImageStore) -> int:
-    """Worker processes that pay off: none where cropping cached images is all there is to do on
-    few cores, else one a core up to eight, leaving one for training."""
-    cores = usable_cores()
-    if cores <= 2 or (store.cached and len(store) < 1000):
-        return 0
-    return min(_MOST_WORKERS, cores - 1)
-
-
 class Loader:
     """The batches of one epoch from `start_batch` on; made by `make_loader`.
 
     `position` is the number of the batch that comes next: pass it as `start_batch` to go on from
-    there. An unreadable image is left out of its batch and noted in `store.skipped`; a batch with
-    no readable image at all is not given, but counted in `position`.
+    there. An unreadable image is left out of its batch and noted in `store.skipped`, so a batch may
+    be smaller than asked, even empty: every batch is given, whatever could be read of it.
     """
 
     def __init__(
@@ -85,17 +75,13 @@ class Loader:
             pin_memory=self._pin,
             multiprocessing_context=self._context if workers else None,
             generator=torch.Generator(),  # else it would draw from the global one
+            worker_init_fn=_leave_signals_to_parent if workers else None,
         )
-        given = 0
         for number, part in enumerate(parts, start=self._start):
             self.position = number + 1
             for index, reason in part.failed:
                 store.skip(index, reason)
-            if len(part.batch.labels):
-                given += 1
-                yield part.batch
-        if not given and self._start == 0 and store.skipped:
-            raise nothing_readable(store)
+            yield part.batch
 
 
 def make_loader(
@@ -119,6 +105,13 @@ def make_loader(
     """
     epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last)
     return Loader(epoch_data, start_batch, workers, pin_memory, context)
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the training process answers them, and it
+    may need one more batch before it can save."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Epoch(Dataset[_Part]):
@@ -161,7 +154,9 @@ class _Epoch(Dataset[_Part]):
             images.append(self.transform(image, rng))
             kept.append(index)
         indices = torch.tensor(kept, dtype=torch.int64)
-        stacked = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
+        size = self.transform.image_size
+        empty = torch.empty(0, 3, *size, dtype=torch.uint8)
+        stacked = torch.stack(images) if images else empty
         return _Part(Batch(stacked, self.store.labels[indices], indices), failed)
 
     def _order(self) -> Tensor:

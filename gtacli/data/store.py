@@ -17,7 +17,6 @@ from torch import Tensor
 from gtacli.data.base import Record
 from gtacli.data.images import ImageError, Size, cover_size, load
 from gtacli.data.machine import available_memory, usable_cores
-from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
 Cache = Literal["auto", "ram", "none"]
@@ -88,8 +87,6 @@ class ImageStore:
                 images.append(None if isinstance(image, str) else image)
                 if progress is not None:
                     progress(index + 1, len(self))
-        if self.records and all(image is None for image in images):
-            raise nothing_readable(self)
         self._pixels = self._pack(images)
         size, seconds = len(self._pixels) / 2**20, perf_counter() - start
         log.info("%d images in memory: %.0f MiB, %.1f s", len(self), size, seconds)
@@ -127,11 +124,6 @@ class ImageStore:
         step = max(1, len(self.records) // _PROBED)
         sizes = [_pixels_of(record, self.cover) for record in self.records[::step]]
         return bool(sizes) and 3 * sum(sizes) / len(sizes) * len(self.records) < limit
-
-
-def nothing_readable(store: ImageStore) -> GtaError:
-    first = next(iter(store.skipped.values()))
-    return GtaError(f"none of the {len(store)} images can be read; {first}")
 
 
 def _pixels_of(record: Record, cover: Size) -> int:

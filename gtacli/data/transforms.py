@@ -29,6 +29,11 @@ class Transform(Protocol):
     """uint8 (3, H, W) to uint8 (3, *image_size); only random ones use `rng`."""
 
     @property
+    def image_size(self) -> Size:
+        """(height, width) of what it gives."""
+        ...
+
+    @property
     def load_size(self) -> Size:
         """(height, width) that an image must cover when it is loaded."""
         ...

@@ -129,8 +129,8 @@ def load_model(
     if weights.pretrained_cfg is not None:
         kwargs["pretrained_cfg"] = dict(weights.pretrained_cfg)
     classes = tuple(json.loads(meta["classes"])) if "classes" in meta else ()
-    if num_classes is None and "num_classes" in meta:
-        num_classes = int(meta["num_classes"])
+    if num_classes is None and weights.tensors is not None:
+        num_classes = _classes_of(weights)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
     if image_size is None and "image_size" in meta:
@@ -141,7 +141,8 @@ def load_model(
     timm_blocks.check(model)
     report = LoadReport()
     if weights.tensors is not None:
-        report = load_weights(model, weights.tensors, weights.where, partial_weights)
+        grid = _grid_of(weights)
+        report = load_weights(model, weights.tensors, weights.where, partial_weights, grid)
         log.info("%s: %s", weights.where, report)
         if report.missing:
             log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
@@ -171,6 +172,24 @@ def load_model(
     )
 
 
+def _classes_of(weights: Weights) -> int:
+    """Width of the classifier that the weights bring, 0 without one."""
+    assert weights.tensors is not None
+    names = timm.get_pretrained_cfg_value(weights.architecture, "classifier") or "head"
+    head = weights.tensors.get(f"{names if isinstance(names, str) else names[0]}.weight")
+    return 0 if head is None else head.shape[0]
+
+
+def _grid_of(weights: Weights) -> tuple[int, int] | None:
+    """(gh, gw) of the weights' position embeddings, where their file says for which images."""
+    assert weights.tensors is not None
+    patch = weights.tensors.get("patch_embed.proj.weight")
+    if patch is None or "image_size" not in weights.metadata:
+        return None
+    h, w = json.loads(weights.metadata["image_size"])
+    return h // patch.shape[-2], w // patch.shape[-1]
+
+
 def _check_size(model: nn.Module, size: tuple[int, int]) -> None:
     """timm would cut off the last pixels of a size that the patches do not divide."""
     patch = cast(Any, model).patch_embed.patch_size
@@ -187,13 +206,16 @@ def _floats(text: str | None) -> tuple[float, ...]:
 
 
 def _resolve(spec: str) -> Weights:
+    hub = spec.startswith(("hf-hub:", "local-dir:"))  # whose @ is a revision
     arch, at, file = spec.partition("@")
-    if at and not Path(spec).exists():
+    if at and not hub and not Path(spec).exists():
         if file == "none":
             return Weights(arch, None, {}, spec)
         tensors, metadata = read_weights(Path(file).expanduser())
-        return Weights(arch, tensors, _own_layout(metadata), file)
-    if spec.startswith(("hf-hub:", "local-dir:")) or timm.is_model(spec.split(".")[0]):
+        same = metadata.get("architecture", "").split(".")[0] == arch.split(".")[0]
+        kwargs = json.loads(metadata.get("kwargs", "{}")) if same else {}
+        return Weights(arch, tensors, metadata, file, kwargs)
+    if hub or timm.is_model(spec.split(".")[0]):
         return _pretrained(spec)
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -208,12 +230,6 @@ def _resolve(spec: str) -> Weights:
     close = get_close_matches(spec.split(".")[0], known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "`gta models list` shows the names"
     raise GtaError(f"model: unknown name {spec!r}; {hint}")
-
-
-def _own_layout(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata of a file used as ARCH@FILE: how its inputs look, but not its classes' number,
-    which the architecture and the tensors decide."""
-    return {k: v for k, v in metadata.items() if k not in ("num_classes", "image_size", "kwargs")}
 
 
 def _pretrained(spec: str) -> Weights:
@@ -238,8 +254,7 @@ def _pretrained(spec: str) -> Weights:
     if not place:
         return Weights(spec, native.state_dict(), {}, spec)
     config = dict(cast(Any, native).pretrained_cfg)
-    meta = {"num_classes": str(cast(Any, native).num_classes)}
-    return Weights(name, native.state_dict(), meta, spec, own, config)
+    return Weights(name, native.state_dict(), {}, spec, own, config)
 
 
 def _check_tag(spec: str, name: str) -> None:

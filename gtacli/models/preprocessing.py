@@ -11,6 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from gtacli.models.pixels import upright_rgb
+
 
 def resized_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
     """(h, w) that evaluation resizes an image to cover before the centre crop (timm's rule)."""
@@ -75,6 +77,6 @@ class Preprocess:
     crop_pct: float = 1.0
 
     def __call__(self, image: Image.Image) -> Tensor:
-        pixels = F.pil_to_tensor(image.convert("RGB"))
+        pixels = F.pil_to_tensor(upright_rgb(image))
         view = eval_view(pixels, self.image_size, self.crop_pct, self.interpolation)
         return F.normalize(F.to_dtype(view, torch.float32, scale=True), [*self.mean], [*self.std])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.heads import row_logits
+from gtacli.models.matching import require_cls
 
 Rows = Literal["cls", "all"]
 
@@ -54,10 +55,6 @@ class Request:
             features=self.features or other.features,
             output=self.output or other.output,
         )
-
-    @property
-    def empty(self) -> bool:
-        return not (self.layers or self.msa or self.hidden or self.features or self.output)
 
 
 def _union(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -265,11 +262,3 @@ def attention(
     depth = len(cast(nn.ModuleList, model.blocks))
     tapped = TappedViT(model, Request(absolute_layers(layers, depth), rows, output=False))
     return list(tapped.read(tapped(images), images.shape).taps.values())
-
-
-def require_cls(model: nn.Module) -> None:
-    """Raise UsageError for a model that has no CLS token to look through."""
-    if getattr(model, "cls_token", None) is None:
-        raise UsageError(
-            "rows: this model has no CLS token, so it has no CLS row; use rows=all (--rows all)"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +67,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as e:
         raise GtaError(f"weights: {path} is damaged or no safetensors file ({e})") from e
-    except pickle.UnpicklingError as e:
-        raise GtaError(
-            f"weights: {path} holds more than tensors; loading it could run code, so it was "
-            "not. Save its state_dict alone, best as safetensors"
-        ) from e
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise GtaError(f"weights: {path} cannot be read ({reason})") from e
+    except Exception as e:  # a damaged file makes the unpickler raise almost anything
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        if "eights only" in str(e) or "weights_only" in str(e):
+            raise GtaError(
+                f"weights: {path} holds more than tensors, or is damaged. Loading it could run "
+                "code, so it was not; save its state_dict alone, best as safetensors"
+            ) from e
+        raise GtaError(f"weights: {path} is damaged or no weights file ({reason})") from e
     return _state_dict(payload, path), {}
 
 
@@ -101,7 +100,11 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def load_weights(
-    model: nn.Module, tensors: Mapping[str, Tensor], where: str, partial: bool = False
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    partial: bool = False,
+    grid: tuple[int, int] | None = None,
 ) -> LoadReport:
     """Copy `tensors` into `model`, resizing what depends on the image size.
 
@@ -112,8 +115,9 @@ def load_weights(
     Args:
         where: how to name the file in errors.
         partial: accept a file that fills less than 90 % of the backbone.
+        grid: (gh, gw) of the file's position embeddings where it is known; else a square.
 
-    Raises GtaError below 90 % (unless partial).
+    Raises GtaError below 90 %, or without position embeddings that fit (unless partial).
     """
     own = model.state_dict()
     heads = head_prefixes(model)
@@ -126,9 +130,9 @@ def load_weights(
     for name, target in own.items():
         is_head = name.startswith(heads)
         value = tensors.get(name)
-        if value is not None and value.shape != target.shape:
+        if value is not None and (value.shape != target.shape or _turned(model, name, grid)):
             shapes[name] = f"{tuple(value.shape)} in the file, {tuple(target.shape)} in the model"
-            value = None if is_head else _resize(model, name, value, tensors)
+            value = None if is_head else _resize(model, name, value, grid)
         if value is None:
             (new_head if is_head else missing).append(name)
             continue
@@ -140,7 +144,8 @@ def load_weights(
     )
     backbone = [n for n in own if not n.startswith(heads)]
     found = sum(n in fitting for n in backbone)
-    if found < MIN_COVERAGE * len(backbone) and not partial:
+    lost = "pos_embed" in missing
+    if (found < MIN_COVERAGE * len(backbone) or lost) and not partial:
         example = next((f"; {n} is {shapes[n]}" for n in missing if n in shapes), "")
         raise GtaError(
             f"weights: {where} fills only {found} of {len(backbone)} tensors of the backbone"
@@ -150,19 +155,26 @@ def load_weights(
     return report
 
 
+def _turned(model: nn.Module, name: str, grid: tuple[int, int] | None) -> bool:
+    """Whether as many position embeddings lie on another grid (4 x 9 and 6 x 6)."""
+    own = tuple(cast(Any, model).patch_embed.grid_size)
+    return name == "pos_embed" and grid is not None and tuple(grid) != own
+
+
 def _resize(
-    model: nn.Module, name: str, value: Tensor, tensors: Mapping[str, Tensor]
+    model: nn.Module, name: str, value: Tensor, grid: tuple[int, int] | None
 ) -> Tensor | None:
     m = cast(Any, model)
     if name == "pos_embed" and value.ndim == 3 and value.shape[-1] == m.pos_embed.shape[-1]:
         prefix = 0 if m.no_embed_class else m.num_prefix_tokens
-        old = _square(value.shape[1] - prefix)
+        tokens = value.shape[1] - prefix
+        old = grid if grid is not None and grid[0] * grid[1] == tokens else _square(tokens)
         if old is None:
             return None
         return cast(
             Tensor,
             resample_abs_pos_embed(
-                value.float(), m.patch_embed.grid_size, old, num_prefix_tokens=prefix
+                value.float(), m.patch_embed.grid_size, list(old), num_prefix_tokens=prefix
             ),
         )
     if name == "patch_embed.proj.weight" and value.shape[:2] == m.patch_embed.proj.weight.shape[:2]:
@@ -173,6 +185,6 @@ def _resize(
 
 
 def _square(tokens: int) -> tuple[int, int] | None:
-    """The grid of a file's position embeddings, which say only how many there are."""
+    """The grid of position embeddings whose file says only how many there are."""
     side = round(tokens**0.5)
     return (side, side) if side * side == tokens else None

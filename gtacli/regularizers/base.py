@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from gtacli.config.parts import RegularizerOptions
 from gtacli.models.tap import Reading, Request
-from gtacli.regularizers.options import RegularizerOptions
 
 O = TypeVar("O", bound=RegularizerOptions)  # noqa: E741
 

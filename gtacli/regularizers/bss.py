@@ -8,21 +8,25 @@ spectrum of its own batch.
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gtacli.errors import UsageError
+from gtacli.config.parts import BSSOptions, RegularizerOptions
 from gtacli.models.tap import Request
 from gtacli.regularizers.base import Needs, Regularizer, Step
-from gtacli.regularizers.options import BSSOptions, RegularizerOptions
+
+log = logging.getLogger(__name__)
 
 
 class BSS(Regularizer[BSSOptions]):
     """Shrinks the smallest singular values of the batch's features."""
 
     Options: ClassVar[type[RegularizerOptions]] = BSSOptions
+
+    _warned = False
 
     @property
     def needs(self) -> Needs:
@@ -32,16 +36,21 @@ class BSS(Regularizer[BSSOptions]):
         """Sum of the k smallest squared singular values, as eigenvalues of the smaller Gram matrix.
 
         In float64: the Gram matrix squares the condition number, and in fp32 near-duplicate images
-        make the smallest values and their gradients wrong by orders of magnitude. Raises
-        UsageError when the batch has fewer than k of them.
+        make the smallest values and their gradients wrong by orders of magnitude. A batch of k
+        images or fewer (the last of an epoch) has no small values, all are what it is made of:
+        its penalty is 0.
         """
         features = step.target.features
         assert features is not None
-        if min(features.shape) < self.options.k:
-            raise UsageError(
-                f"regularizer bss: k={self.options.k} singular values are asked of a batch with "
-                f"{min(features.shape)}"
-            )
+        if min(features.shape) <= self.options.k:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "regularizer bss: k=%d is not small for a batch of %d images; it is left out",
+                    self.options.k,
+                    len(features),
+                )
+            return features.sum() * 0
         with torch.autocast(features.device.type, enabled=False):
             # MPS has no float64; the CPU does it there, on a matrix of a batch's size.
             f = (features.cpu() if features.device.type == "mps" else features).double()

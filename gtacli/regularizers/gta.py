@@ -15,11 +15,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from gtacli.config.parts import GTAOptions, RegularizerOptions
 from gtacli.errors import UsageError
-from gtacli.models.tap import Request, absolute_layers, require_cls
+from gtacli.models.matching import require_cls, require_match
+from gtacli.models.tap import Request, absolute_layers
 from gtacli.regularizers.base import Needs, Regularizer, Step
 from gtacli.regularizers.distance import attention_distance, rows_distance, rows_divergence
-from gtacli.regularizers.options import GTAOptions, RegularizerOptions
 
 
 class GTA(Regularizer[GTAOptions]):
@@ -50,23 +51,9 @@ class GTA(Regularizer[GTAOptions]):
                 "regularizer gta: distance=kl compares the CLS token's row of logits; "
                 "use it with guide=logits and rows=cls"
             )
-        self._same_shape(target, source)
+        require_match(target, source)
         depth = len(cast(nn.ModuleList, target.blocks))
         self.layers = absolute_layers(options.layers, depth)
-
-    @staticmethod
-    def _same_shape(target: nn.Module, source: nn.Module) -> None:
-        for what, of in {
-            "blocks": lambda m: len(m.blocks),
-            "attention heads": lambda m: m.blocks[0].attn.num_heads,
-            "patches": lambda m: tuple(m.patch_embed.grid_size),
-            "prefix tokens": lambda m: m.num_prefix_tokens,
-        }.items():
-            t, s = of(target), of(source)
-            if t != s:
-                raise UsageError(
-                    f"regularizer gta: the model has {t} {what}, the source {s}; they must match"
-                )
 
     @property
     def needs(self) -> Needs:

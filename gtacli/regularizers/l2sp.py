@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gtacli.config.parts import L2SPOptions, RegularizerOptions
 from gtacli.regularizers.base import Regularizer, Step
-from gtacli.regularizers.options import L2SPOptions, RegularizerOptions
 
 
 class L2SP(Regularizer[L2SPOptions]):
@@ -69,7 +69,9 @@ class L2SP(Regularizer[L2SPOptions]):
         for rate in sorted(set(rates.values())):
             chosen = [p for p in self.backbone if rates.get(id(p)) == rate]
             if chosen:
-                torch._foreach_lerp_(chosen, [pull[id(p)] for p in chosen], rate * self.options.lam)
+                # At most all the way back: beyond that the pull would overshoot and diverge.
+                share = min(rate * self.options.lam, 1.0)
+                torch._foreach_lerp_(chosen, [pull[id(p)] for p in chosen], share)
             heads = [p for p in self.classifier if rates.get(id(p)) == rate]
             if heads:
                 torch._foreach_mul_(heads, 1 - rate * self.options.beta)

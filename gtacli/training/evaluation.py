@@ -42,8 +42,8 @@ class Evaluator:
         self._pixels = pixel_statistics(target.mean, target.std, compute.device)
         seen_by = source or target
         self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, compute.device)
-        self._rows: list[Tensor] = []
-        self._keep = True
+        self.count = 0  # images that were measured last
+        self._rows: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
@@ -57,6 +57,8 @@ class Evaluator:
         for number, (images, labels, _) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
+            if not len(images):
+                continue
             images, labels = images.to(device), labels.to(device)
             with self.compute.autocast():
                 reading = self._read(self.target, normalise(images, *self._pixels))
@@ -68,6 +70,7 @@ class Evaluator:
             count += len(images)
             if self.source is not None:
                 drift += self._distance(reading, images, number) * len(images)
+        self.count = count
         if not count:
             return {f"{prefix}_top1": None, f"{prefix}_top5": None, "attention_drift": None}
         return {
@@ -82,7 +85,7 @@ class Evaluator:
 
     def _distance(self, reading: Reading, images: Tensor, number: int) -> Tensor:
         target = patch_rows(reading)
-        if number < len(self._rows):
+        if number in self._rows:
             source = self._rows[number].to(target.device)
         else:
             assert self.source is not None
@@ -90,11 +93,9 @@ class Evaluator:
                 source = patch_rows(
                     self._read(self.source, normalise(images, *self._source_pixels))
                 )
-            used = sum(r.nbytes for r in self._rows) + source.nbytes
-            # Once a batch did not fit no later one is kept: the list stays a prefix.
-            self._keep = self._keep and used <= CACHE_BYTES
-            if self._keep:
-                self._rows.append(source.cpu())
+            used = sum(r.nbytes for r in self._rows.values()) + source.nbytes
+            if used <= CACHE_BYTES:
+                self._rows[number] = source.cpu()
         return (target - source).square().sum(-1).mean()
 
 

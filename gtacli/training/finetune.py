@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from gtacli.data.store import ImageStore
 from gtacli.data.transforms import EvalTransform, TrainTransform
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import WEIGHTS_FILE, LoadedModel, load_model
+from gtacli.models.matching import require_cls, require_match
 from gtacli.models.weights import read_weights
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
@@ -66,7 +68,11 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         "command": "finetune",
         "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
         "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
-        "model": {"spec": job.target.spec, "weights": str(job.target.report)},
+        "model": {
+            "spec": job.target.spec,
+            "weights": str(job.target.report),
+            "fingerprint": job.fingerprint(),
+        },
         **environment(),
     }
     state: dict[str, Any] | None = None
@@ -76,8 +82,10 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         run.write_json("split.json", job.split.to_json())
     else:
         before = run.read_json("run.json")
-        if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
-            raise GtaError(f"--resume: the data at {config.data} is not what the run began with")
+        for what in ("data", "model"):
+            if before[what]["fingerprint"] != record[what]["fingerprint"]:
+                given = getattr(config, what)
+                raise GtaError(f"--resume: the {what} at {given} is not what the run began with")
         state = run.read_state()
     progress = Progress() if state is None else Progress(**state["progress"])
     if progress.phase == "train":
@@ -87,16 +95,17 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
             chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
     if progress.phase == "refit":
+        del job  # its networks and its optimiser
         job = prepare(config, refit=True)
         progress = run_phase(job, run, observer, progress, state, dry_run)
     summary = {
         "command": "finetune",
         "run": str(run.path),
-        "n_train": len(job.train),
-        "n_val": len(job.split.val),
-        "n_test": len(job.split.test),
-        "epochs": config.epochs,
         **test(job, run, dry_run),
+        "n_train": job.readable(job.train),
+        "n_val": job.readable(job.split.val),
+        "n_test": job.readable(job.split.test),
+        "epochs": config.epochs,
         "best_epoch": progress.best_epoch,
         "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
         "attention_drift": _drift(progress),
@@ -105,7 +114,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         "peak_memory_mb": round(job.compute.peak_memory_mb(), 1),
     }
     if job.skipped():
-        summary["skipped"] = job.skipped()
+        summary["skipped"] = len(job.skipped())
     if dry_run:
         summary["dry_run"] = True
     run.write_json("summary.json", summary)
@@ -136,7 +145,11 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
     """
     assert config.resume is not None
     recorded = RunFolder(config.resume).read_json("run.json")
-    before = FinetuneConfig.model_validate(recorded["config"])
+    if recorded.get("command") != "finetune" or "data" not in recorded:
+        raise UsageError(f"--resume: {config.resume} is no run of gta finetune")
+    before = build(FinetuneConfig, recorded.get("config", {}), f"--resume: {config.resume}:")
+    if config.out is not None and config.out != config.resume:
+        raise UsageError("--resume: the run goes on in its own folder; leave out --out")
     free = {"resume", "device", "workers", "cache", "overwrite", "out"}
     for key in config.model_fields_set - free:
         if getattr(config, key) != getattr(before, key):
@@ -160,6 +173,7 @@ class Job:
     source: LoadedModel | None
     task: FinetuneTask
     optimizer: torch.optim.Optimizer
+    drift: bool
     refit: bool = False
     stores: list[ImageStore] = field(default_factory=list)
 
@@ -168,9 +182,23 @@ class Job:
         """The images that are trained on: with the held-out ones when all is chosen."""
         return self.split.train + self.split.val if self.refit else self.split.train
 
-    def skipped(self) -> int:
-        """Unreadable images met so far."""
-        return len({key for store in self.stores for key in store.skipped})
+    def skipped(self) -> set[str]:
+        """Keys of the unreadable images met so far."""
+        return {key for store in self.stores for key in store.skipped}
+
+    def readable(self, records: tuple[Record, ...]) -> int:
+        """How many of `records` have not turned out unreadable."""
+        bad = self.skipped()
+        return sum(record.key not in bad for record in records)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights that target and source start from."""
+        digest = hashlib.sha256()
+        for model in (self.target, self.source):
+            for name, value in model.model.state_dict().items() if model else ():
+                digest.update(name.encode())
+                digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
         store = ImageStore(
@@ -195,12 +223,13 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     rng.seed_everything(config.seed)
     size, partial = config.image_size, config.partial_weights
     target = load_model(config.model, len(dataset.classes), size, partial)
-    if target.report.new_head:
+    if target.classes != dataset.classes:
         zero_head(target)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}
     wants_source = config.drift or any(p.needs_source for p in parts.values())
     source = _source(config, target) if wants_source else None
+    drift = config.drift and source is not None and _comparable(target, source)
     regularizers: dict[str, Regularizer[Any]] = {
         name: parts[name](
             options[name], target.model, source.model if source else None, target.head
@@ -223,7 +252,18 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
         decay,
         config.layer_decay,
     )
-    return Job(config, compute, dataset, split, target, source, task, optimizer, refit)
+    return Job(config, compute, dataset, split, target, source, task, optimizer, drift, refit)
+
+
+def _comparable(target: LoadedModel, source: LoadedModel) -> bool:
+    """Whether there is a CLS row in both networks that lies on the same patches."""
+    try:
+        require_match(target.model, source.model)
+        require_cls(target.model)
+    except UsageError as e:
+        log.warning("attention_drift is not measured: %s", e)
+        return False
+    return True
 
 
 def zero_head(target: LoadedModel) -> None:
@@ -292,6 +332,10 @@ def run_phase(
         target.image_size, (config.crop_scale, 1.0), config.flip, interpolation
     )
     store = job.store(job.train, transform.load_size)
+    store.prepare()
+    if len(store.skipped) == len(store):
+        reason = next(iter(store.skipped.values()))
+        raise GtaError(f"--data: none of the {len(store)} training images can be read; {reason}")
     workers = choose_workers(config.workers, compute.device, store.cached)
 
     def batches(epoch: int, first: int) -> Iterable[Batch]:
@@ -307,9 +351,10 @@ def run_phase(
             pin_memory=compute.device.type == "cuda",
         )
 
-    validate = evaluator(job, job.split.val, drift=config.drift)
+    validate = evaluator(job, job.split.val, job.drift)
     metadata = model_metadata(target, job.dataset.classes)
-    last = 1 if dry_run else None
+    # A dry run takes one optimiser step.
+    last = config.accumulate if dry_run else None
     epochs = config.epochs if progress.chosen is None else progress.chosen["best_epoch"] + 1
 
     def evaluate() -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The training loop. One, for every task, on one process or several.
+"""The training loop: one, for every task.
 
-Nothing in a step waits for the device: figures stay on it and are read every `CHECK_EVERY` steps,
-when the NaN guard looks too. The state is saved after every epoch and on an interruption; batches
-follow from (seed, epoch, position), so a resumed run sees what the uninterrupted one would have.
+Nothing here waits for the device within a step: figures stay on it and are read every
+`CHECK_EVERY` batches, when the NaN guard looks too. The state is saved after every epoch and on an
+interruption; batches follow from (seed, epoch, position), so a resumed run sees what the
+uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from gtacli.errors import Interrupted, RunError
 from gtacli.training import rng
@@ -146,13 +147,14 @@ def fit(
                 task.progress = update / (plan.epochs * plan.updates)
                 images = images.to(device, non_blocking=True)
                 labels = labels.to(device, non_blocking=True)
-                with compute.autocast():
-                    result = task(images, labels)
-                share = len(images) / plan.group(batch)
-                scaler.scale(result["loss"] * share).backward()
-                bad_batch = torch.where(
-                    (bad_batch < 0) & ~torch.isfinite(result["loss"]), batch, bad_batch
-                )
+                if len(images):  # else none of the batch's images could be read
+                    with compute.autocast():
+                        result = task(images, labels)
+                    share = len(images) / plan.group(batch)
+                    scaler.scale(result["loss"] * share).backward()
+                    finite = torch.isfinite(result["loss"])
+                    bad_batch = torch.where((bad_batch < 0) & ~finite, batch, bad_batch)
+                    _add(progress, result, len(images))
                 if (batch + 1) % plan.accumulate == 0 or batch + 1 == plan.batches:
                     if plan.clip_grad is not None:
                         scaler.unscale_(optimizer)
@@ -161,10 +163,9 @@ def fit(
                     scaler.update()
                     optimizer.zero_grad(set_to_none=True)
                     task.after_step(optimizer)
-                _add(progress, result, len(images))
                 progress.batch += 1
                 if progress.batch % CHECK_EVERY == 0 or stop.requested:
-                    _require_finite(bad_batch, epoch, run)  # a sync point
+                    _require_finite(bad_batch, module, epoch, run)  # a sync point
                     loss = _mean(progress, "loss")
                     observer.step(epoch, progress.batch, plan.batches, plan.epochs, loss)
                 if stop.requested and progress.batch % plan.accumulate == 0:
@@ -176,7 +177,9 @@ def fit(
                     )
                 if last is not None and progress.batch >= last:
                     break
-            _require_finite(bad_batch, epoch, run)  # a sync point
+            _require_finite(bad_batch, module, epoch, run)  # a sync point
+            if not progress.images:
+                raise RunError(f"no training image could be read in epoch {epoch}")
             compute.synchronize()
             progress.seconds += time.perf_counter() - clock
             # -- what came of it ----------------------------------------------------------
@@ -215,14 +218,18 @@ def _mean(progress: Progress, name: str) -> float:
     return float(progress.totals[name]) / max(progress.images, 1)
 
 
-def _require_finite(bad_batch: Tensor, epoch: int, run: RunFolder) -> None:
+def _require_finite(bad_batch: Tensor, module: nn.Module, epoch: int, run: RunFolder) -> None:
+    """Raise RunError for a loss that was not finite, or for weights that are not: the last
+    gradient may have spoilt them after a finite loss."""
     batch = int(bad_batch)
-    if batch >= 0:
+    norms = torch._foreach_norm([p.detach() for p in module.parameters()])
+    if batch >= 0 or not torch.stack([n.float() for n in norms]).sum().isfinite():
+        what, at = ("loss is", f", batch {batch}") if batch >= 0 else ("weights are", "")
         saved = "" if run.dry or not (run.path / "state.pt").exists() else (
             f"; the state before it is kept in {run.path}"
         )  # fmt: skip
         raise RunError(
-            f"the loss is not finite at epoch {epoch}, batch {batch}{saved}. "
+            f"the {what} not finite at epoch {epoch}{at}{saved}. "
             "Try a smaller --lr, --clip-grad 1, or --precision fp32"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -92,9 +91,3 @@ def make_schedule(
         warmup_prefix=True,
         t_in_epochs=False,
     )
-
-
-def steps_per_epoch(images: int, batch_size: int, accumulate: int) -> tuple[int, int]:
-    """(batches, optimiser steps) of an epoch; the last of each may be smaller."""
-    batches = math.ceil(images / batch_size)
-    return batches, math.ceil(batches / accumulate)

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from gtacli.errors import GtaError, UsageError
+from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.models.loading import WEIGHTS_FILE, LoadedModel
 
 STATE_FILE = "state.pt"
@@ -85,8 +86,10 @@ class RunFolder:
                 temporary.replace(self.path / name)
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as e:
-            raise GtaError(f"--out: cannot write {self.path / name} ({e.strerror or e})") from e
+        except (OSError, RuntimeError, SafetensorError) as e:  # a full disk looks different to each
+            text = f"--out: cannot write {self.path / name} ({str(e).splitlines()[0]})"
+            # Before the first step it is the user's input that is wrong, later the run has failed.
+            raise (GtaError if name in ("run.json", "split.json") else RunError)(text) from e
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, indent=1, default=str) + "\n"

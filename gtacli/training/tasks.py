@@ -1,4 +1,4 @@
-"""The fine-tuning step as timm's `TrainingTask`: the one file that touches that young API.
+"""The fine-tuning step, in the shape of timm's young `TrainingTask`.
 
 The frozen source stays bare: never wrapped, never in train mode, in no optimiser, no checkpoint.
 """

@@ -197,3 +197,16 @@ def test_predict_needs_images_and_a_classifier(tiny_model: Path, capfd: Capture)
     assert "no images" in capfd.readouterr().err
     assert main(["predict", "x.png"]) == 2
     assert "--model" in capfd.readouterr().err
+
+
+def test_predict_refuses_before_it_begins(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    good = str(tiny_data / "test" / "red" / "0.png")
+    (tmp_path / "hollow").mkdir()
+    assert main(["predict", good, str(tmp_path / "hollow"), "-m", str(tiny_model)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "hollow" in err
+    assert main(["predict", good, "-m", "vit_tiny_patch16_224@none", "-q"]) == 2
+    assert "no classifier" in capfd.readouterr().err

@@ -167,7 +167,7 @@ def test_damaged_and_unfit_files(tmp_path: Path) -> None:
         load_model(f"vit_tiny_patch16_224@{cut}")
     empty = tmp_path / "empty.pth"
     empty.touch()
-    with pytest.raises(GtaError, match="cannot be read"):
+    with pytest.raises(GtaError, match="damaged"):
         load_model(f"vit_tiny_patch16_224@{empty}")
     with pytest.raises(GtaError, match="no file"):
         load_model(f"vit_tiny_patch16_224@{tmp_path / 'missing.pth'}")
@@ -219,3 +219,58 @@ def test_packed_layers_give_the_same(tiny_model: Path) -> None:
     assert packed.state_dict().keys() == loaded.model.state_dict().keys()
     half = deepcopy(loaded.model).to(torch.bfloat16)
     assert not any(isinstance(m, PackedLinear) for m in pack(half).modules())
+
+
+@pytest.mark.parametrize(("size", "asked"), [((64, 96), 96), ((32, 72), 48), ((32, 72), (72, 32))])
+def test_position_embeddings_of_a_grid_that_is_not_square(
+    tmp_path: Path, size: tuple[int, int], asked: Any
+) -> None:
+    """4 x 9 patches are as many as 6 x 6: only the file's own image size tells them apart."""
+    kwargs = {**TINY, "img_size": size}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **kwargs)
+    meta = {
+        "architecture": "vit_tiny_patch16_224",
+        "kwargs": json.dumps(TINY),
+        "image_size": json.dumps(size),
+    }
+    save_file(model.state_dict(), tmp_path / "model.safetensors", meta)
+    loaded = load_model(str(tmp_path), image_size=asked)
+    assert loaded.report.resized == ("pos_embed",)
+    wanted = asked if isinstance(asked, tuple) else (asked, asked)
+    model.set_input_size(img_size=wanted)
+    torch.testing.assert_close(loaded.model.pos_embed, model.pos_embed)
+
+
+def test_position_embeddings_that_cannot_be_placed(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96))
+    path = tmp_path / "a.safetensors"
+    save_file(model.state_dict(), path)  # says nothing of its image size
+    with pytest.raises(GtaError, match="pos_embed"):
+        load_model(f"vit_tiny_patch16_224@{path}")
+
+
+def test_the_classifier_is_as_wide_as_the_weights(tmp_path: Path) -> None:
+    tensors = full(num_classes=3)
+    spec = file_of(tmp_path, "a.safetensors", lambda p: save_file(tensors, p))
+    loaded = load_model(spec)
+    assert loaded.model.num_classes == 3
+    assert not loaded.report.new_head
+    headless = {k: v for k, v in tensors.items() if not k.startswith("head")}
+    spec = file_of(tmp_path, "b.safetensors", lambda p: save_file(headless, p))
+    assert load_model(spec).model.num_classes == 0
+
+
+def test_a_revision_is_no_weights_file() -> None:
+    with pytest.raises(GtaError, match=r"hf-hub:nobody/nothing@main could not be loaded"):
+        load_model("hf-hub:nobody/nothing@main")
+
+
+def test_preprocess_reads_any_image_as_the_data_pipeline_does(tiny_model: Path) -> None:
+    import numpy as np
+
+    loaded = load_model(str(tiny_model))
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    view = loaded.preprocess(Image.fromarray(ramp)) * 0.5 + 0.5
+    assert 0.45 < view.mean() < 0.55
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert (loaded.preprocess(clear) * 0.5 + 0.5).min() > 0.99

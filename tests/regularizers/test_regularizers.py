@@ -9,13 +9,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
 from gtacli.errors import UsageError
 from gtacli.models.tap import Reading, TappedViT
 from gtacli.regularizers.base import Regularizer, Step
 from gtacli.regularizers.bss import BSS
 from gtacli.regularizers.gta import GTA
 from gtacli.regularizers.l2sp import L2SP
-from gtacli.regularizers.options import BSSOptions, GTAOptions, L2SPOptions
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
 
@@ -141,6 +141,7 @@ def test_gta_decay(decay: Any, half: float) -> None:
         ({"depth": 2}, "blocks"),
         ({"num_heads": 2}, "heads"),
         ({"img_size": 40}, "patches"),
+        ({"embed_dim": 48}, "dimensions"),
         ({"reg_tokens": 2}, "prefix"),
     ],
 )
@@ -223,7 +224,7 @@ def reading(features: Tensor | None = None) -> Reading:
     return Reading(None, features, {}, {}, {})
 
 
-@pytest.mark.parametrize(("b", "c", "k"), [(8, 24, 1), (24, 8, 1), (8, 24, 3), (5, 5, 5)])
+@pytest.mark.parametrize(("b", "c", "k"), [(8, 24, 1), (24, 8, 1), (8, 24, 3), (6, 6, 5)])
 def test_bss_is_the_smallest_singular_values(b: int, c: int, k: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(b, c, requires_grad=True)
@@ -252,9 +253,14 @@ def test_bss_of_near_duplicates() -> None:
     torch.testing.assert_close(leaf.grad.double(), gradient, rtol=1e-2, atol=1e-8)
 
 
-def test_bss_asked_for_more_than_there_is() -> None:
-    with pytest.raises(UsageError, match="k=9"):
-        BSS(BSSOptions(k=9), network()).penalty(Step(reading(torch.randn(4, 24))))
+@pytest.mark.parametrize(("images", "k"), [(1, 1), (3, 3), (2, 9)])
+def test_bss_leaves_a_batch_without_small_values_alone(images: int, k: int) -> None:
+    """The last batch of an epoch: its smallest singular value would be its largest."""
+    features = torch.randn(images, 24, requires_grad=True)
+    value = BSS(BSSOptions(k=k), network()).penalty(Step(reading(features)))
+    value.backward()
+    assert value == 0
+    assert (features.grad == 0).all()
 
 
 def test_bss_gets_the_features_before_the_classifier() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import gtacli.training.finetune as module
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.errors import UsageError
+from gtacli.errors import RunError, UsageError
 from gtacli.models.tap import TappedViT
 from gtacli.training.finetune import finetune
 
@@ -250,3 +250,77 @@ def test_a_used_folder_is_kept(config: Make, recorder: Any, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="no earlier run"):
         finetune(config(out=other, overwrite=True), recorder)
     assert (other / "thesis.tex").read_text() == "precious"
+
+
+def test_images_that_nobody_can_read(config: Make, recorder: Any, tiny_data: Path) -> None:
+    """A whole batch of them in training, and the whole test set: the run ends, and says so."""
+    for image in (tiny_data / "test").rglob("*.png"):
+        image.write_bytes(b"no image")
+    for image in sorted((tiny_data / "train" / "red").glob("*.png"))[:3]:
+        image.write_bytes(b"no image")
+    summary = finetune(config(batch_size=1, accumulate=4, cache="none"), recorder)
+    assert summary["test_top1"] is None
+    assert summary["n_test"] == 0
+    assert summary["n_train"] + summary["n_val"] == 15
+    assert summary["skipped"] == 15
+
+
+def test_a_batch_without_an_image_keeps_its_place(
+    config: Make, recorder: Any, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accumulated gradients are stepped, and none is left for the next epoch."""
+    left = []
+    original = torch.optim.AdamW.zero_grad
+    steps = []
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "zero_grad",
+        lambda self, **k: (steps.append(1), original(self, **k))[1],
+    )
+    recorder.at_epoch = lambda row: left.append(
+        any(p.grad is not None for g in jobs[0].optimizer.param_groups for p in g["params"])
+    )
+    jobs: list[Any] = []
+    prepare = module.prepare
+    monkeypatch.setattr(
+        module, "prepare", lambda *a, **k: jobs.append(prepare(*a, **k)) or jobs[-1]
+    )
+    for image in sorted((tiny_data / "train" / "red").glob("*.png"))[:5]:
+        image.write_bytes(b"no image")
+    finetune(config(batch_size=1, accumulate=5, epochs=2), recorder)
+    assert left == [False, False]
+    assert len(steps) == 2 * 3  # 15 images, five to a step
+
+
+def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path) -> None:
+    small = "vit_tiny_patch16_224@none"
+    options = {"source": small, "regularizer": "l2-sp", "epochs": 1}
+    finetune(config(**options), recorder)
+    assert recorder.rows[0]["attention_drift"] is None
+    with pytest.raises(UsageError, match="--source"):
+        finetune(config(source=small, out=tmp_path / "b"), recorder)
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_old_classifier_is_not_taken_for_the_new_one(
+    config: Make, recorder: Any, tiny_data: Path, tmp_path: Path
+) -> None:
+    finetune(config(), recorder)
+    run = tmp_path / "run"
+    same = module.prepare(config(model=str(run)))
+    assert same.target.model.head.weight.abs().sum() > 0
+    (tiny_data / "train" / "red").rename(tiny_data / "train" / "crimson")
+    (tiny_data / "test" / "red").rename(tiny_data / "test" / "crimson")
+    other = module.prepare(config(model=str(run)))
+    assert other.target.model.head.weight.abs().sum() == 0
+
+
+def test_a_full_disk_is_one_line(
+    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match=r"cannot write .*state\.pt"):
+        finetune(config(), recorder)

@@ -139,3 +139,72 @@ def test_a_loss_that_is_not_finite(
     finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
     finetune(config(out=tmp_path / "whole"), recorder)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_weights_that_a_last_gradient_spoilt(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of an epoch's last batch is finite, its gradient is not."""
+    finetune(config(epochs=2, out=tmp_path / "good"), recorder)
+    step = torch.optim.AdamW.step
+    calls = []
+
+    def spoil(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        result = step(self, *args, **kwargs)
+        if len(calls) == 8:  # the last of epoch 1
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(RunError, match=r"weights are not finite at epoch 1.*kept"):
+        finetune(config(), recorder)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "run").values())
+
+
+def test_a_folder_of_something_else(config: Make, recorder: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="no run of gta finetune"):
+        finetune(FinetuneConfig(resume=tmp_path), recorder)
+    finetune(config(epochs=1), recorder)
+    with pytest.raises(UsageError, match="--out"):
+        finetune(FinetuneConfig(resume=tmp_path / "run", out=tmp_path / "else"), recorder)
+
+
+def test_another_source_file(config: Make, recorder: Any, tmp_path: Path, tiny_model: Path) -> None:
+    finetune(config(epochs=1), recorder)
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    file = tiny_model / "model.safetensors"
+    with safe_open(file, "pt") as f:
+        meta = f.metadata()
+    tensors = load_file(file)
+    tensors["norm.weight"] += 1
+    save_file(tensors, file, meta)
+    with pytest.raises(GtaError, match=r"the model at .* is not what the run began with"):
+        finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+
+
+def test_workers_leave_signals_to_the_training_process(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group."""
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+    finetune(config(out=tmp_path / "whole"), recorder)
+    import multiprocessing
+
+    def stop(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (1, 1):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGTERM)  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    recorder.at_step = stop
+    with pytest.raises(Interrupted):
+        finetune(config(out=tmp_path / "cut", workers=2, accumulate=1), recorder)
+    recorder.at_step = lambda epoch, batch: None
+    finetune(FinetuneConfig(resume=tmp_path / "cut", workers=0), recorder)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from gta_delta.options import DeltaOptions
 from gta_delta.weights import read_weights
+from gtacli.config.parts import RegularizerOptions
 from gtacli.errors import UsageError
 from gtacli.models import Request
 from gtacli.models.tap import absolute_layers
 from gtacli.regularizers import Needs, Regularizer, Step
-from gtacli.regularizers.options import RegularizerOptions
 
 __all__ = ["Delta", "DeltaOptions"]
 

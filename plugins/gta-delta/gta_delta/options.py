@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from gtacli.config.common import FilePath
-from gtacli.regularizers.options import GTAOptions, Layers, RegularizerOptions
+from gtacli.config.parts import GTAOptions, Layers, RegularizerOptions
 
 
 class DeltaOptions(RegularizerOptions):

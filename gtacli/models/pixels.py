@@ -1,0 +1,38 @@
+"""Any image as upright RGB: EXIF orientation, CMYK, grey, 16 bit, palette, alpha."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """`image` turned as its EXIF says, transparency laid on white, 16 bit brought to 8."""
+    return _rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF in a readable image
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
+    grey = np.asarray(image).astype(np.float64)
+    top = grey.max(initial=0.0)
+    if image.mode == "F":
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    else:
+        deep = image.mode.startswith("I;16") or top > 255
+        full = max(65535.0, top) if deep else 255.0
+    return Image.fromarray(np.clip(grey * (255 / full) + 0.5, 0, 255).astype(np.uint8))
