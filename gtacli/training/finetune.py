@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.data import load_dataset
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
-from gtacli.data.sampling import Split, make_split
-from gtacli.data.store import ImageStore
 from gtacli.data.transforms import EvalTransform, TrainTransform
 from gtacli.errors import GtaError, UsageError
-from gtacli.models.loading import WEIGHTS_FILE, LoadedModel, load_model
-from gtacli.models.matching import require_cls, require_match
+from gtacli.models.loading import WEIGHTS_FILE
 from gtacli.models.weights import read_weights
-from gtacli.registry import REGULARIZERS
-from gtacli.regularizers.base import Regularizer
-from gtacli.training import rng
-from gtacli.training.devices import Compute, choose_compute, choose_workers
+from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
 from gtacli.training.loop import Observer, Plan, Progress, fit, restore
-from gtacli.training.optimization import make_optimizer, make_schedule
+from gtacli.training.optimization import make_schedule
 from gtacli.training.runs import (
     RunFolder,
     default_out,
     environment,
     model_metadata,
 )
-from gtacli.training.tasks import FinetuneTask
+from gtacli.training.setup import Job, prepare
 
 log = logging.getLogger(__name__)
 
@@ -159,143 +149,6 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
             )
     moved = {k: getattr(config, k) for k in config.model_fields_set & free}
     return before.model_copy(update=moved)
-
-
-@dataclass
-class Job:
-    """What a fine-tuning run works with, all checked before the first step."""
-
-    config: FinetuneConfig
-    compute: Compute
-    dataset: ImageDataset
-    split: Split
-    target: LoadedModel
-    source: LoadedModel | None
-    task: FinetuneTask
-    optimizer: torch.optim.Optimizer
-    drift: bool
-    refit: bool = False
-    stores: list[ImageStore] = field(default_factory=list)
-
-    @property
-    def train(self) -> tuple[Record, ...]:
-        """The images that are trained on: with the held-out ones when all is chosen."""
-        return self.split.train + self.split.val if self.refit else self.split.train
-
-    def skipped(self) -> set[str]:
-        """Keys of the unreadable images met so far."""
-        return {key for store in self.stores for key in store.skipped}
-
-    def readable(self, records: tuple[Record, ...]) -> int:
-        """How many of `records` have not turned out unreadable."""
-        bad = self.skipped()
-        return sum(record.key not in bad for record in records)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights that target and source start from."""
-        digest = hashlib.sha256()
-        for model in (self.target, self.source):
-            for name, value in model.model.state_dict().items() if model else ():
-                digest.update(name.encode())
-                digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
-        store = ImageStore(
-            records,
-            load_size,
-            interpolation=self.target.interpolation,
-            cache=self.config.cache,
-        )
-        self.stores.append(store)
-        return store
-
-
-def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
-    """Data, models and regularisers of a run, as before its first step."""
-    compute = choose_compute(config.device, config.precision)
-    assert config.data is not None
-    assert config.model is not None
-    dataset = load_dataset(config.data)
-    split = make_split(dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed)
-    if not split.train:
-        raise GtaError(f"--data: {config.data} has no training images")
-    rng.seed_everything(config.seed)
-    size, partial = config.image_size, config.partial_weights
-    target = load_model(config.model, len(dataset.classes), size, partial)
-    if target.classes != dataset.classes:
-        zero_head(target)
-    options = regularizer_options(config)
-    parts = {name: REGULARIZERS.load(name) for name in options}
-    wants_source = config.drift or any(p.needs_source for p in parts.values())
-    source = _source(config, target) if wants_source else None
-    drift = config.drift and source is not None and _comparable(target, source)
-    regularizers: dict[str, Regularizer[Any]] = {
-        name: parts[name](
-            options[name], target.model, source.model if source else None, target.head
-        )
-        for name in parts
-    }
-    target.model.to(compute.device)
-    if source is not None:
-        source.model.to(compute.device).requires_grad_(False)
-    task = FinetuneTask(target, source, regularizers, compute)
-    decay = config.weight_decay
-    if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
-        decay = 0.0
-    optimizer = make_optimizer(
-        target.model,
-        target.head,
-        config.optimizer,
-        config.lr,
-        config.head_lr_scale,
-        decay,
-        config.layer_decay,
-    )
-    return Job(config, compute, dataset, split, target, source, task, optimizer, drift, refit)
-
-
-def _comparable(target: LoadedModel, source: LoadedModel) -> bool:
-    """Whether there is a CLS row in both networks that lies on the same patches."""
-    try:
-        require_match(target.model, source.model)
-        require_cls(target.model)
-    except UsageError as e:
-        log.warning("attention_drift is not measured: %s", e)
-        return False
-    return True
-
-
-def zero_head(target: LoadedModel) -> None:
-    """Start a new classifier at zero (Dosovitskiy et al., 2021, section 3.2): the first steps then
-    train it alone, instead of sending a random classifier's gradients into the backbone."""
-    with torch.no_grad():
-        for name, parameter in target.model.named_parameters():
-            if name.startswith(target.head):
-                parameter.zero_()
-
-
-def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
-    """The frozen source: as named, by default the target before its first step."""
-    if config.source is None or config.source == config.model:
-        return replace(target, model=deepcopy(target.model))
-    return load_model(config.source, 0, target.image_size, config.partial_weights)
-
-
-def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:
-    """Validated options by name; `lam` is the first one's, and what has no strength is left out.
-
-    Raises UsageError that names the option.
-    """
-    result = {}
-    for i, (name, given) in enumerate(config.regularizer.items()):
-        values: Mapping[str, Any] = given
-        if i == 0 and config.lam is not None:
-            values = {**given, "lam": config.lam}
-        options = build(REGULARIZERS.load(name).Options, values, f"regularizer {name}:")
-        if options.lam > 0:
-            result[name] = options
-    return result
 
 
 def run_phase(
