@@ -21,15 +21,15 @@ from gtacli.registry import MODELS
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = "vit_tiny_patch16_224"
-KWARGS = {"img_size": 96, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+KWARGS = {"img_size": 96, "patch_size": 12, "embed_dim": 128, "depth": 6, "num_heads": 4}
 # Part of the file's name: another recipe or another drawing makes another model.
 VERSION = "1"
 RECIPE: dict[str, Any] = {
     "data": "demo-source",
     "regularizer": "none",
     "drift": False,
-    "epochs": 16,
-    "batch_size": 64,
+    "epochs": 24,
+    "batch_size": 32,
     "lr": 1e-3,
     "head_lr_scale": 1.0,
     "warmup": 2.0,

@@ -31,7 +31,8 @@ from gtacli.training.setup import Job, prepare
 
 log = logging.getLogger(__name__)
 
-DEMO = "demo"
+# What suits the demo's small network; whatever the user says wins.
+DEMO = {"data": "demo", "model": "demo", "lr": 5e-4}
 
 
 def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) -> dict[str, Any]:
@@ -118,7 +119,8 @@ def with_demo(config: FinetuneConfig) -> FinetuneConfig:
     """
     if config.data is None and config.model is None:
         log.warning("no --data and no --model: the built-in demo set and its source model")
-        return config.model_copy(update={"data": DEMO, "model": DEMO})
+        missing = {k: v for k, v in DEMO.items() if k not in config.model_fields_set}
+        return config.model_copy(update=missing)
     if config.data is None:
         raise UsageError("--data: say what to train on: a folder, a .csv, demo, ...")
     if config.model is None:
