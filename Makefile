@@ -28,3 +28,4 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/finetune_step.py

@@ -43,7 +43,7 @@ def main(plain: str, gta: str, out: str) -> None:
             views.append(overlay(views[0], heat / heat.max()))
         for x, view in enumerate(views):
             sheet.paste(view, (GAP + x * (SIDE + GAP), HEAD + y * (SIDE + GAP)))
-    sheet.save(out, optimize=True)
+    sheet.quantize(128, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
 
 
 def overlay(image: Image.Image, heat: torch.Tensor) -> Image.Image:

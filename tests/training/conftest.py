@@ -50,3 +50,19 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., F
         return FinetuneConfig(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The jobs that `finetune` prepares during the test."""
+    import gtacli.training.finetune as module
+
+    prepared: list[Any] = []
+    original = module.prepare
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        prepared.append(original(*args, **kwargs))
+        return prepared[-1]
+
+    monkeypatch.setattr(module, "prepare", spy)
+    return prepared

@@ -74,14 +74,7 @@ def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> N
     assert not all(torch.equal(first[k], third[k]) for k in first)
 
 
-def test_the_source_is_left_alone(
-    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = []
-    original = module.prepare
-    monkeypatch.setattr(
-        module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1]
-    )
+def test_the_source_is_left_alone(config: Make, recorder: Any, jobs: list[Any]) -> None:
     finetune(config(), recorder)
     job = jobs[0]
     fresh = load_model(job.config.model).model.state_dict()
@@ -138,14 +131,9 @@ def test_drift_is_the_same_measure_for_every_method(config: Make, recorder: Any)
 
 
 def test_drift_is_the_gta_distance_on_validation_images(
-    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+    config: Make, recorder: Any, jobs: list[Any]
 ) -> None:
     """Against full N x N logits of both networks by the plain formula."""
-    jobs = []
-    original = module.prepare
-    monkeypatch.setattr(
-        module, "prepare", lambda *a, **k: jobs.append(original(*a, **k)) or jobs[-1]
-    )
     finetune(config(epochs=1), recorder)
     job = jobs[0]
     (images, _, _), *rest = module.evaluator(job, job.split.val, drift=True).batches()
@@ -266,7 +254,11 @@ def test_images_that_nobody_can_read(config: Make, recorder: Any, tiny_data: Pat
 
 
 def test_a_batch_without_an_image_keeps_its_place(
-    config: Make, recorder: Any, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make,
+    recorder: Any,
+    jobs: list[Any],
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Accumulated gradients are stepped, and none is left for the next epoch."""
     left = []
@@ -279,11 +271,6 @@ def test_a_batch_without_an_image_keeps_its_place(
     )
     recorder.at_epoch = lambda row: left.append(
         any(p.grad is not None for g in jobs[0].optimizer.param_groups for p in g["params"])
-    )
-    jobs: list[Any] = []
-    prepare = module.prepare
-    monkeypatch.setattr(
-        module, "prepare", lambda *a, **k: jobs.append(prepare(*a, **k)) or jobs[-1]
     )
     for image in sorted((tiny_data / "train" / "red").glob("*.png"))[:5]:
         image.write_bytes(b"no image")
