@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """x (..., in) -> act(x W^T + b) (..., out) with W packed; W and b stay readable as they were.
+    """x (..., in) -> act(x W^T + b) (..., out) with W packed, and kept in that form alone.
 
     Args:
         linear: the layer whose place it takes.
@@ -26,11 +26,16 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.bias = linear.bias
         self.activation = activation
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        # A plain attribute: packed memory can neither be saved nor moved.
+        # A plain attribute: packed memory can neither be saved, copied nor moved.
         self.__dict__["packed"] = packed
+
+    @property
+    def weight(self) -> Tensor:
+        """W (out, in) as it was, unpacked anew each time."""
+        return cast(Tensor, self.__dict__["packed"]).to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(
@@ -42,7 +47,10 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Pack the linear layers of a frozen fp32 network on the CPU, in place; else do nothing."""
+    """Pack the linear layers of a frozen fp32 network on the CPU, in place; else do nothing.
+
+    Afterwards it can run and be read, but neither be copied nor give its state_dict.
+    """
     weights = list(model.parameters())
     if not (
         torch.backends.mkldnn.is_available()

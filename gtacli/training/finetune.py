@@ -62,7 +62,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         "model": {
             "spec": job.target.spec,
             "weights": str(job.target.report),
-            "fingerprint": job.fingerprint(),
+            "fingerprint": job.fingerprint,
         },
         **environment(),
     }

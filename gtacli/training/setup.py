@@ -43,6 +43,7 @@ class Job:
     task: FinetuneTask
     optimizer: torch.optim.Optimizer
     drift: bool
+    fingerprint: str
     refit: bool = False
     stores: list[ImageStore] = field(default_factory=list)
 
@@ -59,15 +60,6 @@ class Job:
         """How many of `records` have not turned out unreadable."""
         bad = self.skipped()
         return sum(record.key not in bad for record in records)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights that target and source start from."""
-        digest = hashlib.sha256()
-        for model in (self.target, self.source):
-            for name, value in model.model.state_dict().items() if model else ():
-                digest.update(name.encode())
-                digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
     def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
         store = ImageStore(
@@ -108,6 +100,7 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     target.model.to(compute.device)
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
+    fingerprint = weights_fingerprint(target, source)
     task = FinetuneTask(target, source, regularizers, compute)
     decay = config.weight_decay
     if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
@@ -121,7 +114,9 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
         decay,
         config.layer_decay,
     )
-    return Job(config, compute, dataset, split, target, source, task, optimizer, drift, refit)
+    return Job(
+        config, compute, dataset, split, target, source, task, optimizer, drift, fingerprint, refit
+    )
 
 
 def _comparable(target: LoadedModel, source: LoadedModel) -> bool:
@@ -142,6 +137,16 @@ def zero_head(target: LoadedModel) -> None:
         for name, parameter in target.model.named_parameters():
             if name.startswith(target.head):
                 parameter.zero_()
+
+
+def weights_fingerprint(*models: LoadedModel | None) -> str:
+    """SHA-256 of the weights that a run starts from."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, value in model.model.state_dict().items() if model else ():
+            digest.update(name.encode())
+            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:

@@ -77,9 +77,12 @@ def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> N
 def test_the_source_is_left_alone(config: Make, recorder: Any, jobs: list[Any]) -> None:
     finetune(config(), recorder)
     job = jobs[0]
-    fresh = load_model(job.config.model).model.state_dict()
-    now = job.source.model.state_dict()
-    assert all(torch.equal(now[k], fresh[k]) for k in fresh if not k.startswith("head"))
+    fresh = load_model(job.config.model).model
+    for name, _ in fresh.named_parameters():
+        if not name.startswith("head"):
+            module_name, _, leaf = name.rpartition(".")
+            now = getattr(job.source.model.get_submodule(module_name), leaf)
+            assert torch.equal(now, fresh.get_parameter(name))
     assert not any(p.requires_grad for p in job.source.model.parameters())
     assert not job.source.model.training
     mine = {id(p) for p in job.task.parameters()}
