@@ -63,41 +63,51 @@ def _union(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tap:
-    """Queries and keys of one block.
+    """Attention of one block: the CLS token's row of logits, or the queries and keys of all rows.
+
+    A row is computed on the way and its keys let go: they are views of the whole projection, which
+    would stay in memory for every block.
 
     Attributes:
         layer: absolute block number.
-        q: (B, H, R, D) queries of the asked rows (R = 1: the CLS token's; else P+N).
-        k: (B, H, P+N, D) keys, after QK-norm and rotary embedding where the model has them.
-        row: (B, H, 1, P+N) logits of the CLS row where the pass made them on its way, or None.
-        scale: D^-1/2.
         grid: patches (gh, gw).
         num_prefix_tokens: P.
+        scale: D^-1/2.
+        row: (B, H, 1, P+N) logits of the CLS row in fp32 (rows "cls"), else None.
+        q, k: (B, H, P+N, D) after QK-norm and rotary embedding (rows "all"), else None.
     """
 
     layer: int
-    q: Tensor
-    k: Tensor
-    scale: float
     grid: tuple[int, int]
     num_prefix_tokens: int
+    scale: float
     row: Tensor | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
-        """(B, H, R, P+N) in fp32: q k^T scaled, before the softmax. Computed when asked for."""
-        if self.row is not None and self.q.shape[2] == 1:
-            return self.row
-        return row_logits(self.q, self.k, self.scale)
+        """(B, H, R, P+N) in fp32: q k^T scaled, before the softmax; R = 1 or P+N."""
+        return row_logits(*self.q_k, self.scale) if self.row is None else self.row
+
+    @property
+    def q_k(self) -> tuple[Tensor, Tensor]:
+        """Queries and keys; for rows "all" only."""
+        assert self.q is not None, "the pass was asked for the CLS row alone"
+        assert self.k is not None
+        return self.q, self.k
 
     def maps(self) -> Tensor:
-        """(B, H, gh, gw): softmax over the full row, patch columns. Rows 'all': (B,H,R,gh,gw)."""
+        """(B, H, gh, gw): softmax over the full row, patch columns. Rows "all": (B,H,R,gh,gw)."""
         attention = self.logits.softmax(-1)[..., self.num_prefix_tokens :].unflatten(-1, self.grid)
         return attention.squeeze(2) if attention.shape[2] == 1 else attention
 
     def cls(self) -> Tap:
         """The same tap with the CLS token's row alone."""
-        return replace(self, q=self.q[:, :, :1])
+        if self.row is not None:
+            return self
+        q, k = self.q_k
+        return replace(self, row=row_logits(q[:, :, :1], k, self.scale), q=None, k=None)
 
 
 class Outputs(NamedTuple):
@@ -108,9 +118,9 @@ class Outputs(NamedTuple):
 
     logits: Tensor | None
     features: Tensor | None
+    row: tuple[Tensor, ...]
     q: tuple[Tensor, ...]
     k: tuple[Tensor, ...]
-    row: tuple[Tensor | None, ...]
     msa: tuple[Tensor, ...]
     hidden: tuple[Tensor, ...]
 
@@ -175,6 +185,8 @@ class TappedViT(nn.Module):
                 x, taps[i] = timm_blocks.tapped_block(block, x, rope, rows)
             else:
                 x = timm_blocks.plain_block(self.model, block, x, rope)
+            if i in taps:
+                taps[i] = self._kept(i, taps[i])
             if i in ask.hidden:
                 hidden.append(x)
         features = logits = None
@@ -184,17 +196,28 @@ class TappedViT(nn.Module):
                 features = self.model.forward_head(x, pre_logits=True)
             if ask.output:
                 logits = timm_blocks.classify(self.model, x, features)
-        chosen = [taps[i] for i in ask.layers]
-        kept = slice(1) if ask.rows == "cls" else slice(None)
+        every = ask.rows == "all"
         return Outputs(
             logits,
             features,
-            q=tuple(t.q[:, :, kept] for t in chosen),
-            k=tuple(t.k for t in chosen),
-            row=tuple(t.row for t in chosen),
+            row=() if every else tuple(cast(Tensor, taps[i].row) for i in ask.layers),
+            q=tuple(cast(Tensor, taps[i].q) for i in ask.layers) if every else (),
+            k=tuple(cast(Tensor, taps[i].k) for i in ask.layers) if every else (),
             msa=tuple(cast(Tensor, taps[i].attended) for i in ask.msa),
             hidden=tuple(hidden),
         )
+
+    def _kept(self, layer: int, heads: timm_blocks.Heads) -> timm_blocks.Heads:
+        """What stays of a block's heads while the later blocks run."""
+        ask, row, attended = self.request, heads.row, heads.attended
+        if layer not in ask.layers:
+            return timm_blocks.Heads(attended=attended)
+        if ask.rows == "all":
+            return heads._replace(v=None, row=None)
+        if row is None:
+            scale = float(self.model.blocks[layer].attn.scale)
+            row = row_logits(cast(Tensor, heads.q)[:, :, :1], cast(Tensor, heads.k), scale)
+        return timm_blocks.Heads(row=row, attended=attended)
 
     def read(self, outputs: Outputs, image_size: Sequence[int]) -> Reading:
         """`outputs` of `forward` by block number, ready for use.
@@ -210,8 +233,14 @@ class TappedViT(nn.Module):
             outputs.logits,
             outputs.features,
             {
-                i: Tap(i, q, k, float(blocks[i].attn.scale), grid, self.num_prefix_tokens, row)
-                for i, q, k, row in zip(ask.layers, *outputs[2:5], strict=True)
+                layer: Tap(
+                    layer,
+                    grid,
+                    self.num_prefix_tokens,
+                    float(blocks[layer].attn.scale),
+                    *(part[i] if part else None for part in (outputs.row, outputs.q, outputs.k)),
+                )
+                for i, layer in enumerate(ask.layers)
             },
             dict(zip(ask.msa, outputs.msa, strict=True)),
             dict(zip(ask.hidden, outputs.hidden, strict=True)),

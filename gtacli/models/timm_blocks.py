@@ -84,8 +84,8 @@ class Heads(NamedTuple):
         attended: (B, P+N, C) output of the attention sub-layer.
     """
 
-    q: Tensor
-    k: Tensor
+    q: Tensor | None = None
+    k: Tensor | None = None
     v: Tensor | None = None
     row: Tensor | None = None
     attended: Tensor | None = None
@@ -195,6 +195,8 @@ def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> Heads:
 
 def attend(attn: Any, h: Tensor, heads: Heads) -> Tensor:
     """The rest of the attention layer with the fused kernel: (B, P+N, C)."""
+    assert heads.q is not None
+    assert heads.k is not None
     assert heads.v is not None
     dropout = attn.attn_drop.p if attn.training else 0.0
     x = F.scaled_dot_product_attention(heads.q, heads.k, heads.v, dropout_p=dropout)

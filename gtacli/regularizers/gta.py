@@ -78,12 +78,14 @@ class GTA(Regularizer[GTAOptions]):
         target, source = step.target.taps[layer], step.source.taps[layer]
         o, prefix = self.options, target.num_prefix_tokens
         if o.rows == "all":
-            q_k = (target.q, target.k, source.q, source.k)
-            return attention_distance(*q_k, prefix, o.rows, o.center, o.cls_column, o.reduction)
-        rows = (target.cls().logits, source.cls().logits)
+            (q_t, k_t), (q_s, k_s) = target.q_k, source.q_k
+            return attention_distance(
+                q_t, k_t, q_s, k_s, prefix, "all", o.center, o.cls_column, o.reduction
+            )
+        row_t, row_s = target.cls().logits, source.cls().logits
         if o.distance == "kl":
-            return rows_divergence(*rows, prefix, o.cls_column)
-        return rows_distance(*rows, prefix, o.center, o.cls_column, o.reduction)
+            return rows_divergence(row_t, row_s, prefix, o.cls_column)
+        return rows_distance(row_t, row_s, prefix, o.center, o.cls_column, o.reduction)
 
     def strength(self, progress: float) -> float:
         """lam, decayed over the training if asked (ours: the paper keeps it constant)."""

@@ -255,3 +255,14 @@ def test_split_heads_is_timms_split() -> None:
         for a, b in zip(split_heads(mine, 3, 0.3), plain(exact), strict=True):
             torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(mine.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_lets_its_keys_go() -> None:
+    """Keys are views of the whole projection: held for every block they would cost its memory."""
+    model, images = make("plain")
+    (cls,) = attention(model, images)
+    assert cls.q is None
+    assert cls.k is None
+    assert cls.logits.untyped_storage().nbytes() == cls.logits.nbytes
+    (every,) = attention(model, images, rows="all")
+    torch.testing.assert_close(every.cls().logits, cls.logits, atol=1e-5, rtol=1e-5)
