@@ -20,10 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from gtacli.allocation import use_huge_pages
-
-use_huge_pages()  # as the command line does, before torch is there; plain gets them too
-
 import timm
 import torch
 from torch import Tensor, nn

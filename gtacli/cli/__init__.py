@@ -11,12 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gtacli.allocation import use_huge_pages
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    use_huge_pages()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = _run(words)
