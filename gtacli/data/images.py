@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gtacli.errors import GtaError
-from gtacli.models.pixels import upright_rgb
-
-Size = tuple[int, int]
-"""(height, width)."""
+from gtacli.models.pixels import Size, cover_size, upright_rgb
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -50,14 +47,6 @@ def decode(path: Path, cover: Size | None = None) -> Image.Image:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image"
         raise ImageError(f"cannot read image {path}: {reason}") from error
-
-
-def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
-    """The size of the same aspect ratio that just covers `cover`; a smaller image's own size."""
-    scale = max(cover[0] / height, cover[1] / width)
-    if scale >= 1 and not enlarge:
-        return height, width
-    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
 
 
 def load(path: Path, cover: Size, interpolation: str = "bicubic") -> NDArray[np.uint8]:

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.data.images import ImageError, Size, cover_size, load
+from gtacli.data.images import ImageError, load
 from gtacli.data.machine import available_memory, usable_cores
+from gtacli.models.pixels import Size, cover_size
 
 log = logging.getLogger(__name__)
 Cache = Literal["auto", "ram", "none"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.images import Size
+from gtacli.models.pixels import Size
 from gtacli.models.preprocessing import eval_view, resized_size
 
 LOAD_RATIO = 256 / 224

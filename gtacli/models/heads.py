@@ -43,12 +43,13 @@ def split_heads(qkv_BTC: Tensor, heads: int, scale: float) -> tuple[Tensor, Tens
     fp32, with a gradient that is assembled in one pass."""
     if torch.compiler.is_compiling() or qkv_BTC.dtype != torch.float32:
         # Inductor fuses the passes by itself; other precisions need their copies anyway.
-        q, k, v = _views(qkv_BTC, heads)
+        q, k, v = qkv_views(qkv_BTC, heads)
         return q, k, v, row_logits(q[:, :, :1], k, scale)
     return _SplitHeads.apply(qkv_BTC, heads, scale)
 
 
-def _views(qkv_BTC: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def qkv_views(qkv_BTC: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, H, T, D) as views of their joint projection (B, T, 3 H D)."""
     q, k, v = qkv_BTC.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
@@ -59,7 +60,7 @@ class _SplitHeads(torch.autograd.Function):
         ctx.save_for_backward(qkv)
         ctx.heads, ctx.scale = heads, scale
         ctx.set_materialize_grads(False)
-        q, k, v = _views(qkv, heads)
+        q, k, v = qkv_views(qkv, heads)
         width = qkv.shape[-1] // 3
         row = _one_row(_columns(q[:, :, 0] * scale), qkv[..., width : 2 * width])
         return q, k, v, row
@@ -68,7 +69,7 @@ class _SplitHeads(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None, None]:
         (qkv,) = ctx.saved_tensors
         grad = torch.empty_like(qkv)
-        for part, given in zip(_views(grad, ctx.heads), grads[:3], strict=True):
+        for part, given in zip(qkv_views(grad, ctx.heads), grads[:3], strict=True):
             if given is None:
                 part.zero_()
             else:

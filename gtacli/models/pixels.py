@@ -1,7 +1,18 @@
-"""Any image as upright RGB: EXIF orientation, CMYK, grey, 16 bit, palette, alpha."""
+"""Any image as upright RGB: EXIF orientation, CMYK, grey, 16 bit, palette, alpha; its size."""
 
 import numpy as np
 from PIL import Image, ImageOps
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+
+def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
+    """The size of the same aspect ratio that just covers `cover`; a smaller image's own size."""
+    scale = max(cover[0] / height, cover[1] / width)
+    if scale >= 1 and not enlarge:
+        return height, width
+    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

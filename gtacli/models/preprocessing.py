@@ -11,19 +11,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.models.pixels import upright_rgb
+from gtacli.models.pixels import cover_size, upright_rgb
 
 
 def resized_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
     """(h, w) that evaluation resizes an image to cover before the centre crop (timm's rule)."""
     h, w = image_size
     return max(h, math.floor(h / crop_pct)), max(w, math.floor(w / crop_pct))
-
-
-def covering(height: int, width: int, cover: tuple[int, int]) -> tuple[int, int]:
-    """The size of the same aspect ratio that just covers `cover`."""
-    scale = max(cover[0] / height, cover[1] / width)
-    return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
 
 
 def eval_view(
@@ -40,7 +34,7 @@ def eval_view(
     Returns: uint8 (3, *image_size).
     """
     height, width = image.shape[-2:]
-    size = covering(height, width, resized_size(image_size, crop_pct))
+    size = cover_size(height, width, resized_size(image_size, crop_pct), enlarge=True)
     if size != (height, width):
         image = F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
     return F.center_crop(image, list(image_size))

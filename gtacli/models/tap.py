@@ -132,7 +132,7 @@ class Reading:
     Attributes:
         logits: (B, classes) or None.
         features: (B, C) pooled features that enter the classifier, or None.
-        taps: queries and keys.
+        taps: CLS rows, or queries and keys.
         msa: outputs (B, P+N, C) of attention sub-layers.
         hidden: outputs (B, P+N, C) of blocks.
     """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.errors import UsageError
-from gtacli.models.heads import split_heads
+from gtacli.models.heads import qkv_views, split_heads
 
 _PRE_NORM = (Block, EvaBlock)
 _POST_NORM = (ResPostBlock, EvaBlockPostNorm)
@@ -160,7 +160,7 @@ def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> Hea
         bare = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
         if row and bare and rope is None and qkv.requires_grad:
             return Heads(*split_heads(qkv, attn.num_heads, attn.scale))
-        q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = qkv_views(qkv, attn.num_heads)
     else:
         kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
         q = _heads(attn.q_proj(h), attn.num_heads)
