@@ -80,6 +80,25 @@ class FinetuneConfig(CommonConfig):
         default=0.4, gt=0, le=1, description="smallest share of an image that a random crop shows"
     )
     flip: bool = Field(default=True, description="mirror half of the training images")
+    mix: Literal["none", "mixup", "cutmix", "transmix"] = Field(
+        default="none",
+        description="mix two images in a view: blended, or a box cut from one into the other; "
+        "transmix weighs their labels by the attention that the box gets",
+    )
+    mix_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        description="the mixed shares follow Beta(alpha, alpha)",
+        json_schema_extra={"default": "mixup 0.8, cutmix and transmix 1"},
+    )
+    mix_prob: float = Field(
+        default=1.0, ge=0, le=1, description="probability that a batch is mixed at all"
+    )
+    transmix_weight: Literal["mean", "attention"] = Field(
+        default="mean",
+        description="a label's weight: the attention's share as in TransMix's paper, or its mean "
+        "with the share of the area as in its released code",
+    )
     cache: Literal["auto", "ram", "none"] = Field(
         default="auto", description="keep decoded images in memory (auto: if they are small enough)"
     )

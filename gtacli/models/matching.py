@@ -9,12 +9,12 @@ from torch import nn
 from gtacli.errors import UsageError
 
 
-def require_cls(model: nn.Module) -> None:
-    """Raise UsageError for a model that has no CLS token to look through."""
+def require_cls(
+    model: nn.Module, option: str = "rows", hint: str = "use rows=all (--rows all)"
+) -> None:
+    """Raise UsageError, with the option to change, for a model without a CLS token."""
     if getattr(model, "cls_token", None) is None:
-        raise UsageError(
-            "rows: this model has no CLS token, so it has no CLS row; use rows=all (--rows all)"
-        )
+        raise UsageError(f"{option}: this model has no CLS token, so it has no CLS row; {hint}")
 
 
 def require_match(target: nn.Module, source: nn.Module) -> None:

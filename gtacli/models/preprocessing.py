@@ -49,8 +49,8 @@ def pixel_statistics(
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, 3, h, w) -> normalised fp32, on whatever device the images are."""
-    return images.to(torch.float32).sub_(mean).div_(std)
+    """Pixels (B, 3, h, w) of 0..255, uint8 or fp32 -> normalised fp32, on the same device."""
+    return (images - mean).div_(std)
 
 
 @dataclass(frozen=True)

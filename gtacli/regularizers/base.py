@@ -38,7 +38,7 @@ class Step:
     Attributes:
         target: what the trainable network showed.
         source: what the frozen one showed of the same view (None: nobody asked for it).
-        labels: (B,) class indices.
+        labels: (B,) class indices; in a mixed view those of the images that were mixed into.
         progress: share of the training that is behind, 0 to 1.
     """
 

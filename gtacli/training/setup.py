@@ -24,6 +24,7 @@ from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
 from gtacli.training import rng
 from gtacli.training.devices import Compute, choose_compute
+from gtacli.training.mixing import ALPHA, Mixing
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.tasks import FinetuneTask
 
@@ -101,7 +102,7 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
     fingerprint = weights_fingerprint(target, source)
-    task = FinetuneTask(target, source, regularizers, compute)
+    task = FinetuneTask(target, source, regularizers, compute, mixing_of(config))
     decay = config.weight_decay
     if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
         decay = 0.0
@@ -117,6 +118,14 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     return Job(
         config, compute, dataset, split, target, source, task, optimizer, drift, fingerprint, refit
     )
+
+
+def mixing_of(config: FinetuneConfig) -> Mixing | None:
+    """How the config mixes training batches, if at all."""
+    if config.mix == "none":
+        return None
+    alpha = ALPHA[config.mix] if config.mix_alpha is None else config.mix_alpha
+    return Mixing(config.mix, alpha, config.mix_prob, config.transmix_weight)
 
 
 def _comparable(target: LoadedModel, source: LoadedModel) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.task import TrainingTask
@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
+from gtacli.models.matching import require_cls
 from gtacli.models.preprocessing import normalise, pixel_statistics
 from gtacli.models.tap import Reading, Request, TappedViT
 from gtacli.regularizers.base import Regularizer, Step
 from gtacli.training.devices import Compute
+from gtacli.training.mixing import Mixing, soft_labels
 
 
 class FinetuneTask(TrainingTask):  # type: ignore[misc]
@@ -31,6 +33,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         source: the frozen one, on the same device; None when no regulariser asks for it.
         regularizers: by the name they are logged under.
         compute: the device that both are on, and the precision.
+        mixing: mixes the training batches; None: they stay as they come.
     """
 
     def __init__(
@@ -39,14 +42,21 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         source: LoadedModel | None,
         regularizers: Mapping[str, Regularizer[Any]],
         compute: Compute,
+        mixing: Mixing | None = None,
     ) -> None:
         device = compute.device
         super().__init__(device=device, verbose=False)
         self.regularizers = dict(regularizers)
         needs = [r.needs for r in self.regularizers.values()]
         asked = [n.source for n in needs if n.source is not None]
+        self.mixing = mixing
+        asked_of_target = [n.target for n in needs]
+        self._last_block = len(cast(Any, target.model).blocks) - 1
+        if mixing is not None and mixing.kind == "transmix":
+            require_cls(target.model, "--mix transmix", "use cutmix")
+            asked_of_target.append(Request(layers=(self._last_block,)))
         self.trainable_module: Any = TappedViT(
-            target.model, reduce(or_, (n.target for n in needs), Request())
+            target.model, reduce(or_, asked_of_target, Request())
         )
         self.tapped: TappedViT = self.trainable_module
         # In a tuple, so that nn.Module neither registers it nor puts it into train mode:
@@ -79,13 +89,18 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         """One step.
 
         Args:
-            input: uint8 (B, 3, h, w) augmented images; each network normalises them its own way.
+            input: uint8 (B, 3, h, w) augmented images, mixed here if at all; each network
+                normalises them its own way.
             target: (B,) class indices.
 
         Returns:
             `loss`; `output` (B, classes); for the log `ce` and `reg.<name>`, the latter not
             multiplied by its strength, and the regularisers' own figures.
         """
+        size = (input.shape[-2], input.shape[-1])
+        mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
+        if mix is not None:
+            input = mix.images(input)
         images = normalise(input, *self._pixels)
         seen: Reading | None = None
         if self._source is not None:
@@ -96,7 +111,11 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
                 seen = walker.read(run(view), input.shape)
         reading = self.tapped.read(self.trainable_module(images), input.shape)
         assert reading.logits is not None
-        loss = ce = F.cross_entropy(reading.logits, target)
+        labels = target
+        if self.mixing is not None and mix is not None:
+            share = self.mixing.own_share(mix, reading.taps.get(self._last_block), size)
+            labels = soft_labels(target, share, reading.logits.shape[-1])
+        loss = ce = F.cross_entropy(reading.logits, labels)
         result: dict[str, Tensor] = {"ce": ce}
         step = Step(reading, seen, target, self.progress)
         for name, regularizer in self.regularizers.items():
