@@ -18,7 +18,6 @@ from gtacli.data.machine import usable_cores
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel
-from gtacli.models.preprocessing import normalise, pixel_statistics
 from gtacli.training.devices import Compute
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ def predict(
         raise GtaError(f"--model: {model.spec} has no classifier; name a run of gta finetune")
     names = class_names(model)
     network = model.model.to(compute.device).eval()
-    mean, std = pixel_statistics(model.mean, model.std, compute.device)
+    as_input = model.view(compute.device)
     view = EvalTransform(model.image_size, model.crop_pct, model.interpolation)
 
     def read(path: str) -> tuple[str, Tensor | str]:
@@ -61,7 +60,7 @@ def predict(
         ranked: Iterator[tuple[Tensor, Tensor]] = iter(())
         if good:
             with torch.inference_mode(), compute.autocast():
-                logits = network(normalise(torch.stack(good).to(compute.device), mean, std))
+                logits = network(as_input(torch.stack(good).to(compute.device)))
                 best = logits.float().softmax(-1).topk(min(top, logits.shape[-1]))
             ranked = zip(best.values.cpu(), best.indices.cpu(), strict=True)
         for path, image in batch:

@@ -37,6 +37,11 @@ class FinetuneConfig(CommonConfig):
         description="the frozen network it is held near, specified like --model",
         json_schema_extra={**_SPEC, "default": "the model's own pretrained weights"},
     )
+    source_size: ImageSize | None = Field(
+        default=None,
+        description="what the source sees, in pixels; its attention is resized to the model's",
+        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
+    )
     data: str | None = Field(
         default=None,
         description="the images: a folder (train/ val/ test/ of class folders, or bare class "

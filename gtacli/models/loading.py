@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
+import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import timm_blocks
-from gtacli.models.preprocessing import Preprocess
+from gtacli.models.preprocessing import InputView, Preprocess
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights, read_weights
 from gtacli.registry import MODELS
 
@@ -102,6 +103,10 @@ class LoadedModel:
         """Prefixes of the names of the classifier's parameters."""
         return head_prefixes(self.model)
 
+    def view(self, device: torch.device) -> InputView:
+        """What makes its input of a batch of pixels on `device`."""
+        return InputView(self.image_size, self.mean, self.std, device)
+
 
 def load_model(
     spec: str,
@@ -147,7 +152,7 @@ def load_model(
         if report.missing:
             log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
     size = cast(Any, model).patch_embed.img_size
-    _check_size(model, size)
+    _check_size(model, size, spec)
     config = resolve_model_data_config(model)
     mean = _floats(meta.get("mean") or meta.get("input_mean")) or tuple(config["mean"])
     std = _floats(meta.get("std") or meta.get("input_std")) or tuple(config["std"])
@@ -190,14 +195,14 @@ def _grid_of(weights: Weights) -> tuple[int, int] | None:
     return h // patch.shape[-2], w // patch.shape[-1]
 
 
-def _check_size(model: nn.Module, size: tuple[int, int]) -> None:
+def _check_size(model: nn.Module, size: tuple[int, int], spec: str) -> None:
     """timm would cut off the last pixels of a size that the patches do not divide."""
     patch = cast(Any, model).patch_embed.patch_size
     if any(s % p for s, p in zip(size, patch, strict=True)):
         near = [max(p, round(s / p) * p) for s, p in zip(size, patch, strict=True)]
         raise GtaError(
             f"--image-size: {size[0]}x{size[1]} is no multiple of the patch size "
-            f"{patch[0]}x{patch[1]}; {near[0]}x{near[1]} is"
+            f"{patch[0]}x{patch[1]} of {spec}; {near[0]}x{near[1]} is"
         )
 
 

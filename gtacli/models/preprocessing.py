@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -40,17 +41,34 @@ def eval_view(
     return F.center_crop(image, list(image_size))
 
 
-def pixel_statistics(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """mean and std (3, 1, 1) on the scale 0..255 of the pixels, for `normalise`."""
-    scaled = (torch.tensor(v, device=device).mul(255).view(-1, 1, 1) for v in (mean, std))
-    return next(scaled), next(scaled)
+class InputView:
+    """Makes a network's own input of a batch of pixels: its size, its normalisation.
 
+    Args:
+        image_size: (h, w) that it wants.
+        mean, std: per channel, of values in 0..1.
+        device: where the batches are.
+    """
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels (B, 3, h, w) of 0..255, uint8 or fp32 -> normalised fp32, on the same device."""
-    return (images - mean).div_(std)
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        self.settings = (image_size, mean, std)
+        self.image_size = image_size
+        # On the scale of the pixels, so that a batch is touched twice and not three times.
+        self._mean, self._std = (
+            torch.tensor(v, device=device).mul(255).view(-1, 1, 1) for v in (mean, std)
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) of 0..255, uint8 or fp32 -> normalised fp32 (B, 3, *image_size)."""
+        if images.shape[-2:] != self.image_size:
+            images = interpolate(images.float(), self.image_size, mode="bilinear", antialias=True)
+        return (images - self._mean).div_(self._std)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.heads import row_logits
-from gtacli.models.matching import require_cls
 
 Rows = Literal["cls", "all"]
 
@@ -245,6 +244,14 @@ class TappedViT(nn.Module):
             dict(zip(ask.msa, outputs.msa, strict=True)),
             dict(zip(ask.hidden, outputs.hidden, strict=True)),
         )
+
+
+def require_cls(
+    model: nn.Module, option: str = "rows", hint: str = "use rows=all (--rows all)"
+) -> None:
+    """Raise UsageError, with the option to change, for a model without a CLS token."""
+    if getattr(model, "cls_token", None) is None:
+        raise UsageError(f"{option}: this model has no CLS token, so it has no CLS row; {hint}")
 
 
 def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:

@@ -47,10 +47,10 @@ def attention_distance(
     if rows == "cls":
         scale = q_t.shape[-1] ** -0.5
         target, source = (
-            row_logits(q_t[:, :, :1], k_t, scale),
-            row_logits(q_s[:, :, :1], k_s, scale),
+            select_columns(row_logits(q[:, :, :1], k, scale), num_prefix_tokens, cls_column)
+            for q, k in ((q_t, k_t), (q_s, k_s))
         )
-        return rows_distance(target, source, num_prefix_tokens, center, cls_column, reduction)
+        return rows_distance(target, source, center, reduction)
     with torch.autocast(q_t.device.type, enabled=False):
         k_t, k_s = (
             select_columns(k.float(), num_prefix_tokens, cls_column, dim=-2) for k in (k_t, k_s)
@@ -60,15 +60,10 @@ def attention_distance(
 
 
 def rows_distance(
-    logits_t: Tensor,
-    logits_s: Tensor,
-    num_prefix_tokens: int,
-    center: bool = False,
-    cls_column: Columns = "exclude",
-    reduction: Reduction = "sum",
+    logits_t: Tensor, logits_s: Tensor, center: bool = False, reduction: Reduction = "sum"
 ) -> Tensor:
-    """`attention_distance` of logits (B, H, R, P+N) that exist already."""
-    difference = select_columns(logits_t - logits_s, num_prefix_tokens, cls_column)
+    """`attention_distance` of logits (B, H, R, C) on the selected columns that exist already."""
+    difference = logits_t - logits_s
     if center:
         difference = difference - difference.mean(-1, keepdim=True)
     squares = difference.square()
@@ -107,13 +102,8 @@ def _gram_distance(
     return squares.clamp_min(0).sum() / q_t.shape[-1], q_t[..., 0].numel()
 
 
-def rows_divergence(
-    logits_t: Tensor, logits_s: Tensor, num_prefix_tokens: int, cls_column: Columns = "exclude"
-) -> Tensor:
+def rows_divergence(logits_t: Tensor, logits_s: Tensor) -> Tensor:
     """KL(source || target) of the rows' softmax over the selected columns, in nats: mean over
-    rows, heads and images. Logits (B, H, R, P+N)."""
-    target, source = (
-        select_columns(x, num_prefix_tokens, cls_column).log_softmax(-1)
-        for x in (logits_t, logits_s)
-    )
+    rows, heads and images. Logits (B, H, R, C)."""
+    target, source = logits_t.log_softmax(-1), logits_s.log_softmax(-1)
     return (source.exp() * (source - target)).sum(-1).mean()

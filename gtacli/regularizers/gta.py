@@ -17,21 +17,24 @@ quarter of the strength.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import GTAOptions, RegularizerOptions
 from gtacli.errors import UsageError
-from gtacli.models.matching import require_cls, require_match
-from gtacli.models.tap import Request, absolute_layers
+from gtacli.models.matching import comparable_rows, paired_layers, require_same
+from gtacli.models.tap import Request, require_cls
 from gtacli.regularizers.base import Needs, Regularizer, Step
 from gtacli.regularizers.distance import attention_distance, rows_distance, rows_divergence
 
 
 class GTA(Regularizer[GTAOptions]):
     """Holds attention logits (or attention or block outputs) near those of the frozen source.
+
+    Rows of logits are compared between any two networks with a CLS token (see `models.matching`);
+    every other form needs networks of the same measures.
 
     Raises UsageError for blocks that a network does not have, networks that do not match, a
     missing CLS token (rows = cls), or a missing source.
@@ -50,49 +53,59 @@ class GTA(Regularizer[GTAOptions]):
         super().__init__(options, target, source, head)
         if source is None:
             raise UsageError("regularizer gta: needs a source model (--source)")
-        if options.guide == "logits" and options.rows == "cls":
-            require_cls(target)
-            require_cls(source)
-        if options.distance == "kl" and (options.guide, options.rows) != ("logits", "cls"):
+        by_row = options.guide == "logits" and options.rows == "cls"
+        if options.distance == "kl" and not by_row:
             raise UsageError(
                 "regularizer gta: distance=kl compares the CLS token's row of logits; "
                 "use it with guide=logits and rows=cls"
             )
-        require_match(target, source)
-        depth = len(cast(nn.ModuleList, target.blocks))
-        self.layers = absolute_layers(options.layers, depth)
+        for model in (target, source):
+            if by_row:
+                require_cls(model)
+            if options.cls_column == "include":
+                require_cls(model, "cls_column", "leave it at exclude")
+        if options.guide != "logits":
+            what = f"--guide {options.guide}"
+            require_same(target, source, what, "width", "patches", "prefix tokens")
+        elif options.rows == "all":
+            same = ("heads", "head width", "patches", "prefix tokens")
+            require_same(target, source, "--rows all", *same)
+        self.layers = paired_layers(options.layers, target, source)
 
     @property
     def needs(self) -> Needs:
-        layers = {"logits": "layers", "msa": "msa", "block": "hidden"}[self.options.guide]
+        part = {"logits": "layers", "msa": "msa", "block": "hidden"}[self.options.guide]
         rows = self.options.rows if self.options.guide == "logits" else "cls"
-        asked = {layers: self.layers, "rows": rows}
-        return Needs(Request(**asked), Request(**asked, output=False))  # type: ignore[arg-type]
+        ours, theirs = zip(*self.layers, strict=True)
+        target: dict[str, Any] = {part: ours, "rows": rows}
+        source: dict[str, Any] = {part: theirs, "rows": rows, "output": False}
+        return Needs(Request(**target), Request(**source))
 
     def penalty(self, step: Step) -> Tensor:
         """Mean over the guided blocks, in fp32."""
         if self.options.guide == "logits":
-            return torch.stack([self._logits(step, layer) for layer in self.layers]).mean()
+            return torch.stack([self._logits(step, *pair) for pair in self.layers]).mean()
         part = "msa" if self.options.guide == "msa" else "hidden"
         target, source = getattr(step.target, part), getattr(step.source, part)
         # Elementwise fp32 arithmetic, which autocast leaves alone.
-        return torch.stack(
-            [(target[i].float() - source[i].float()).square().sum(-1).mean() for i in self.layers]
-        ).mean()
+        distances = [(target[t].float() - source[s].float()).square() for t, s in self.layers]
+        return torch.stack([d.sum(-1).mean() for d in distances]).mean()
 
-    def _logits(self, step: Step, layer: int) -> Tensor:
+    def _logits(self, step: Step, layer: int, source_layer: int) -> Tensor:
         assert step.source is not None
-        target, source = step.target.taps[layer], step.source.taps[layer]
-        o, prefix = self.options, target.num_prefix_tokens
+        target, source, o = step.target.taps[layer], step.source.taps[source_layer], self.options
         if o.rows == "all":
+            prefix = target.num_prefix_tokens
             (q_t, k_t), (q_s, k_s) = target.q_k, source.q_k
             return attention_distance(
                 q_t, k_t, q_s, k_s, prefix, "all", o.center, o.cls_column, o.reduction
             )
-        row_t, row_s = target.cls().logits, source.cls().logits
-        if o.distance == "kl":
-            return rows_divergence(row_t, row_s, prefix, o.cls_column)
-        return rows_distance(row_t, row_s, prefix, o.center, o.cls_column, o.reduction)
+        rows = comparable_rows(target, source, o.cls_column == "include")
+        return (
+            rows_divergence(*rows)
+            if o.distance == "kl"
+            else rows_distance(*rows, o.center, o.reduction)
+        )
 
     def strength(self, progress: float) -> float:
         """lam, decayed over the training if asked (ours: the paper keeps it constant)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gtacli.models.loading import LoadedModel
-from gtacli.models.preprocessing import normalise, pixel_statistics
-from gtacli.models.tap import Reading, Request, TappedViT, absolute_layers
+from gtacli.models.matching import comparable_rows
+from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
+from gtacli.regularizers.distance import rows_distance
 from gtacli.training.devices import Compute
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
@@ -39,11 +41,11 @@ class Evaluator:
         self.target = TappedViT(target.model, Request(layers))
         asked = Request(layers, output=False)
         self.source = TappedViT(source.model, asked) if source else None
-        self._pixels = pixel_statistics(target.mean, target.std, compute.device)
-        seen_by = source or target
-        self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, compute.device)
+        self._view = target.view(compute.device)
+        self._source_view = (source or target).view(compute.device)
         self.count = 0  # images that were measured last
-        self._rows: dict[int, Tensor] = {}
+        self._taps: dict[int, list[Tap]] = {}
+        self._bytes = 0
 
     @torch.no_grad()
     def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class Evaluator:
                 continue
             images, labels = images.to(device), labels.to(device)
             with self.compute.autocast():
-                reading = self._read(self.target, normalise(images, *self._pixels))
+                reading = self._read(self.target, self._view(images))
             assert reading.logits is not None
             ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
             hits = ranked == labels[:, None]
@@ -84,21 +86,14 @@ class Evaluator:
         return tapped.read(tapped(images), images.shape)
 
     def _distance(self, reading: Reading, images: Tensor, number: int) -> Tensor:
-        target = patch_rows(reading)
-        if number in self._rows:
-            source = self._rows[number].to(target.device)
+        if number in self._taps:
+            taps = [replace(t, row=t.logits.to(images.device)) for t in self._taps[number]]
         else:
             assert self.source is not None
             with self.compute.autocast():
-                source = patch_rows(
-                    self._read(self.source, normalise(images, *self._source_pixels))
-                )
-            used = sum(r.nbytes for r in self._rows.values()) + source.nbytes
-            if used <= CACHE_BYTES:
-                self._rows[number] = source.cpu()
-        return (target - source).square().sum(-1).mean()
-
-
-def patch_rows(reading: Reading) -> Tensor:
-    """(L, B, H, N): logits of the CLS row on the patches, of all tapped blocks."""
-    return torch.stack([t.logits[:, :, 0, t.num_prefix_tokens :] for t in reading.taps.values()])
+                taps = [*self._read(self.source, self._source_view(images)).taps.values()]
+            self._bytes += sum(t.logits.nbytes for t in taps)
+            if self._bytes <= CACHE_BYTES:
+                self._taps[number] = [replace(t, row=t.logits.cpu()) for t in taps]
+        pairs = zip(reading.taps.values(), taps, strict=True)
+        return torch.stack([rows_distance(*comparable_rows(t, s)) for t, s in pairs]).mean()

@@ -19,7 +19,8 @@ from gtacli.data.sampling import Split, make_split
 from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel, load_model
-from gtacli.models.matching import require_cls, require_match
+from gtacli.models.matching import paired_layers
+from gtacli.models.tap import require_cls
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
 from gtacli.training import rng
@@ -129,12 +130,13 @@ def mixing_of(config: FinetuneConfig) -> Mixing | None:
 
 
 def _comparable(target: LoadedModel, source: LoadedModel) -> bool:
-    """Whether there is a CLS row in both networks that lies on the same patches."""
+    """Whether each block of both networks has a CLS row that the other's can be compared with."""
     try:
-        require_match(target.model, source.model)
-        require_cls(target.model)
+        paired_layers("all", target.model, source.model)
+        for model in (target.model, source.model):
+            require_cls(model)
     except UsageError as e:
-        log.warning("attention_drift is not measured: %s", e)
+        log.warning("attention_drift is not measured: %s", str(e).partition(";")[0])
         return False
     return True
 
@@ -160,9 +162,15 @@ def weights_fingerprint(*models: LoadedModel | None) -> str:
 
 def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
     """The frozen source: as named, by default the target before its first step."""
-    if config.source is None or config.source == config.model:
+    size = config.source_size or target.image_size
+    spec = config.source or config.model
+    assert spec is not None
+    if spec == config.model and size == target.image_size:
         return replace(target, model=deepcopy(target.model))
-    return load_model(config.source, 0, target.image_size, config.partial_weights)
+    try:
+        return load_model(spec, 0, size, config.partial_weights)
+    except GtaError as e:  # its size is asked for by another option than the target's
+        raise GtaError(str(e).replace("--image-size", "--source-size")) from e
 
 
 def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:

@@ -17,9 +17,7 @@ from torch.nn import functional as F
 
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
-from gtacli.models.matching import require_cls
-from gtacli.models.preprocessing import normalise, pixel_statistics
-from gtacli.models.tap import Reading, Request, TappedViT
+from gtacli.models.tap import Reading, Request, TappedViT, require_cls
 from gtacli.regularizers.base import Regularizer, Step
 from gtacli.training.devices import Compute
 from gtacli.training.mixing import Mixing, soft_labels
@@ -67,12 +65,9 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
                 pack(source.model)
             frozen = TappedViT(source.model, reduce(or_, asked)).eval().requires_grad_(False)
             self._source = (frozen, frozen)
-        self._pixels = pixel_statistics(target.mean, target.std, device)
-        seen_by = source or target
-        self._source_pixels = pixel_statistics(seen_by.mean, seen_by.std, device)
-        self._same_pixels = all(
-            torch.equal(a, b) for a, b in zip(self._pixels, self._source_pixels, strict=True)
-        )
+        self._view = target.view(device)
+        self._source_view = (source or target).view(device)
+        self._same_view = self._view.settings == self._source_view.settings
         self.progress = 0.0
 
     def compile(
@@ -89,8 +84,8 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         """One step.
 
         Args:
-            input: uint8 (B, 3, h, w) augmented images, mixed here if at all; each network
-                normalises them its own way.
+            input: uint8 (B, 3, h, w) augmented images, mixed here if at all; each network gets
+                them in its own size and normalisation.
             target: (B,) class indices.
 
         Returns:
@@ -101,14 +96,14 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
         if mix is not None:
             input = mix.images(input)
-        images = normalise(input, *self._pixels)
+        images = self._view(input)
         seen: Reading | None = None
         if self._source is not None:
             walker, run = self._source
             # First the source: its activations are gone before the target's are kept.
             with torch.no_grad():
-                view = images if self._same_pixels else normalise(input, *self._source_pixels)
-                seen = walker.read(run(view), input.shape)
+                view = images if self._same_view else self._source_view(input)
+                seen = walker.read(run(view), view.shape)
         reading = self.tapped.read(self.trainable_module(images), input.shape)
         assert reading.logits is not None
         labels = target

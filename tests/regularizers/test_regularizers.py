@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
 from gtacli.errors import UsageError
-from gtacli.models.tap import Reading, TappedViT
+from gtacli.models.tap import Reading, TappedViT, attention
 from gtacli.regularizers.base import Regularizer, Step
 from gtacli.regularizers.bss import BSS
 from gtacli.regularizers.gta import GTA
@@ -136,18 +136,50 @@ def test_gta_decay(decay: Any, half: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "named"),
+    ("kwargs", "rows_all", "guide_msa"),
     [
-        ({"depth": 2}, "blocks"),
-        ({"num_heads": 2}, "heads"),
-        ({"img_size": 40}, "patches"),
-        ({"embed_dim": 48}, "dimensions"),
-        ({"reg_tokens": 2}, "prefix"),
+        ({"num_heads": 2}, "heads", None),
+        ({"img_size": 40}, "patches", "patches"),
+        ({"embed_dim": 48}, "head width", "width"),
+        ({"reg_tokens": 2}, "prefix tokens", "prefix tokens"),
     ],
 )
-def test_gta_names_what_does_not_match(kwargs: Any, named: str) -> None:
-    with pytest.raises(UsageError, match=named):
-        GTA(GTAOptions(), network(), network(**kwargs))
+def test_gta_names_what_does_not_match(kwargs: Any, rows_all: str, guide_msa: str | None) -> None:
+    source = network(**kwargs)
+    GTA(GTAOptions(), network(), source)  # rows of logits can always be compared
+    with pytest.raises(UsageError, match=f"--rows all needs the same {rows_all}"):
+        GTA(GTAOptions(rows="all"), network(), source)
+    for guide in ("msa", "block"):
+        options = GTAOptions(guide=guide)  # type: ignore[arg-type]
+        if guide_msa is None:
+            GTA(options, network(), source)
+        else:
+            with pytest.raises(UsageError, match=f"--guide {guide} needs the same {guide_msa}"):
+                GTA(options, network(), source)
+
+
+def test_gta_from_a_source_of_another_make() -> None:
+    """Deeper, wider, other heads, finer patches, registers: blocks from the end, the mean over the
+    heads, the source's rows resized to the target's grid."""
+    target = network()
+    other = {"depth": 5, "embed_dim": 48, "num_heads": 6, "patch_size": 4, "reg_tokens": 2}
+    source = network(1, **other)
+    images = torch.randn(2, 3, 32, 32)
+    gta = GTA(GTAOptions(layers=(-1, -2)), target, source)
+    expected = 0.0
+    for ours, theirs in ((1, 3), (2, 4)):
+        row_t, row_s = (
+            attention(model, images, (layer,))[0].logits.double()
+            for model, layer in ((target, ours), (source, theirs))
+        )
+        fine = row_s[..., 3:].mean(1).view(2, 1, 8, 8)
+        coarse = nn.functional.interpolate(fine, (4, 4), mode="bilinear", antialias=True)
+        difference = row_t[..., 1:].mean(1).view(2, 16) - coarse.view(2, 16)
+        expected += difference.square().sum(-1).mean().item() / 2
+    value = take_step(gta, images)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    value.backward()
+    assert target.blocks[2].attn.qkv.weight.grad is not None
 
 
 def test_gta_refuses_what_cannot_be() -> None:
@@ -161,6 +193,9 @@ def test_gta_refuses_what_cannot_be() -> None:
     with pytest.raises(UsageError, match="--rows all"):
         GTA(GTAOptions(), no_cls, no_cls)
     GTA(GTAOptions(rows="all"), no_cls, no_cls)
+    registers = network(class_token=False, global_pool="avg", reg_tokens=2)
+    with pytest.raises(UsageError, match="cls_column: this model has no CLS token"):
+        GTA(GTAOptions(rows="all", cls_column="include"), registers, registers)
 
 
 @pytest.mark.parametrize("lam", [0.01, 0.5])

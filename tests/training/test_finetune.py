@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import gtacli.training.finetune as module
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.errors import RunError, UsageError
+from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.models.tap import TappedViT
 from gtacli.training.finetune import finetune
 
@@ -283,13 +283,33 @@ def test_a_batch_without_an_image_keeps_its_place(
 
 
 def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path) -> None:
-    small = "vit_tiny_patch16_224@none"
-    options = {"source": small, "regularizer": "l2-sp", "epochs": 1}
+    deeper = "vit_tiny_patch16_224@none"
+    options = {"source": deeper, "regularizer": "l2-sp", "epochs": 1}
     finetune(config(**options), recorder)
     assert recorder.rows[0]["attention_drift"] is None
-    with pytest.raises(UsageError, match="--source"):
-        finetune(config(source=small, out=tmp_path / "b"), recorder)
+    with pytest.raises(UsageError, match=r"--source: the model has 3 blocks, the source 12"):
+        finetune(config(source=deeper, out=tmp_path / "b"), recorder)
     assert not (tmp_path / "b").exists()
+    with pytest.raises(GtaError, match=r"--source-size: 40x40 is no multiple .* 16x16"):
+        finetune(config(source=deeper, source_size=40, layers="last"), recorder)
+
+
+def test_a_source_with_its_own_size(
+    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = TappedViT.forward
+
+    def spy(self: TappedViT, view: torch.Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            seen.append(tuple(view.shape[-2:]))
+        return forward(self, view)
+
+    monkeypatch.setattr(TappedViT, "forward", spy)
+    finetune(config(source_size=48, epochs=1), recorder)
+    assert seen[:4] == [(48, 48)] * 4  # the steps
+    assert recorder.rows[0]["reg.gta"] > 0  # another size, another attention
+    assert recorder.rows[0]["attention_drift"] > 0
 
 
 def test_an_old_classifier_is_not_taken_for_the_new_one(
