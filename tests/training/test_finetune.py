@@ -291,7 +291,7 @@ def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path)
         finetune(config(source=deeper, out=tmp_path / "b"), recorder)
     assert not (tmp_path / "b").exists()
     with pytest.raises(GtaError, match=r"--source-size: 40x40 is no multiple .* 16x16"):
-        finetune(config(source=deeper, source_size=40, layers="last"), recorder)
+        finetune(config(source=deeper, source_size=40, out=tmp_path / "c"), recorder)
 
 
 def test_a_source_with_its_own_size(
