@@ -104,6 +104,22 @@ class FinetuneConfig(CommonConfig):
         description="a label's weight: the attention's share as in TransMix's paper, or its mean "
         "with the share of the area as in its released code",
     )
+    auto_augment: str = Field(
+        default="none",
+        description="one of timm's policies: rand-m9-mstd0.5-inc1 (RandAugment), original, v0, 3a",
+        json_schema_extra={"metavar": "POLICY"},
+    )
+    color_jitter: float = Field(
+        default=0.0,
+        ge=0,
+        description="largest change of brightness, contrast and saturation (0.4: by 40 %)",
+    )
+    random_erasing: float = Field(
+        default=0.0, ge=0, le=1, description="probability that an image loses a rectangle"
+    )
+    random_erasing_mode: Literal["pixel", "const"] = Field(
+        default="pixel", description="what fills it: noise, or the mean colour"
+    )
     cache: Literal["auto", "ram", "none"] = Field(
         default="auto", description="keep decoded images in memory (auto: if they are small enough)"
     )

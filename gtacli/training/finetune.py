@@ -13,7 +13,7 @@ from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
-from gtacli.data.transforms import EvalTransform, TrainTransform
+from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import WEIGHTS_FILE
 from gtacli.models.weights import read_weights
@@ -182,11 +182,7 @@ def run_phase(
         progress = restore(state, job.task.tapped, optimizer, scaler, compute.device)
     if config.compile:
         job.task.compile()
-    interpolation = target.interpolation
-    transform = TrainTransform(
-        target.image_size, (config.crop_scale, 1.0), config.flip, interpolation
-    )
-    store = job.store(job.train, transform.load_size)
+    store = job.store(job.train, job.transform.load_size)
     store.prepare()
     if len(store.skipped) == len(store):
         reason = next(iter(store.skipped.values()))
@@ -196,7 +192,7 @@ def run_phase(
     def batches(epoch: int, first: int) -> Iterable[Batch]:
         return make_loader(
             store,
-            transform,
+            job.transform,
             config.batch_size,
             train=True,
             seed=config.seed,

@@ -14,9 +14,11 @@ import torch
 from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import load_dataset
+from gtacli.data.augmentation import Augmentation
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.sampling import Split, make_split
 from gtacli.data.store import ImageStore
+from gtacli.data.transforms import TrainTransform, Transform
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.matching import paired_layers
@@ -42,6 +44,7 @@ class Job:
     split: Split
     target: LoadedModel
     source: LoadedModel | None
+    transform: Transform
     task: FinetuneTask
     optimizer: torch.optim.Optimizer
     drift: bool
@@ -88,6 +91,7 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     target = load_model(config.model, len(dataset.classes), size, partial)
     if target.classes != dataset.classes:
         zero_head(target)
+    transform = training_view(config, target)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}
     wants_source = config.drift or any(p.needs_source for p in parts.values())
@@ -117,7 +121,34 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
         config.layer_decay,
     )
     return Job(
-        config, compute, dataset, split, target, source, task, optimizer, drift, fingerprint, refit
+        config,
+        compute,
+        dataset,
+        split,
+        target,
+        source,
+        transform,
+        task,
+        optimizer,
+        drift,
+        fingerprint,
+        refit,
+    )
+
+
+def training_view(config: FinetuneConfig, target: LoadedModel) -> Transform:
+    """What training images go through; source and target see the same."""
+    crop = TrainTransform(
+        target.image_size, (config.crop_scale, 1.0), config.flip, target.interpolation
+    )
+    return Augmentation(
+        crop,
+        config.auto_augment,
+        config.color_jitter,
+        config.random_erasing,
+        config.random_erasing_mode,
+        target.mean,
+        target.std,
     )
 
 
