@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import comparable_rows
@@ -49,13 +50,14 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
-        """`{prefix}_top1`, `{prefix}_top5` (fractions), `attention_drift`; None where there is
-        nothing to measure. `last` ends after that many batches."""
+        """`{prefix}_top1`, `{prefix}_top5` (fractions), `{prefix}_loss` (cross-entropy in nats) and
+        `attention_drift`; None where there is nothing to measure. `last` ends after that many
+        batches."""
         self.target.eval()
         device = self.compute.device
         top1 = torch.zeros((), dtype=torch.int64, device=device)
         top5, count = top1.clone(), 0
-        drift = torch.zeros((), dtype=torch.float32, device=device)
+        loss, drift = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         for number, (images, labels, _) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
@@ -69,15 +71,18 @@ class Evaluator:
             hits = ranked == labels[:, None]
             top1 += hits[:, 0].sum()
             top5 += hits.sum()
+            loss += F.cross_entropy(reading.logits.float(), labels, reduction="sum")
             count += len(images)
             if self.source is not None:
                 drift += self._distance(reading, images, number) * len(images)
         self.count = count
         if not count:
-            return {f"{prefix}_top1": None, f"{prefix}_top5": None, "attention_drift": None}
+            nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "loss"))
+            return {**dict.fromkeys(nothing), "attention_drift": None}
         return {
             f"{prefix}_top1": int(top1) / count,
             f"{prefix}_top5": int(top5) / count,
+            f"{prefix}_loss": float(loss) / count,
             "attention_drift": float(drift) / count if self.source is not None else None,
         }
 

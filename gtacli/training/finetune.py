@@ -211,8 +211,8 @@ def run_phase(
     def evaluate() -> dict[str, Any]:
         figures = validate("val", last)
         # What was trained on proves nothing; the drift is a distance, not a proof.
-        top1 = None if job.refit else figures["val_top1"]
-        row = {"val_top1": top1, "attention_drift": figures["attention_drift"]}
+        proof = {k: None if job.refit else figures[k] for k in ("val_top1", "val_loss")}
+        row = {**proof, "attention_drift": figures["attention_drift"]}
         return {**row, "phase": progress.phase} if job.refit else row
 
     fit(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import gtacli.training.finetune as module
@@ -54,14 +55,26 @@ def test_its_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Pat
     assert loaded.classes == ("blue", "green", "red")
     assert not loaded.report.missing
     assert not loaded.report.unexpected
-    from PIL import Image
-
     hits = 0
     for image in sorted((tmp_path / "tiny-data" / "test").rglob("*.png")):
         with torch.no_grad():
             logits = loaded.model(loaded.preprocess(Image.open(image))[None])
         hits += loaded.classes[int(logits.argmax())] == image.parent.name
     assert hits / 12 == pytest.approx(summary["test_top1"])
+
+
+def test_val_loss_is_the_cross_entropy_of_the_held_out_images(
+    config: Make, recorder: Any, tmp_path: Path
+) -> None:
+    finetune(config(epochs=1), recorder)
+    loaded = load_model(str(tmp_path / "run"))
+    losses = []
+    for key in json.loads((tmp_path / "run" / "split.json").read_text())["val"]:
+        path = tmp_path / "tiny-data" / key
+        with torch.no_grad():
+            logits = loaded.model(loaded.preprocess(Image.open(path))[None])[0]
+        losses.append(-logits.log_softmax(-1)[loaded.classes.index(path.parent.name)].item())
+    assert recorder.rows[0]["val_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> None:
