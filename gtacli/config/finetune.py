@@ -120,6 +120,11 @@ class FinetuneConfig(CommonConfig):
     random_erasing_mode: Literal["pixel", "const"] = Field(
         default="pixel", description="what fills it: noise, or the mean colour"
     )
+    augment_device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="where the training views are made: image by image in the workers, or in "
+        "batches on the GPU, with the same random draws",
+    )
     cache: Literal["auto", "ram", "none"] = Field(
         default="auto", description="keep decoded images in memory (auto: if they are small enough)"
     )

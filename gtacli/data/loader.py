@@ -7,13 +7,14 @@ global random numbers are neither read nor moved.
 
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gtacli.data.batched import BatchedAugmentation, Cuts
 from gtacli.data.images import ImageError
 from gtacli.data.store import ImageStore
 from gtacli.data.transforms import Transform
@@ -35,6 +36,8 @@ class Batch(NamedTuple):
 class _Part(NamedTuple):
     batch: Batch
     failed: list[tuple[int, str]]
+    cuts: Cuts | None = None
+    """What becomes the batch's images in the training process, on a device."""
 
 
 class Loader:
@@ -81,12 +84,16 @@ class Loader:
             self.position = number + 1
             for index, reason in part.failed:
                 store.skip(index, reason)
-            yield part.batch
+            if part.cuts is None:
+                yield part.batch
+            else:
+                assert isinstance(self._epoch.transform, BatchedAugmentation)
+                yield part.batch._replace(images=self._epoch.transform.finish(part.cuts))
 
 
 def make_loader(
     store: ImageStore,
-    transform: Transform,
+    transform: Transform | BatchedAugmentation,
     batch_size: int,
     *,
     train: bool,
@@ -120,7 +127,7 @@ class _Epoch(Dataset[_Part]):
     def __init__(
         self,
         store: ImageStore,
-        transform: Transform,
+        transform: Transform | BatchedAugmentation,
         batch_size: int,
         train: bool,
         seed: int,
@@ -140,7 +147,8 @@ class _Epoch(Dataset[_Part]):
         return self.count
 
     def __getitem__(self, number: int) -> _Part:
-        images: list[Tensor] = []
+        transform = self.transform
+        views: list[Any] = []
         kept: list[int] = []
         failed: list[tuple[int, str]] = []
         start = number * self.batch_size
@@ -151,13 +159,13 @@ class _Epoch(Dataset[_Part]):
                 failed.append((index, str(error)))
                 continue
             rng = np.random.default_rng((*self.seed, index)) if self.train else None
-            images.append(self.transform(image, rng))
+            views.append(transform(image, rng))
             kept.append(index)
         indices = torch.tensor(kept, dtype=torch.int64)
-        size = self.transform.image_size
-        empty = torch.empty(0, 3, *size, dtype=torch.uint8)
-        stacked = torch.stack(images) if images else empty
-        return _Part(Batch(stacked, self.store.labels[indices], indices), failed)
+        cuts = transform.pack(views) if isinstance(transform, BatchedAugmentation) else None
+        empty = torch.empty(0, 3, *transform.image_size, dtype=torch.uint8)
+        images = torch.stack(views) if views and cuts is None else empty
+        return _Part(Batch(images, self.store.labels[indices], indices), failed, cuts)
 
     def _order(self) -> Tensor:
         if not self.train:

@@ -131,7 +131,8 @@ def with_demo(config: FinetuneConfig) -> FinetuneConfig:
 def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration of the run that `config.resume` names.
 
-    Where it computes may change (device, workers, cache); everything else is the run's own.
+    Where it computes may change (device, augment_device, workers, cache); everything else is the
+    run's own.
 
     Raises UsageError for a key that is set to something else than the run had.
     """
@@ -142,7 +143,7 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
     before = build(FinetuneConfig, recorded.get("config", {}), f"--resume: {config.resume}:")
     if config.out is not None and config.out != config.resume:
         raise UsageError("--resume: the run goes on in its own folder; leave out --out")
-    free = {"resume", "device", "workers", "cache", "overwrite", "out"}
+    free = {"resume", "device", "augment_device", "workers", "cache", "overwrite", "out"}
     for key in config.model_fields_set - free:
         if getattr(config, key) != getattr(before, key):
             raise UsageError(

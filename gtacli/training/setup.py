@@ -16,6 +16,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import load_dataset
 from gtacli.data.augmentation import Augmentation
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.batched import BatchedAugmentation
 from gtacli.data.sampling import Split, make_split
 from gtacli.data.store import ImageStore
 from gtacli.data.transforms import TrainTransform, Transform
@@ -44,7 +45,7 @@ class Job:
     split: Split
     target: LoadedModel
     source: LoadedModel | None
-    transform: Transform
+    transform: Transform | BatchedAugmentation
     task: FinetuneTask
     optimizer: torch.optim.Optimizer
     drift: bool
@@ -91,7 +92,7 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     target = load_model(config.model, len(dataset.classes), size, partial)
     if target.classes != dataset.classes:
         zero_head(target)
-    transform = training_view(config, target)
+    transform = training_view(config, target, compute.device)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}
     wants_source = config.drift or any(p.needs_source for p in parts.values())
@@ -136,12 +137,17 @@ def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
     )
 
 
-def training_view(config: FinetuneConfig, target: LoadedModel) -> Transform:
-    """What training images go through; source and target see the same."""
+def training_view(
+    config: FinetuneConfig, target: LoadedModel, device: torch.device
+) -> Transform | BatchedAugmentation:
+    """What training images go through; source and target see the same.
+
+    Raises UsageError for a policy that timm does not know, or a GPU that is not there.
+    """
     crop = TrainTransform(
         target.image_size, (config.crop_scale, 1.0), config.flip, target.interpolation
     )
-    return Augmentation(
+    augmentation = Augmentation(
         crop,
         config.auto_augment,
         config.color_jitter,
@@ -149,6 +155,13 @@ def training_view(config: FinetuneConfig, target: LoadedModel) -> Transform:
         config.random_erasing_mode,
         target.mean,
         target.std,
+    )
+    if config.augment_device == "cpu":
+        return augmentation
+    if not torch.cuda.is_available():
+        raise UsageError("--augment-device: there is no cuda here; `gta doctor` shows why")
+    return BatchedAugmentation(
+        augmentation, device if device.type == "cuda" else torch.device("cuda")
     )
 
 

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import gtacli.training.loop as loop
+import gtacli.training.setup as setup
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.batched import BatchedAugmentation
 from gtacli.errors import Interrupted, UsageError
 from gtacli.models.tap import TappedViT
 from gtacli.training.finetune import finetune
@@ -81,4 +83,28 @@ def test_an_unknown_policy_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(UsageError, match="--auto-augment"):
         finetune(config(auto_augment="randm9"), recorder)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_with_batched_views_learns_the_same(
+    workers: int, config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU in the GPU's place: the same draws, other rounding."""
+    finetune(config(**ALL), recorder)
+    original = setup.training_view
+    monkeypatch.setattr(
+        setup, "training_view", lambda *a: BatchedAugmentation(original(*a), torch.device("cpu"))
+    )
+    finetune(config(**ALL, overwrite=True, workers=workers), recorder)
+    alone, batched = recorder.rows[2], recorder.rows[5]
+    for key in ("train_loss", "ce", "reg.gta"):
+        assert batched[key] == pytest.approx(alone[key], rel=0.05)
+        assert batched[key] != alone[key]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu_to_augment_on(config: Make, recorder: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--augment-device: there is no cuda here"):
+        finetune(config(augment_device="cuda"), recorder)
     assert not (tmp_path / "run").exists()
