@@ -70,7 +70,8 @@ class Augmentation:
     Args:
         crop: the random resized crop and flip.
         auto_augment: timm's name of a policy (`rand-m9-mstd0.5-inc1`, `original`, `3a`, ...);
-            "none": no policy.
+            "none": no policy. Its shears, rotations and shifts resample bilinearly and show the
+            mean colour where they leave the image.
         color_jitter: brightness, contrast and saturation are each multiplied by a factor from
             [max(0, 1 - x), 1 + x], in random order (torchvision's ColorJitter).
         random_erasing: probability that a rectangle is erased (Zhong et al., 2020, with timm's

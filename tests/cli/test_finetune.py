@@ -147,6 +147,7 @@ def bad_inputs(root: Path, model: Path, data: Path) -> dict[str, tuple[list[str]
         "rate out of range": (["--sampling-rate", "0"], "sampling-rate"),
         "rate and shots": (["--sampling-rate", "15", "--shots", "3"], "exclude"),
         "size that does not fit": (["--image-size", "33"], "patch size"),
+        "unknown policy": (["--auto-augment", "randm9"], "rand-m9"),
     }
 
 
@@ -156,6 +157,7 @@ CASES = [
     "weights of another architecture", "truncated safetensors", "a pickle that would run code",
     "no ViT", "negative strength", "no such block", "no block at all", "no such device",
     "unknown optimiser", "rate out of range", "rate and shots", "size that does not fit",
+    "unknown policy",
 ]  # fmt: skip
 
 

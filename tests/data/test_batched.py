@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest, ks_2samp
 from torch.nn import functional as F
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms.v2 import RandomResizedCrop
 
 from gtacli.data import Record
@@ -161,6 +162,15 @@ def test_what_workers_get_and_give_can_be_pickled() -> None:
     cuts = [copy(picture(40, 50, i), np.random.default_rng(i)) for i in range(3)]
     packed = pickle.loads(pickle.dumps(copy.pack(cuts)))
     assert torch.equal(batched.finish(packed), copy.finish(copy.pack(cuts)))
+
+
+def test_pinned_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its way torch's loader makes lists of tuples."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *device: self)
+    batched = BatchedAugmentation(Augmentation(TrainTransform((24, 32)), **ALL), CPU)  # type: ignore[arg-type]
+    packed = batched.pack([batched(picture(40, 50, i), np.random.default_rng(i)) for i in range(9)])
+    want = batched.finish(packed)
+    assert torch.equal(batched.finish(pin_memory(packed)), want)
 
 
 def test_it_needs_a_generator() -> None:
