@@ -96,7 +96,8 @@ def first_problem(
 def _wanted(problem: Mapping[str, Any]) -> str | None:
     kind: str = problem["type"]
     if kind == "literal_error":
-        return "one of " + str(problem["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+        words = str(problem["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"one of {words}" if ", " in words else words
     for suffix in ("_type", "_parsing", "_from_float", "_attributes_type"):
         if kind.endswith(suffix) and kind.removesuffix(suffix) in _TYPES:
             return _TYPES[kind.removesuffix(suffix)]

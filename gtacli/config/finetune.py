@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -55,11 +55,14 @@ class FinetuneConfig(CommonConfig):
         "plug-in's; NAME:LAM sets its strength; may be given several times",
         json_schema_extra={"metavar": "NAME", "default": "gta", "multiple": True},
     )
-    lam: float | None = Field(
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         default=None,
-        ge=0,
-        description="strength of the first regulariser",
-        json_schema_extra={"default": "its own: gta 0.1, l2-sp 0.01, bss 0.001"},
+        description="strength of the first regulariser; auto: chosen on held-out training images, "
+        "0 among the choices, at the cost of one more run",
+        json_schema_extra={
+            "metavar": "X|auto",
+            "default": "its own: gta 0.1, l2-sp 0.01, bss 0.001",
+        },
     )
     sampling_rate: float = Field(
         default=100.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from gtacli.models.loading import WEIGHTS_FILE
 from gtacli.models.weights import read_weights
 from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
-from gtacli.training.loop import Observer, Plan, Progress, fit, restore
+from gtacli.training.loop import Observer, Plan, Progress, Unobserved, fit, restore
 from gtacli.training.optimization import make_schedule
 from gtacli.training.runs import (
     RunFolder,
@@ -27,6 +28,7 @@ from gtacli.training.runs import (
     environment,
     model_metadata,
 )
+from gtacli.training.search import SEARCH_FILE, Search, choices, require_search, search
 from gtacli.training.setup import Job, prepare
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
     if config.resume is None:
         run.check_free(config.overwrite)
     job = prepare(config)
+    if config.lam == "auto":
+        require_search(config.epochs, config.regularizer, len(job.split.val))
     record = {
         "command": "finetune",
         "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
@@ -77,7 +81,14 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
             if before[what]["fingerprint"] != record[what]["fingerprint"]:
                 given = getattr(config, what)
                 raise GtaError(f"--resume: the {what} at {given} is not what the run began with")
-        state = run.read_state()
+        if config.lam != "auto" or run.has_state():
+            state = run.read_state()
+    found: Search | None = None
+    if config.lam == "auto":
+        found = _search(config, job, run, dry_run)
+        config = config.model_copy(update={"lam": found.chosen})
+        job = prepare(config, stores=job.stores)
+        state = None if dry_run else run.read_state()
     progress = Progress() if state is None else Progress(**state["progress"])
     if progress.phase == "train":
         progress = run_phase(job, run, observer, progress, state, dry_run)
@@ -86,8 +97,9 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
             chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
     if progress.phase == "refit":
+        stores = job.stores
         del job  # its networks and its optimiser
-        job = prepare(config, refit=True)
+        job = prepare(config, refit=True, stores=stores)
         progress = run_phase(job, run, observer, progress, state, dry_run)
     summary = {
         "command": "finetune",
@@ -106,6 +118,8 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
     }
     if job.skipped():
         summary["skipped"] = len(job.skipped())
+    if found is not None:
+        summary |= {"lam": found.chosen, "lam_search": asdict(found)}
     if dry_run:
         summary["dry_run"] = True
     run.write_json("summary.json", summary)
@@ -154,6 +168,23 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
     return before.model_copy(update=moved)
 
 
+def _search(config: FinetuneConfig, job: Job, run: RunFolder, dry_run: bool) -> Search:
+    """The strength that `--lam auto` chose before, or chooses now; the run then goes on from the
+    state that the winner reached."""
+    if config.resume is not None and (run.path / SEARCH_FILE).is_file():
+        return Search(**run.read_json(SEARCH_FILE))
+
+    def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
+        candidate = prepare(config.model_copy(update={"lam": lam}), stores=job.stores)
+        state = folder.read_state() if folder.has_state() else None
+        progress = Progress()
+        return run_phase(candidate, folder, Unobserved(), progress, state, dry_run, stop).rows
+
+    found = search(choices(next(iter(config.regularizer))), config.epochs, run, train)
+    log.log(logging.INFO if found.chosen else logging.WARNING, found.report(config.epochs))
+    return found
+
+
 def run_phase(
     job: Job,
     run: RunFolder,
@@ -161,8 +192,10 @@ def run_phase(
     progress: Progress,
     state: dict[str, Any] | None,
     dry_run: bool,
+    stop_after: int | None = None,
 ) -> Progress:
-    """Train from `progress`, or from a saved state, to the end; returns where it ended.
+    """Train from `progress`, or from a saved state, to the end or for `stop_after` epochs of the
+    schedule in all; returns where it ended.
 
     A refit trains on the held-out images too, as long as validation found best.
     """
@@ -207,7 +240,9 @@ def run_phase(
     metadata = model_metadata(target, job.dataset.classes)
     # A dry run takes one optimiser step.
     last = config.accumulate if dry_run else None
-    epochs = config.epochs if progress.chosen is None else progress.chosen["best_epoch"] + 1
+    if stop_after is None:
+        chosen = progress.chosen
+        stop_after = config.epochs if chosen is None else chosen["best_epoch"] + 1
 
     def evaluate() -> dict[str, Any]:
         figures = validate("val", last)
@@ -229,7 +264,7 @@ def run_phase(
         progress=progress,
         run=run,
         observer=observer,
-        stop_after=1 if dry_run else epochs,
+        stop_after=1 if dry_run else stop_after,
         last=last,
     )
     return progress

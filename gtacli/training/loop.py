@@ -41,6 +41,14 @@ class Observer(Protocol):
     def epoch(self, row: dict[str, Any]) -> None: ...
 
 
+class Unobserved:
+    """Nobody watches."""
+
+    def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None: ...
+
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and how.

@@ -6,6 +6,7 @@ metrics.jsonl     one object an epoch
 model.safetensors the best weights in timm's layout; its metadata says how to use them
 state.pt          everything a resumed run needs; loads with weights_only=True
 summary.json      the result
+search.json       how `--lam auto` chose; until then its candidates train in search/
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,9 @@ from gtacli.models.loading import WEIGHTS_FILE, LoadedModel
 STATE_FILE = "state.pt"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
+    "search.json",
 )  # fmt: skip
+FOLDERS = ("search",)
 
 
 def default_out(command: str) -> Path:
@@ -71,6 +76,19 @@ class RunFolder:
         if not self.dry:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
+            for name in FOLDERS:
+                self.remove(name)
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of the run's own."""
+        if not self.dry:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+
+    def adopt(self, other: RunFolder) -> None:
+        """Take over what another run trained so far; the state last, since with it the run can
+        go on."""
+        for name in ("metrics.jsonl", WEIGHTS_FILE, STATE_FILE):
+            self.write(name, partial(shutil.copyfile, other.path / name))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` fill a temporary file, then rename it: readers never see half a file."""
@@ -115,10 +133,13 @@ class RunFolder:
                 f"{self.path / name} cannot be read; is {self.path} a run folder?"
             ) from e
 
+    def has_state(self) -> bool:
+        return (self.path / STATE_FILE).is_file()
+
     def read_state(self) -> dict[str, Any]:
         """The state of an interrupted run. Raises GtaError when there is none."""
         file = self.path / STATE_FILE
-        if not file.is_file():
+        if not self.has_state():
             raise GtaError(f"--resume: {self.path} has no {STATE_FILE}: it ended before an epoch")
         try:
             return dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -68,6 +68,10 @@ class Job:
         return sum(record.key not in bad for record in records)
 
     def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
+        """Where the pixels of `records` come from; asked again, the same with what it holds."""
+        for store in self.stores:
+            if store.cover == load_size and store.records == records:
+                return store
         store = ImageStore(
             records,
             load_size,
@@ -78,8 +82,15 @@ class Job:
         return store
 
 
-def prepare(config: FinetuneConfig, refit: bool = False) -> Job:
-    """Data, models and regularisers of a run, as before its first step."""
+def prepare(
+    config: FinetuneConfig, refit: bool = False, stores: list[ImageStore] | None = None
+) -> Job:
+    """Data, models and regularisers of a run, as before its first step.
+
+    Args:
+        refit: train on the held-out images too.
+        stores: images that an earlier job has in memory.
+    """
     compute = choose_compute(config.device, config.precision)
     assert config.data is not None
     assert config.model is not None
@@ -219,13 +230,14 @@ def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
 
 def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:
     """Validated options by name; `lam` is the first one's, and what has no strength is left out.
+    Where the strength is still to be chosen (auto) it is the regulariser's own.
 
     Raises UsageError that names the option.
     """
     result = {}
     for i, (name, given) in enumerate(config.regularizer.items()):
         values: Mapping[str, Any] = given
-        if i == 0 and config.lam is not None:
+        if i == 0 and isinstance(config.lam, float):
             values = {**given, "lam": config.lam}
         options = build(REGULARIZERS.load(name).Options, values, f"regularizer {name}:")
         if options.lam > 0:

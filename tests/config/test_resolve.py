@@ -108,8 +108,8 @@ def test_text_is_read_as_what_the_key_wants() -> None:
     [
         ({"epochs": "ten"}, "--epochs: must be a whole number, got 'ten'"),
         ({"epochs": "2.5"}, "--epochs: must be a whole number, got 2.5"),
-        ({"lam": "-1"}, "--lam: must be at least 0, got -1"),
-        ({"lam": "-1", "regularizer": ["none"]}, "--lam: must be at least 0, got -1"),
+        ({"lam": "-1"}, "--lam: must be at least 0 or auto, got -1"),
+        ({"lam": "-1", "regularizer": ["none"]}, "--lam: must be at least 0 or auto, got -1"),
         ({"head_lr_scale": "0"}, "--head-lr-scale: must be more than 0, got 0"),
         ({"sampling_rate": "101"}, "--sampling-rate: must be at most 100, got 101"),
         ({"lr": "nan"}, "--lr: must be a finite number, got nan"),
@@ -119,7 +119,7 @@ def test_text_is_read_as_what_the_key_wants() -> None:
         ({"image_size": "0"}, "--image-size: must be a number of pixels, or HEIGHTxWIDTH"),
         ({"layers": "some"}, "--layers: must be all, last, or block numbers such as -1,-2"),
         ({"rows": "cl"}, "--rows: must be one of cls, all, got 'cl'; did you mean 'cls'?"),
-        ({"regularizer": ["bss:x"]}, "--regularizer: must be a number, got 'x'"),
+        ({"regularizer": ["bss:x"]}, "--regularizer: must be a number or auto, got 'x'"),
         ({"regularizer": ["gtaa"]}, "--regularizer: unknown regulariser 'gtaa'; did you mean"),
         (
             {"shots": "3", "sampling_rate": "15"},
@@ -165,14 +165,17 @@ def test_wrong_recipes(recipe: Any, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({"env": {"GTA_FINETUNE__LAM": "x"}}, "GTA_FINETUNE__LAM: must be a number, got 'x'"),
+        (
+            {"env": {"GTA_FINETUNE__LAM": "x"}},
+            "GTA_FINETUNE__LAM: must be a number or auto, got 'x'",
+        ),
         ({"env": {"GTA_FINETUNE__EPOCH": "3"}}, "GTA_FINETUNE__EPOCH: unknown key 'epoch'; did"),
         ({"env": {"GTA_FINETUNE__": "3"}}, "GTA_FINETUNE__: is no key"),
         (
             {"env": {"GTA_FINETUNE__REGULARIZER__GTA__ROWS": "x"}},
             "GTA_FINETUNE__REGULARIZER__GTA__ROWS: must be one of cls, all, got 'x'",
         ),
-        ({"sets": ("lam=x",)}, "--set lam=x: must be a number, got 'x'"),
+        ({"sets": ("lam=x",)}, "--set lam=x: must be a number or auto, got 'x'"),
         ({"sets": ("lam",)}, "--set lam: must be KEY=VALUE or KEY.SUBKEY=VALUE"),
         ({"sets": ("a..b=3",)}, "--set a..b=3: must be KEY=VALUE or KEY.SUBKEY=VALUE"),
         ({"sets": ("epoch=3",)}, "--set epoch=3: unknown key 'epoch'; did you mean 'epochs'?"),
