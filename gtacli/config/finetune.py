@@ -131,6 +131,9 @@ class FinetuneConfig(CommonConfig):
     cache: Literal["auto", "ram", "none"] = Field(
         default="auto", description="keep decoded images in memory (auto: if they are small enough)"
     )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     lr: float | None = Field(
         default=None,

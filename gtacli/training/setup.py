@@ -119,7 +119,9 @@ def prepare(
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
     fingerprint = weights_fingerprint(target, source)
-    task = FinetuneTask(target, source, regularizers, compute, mixing_of(config))
+    task = FinetuneTask(
+        target, source, regularizers, compute, mixing_of(config), config.label_smoothing
+    )
     decay = config.weight_decay
     if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
         decay = 0.0

@@ -32,6 +32,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         regularizers: by the name they are logged under.
         compute: the device that both are on, and the precision.
         mixing: mixes the training batches; None: they stay as they come.
+        label_smoothing: share of each label that is spread over all classes.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         regularizers: Mapping[str, Regularizer[Any]],
         compute: Compute,
         mixing: Mixing | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         device = compute.device
         super().__init__(device=device, verbose=False)
@@ -48,6 +50,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         needs = [r.needs for r in self.regularizers.values()]
         asked = [n.source for n in needs if n.source is not None]
         self.mixing = mixing
+        self.label_smoothing = label_smoothing
         asked_of_target = [n.target for n in needs]
         self._last_block = len(cast(Any, target.model).blocks) - 1
         if mixing is not None and mixing.kind == "transmix":
@@ -89,8 +92,9 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             target: (B,) class indices.
 
         Returns:
-            `loss`; `output` (B, classes); for the log `ce` and `reg.<name>`, the latter not
-            multiplied by its strength, and the regularisers' own figures.
+            `loss`; `output` (B, classes); for the log `ce` (of mixed and smoothed labels if
+            they are), `reg.<name>`, not multiplied by its strength, and the regularisers' own
+            figures.
         """
         size = (input.shape[-2], input.shape[-1])
         mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
@@ -110,7 +114,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         if self.mixing is not None and mix is not None:
             share = self.mixing.own_share(mix, reading.taps.get(self._last_block), size)
             labels = soft_labels(target, share, reading.logits.shape[-1])
-        loss = ce = F.cross_entropy(reading.logits, labels)
+        loss = ce = F.cross_entropy(reading.logits, labels, label_smoothing=self.label_smoothing)
         result: dict[str, Tensor] = {"ce": ce}
         step = Step(reading, seen, target, self.progress)
         for name, regularizer in self.regularizers.items():
