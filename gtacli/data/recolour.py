@@ -46,7 +46,7 @@ def apply_op(
         return (images / step).floor() * step
     if name == "auto_contrast":
         return _auto_contrast(images)
-    unit = images / 255
+    unit = images.contiguous() / 255
     if name == "equalize":
         return (enhance.equalize(unit) * 255).round()
     if name == "gaussian_blur":
