@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 
 from gtacli.config import recipes
 from gtacli.config.finetune import FinetuneConfig
@@ -32,6 +33,39 @@ def test_a_shipped_recipe_resolves_and_says_how_to_run_it(name: str) -> None:
     assert 'command = "' in recipe.text
     config = resolve(MODELS[command], command, recipe=name, env={})
     assert config.model is not None
+
+
+SETS = ("cub", "cars", "aircraft", "dogs", "pets")
+METHODS = {
+    "none": {},
+    "l2sp": {"l2-sp": 0.01},
+    "bss": {"bss": 0.001},
+    "gta": {"gta": 0.1},
+    "gta-transmix": {"gta": 0.1},
+}
+
+
+@pytest.mark.parametrize("data", SETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_papers_grid(data: str, method: str) -> None:
+    """Five sets, four rates, five methods, two sources; what differs is the method alone."""
+    for rate in ("15", "30", "50", "100"):
+        for model in ("vit_small_patch16_224.dino", "deit_small_patch16_224.fb_in1k"):
+            flags = {"sampling_rate": rate, "model": model, "data": "ROOT"}
+            name = f"{data}-{method}"
+            config = resolve(FinetuneConfig, "finetune", recipe=name, flags=flags, env={})
+            assert (config.sampling_rate, config.model) == (float(rate), model)
+            expected = METHODS[method]
+            if data == "dogs" and method == "l2sp":
+                expected = {"l2-sp": 0.1}  # TLlib's strength for this set
+            assert list(config.regularizer) == list(expected)
+            assert config.lam == next(iter(expected.values()), None)
+            assert config.mix == ("transmix" if method.endswith("transmix") else "none")
+            plain = resolve(FinetuneConfig, "finetune", recipe=f"{data}-none", flags=flags, env={})
+            same = set(FinetuneConfig.model_fields) - {"regularizer", "lam", "mix"}
+            assert all(getattr(config, key) == getattr(plain, key) for key in same)
+    assert timm.is_model_pretrained("vit_small_patch16_224.dino")
+    assert timm.is_model_pretrained("deit_small_patch16_224.fb_in1k")
 
 
 def test_a_file_is_found_by_its_path(tmp_path: Path) -> None:
