@@ -157,6 +157,14 @@ class FinetuneConfig(CommonConfig):
     optimizer: str = Field(default="adamw", description="adamw, sgd, or another of timm's")
     accumulate: int = Field(default=1, ge=1, description="batches that make one optimiser step")
     clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="evaluate and keep a moving average of the weights with this decay (0.99: of "
+        "some hundred steps); in the first steps the decay is smaller",
+        json_schema_extra={"metavar": "DECAY", "default": "off"},
+    )
     compile: bool = Field(default=False, description="compile the networks (torch.compile)")
     drift: bool = Field(
         default=True, description="measure each epoch how far the attention is from the source's"

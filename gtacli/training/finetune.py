@@ -213,7 +213,7 @@ def run_phase(
     )
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
     if state is not None:
-        progress = restore(state, job.task.tapped, optimizer, scaler, compute.device)
+        progress = restore(state, job.task, optimizer, scaler, compute.device)
     if config.compile:
         job.task.compile()
     store = job.store(job.train, job.transform.load_size)
@@ -255,7 +255,7 @@ def run_phase(
         job.task,
         batches,
         evaluate=evaluate,
-        keep_best=lambda: run.write_model(target.model, metadata),
+        keep_best=lambda: run.write_model(job.evaluated.model, metadata),
         optimizer=optimizer,
         schedule=schedule,
         scaler=scaler,
@@ -272,7 +272,7 @@ def run_phase(
 
 def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
     """Measures the target on `records`, in its own evaluation view."""
-    target, config = job.target, job.config
+    target, config = job.evaluated, job.config
     transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
     store = job.store(records, transform.load_size)
     workers = choose_workers(config.workers, job.compute.device, store.cached)
@@ -290,7 +290,7 @@ def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     """One test at the end, with the weights that validation chose."""
     if not run.dry:
         tensors, _ = read_weights(run.path / WEIGHTS_FILE)
-        job.target.model.load_state_dict(tensors)
+        job.evaluated.model.load_state_dict(tensors)
     figures = evaluator(job, job.split.test, drift=False)("test", 1 if dry_run else None)
     return {k: figures[k] for k in ("test_top1", "test_top5")}
 

@@ -138,7 +138,7 @@ def fit(
     device = compute.device
 
     def save() -> None:
-        run.write_state(state_of(module, optimizer, scaler, progress))
+        run.write_state(state_of(task, optimizer, scaler, progress))
 
     with StopSignal() as stop:
         while progress.epoch < stop_after:
@@ -171,6 +171,7 @@ def fit(
                     scaler.update()
                     optimizer.zero_grad(set_to_none=True)
                     task.after_step(optimizer)
+                    task.update_ema(update + 1)
                 progress.batch += 1
                 if progress.batch % CHECK_EVERY == 0 or stop.requested:
                     _require_finite(bad_batch, module, epoch, run)  # a sync point
@@ -243,7 +244,7 @@ def _require_finite(bad_batch: Tensor, module: nn.Module, epoch: int, run: RunFo
 
 
 def state_of(
-    module: torch.nn.Module,
+    task: TrainingTask,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
@@ -251,7 +252,8 @@ def state_of(
     """Everything a resumed run needs, as tensors and plain values."""
     fields = {k: v for k, v in vars(progress).items() if k not in ("rows", "totals")}
     return {
-        "model": module.state_dict(),
+        "model": unwrap_model(task.get_trainable_module()).state_dict(),
+        **task.get_checkpoint_state(ema=True),  # empty without a moving average
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "progress": fields,
@@ -263,13 +265,15 @@ def state_of(
 
 def restore(
     state: dict[str, Any],
-    module: torch.nn.Module,
+    task: TrainingTask,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     device: torch.device,
 ) -> Progress:
     """Put a saved state back; the inverse of `state_of`."""
-    module.load_state_dict(state["model"])
+    unwrap_model(task.get_trainable_module()).load_state_dict(state["model"])
+    if task.has_ema():
+        task.load_checkpoint_state(state["state_dict_ema"], ema=True)
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
     rng.restore(state["rng"])

@@ -58,6 +58,13 @@ class Job:
         """The images that are trained on: with the held-out ones when all is chosen."""
         return self.split.train + self.split.val if self.refit else self.split.train
 
+    @property
+    def evaluated(self) -> LoadedModel:
+        """What is measured, kept and tested: the target, or its moving average."""
+        if not self.task.has_ema():
+            return self.target
+        return replace(self.target, model=self.task.get_trainable_module(ema=True).module.model)
+
     def skipped(self) -> set[str]:
         """Keys of the unreadable images met so far."""
         return {key for store in self.stores for key in store.skipped}
@@ -122,6 +129,10 @@ def prepare(
     task = FinetuneTask(
         target, source, regularizers, compute, mixing_of(config), config.label_smoothing
     )
+    if config.ema is not None:
+        # timm's warm-up: a run on few labels has few steps, an average over all of them is not
+        # to be one of the start.
+        task.setup_ema(config.ema, use_warmup=True)
     decay = config.weight_decay
     if decay is None and any(r.replaces_weight_decay for r in regularizers.values()):
         decay = 0.0
