@@ -135,6 +135,13 @@ class FinetuneConfig(CommonConfig):
         default=0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after so many epochs without a better accuracy on the held-out images; "
+        "the schedule stays that of --epochs",
+        json_schema_extra={"default": "off"},
+    )
     lr: float | None = Field(
         default=None,
         gt=0,

@@ -101,6 +101,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         del job  # its networks and its optimiser
         job = prepare(config, refit=True, stores=stores)
         progress = run_phase(job, run, observer, progress, state, dry_run)
+    epochs_run = sum("phase" not in row for row in progress.rows)  # a refit's rows have one
     summary = {
         "command": "finetune",
         "run": str(run.path),
@@ -109,6 +110,8 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         "n_val": job.readable(job.split.val),
         "n_test": job.readable(job.split.test),
         "epochs": config.epochs,
+        "epochs_run": epochs_run,
+        "stopped_early": epochs_run < config.epochs and not dry_run,
         "best_epoch": progress.best_epoch,
         "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
         "attention_drift": _drift(progress),
@@ -266,6 +269,7 @@ def run_phase(
         observer=observer,
         stop_after=1 if dry_run else stop_after,
         last=last,
+        patience=None if job.refit else config.patience,
     )
     return progress
 

@@ -119,6 +119,7 @@ def fit(
     stop_after: int,
     score: str = "val_top1",
     last: int | None = None,
+    patience: int | None = None,
 ) -> None:
     """Train `task` from where `progress` stands to the end of the plan.
 
@@ -129,6 +130,7 @@ def fit(
         keep_best: writes the weights away.
         stop_after: epochs to train; a refit stops where validation found best.
         last: stop an epoch after this many batches (a dry run).
+        patience: stop after this many epochs without a better `score`.
 
     Raises:
         RunError: the loss is not finite; names the step, the last good state is on disk.
@@ -141,7 +143,7 @@ def fit(
         run.write_state(state_of(task, optimizer, scaler, progress))
 
     with StopSignal() as stop:
-        while progress.epoch < stop_after:
+        while progress.epoch < stop_after and not out_of_patience(progress.rows, score, patience):
             epoch = progress.epoch
             bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
             task.train()
@@ -211,6 +213,16 @@ def fit(
             observer.epoch(row)
             if stop.requested:
                 raise Interrupted(f"stopped after epoch {epoch}; go on with --resume {run.path}")
+    if progress.epoch < stop_after:
+        log.info("stopped early: no better %s for %s epochs", score, patience)
+
+
+def out_of_patience(rows: list[dict[str, Any]], score: str, patience: int | None) -> bool:
+    """Whether `score` has not been better than ever before for `patience` epochs."""
+    scores = [row[score] for row in rows if row[score] is not None]
+    if patience is None or not scores:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def _add(progress: Progress, result: dict[str, Tensor], images: int) -> None:

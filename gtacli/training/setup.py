@@ -105,6 +105,8 @@ def prepare(
     split = make_split(dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed)
     if not split.train:
         raise GtaError(f"--data: {config.data} has no training images")
+    if config.patience is not None and not split.val:
+        raise UsageError("--patience: no image is held out to watch (no class has 3 or more)")
     rng.seed_everything(config.seed)
     size, partial = config.image_size, config.partial_weights
     target = load_model(config.model, len(dataset.classes), size, partial)
