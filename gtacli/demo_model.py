@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.cache import cache_dir
 from gtacli.errors import Interrupted
-from gtacli.models.loading import WEIGHTS_FILE, ModelProvider, Weights
-from gtacli.models.weights import read_weights
+from gtacli.models.specs import ModelProvider, Weights
+from gtacli.models.weights import WEIGHTS_FILE, read_weights
 from gtacli.registry import MODELS
 
 log = logging.getLogger(__name__)

@@ -6,14 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gtacli.models.loading import LoadedModel, ModelProvider, load_model
+    from gtacli.models.loading import LoadedModel, load_model
+    from gtacli.models.specs import ModelProvider
     from gtacli.models.tap import Reading, Request, Tap, TappedViT, attention
     from gtacli.models.weights import LoadReport
 
 _WHERE = {
     "LoadReport": "weights",
     "LoadedModel": "loading",
-    "ModelProvider": "loading",
+    "ModelProvider": "specs",
     "Reading": "tap",
     "Request": "tap",
     "Tap": "tap",

@@ -1,67 +1,31 @@
 """From a model spec to a ViT with its own preprocessing.
 
-A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. All of them
-pass through the same door: the architecture at the wanted size, then `load_weights`.
+All specs (see `specs`) pass through the same door: the architecture at the wanted size, then
+`load_weights`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import timm
 import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
-from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import timm_blocks
 from gtacli.models.preprocessing import InputView, Preprocess
-from gtacli.models.weights import LoadReport, head_prefixes, load_weights, read_weights
-from gtacli.registry import MODELS
+from gtacli.models.specs import Weights, resolve
+from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
 log = logging.getLogger(__name__)
-
-WEIGHTS_FILE = "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """An architecture's weights before they are put into a model.
-
-    Attributes:
-        architecture: timm's name of it.
-        tensors: in timm's layout; None: stay random.
-        metadata: what the file says of itself (mean, std, classes, ...; see `runs.metadata`).
-        where: how to name the file in messages.
-        kwargs: what `timm.create_model` needs beside the name.
-    """
-
-    architecture: str
-    tensors: Mapping[str, Tensor] | None
-    metadata: Mapping[str, str]
-    where: str
-    kwargs: Mapping[str, Any] | None = None
-    pretrained_cfg: Mapping[str, Any] | None = None
-
-
-class ModelProvider(ABC):
-    """Base of the entries of `gta.models`: weights under a name."""
-
-    help: ClassVar[str] = ""
-
-    @abstractmethod
-    def weights(self) -> Weights:
-        """The architecture and its tensors."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +81,7 @@ def load_model(
     """Load a ViT by its spec, in eval mode on the CPU.
 
     Args:
-        spec: see the module's docstring.
+        spec: see `specs`.
         num_classes: width of the classifier, 0 for none; default: as the weights have it. Another
             number than the weights' gives a new classifier.
         image_size: side or (h, w) in pixels; position embeddings are resized. Default: the
@@ -128,7 +92,7 @@ def load_model(
         GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
             the patches do not divide.
     """
-    weights = _resolve(spec)
+    weights = resolve(spec)
     meta = weights.metadata
     kwargs: dict[str, Any] = dict(weights.kwargs or {})
     if weights.pretrained_cfg is not None:
@@ -146,11 +110,7 @@ def load_model(
     timm_blocks.check(model)
     report = LoadReport()
     if weights.tensors is not None:
-        grid = _grid_of(weights)
-        report = load_weights(model, weights.tensors, weights.where, partial_weights, grid)
-        log.info("%s: %s", weights.where, report)
-        if report.missing:
-            log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
+        report = _fill(model, weights, partial_weights)
     size = cast(Any, model).patch_embed.img_size
     _check_size(model, size, spec)
     config = resolve_model_data_config(model)
@@ -175,6 +135,29 @@ def load_model(
         classes=classes if len(classes) == width else (),
         kwargs=weights.kwargs,
     )
+
+
+def _fill(model: nn.Module, weights: Weights, partial: bool) -> LoadReport:
+    assert weights.tensors is not None
+    foreign = weights.layout != "timm"
+    where = f"{weights.where} (read as {weights.layout})" if foreign else weights.where
+    report = load_weights(model, weights.tensors, where, partial, _grid_of(weights))
+    report = replace(report, layout=weights.layout, dropped=weights.dropped)
+    log.info("%s: %s", weights.where, report)
+    if report.missing:
+        log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
+    extra = [n for n in report.unexpected if not n.startswith(head_prefixes(model))]
+    if extra:
+        # Registers, LayerScale, a norm before the blocks: without them the features are others.
+        what = f"{where} has {len(extra)} tensors that {weights.architecture} has not"
+        what += f" ({', '.join(extra[:3])}{', …' if len(extra) > 3 else ''})"
+        if foreign and not partial:
+            raise GtaError(
+                f"weights: {what}. Is it for another architecture? --partial-weights loads it "
+                "all the same"
+            )
+        log.warning("%s", what)
+    return report
 
 
 def _classes_of(weights: Weights) -> int:
@@ -208,78 +191,6 @@ def _check_size(model: nn.Module, size: tuple[int, int], spec: str) -> None:
 
 def _floats(text: str | None) -> tuple[float, ...]:
     return tuple(float(x) for x in text.strip("[]").split(",")) if text else ()
-
-
-def _resolve(spec: str) -> Weights:
-    hub = spec.startswith(("hf-hub:", "local-dir:"))  # whose @ is a revision
-    arch, at, file = spec.partition("@")
-    if at and not hub and not Path(spec).exists():
-        if file == "none":
-            return Weights(arch, None, {}, spec)
-        tensors, metadata = read_weights(Path(file).expanduser())
-        same = metadata.get("architecture", "").split(".")[0] == arch.split(".")[0]
-        kwargs = json.loads(metadata.get("kwargs", "{}")) if same else {}
-        return Weights(arch, tensors, metadata, file, kwargs)
-    if hub or timm.is_model(spec.split(".")[0]):
-        return _pretrained(spec)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _run_folder(path)
-    if path.is_file():
-        raise GtaError(f"model: {spec} is a weights file; say its architecture: ARCH@{spec}")
-    if spec in MODELS.names():
-        return MODELS.load(spec)().weights()
-    if "/" in spec or "\\" in spec:
-        raise GtaError(f"model: no folder {spec}")
-    known = [*MODELS.names(), *timm.list_models()]
-    close = get_close_matches(spec.split(".")[0], known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else "`gta models list` shows the names"
-    raise GtaError(f"model: unknown name {spec!r}; {hint}")
-
-
-def _pretrained(spec: str) -> Weights:
-    """timm's own weights, at their native size; the network is asked at most here."""
-    name = spec.split(".")[0]
-    where, _, place = spec.partition(":")
-    if not place:
-        _check_tag(spec, name)
-    own: dict[str, Any] = {}
-    try:
-        native = timm.create_model(spec, pretrained=True)
-        if place:  # a hub folder names its architecture and arguments in its config.json
-            read = load_model_config_from_hf if where == "hf-hub" else load_model_config_from_path
-            _, name, own = read(place)
-    except Exception as e:  # timm, the hub and the network fail in many ways; all mean the same
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise GtaError(
-            f"model: the weights of {spec} could not be loaded ({reason[:200]}). "
-            f"Offline? {name}@FILE takes them from a file, {name}@none starts at random"
-        ) from e
-    timm_blocks.check(native)
-    if not place:
-        return Weights(spec, native.state_dict(), {}, spec)
-    config = dict(cast(Any, native).pretrained_cfg)
-    return Weights(name, native.state_dict(), {}, spec, own, config)
-
-
-def _check_tag(spec: str, name: str) -> None:
-    tag = spec.partition(".")[2]
-    known = [m.partition(".")[2] for m in timm.list_pretrained(name + ".*")]
-    if not tag and not known:
-        raise GtaError(f"model: {name} has no pre-trained weights; {name}@none starts at random")
-    if tag and tag not in known:
-        raise GtaError(f"model: {name} has no weights {tag!r}; known: {', '.join(known) or 'none'}")
-
-
-def _run_folder(path: Path) -> Weights:
-    file = path / WEIGHTS_FILE
-    if not file.is_file():
-        raise GtaError(f"model: {path} is no run folder (it has no {WEIGHTS_FILE})")
-    tensors, metadata = read_weights(file)
-    if "architecture" not in metadata:
-        raise GtaError(f"model: {file} does not name its architecture; use ARCH@{file}")
-    kwargs = json.loads(metadata.get("kwargs", "{}"))
-    return Weights(metadata["architecture"], tensors, metadata, str(file), kwargs)
 
 
 def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
@@ -14,7 +17,20 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 
+WEIGHTS_FILE = "model.safetensors"  # in a run folder
 MIN_COVERAGE = 0.9
+# Where checkpoints keep a network, the preferred first: averaged weights before raw ones, DINO's
+# teacher before its student.
+PARTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "student")
+# What official training checkpoints hold beside tensors: their arguments and scores. Plain
+# containers and numbers, which the unpickler fills and never calls.
+_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,9 @@ class LoadReport:
         missing: tensors of the model that the file has not, or not in this shape.
         unexpected: tensors of the file that the model has not.
         new_head: classifier tensors left as initialised because the classes differ.
+        layout: whose names the file's tensors had, such as "DINO".
+        dropped: tensors of the file left out on purpose: heads of the training objective, a
+            decoder, a mask token, a text tower.
     """
 
     loaded: tuple[str, ...] = ()
@@ -35,6 +54,8 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     new_head: tuple[str, ...] = ()
     shapes: Mapping[str, str] = field(default_factory=dict)
+    layout: str = "timm"
+    dropped: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:
@@ -48,14 +69,21 @@ class LoadReport:
         parts += [f"{len(self.missing)} missing", f"{len(self.unexpected)} unexpected"]
         if self.new_head:
             parts.append("new classifier")
+        if self.dropped:
+            parts.append(f"{len(self.dropped)} left out ({_some(self.dropped)})")
+        if self.layout != "timm":
+            parts.insert(0, f"{self.layout} layout")
         return ", ".join(parts)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors or .pth file, in timm's layout.
+    """Tensors and metadata of a safetensors or pickled (.pth, .pt, .bin) file, as it names them.
+
+    Of a checkpoint with several networks the first of `PARTS` counts; metadata["part"] says which.
 
     Raises GtaError, in one line, for a missing, truncated or unknown file and for a pickle that
-    holds more than tensors: such a file could run code and is never unpickled.
+    holds more than tensors, arguments and numbers: such a file could run code and is never
+    unpickled.
     """
     if not path.is_file():
         raise GtaError(f"weights: no file {path}")
@@ -64,33 +92,49 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as f:
                 # safe_open's own order is that of the file; get_tensor copies out of the map.
                 return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as e:
         raise GtaError(f"weights: {path} is damaged or no safetensors file ({e})") from e
     except Exception as e:  # a damaged file makes the unpickler raise almost anything
         reason = (str(e) or type(e).__name__).splitlines()[0]
-        if "eights only" in str(e) or "weights_only" in str(e):
+        if "TorchScript" in reason:
             raise GtaError(
-                f"weights: {path} holds more than tensors, or is damaged. Loading it could run "
-                "code, so it was not; save its state_dict alone, best as safetensors"
+                f"weights: {path} is a TorchScript program (OpenAI's CLIP comes so), which is not "
+                "run here; save the state_dict of its model"
+            ) from e
+        if "eights only" in str(e) or "weights_only" in str(e):
+            found = re.search(r"GLOBAL (\S+)", str(e))
+            more = f" ({found[1]})" if found else ""
+            raise GtaError(
+                f"weights: {path} holds more than tensors{more}, or is damaged. Loading it could "
+                "run code, so it was not; save its state_dict alone, best as safetensors"
             ) from e
         raise GtaError(f"weights: {path} is damaged or no weights file ({reason})") from e
-    return _state_dict(payload, path), {}
+    return _state_dict(payload, path)
 
 
-def _state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: itself, or under one of the usual keys."""
-    for key in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(payload, dict) and isinstance(payload.get(key), dict):
-            payload = payload[key]
+def _state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checkpoint, itself or under one of the usual keys, and that key."""
+    metadata = {}
+    for part in PARTS:
+        if isinstance(payload, dict) and isinstance(payload.get(part), dict):
+            payload, metadata["part"] = payload[part], part
     if not isinstance(payload, dict):
         raise GtaError(f"weights: {path} holds no state_dict")
     tensors = {str(k): v for k, v in payload.items() if isinstance(v, Tensor)}
     if not tensors:
         raise GtaError(f"weights: {path} holds no tensors of a model")
-    if all(k.startswith("module.") for k in tensors):  # saved from inside DataParallel or DDP
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+    for wrapper in ("module.", "_orig_mod."):  # saved from inside DDP, or compiled
+        if all(k.startswith(wrapper) for k in tensors):
+            tensors = {k.removeprefix(wrapper): v for k, v in tensors.items()}
+    return tensors, metadata
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Some of the names, blocks not told apart: 'head.mlp.*.weight, mask_token'."""
+    kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in names))
+    return ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError, UsageError
-from gtacli.models.loading import WEIGHTS_FILE
-from gtacli.models.weights import read_weights
+from gtacli.models.weights import WEIGHTS_FILE, read_weights
 from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
 from gtacli.training.loop import Observer, Plan, Progress, Unobserved, fit, restore

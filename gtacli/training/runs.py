@@ -28,7 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gtacli.errors import GtaError, RunError, UsageError
-from gtacli.models.loading import WEIGHTS_FILE, LoadedModel
+from gtacli.models.loading import LoadedModel
+from gtacli.models.weights import WEIGHTS_FILE
 
 STATE_FILE = "state.pt"
 FILES = (

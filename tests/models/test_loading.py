@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -146,6 +149,15 @@ class Bomb:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"args": Namespace(a=b)}])
+def test_harmless_neighbours_do_not_let_others_in(tmp_path: Path, wrap: Any) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "a.pth"
+    torch.save({"model": full(), **(wrap({"x": Bomb(mark)}))}, path)
+    with pytest.raises(GtaError, match=r"more than tensors \(getattr\).*code"):
+        load_model(f"vit_tiny_patch16_224@{path}")
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"model": b}])
 def test_a_pickle_never_runs(tmp_path: Path, wrap: Any) -> None:
     mark = tmp_path / "ran"
@@ -266,11 +278,110 @@ def test_a_revision_is_no_weights_file() -> None:
 
 
 def test_preprocess_reads_any_image_as_the_data_pipeline_does(tiny_model: Path) -> None:
-    import numpy as np
-
     loaded = load_model(str(tiny_model))
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     view = loaded.preprocess(Image.fromarray(ramp)) * 0.5 + 0.5
     assert 0.45 < view.mean() < 0.55
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     assert (loaded.preprocess(clear) * 0.5 + 0.5).min() > 0.99
+
+
+def dino_checkpoint() -> dict[str, Any]:
+    """As facebookresearch/dino's main_dino.py saves it."""
+    teacher = {f"backbone.{k}": v for k, v in full(num_classes=0).items()}
+    teacher |= {"head.mlp.0.weight": torch.ones(2), "head.last_layer.weight_g": torch.ones(2)}
+    return {
+        "student": {f"module.{k}": torch.zeros_like(v) for k, v in teacher.items()},
+        "teacher": teacher,
+        "epoch": 100,
+        "args": Namespace(arch="vit_tiny", lr=5e-4, crops=(0.4, 1.0), best=np.float64(0.7)),
+    }
+
+
+def test_a_training_checkpoint_of_dino(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = dino_checkpoint()
+    spec = file_of(tmp_path, "a.pth", lambda p: torch.save(checkpoint, p))
+    with caplog.at_level(logging.INFO):
+        loaded = load_model(spec)
+    expected = checkpoint["teacher"]["backbone.norm.weight"]
+    assert torch.equal(loaded.model.norm.weight, expected)
+    assert loaded.report.layout == "DINO"
+    assert loaded.report.dropped == ("head.mlp.0.weight", "head.last_layer.weight_g")
+    assert not loaded.report.unexpected
+    assert "a.pth (teacher): DINO layout, 150 loaded" in caplog.text
+    assert "2 left out (head.mlp.*.weight, head.last_layer.weight_g)" in caplog.text
+    # The architecture's own configuration says 0.5; DINO never saw such images.
+    assert loaded.mean == (0.485, 0.456, 0.406)
+    assert loaded.std == (0.229, 0.224, 0.225)
+    del checkpoint["teacher"]
+    spec = file_of(tmp_path, "b.pth", lambda p: torch.save(checkpoint, p))
+    assert not load_model(spec).model.norm.weight.any()
+
+
+def test_which_of_several_networks(tmp_path: Path) -> None:
+    """Averaged weights before raw ones, whatever the order in the file."""
+    ones = {k: torch.ones_like(v) for k, v in full().items()}
+    for ema, raw in (("state_dict_ema", "state_dict"), ("model_ema", "model")):
+        path = tmp_path / f"{ema}.pth"
+        torch.save({raw: full(), ema: ones}, path)
+        assert (load_model(f"vit_tiny_patch16_224@{path}").model.cls_token == 1).all()
+
+
+def test_a_compiled_model_in_ddp(tmp_path: Path) -> None:
+    wrapped = {f"module._orig_mod.{k}": v for k, v in full().items()}
+    spec = file_of(tmp_path, "pytorch_model.bin", lambda p: torch.save(wrapped, p))
+    assert len(load_model(spec).report.loaded) == len(wrapped)
+
+
+def test_a_torchscript_program_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(GtaError, match="TorchScript program"):
+        load_model(f"vit_base_patch16_clip_quickgelu_224@{path}")
+
+
+def test_a_layout_in_the_wrong_architecture_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every tensor of the model is there; that the file has more makes other features."""
+    tensors = {k: v for k, v in full(num_classes=0).items() if k != "pos_embed"}
+    tensors |= {"pos_embed": torch.zeros(1, 197, 192), "mask_token": torch.zeros(1, 192)}
+    tensors |= {f"blocks.{i}.ls{j}.gamma": torch.ones(192) for i in range(12) for j in (1, 2)}
+    spec = file_of(tmp_path, "v2.pth", lambda p: torch.save(tensors, p))
+    with pytest.raises(GtaError, match=r"read as DINOv2.* 24 tensors .*blocks\.0\.ls1\.gamma"):
+        load_model(spec)
+    assert load_model(spec, partial_weights=True).report.dropped == ("mask_token",)
+    # Nobody knows whose these are: loaded as ever, but said.
+    bare = full() | {"norm_pre.weight": torch.ones(192)}
+    spec = file_of(tmp_path, "bare.pth", lambda p: torch.save(bare, p))
+    assert load_model(spec).report.unexpected == ("norm_pre.weight",)
+    assert "has not (norm_pre.weight)" in caplog.text
+
+
+def test_a_fine_tuned_mae_pools_as_it_was_trained(tmp_path: Path) -> None:
+    source = timm.create_model("vit_tiny_patch16_224", global_pool="avg", num_classes=4).eval()
+    checkpoint = {"model": source.state_dict(), "args": Namespace(model="vit_base_patch16")}
+    spec = file_of(tmp_path, "a.pth", lambda p: torch.save(checkpoint, p))
+    loaded = load_model(spec)
+    assert loaded.kwargs == {"global_pool": "avg"}
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x), source(x))
+
+
+@pytest.mark.parametrize(
+    ("arch", "warned"),
+    [
+        ("vit_small_patch16_224", True),  # supervised ones have mean 0.5, DINO's has not
+        ("vit_small_patch16_224.dino", False),
+        ("vit_tiny_patch16_224", False),
+    ],
+)
+def test_a_file_that_does_not_say_its_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, arch: str, warned: bool
+) -> None:
+    tensors = timm.create_model(arch, pretrained=False, num_classes=0).state_dict()
+    save_file(tensors, tmp_path / "a.safetensors")
+    loaded = load_model(f"{arch}@{tmp_path / 'a.safetensors'}")
+    assert ("vit_small_patch16_224.dino@" in caplog.text) is warned
+    assert (loaded.mean == (0.485, 0.456, 0.406)) is arch.endswith(".dino")

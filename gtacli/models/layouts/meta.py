@@ -1,0 +1,181 @@
+"""Official checkpoints of DINO, iBOT, MAE, DeiT, DINOv2 and DINOv3.
+
+Names as in facebookresearch/{dino, mae, deit, dinov2, dinov3} and bytedance/ibot. Bare backbones of
+DINO, iBOT and DeiT (no objective's head, no distillation token) have exactly timm's names: they
+need no conversion, and nothing in them says whose they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gtacli.errors import GtaError
+from gtacli.models.layouts.base import Layout, Tensors, registers_without_position
+
+# Whole training states hold several networks: the teacher is what the papers evaluate.
+_ROOTS = ("teacher.backbone.", "backbone.", "")
+_BLOCK = r"(^|\.)blocks\.(\d+\.)?\d+\.norm1\.weight$"
+_FOREIGN = (
+    r"q_bias|rel_pos|rope|norm_pre|reg_token|ls1|gamma_1|(attn|mlp)\.norm|patch_embed\.backbone"
+)
+
+
+def _is_sin_cos(t: Mapping[str, Tensor]) -> bool:
+    """Whether the position embeddings are MAE's fixed ones: 0 for CLS, sin and cos for patches."""
+    position = t["pos_embed"].float()
+    quarter = position.shape[-1] // 4
+    sin, cos = position[0, 1:, :quarter], position[0, 1:, quarter : 2 * quarter]
+    one = torch.ones(())
+    return bool((position[0, 0] == 0).all()) and torch.allclose(sin**2 + cos**2, one, atol=1e-2)
+
+
+def separate_bias(t: Tensors) -> Tensors:
+    """DINOv3's masked qkv.bias into timm's q_bias and v_bias, or none where it is 0 throughout.
+
+    The mask switches the bias of k off. Published distilled models have zeros everywhere.
+    """
+    out: Tensors = {}
+    biases: Tensors = {}
+    for name, value in t.items():
+        at, found, _ = name.rpartition("qkv.bias")
+        if not found:
+            out[name] = value
+        elif not name.endswith("bias_mask"):
+            mask = t.get(f"{name}_mask")
+            q, k, v = (value if mask is None else value * mask.to(value.dtype)).chunk(3)
+            if k.any():
+                raise GtaError(f"weights: {name} has a bias of the keys, which timm's DINOv3 lacks")
+            biases |= {f"{at}q_bias": q, f"{at}v_bias": v}
+    return out | biases if any(b.any() for b in biases.values()) else out
+
+
+def _check_periods(t: Tensors) -> Tensors:
+    """Drops the fixed periods of the rotary embedding once they are known to be timm's."""
+    out = dict(t)
+    periods = out.pop("rope_embed.periods", None)
+    if periods is not None:
+        # RopePositionEmbedding with base 100; some files hold it in bfloat16.
+        exponent = torch.arange(len(periods), dtype=torch.float32) / len(periods)
+        if not torch.allclose(periods.float(), 100.0**exponent, rtol=1e-2):
+            raise GtaError(
+                "weights: rope_embed.periods are not those of base 100, which timm's DINOv3 has"
+            )
+    return out
+
+
+def with_qkv_bias(t: Tensors) -> dict[str, Any]:
+    return {"qkv_bias": any(n.endswith("q_bias") for n in t)}
+
+
+def _unchunk(t: Tensors) -> Tensors:
+    """Blocks saved in chunks (blocks.CHUNK.BLOCK.…) under their own number."""
+    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): v for n, v in t.items()}
+
+
+MAE = Layout(
+    "MAE",
+    signs=(r"^decoder_embed\.weight$", r"^decoder_blocks\.0\.", _BLOCK),
+    drop=r"^decoder_|^mask_token$",
+    imagenet=True,
+)
+MAE_ENCODER = Layout(
+    "MAE encoder",
+    signs=(r"^pos_embed$", r"^cls_token$", r"^norm\.weight$", _BLOCK),
+    without=rf"^head\.|^decoder_|mask_token|{_FOREIGN}",
+    proof=_is_sin_cos,
+    imagenet=True,
+)
+MAE_PROBED = replace(
+    MAE_ENCODER,
+    name="linear-probed MAE",
+    signs=(r"^head\.0\.running_mean$", _BLOCK),
+    without=_FOREIGN,
+    proof=None,
+    # Its head is a batch norm before a linear layer, which no head of timm's is.
+    drop=r"^head\.",
+)
+MAE_FINETUNED = Layout(
+    "fine-tuned MAE",
+    signs=(r"^fc_norm\.weight$", r"^pos_embed$", r"^cls_token$", r"attn\.qkv\.bias$", _BLOCK),
+    without=rf"^norm\.|dist_token|{_FOREIGN}",
+    parts=("model",),
+    kwargs=lambda t: {"global_pool": "avg"},
+    imagenet=True,
+)
+DEIT_DISTILLED = Layout(
+    "distilled DeiT", signs=(r"^dist_token$", _BLOCK), without=_FOREIGN, imagenet=True
+)
+DEIT3 = Layout(
+    "DeiT III",
+    signs=(r"blocks\.0\.gamma_1$", r"attn\.qkv\.bias$", r"^pos_embed$", r"^cls_token$"),
+    without=r"q_bias|rel_pos|rope|norm_pre|reg_token|mask|storage|^backbone",
+    parts=("model",),
+    rename=((r"\.gamma_(\d)$", r".ls\1.gamma"),),
+    imagenet=True,
+)
+DINO = Layout(
+    "DINO",
+    signs=(r"^backbone\.cls_token$", r"^head\.(mlp|last_layer)\b", _BLOCK),
+    without=r"^head\.(mlp2|last_layer2)\b|mask|ls1|storage|register",
+    roots=_ROOTS,
+    imagenet=True,
+)
+IBOT = Layout(
+    "iBOT",
+    signs=(r"masked_embed$|^head\.(mlp2|last_layer2)\b", r"(^|\.)cls_token$", _BLOCK),
+    roots=_ROOTS,
+    drop=r"^masked_embed$|^head\.",
+    rename=((r"\.gamma_(\d)$", r".ls\1.gamma"),),
+    imagenet=True,
+)
+DINOV2 = Layout(
+    "DINOv2",
+    signs=(r"(^|\.)mask_token$", r"ls1\.gamma$", r"(^|\.)pos_embed$", _BLOCK),
+    without=r"^decoder_|q_bias|rope|storage_tokens",
+    roots=_ROOTS,
+    drop=r"^mask_token$|^(dino|ibot)_head",
+    rename=(
+        (r"^register_tokens$", "reg_token"),
+        (r"\.mlp\.w12\.", ".mlp.fc1."),
+        (r"\.mlp\.w3\.", ".mlp.fc2."),
+    ),
+    steps=(_unchunk, registers_without_position),
+    imagenet=True,
+)
+DINOV3 = Layout(
+    "DINOv3",
+    # Satellite models are normalised otherwise, so the architecture's tag says how.
+    signs=(r"(^|\.)storage_tokens$", r"(^|\.)rope_embed\.periods$", _BLOCK),
+    roots=_ROOTS,
+    # local_cls_norm serves the training's local crops alone.
+    drop=r"^mask_token$|^local_cls_norm\.|^(dino|ibot)_head",
+    constants=r"\.bias_mask$|^rope_embed\.periods$",
+    rename=(
+        (r"^storage_tokens$", "reg_token"),
+        (r"\.ls(\d)\.gamma$", r".gamma_\1"),
+        (r"\.mlp\.w1\.", ".mlp.fc1_g."),
+        (r"\.mlp\.w2\.", ".mlp.fc1_x."),
+        (r"\.mlp\.w3\.", ".mlp.fc2."),
+    ),
+    steps=(_check_periods, separate_bias),
+    kwargs=with_qkv_bias,
+)
+
+META_LAYOUTS = (
+    DINOV3,
+    DINOV2,
+    IBOT,
+    DINO,
+    MAE,
+    MAE_PROBED,
+    MAE_FINETUNED,
+    MAE_ENCODER,
+    DEIT_DISTILLED,
+    DEIT3,
+)
