@@ -35,6 +35,7 @@ def finetune(config: FinetuneConfig, call: Call) -> None:
 RESULT = (
     ("test_top1", "test top-1 %", True),
     ("test_top5", "test top-5 %", True),
+    ("test_mean_class_top1", "test mean class top-1 %", True),
     ("val_top1", "val top-1 %", True),
     ("best_epoch", "best epoch", False),
     ("attention_drift", "attention drift", False),

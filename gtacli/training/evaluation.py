@@ -14,6 +14,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import comparable_rows
 from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
 from gtacli.regularizers.distance import rows_distance
+from gtacli.training.classes import mean_class_accuracy
 from gtacli.training.devices import Compute
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
@@ -45,18 +46,20 @@ class Evaluator:
         self._view = target.view(compute.device)
         self._source_view = (source or target).view(compute.device)
         self.count = 0  # images that were measured last
+        self.by_class: list[tuple[int, int]] = []  # (hits, images) of each class, likewise
         self._taps: dict[int, list[Tap]] = {}
         self._bytes = 0
 
     @torch.no_grad()
     def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
-        """`{prefix}_top1`, `{prefix}_top5` (fractions), `{prefix}_loss` (cross-entropy in nats) and
-        `attention_drift`; None where there is nothing to measure. `last` ends after that many
-        batches."""
+        """`{prefix}_top1`, `{prefix}_top5`, `{prefix}_mean_class_top1` (fractions),
+        `{prefix}_loss` (cross-entropy in nats) and `attention_drift`; None where there is nothing
+        to measure. `last` ends after that many batches."""
         self.target.eval()
         device = self.compute.device
         top1 = torch.zeros((), dtype=torch.int64, device=device)
         top5, count = top1.clone(), 0
+        by_class = top1.new_zeros(2, self.target.model.num_classes)
         loss, drift = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
         for number, (images, labels, _) in enumerate(self.batches()):
             if last is not None and number >= last:
@@ -71,17 +74,21 @@ class Evaluator:
             hits = ranked == labels[:, None]
             top1 += hits[:, 0].sum()
             top5 += hits.sum()
+            by_class[0].index_add_(0, labels, hits[:, 0].long())
+            by_class[1].index_add_(0, labels, torch.ones_like(labels))
             loss += F.cross_entropy(reading.logits.float(), labels, reduction="sum")
             count += len(images)
             if self.source is not None:
                 drift += self._distance(reading, images, number) * len(images)
         self.count = count
+        self.by_class = list(zip(*by_class.tolist(), strict=True))
         if not count:
-            nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "loss"))
+            nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "mean_class_top1", "loss"))
             return {**dict.fromkeys(nothing), "attention_drift": None}
         return {
             f"{prefix}_top1": int(top1) / count,
             f"{prefix}_top5": int(top5) / count,
+            f"{prefix}_mean_class_top1": mean_class_accuracy(self.by_class),
             f"{prefix}_loss": float(loss) / count,
             "attention_drift": float(drift) / count if self.source is not None else None,
         }

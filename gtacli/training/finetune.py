@@ -17,6 +17,7 @@ from gtacli.data.loader import Batch, make_loader
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.weights import WEIGHTS_FILE, read_weights
+from gtacli.training.classes import log_balance, worst_classes
 from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
 from gtacli.training.loop import Observer, Plan, Progress, Unobserved, fit, restore
@@ -56,6 +57,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
     if config.resume is None:
         run.check_free(config.overwrite)
     job = prepare(config)
+    log_balance(job.split.info["classes"])
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val))
     record = {
@@ -294,8 +296,10 @@ def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     if not run.dry:
         tensors, _ = read_weights(run.path / WEIGHTS_FILE)
         job.evaluated.model.load_state_dict(tensors)
-    figures = evaluator(job, job.split.test, drift=False)("test", 1 if dry_run else None)
-    return {k: figures[k] for k in ("test_top1", "test_top5")}
+    measure = evaluator(job, job.split.test, drift=False)
+    figures = measure("test", 1 if dry_run else None)
+    kept = {k: figures[k] for k in ("test_top1", "test_top5", "test_mean_class_top1")}
+    return {**kept, "worst_classes": worst_classes(job.dataset.classes, measure.by_class)}
 
 
 def _drift(progress: Progress) -> float | None:
