@@ -131,6 +131,13 @@ class FinetuneConfig(CommonConfig):
     cache: Literal["auto", "ram", "none"] = Field(
         default="auto", description="keep decoded images in memory (auto: if they are small enough)"
     )
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability that a block is skipped in training, rising to it from the first "
+        "block to the last; never in the source",
+    )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )

@@ -77,6 +77,7 @@ def load_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     partial_weights: bool = False,
+    drop_path: float = 0.0,
 ) -> LoadedModel:
     """Load a ViT by its spec, in eval mode on the CPU.
 
@@ -87,6 +88,8 @@ def load_model(
         image_size: side or (h, w) in pixels; position embeddings are resized. Default: the
             model's own.
         partial_weights: accept weights for less than 90 % of the backbone.
+        drop_path: probability that the last block is skipped in training, rising to it from 0 at
+            the first; how a network is trained, so not kept in `LoadedModel.kwargs`.
 
     Raises:
         GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
@@ -106,6 +109,8 @@ def load_model(
         image_size = tuple(json.loads(meta["image_size"]))
     if image_size is not None:
         kwargs["img_size"] = image_size
+    if drop_path:
+        kwargs["drop_path_rate"] = drop_path
     model = _create(weights.architecture, spec, kwargs)
     timm_blocks.check(model)
     report = LoadReport()

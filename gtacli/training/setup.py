@@ -109,7 +109,7 @@ def prepare(
         raise UsageError("--patience: no image is held out to watch (no class has 3 or more)")
     rng.seed_everything(config.seed)
     size, partial = config.image_size, config.partial_weights
-    target = load_model(config.model, len(dataset.classes), size, partial)
+    target = load_model(config.model, len(dataset.classes), size, partial, config.drop_path)
     if target.classes != dataset.classes:
         zero_head(target)
     transform = training_view(config, target, compute.device)

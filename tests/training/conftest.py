@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import gtacli.training.loop as loop
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import Interrupted
+from gtacli.training.finetune import finetune
 
 
 class Recorder:
@@ -50,6 +56,28 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., F
         return FinetuneConfig(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def interrupted(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[FinetuneConfig, int, int], dict[str, Any]]:
+    """Run a config, stop it after a batch of an epoch, and resume it: the summary."""
+
+    def run(config: FinetuneConfig, epoch: int = 1, batch: int = 2) -> dict[str, Any]:
+        def stop(*now: int) -> None:
+            if now == (epoch, batch):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+        recorder.at_step = stop
+        with pytest.raises(Interrupted):
+            finetune(config, recorder)
+        recorder.at_step = lambda epoch, batch: None
+        torch.manual_seed(99)  # the resumed process starts elsewhere
+        return finetune(FinetuneConfig(resume=config.out), recorder)
+
+    return run
 
 
 @pytest.fixture

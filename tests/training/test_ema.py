@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import gtacli.training.loop as loop
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.errors import Interrupted
 from gtacli.training.finetune import finetune
 from gtacli.training.tasks import FinetuneTask
 
@@ -81,20 +77,10 @@ def test_the_average_is_validated_and_tested(
 
 
 def test_resumed_in_the_middle_of_an_epoch(
-    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, recorder: Any, interrupted: Any, tmp_path: Path
 ) -> None:
     finetune(config(out=tmp_path / "whole", ema=0.9), recorder)
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
-
-    def stop(epoch: int, batch: int) -> None:
-        if (epoch, batch) == (1, 2):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    recorder.at_step = stop
-    with pytest.raises(Interrupted):
-        finetune(config(out=tmp_path / "cut", ema=0.9), recorder)
-    recorder.at_step = lambda epoch, batch: None
-    finetune(FinetuneConfig(resume=tmp_path / "cut"), recorder)
+    interrupted(config(out=tmp_path / "cut", ema=0.9))
     states = [
         torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "cut")
     ]
