@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from gtacli import load_model
 from gtacli.errors import GtaError
 from gtacli.models.weights import load_weights
+from gtacli.training.runs import RunFolder, model_metadata
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
@@ -363,10 +364,16 @@ def test_a_fine_tuned_mae_pools_as_it_was_trained(tmp_path: Path) -> None:
     checkpoint = {"model": source.state_dict(), "args": Namespace(model="vit_base_patch16")}
     spec = file_of(tmp_path, "a.pth", lambda p: torch.save(checkpoint, p))
     loaded = load_model(spec)
-    assert loaded.kwargs == {"global_pool": "avg"}
+    # As a run would save it.
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.write_model(loaded.model, model_metadata(loaded, ()))
+    again = load_model(str(run.path))
+    assert again.mean == loaded.mean == (0.485, 0.456, 0.406)
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        assert torch.equal(loaded.model(x), source(x))
+        for model in (loaded.model, again.model):
+            assert torch.equal(model(x), source(x))
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,12 @@ DINOV3 = Layout(
     steps=(_check_periods, separate_bias),
     kwargs=with_qkv_bias,
 )
+BACKBONE = Layout(
+    "backbone",  # of a larger network that nothing gives away; timm's names below the prefix
+    signs=(r"^(teacher\.)?backbone\.blocks\.", r"^(teacher\.)?backbone\.patch_embed\."),
+    without=r"^head\.(mlp|last_layer)|mask_token|masked_embed|storage_tokens",
+    roots=_ROOTS,
+)
 
 META_LAYOUTS = (
     DINOV3,
@@ -178,4 +184,5 @@ META_LAYOUTS = (
     MAE_ENCODER,
     DEIT_DISTILLED,
     DEIT3,
+    BACKBONE,
 )

@@ -178,6 +178,17 @@ def mae(t: Tensors) -> Tensors:
     return t | decoder
 
 
+def mae_probed(t: Tensors) -> Tensors:
+    """mae/main_linprobe.py: a batch norm, then the linear layer."""
+    return t | {"head.0.running_mean": torch.ones(48), "head.1.weight": torch.ones(3, 48)}
+
+
+def whole_training(t: Tensors) -> Tensors:
+    """Student and teacher in one state dict, as dinov2's training saves its arch."""
+    teacher = {f"teacher.{n}": v for n, v in dinov2_chunked(t).items()}
+    return {**{n.replace("teacher", "student"): -v for n, v in teacher.items()}, **teacher}
+
+
 def deit3(t: Tensors) -> Tensors:
     return {re.sub(r"ls(\d)\.gamma", r"gamma_\1", n): v for n, v in t.items()}
 
@@ -256,13 +267,16 @@ Inverse = Callable[[Tensors], Tensors]
 CASES: list[tuple[str, tuple[str, dict[str, Any]], Inverse]] = [
     ("DINO", TINY, dino),
     ("iBOT", TINY, ibot),
+    ("backbone", TINY, lambda t: {f"backbone.{n}": v for n, v in t.items()}),
     ("MAE", TINY, mae),
     ("fine-tuned MAE", AVG, dict),
+    ("linear-probed MAE", TINY, mae_probed),
     ("distilled DeiT", ("deit_tiny_distilled_patch16_224", {}), dict),
     ("DeiT III", ("deit3_small_patch16_224", {}), deit3),
     ("DINOv2", DINOV2, dinov2),
     ("DINOv2", REG, dinov2),
     ("DINOv2", REG, dinov2_chunked),
+    ("DINOv2", REG, whole_training),
     ("DINOv2", GATED, dinov2_gated),
     ("DINOv3", V3, dinov3),
     ("DINOv3", ("vit_small_patch16_dinov3_qkvb", {}), dinov3),
