@@ -179,6 +179,11 @@ class FinetuneConfig(CommonConfig):
         "some hundred steps); in the first steps the decay is smaller",
         json_schema_extra={"metavar": "DECAY", "default": "off"},
     )
+    grad_checkpointing: bool = Field(
+        default=False,
+        description="keep one activation a block and compute the others twice: "
+        "less memory, more time",
+    )
     compile: bool = Field(default=False, description="compile the networks (torch.compile)")
     drift: bool = Field(
         default=True, description="measure each epoch how far the attention is from the source's"

@@ -178,14 +178,11 @@ class TappedViT(nn.Module):
             if i == end - 1 and wanted and not (ask.output or ask.features or i in ask.hidden):
                 # Nothing follows: of the last block only what was asked for is computed.
                 msa = i in ask.msa
-                taps[i] = timm_blocks.attention_input(block, x, rope, ask.rows, msa)
+                taps[i] = self._kept(i, timm_blocks.attention_input(block, x, rope, ask.rows, msa))
             elif i in tapped:
-                rows = ask.rows if i in ask.layers else None
-                x, taps[i] = timm_blocks.tapped_block(block, x, rope, rows)
+                x, taps[i] = timm_blocks.run_block(self.model, self._tapped_block, i, x, rope)
             else:
                 x = timm_blocks.plain_block(self.model, block, x, rope)
-            if i in taps:
-                taps[i] = self._kept(i, taps[i])
             if i in ask.hidden:
                 hidden.append(x)
         features = logits = None
@@ -205,6 +202,14 @@ class TappedViT(nn.Module):
             msa=tuple(cast(Tensor, taps[i].attended) for i in ask.msa),
             hidden=tuple(hidden),
         )
+
+    def _tapped_block(
+        self, layer: int, x: Tensor, rope: Tensor | None
+    ) -> tuple[Tensor, timm_blocks.Heads]:
+        """A block's output and what stays of its heads."""
+        rows = self.request.rows if layer in self.request.layers else None
+        x, heads = timm_blocks.tapped_block(self.model.blocks[layer], x, rope, rows)
+        return x, self._kept(layer, heads)
 
     def _kept(self, layer: int, heads: timm_blocks.Heads) -> timm_blocks.Heads:
         """What stays of a block's heads while the later blocks run."""

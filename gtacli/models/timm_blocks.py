@@ -7,7 +7,8 @@ what is not listed is refused by name.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 
 from gtacli.errors import UsageError
 from gtacli.models.heads import qkv_views, split_heads
+
+R = TypeVar("R")
 
 _PRE_NORM = (Block, EvaBlock)
 _POST_NORM = (ResPostBlock, EvaBlockPostNorm)
@@ -69,9 +72,14 @@ def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
 def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
     """An untapped block, exactly as the model would run it."""
     kwargs = {} if rope is None else {"rope": rope}
+    return cast(Tensor, run_block(model, block, x, **kwargs))
+
+
+def run_block(model: nn.Module, block: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """`block(...)`, keeping none of its activations if the model is set to checkpoint them."""
     if cast(Any, model).grad_checkpointing and torch.is_grad_enabled():
-        return cast(Tensor, checkpoint(block, x, **kwargs))
-    return cast(Tensor, block(x, **kwargs))
+        return cast(R, checkpoint(block, *args, **kwargs))
+    return block(*args, **kwargs)
 
 
 class Heads(NamedTuple):

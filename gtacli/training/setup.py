@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -124,6 +124,8 @@ def prepare(
         )
         for name in parts
     }
+    if config.grad_checkpointing:
+        cast(Any, target.model).set_grad_checkpointing()
     target.model.to(compute.device)
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)

@@ -115,3 +115,11 @@ def test_drop_path_goes_on_with_the_same_draws(
     interrupted(config(drop_path=0.5, out=tmp_path / "cut"))
     whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_checkpointed_it_learns_the_same(config: Make, recorder: Any, tmp_path: Path) -> None:
+    options = {"drop_path": 0.3, "regularizer": ["gta", "bss:0.01"], "epochs": 2}
+    finetune(config(out=tmp_path / "a", **options), recorder)
+    finetune(config(out=tmp_path / "b", grad_checkpointing=True, **options), recorder)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
