@@ -45,8 +45,9 @@ class FinetuneConfig(CommonConfig):
     data: str | None = Field(
         default=None,
         description="the images: a folder (train/ val/ test/ of class folders, or bare class "
-        "folders), CUB-200-2011 as published, a .csv of path,label[,split], demo, or a name of "
-        "the gta.datasets registry",
+        "folders; CUB, Stanford Dogs and Cars, Aircraft, Pets as published), a .csv of "
+        "path,label[,split], train.csv,test.csv, torch/NAME:ROOT, hfds/NAME, wds/URL, demo, or a "
+        "name of the gta.datasets registry",
         json_schema_extra={**_SPEC, "default": "demo"},
     )
     regularizer: dict[str, dict[str, Any]] = Field(

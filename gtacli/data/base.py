@@ -1,15 +1,20 @@
 """What a data set is: records in up to three parts, and the contract of a reader.
 
+A record need not be a file: whatever can be opened by itself (a member of a shard, a row of a
+table, an array) is `Packed`. So sampling, hold-out, caching, shuffling and resuming are the same
+for every source. A stream without labels and without a length would be no ImageDataset.
+
 A plug-in of the group `gta.datasets` subclasses `DatasetReader`; everything it returns is checked
 here once, so that a mistake in any layout ends in the same clear line.
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
 
@@ -24,14 +29,48 @@ SPLIT_NAMES = {
 }
 
 
+def part_in_name(name: str) -> str | None:
+    """The part that the words of a file's name say (`birds-train-000.tar`), if they say one."""
+    words = re.split(r"[^a-z]+", name.lower())
+    parts = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return parts.pop() if len(parts) == 1 else None
+
+
+class Packed(ABC):
+    """An image that is no file of its own. Its `str` is its name in messages; it can be pickled."""
+
+    @abstractmethod
+    def open(self) -> BinaryIO:
+        """The encoded image, in any format that Pillow reads."""
+
+    @abstractmethod
+    def stamp(self) -> int:
+        """What tells a changed image from the old one: its size in bytes, or a checksum where all
+        sizes are alike."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image. `key` names it for ever (its path relative to the data set, with `/`)."""
 
     key: str
     label: int
-    path: Path
+    path: Path | Packed
     mask: Path | None = None
+
+    def open(self) -> BinaryIO:
+        """The encoded image. Raises OSError, or what the image's container raises."""
+        return self.path.open("rb") if isinstance(self.path, Path) else self.path.open()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A set as its authors publish it: its name, its page, images a part, number of classes."""
+
+    title: str
+    home: str
+    counts: Mapping[str, int]
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +80,8 @@ class ImageDataset:
     name: str
     classes: tuple[str, ...]
     splits: dict[str, tuple[Record, ...]]
+    published: Published | None = None
+    """What it should be, where that is known."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -56,9 +97,9 @@ class ImageDataset:
                 yield split, record
 
     def fingerprint(self) -> str:
-        """SHA-256 over class names, keys, labels, parts and file sizes; not over their order."""
+        """SHA-256 over class names, keys, labels, parts and sizes; not over their order."""
         lines = [
-            f"{record.key}\0{record.label}\0{split}\0{_size(record.path)}"
+            f"{record.key}\0{record.label}\0{split}\0{_stamp(record.path)}"
             for split, record in self.records()
         ]
         digest = hashlib.sha256()
@@ -80,6 +121,20 @@ class DatasetReader(ABC):
         """The data set at `root` (None: none was given). Raises GtaError with one clear line."""
 
 
+class DatasetFamily(DatasetReader):
+    """Base of readers of many sets: `--data FAMILY/REST`, such as `torch/pets:ROOT`."""
+
+    usage: ClassVar[str]
+    """How it is written, for messages."""
+
+    @abstractmethod
+    def open(self, rest: str) -> ImageDataset:
+        """The data set that `rest` names. Raises GtaError with one clear line."""
+
+    def read(self, root: Path | None) -> ImageDataset:
+        raise GtaError(f"these data sets have names of their own: write {self.usage}")
+
+
 def require_folder(root: Path | None, reader: str) -> Path:
     """`root` if it is a folder; the reader's error line otherwise."""
     if root is None:
@@ -91,7 +146,9 @@ def require_folder(root: Path | None, reader: str) -> Path:
     return root
 
 
-def _size(path: Path) -> int:
+def _stamp(path: Path | Packed) -> int:
+    if isinstance(path, Packed):
+        return path.stamp()
     try:
         return path.stat().st_size
     except OSError:

@@ -7,26 +7,24 @@
 
 from pathlib import Path
 
-from gtacli.data.base import DatasetReader, ImageDataset, Record, require_folder
+from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.published import PublishedReader, list_fields
 from gtacli.errors import GtaError
 
-MARKERS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
 
-
-def is_cub(root: Path) -> bool:
-    return all((root / name).is_file() for name in MARKERS)
-
-
-class CUB(DatasetReader):
+class CUB(PublishedReader):
     help = "CUB-200-2011 as published: images.txt, image_class_labels.txt, train_test_split.txt"
+    name = "cub"
+    published = Published(
+        "CUB-200-2011",
+        "https://www.vision.caltech.edu/datasets/cub_200_2011/",
+        {"train": 5994, "test": 5794},
+        200,
+    )
+    tops = ("CUB_200_2011",)
+    layouts = (("images.txt", "image_class_labels.txt", "train_test_split.txt"),)
 
-    def read(self, root: Path | None) -> ImageDataset:
-        root = require_folder(root, "cub")
-        if not is_cub(root) and is_cub(root / "CUB_200_2011"):
-            root = root / "CUB_200_2011"  # the archive's own top folder
-        for name in MARKERS:
-            if not (root / name).is_file():
-                raise GtaError(f"{root} is not a CUB-200-2011 folder: no {name} in it")
+    def read_layout(self, root: Path) -> ImageDataset:
         paths = _table(root / "images.txt")
         class_ids = _table(root / "image_class_labels.txt", like=paths)
         training = _table(root / "train_test_split.txt", like=paths)
@@ -36,32 +34,17 @@ class CUB(DatasetReader):
         splits: dict[str, list[Record]] = {"train": [], "test": []}
         for image_id, relative in paths.items():
             path = root / "images" / relative
-            if not path.is_file():
-                raise GtaError(f"{root / 'images.txt'} names images/{relative}, which is missing")
             mask = (root / "segmentations" / relative).with_suffix(".png")
             split = "train" if training[image_id] == "1" else "test"
             splits[split].append(
                 Record(relative, labels[class_ids[image_id]], path, mask if mask.exists() else None)
             )
-        classes = tuple(names[class_id] for class_id in labels)
-        parts = {split: tuple(records) for split, records in splits.items() if records}
-        return ImageDataset(root.resolve().name, classes, parts)
+        return self.dataset(root, tuple(names[class_id] for class_id in labels), splits)
 
 
 def _table(path: Path, like: dict[str, str] | None = None) -> dict[str, str]:
     """`id value` lines as a dict; with `like`, every id of it must be there."""
-    rows: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GtaError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        key, _, value = line.strip().partition(" ")
-        if not value:
-            raise GtaError(f"{path}, line {number}: expected 'id value', got '{line.strip()}'")
-        rows[key] = value.strip()
+    rows = {key: value for _, (key, value) in list_fields(path, "id value")}
     for image_id in like or ():
         if image_id not in rows:
             raise GtaError(f"{path} has no line for image {image_id} of images.txt")

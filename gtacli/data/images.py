@@ -5,11 +5,13 @@ Transparent images are laid on white. Anything unreadable raises ImageError, whi
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gtacli.data.base import Packed
 from gtacli.errors import GtaError
 from gtacli.models.pixels import Size, cover_size, upright_rgb
 
@@ -25,8 +27,8 @@ class ImageError(GtaError):
     """A file that is not a readable image."""
 
 
-def decode(path: Path, cover: Size | None = None) -> Image.Image:
-    """The image at `path` as upright RGB.
+def decode(path: Path | Packed, cover: Size | None = None) -> Image.Image:
+    """The image at `path`, or packed, as upright RGB.
 
     With `cover` (height, width) a JPEG may be decoded at 1/2, 1/4 or 1/8 (libjpeg does that almost
     for nothing), yet never below twice that size, so that the resize after it still averages.
@@ -34,7 +36,7 @@ def decode(path: Path, cover: Size | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd EXIF, odd palettes: pixels are what counts
-            with Image.open(path) as image:
+            with Image.open(opened(path)) as image:
                 if cover is not None and image.format == "JPEG":
                     side = 2 * max(cover)  # a square: the photograph may yet be turned
                     image.draft(image.mode, (side, side))
@@ -49,7 +51,12 @@ def decode(path: Path, cover: Size | None = None) -> Image.Image:
         raise ImageError(f"cannot read image {path}: {reason}") from error
 
 
-def load(path: Path, cover: Size, interpolation: str = "bicubic") -> NDArray[np.uint8]:
+def opened(path: Path | Packed) -> Path | BinaryIO:
+    """What Pillow opens."""
+    return path.open() if isinstance(path, Packed) else path
+
+
+def load(path: Path | Packed, cover: Size, interpolation: str = "bicubic") -> NDArray[np.uint8]:
     """Decoded and reduced to just cover `cover`: uint8 (h, w, 3).
 
     A smaller image stays as it is: enlarging belongs to the crop, which then resamples once.

@@ -1,7 +1,8 @@
 """`--data`: from what the user wrote to a data set.
 
-A folder (recognised by what lies in it), a .csv, a name of the registry `gta.datasets`, or
-`NAME:ROOT`. A name whose reader needs no root (`demo`) wins over a folder of the same name in the
+A folder (recognised by what lies in it), a .csv or several joined by commas, a name of the
+registry `gta.datasets`, `NAME:ROOT`, or `FAMILY/REST` of a family (`torch/pets:ROOT`). A family's
+name, and one whose reader needs no root (`demo`), wins over a folder of the same name in the
 working directory; `./demo` means the folder.
 """
 
@@ -9,19 +10,34 @@ import logging
 import re
 from pathlib import Path
 
-from gtacli.data.base import DatasetReader, ImageDataset
-from gtacli.data.cub import CUB, is_cub
+from gtacli.data.aircraft import Aircraft
+from gtacli.data.base import DatasetFamily, DatasetReader, ImageDataset
+from gtacli.data.cars import Cars
+from gtacli.data.cub import CUB
+from gtacli.data.dogs import Dogs
 from gtacli.data.folder import Folder
-from gtacli.data.table import Csv
+from gtacli.data.pets import Pets
+from gtacli.data.published import require_images
+from gtacli.data.table import Csv, has_tables
 from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
+LAYOUTS = (CUB, Dogs, Cars, Aircraft, Pets)
+"""Recognised in a plain folder: their lists' names are their own."""
 # Two letters at least, so that a Windows drive (`C:\birds`) is a path.
 _NAMED = re.compile(r"(?P<name>[\w/.-]*[\w.-]{2}):(?P<root>.*)", re.DOTALL)
 
 
 def load_dataset(spec: str) -> ImageDataset:
-    """Read the data set that `spec` names; GtaError with one line where it cannot."""
+    """Read the data set that `spec` names; GtaError with one line where it cannot, or where a
+    photograph of a published set is missing."""
+    dataset = read_dataset(spec)
+    require_images(dataset)
+    return dataset
+
+
+def read_dataset(spec: str) -> ImageDataset:
+    """The same, without asking whether a published set's photographs are there."""
     # Late: the registry checks what it loads against this package's DatasetReader.
     from gtacli.registry import DATASETS
 
@@ -32,17 +48,23 @@ def load_dataset(spec: str) -> ImageDataset:
     if spec in names:
         reader: DatasetReader = DATASETS.load(spec)()
         if not (reader.needs_root and path.exists()):
-            if path.exists():
-                log.info("data set '%s', not the folder of that name (write ./%s)", spec, spec)
+            _note_folder(spec, path)
             return reader.read(None)
+    family, slash, rest = spec.partition("/")
+    if slash and family in names:
+        reader = DATASETS.load(family)()
+        if isinstance(reader, DatasetFamily):
+            _note_folder(spec, path)
+            return reader.open(rest)
     if path.is_dir():
-        return (CUB() if is_cub(path) else Folder()).read(path)
-    if path.suffix.lower() == ".csv":
-        return Csv().read(path)
+        return _folder_reader(path).read(path)
+    named = _NAMED.fullmatch(spec)
+    known = named is not None and named["name"] in names
+    if not known and all(name.strip().lower().endswith(".csv") for name in spec.split(",")):
+        return Csv().read(Path(spec))
     if path.exists():
         raise GtaError(f"{path} is a file; data is a folder, a .csv or a data set's name")
-    named = _NAMED.fullmatch(spec)
-    if named and (named["name"] in names or not _looks_like_path(named["name"])):
+    if named and (known or not _looks_like_path(named["name"])):
         root = Path(named["root"]).expanduser() if named["root"] else None
         return DATASETS.load(named["name"])().read(root)
     if _looks_like_path(spec):
@@ -52,6 +74,18 @@ def load_dataset(spec: str) -> ImageDataset:
     except GtaError as error:
         raise GtaError(f"no folder or file '{spec}'; {error}") from error
     raise AssertionError(spec)  # a known name was taken above
+
+
+def _folder_reader(path: Path) -> DatasetReader:
+    for layout in LAYOUTS:
+        if layout.recognises(path):
+            return layout()
+    return Csv() if has_tables(path) else Folder()
+
+
+def _note_folder(spec: str, path: Path) -> None:
+    if path.exists():
+        log.info("data set '%s', not the folder of that name (write ./%s)", spec, spec)
 
 
 def _looks_like_path(text: str) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.data.images import ImageError, load
+from gtacli.data.images import ImageError, load, opened
 from gtacli.data.machine import available_memory, usable_cores
 from gtacli.models.pixels import Size, cover_size
 
@@ -129,7 +129,7 @@ class ImageStore:
 
 def _pixels_of(record: Record, cover: Size) -> int:
     try:
-        with Image.open(record.path) as image:
+        with Image.open(opened(record.path)) as image:
             height, width = cover_size(image.height, image.width, cover)
             return height * width
     except Exception:  # named when it is decoded

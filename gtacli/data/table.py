@@ -1,43 +1,97 @@
-"""Reader `csv`: a table `path,label[,split][,mask]`, paths relative to the table's folder."""
+"""Reader `csv`: tables `path,label[,split][,mask]`, paths relative to each table's own folder.
+
+One table, several joined by commas (`train.csv,test.csv`), or a folder that holds `train.csv` and
+perhaps `val.csv` and `test.csv`. A row's part is what its `split` column says; without the column,
+of several tables, what the table's name says (`train.csv`, `birds_test.csv`); one table alone is
+all training. The classes are those of all tables together.
+"""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from gtacli.data.base import SPLIT_NAMES, DatasetReader, ImageDataset, Record
+from gtacli.data.base import SPLIT_NAMES, SPLITS, DatasetReader, ImageDataset, Record, part_in_name
+from gtacli.data.files import subfolders
 from gtacli.errors import GtaError
 
 
+class Row(NamedTuple):
+    source: Path
+    line: int
+    cells: dict[str, str]
+
+    @property
+    def place(self) -> str:
+        return f"{self.source}, line {self.line}"
+
+
+def has_tables(folder: Path) -> bool:
+    """Whether `folder` holds a set as `train.csv`, and not as `train/` of class folders."""
+    train = folder / "train"
+    return (folder / "train.csv").is_file() and not (train.is_dir() and subfolders(train))
+
+
 class Csv(DatasetReader):
-    help = "a .csv of path,label[,split][,mask]; without a split column everything is training"
+    help = "a .csv of path,label[,split][,mask]; train.csv,test.csv; or a folder that holds those"
 
     def read(self, root: Path | None) -> ImageDataset:
         if root is None:
             raise GtaError("data set 'csv' needs a file: write csv:FILE.csv")
-        if not root.is_file():
-            raise GtaError(f"no such file: {root}")
-        try:
-            with root.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(_rows(root, file))
-        except OSError as error:
-            raise GtaError(f"cannot read {root}: {error.strerror}") from error
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise GtaError(f"{root} is not a readable csv file: {error}") from error
-        if not rows:
-            raise GtaError(f"{root} has no row below its header")
-
-        classes = _sorted_labels({row["label"] for _, row in rows})
-        labels = {name: label for label, name in enumerate(classes)}
+        sources = _sources(root)
+        rows = {source: list(_rows(source)) for source in sources}
         splits: dict[str, list[Record]] = {}
-        for line, row in rows:
-            record = _record(root, line, row, labels)
-            splits.setdefault(_split(root, line, row), []).append(record)
-        parts = {split: tuple(records) for split, records in splits.items()}
-        return ImageDataset(root.stem, classes, parts)
+        classes = sorted_labels({row.cells["label"] for part in rows.values() for row in part})
+        labels = {name: label for label, name in enumerate(classes)}
+        # One name for an image, whichever table names it.
+        top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
+        seen: dict[str, Row] = {}
+        for source, part in rows.items():
+            default = "train" if len(sources) == 1 else part_in_name(source.stem)
+            for row in part:
+                record = _record(row, labels, top)
+                if record.key in seen:
+                    first = seen[record.key].place
+                    raise GtaError(f"{row.place}: {record.key} is listed twice, first in {first}")
+                seen[record.key] = row
+                splits.setdefault(_split(row, default), []).append(record)
+        _check_classes(splits, seen, classes)
+        parts = {split: tuple(splits[split]) for split in SPLITS if split in splits}
+        return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, parts)
 
 
-def _rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) with names of columns and values stripped."""
+def _sources(root: Path) -> list[Path]:
+    if root.is_dir():
+        found = [root / f"{name}.csv" for name in SPLIT_NAMES if (root / f"{name}.csv").is_file()]
+        if not found:
+            raise GtaError(f"{root} holds no train.csv")
+        return found
+    listed = [root] if root.exists() else [Path(name.strip()) for name in str(root).split(",")]
+    sources = [path.expanduser() for path in listed]
+    for path in sources:
+        if not path.is_file():
+            raise GtaError(f"no such file: {path}")
+    return sources
+
+
+def _rows(source: Path) -> Iterator[Row]:
+    empty = True
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            for row in _cells(source, file):
+                empty = False
+                yield row
+    except OSError as error:
+        raise GtaError(f"cannot read {source}: {error.strerror}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise GtaError(f"{source} is not a readable csv file: {error}") from error
+    if empty:
+        raise GtaError(f"{source} has no row below its header")
+
+
+def _cells(source: Path, file: Iterable[str]) -> Iterator[Row]:
+    """Names of columns and values stripped."""
     reader = csv.DictReader(file)
     header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
     for column in ("path", "label"):
@@ -50,29 +104,49 @@ def _rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str, st
         for column in ("path", "label"):
             if not clean[column]:
                 raise GtaError(f"{source}, line {reader.line_num}: no {column}")
-        yield reader.line_num, clean
+        yield Row(source, reader.line_num, clean)
 
 
-def _record(source: Path, line: int, row: dict[str, str], labels: dict[str, int]) -> Record:
-    path = source.parent / row["path"]
+def _record(row: Row, labels: dict[str, int], top: Path) -> Record:
+    folder, cells = row.source.parent, row.cells
+    path = folder / cells["path"]
     if not path.is_file():
-        raise GtaError(f"{source}, line {line}: no such image: {path}")
-    mask = source.parent / row["mask"] if row.get("mask") else None
+        raise GtaError(f"{row.place}: no such image: {path}")
+    mask = folder / cells["mask"] if cells.get("mask") else None
     if mask is not None and not mask.is_file():
-        raise GtaError(f"{source}, line {line}: no such mask: {mask}")
-    return Record(Path(row["path"]).as_posix(), labels[row["label"]], path, mask)
+        raise GtaError(f"{row.place}: no such mask: {mask}")
+    key = Path(cells["path"])
+    if not key.is_absolute() and folder.absolute() != top:
+        key = folder.absolute().relative_to(top) / key
+    return Record(key.as_posix(), labels[cells["label"]], path, mask)
 
 
-def _split(source: Path, line: int, row: dict[str, str]) -> str:
-    given = row.get("split")
+def _split(row: Row, default: str | None) -> str:
+    given = row.cells.get("split")
     if given is None:
-        return "train"
+        if default is None:
+            raise GtaError(
+                f"{row.source}: which part is it? Give it a column 'split' or a name such as "
+                "train.csv, val.csv, test.csv"
+            )
+        return default
     if given.lower() not in SPLIT_NAMES:
-        raise GtaError(f"{source}, line {line}: split must be train, val or test, got '{given}'")
+        raise GtaError(f"{row.place}: split must be train, val or test, got '{given}'")
     return SPLIT_NAMES[given.lower()]
 
 
-def _sorted_labels(names: set[str]) -> tuple[str, ...]:
+def _check_classes(
+    splits: dict[str, list[Record]], rows: dict[str, Row], classes: tuple[str, ...]
+) -> None:
+    known = {record.label for record in splits.get("train", ())}
+    for split in ("val", "test"):
+        for record in splits.get(split, ()):
+            if known and record.label not in known:
+                place, name = rows[record.key].place, classes[record.label]
+                raise GtaError(f"{place}: class '{name}' is in {split} but not in train")
+
+
+def sorted_labels(names: set[str]) -> tuple[str, ...]:
     """By value where every label is a whole number (2 before 10), by name otherwise."""
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))

@@ -1,5 +1,6 @@
 """Small image folders, made on the spot. Helpers are fixtures, so that nothing imports this."""
 
+import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -43,3 +44,19 @@ def records(tmp_path: Path) -> list[Record]:
         Record(f"{i}.png", i % 3, _image(tmp_path / f"{i}.png", sizes[i % 5], seed=i))
         for i in range(11)
     ]
+
+
+@pytest.fixture
+def layout(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], str]:
+    """(name, root): a small set of 3 classes laid out as it is published; gives its data spec.
+
+    4 images a class for training, 2 for testing, 1 for validation where the set has such a part.
+    """
+    layouts = runpy.run_path(str(Path(__file__).with_name("layouts.py")))["LAYOUTS"]
+
+    def make(name: str, root: Path) -> str:
+        root.mkdir(parents=True, exist_ok=True)
+        spec: str = layouts[name](root, monkeypatch)
+        return spec
+
+    return make

@@ -8,8 +8,18 @@ from typing import ClassVar
 import pytest
 
 from gtacli.data import DatasetReader, ImageDataset, Record, load_dataset
+from gtacli.data.base import DatasetFamily
 from gtacli.errors import GtaError
 from gtacli.registry import DATASETS
+
+
+class Zoo(DatasetFamily):
+    """Remembers what it was asked for."""
+
+    usage = "zoo/NAME"
+
+    def open(self, rest: str) -> ImageDataset:
+        return ImageDataset(f"zoo of {rest}", ("a",), {"train": (Record("k", 0, Path("k")),)})
 
 
 class Toy(DatasetReader):
@@ -37,6 +47,19 @@ def test_a_folder_wins_over_a_reader_that_needs_one(
 ) -> None:
     monkeypatch.chdir(make_folder(tmp_path, ["cub/a/1.png"]))
     assert load_dataset("cub").classes == ("a",)
+
+
+def test_a_family_gets_the_rest_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(make_folder(tmp_path, ["zoo/cats/a/1.png"]))
+    with DATASETS.registered("zoo", Zoo):
+        assert load_dataset("zoo/cats").name == "zoo of cats"  # not the folder of that name
+        assert load_dataset("./zoo/cats").name == "cats"
+        assert load_dataset("zoo/https://x.org//y").name == "zoo of https://x.org//y"
+        for spec in ("zoo:cats", "zoo:"):
+            with pytest.raises(GtaError, match="write zoo/NAME"):
+                load_dataset(spec)
 
 
 @pytest.mark.parametrize(
