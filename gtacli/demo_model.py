@@ -7,6 +7,7 @@ It learns families of creatures that the demo's own classes have no part in (`de
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from gtacli.data.cache import cache_dir
 from gtacli.errors import Interrupted
 from gtacli.models.specs import ModelProvider, Weights
 from gtacli.models.weights import WEIGHTS_FILE, read_weights
+from gtacli.processes import here
 from gtacli.registry import MODELS
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,13 @@ class DemoModel(ModelProvider):
 
     @staticmethod
     def _train(file: Path) -> None:
+        from gtacli.training.distribution import ALONE
         from gtacli.training.finetune import finetune
 
+        if here().local_rank:  # one process a node trains it
+            while not file.is_file():
+                time.sleep(0.5)
+            return
         log.warning("the demo's source model is trained once, which takes a minute or two")
         file.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: two first runs at once each train, and the later one wins.
@@ -69,7 +76,11 @@ class DemoModel(ModelProvider):
             run = Path(folder) / "run"
             try:
                 with MODELS.registered("demo-untrained", Untrained):
-                    finetune(FinetuneConfig(model="demo-untrained", out=run, **RECIPE), _Log())
+                    finetune(
+                        FinetuneConfig(model="demo-untrained", out=run, **RECIPE),
+                        _Log(),
+                        processes=ALONE,
+                    )
             except Interrupted as e:
                 raise Interrupted("stopped while the demo's source model was trained") from e
             (run / WEIGHTS_FILE).replace(file)

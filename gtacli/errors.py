@@ -20,7 +20,18 @@ class RunError(GtaError):
     exit_code = 3
 
 
+class PeerLost(RunError):
+    """Another process of the run has ended: it, or who started both, knows why."""
+
+
 class Interrupted(GtaError):
     """Stopped by the user or the system; the state was saved. Exit status 130."""
 
     exit_code = 130
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a command that ends with `error`."""
+    if isinstance(error, GtaError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 3

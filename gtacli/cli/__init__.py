@@ -28,12 +28,12 @@ def _run(words: list[str]) -> int:
     import typer
 
     from gtacli.cli.lazy import usage_errors
-    from gtacli.errors import GtaError
+    from gtacli.errors import GtaError, PeerLost
 
     try:
         return _invoke(words)
     except GtaError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, isinstance(error, PeerLost))
     except usage_errors() as error:
         return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -68,7 +68,12 @@ def _usage(error: Exception) -> str:
     return f"{text}; see {context.command_path} --help" if context else text
 
 
-def _fail(text: str, status: int) -> int:
+def _fail(text: str, status: int, lost: bool = False) -> int:
+    from gtacli.processes import already_said
+
+    silent = already_said(status, lost)
+    if silent is not None:
+        return silent
     print("error:", " ".join(text.split()), file=sys.stderr)
     return status
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from gtacli.processes import here
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,14 +47,23 @@ class _Lines(logging.Handler):
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:
     """Sends the log to stderr: gtacli's progress, and of others the warnings.
 
-    quiet: warnings only. verbose: everything of gtacli's.
+    quiet: warnings only. verbose: everything of gtacli's. Of several processes the first one's.
     """
+    others = here().rank > 0
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.handlers = [h for h in root.handlers if not isinstance(h, _Lines)] + [handler]
-    root.setLevel(logging.WARNING)
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    root.setLevel(logging.ERROR if others else logging.WARNING)
+    level = (
+        logging.ERROR
+        if others
+        else logging.WARNING
+        if quiet
+        else logging.DEBUG
+        if verbose
+        else logging.INFO
+    )
     logging.getLogger("gtacli").setLevel(level)
     if not verbose:
         logging.captureWarnings(True)

@@ -10,26 +10,41 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import UsageError
+from gtacli.processes import here
 
 log = logging.getLogger(__name__)
 app = new_app()
 
 
 @config_command(app, FinetuneConfig, "finetune")
-def finetune(config: FinetuneConfig, call: Call) -> None:
+def finetune(config: FinetuneConfig, call: Call) -> int | None:
     """Train a pretrained ViT on your images while its attention stays near the source's.
 
     Without --data and --model it trains on the built-in demo set, from the built-in source model.
     """
     from gtacli.training.finetune import finetune as run
+    from gtacli.training.finetune import resumed_config
 
+    place = here()
+    if place.size == 1 and (nproc := resumed_config(config).nproc) > 1:
+        from gtacli.training.launch import launch
+
+        return launch(call.argv, nproc)
+    if config.nproc not in (1, place.local_size):
+        raise UsageError(
+            f"--nproc: torchrun has started {place.local_size} processes here, not {config.nproc}"
+        )
     with Watcher() as watcher:
         summary = run(config, watcher, dry_run=call.dry_run)
+    if place.rank:
+        return None
     if call.json:
         console.emit(summary)
-        return
+        return None
     rows = [(label, _shown(summary.get(key), share)) for key, label, share in RESULT]
     console.table(("result", ""), [row for row in rows if row[1] is not None])
+    return None
 
 
 RESULT = (

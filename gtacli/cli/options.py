@@ -28,6 +28,7 @@ from pydantic_core import PydanticUndefined
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
+from gtacli.processes import here
 
 if TYPE_CHECKING:
     Body = TypeVar("Body", bound=Callable[..., int | None])
@@ -93,7 +94,8 @@ def config_command(
             if given["print_config"]:
                 from gtacli.config.toml import to_toml
 
-                sys.stdout.write(to_toml(config, command))
+                if not here().rank:
+                    sys.stdout.write(to_toml(config, command))
                 return 0
             from gtacli.cli import console
 

@@ -142,6 +142,7 @@ class FinetuneConfig(CommonConfig):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
+    batch_size: int = Field(default=32, ge=1, description="images a step, shared by all processes")
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     patience: int | None = Field(
         default=None,
@@ -191,6 +192,12 @@ class FinetuneConfig(CommonConfig):
     )
     partial_weights: bool = Field(
         default=False, description="accept weights that cover less than 90 % of the backbone"
+    )
+    nproc: int = Field(
+        default=1,
+        ge=1,
+        description="processes on this machine, joined by torchrun: one a GPU; they share every "
+        "batch, so their number changes the speed, not the result",
     )
     resume: FilePath | None = Field(
         default=None,

@@ -2,7 +2,8 @@
 
 Nothing carries over from batch to batch: the order is a permutation drawn from (seed, epoch), the
 augmentation of an image from (seed, epoch, index). So an epoch can start at any batch, and torch's
-global random numbers are neither read nor moved.
+global random numbers are neither read nor moved. Several processes share each batch: process r of n
+has its images r, r + n, ..., so that together they see what one process would.
 """
 
 import signal
@@ -104,13 +105,15 @@ def make_loader(
     drop_last: bool = False,
     pin_memory: bool = False,
     context: str | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Loader:
     """Batches of `store`: shuffled and augmented (`train`), or in order and undisturbed.
 
     `drop_last` leaves out an incomplete last batch, unless it is the only one. `context` is the
-    start method of the workers (fork, spawn; default the platform's).
+    start method of the workers (fork, spawn; default the platform's). `part` (r, n) gives the r-th
+    of n shares of every batch; some may be empty.
     """
-    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last)
+    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last, part)
     return Loader(epoch_data, start_batch, workers, pin_memory, context)
 
 
@@ -133,11 +136,13 @@ class _Epoch(Dataset[_Part]):
         seed: int,
         epoch: int,
         drop_last: bool,
+        part: tuple[int, int],
     ) -> None:
         self.store = store
         self.transform = transform
         self.batch_size = batch_size
         self.train = train
+        self.part = part
         self.seed = (seed & _MASK, epoch)
         self.order = self._order()
         full, rest = divmod(len(store), batch_size)
@@ -151,8 +156,8 @@ class _Epoch(Dataset[_Part]):
         views: list[Any] = []
         kept: list[int] = []
         failed: list[tuple[int, str]] = []
-        start = number * self.batch_size
-        for index in self.order[start : start + self.batch_size].tolist():
+        start, (first, step) = number * self.batch_size, self.part
+        for index in self.order[start : start + self.batch_size][first::step].tolist():
             try:
                 image = self.store.get(index)
             except ImageError as error:

@@ -1,22 +1,27 @@
-"""What this process may use of the machine: cores, and memory where the system says it."""
+"""What this process may use of the machine: cores, and memory where the system says it.
+
+Several processes of one run (torchrun) share them equally.
+"""
 
 import os
 from pathlib import Path
+
+from gtacli.processes import here
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
     """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // here().local_size)
 
 
 def available_memory() -> int | None:
     """Free bytes for this process: the machine's, or less in a container; None if unknown."""
     free = [value for value in (_machine(), _container()) if value is not None]
-    return min(free) if free else None
+    return min(free) // here().local_size if free else None
 
 
 def _machine() -> int | None:

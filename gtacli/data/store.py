@@ -67,7 +67,10 @@ class ImageStore:
 
     def skip(self, index: int, reason: str) -> None:
         """Note an unreadable image; it is named once."""
-        key = self.records[index].key
+        self.note(self.records[index].key, reason)
+
+    def note(self, key: str, reason: str) -> None:
+        """The same for an image that another process has met."""
         if key not in self.skipped:
             self.skipped[key] = reason
             log.warning("skipped: %s", reason)

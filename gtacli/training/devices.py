@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from gtacli.data.machine import usable_cores
 from gtacli.errors import UsageError
+from gtacli.processes import here
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise UsageError(
             f"--device: unknown device {device!r}; use auto, cpu, cuda, cuda:1, mps"
         ) from e
+    chosen = _own_device(chosen)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"--device: there is no {device} here ({torch.cuda.device_count()} CUDA devices); "
@@ -108,9 +111,40 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise UsageError("--precision: fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if chosen.type == "cpu":
         keep_freed_memory()
+        if here().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(usable_cores())
     elif chosen.type == "cuda":
         torch.cuda.reset_peak_memory_stats(chosen)
     return Compute(chosen, dtype)
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """The device of this one of several processes: each has a GPU of its own.
+
+    Raises UsageError where they would share one.
+    """
+    place = here()
+    if place.local_size == 1 or device.type == "cpu":
+        return device
+    if str(device) != "cuda":
+        raise UsageError(
+            f"--device: {place.local_size} processes cannot share {device}; "
+            "use cuda (a GPU each) or cpu"
+        )
+    count = torch.cuda.device_count()
+    if place.local_size > count:
+        raise UsageError(
+            f"--nproc: {place.local_size} processes here, but {count} CUDA devices; "
+            "one process takes one"
+        )
+    own = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(own)
+    return own
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """In float64, for sums over many images; in float32 on MPS, which has no other."""
+    return values.double() if values.device.type != "mps" else values
 
 
 def choose_workers(workers: int | None, device: torch.device, cached: bool) -> int:

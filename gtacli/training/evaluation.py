@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import comparable_rows
 from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
-from gtacli.regularizers.distance import rows_distance
 from gtacli.training.classes import mean_class_accuracy
-from gtacli.training.devices import Compute
+from gtacli.training.devices import Compute, wide
+from gtacli.training.distribution import ALONE, Processes
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 CACHE_BYTES = 256 * 2**20
@@ -32,21 +32,27 @@ class Evaluator:
     Args:
         target: the network.
         source: measure the drift from it; None: no drift.
-        batches: () -> batches (uint8 images, labels, indices), the same every time.
+        batches: () -> batches (uint8 images, labels, indices), the same every time; of several
+            processes each has its own images.
+        processes: that share the set; all get the figures of the whole.
     """
 
     def __init__(
-        self, target: LoadedModel, source: LoadedModel | None, batches: Batches, compute: Compute
+        self,
+        target: LoadedModel,
+        source: LoadedModel | None,
+        batches: Batches,
+        compute: Compute,
+        processes: Processes = ALONE,
     ) -> None:
-        self.batches, self.compute = batches, compute
+        self.batches, self.compute, self.processes = batches, compute, processes
         layers = absolute_layers("all", len(target.model.blocks)) if source else ()  # type: ignore[arg-type]
         self.target = TappedViT(target.model, Request(layers))
         asked = Request(layers, output=False)
         self.source = TappedViT(source.model, asked) if source else None
         self._view = target.view(compute.device)
         self._source_view = (source or target).view(compute.device)
-        self.count = 0  # images that were measured last
-        self.by_class: list[tuple[int, int]] = []  # (hits, images) of each class, likewise
+        self.by_class: list[tuple[int, int]] = []  # (hits, images) of each class, measured last
         self._taps: dict[int, list[Tap]] = {}
         self._bytes = 0
 
@@ -57,10 +63,10 @@ class Evaluator:
         to measure. `last` ends after that many batches."""
         self.target.eval()
         device = self.compute.device
-        top1 = torch.zeros((), dtype=torch.int64, device=device)
-        top5, count = top1.clone(), 0
-        by_class = top1.new_zeros(2, self.target.model.num_classes)
-        loss, drift = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
+        # Losses, distances, hits at 5. float64 holds sums of fp32 numbers exactly or nearly so: the
+        # figures do not depend on who measured which image.
+        sums = wide(torch.zeros(3, device=device))
+        by_class = wide(torch.zeros(2, self.target.model.num_classes, device=device))
         for number, (images, labels, _) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
@@ -72,32 +78,34 @@ class Evaluator:
             assert reading.logits is not None
             ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
             hits = ranked == labels[:, None]
-            top1 += hits[:, 0].sum()
-            top5 += hits.sum()
-            by_class[0].index_add_(0, labels, hits[:, 0].long())
-            by_class[1].index_add_(0, labels, torch.ones_like(labels))
-            loss += F.cross_entropy(reading.logits.float(), labels, reduction="sum")
-            count += len(images)
+            losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
+            sums[0] += wide(losses).sum()
             if self.source is not None:
-                drift += self._distance(reading, images, number) * len(images)
-        self.count = count
+                sums[1] += wide(self._distances(reading, images, number)).sum()
+            sums[2] += hits.sum()
+            by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
+            by_class[1] += labels.bincount(minlength=by_class.shape[1])
+        loss, drift, top5 = self.processes.total(sums).tolist()
+        by_class = self.processes.total(by_class).long()
         self.by_class = list(zip(*by_class.tolist(), strict=True))
+        top1, count = by_class.sum(1).tolist()
         if not count:
             nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "mean_class_top1", "loss"))
             return {**dict.fromkeys(nothing), "attention_drift": None}
         return {
-            f"{prefix}_top1": int(top1) / count,
-            f"{prefix}_top5": int(top5) / count,
+            f"{prefix}_top1": top1 / count,
+            f"{prefix}_top5": top5 / count,
             f"{prefix}_mean_class_top1": mean_class_accuracy(self.by_class),
-            f"{prefix}_loss": float(loss) / count,
-            "attention_drift": float(drift) / count if self.source is not None else None,
+            f"{prefix}_loss": loss / count,
+            "attention_drift": drift / count if self.source is not None else None,
         }
 
     @staticmethod
     def _read(tapped: TappedViT, images: Tensor) -> Reading:
         return tapped.read(tapped(images), images.shape)
 
-    def _distance(self, reading: Reading, images: Tensor, number: int) -> Tensor:
+    def _distances(self, reading: Reading, images: Tensor, number: int) -> Tensor:
+        """(B,) mean over blocks and heads."""
         if number in self._taps:
             taps = [replace(t, row=t.logits.to(images.device)) for t in self._taps[number]]
         else:
@@ -108,4 +116,5 @@ class Evaluator:
             if self._bytes <= CACHE_BYTES:
                 self._taps[number] = [replace(t, row=t.logits.cpu()) for t in taps]
         pairs = zip(reading.taps.values(), taps, strict=True)
-        return torch.stack([rows_distance(*comparable_rows(t, s)) for t, s in pairs]).mean()
+        rows = (comparable_rows(t, s) for t, s in pairs)
+        return torch.stack([(t - s).square().sum(-1).mean((1, 2)) for t, s in rows]).mean(0)

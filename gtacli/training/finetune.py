@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.models.weights import WEIGHTS_FILE, read_weights
 from gtacli.training.classes import log_balance, worst_classes
 from gtacli.training.devices import choose_workers
+from gtacli.training.distribution import Processes, joined
 from gtacli.training.evaluation import Evaluator
 from gtacli.training.loop import Observer, Plan, Progress, Unobserved, fit, restore
 from gtacli.training.optimization import make_schedule
 from gtacli.training.runs import (
+    STATE_FILE,
     RunFolder,
     default_out,
     environment,
@@ -37,26 +40,35 @@ log = logging.getLogger(__name__)
 DEMO = {"data": "demo", "model": "demo", "lr": 5e-4}
 
 
-def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) -> dict[str, Any]:
+def finetune(
+    config: FinetuneConfig,
+    observer: Observer,
+    dry_run: bool = False,
+    processes: Processes | None = None,
+) -> dict[str, Any]:
     """Fine-tune a ViT and return the summary that also lies in the run folder.
 
     Args:
         config: validated; see its fields.
-        observer: is told of steps and epochs.
+        observer: is told of steps and epochs; of several processes the first one's is.
         dry_run: one batch of every phase, nothing written.
+        processes: that share the run; None: those that torchrun has started, which all call this.
 
     Raises:
         GtaError: anything found wrong before the first step.
         RunError, Interrupted: see `training.loop.fit`.
+        PeerLost: another process has ended.
     """
+    if processes is None:
+        with joined() as processes:
+            return finetune(config, observer, dry_run, processes)
+    if not processes.is_main:
+        observer = Unobserved()
     started = time.perf_counter()
-    if config.resume is not None:
-        config = resumed_config(config)
-    config = with_demo(config)
-    run = RunFolder(config.resume or config.out or default_out("finetune"), dry=dry_run)
-    if config.resume is None:
-        run.check_free(config.overwrite)
-    job = prepare(config)
+    given = config
+    config = with_demo(processes.from_main(lambda: resumed_config(given)))
+    run = RunFolder(processes.from_main(lambda: folder_of(config)), dry_run, processes)
+    job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val))
@@ -69,8 +81,13 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
             "weights": str(job.target.report),
             "fingerprint": job.fingerprint,
         },
+        "processes": processes.size,
         **environment(),
     }
+    for what in ("data", "model"):
+        if len(set(processes.gather(record[what]["fingerprint"]))) > 1:
+            at = getattr(config, what)
+            raise GtaError(f"--{what}: {at} is not the same for every process (on every node)")
     state: dict[str, Any] | None = None
     if config.resume is None:
         run.clear()
@@ -80,15 +97,15 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         before = run.read_json("run.json")
         for what in ("data", "model"):
             if before[what]["fingerprint"] != record[what]["fingerprint"]:
-                given = getattr(config, what)
-                raise GtaError(f"--resume: the {what} at {given} is not what the run began with")
-        if config.lam != "auto" or run.has_state():
+                at = getattr(config, what)
+                raise GtaError(f"--resume: the {what} at {at} is not what the run began with")
+        if config.lam != "auto" or run.has(STATE_FILE):
             state = run.read_state()
     found: Search | None = None
     if config.lam == "auto":
         found = _search(config, job, run, dry_run)
         config = config.model_copy(update={"lam": found.chosen})
-        job = prepare(config, stores=job.stores)
+        job = prepare(config, stores=job.stores, processes=processes)
         state = None if dry_run else run.read_state()
     progress = Progress() if state is None else Progress(**state["progress"])
     if progress.phase == "train":
@@ -100,7 +117,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
     if progress.phase == "refit":
         stores = job.stores
         del job  # its networks and its optimiser
-        job = prepare(config, refit=True, stores=stores)
+        job = prepare(config, refit=True, stores=stores, processes=processes)
         progress = run_phase(job, run, observer, progress, state, dry_run)
     epochs_run = sum("phase" not in row for row in progress.rows)  # a refit's rows have one
     summary = {
@@ -118,7 +135,7 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         "attention_drift": _drift(progress),
         "seconds": round(time.perf_counter() - started, 2),
         "images_per_second": _median([r["images_per_second"] for r in progress.rows]),
-        "peak_memory_mb": round(job.compute.peak_memory_mb(), 1),
+        "peak_memory_mb": round(max(processes.gather(job.compute.peak_memory_mb())), 1),
     }
     if job.skipped():
         summary["skipped"] = len(job.skipped())
@@ -128,6 +145,14 @@ def finetune(config: FinetuneConfig, observer: Observer, dry_run: bool = False) 
         summary["dry_run"] = True
     run.write_json("summary.json", summary)
     return summary
+
+
+def folder_of(config: FinetuneConfig) -> Path:
+    """Where the run is written. Raises UsageError for a new run in a used folder."""
+    path = config.resume or config.out or default_out("finetune")
+    if config.resume is None:
+        RunFolder(path).check_free(config.overwrite)
+    return path
 
 
 def with_demo(config: FinetuneConfig) -> FinetuneConfig:
@@ -147,21 +172,22 @@ def with_demo(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration of the run that `config.resume` names.
+    """The configuration of the run that `config.resume` names; as it is where it names none.
 
-    Where it computes may change (device, augment_device, workers, cache); everything else is the
-    run's own.
+    Where it computes may change (device, augment_device, processes, workers, cache); everything
+    else is the run's own.
 
     Raises UsageError for a key that is set to something else than the run had.
     """
-    assert config.resume is not None
+    if config.resume is None:
+        return config
     recorded = RunFolder(config.resume).read_json("run.json")
     if recorded.get("command") != "finetune" or "data" not in recorded:
         raise UsageError(f"--resume: {config.resume} is no run of gta finetune")
     before = build(FinetuneConfig, recorded.get("config", {}), f"--resume: {config.resume}:")
     if config.out is not None and config.out != config.resume:
         raise UsageError("--resume: the run goes on in its own folder; leave out --out")
-    free = {"resume", "device", "augment_device", "workers", "cache", "overwrite", "out"}
+    free = {"resume", "device", "augment_device", "nproc", "workers", "cache", "overwrite", "out"}
     for key in config.model_fields_set - free:
         if getattr(config, key) != getattr(before, key):
             raise UsageError(
@@ -175,12 +201,13 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
 def _search(config: FinetuneConfig, job: Job, run: RunFolder, dry_run: bool) -> Search:
     """The strength that `--lam auto` chose before, or chooses now; the run then goes on from the
     state that the winner reached."""
-    if config.resume is not None and (run.path / SEARCH_FILE).is_file():
+    if config.resume is not None and run.has(SEARCH_FILE):
         return Search(**run.read_json(SEARCH_FILE))
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
-        candidate = prepare(config.model_copy(update={"lam": lam}), stores=job.stores)
-        state = folder.read_state() if folder.has_state() else None
+        given = config.model_copy(update={"lam": lam})
+        candidate = prepare(given, stores=job.stores, processes=job.processes)
+        state = folder.read_state() if folder.has(STATE_FILE) else None
         progress = Progress()
         return run_phase(candidate, folder, Unobserved(), progress, state, dry_run, stop).rows
 
@@ -216,10 +243,13 @@ def run_phase(
         optimizer, plan.epochs * plan.updates, round(config.warmup * plan.updates)
     )
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
+    processes = job.processes
     if state is not None:
-        progress = restore(state, job.task, optimizer, scaler, compute.device)
+        progress = restore(state, job.task, optimizer, scaler, compute.device, processes)
     if config.compile:
         job.task.compile()
+    if processes.size > 1:
+        job.task.prepare_distributed([compute.device] if compute.device.type == "cuda" else None)
     store = job.store(job.train, job.transform.load_size)
     store.prepare()
     if len(store.skipped) == len(store):
@@ -238,6 +268,7 @@ def run_phase(
             start_batch=first,
             workers=workers,
             pin_memory=compute.device.type == "cuda",
+            part=(processes.rank, processes.size),
         )
 
     validate = evaluator(job, job.split.val, job.drift)
@@ -250,6 +281,7 @@ def run_phase(
 
     def evaluate() -> dict[str, Any]:
         figures = validate("val", last)
+        job.share_skipped()
         # What was trained on proves nothing; the drift is a distance, not a proof.
         proof = {k: None if job.refit else figures[k] for k in ("val_top1", "val_loss")}
         row = {**proof, "attention_drift": figures["attention_drift"]}
@@ -271,6 +303,7 @@ def run_phase(
         stop_after=1 if dry_run else stop_after,
         last=last,
         patience=None if job.refit else config.patience,
+        processes=processes,
     )
     return progress
 
@@ -281,23 +314,28 @@ def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
     transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
     store = job.store(records, transform.load_size)
     workers = choose_workers(config.workers, job.compute.device, store.cached)
+    part = (job.processes.rank, job.processes.size)
 
     def batches() -> Iterable[Batch]:
         if not records:
             return ()
         # No gradients are kept, so twice the batch costs no more memory than training.
-        return make_loader(store, transform, 2 * config.batch_size, train=False, workers=workers)
+        size = 2 * config.batch_size
+        return make_loader(store, transform, size, train=False, workers=workers, part=part)
 
-    return Evaluator(target, job.source if drift else None, batches, job.compute)
+    source = job.source if drift else None
+    return Evaluator(target, source, batches, job.compute, job.processes)
 
 
 def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     """One test at the end, with the weights that validation chose."""
     if not run.dry:
-        tensors, _ = read_weights(run.path / WEIGHTS_FILE)
+        # The folder may be on another node.
+        tensors = job.processes.from_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
         job.evaluated.model.load_state_dict(tensors)
     measure = evaluator(job, job.split.test, drift=False)
     figures = measure("test", 1 if dry_run else None)
+    job.share_skipped()
     kept = {k: figures[k] for k in ("test_top1", "test_top5", "test_mean_class_top1")}
     return {**kept, "worst_classes": worst_classes(job.dataset.classes, measure.by_class)}
 

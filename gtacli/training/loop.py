@@ -4,6 +4,9 @@ Nothing here waits for the device within a step: figures stay on it and are read
 `CHECK_EVERY` batches, when the NaN guard looks too. The state is saved after every epoch and on an
 interruption; batches follow from (seed, epoch, position), so a resumed run sees what the
 uninterrupted one would have.
+
+Several processes share every batch. Each weighs its loss by its share of the images, so that the
+step is that of the whole batch, and all of them see the same figures and take the same decisions.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +28,7 @@ from torch import Tensor, nn
 from gtacli.errors import Interrupted, RunError
 from gtacli.training import rng
 from gtacli.training.devices import Compute
+from gtacli.training.distribution import ALONE, Processes
 from gtacli.training.interrupts import StopSignal
 from gtacli.training.runs import RunFolder
 
@@ -56,7 +61,8 @@ class Plan:
     Attributes:
         epochs: length of the schedule.
         images: of an epoch.
-        batch_size: images of a batch; the last one of an epoch may be smaller.
+        batch_size: images of a batch, of all processes together; the last one of an epoch may be
+            smaller.
         accumulate: batches to an optimiser step.
         clip_grad: largest norm of the gradient, or None.
     """
@@ -120,17 +126,20 @@ def fit(
     score: str = "val_top1",
     last: int | None = None,
     patience: int | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train `task` from where `progress` stands to the end of the plan.
 
     Args:
-        batches: (epoch, first batch) -> its batches (images, labels, indices) from there on.
+        batches: (epoch, first batch) -> its batches (images, labels, indices) from there on, of
+            each the images of this process.
         evaluate: figures after an epoch; `score` among them decides which weights are kept, the
             last ones where it is None.
         keep_best: writes the weights away.
         stop_after: epochs to train; a refit stops where validation found best.
         last: stop an epoch after this many batches (a dry run).
         patience: stop after this many epochs without a better `score`.
+        processes: that share the batches; only the first writes.
 
     Raises:
         RunError: the loss is not finite; names the step, the last good state is on disk.
@@ -140,7 +149,7 @@ def fit(
     device = compute.device
 
     def save() -> None:
-        run.write_state(state_of(task, optimizer, scaler, progress))
+        run.write_state(state_of(task, optimizer, scaler, progress, processes))
 
     with StopSignal() as stop:
         while progress.epoch < stop_after and not out_of_patience(progress.rows, score, patience):
@@ -149,37 +158,51 @@ def fit(
             task.train()
             compute.synchronize()
             clock = time.perf_counter()
+            read = 0  # images of the optimiser step so far
             # -- one epoch ----------------------------------------------------------------
             for images, labels, _ in batches(epoch, progress.batch):
                 batch = progress.batch
                 update = epoch * plan.updates + batch // plan.accumulate
                 schedule.step_update(update)
                 task.progress = update / (plan.epochs * plan.updates)
+                count = len(images)
+                everyone, stopping = processes.agree(count, stop.requested)
+                if not count:
+                    # Too few for all, or none could be read: the others wait for our gradients.
+                    images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
                 images = images.to(device, non_blocking=True)
                 labels = labels.to(device, non_blocking=True)
-                if len(images):  # else none of the batch's images could be read
+                complete = (batch + 1) % plan.accumulate == 0 or batch + 1 == plan.batches
+                with nullcontext() if complete else task.no_sync():
                     with compute.autocast():
                         result = task(images, labels)
-                    share = len(images) / plan.group(batch)
+                    # Gradients are averaged over the processes; the step's are to be summed.
+                    share = count * processes.size / plan.group(batch)
                     scaler.scale(result["loss"] * share).backward()
-                    finite = torch.isfinite(result["loss"])
-                    bad_batch = torch.where((bad_batch < 0) & ~finite, batch, bad_batch)
-                    _add(progress, result, len(images))
-                if (batch + 1) % plan.accumulate == 0 or batch + 1 == plan.batches:
-                    if plan.clip_grad is not None:
-                        scaler.unscale_(optimizer)
-                        torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), plan.clip_grad)
-                    scaler.step(optimizer)
-                    scaler.update()
+                sums = processes.sums(result, count)
+                finite = torch.isfinite(sums["loss"])
+                bad_batch = torch.where((bad_batch < 0) & ~finite, batch, bad_batch)
+                _add(progress, sums, everyone)
+                read += everyone
+                if complete:
+                    if read:  # else there is no gradient
+                        _mean_over(read, plan.group(batch), optimizer)
+                        if plan.clip_grad is not None:
+                            scaler.unscale_(optimizer)
+                            weights = task.get_clip_parameters()
+                            torch.nn.utils.clip_grad_norm_(weights, plan.clip_grad)
+                        scaler.step(optimizer)
+                        scaler.update()
+                        task.after_step(optimizer)
+                        task.update_ema(update + 1)
                     optimizer.zero_grad(set_to_none=True)
-                    task.after_step(optimizer)
-                    task.update_ema(update + 1)
+                    read = 0
                 progress.batch += 1
-                if progress.batch % CHECK_EVERY == 0 or stop.requested:
+                if progress.batch % CHECK_EVERY == 0 or stopping:
                     _require_finite(bad_batch, module, epoch, run)  # a sync point
                     loss = _mean(progress, "loss")
                     observer.step(epoch, progress.batch, plan.batches, plan.epochs, loss)
-                if stop.requested and progress.batch % plan.accumulate == 0:
+                if stopping and progress.batch % plan.accumulate == 0:
                     progress.seconds += time.perf_counter() - clock
                     save()
                     raise Interrupted(
@@ -211,7 +234,7 @@ def fit(
             run.write_rows(progress.rows)
             save()
             observer.epoch(row)
-            if stop.requested:
+            if processes.agree(0, stop.requested)[1]:
                 raise Interrupted(f"stopped after epoch {epoch}; go on with --resume {run.path}")
     if progress.epoch < stop_after:
         log.info("stopped early: no better %s for %s epochs", score, patience)
@@ -225,14 +248,18 @@ def out_of_patience(rows: list[dict[str, Any]], score: str, patience: int | None
     return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
-def _add(progress: Progress, result: dict[str, Tensor], images: int) -> None:
-    """Add a batch's figures, weighted by its images, on the device."""
+def _add(progress: Progress, sums: dict[str, Tensor], images: int) -> None:
+    """Add a batch's figures, summed over its images, on the device."""
     progress.images += images
-    for name, value in result.items():
-        if value.ndim == 0:
-            total = progress.totals.get(name)
-            value = value.detach().double() if value.device.type != "mps" else value.detach()
-            progress.totals[name] = value * images + (0 if total is None else total)
+    for name, value in sums.items():
+        progress.totals[name] = value + progress.totals.get(name, 0)
+
+
+def _mean_over(read: int, planned: int, optimizer: torch.optim.Optimizer) -> None:
+    """Gradients of the mean over the images that were read, where some of a step could not be."""
+    if read < planned:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        torch._foreach_mul_([p.grad for p in params if p.grad is not None], planned / read)
 
 
 def _mean(progress: Progress, name: str) -> float:
@@ -260,8 +287,10 @@ def state_of(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Everything a resumed run needs, as tensors and plain values."""
+    """Everything a resumed run needs, as tensors and plain values. The processes differ in their
+    random numbers alone."""
     fields = {k: v for k, v in vars(progress).items() if k not in ("rows", "totals")}
     return {
         "model": unwrap_model(task.get_trainable_module()).state_dict(),
@@ -271,7 +300,7 @@ def state_of(
         "progress": fields,
         "totals": {k: v.cpu() for k, v in progress.totals.items()},
         "rows": json.dumps(progress.rows),
-        "rng": rng.capture(),
+        "rng": processes.gather(rng.capture()),
     }
 
 
@@ -281,13 +310,16 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> Progress:
-    """Put a saved state back; the inverse of `state_of`."""
+    """Put a saved state back; the inverse of `state_of`. A process that the saved run had not keeps
+    the random numbers that it has."""
     unwrap_model(task.get_trainable_module()).load_state_dict(state["model"])
     if task.has_ema():
         task.load_checkpoint_state(state["state_dict_ema"], ema=True)
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
-    rng.restore(state["rng"])
+    if processes.rank < len(state["rng"]):
+        rng.restore(state["rng"][processes.rank])
     totals = {k: v.to(device) for k, v in state["totals"].items()}
     return Progress(**state["progress"], totals=totals, rows=json.loads(state["rows"]))

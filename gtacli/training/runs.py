@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.models.loading import LoadedModel
 from gtacli.models.weights import WEIGHTS_FILE
+from gtacli.training.distribution import ALONE, Processes
 
 STATE_FILE = "state.pt"
 FILES = (
@@ -49,14 +50,23 @@ def default_out(command: str) -> Path:
 class RunFolder:
     """A folder for one run's files.
 
+    Of several processes the first one reads and writes, on its node; all call together, all get
+    what it read, and all raise the error that it met.
+
     Args:
         path: where; made at the first write.
         dry: write nothing at all.
+        processes: that share the run.
     """
 
-    def __init__(self, path: Path, dry: bool = False) -> None:
+    def __init__(self, path: Path, dry: bool = False, processes: Processes = ALONE) -> None:
         self.path = path
         self.dry = dry
+        self.processes = processes
+
+    def below(self, name: str) -> RunFolder:
+        """A folder in this one, for a run that is part of the run."""
+        return RunFolder(self.path / name, self.dry, self.processes)
 
     def check_free(self, overwrite: bool) -> None:
         """Raise UsageError for a used folder, unless it holds an earlier run and `overwrite`."""
@@ -74,7 +84,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else."""
-        if not self.dry:
+        if self.processes.is_main and not self.dry:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
@@ -82,7 +92,7 @@ class RunFolder:
 
     def remove(self, folder: str) -> None:
         """Remove a folder of the run's own."""
-        if not self.dry:
+        if self.processes.is_main and not self.dry:
             shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def adopt(self, other: RunFolder) -> None:
@@ -93,8 +103,10 @@ class RunFolder:
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` fill a temporary file, then rename it: readers never see half a file."""
-        if self.dry:
-            return
+        if not self.dry:
+            self.processes.from_main(lambda: self._write(name, write))
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             temporary = self.path / f".{name}.{os.getpid()}.tmp"
@@ -119,14 +131,20 @@ class RunFolder:
         self.write("metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
 
     def write_model(self, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        self.write(WEIGHTS_FILE, lambda p: save_file(tensors, p, dict(metadata)))
+        def save(path: Path) -> None:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+            save_file(tensors, path, dict(metadata))
+
+        self.write(WEIGHTS_FILE, save)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         self.write(STATE_FILE, lambda p: torch.save(dict(state), p))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises GtaError for a missing or damaged file."""
+        return self.processes.from_main(lambda: self._read_json(name))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
             return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as e:
@@ -134,13 +152,16 @@ class RunFolder:
                 f"{self.path / name} cannot be read; is {self.path} a run folder?"
             ) from e
 
-    def has_state(self) -> bool:
-        return (self.path / STATE_FILE).is_file()
+    def has(self, name: str) -> bool:
+        return self.processes.from_main((self.path / name).is_file)
 
     def read_state(self) -> dict[str, Any]:
         """The state of an interrupted run. Raises GtaError when there is none."""
+        return self.processes.from_main(self._read_state)
+
+    def _read_state(self) -> dict[str, Any]:
         file = self.path / STATE_FILE
-        if not self.has_state():
+        if not file.is_file():
             raise GtaError(f"--resume: {self.path} has no {STATE_FILE}: it ended before an epoch")
         try:
             return dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -95,7 +95,7 @@ def search(candidates: Sequence[float], epochs: int, run: RunFolder, train: Trai
         RunError: when every candidate failed.
     """
     started = time.perf_counter()
-    folders = {c: RunFolder(run.path / "search" / f"{c:g}", dry=run.dry) for c in candidates}
+    folders = {c: run.below(f"search/{c:g}") for c in candidates}
     scores: dict[float, list[float]] = {c: [] for c in candidates}
     alive, begun, trained = list(candidates), 0, 0
     for stop in (math.ceil(share * epochs) for share in SHARES):

@@ -28,6 +28,7 @@ from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
 from gtacli.training import rng
 from gtacli.training.devices import Compute, choose_compute
+from gtacli.training.distribution import ALONE, Processes
 from gtacli.training.mixing import ALPHA, Mixing
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.tasks import FinetuneTask
@@ -51,6 +52,7 @@ class Job:
     drift: bool
     fingerprint: str
     refit: bool = False
+    processes: Processes = ALONE
     stores: list[ImageStore] = field(default_factory=list)
 
     @property
@@ -68,6 +70,13 @@ class Job:
     def skipped(self) -> set[str]:
         """Keys of the unreadable images met so far."""
         return {key for store in self.stores for key in store.skipped}
+
+    def share_skipped(self) -> None:
+        """Every process learns of the unreadable images that any has met."""
+        for met in self.processes.gather([store.skipped for store in self.stores]):
+            for store, skipped in zip(self.stores, met, strict=True):
+                for key, reason in skipped.items():
+                    store.note(key, reason)
 
     def readable(self, records: tuple[Record, ...]) -> int:
         """How many of `records` have not turned out unreadable."""
@@ -90,15 +99,24 @@ class Job:
 
 
 def prepare(
-    config: FinetuneConfig, refit: bool = False, stores: list[ImageStore] | None = None
+    config: FinetuneConfig,
+    refit: bool = False,
+    stores: list[ImageStore] | None = None,
+    processes: Processes = ALONE,
 ) -> Job:
     """Data, models and regularisers of a run, as before its first step.
 
     Args:
         refit: train on the held-out images too.
         stores: images that an earlier job has in memory.
+        processes: that share the run.
     """
     compute = choose_compute(config.device, config.precision)
+    if config.batch_size < processes.size:
+        raise UsageError(
+            f"--batch-size: {config.batch_size} images a step are too few for "
+            f"{processes.size} processes to share"
+        )
     assert config.data is not None
     assert config.model is not None
     dataset = load_dataset(config.data)
@@ -149,6 +167,8 @@ def prepare(
         decay,
         config.layer_decay,
     )
+    # From here on only dropout, drop path and mixing draw: each process its own numbers.
+    rng.seed_everything(config.seed, processes.rank)
     return Job(
         config,
         compute,
@@ -162,6 +182,7 @@ def prepare(
         drift,
         fingerprint,
         refit,
+        processes,
     )
 
 

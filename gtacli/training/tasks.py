@@ -14,6 +14,7 @@ import torch
 from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
@@ -82,6 +83,19 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         if self._source is not None:
             self._source = (self._source[0], torch.compile(self._source[0], **options))
         return self.trainable_module
+
+    def prepare_distributed(
+        self, device_ids: list[Any] | None = None, **ddp_kwargs: Any
+    ) -> FinetuneTask:
+        """Let DDP average the target's gradients over the processes; the source stays bare."""
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module,
+            device_ids=device_ids,
+            broadcast_buffers=False,  # a ViT's do not change
+            gradient_as_bucket_view=True,
+            **ddp_kwargs,
+        )
+        return self
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One step.

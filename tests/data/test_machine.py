@@ -4,6 +4,7 @@ import pytest
 
 from gtacli.data import machine
 from gtacli.data.cache import cache_dir
+from gtacli.processes import Place
 
 
 def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,15 @@ def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_there_is_a_core() -> None:
     assert machine.usable_cores() >= 1
+
+
+def test_processes_of_a_run_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = machine.usable_cores()
+    monkeypatch.setattr(machine, "_machine", lambda: 1000)
+    monkeypatch.setattr(machine, "_container", lambda: None)
+    monkeypatch.setattr(machine, "here", lambda: Place(local_size=4))
+    assert machine.available_memory() == 250
+    assert machine.usable_cores() == max(1, cores // 4)
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
