@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: a pool of OpenMP threads, once it has run, does not survive a fork, and
+# some tests fork. Tiny networks are slower on several threads anyway, and several test processes
+# may run at once.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,8 +38,6 @@ def delta(delta_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests do not reach them."""
-    import os
-
     for name in os.environ:
         if name == "GTA_PLUGINS" or (name.startswith("GTA_") and "__" in name):
             monkeypatch.delenv(name)
@@ -41,7 +45,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny networks are slower on several threads, and several test processes may run at once."""
+    """As above, for whoever had imported torch before."""
     import torch
 
     torch.set_num_threads(1)

@@ -165,7 +165,7 @@ class Killed(Exception):
 def test_resumed_by_the_same_number_of_processes(
     stop: str, config: Make, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit, with random numbers (of mixing and drop path) that differ from process to process."""
+    """Bit for bit; mixing and drop path draw other numbers in each process."""
     changes = {"mix": "mixup", "drop_path": 0.3, "batch_size": 4}
     whole = together(run(config(out=tmp_path / "whole", **changes)))
     monkeypatch.setattr(loop, "CHECK_EVERY", 1)
