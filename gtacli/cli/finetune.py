@@ -91,7 +91,7 @@ class Watcher:
 
     def epoch(self, row: dict[str, Any]) -> None:
         parts = [f"epoch {row['epoch'] + 1}", f"loss {row['train_loss']:.4f}"]
-        parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.")]
+        parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.") and row[k] is not None]
         if row["val_top1"] is not None:
             parts.append(f"val {100 * row['val_top1']:.1f} %")
         if row["attention_drift"] is not None:

@@ -160,6 +160,12 @@ class FinetuneConfig(CommonConfig):
     head_lr_scale: float = Field(
         default=10.0, gt=0, description="learning rate of the new head, as a multiple of --lr"
     )
+    freeze_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="epochs at the start in which the head learns alone; the backbone then has a "
+        "warm-up of its own",
+    )
     layer_decay: float | None = Field(
         default=None, gt=0, le=1, description="factor on the learning rate from block to block down"
     )

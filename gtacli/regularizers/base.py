@@ -61,6 +61,8 @@ class Regularizer(ABC, Generic[O]):
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
     replaces_weight_decay: ClassVar[bool] = False
     needs_source: ClassVar[bool] = False
+    # False: the penalty moves the backbone alone, so nothing is computed while that is frozen.
+    reaches_head: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class BSS(Regularizer[BSSOptions]):
     """Shrinks the smallest singular values of the batch's features."""
 
     Options: ClassVar[type[RegularizerOptions]] = BSSOptions
+    reaches_head: ClassVar[bool] = False
 
     _warned = False
 

@@ -42,6 +42,7 @@ class GTA(Regularizer[GTAOptions]):
 
     Options: ClassVar[type[RegularizerOptions]] = GTAOptions
     needs_source: ClassVar[bool] = True
+    reaches_head: ClassVar[bool] = False
 
     def __init__(
         self,

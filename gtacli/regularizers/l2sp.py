@@ -48,12 +48,18 @@ class L2SP(Regularizer[L2SPOptions]):
         if self.options.decoupled:
             # Pulled after the step: here it is only measured.
             with torch.no_grad():
-                return HalfSquares.apply(self.reference, *self.backbone)
+                return self._moved()
         alpha, beta = self.options.lam, self.options.beta
-        penalty = HalfSquares.apply(self.reference, *self.backbone)
+        penalty = self._moved()
         if self.classifier and alpha > 0:
             penalty = penalty + beta / alpha * HalfSquares.apply(None, *self.classifier)
         return penalty
+
+    def _moved(self) -> Tensor:
+        """Half the squared distance of the backbone from its start."""
+        if not any(p.requires_grad for p in self.backbone):
+            return self.reference[0].new_zeros(())  # frozen, and since the start
+        return HalfSquares.apply(self.reference, *self.backbone)
 
     def strength(self, progress: float) -> float:
         """alpha; 0 for the decoupled form, which acts after the step."""

@@ -67,11 +67,13 @@ def finetune(
     started = time.perf_counter()
     given = config
     config = with_demo(processes.from_main(lambda: resumed_config(given)))
+    if dry_run:  # one epoch of each kind
+        config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     run = RunFolder(processes.from_main(lambda: folder_of(config)), dry_run, processes)
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
     if config.lam == "auto":
-        require_search(config.epochs, config.regularizer, len(job.split.val))
+        require_search(config.epochs, config.regularizer, len(job.split.val), config.freeze_epochs)
     record = {
         "command": "finetune",
         "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
@@ -240,7 +242,10 @@ def run_phase(
         clip_grad=config.clip_grad,
     )
     schedule = make_schedule(
-        optimizer, plan.epochs * plan.updates, round(config.warmup * plan.updates)
+        optimizer,
+        plan.epochs * plan.updates,
+        round(config.warmup * plan.updates),
+        config.freeze_epochs * plan.updates,
     )
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
     processes = job.processes
@@ -284,7 +289,8 @@ def run_phase(
         job.share_skipped()
         # What was trained on proves nothing; the drift is a distance, not a proof.
         proof = {k: None if job.refit else figures[k] for k in ("val_top1", "val_loss")}
-        row = {**proof, "attention_drift": figures["attention_drift"]}
+        idle = (f"reg.{name}" for name in job.task.regularizers if name not in job.task.active)
+        row = {**dict.fromkeys(idle), **proof, "attention_drift": figures["attention_drift"]}
         return {**row, "phase": progress.phase} if job.refit else row
 
     fit(
@@ -300,7 +306,7 @@ def run_phase(
         progress=progress,
         run=run,
         observer=observer,
-        stop_after=1 if dry_run else stop_after,
+        stop_after=1 + config.freeze_epochs if dry_run else stop_after,
         last=last,
         patience=None if job.refit else config.patience,
         processes=processes,

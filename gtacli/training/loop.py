@@ -155,6 +155,7 @@ def fit(
         while progress.epoch < stop_after and not out_of_patience(progress.rows, score, patience):
             epoch = progress.epoch
             bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
+            task.start_epoch(epoch)
             task.train()
             compute.synchronize()
             clock = time.perf_counter()

@@ -70,24 +70,53 @@ def _head_apart(
         parts[names[id(p)].startswith(head)].append(p)
     base = group.get("lr_scale", 1.0)
     return [
-        {**group, "params": parts[is_head], "lr_scale": base * (scale if is_head else 1.0)}
+        {
+            **group,
+            "params": parts[is_head],
+            "lr_scale": base * (scale if is_head else 1.0),
+            "head": is_head,
+        }
         for is_head in (False, True)
         if parts[is_head]
     ]
 
 
+class Schedule(CosineLRScheduler):  # type: ignore[misc]
+    """timm's cosine, which the backbone's groups join late.
+
+    Attributes:
+        frozen: optimiser steps in which the backbone's rate is 0; then it warms up as the head did.
+    """
+
+    frozen = 0
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        super().step_update(num_updates, metric)
+        since = num_updates - self.frozen
+        if self.frozen and since < self.warmup_t:
+            for group in self.optimizer.param_groups:
+                if not group["head"]:
+                    group["lr"] *= max(since, 0) / max(self.warmup_t, 1)
+
+
 def make_schedule(
-    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int
-) -> CosineLRScheduler:
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, frozen: int = 0
+) -> Schedule:
     """Linear warm-up, then a half cycle of a cosine to zero, by optimiser step.
 
     It keeps no state: `step_update(n)` gives the rate of step n, so that resuming needs nothing.
+
+    Args:
+        frozen: steps in which the head learns alone. The curve is the same with and without; the
+            backbone comes onto it by a warm-up of its own.
     """
     warmup_steps = min(warmup_steps, steps - 1) if steps > 1 else 0
-    return CosineLRScheduler(
+    schedule = Schedule(
         optimizer,
         t_initial=max(steps - warmup_steps, 1),
         warmup_t=warmup_steps,
         warmup_prefix=True,
         t_in_epochs=False,
     )
+    schedule.frozen = frozen
+    return schedule

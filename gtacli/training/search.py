@@ -68,13 +68,21 @@ def choices(regularizer: str) -> tuple[float, ...]:
     return tuple(float(f"{default * m:.6g}") for m in MULTIPLES)
 
 
-def require_search(epochs: int, regularizers: Collection[str], held_out: int) -> None:
+def require_search(
+    epochs: int, regularizers: Collection[str], held_out: int, freeze_epochs: int = 0
+) -> None:
     """Raise UsageError where there is nothing to search, or nothing to choose by."""
     if not regularizers:
         raise UsageError("--lam auto: there is no regulariser whose strength could be chosen")
     if epochs < MIN_EPOCHS:
         raise UsageError(
             f"--lam auto: {epochs} epochs are too few to decide by; {MIN_EPOCHS} will do"
+        )
+    first = math.ceil(SHARES[0] * epochs)
+    if freeze_epochs >= first:
+        raise UsageError(
+            f"--lam auto: after {first} of {epochs} epochs it has to decide, "
+            f"and --freeze-epochs {freeze_epochs} lets nothing differ until then"
         )
     if not held_out:
         raise UsageError(

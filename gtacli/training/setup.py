@@ -149,7 +149,13 @@ def prepare(
         source.model.to(compute.device).requires_grad_(False)
     fingerprint = weights_fingerprint(target, source)
     task = FinetuneTask(
-        target, source, regularizers, compute, mixing_of(config), config.label_smoothing
+        target,
+        source,
+        regularizers,
+        compute,
+        mixing_of(config),
+        config.label_smoothing,
+        config.freeze_epochs,
     )
     if config.ema is not None:
         # timm's warm-up: a run on few labels has few steps, an average over all of them is not

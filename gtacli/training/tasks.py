@@ -5,6 +5,7 @@ The frozen source stays bare: never wrapped, never in train mode, in no optimise
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -34,6 +35,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         compute: the device that both are on, and the precision.
         mixing: mixes the training batches; None: they stay as they come.
         label_smoothing: share of each label that is spread over all classes.
+        freeze_epochs: epochs at the start in which the head learns alone.
     """
 
     def __init__(
@@ -44,23 +46,24 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         compute: Compute,
         mixing: Mixing | None = None,
         label_smoothing: float = 0.0,
+        freeze_epochs: int = 0,
     ) -> None:
         device = compute.device
         super().__init__(device=device, verbose=False)
         self.regularizers = dict(regularizers)
-        needs = [r.needs for r in self.regularizers.values()]
-        asked = [n.source for n in needs if n.source is not None]
+        asked = [s for r in self.regularizers.values() if (s := r.needs.source) is not None]
         self.mixing = mixing
         self.label_smoothing = label_smoothing
-        asked_of_target = [n.target for n in needs]
         self._last_block = len(cast(Any, target.model).blocks) - 1
         if mixing is not None and mixing.kind == "transmix":
             require_cls(target.model, "--mix transmix", "use cutmix")
-            asked_of_target.append(Request(layers=(self._last_block,)))
-        self.trainable_module: Any = TappedViT(
-            target.model, reduce(or_, asked_of_target, Request())
-        )
+        self.active = self.regularizers
+        self.trainable_module: Any = TappedViT(target.model, self._request())
         self.tapped: TappedViT = self.trainable_module
+        self.freeze_epochs = freeze_epochs
+        self._frozen = False
+        named = target.model.named_parameters()
+        self._backbone = [p for n, p in named if not n.startswith(target.head) and p.requires_grad]
         # In a tuple, so that nn.Module neither registers it nor puts it into train mode:
         # the walker, and what runs it (the same, or its compiled form).
         self._source: tuple[TappedViT, Any] | None = None
@@ -88,14 +91,39 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         self, device_ids: list[Any] | None = None, **ddp_kwargs: Any
     ) -> FinetuneTask:
         """Let DDP average the target's gradients over the processes; the source stays bare."""
-        self.trainable_module = DistributedDataParallel(
-            self.trainable_module,
-            device_ids=device_ids,
-            broadcast_buffers=False,  # a ViT's do not change
-            gradient_as_bucket_view=True,
+        self._ddp: dict[str, Any] = {
+            "device_ids": device_ids,
+            "broadcast_buffers": False,  # a ViT's do not change
+            "gradient_as_bucket_view": True,
             **ddp_kwargs,
-        )
+        }
+        self.trainable_module = DistributedDataParallel(self.trainable_module, **self._ddp)
         return self
+
+    def _request(self) -> Request:
+        """What the steps need of the target."""
+        needs = [r.needs.target for r in self.active.values()]
+        if self.mixing is not None and self.mixing.kind == "transmix":
+            needs.append(Request(layers=(self._last_block,)))
+        return reduce(or_, needs, Request())
+
+    def start_epoch(self, epoch: int) -> None:
+        """Freeze the backbone in the first epochs, with the regularisers that only reach it."""
+        frozen = epoch < self.freeze_epochs
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
+        for parameter in self._backbone:
+            parameter.requires_grad_(not frozen)  # without a gradient the optimiser passes it by
+        named = self.regularizers.items()
+        self.active = {name: r for name, r in named if r.reaches_head or not frozen}
+        self.tapped.request = self._request()
+        if isinstance(self.trainable_module, DistributedDataParallel):
+            # DDP takes note of what learns when it is made; the old one's hooks go with it.
+            alone = self.trainable_module.module
+            self.trainable_module = None
+            gc.collect()
+            self.trainable_module = DistributedDataParallel(alone, **self._ddp)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One step.
@@ -116,7 +144,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             input = mix.images(input)
         images = self._view(input)
         seen: Reading | None = None
-        if self._source is not None:
+        if self._source is not None and any(r.needs.source for r in self.active.values()):
             walker, run = self._source
             # First the source: its activations are gone before the target's are kept.
             with torch.no_grad():
@@ -131,7 +159,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         loss = ce = F.cross_entropy(reading.logits, labels, label_smoothing=self.label_smoothing)
         result: dict[str, Tensor] = {"ce": ce}
         step = Step(reading, seen, target, self.progress)
-        for name, regularizer in self.regularizers.items():
+        for name, regularizer in self.active.items():
             penalty = regularizer.penalty(step)
             result[f"reg.{name}"] = penalty
             strength = regularizer.strength(self.progress)

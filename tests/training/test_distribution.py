@@ -63,9 +63,10 @@ def farthest(a: Path, b: Path) -> float:
         (2, {"batch_size": 4, "refit": True, "workers": 1}),
         (2, {"batch_size": 4, "ema": 0.9, "patience": 1, "regularizer": "gta"}),
         (2, {"batch_size": 8, "lam": "auto", "epochs": 4, "regularizer": "gta"}),
+        (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
-    ids=["uneven", "empty", "accumulated", "refit", "average", "search", "compiled"],
+    ids=["uneven", "empty", "accumulated", "refit", "average", "search", "frozen", "compiled"],
 )
 def test_processes_learn_what_one_would(
     size: int,

@@ -38,6 +38,7 @@ class Delta(Regularizer[DeltaOptions]):
 
     Options: ClassVar[type[RegularizerOptions]] = DeltaOptions
     needs_source: ClassVar[bool] = True
+    reaches_head: ClassVar[bool] = False
 
     def __init__(
         self,
