@@ -154,10 +154,17 @@ def _samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
                     images[key] = Member(shard.path, name, member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError) as error:
         raise GtaError(f"cannot read shard {shard.path} as a plain tar: {error}") from error
+    skipped = 0
     for key, image in images.items():
         if key not in labels:
             raise GtaError(f"{image} has no label: no {key}.cls, and no 'label' in {key}.json")
-        yield image.name, image, labels[key]
+        label = labels[key]
+        if re.fullmatch(r"-\d+", label):  # so shards say of a sample that it has none
+            skipped += 1
+        else:
+            yield image.name, image, str(int(label)) if label.isdecimal() else label
+    if skipped:
+        log.warning("%s: %d samples with a negative label are left out", shard.name, skipped)
 
 
 def _label(text: str) -> str | None:

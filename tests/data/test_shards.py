@@ -110,6 +110,18 @@ def test_labels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     assert [record.path.name for record in data["train"]] == ["1.png", "2.PNG"]
 
 
+def test_numbers_as_timm_reads_them(
+    tmp_path: Path, make_image: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """007 is 7; -1 says that there is no label."""
+    image = make_image(tmp_path / "x.png").read_bytes()
+    texts = [b"007", b"7", b"-1", b"10"]
+    members = [[(f"{i}.png", image), (f"{i}.cls", text)] for i, text in enumerate(texts)]
+    path = write(tmp_path / "s.tar", *[member for pair in members for member in pair])
+    assert labels(load_dataset(f"wds/{path}")) == ["7", "7", "10"]
+    assert "s.tar: 1 samples with a negative label are left out" in caplog.text
+
+
 @pytest.mark.parametrize("listed", ["cat\ndog\n", "1\n0\n"])
 def test_names_of_classes(listed: str, tmp_path: Path, make_image: Callable[..., Path]) -> None:
     """Numbers index the list, unless they are names in it."""

@@ -1,6 +1,7 @@
 """Every source serves the store, the loader and a fine-tuning run as a folder does."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_finetune(name: str, n_val: int, layout: Layout, tiny_model: Path, tmp_p
     assert keys[0] == keys[1]
     known = {record.key for _, record in load_dataset(spec).records()}
     assert {key for part in keys[0] for key in part} <= known
+
+
+@pytest.mark.parametrize("name", ["cifar10", "hfds", "wds"])
+def test_what_spawned_workers_get_can_be_pickled(name: str, layout: Layout, tmp_path: Path) -> None:
+    records = load_dataset(layout(name, tmp_path))["train"]
+    copies = pickle.loads(pickle.dumps(records))
+    for copy, record in zip(copies, records, strict=True):
+        assert copy.open().read() == record.open().read()
+        assert (copy.key, copy.path.stamp()) == (record.key, record.path.stamp())
 
 
 def test_an_unreadable_member_is_named(

@@ -73,6 +73,7 @@ FILES = {
     "flowers": "flowers-102/setid.mat",
     "food101": "food-101/meta/test.json",
     "dtd": "dtd/dtd/labels/val1.txt",
+    "country211": "country211/valid",
     "gtsrb": "gtsrb/GT-final_test.csv",
     "cifar10": "cifar-10-batches-py/data_batch_3",
     "cifar100": "cifar-100-python/meta",
@@ -88,7 +89,7 @@ def test_a_missing_file_is_named_with_the_page(name: str, layout: Layout, tmp_pa
     spec = layout(name, tmp_path)
     published = load_dataset(spec).published
     assert published is not None
-    (tmp_path / FILES[name]).unlink()
+    (tmp_path / FILES[name]).rename(tmp_path / "away")
     with pytest.raises(GtaError) as caught:
         load_dataset(spec)
     assert FILES[name].rpartition("/")[2] in str(caught.value)

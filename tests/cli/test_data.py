@@ -1,0 +1,59 @@
+"""`gta data check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def test_a_good_set(gta: Any, tiny_data: Path) -> None:
+    result = gta("data", "check", str(tiny_data))
+    assert result.status == 0
+    assert "tiny-data: 30 images, 3 classes" in result.out
+    assert "published" not in result.out
+    assert result.out.endswith("all is well\n")
+    (report,) = gta("data", "check", "folder", str(tiny_data), "--json").lines
+    assert report["data"] == f"folder:{tiny_data}"
+    assert (report["ok"], report["wrong"]) == (True, [])
+    assert report["parts"]["test"]["images"] == 12
+
+
+def test_bad_images(gta: Any, tiny_data: Path) -> None:
+    for i in range(1, 6):
+        (tiny_data / f"train/red/{i}.png").write_bytes(b"no image")
+    copy = (tiny_data / "train/blue/0.png").read_bytes()
+    (tiny_data / "test/blue/3.png").write_bytes(copy)
+    result = gta("data", "check", str(tiny_data))
+    assert result.status == 1
+    assert result.out.count("not an image") == 5
+    assert "the same image: train: train/blue/0.png = test: test/blue/3.png" in result.out
+    assert "wrong: 5 images are unreadable, first train/red/1.png" in result.out
+    (report,) = gta("data", "check", str(tiny_data), "--json").lines
+    assert [row["image"] for row in report["unreadable"]] == [
+        f"train/red/{i}.png" for i in range(1, 6)
+    ]
+    assert gta("data", "check", str(tiny_data), "--quick").status == 1  # the twin
+
+
+def test_long_lists_are_cut(gta: Any, tiny_data: Path) -> None:
+    for path in tiny_data.glob("train/*/*.png"):
+        path.write_bytes(path.name.encode() + path.parent.name.encode())
+    out = gta("data", "check", str(tiny_data)).out
+    assert out.count("not an image") == 10
+    assert "… and 8 more (--json lists all)" in out
+
+
+def test_unreadable_as_a_whole(gta: Any, tmp_path: Path) -> None:
+    for words in (["pets", str(tmp_path)], ["pets", "gone"], ["torch/cifar10", str(tmp_path)]):
+        result = gta("data", "check", *words)
+        assert result.status == 2
+        assert result.out == ""
+        assert result.err.startswith("error: ")
+    assert "published at https://www.robots" in gta("data", "check", "pets", str(tmp_path)).err
+    assert gta("data", "check", "pest", str(tmp_path)).status == 2
+
+
+def test_a_family_by_name_and_root(gta: Any, tmp_path: Path) -> None:
+    result = gta("data", "check", "wds", str(tmp_path))
+    assert result.status == 2
+    assert f"wds/{tmp_path}: no .tar in that folder" in result.err
