@@ -32,6 +32,12 @@ class FinetuneConfig(CommonConfig):
         "ARCH@none, or a name of the gta.models registry",
         json_schema_extra={**_SPEC, "default": "the built-in demo's"},
     )
+    init: str | None = Field(
+        default=None,
+        description="start from these weights instead (a file, or specified like --model); the "
+        "source stays the model with its own",
+        json_schema_extra={"metavar": "SPEC|FILE", "default": "the model's own"},
+    )
     source: str | None = Field(
         default=None,
         description="the frozen network it is held near, specified like --model",

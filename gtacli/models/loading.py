@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gtacli.errors import GtaError
 from gtacli.models import timm_blocks
 from gtacli.models.preprocessing import InputView, Preprocess
-from gtacli.models.specs import Weights, resolve
+from gtacli.models.specs import Weights, resolve, started_from
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def load_model(
     image_size: int | tuple[int, int] | None = None,
     partial_weights: bool = False,
     drop_path: float = 0.0,
+    init: str | None = None,
 ) -> LoadedModel:
     """Load a ViT by its spec, in eval mode on the CPU.
 
@@ -90,12 +91,15 @@ def load_model(
         partial_weights: accept weights for less than 90 % of the backbone.
         drop_path: probability that the last block is skipped in training, rising to it from 0 at
             the first; how a network is trained, so not kept in `LoadedModel.kwargs`.
+        init: take the weights of this spec or file instead of the spec's own.
 
     Raises:
         GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
             the patches do not divide.
     """
-    weights = resolve(spec)
+    weights = named = resolve(spec)
+    if init is not None:
+        weights = started_from(named, init)
     meta = weights.metadata
     kwargs: dict[str, Any] = dict(weights.kwargs or {})
     if weights.pretrained_cfg is not None:
@@ -105,8 +109,8 @@ def load_model(
         num_classes = _classes_of(weights)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if image_size is None and "image_size" in meta:
-        image_size = tuple(json.loads(meta["image_size"]))
+    if image_size is None and "image_size" in named.metadata:
+        image_size = tuple(json.loads(named.metadata["image_size"]))
     if image_size is not None:
         kwargs["img_size"] = image_size
     if drop_path:

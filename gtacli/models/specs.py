@@ -10,7 +10,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -93,6 +93,35 @@ def resolve(spec: str) -> Weights:
     close = get_close_matches(spec.split(".")[0], known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "`gta models list` shows the names"
     raise GtaError(f"model: unknown name {spec!r}; {hint}")
+
+
+def started_from(named: Weights, init: str) -> Weights:
+    """Other weights for the architecture that a spec has named.
+
+    Args:
+        named: what the spec resolved to. What it needs beside its name stays, if it has weights.
+        init: a spec, or a weights file alone. How images are prepared comes from here.
+
+    Raises GtaError where there are no weights.
+    """
+    alone = Path(init).expanduser().is_file()
+    try:
+        start = resolve(f"{named.architecture}@{init}" if alone else init)
+    except GtaError as e:
+        raise GtaError(f"--init: {str(e).removeprefix('model: ')}") from e
+    if start.tensors is None:
+        raise GtaError(f"--init: {init} has no weights to start from")
+    same = start.architecture.split(".")[0] == named.architecture.split(".")[0]
+    if same and named.tensors is None:
+        return start
+    if same:
+        return replace(start, kwargs=named.kwargs)
+    return replace(
+        start,
+        architecture=named.architecture,
+        kwargs=named.kwargs,
+        pretrained_cfg=named.pretrained_cfg,
+    )
 
 
 def _published(

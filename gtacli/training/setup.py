@@ -127,7 +127,9 @@ def prepare(
         raise UsageError("--patience: no image is held out to watch (no class has 3 or more)")
     rng.seed_everything(config.seed)
     size, partial = config.image_size, config.partial_weights
-    target = load_model(config.model, len(dataset.classes), size, partial, config.drop_path)
+    target = load_model(
+        config.model, len(dataset.classes), size, partial, config.drop_path, config.init
+    )
     if target.classes != dataset.classes:
         zero_head(target)
     transform = training_view(config, target, compute.device)
@@ -260,14 +262,18 @@ def weights_fingerprint(*models: LoadedModel | None) -> str:
 
 
 def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
-    """The frozen source: as named, by default the target before its first step."""
+    """The frozen source: as named, by default the model with its own pretrained weights: the target
+    before its first step, unless that starts from others."""
     size = config.source_size or target.image_size
     spec = config.source or config.model
     assert spec is not None
-    if spec == config.model and size == target.image_size:
+    # Without weights of its own, what it starts from is the best that is known of it.
+    itself = config.init is None or (config.source is None and spec.endswith("@none"))
+    if spec == config.model and itself and size == target.image_size:
         return replace(target, model=deepcopy(target.model))
     try:
-        return load_model(spec, 0, size, config.partial_weights)
+        init = config.init if spec == config.model and itself else None
+        return load_model(spec, 0, size, config.partial_weights, init=init)
     except GtaError as e:  # its size is asked for by another option than the target's
         raise GtaError(str(e).replace("--image-size", "--source-size")) from e
 
