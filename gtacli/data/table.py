@@ -28,9 +28,16 @@ class Row(NamedTuple):
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether `folder` holds a set as `train.csv`, and not as `train/` of class folders."""
-    train = folder / "train"
-    return (folder / "train.csv").is_file() and not (train.is_dir() and subfolders(train))
+    """Whether `folder` holds a set as `train.csv`, and not as `train/` of class folders.
+
+    A train.csv without our columns may lie beside class folders for some other purpose.
+    """
+    table, train = folder / "train.csv", folder / "train"
+    if not table.is_file() or (train.is_dir() and subfolders(train)):
+        return False
+    with table.open(encoding="utf-8-sig", errors="replace") as file:
+        header = [name.strip().strip('"').lower() for name in file.readline().split(",")]
+    return {"path", "label"} <= set(header)
 
 
 class Csv(DatasetReader):

@@ -118,6 +118,14 @@ def test_class_folders_win_over_tables_beside_them(
     assert load_dataset(str(tmp_path)).classes == ("a", "b")
 
 
+def test_a_table_of_something_else_beside_class_folders(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, ["a/1.png", "b/1.png"])
+    write(tmp_path / "train.csv", "1,0.5", head="epoch,loss")
+    assert load_dataset(str(tmp_path)).classes == ("a", "b")
+
+
 def test_tables_in_several_folders(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     """The same relative path is another image in another folder; keys tell them apart."""
     make_folder(tmp_path, ["a/1.png", "b/1.png"])
