@@ -63,7 +63,7 @@ class TorchSets(DatasetFamily):
             known = [*ALIASES, *OWN, *SETS]
             near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
             hint = f"; did you mean 'torch/{near[0]}'?" if near else ";"
-            names = ", ".join(sorted({*ALIASES, *SETS} - {ALIASES["flowers"], ALIASES["food"]}))
+            names = ", ".join(sorted({*ALIASES, *SETS} - set(ALIASES.values())))
             raise GtaError(f"torch has no labelled set '{name}'{hint} known: {names}")
         root = require_folder(Path(place).expanduser() if place else None, f"torch/{name}")
         return OWN[plain]().read(root) if plain in OWN else _read(SETS[plain], root)
