@@ -4,6 +4,7 @@
 
 plain  timm's model, cross-entropy, the optimiser
 gta    the same step with the GTA penalty on every block, as `gta finetune` takes it
+kept   the same with --source-views, once the source has read the views
 naive  fused attention off in both networks, every block's N x N logits kept until the loss
 
 Prints one JSON line: medians of interleaved repeats, ratios to plain of the same run, and peak
@@ -32,7 +33,7 @@ from gtacli.training.devices import choose_compute
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.tasks import FinetuneTask
 
-VARIANTS = ("plain", "gta", "naive")
+VARIANTS = ("plain", "gta", "kept", "naive")
 CLASSES = 50
 
 
@@ -61,7 +62,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         0, 256, (args.batch_size, 3, *target.image_size), dtype=torch.uint8, device=compute.device
     )
     labels = torch.randint(0, CLASSES, (args.batch_size,), device=compute.device)
-    if variant == "gta":
+    if variant in ("gta", "kept"):
         source = load_model(spec, 0, args.image_size)
         source.model.to(compute.device)
         options = GTAOptions(rows=args.rows, layers=args.layers)
@@ -69,6 +70,11 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
         if args.compile:
             task.compile()
+        if variant == "kept":
+            indices = torch.arange(args.batch_size)
+            task.keep_source_views(args.batch_size, 1)
+            task.source_views.fill(lambda *_: [(images, labels, indices)], task.read_source)
+            task.source_views.look(0, indices)
 
         def losses() -> Tensor:
             return task(images, labels)["loss"]
@@ -147,11 +153,13 @@ def main() -> None:
             step()
         print(compute.peak_memory_mb())
         return
-    steps = {v: make_step(v, args) for v in VARIANTS}
-    times: dict[str, list[float]] = {v: [] for v in VARIANTS}
+    variants = [v for v in VARIANTS if args.rows == "cls" or v != "kept"]
+    steps = {v: make_step(v, args) for v in variants}
+    times: dict[str, list[float]] = {v: [] for v in variants}
     for repeat in range(args.repeats + 2):
+        turn = repeat % len(variants)
         # The order turns, so that no variant always follows the same one.
-        for v in VARIANTS[repeat % 3 :] + VARIANTS[: repeat % 3]:
+        for v in variants[turn:] + variants[:turn]:
             compute.synchronize()
             start = time.perf_counter()
             steps[v]()
@@ -163,10 +171,10 @@ def main() -> None:
     # machine than the ratio of the medians.
     paired = {
         v: statistics.median(a / b for a, b in zip(times[v], times["plain"], strict=True))
-        for v in VARIANTS[1:]
+        for v in variants[1:]
     }
     steps.clear()
-    memory = {v: peak_memory(v, args) for v in VARIANTS}
+    memory = {v: peak_memory(v, args) for v in variants}
     print(
         json.dumps(
             {
@@ -182,7 +190,7 @@ def main() -> None:
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
                 "time_ratio": {v: round(r, 3) for v, r in paired.items()},
                 "memory_mb": {v: round(m) for v, m in memory.items()},
-                "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in VARIANTS[1:]},
+                "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in variants[1:]},
             }
         )
     )

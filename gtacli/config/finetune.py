@@ -48,6 +48,13 @@ class FinetuneConfig(CommonConfig):
         description="what the source sees, in pixels; its attention is resized to the model's",
         json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
     )
+    source_views: int | None = Field(
+        default=None,
+        ge=1,
+        description="draw so many views of each image in all, and let the source read them once: "
+        "from then on GTA costs next to nothing",
+        json_schema_extra={"metavar": "K", "default": "a new view each epoch"},
+    )
     data: str | None = Field(
         default=None,
         description="the images: a folder (train/ val/ test/ of class folders, or bare class "
@@ -252,6 +259,12 @@ class FinetuneConfig(CommonConfig):
             return values
         given = {k: v for k, v in values.items() if v is not None}
         return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+
+    @model_validator(mode="after")
+    def _views_as_they_are(self) -> FinetuneConfig:
+        if self.source_views is not None and self.mix != "none":
+            raise ValueError("source_views and mix exclude each other: a mixed view is always new")
+        return self
 
     @model_validator(mode="after")
     def _one_sampling(self) -> FinetuneConfig:

@@ -106,14 +106,16 @@ def make_loader(
     pin_memory: bool = False,
     context: str | None = None,
     part: tuple[int, int] = (0, 1),
+    views: int | None = None,
 ) -> Loader:
     """Batches of `store`: shuffled and augmented (`train`), or in order and undisturbed.
 
     `drop_last` leaves out an incomplete last batch, unless it is the only one. `context` is the
     start method of the workers (fork, spawn; default the platform's). `part` (r, n) gives the r-th
-    of n shares of every batch; some may be empty.
+    of n shares of every batch; some may be empty. With `views` every image is augmented in so many
+    ways in all, which take turns by epoch.
     """
-    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last, part)
+    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last, part, views)
     return Loader(epoch_data, start_batch, workers, pin_memory, context)
 
 
@@ -137,6 +139,7 @@ class _Epoch(Dataset[_Part]):
         epoch: int,
         drop_last: bool,
         part: tuple[int, int],
+        views: int | None,
     ) -> None:
         self.store = store
         self.transform = transform
@@ -144,6 +147,7 @@ class _Epoch(Dataset[_Part]):
         self.train = train
         self.part = part
         self.seed = (seed & _MASK, epoch)
+        self.view_seed = (seed & _MASK, epoch % views if views else epoch)
         self.order = self._order()
         full, rest = divmod(len(store), batch_size)
         self.count = full if rest == 0 or (drop_last and full) else full + 1
@@ -163,7 +167,7 @@ class _Epoch(Dataset[_Part]):
             except ImageError as error:
                 failed.append((index, str(error)))
                 continue
-            rng = np.random.default_rng((*self.seed, index)) if self.train else None
+            rng = np.random.default_rng((*self.view_seed, index)) if self.train else None
             views.append(transform(image, rng))
             kept.append(index)
         indices = torch.tensor(kept, dtype=torch.int64)

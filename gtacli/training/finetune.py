@@ -261,9 +261,10 @@ def run_phase(
         reason = next(iter(store.skipped.values()))
         raise GtaError(f"--data: none of the {len(store)} training images can be read; {reason}")
     workers = choose_workers(config.workers, compute.device, store.cached)
+    source_views = job.task.source_views
 
     def batches(epoch: int, first: int) -> Iterable[Batch]:
-        return make_loader(
+        for batch in make_loader(
             store,
             job.transform,
             config.batch_size,
@@ -274,12 +275,18 @@ def run_phase(
             workers=workers,
             pin_memory=compute.device.type == "cuda",
             part=(processes.rank, processes.size),
-        )
+            views=config.source_views,
+        ):
+            if source_views is not None:
+                source_views.look(epoch, batch.indices)
+            yield batch
 
-    validate = evaluator(job, job.split.val, job.drift)
-    metadata = model_metadata(target, job.dataset.classes)
     # A dry run takes one optimiser step.
     last = config.accumulate if dry_run else None
+    if source_views is not None:
+        source_views.fill(batches, job.task.read_source, processes, last)
+    validate = evaluator(job, job.split.val, job.drift)
+    metadata = model_metadata(target, job.dataset.classes)
     if stop_after is None:
         chosen = progress.chosen
         stop_after = config.epochs if chosen is None else chosen["best_epoch"] + 1

@@ -159,6 +159,9 @@ def prepare(
         config.label_smoothing,
         config.freeze_epochs,
     )
+    if config.source_views is not None:
+        images = len(split.train) + (len(split.val) if refit else 0)
+        task.keep_source_views(images, config.source_views)
     if config.ema is not None:
         # timm's warm-up: a run on few labels has few steps, an average over all of them is not
         # to be one of the start.

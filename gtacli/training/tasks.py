@@ -19,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
-from gtacli.models.tap import Reading, Request, TappedViT, require_cls
+from gtacli.models.tap import Outputs, Reading, Request, TappedViT, require_cls
 from gtacli.regularizers.base import Regularizer, Step
 from gtacli.training.devices import Compute
 from gtacli.training.mixing import Mixing, soft_labels
+from gtacli.training.source_views import SourceViews
 
 
 class FinetuneTask(TrainingTask):  # type: ignore[misc]
@@ -75,6 +76,8 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         self._view = target.view(device)
         self._source_view = (source or target).view(device)
         self._same_view = self._view.settings == self._source_view.settings
+        self._compute = compute
+        self.source_views: SourceViews | None = None
         self.progress = 0.0
 
     def compile(
@@ -148,8 +151,11 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             walker, run = self._source
             # First the source: its activations are gone before the target's are kept.
             with torch.no_grad():
-                view = images if self._same_view else self._source_view(input)
-                seen = walker.read(run(view), view.shape)
+                if self.source_views is not None and self.training:
+                    outputs = self.source_views(images.device)
+                else:
+                    outputs = run(images if self._same_view else self._source_view(input))
+                seen = walker.read(outputs, self._source_view.image_size)
         reading = self.tapped.read(self.trainable_module(images), input.shape)
         assert reading.logits is not None
         labels = target
@@ -168,6 +174,19 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             for figure, value in regularizer.figures().items():
                 result[f"reg.{name}.{figure}"] = value
         return {"loss": loss, "output": reading.logits, **result}
+
+    def keep_source_views(self, images: int, views: int) -> None:
+        """Look the source's rows up instead of running it, where a regulariser asks for it; they
+        have to be filled before the first step."""
+        if self._source is not None:
+            self.source_views = SourceViews(self._source[0].request, images, views)
+
+    def read_source(self, input: Tensor) -> Outputs:
+        """What the source returns for pixels (B, 3, h, w)."""
+        assert self._source is not None
+        with self._compute.autocast():
+            outputs: Outputs = self._source[1](self._source_view(input.to(self.device)))
+        return outputs
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What regularisers do to the weights after the optimiser has moved them."""
