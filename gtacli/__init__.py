@@ -9,18 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gtacli.discovery import normalized_cut
     from gtacli.models import attention, load_model
     from gtacli.registry import Registry
     from gtacli.regularizers.distance import attention_distance
 
     __version__: str
 
-__all__ = ["Registry", "__version__", "attention", "attention_distance", "load_model"]
+__all__ = [
+    "Registry",
+    "__version__",
+    "attention",
+    "attention_distance",
+    "load_model",
+    "normalized_cut",
+]
 
 _HOMES = {
     "load_model": "gtacli.models",
     "attention": "gtacli.models",
     "attention_distance": "gtacli.regularizers.distance",
+    "normalized_cut": "gtacli.discovery",
     "Registry": "gtacli.registry",
 }
 

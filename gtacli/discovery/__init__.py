@@ -1,0 +1,20 @@
+"""Where the object is, without a label: maps, masks and boxes from a pre-trained ViT."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtacli.discovery.bipartition import NormalizedCut
+    from gtacli.discovery.ncut import normalized_cut
+
+_WHERE = {"NormalizedCut": "bipartition", "normalized_cut": "ncut"}
+__all__ = ["NormalizedCut", "normalized_cut"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: the command line reads the options of the parts without torch.
+    if name in _WHERE:
+        return getattr(import_module(f"gtacli.discovery.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

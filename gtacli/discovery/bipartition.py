@@ -1,0 +1,89 @@
+"""From an eigenvector to an object, as TokenCut does it (`ncut` of the official
+object_discovery.py): cut at the mean, the side of the largest entry, its connected component.
+
+Shapes: B images, N = gh * gw patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+# Neighbours share an edge; images of a batch are no neighbours.
+_FOUR_CONNECTED = np.zeros((3, 3, 3), bool)
+_FOUR_CONNECTED[1] = [[False, True, False], [True, True, True], [False, True, False]]
+
+_SAME = 1e-4  # of the largest entry: entries this near are equal but for an fp32 solver's rounding
+
+
+@dataclass(frozen=True)
+class NormalizedCut:
+    """The object that a normalised cut finds in each of B images, on the features' device.
+
+    Where the graph has no cut (every patch is joined to every other, or none to any) everything is
+    zero, the mask empty and the seed -1.
+
+    Attributes:
+        map: (B, gh, gw) in [0, 1]: the eigenvector, high on the object, scaled by minimum and
+            maximum.
+        eigenvector: (B, N) fp32, y of (D - A) y = l D y with y^T D y = 1, largest on the object.
+        mask: (B, gh, gw) bool, the object: one 4-connected component.
+        box: (B, 4) int64, in patches: [x0, y0, x1, y1), around the mask.
+        seed: (B,) int64, patch of the largest absolute entry, the first of equal ones.
+    """
+
+    map: Tensor
+    eigenvector: Tensor
+    mask: Tensor
+    box: Tensor
+    seed: Tensor
+
+
+def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
+    """The objects of eigenvectors y; a vector of zeros has none."""
+    found = y_BN.any(-1)
+    size = y_BN.abs()
+    # Patches with the same neighbours have the same entry: of equal ones the first, not the one
+    # that rounding favours.
+    seed = (size >= size.amax(-1, keepdim=True) * (1 - _SAME)).int().argmax(-1)
+    side = y_BN > y_BN.mean(-1, keepdim=True)
+    wrong = ~side.gather(1, seed[:, None])
+    y = torch.where(wrong, -y_BN, y_BN)
+    seed = torch.where(found, seed, -1)
+    side = (side ^ wrong) & found[:, None]
+
+    # One transfer; the labelling of a whole batch takes microseconds on the CPU.
+    packed = torch.cat((seed[:, None], side), dim=1).cpu().numpy()
+    components, boxes = _component(packed[:, 1:].astype(bool).reshape(-1, *grid), packed[:, 0])
+    low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
+    scaled = (y - low) / (high - low).clamp_min(torch.finfo(y.dtype).tiny)
+    return NormalizedCut(
+        scaled.unflatten(-1, grid).float(),
+        y.float(),
+        torch.from_numpy(components).to(y.device),
+        torch.from_numpy(boxes).to(y.device),
+        seed,
+    )
+
+
+def boxes_of(masks: np.ndarray) -> np.ndarray:
+    """(B, 4) int64 [x0, y0, x1, y1) around masks (B, h, w); zeros around an empty one."""
+    boxes = np.zeros((len(masks), 4), np.int64)
+    for axis, (low, high) in ((2, (1, 3)), (1, (0, 2))):
+        line = np.asarray(masks.any(axis))  # the rows, then the columns that it touches
+        some = line.any(-1)
+        boxes[:, low] = line.argmax(-1) * some
+        boxes[:, high] = (line.shape[-1] - line[:, ::-1].argmax(-1)) * some
+    return boxes
+
+
+def _component(side: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, _ = ndimage.label(side, _FOUR_CONNECTED)
+    # A seed of -1 belongs to an image that is all background, label 0.
+    own = labels.reshape(len(side), side[0].size if len(side) else 0)[np.arange(len(side)), seed]
+    components = (labels == own[:, None, None]) & side
+    return components, boxes_of(components)

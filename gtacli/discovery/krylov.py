@@ -1,0 +1,178 @@
+"""Second-largest eigenpair of the normalised affinity of many small graphs at once.
+
+Of S = D^-1/2 A D^-1/2 the largest eigenvalue is 1, its vector u = D^1/2 1 / |D^1/2 1| is known.
+What is wanted is the largest algebraic eigenvalue on the complement of u: block Krylov iteration
+with full orthogonalisation against u and every earlier block, Rayleigh-Ritz on the whole basis,
+thick restart. All in fp32 but for the small matrices.
+
+A small residual alone proves nothing: an iteration may return u, or a vector of length zero. Each
+image is accepted on its own, by residual, length, |<v, u>|, and the gap to the next Ritz value.
+
+Shapes: B images, N patches, R rows (vectors) of a block or of the basis.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gtacli.discovery.affinity import Affinity
+
+BLOCK = 4
+CAPACITY = 12  # blocks of the basis before it restarts from its best vectors
+KEPT = 2 * BLOCK
+CHECKS = (6, 7, 8)  # steps, then every other; on graphs of photographs 6 to 8 suffice
+TOLERANCE = 2e-6  # of |S v - theta v|; rounding ends at 2e-7 to 8e-7
+TRIVIAL = 1e-4  # of |<v, u>|
+# A vector turns by about residual / gap. Below this gap neighbours cannot be told apart in fp32.
+NARROW = 1e-3
+DENSE_LIMIT = 4096  # patches up to which such an image is left to a dense float64 solver
+
+
+class Pairs(NamedTuple):
+    """Attributes:
+    vectors: (B, N) unit vectors v, orthogonal to u.
+    values: (B,) eigenvalues of S.
+    converged: (B,) bool; where false the other two mean nothing.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    converged: Tensor
+
+
+def second_eigenpairs(
+    affinity: Affinity,
+    start_BRN: Tensor,
+    skip: Tensor | None = None,
+    max_steps: int | None = None,
+) -> Pairs:
+    """The eigenpairs of every image that converges.
+
+    Args:
+        affinity: of B graphs.
+        start_BRN: (B, BLOCK, N) start vectors with a share of every direction that counts.
+        skip: (B,) images without a second eigenpair to find; they count as converged, with zeros.
+        max_steps: products with A at most; default by N, about the cost of a dense solution.
+    """
+    steps = max_steps or max(60, affinity.size // 8)
+    vectors = start_BRN.new_zeros(affinity.batch, affinity.size)
+    values = start_BRN.new_zeros(affinity.batch)
+    converged = torch.zeros_like(values, dtype=torch.bool) if skip is None else skip.clone()
+    left = torch.arange(affinity.batch, device=affinity.device)
+    search = _Search(affinity, start_BRN)
+    for step in range(1, steps + 1):
+        search.multiply()
+        if step in CHECKS or (step > CHECKS[-1] and step % 2 == 0):
+            v, theta, good = search.best()
+            new = good & ~converged[left]
+            vectors[left] = torch.where(new[:, None], v, vectors[left])
+            values[left] = torch.where(new, theta, values[left])
+            converged[left] |= new
+            open_ = (~converged[left]).nonzero()[:, 0]  # the sync point
+            if not len(open_):
+                break
+            if search.full and len(open_) < len(left):
+                search.keep(open_)
+                left = left[open_]
+        search.extend()
+    return Pairs(vectors, values, converged)
+
+
+class _Search:
+    """The basis of one Krylov space an image, orthogonal to u, and what S makes of it."""
+
+    def __init__(self, affinity: Affinity, start_BRN: Tensor) -> None:
+        self.affinity = affinity
+        degrees = affinity.degrees()
+        self.scale = degrees.rsqrt()[:, None]
+        # u is row 0 of the basis: whatever is made orthogonal to the basis is so to u.
+        rows = 1 + CAPACITY * BLOCK
+        self.basis = start_BRN.new_empty(affinity.batch, rows, affinity.size)
+        self.basis[:, 0] = torch.nn.functional.normalize(degrees.sqrt(), dim=-1)
+        self.images = torch.empty_like(self.basis)
+        self.filled = 1
+        self._append(_project(start_BRN * self.scale, self.basis[:, :1]))
+
+    @property
+    def full(self) -> bool:
+        return self.filled + BLOCK > self.basis.shape[1]
+
+    def keep(self, images: Tensor) -> None:
+        """Go on with some of the images alone."""
+        self.affinity = self.affinity[images]
+        for name in ("scale", "basis", "images", "product"):
+            setattr(self, name, getattr(self, name)[images])
+
+    def multiply(self) -> None:
+        """S times the newest block."""
+        new = slice(self.filled - BLOCK, self.filled)
+        self.product = self.affinity.matmul(self.basis[:, new] * self.scale).mul_(self.scale)
+        self.images[:, new] = self.product
+
+    def extend(self) -> None:
+        """A new block: S times the newest, as far as it leaves the basis."""
+        block = _project(self.product, self.basis[:, : self.filled])
+        if self.full:
+            self._restart()
+        self._append(block)
+
+    def best(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The best Ritz vectors (B, N) and values (B,), and which of them are accepted."""
+        basis, images = self.basis[:, 1 : self.filled], self.images[:, 1 : self.filled]
+        ritz, z = self._ritz()
+        both = torch.stack((basis, images)).flatten(0, 1)
+        z_top = z[:, None, :, -1].float().repeat(2, 1, 1)
+        v, sv = torch.bmm(z_top, both)[:, 0].unflatten(0, (2, -1))
+        length = v.norm(dim=-1, keepdim=True)
+        v, sv = v / length, sv / length
+        theta = (v * sv).sum(-1)
+        residual = (sv - theta[:, None] * v).norm(dim=-1)
+        trivial = (v * self.basis[:, 0]).sum(-1).abs()
+        good = (residual < TOLERANCE) & (trivial < TRIVIAL) & (length[:, 0] > 0.5)
+        if self.affinity.size <= DENSE_LIMIT:
+            good &= residual < NARROW * (ritz[:, -1] - ritz[:, -2])
+        return v, theta, good
+
+    def _restart(self) -> None:
+        """Keep the best Ritz vectors. A block orthogonal to the whole basis still continues it."""
+        _, z = self._ritz()
+        z_top = z[:, :, -KEPT:].transpose(1, 2).float()
+        for rows in (self.basis, self.images):
+            rows[:, 1 : 1 + KEPT] = torch.bmm(z_top, rows[:, 1 : self.filled])
+        self.filled = 1 + KEPT
+
+    def _ritz(self) -> tuple[Tensor, Tensor]:
+        basis, images = self.basis[:, 1 : self.filled], self.images[:, 1 : self.filled]
+        t = torch.bmm(basis, images.transpose(1, 2)).double()
+        ritz, z = torch.linalg.eigh(t + t.transpose(1, 2))
+        return ritz / 2, z
+
+    def _append(self, block_BRN: Tensor) -> None:
+        """Add a block that was projected already."""
+        # Once more: rounding that the first projection left behind grows with what was short.
+        block = _project(_normalise(block_BRN), self.basis[:, : self.filled])
+        self.basis[:, self.filled : self.filled + BLOCK] = block
+        self.filled += BLOCK
+
+
+def _project(block_BRN: Tensor, basis: Tensor) -> Tensor:
+    """What is orthogonal to the basis."""
+    along = torch.bmm(block_BRN, basis.transpose(1, 2))
+    return torch.baddbmm(block_BRN, along, basis, alpha=-1)
+
+
+def _normalise(block_BRN: Tensor) -> Tensor:
+    """Orthonormal rows by Cholesky factorisation of their Gram matrix.
+
+    In float64 with a shift far below what fp32 rows can hold, it does not fail where rows are
+    dependent: those come out as noise, which is as good a direction as any, or as zeros.
+    """
+    wide = block_BRN.double()
+    gram = torch.bmm(wide, wide.transpose(1, 2))
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal += diagonal.sum(-1, keepdim=True) * 1e-13 + 1e-60
+    factor = torch.linalg.cholesky_ex(gram).L
+    return torch.linalg.solve_triangular(factor, wide, upper=False).float()
