@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
@@ -16,6 +16,13 @@ from gtacli.config.values import Level, Rank, Tree, plain, tree_of
 
 def _default_regularizer() -> dict[str, dict[str, Any]]:
     return {"gta": {}}
+
+
+def _listed(value: object) -> object:
+    """A list, a single word, or words with commas between them (from the environment)."""
+    if isinstance(value, str):
+        value = [word.strip() for word in value.split(",") if word.strip()]
+    return tuple(value) if isinstance(value, list) else value
 
 
 _SPEC = {"metavar": "SPEC"}
@@ -217,6 +224,14 @@ class FinetuneConfig(CommonConfig):
         ge=1,
         description="processes on this machine, joined by torchrun: one a GPU; they share every "
         "batch, so their number changes the speed, not the result",
+    )
+    log: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_listed)
+    ] = Field(
+        default=(),
+        description="report to this logger too (extra `loggers`): tensorboard, wandb, mlflow; may "
+        "be given several times",
+        json_schema_extra={"metavar": "LOGGER", "default": "none", "multiple": True},
     )
     resume: FilePath | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from gtacli.training.classes import log_balance, worst_classes
 from gtacli.training.devices import choose_workers
 from gtacli.training.distribution import Processes, joined
 from gtacli.training.evaluation import Evaluator
+from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, Plan, Progress, Unobserved, fit, restore
 from gtacli.training.optimization import make_schedule
 from gtacli.training.runs import (
@@ -69,6 +71,9 @@ def finetune(
     config = with_demo(processes.from_main(lambda: resumed_config(given)))
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
+    observer = loggers = Loggers(config.log, observer, config.epochs)
+    if dry_run or not processes.is_main:
+        loggers.active.clear()
     run = RunFolder(processes.from_main(lambda: folder_of(config)), dry_run, processes)
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
@@ -103,12 +108,14 @@ def finetune(
                 raise GtaError(f"--resume: the {what} at {at} is not what the run began with")
         if config.lam != "auto" or run.has(STATE_FILE):
             state = run.read_state()
+    loggers.start(record["config"], run.path)
     found: Search | None = None
     if config.lam == "auto":
         found = _search(config, job, run, dry_run)
         config = config.model_copy(update={"lam": found.chosen})
         job = prepare(config, stores=job.stores, processes=processes)
         state = None if dry_run else run.read_state()
+        loggers.catch_up(json.loads(state["rows"]) if state else [])
     progress = Progress() if state is None else Progress(**state["progress"])
     if progress.phase == "train":
         progress = run_phase(job, run, observer, progress, state, dry_run)
@@ -146,6 +153,7 @@ def finetune(
     if dry_run:
         summary["dry_run"] = True
     run.write_json("summary.json", summary)
+    loggers.finish(summary)
     return summary
 
 
@@ -189,7 +197,17 @@ def resumed_config(config: FinetuneConfig) -> FinetuneConfig:
     before = build(FinetuneConfig, recorded.get("config", {}), f"--resume: {config.resume}:")
     if config.out is not None and config.out != config.resume:
         raise UsageError("--resume: the run goes on in its own folder; leave out --out")
-    free = {"resume", "device", "augment_device", "nproc", "workers", "cache", "overwrite", "out"}
+    free = {
+        "resume",
+        "device",
+        "augment_device",
+        "nproc",
+        "workers",
+        "cache",
+        "log",
+        "overwrite",
+        "out",
+    }
     for key in config.model_fields_set - free:
         if getattr(config, key) != getattr(before, key):
             raise UsageError(

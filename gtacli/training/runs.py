@@ -37,7 +37,7 @@ FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json",
 )  # fmt: skip
-FOLDERS = ("search",)
+FOLDERS = ("search", "tensorboard", "wandb")
 
 
 def default_out(command: str) -> Path:
