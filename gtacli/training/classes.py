@@ -20,18 +20,24 @@ def log_balance(classes: Mapping[str, Mapping[str, int]]) -> None:
     """
     counts = {name: count["train"] for name, count in classes.items() if count["train"]}
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    text = (
-        f"{sum(counts.values())} training images in {len(counts)} classes, from {counts[least]} "
-        f"({least}) to {counts[most]} ({most}), imbalance {counts[most] / counts[least]:.1f}"
-    )
-    few = [name for name, count in counts.items() if count < FEW]
-    if few:
-        text += f"; {_some(few)} with fewer than {FEW}"
-    log.info(text)
+    text = f"{sum(counts.values())} training images in {len(counts)} classes"
+    if counts[least] == counts[most]:
+        log.info("%s, %d in each", text, counts[most])
+    else:
+        log.info("%s%s", text, _uneven(counts, least, most))
     if len(counts) < len(classes):
         unseen = [name for name in classes if name not in counts]
         log.warning("without any training image: %s; no test image of them can be right",
                     _some(unseen))  # fmt: skip
+
+
+def _uneven(counts: Mapping[str, int], least: str, most: str) -> str:
+    text = (
+        f", from {counts[least]} ({least}) to {counts[most]} ({most}), "
+        f"imbalance {counts[most] / counts[least]:.1f}"
+    )
+    few = [name for name, count in counts.items() if count < FEW]
+    return text + (f"; {_some(few)} with fewer than {FEW}" if few else "")
 
 
 def _some(names: Sequence[str]) -> str:
