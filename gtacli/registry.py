@@ -21,6 +21,7 @@ from gtacli.errors import GtaError, UsageError
 
 if TYPE_CHECKING:
     from gtacli.data import DatasetReader
+    from gtacli.discovery import Discovery
     from gtacli.models import ModelProvider
     from gtacli.regularizers import Regularizer
 
@@ -200,7 +201,7 @@ def _nearest(word: str, known: list[str]) -> str | None:
 
 
 MODELS: Registry[ModelProvider] = Registry("gta.models", "gtacli.models:ModelProvider", "model")
-DISCOVERY: Registry[Any] = Registry(
+DISCOVERY: Registry[Discovery[Any]] = Registry(
     "gta.discovery", "gtacli.discovery:Discovery", "discovery backend"
 )
 REGULARIZERS: Registry[Regularizer[Any]] = Registry(

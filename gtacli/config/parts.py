@@ -1,5 +1,5 @@
-"""Options of the built-in regularisers, apart from their code so that a command line can be read,
-checked and printed without loading torch."""
+"""Options of the built-in regularisers and discovery back-ends, apart from their code so that a
+command line can be read, checked and printed without loading torch."""
 
 from __future__ import annotations
 
@@ -85,3 +85,43 @@ class BSSOptions(RegularizerOptions):
 
     lam: float = Field(default=0.001, ge=0, allow_inf_nan=False, description="eta")
     k: int = Field(default=1, ge=1, description="how many of the smallest singular values shrink")
+
+
+class DiscoveryOptions(StrictModel):
+    """What every discovery back-end has: the block that it reads."""
+
+    layer: int = Field(default=-1, description="block that is read, from the end if negative")
+
+
+class TokenCutOptions(DiscoveryOptions):
+    """Normalised cut of the keys; see `gtacli.discovery.ncut` for the formulas."""
+
+    tau: float = Field(
+        default=0.2, description="cosine similarity above which two patches are joined"
+    )
+    eps: float = Field(default=1e-5, gt=0, lt=0.5, description="weight of all other edges")
+    solver: Literal["auto", "krylov", "eigh", "scipy"] = Field(
+        default="auto", description="of the eigenproblem; scipy is the published one"
+    )
+
+
+class DinoOptions(DiscoveryOptions):
+    """Attention of the CLS token; see `gtacli.discovery.dino`."""
+
+    heads: Literal["max", "mean", "best"] = Field(
+        default="max",
+        description="maximum or mean over heads, or in each image the head that agrees best with "
+        "the others",
+    )
+    mass: float = Field(
+        default=0.6, gt=0, lt=1, description="share of the attention that the mask holds"
+    )
+
+
+class GradCAMOptions(DiscoveryOptions):
+    """Gradient-weighted class activation; see `gtacli.discovery.gradcam`."""
+
+    target_class: Literal["predicted"] | int = Field(
+        default="predicted",
+        description="class index whose evidence is shown, or each predicted one",
+    )

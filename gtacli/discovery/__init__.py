@@ -6,11 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gtacli.discovery.base import Discovery, Found
     from gtacli.discovery.bipartition import NormalizedCut
     from gtacli.discovery.ncut import normalized_cut
 
-_WHERE = {"NormalizedCut": "bipartition", "normalized_cut": "ncut"}
-__all__ = ["NormalizedCut", "normalized_cut"]
+_WHERE = {
+    "Discovery": "base",
+    "Found": "base",
+    "NormalizedCut": "bipartition",
+    "normalized_cut": "ncut",
+}
+__all__ = ["Discovery", "Found", "NormalizedCut", "normalized_cut"]
 
 
 def __getattr__(name: str) -> Any:

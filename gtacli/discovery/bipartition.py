@@ -13,6 +13,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from gtacli.discovery.base import unit_range
+
 # Neighbours share an edge; images of a batch are no neighbours.
 _FOUR_CONNECTED = np.zeros((3, 3, 3), bool)
 _FOUR_CONNECTED[1] = [[False, True, False], [True, True, True], [False, True, False]]
@@ -59,10 +61,8 @@ def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
     # One transfer; the labelling of a whole batch takes microseconds on the CPU.
     packed = torch.cat((seed[:, None], side), dim=1).cpu().numpy()
     components, boxes = _component(packed[:, 1:].astype(bool).reshape(-1, *grid), packed[:, 0])
-    low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
-    scaled = (y - low) / (high - low).clamp_min(torch.finfo(y.dtype).tiny)
     return NormalizedCut(
-        scaled.unflatten(-1, grid).float(),
+        unit_range(y.unflatten(-1, grid)),
         y.float(),
         torch.from_numpy(components).to(y.device),
         torch.from_numpy(boxes).to(y.device),

@@ -111,8 +111,22 @@ def tapped_block(
     if not pre_norm:
         x = x + block.drop_path1(block.norm1(attended))
         return x + block.drop_path2(block.norm2(block.mlp(x))), heads
+    return _finish(block, x, attended), heads
+
+
+def block_after_norm(block: Any, x: Tensor, h: Tensor, rope: Tensor | None) -> Tensor:
+    """Output of a block on x (B, P+N, C) with h in the place of its norm1(x).
+
+    Raises UsageError for blocks that normalise after their layers.
+    """
+    if not isinstance(block, _PRE_NORM):
+        raise UsageError(f"model: {type(block).__name__} has no normalised input to look at")
+    return _finish(block, x, attend(block.attn, h, project(block.attn, h, rope)))
+
+
+def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     x = x + block.drop_path1(_layer_scale(block, 1, attended))
-    return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x)))), heads
+    return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x))))
 
 
 def attention_input(block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool) -> Heads:
