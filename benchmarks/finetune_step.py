@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from gtacli.config.parts import GTAOptions
 from gtacli.models import load_model
+from gtacli.models.frozen import pack
 from gtacli.regularizers.gta import GTA
 from gtacli.training.devices import choose_compute
 from gtacli.training.optimization import make_optimizer
@@ -66,6 +67,8 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         source = load_model(spec, 0, args.image_size)
         source.model.to(compute.device)
         options = GTAOptions(rows=args.rows, layers=args.layers)
+        if compute.dtype == torch.float32 and not args.compile:
+            pack(source.model)
         penalty = GTA(options, model, source.model, target.head)
         task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
         if args.compile:

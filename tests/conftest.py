@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: a pool of OpenMP threads, once it has run, does not survive a fork, and
 # some tests fork. Tiny networks are slower on several threads anyway, and several test processes
 # may run at once.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A busy machine is no bug: no example fails for its time.
+settings.register_profile("gta", deadline=None)
+settings.load_profile("gta")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,6 +21,7 @@ from gtacli.data.sampling import Split, make_split
 from gtacli.data.store import ImageStore
 from gtacli.data.transforms import TrainTransform, Transform
 from gtacli.errors import GtaError, UsageError
+from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.matching import paired_layers
 from gtacli.models.tap import require_cls
@@ -150,6 +151,8 @@ def prepare(
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
     fingerprint = weights_fingerprint(target, source)
+    if source is not None and compute.dtype == torch.float32 and not config.compile:
+        pack(source.model)  # inductor fuses by itself, and cannot trace packed weights
     task = FinetuneTask(
         target,
         source,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Outputs, Reading, Request, TappedViT, require_cls
 from gtacli.regularizers.base import Regularizer, Step
@@ -69,8 +68,6 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         # the walker, and what runs it (the same, or its compiled form).
         self._source: tuple[TappedViT, Any] | None = None
         if asked and source is not None:
-            if compute.dtype == torch.float32:
-                pack(source.model)
             frozen = TappedViT(source.model, reduce(or_, asked)).eval().requires_grad_(False)
             self._source = (frozen, frozen)
         self._view = target.view(device)

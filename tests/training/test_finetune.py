@@ -233,6 +233,17 @@ def test_compiled_it_learns_the_same(config: Make, recorder: Any, monkeypatch: A
     assert compiled["attention_drift"] == pytest.approx(plain["attention_drift"], rel=1e-2)
 
 
+@pytest.mark.slow
+def test_compiled_by_inductor_it_learns_the_same(config: Make, recorder: Any) -> None:
+    """The source's packed weights once could not be traced."""
+    finetune(config(epochs=1), recorder)
+    finetune(config(epochs=1, compile=True, overwrite=True), recorder)
+    torch._dynamo.reset()
+    plain, compiled = recorder.rows
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert compiled["reg.gta"] == pytest.approx(plain["reg.gta"], rel=1e-2)
+
+
 def test_a_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) -> None:
     broken = tiny_data / "train" / "red" / "0.png"
     broken.write_bytes(broken.read_bytes()[:60])
