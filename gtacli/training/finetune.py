@@ -231,7 +231,8 @@ def _search(config: FinetuneConfig, job: Job, run: RunFolder, dry_run: bool) -> 
         progress = Progress()
         return run_phase(candidate, folder, Unobserved(), progress, state, dry_run, stop).rows
 
-    found = search(choices(next(iter(config.regularizer))), config.epochs, run, train)
+    candidates = choices(next(iter(config.regularizer)))
+    found = search(candidates, config.epochs, len(job.split.val), run, train)
     log.log(logging.INFO if found.chosen else logging.WARNING, found.report(config.epochs))
     return found
 

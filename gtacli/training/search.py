@@ -1,13 +1,16 @@
 """`--lam auto`: the strength of the first regulariser, chosen on held-out training images.
 
-Successive halving (Jamieson and Talwalkar, 2016) over nothing, a tenth, one and ten times the
-regulariser's own default. The candidates are the run itself, each with its strength and the whole
-schedule: all four train a quarter of the epochs, the better two go on to the half, and the best
-one becomes the run. So nothing that the winner learnt is thrown away, its weights are those of a
-run that was given this strength, and all of it costs twice a run's epochs.
+Successive halving (Jamieson and Talwalkar, 2016) over nothing, the regulariser's own default, and
+ten times it. The candidates are the run itself, each with its strength and the whole schedule:
+three train two fifths of the epochs, at most two go on to three fifths, and one becomes the run. So
+nothing that the winner learnt is thrown away, its weights are those of a run that was given this
+strength, and all of it costs at most twice a run's epochs.
 
-A few dozen held-out images hardly tell accuracies apart, so what counts is their cross-entropy,
-averaged over the epochs since the last decision.
+Where labels are few, so are the held-out images, and they can seldom tell two candidates apart. So
+the one-standard-error rule decides (Breiman et al., Classification and Regression Trees, 1984): the
+strongest regularisation whose accuracy, in the best epoch so far, lies within one standard error of
+the best. At the first decision the best goes on beside it. 0 wins where every strength does harm
+that the held-out images can see.
 """
 
 from __future__ import annotations
@@ -15,9 +18,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import Any
 
 from gtacli.errors import Interrupted, RunError, UsageError
@@ -27,9 +29,9 @@ from gtacli.training.runs import RunFolder
 log = logging.getLogger(__name__)
 
 SEARCH_FILE = "search.json"
-SHARES = (0.25, 0.5)  # of the epochs, after which half of the candidates are dropped
-MULTIPLES = (0.0, 0.1, 1.0, 10.0)
-MIN_EPOCHS = 4
+SHARES = (0.4, 0.6)  # of the epochs, after which candidates are dropped
+MULTIPLES = (0.0, 1.0, 10.0)
+MIN_EPOCHS = 5
 Train = Callable[[float, RunFolder, int], list[dict[str, Any]]]
 
 
@@ -39,8 +41,8 @@ class Search:
 
     Attributes:
         chosen: the strength.
-        scores: held-out cross-entropy by candidate, at each decision that it reached; None where
-            the training failed.
+        scores: best held-out accuracy so far (fraction) by candidate, at each decision that it
+            reached; None where the training failed.
         epochs: trained for all candidates together, up to the last decision.
         seconds: that this took.
     """
@@ -56,7 +58,7 @@ class Search:
         cost = f"{share} epochs more than a run of {run_epochs}, {self.seconds:.0f} s so far"
         if self.chosen == 0:
             return (
-                "--lam auto: 0 won: on the held-out images no strength did better than plain "
+                "--lam auto: 0 won: on the held-out images every strength did worse than plain "
                 f"fine-tuning, so nothing holds this run ({cost})"
             )
         return f"--lam auto: {self.chosen:g} ({cost})"
@@ -90,11 +92,14 @@ def require_search(
         )
 
 
-def search(candidates: Sequence[float], epochs: int, run: RunFolder, train: Train) -> Search:
+def search(
+    candidates: Sequence[float], epochs: int, held_out: int, run: RunFolder, train: Train
+) -> Search:
     """Choose among `candidates`; the winner's files become those of `run`.
 
     Args:
         epochs: of the whole run.
+        held_out: images that the accuracies are measured on.
         run: its folder; the candidates train in folders below it, and go on there after a kill.
         train: (strength, folder, epochs to stop after) -> the rows of all its epochs so far.
 
@@ -105,22 +110,21 @@ def search(candidates: Sequence[float], epochs: int, run: RunFolder, train: Trai
     started = time.perf_counter()
     folders = {c: run.below(f"search/{c:g}") for c in candidates}
     scores: dict[float, list[float]] = {c: [] for c in candidates}
-    alive, begun, trained = list(candidates), 0, 0
+    alive, chosen, begun, trained = sorted(candidates), 0.0, 0, 0
     for stop in (math.ceil(share * epochs) for share in SHARES):
         for lam in alive:
-            score = _score(train, lam, folders[lam], begun, stop)
-            scores[lam].append(score)
-            log.info("--lam auto: %g, epochs %d-%d: loss %.4f", lam, begun + 1, stop, score)
+            scores[lam].append(_score(train, lam, folders[lam], stop))
+            log.info("--lam auto: %g: %.1f %% after %d epochs", lam, 100 * scores[lam][-1], stop)
         trained += len(alive) * (stop - begun)
-        # The sort is stable: on a tie the smaller strength, which is nearer to doing nothing.
-        alive = sorted(sorted(alive, key=lambda lam: scores[lam][-1])[: len(alive) // 2])
         begun = stop
-    chosen = alive[0]
-    if not math.isfinite(scores[chosen][-1]):
-        raise RunError("--lam auto: the training failed with every strength; try a smaller --lr")
+        best = max(alive, key=lambda lam: (scores[lam][-1], lam))
+        if scores[best][-1] < 0:
+            raise RunError("--lam auto: training failed with every strength; try a smaller --lr")
+        chosen = strongest({lam: scores[lam][-1] for lam in alive}, held_out)
+        alive = sorted({best, chosen})
     found = Search(
         chosen,
-        {f"{c:g}": [s if math.isfinite(s) else None for s in scores[c]] for c in candidates},
+        {f"{c:g}": [None if s < 0 else s for s in scores[c]] for c in candidates},
         trained,
         round(time.perf_counter() - started, 2),
     )
@@ -130,8 +134,16 @@ def search(candidates: Sequence[float], epochs: int, run: RunFolder, train: Trai
     return found
 
 
-def _score(train: Train, lam: float, folder: RunFolder, begun: int, stop: int) -> float:
-    """Mean loss on the held-out images over the epochs from `begun` up to `stop`."""
+def strongest(accuracies: Mapping[float, float], images: int) -> float:
+    """The greatest strength within one standard error of the best accuracy (fractions, measured on
+    so many images)."""
+    best = max(accuracies.values())
+    error = math.sqrt(best * (1 - best) / images)
+    return max(lam for lam, accuracy in accuracies.items() if accuracy >= best - error)
+
+
+def _score(train: Train, lam: float, folder: RunFolder, stop: int) -> float:
+    """Best accuracy on the held-out images in the epochs before `stop`; -1 if training failed."""
     try:
         rows = train(lam, folder, stop)
     except Interrupted:
@@ -141,7 +153,5 @@ def _score(train: Train, lam: float, folder: RunFolder, begun: int, stop: int) -
         ) from None
     except RunError as e:
         log.warning("--lam auto: %g is out: %s", lam, e)
-        return math.inf
-    # A dry run has its first epoch alone; a resumed one may be past `stop`.
-    scored = [row for row in rows if begun <= row["epoch"] < stop] or rows
-    return fmean(row["val_loss"] for row in scored)
+        return -1.0
+    return float(max(row["val_top1"] for row in rows if row["epoch"] < stop))

@@ -173,5 +173,5 @@ def test_a_dry_run_takes_both_kinds_of_step(config: Make, recorder: Any) -> None
 
 
 def test_nothing_to_choose_a_strength_by(config: Make, recorder: Any) -> None:
-    with pytest.raises(UsageError, match=r"--lam auto: after 2 of 8 epochs"):
-        finetune(config(freeze_epochs=2, epochs=8, lam="auto"), recorder)
+    with pytest.raises(UsageError, match=r"--lam auto: after 4 of 8 epochs"):
+        finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder)

@@ -19,57 +19,74 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, RunError, UsageError
 from gtacli.training.finetune import finetune
 from gtacli.training.runs import RunFolder
-from gtacli.training.search import choices, search
+from gtacli.training.search import choices, search, strongest
 
 Make = Callable[..., FinetuneConfig]
-LAMS = (0.0, 0.01, 0.1, 1.0)
+LAMS = (0.0, 0.1, 1.0)
+nan = math.nan
 
 
 def halve(
-    losses: dict[float, list[float]], epochs: int = 8
+    accuracies: dict[float, list[float]], epochs: int = 5, images: int = 100
 ) -> tuple[module.Search, list[tuple[float, int]]]:
-    """A search whose candidates have these losses, epoch by epoch; and what it trained."""
+    """A search whose candidates have these accuracies, epoch by epoch; and what it trained."""
     calls: list[tuple[float, int]] = []
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
         calls.append((lam, stop))
-        rows = [{"epoch": i, "val_loss": loss} for i, loss in enumerate(losses[lam][:stop])]
-        if any(math.isnan(row["val_loss"]) for row in rows):
+        rows = [{"epoch": i, "val_top1": a} for i, a in enumerate(accuracies[lam][:stop])]
+        if any(math.isnan(row["val_top1"]) for row in rows):
             raise RunError("the loss is not finite")
         return rows
 
-    return search(LAMS, epochs, RunFolder(Path("nowhere"), dry=True), train), calls
+    return search(LAMS, epochs, images, RunFolder(Path("nowhere"), dry=True), train), calls
 
 
-def test_the_better_half_goes_on() -> None:
-    losses = {0.0: [3, 3, 9, 9], 0.01: [4, 2, 1, 1], 0.1: [2, 2, 3, 1], 1.0: [9, 9, 0, 0]}
-    found, calls = halve(losses)  # means of epochs 1-2: 3, 3, 2, 9; a tie goes to the smaller
-    assert calls == [*((lam, 2) for lam in LAMS), (0.0, 4), (0.1, 4)]
-    assert found.chosen == 0.1
-    assert found.scores == {"0": [3, 9], "0.01": [3], "0.1": [2, 2], "1": [9]}
-    # Together with the four epochs that the winner has yet to train: twice a run.
-    assert found.epochs + 4 == 16
+def test_the_best_and_the_strongest_as_good_go_on() -> None:
+    # One standard error of 0.8 on 100 images is 0.04.
+    found, calls = halve({0.0: [0.8, 0.7, 0.9], 0.1: [0.7, 0.77, 0.75], 1.0: [0.7, 0.7, 0.99]})
+    assert calls == [*((lam, 2) for lam in LAMS), (0.0, 3), (0.1, 3)]
+    assert found.scores == {"0": [0.8, 0.9], "0.1": [0.77, 0.77], "1": [0.7]}
+    assert found.chosen == 0  # 0.77 is more than 0.03 below 0.9
+    # Together with the two epochs that the winner has yet to train: two runs.
+    assert found.epochs + 2 == 10
+
+
+def test_what_cannot_be_told_apart_is_held_the_most() -> None:
+    found, calls = halve({0.0: [0.8] * 3, 0.1: [0.8] * 3, 1.0: [0.77] * 3})
+    assert found.chosen == 1.0
+    assert calls[3:] == [(0.1, 3), (1.0, 3)]  # on a tie the stronger one counts as the best
+    found, calls = halve({0.0: [0.7] * 3, 0.1: [0.7] * 3, 1.0: [0.8] * 3})
+    assert calls[3:] == [(1.0, 3)]
+    assert found.epochs + 2 == 9
+
+
+@pytest.mark.parametrize(("images", "chosen"), [(50, 1.0), (5000, 0.0)])
+def test_more_images_tell_more(images: int, chosen: float) -> None:
+    accuracies = {0.0: 0.79, 0.1: 0.76, 1.0: 0.74}
+    error = (0.79 * 0.21 / images) ** 0.5
+    assert (error >= 0.79 - 0.74) == (chosen == 1.0)
+    assert strongest(accuracies, images) == chosen
 
 
 def test_a_candidate_that_fails_is_out() -> None:
-    nan = math.nan
-    losses = {0.0: [nan] * 4, 0.01: [4, 4, 4, 4], 0.1: [5, 5, 2, 2], 1.0: [6, 6, 1, 1]}
-    found, _ = halve(losses)
+    found, calls = halve({0.0: [0.5] * 3, 0.1: [0.5] * 3, 1.0: [nan] * 3})
     assert found.chosen == 0.1
-    assert found.scores["0"] == [None]
+    assert found.scores["1"] == [None]
+    assert (1.0, 3) not in calls
     with pytest.raises(RunError, match="with every strength"):
-        halve({lam: [nan] * 4 for lam in LAMS})
+        halve({lam: [nan] * 3 for lam in LAMS})
 
 
 def test_it_says_plainly_that_nothing_won() -> None:
-    found, _ = halve({0.0: [1, 1, 1, 1], 0.01: [2] * 4, 0.1: [2] * 4, 1.0: [2] * 4})
-    assert "0 won" in found.report(8)
-    assert "8 epochs more than a run of 8" in found.report(8)
+    found, _ = halve({0.0: [0.9] * 3, 0.1: [0.7] * 3, 1.0: [0.6] * 3})
+    assert "0 won" in found.report(5)
+    assert "4 epochs more than a run of 5" in found.report(5)
 
 
 def test_the_choices_lie_around_the_default() -> None:
-    assert choices("gta") == (0.0, 0.01, 0.1, 1.0)
-    assert choices("bss") == (0.0, 0.0001, 0.001, 0.01)
+    assert choices("gta") == (0.0, 0.1, 1.0)
+    assert choices("bss") == (0.0, 0.001, 0.01)
 
 
 def test_the_winner_is_the_run_it_would_have_been(
@@ -86,10 +103,11 @@ def test_the_winner_is_the_run_it_would_have_been(
     rows = [(tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in ("auto", "given")]
     losses = [[json.loads(row)["val_loss"] for row in lines] for lines in rows]
     assert losses[0] == losses[1]
-    # 2 of 5 epochs for four candidates, 1 more for two: what the scores were made of.
-    assert summary["lam_search"]["epochs"] == 10
+    # What the scores were made of: the best epochs so far.
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     score = summary["lam_search"]["scores"][f"{summary['lam']:g}"]
-    assert score == pytest.approx([sum(losses[0][:2]) / 2, losses[0][2]])
+    assert score == [max(r["val_top1"] for r in rows[:n]) for n in (2, 3)]
+    assert 7 <= summary["lam_search"]["epochs"] <= 8
 
 
 @pytest.mark.parametrize("at", [3, 9])
@@ -164,7 +182,7 @@ def test_dry_run_writes_nothing(config: Make, recorder: Any, tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"regularizer": "none"}, "no regulariser"),
-        ({"epochs": 3}, "3 epochs are too few to decide by; 4"),
+        ({"epochs": 4}, "4 epochs are too few to decide by; 5"),
         ({"shots": 2}, "no image is held out"),
     ],
 )
