@@ -26,6 +26,7 @@ KEPT = 2 * BLOCK
 CHECKS = (6, 7, 8)  # steps, then every other; on graphs of photographs 6 to 8 suffice
 TOLERANCE = 2e-6  # of |S v - theta v|; rounding ends at 2e-7 to 8e-7
 TRIVIAL = 1e-4  # of |<v, u>|
+ORTHONORMAL = 1e-3  # of |v| - 1
 # A vector turns by about residual / gap. Below this gap neighbours cannot be told apart in fp32.
 NARROW = 1e-3
 DENSE_LIMIT = 4096  # patches up to which such an image is left to a dense float64 solver
@@ -46,6 +47,7 @@ class Pairs(NamedTuple):
 def second_eigenpairs(
     affinity: Affinity,
     start_BRN: Tensor,
+    degrees_BN: Tensor,
     skip: Tensor | None = None,
     max_steps: int | None = None,
 ) -> Pairs:
@@ -54,6 +56,7 @@ def second_eigenpairs(
     Args:
         affinity: of B graphs.
         start_BRN: (B, BLOCK, N) start vectors with a share of every direction that counts.
+        degrees_BN: (B, N) of the affinity.
         skip: (B,) images without a second eigenpair to find; they count as converged, with zeros.
         max_steps: products with A at most; default by N, about the cost of a dense solution.
     """
@@ -62,7 +65,7 @@ def second_eigenpairs(
     values = start_BRN.new_zeros(affinity.batch)
     converged = torch.zeros_like(values, dtype=torch.bool) if skip is None else skip.clone()
     left = torch.arange(affinity.batch, device=affinity.device)
-    search = _Search(affinity, start_BRN)
+    search = _Search(affinity, start_BRN, degrees_BN)
     for step in range(1, steps + 1):
         search.multiply()
         if step in CHECKS or (step > CHECKS[-1] and step % 2 == 0):
@@ -71,27 +74,27 @@ def second_eigenpairs(
             vectors[left] = torch.where(new[:, None], v, vectors[left])
             values[left] = torch.where(new, theta, values[left])
             converged[left] |= new
-            open_ = (~converged[left]).nonzero()[:, 0]  # the sync point
-            if not len(open_):
+            if converged.all():  # the sync point
                 break
-            if search.full and len(open_) < len(left):
+            if search.full:
+                open_ = (~converged[left]).nonzero()[:, 0]
                 search.keep(open_)
                 left = left[open_]
         search.extend()
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
     return Pairs(vectors, values, converged)
 
 
 class _Search:
     """The basis of one Krylov space an image, orthogonal to u, and what S makes of it."""
 
-    def __init__(self, affinity: Affinity, start_BRN: Tensor) -> None:
+    def __init__(self, affinity: Affinity, start_BRN: Tensor, degrees_BN: Tensor) -> None:
         self.affinity = affinity
-        degrees = affinity.degrees()
-        self.scale = degrees.rsqrt()[:, None]
+        self.scale = degrees_BN.rsqrt()[:, None]
         # u is row 0 of the basis: whatever is made orthogonal to the basis is so to u.
         rows = 1 + CAPACITY * BLOCK
         self.basis = start_BRN.new_empty(affinity.batch, rows, affinity.size)
-        self.basis[:, 0] = torch.nn.functional.normalize(degrees.sqrt(), dim=-1)
+        self.basis[:, 0] = torch.nn.functional.normalize(degrees_BN.sqrt(), dim=-1)
         self.images = torch.empty_like(self.basis)
         self.filled = 1
         self._append(_project(start_BRN * self.scale, self.basis[:, :1]))
@@ -121,20 +124,19 @@ class _Search:
 
     def best(self) -> tuple[Tensor, Tensor, Tensor]:
         """The best Ritz vectors (B, N) and values (B,), and which of them are accepted."""
-        basis, images = self.basis[:, 1 : self.filled], self.images[:, 1 : self.filled]
         ritz, z = self._ritz()
-        both = torch.stack((basis, images)).flatten(0, 1)
-        z_top = z[:, None, :, -1].float().repeat(2, 1, 1)
-        v, sv = torch.bmm(z_top, both)[:, 0].unflatten(0, (2, -1))
-        length = v.norm(dim=-1, keepdim=True)
-        v, sv = v / length, sv / length
-        theta = (v * sv).sum(-1)
-        residual = (sv - theta[:, None] * v).norm(dim=-1)
-        trivial = (v * self.basis[:, 0]).sum(-1).abs()
-        good = (residual < TOLERANCE) & (trivial < TRIVIAL) & (length[:, 0] > 0.5)
+        theta, gap = ritz[:, -1].float(), ritz[:, -1] - ritz[:, -2]
+        z_top = z[:, None, :, -1].float()
+        v = torch.bmm(z_top, self.basis[:, 1 : self.filled])
+        sv = torch.bmm(z_top, self.images[:, 1 : self.filled])
+        # Of a unit z; v is one too, unless the basis was not.
+        length = v.norm(dim=-1)[:, 0]
+        residual = torch.sub(sv, v * theta[:, None, None]).norm(dim=-1)[:, 0]
+        trivial = (v * self.basis[:, :1]).sum(-1)[:, 0].abs()
+        good = (residual < TOLERANCE) & (trivial < TRIVIAL) & ((length - 1).abs() < ORTHONORMAL)
         if self.affinity.size <= DENSE_LIMIT:
-            good &= residual < NARROW * (ritz[:, -1] - ritz[:, -2])
-        return v, theta, good
+            good &= residual < NARROW * gap
+        return v[:, 0], theta, good
 
     def _restart(self) -> None:
         """Keep the best Ritz vectors. A block orthogonal to the whole basis still continues it."""
@@ -172,7 +174,6 @@ def _normalise(block_BRN: Tensor) -> Tensor:
     """
     wide = block_BRN.double()
     gram = torch.bmm(wide, wide.transpose(1, 2))
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal += diagonal.sum(-1, keepdim=True) * 1e-13 + 1e-60
+    gram.diagonal(dim1=1, dim2=2).mul_(1 + 1e-13).add_(1e-60)
     factor = torch.linalg.cholesky_ex(gram).L
     return torch.linalg.solve_triangular(factor, wide, upper=False).float()

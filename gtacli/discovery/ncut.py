@@ -25,14 +25,16 @@ from torch.nn import functional as F
 from gtacli.discovery.affinity import Affinity
 from gtacli.discovery.bipartition import NormalizedCut, bipartition
 from gtacli.discovery.krylov import BLOCK, second_eigenpairs
+from gtacli.discovery.threads import one_thread, over_images
 from gtacli.errors import RunError, UsageError
 
 Solver = Literal["auto", "krylov", "eigh", "scipy"]
 
 SMALL = 100  # patches up to which a dense solution is the faster one
 # Bytes of affinity at a time: on a CPU what its cache holds, on a GPU a small part of its memory.
-_CHUNK = {"cpu": 8 << 20}
+_CHUNK = {"cpu": 1 << 20}
 _CHUNK_ELSEWHERE = 1 << 30
+_SPLIT = 1 << 24  # entries of one affinity above which its products are split over threads
 _MKLDNN: Any = torch.backends.mkldnn  # made at run time: no type checker sees its parts
 
 
@@ -46,8 +48,8 @@ def normalized_cut(
 ) -> NormalizedCut:
     """The object of each image, from the features of its patches.
 
-    The same on every call: start vectors are drawn from a seed of its own. Memory is bounded by
-    one image's affinity (2 N^2 bytes) or 8 MB (on a GPU 1 GB), whichever is more.
+    The same on every call: start vectors are drawn from a seed of its own. Affinities take at most
+    one image's 2 N^2 bytes or 1 GB, whichever is more. On a CPU a batch is shared among threads.
 
     Args:
         features: (B, N, C) floating point, without prefix tokens; L2-normalised inside.
@@ -66,22 +68,44 @@ def normalized_cut(
     _check(features, grid, tau, eps, solver)
     # Apple's devices have neither float64 nor the small factorisations.
     near = features.cpu() if features.device.type == "mps" else features
-    batch, n, _ = near.shape
-    limit = _CHUNK.get(near.device.type, _CHUNK_ELSEWHERE)
+
+    def solve(share: Tensor, first: int) -> Tensor:
+        return _cut_chunks(share, first, tau, eps, solver)
+
+    small = near.device.type == "cpu" and near.shape[1] ** 2 <= _SPLIT
+    threads = _threads(near)
+    with _exact_fp32(near.device), one_thread(small):
+        y = over_images(solve, near, threads)
+    return bipartition(y.to(features.device), grid)
+
+
+def _threads(features: Tensor) -> int:
+    """Images that are solved at a time, each on a thread of its own."""
+    batch, n, _ = features.shape
+    threads = torch.get_num_threads() if features.device.type == "cpu" else 1
+    if n * n > _SPLIT and batch < threads:
+        return 1
+    return min(batch, threads, max(1, _CHUNK_ELSEWHERE // (2 * n * n)))
+
+
+@torch.no_grad()  # once more: the mode is each thread's own
+def _cut_chunks(features: Tensor, first: int, tau: float, eps: float, solver: Solver) -> Tensor:
+    """(B, N) y of the images, as many at a time as memory or cache likes."""
+    batch, n, _ = features.shape
+    limit = _CHUNK.get(features.device.type, _CHUNK_ELSEWHERE)
     chunk = max(1, limit // (2 * n * n))
-    parts = [near.new_zeros(0, n, dtype=torch.float32)]
+    parts = [features.new_zeros(0, n, dtype=torch.float32)]
     reuse: Affinity | None = None
-    with _exact_fp32(near.device):
-        for first in range(0, batch, chunk):
-            f = F.normalize(near[first : first + chunk].float(), dim=-1)
-            finite = f.sum((1, 2)).isfinite()
-            if not finite.all():
-                image = first + int(finite.int().argmin())
-                raise UsageError(f"features of image {image} hold NaN or infinity")
-            affinity = Affinity.of(f, tau, eps, reuse)
-            reuse = reuse or affinity
-            parts.append(cut_vectors(affinity, solver, f, first))
-    return bipartition(torch.cat(parts).to(features.device), grid)
+    for start in range(0, batch, chunk):
+        f = F.normalize(features[start : start + chunk].float(), dim=-1)
+        finite = f.sum((1, 2)).isfinite()
+        if not finite.all():
+            image = first + start + int(finite.int().argmin())
+            raise UsageError(f"features of image {image} hold NaN or infinity")
+        affinity = Affinity.of(f, tau, eps, reuse)
+        reuse = reuse or affinity
+        parts.append(cut_vectors(affinity, solver, f, first + start))
+    return torch.cat(parts)
 
 
 def cut_vectors(
@@ -101,7 +125,7 @@ def cut_vectors(
     apart = degrees.amax(-1) < affinity.eps * n + 0.5 * (1 - affinity.eps)
     uncut = joined | apart
     if solver in ("krylov", "auto") and not (solver == "auto" and n <= SMALL):
-        v, _, converged = second_eigenpairs(affinity, _start(affinity, features), uncut)
+        v, _, converged = second_eigenpairs(affinity, _start(affinity, features), degrees, uncut)
         y = v * degrees.rsqrt()
         if converged.all():
             return y

@@ -1,0 +1,149 @@
+"""TokenCut from patch features to mask and box, against the published dense solution, side by side.
+
+    python benchmarks/tokencut.py --sizes 14 30 60
+    python benchmarks/tokencut.py --sizes 30 --features keys.pt
+
+published  affinity, scipy.linalg.eigh(D - A, D, subset_by_index=[1, 2]) in float64 on the CPU, and
+           the component of the seed, image by image
+single     gtacli.normalized_cut, image by image
+batch      gtacli.normalized_cut of all images at once
+
+Synthetic features are an object on another ground, both textured, with noise; `--features` is a
+tensor (B, N, C) as `torch.save` writes it.
+
+Prints one JSON line a size: medians of interleaved repeats in milliseconds an image, the ratio of
+the published solution to ours in the same run, and the IoU of the masks.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from gtacli import normalized_cut
+from gtacli.discovery import NormalizedCut
+from gtacli.training.devices import choose_compute
+
+TAU, EPS = 0.2, 1e-5
+
+
+def synthetic(images: int, side: int, width: int) -> Tensor:
+    """(B, side^2, C): each patch a mixture of its region's textures and of what all share."""
+    g = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(images):
+        shared = torch.randn(width, generator=g)
+        textures = torch.randn(2, 4, width, generator=g)
+        inside = torch.zeros(side, side, dtype=torch.long)
+        h, w = (int(x) for x in torch.randint(side // 4, side // 2 + 1, (2,), generator=g))
+        y, x = (int(torch.randint(side - k + 1, (1,), generator=g)) for k in (h, w))
+        inside[y : y + h, x : x + w] = 1
+        which = torch.randint(4, (side * side,), generator=g)
+        patches = 0.3 * shared + 0.7 * textures[inside.flatten(), which]
+        region = torch.randn(2, width, generator=g)[inside.flatten()]
+        found.append(patches + 0.7 * region + 0.6 * torch.randn(side * side, width, generator=g))
+    return torch.stack(found)
+
+
+def published(features: Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """The mask of one image's features (N, C), as in the official object_discovery.py."""
+    f = torch.nn.functional.normalize(features, dim=-1)
+    a = (f @ f.T).numpy() > TAU
+    a = np.where(a, 1.0, EPS)
+    d = np.diag(a.sum(-1))
+    _, vectors = scipy.linalg.eigh(d - a, d, subset_by_index=[1, 2])
+    y = vectors[:, 0]
+    side, seed = y > y.mean(), np.abs(y).argmax()
+    if not side[seed]:
+        side = ~side
+    labels, _ = ndimage.label(side.reshape(grid))
+    return labels == labels.flat[seed]
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--sizes", type=int, nargs="+", default=[14, 30, 60], help="patches a side")
+    p.add_argument("--images", type=int, default=8)
+    p.add_argument("--width", type=int, default=384, help="of synthetic features")
+    p.add_argument("--features", type=Path)
+    p.add_argument("--device", default="auto", help="of ours")
+    p.add_argument("--repeats", type=int, default=7)
+    p.add_argument(
+        "--published-images",
+        type=int,
+        default=2,
+        help="images of a repeat solved the published way",
+    )
+    args = p.parse_args()
+    compute = choose_compute(args.device, "fp32")
+    for side in args.sizes:
+        if args.features:
+            features = torch.load(args.features, weights_only=True)[: args.images].float()
+        else:
+            features = synthetic(args.images, side, args.width)
+        if features.shape[1] != side * side:
+            p.error(f"{args.features}: {features.shape[1]} patches are not {side} x {side}")
+        print(json.dumps(measure(features, (side, side), compute, args)), flush=True)
+
+
+def measure(
+    features: Tensor, grid: tuple[int, int], compute: object, args: argparse.Namespace
+) -> dict[str, object]:
+    ours = features.to(compute.device)
+    few = features[: args.published_images]
+    variants: dict[str, tuple[int, Callable[[], object]]] = {
+        "published": (len(few), lambda: [published(f, grid) for f in few]),
+        "single": (len(ours), lambda: [normalized_cut(f[None], grid, TAU, EPS) for f in ours]),
+        "batch": (len(ours), lambda: normalized_cut(ours, grid, TAU, EPS)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    results: dict[str, object] = {}
+    names = list(variants)
+    for repeat in range(args.repeats + 1):
+        # The order turns, so that no variant always follows the same one.
+        for name in names[repeat % 3 :] + names[: repeat % 3]:
+            if repeat == 0 and name == "published":
+                continue
+            count, run = variants[name]
+            compute.synchronize()
+            start = time.perf_counter()
+            results[name] = run()
+            compute.synchronize()
+            if repeat:
+                times[name].append((time.perf_counter() - start) / count)
+    cut = results["batch"]
+    assert isinstance(cut, NormalizedCut)
+    masks = cut.mask[: len(few)].cpu().numpy()
+    both = zip(masks, results["published"], strict=True)
+    iou = [float((a & b).sum() / (a | b).sum()) for a, b in both]
+    ratio = {
+        name: statistics.median(a / b for a, b in zip(times["published"], times[name], strict=True))
+        for name in ("single", "batch")
+    }
+    return {
+        "benchmark": "tokencut",
+        "patches": grid[0] * grid[1],
+        "width": features.shape[-1],
+        "images": len(ours),
+        "features": str(args.features.name) if args.features else "synthetic",
+        "device": str(compute.device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "ms_per_image": {n: round(1e3 * statistics.median(t), 2) for n, t in times.items()},
+        "times_faster": {n: round(r, 1) for n, r in ratio.items()},
+        "iou_mean": round(statistics.mean(iou), 6),
+        "iou_min": round(min(iou), 6),
+    }
+
+
+if __name__ == "__main__":
+    main()
