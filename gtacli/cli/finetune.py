@@ -23,8 +23,8 @@ def finetune(config: FinetuneConfig, call: Call) -> int | None:
 
     Without --data and --model it trains on the built-in demo set, from the built-in source model.
     """
+    from gtacli.training.begin import resumed_config
     from gtacli.training.finetune import finetune as run
-    from gtacli.training.finetune import resumed_config
 
     place = here()
     if place.size == 1 and (nproc := resumed_config(config).nproc) > 1:
