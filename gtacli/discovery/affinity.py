@@ -11,10 +11,13 @@ Shapes: B images, N patches, C width of a feature, R rows of a vector block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from gtacli.discovery.threads import each
 
 # Rows of a panel: on a CPU a panel of a few MB stays in the cache, on a GPU launches count.
 _PANEL = {"cpu": 256}
@@ -34,7 +37,13 @@ class Affinity:
     eps: float
 
     @staticmethod
-    def of(features_BNC: Tensor, tau: float, eps: float, reuse: Affinity | None = None) -> Affinity:
+    def of(
+        features_BNC: Tensor,
+        tau: float,
+        eps: float,
+        reuse: Affinity | None = None,
+        threads: int = 1,
+    ) -> Affinity:
         """The affinity of normalised fp32 features.
 
         Args:
@@ -42,16 +51,19 @@ class Affinity:
             tau: similarity above which two patches are joined.
             eps: weight of every other edge.
             reuse: an affinity of as many or more images, whose memory is written over.
+            threads: panels that are computed at a time.
         """
         batch, n, _ = features_BNC.shape
         columns = features_BNC.transpose(1, 2)
         height = _PANEL.get(features_BNC.device.type, _PANEL_ELSEWHERE)
-        panels = []
-        for k, i in enumerate(range(0, n, height)):
+
+        def panel(k: int) -> Tensor:
             out = None if reuse is None else reuse.panels[k][:batch]
+            i = k * height
             rows = features_BNC[:, i : i + height]
-            panels.append(torch.bmm(rows, columns[:, :, i:], out=out).gt_(tau))
-        return Affinity(tuple(panels), eps)
+            return torch.bmm(rows, columns[:, :, i:], out=out).gt_(tau)
+
+        return Affinity(tuple(each(panel, range(math.ceil(n / height)), threads)), eps)
 
     @staticmethod
     def of_edges(edges_BNN: Tensor, eps: float) -> Affinity:

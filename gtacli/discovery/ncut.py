@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from gtacli.discovery.affinity import Affinity
 from gtacli.discovery.bipartition import NormalizedCut, bipartition
 from gtacli.discovery.krylov import BLOCK, second_eigenpairs
-from gtacli.discovery.threads import one_thread, over_images
+from gtacli.discovery.threads import each, one_thread
 from gtacli.errors import RunError, UsageError
 
 Solver = Literal["auto", "krylov", "eigh", "scipy"]
@@ -69,27 +70,33 @@ def normalized_cut(
     # Apple's devices have neither float64 nor the small factorisations.
     near = features.cpu() if features.device.type == "mps" else features
 
-    def solve(share: Tensor, first: int) -> Tensor:
-        return _cut_chunks(share, first, tau, eps, solver)
+    images, panels = _threads(near)
+    shares = near.tensor_split(images)
+    firsts = [0, *accumulate(len(share) for share in shares)]
 
-    small = near.device.type == "cpu" and near.shape[1] ** 2 <= _SPLIT
-    threads = _threads(near)
-    with _exact_fp32(near.device), one_thread(small):
-        y = over_images(solve, near, threads)
+    def solve(k: int) -> Tensor:
+        return _cut_chunks(shares[k], firsts[k], tau, eps, solver, panels)
+
+    whole = near.device.type != "cpu" or near.shape[1] ** 2 > _SPLIT
+    with _exact_fp32(near.device), one_thread(not whole or images > 1):
+        y = torch.cat(each(solve, range(images), images))
     return bipartition(y.to(features.device), grid)
 
 
-def _threads(features: Tensor) -> int:
-    """Images that are solved at a time, each on a thread of its own."""
+def _threads(features: Tensor) -> tuple[int, int]:
+    """Images that are solved at a time, and panels of each that are computed at a time."""
     batch, n, _ = features.shape
     threads = torch.get_num_threads() if features.device.type == "cpu" else 1
-    if n * n > _SPLIT and batch < threads:
-        return 1
-    return min(batch, threads, max(1, _CHUNK_ELSEWHERE // (2 * n * n)))
+    if threads == 1 or (n * n > _SPLIT and batch < threads):
+        return 1, 1
+    images = max(1, min(batch, threads, _CHUNK_ELSEWHERE // (2 * n * n)))
+    return images, threads // images
 
 
 @torch.no_grad()  # once more: the mode is each thread's own
-def _cut_chunks(features: Tensor, first: int, tau: float, eps: float, solver: Solver) -> Tensor:
+def _cut_chunks(
+    features: Tensor, first: int, tau: float, eps: float, solver: Solver, threads: int
+) -> Tensor:
     """(B, N) y of the images, as many at a time as memory or cache likes."""
     batch, n, _ = features.shape
     limit = _CHUNK.get(features.device.type, _CHUNK_ELSEWHERE)
@@ -102,7 +109,7 @@ def _cut_chunks(features: Tensor, first: int, tau: float, eps: float, solver: So
         if not finite.all():
             image = first + start + int(finite.int().argmin())
             raise UsageError(f"features of image {image} hold NaN or infinity")
-        affinity = Affinity.of(f, tau, eps, reuse)
+        affinity = Affinity.of(f, tau, eps, reuse, threads)
         reuse = reuse or affinity
         parts.append(cut_vectors(affinity, solver, f, first + start))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Many small products on a CPU: threads over images, never over the parts of one small product.
+"""Many small products on a CPU: threads over images or panels, not over the parts of a product.
 
 A product of 0.1 ms gains little from being split, and each split waits for the slowest thread: on
 a machine that does something else as well (loading the next images) that wait is a scheduler's
@@ -7,12 +7,15 @@ time slice, and hundreds of them cost more than the whole solution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -29,18 +32,14 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def over_images(
-    solve: Callable[[Tensor, int], Tensor], features_BNC: Tensor, threads: int
-) -> Tensor:
-    """`solve(features, number of the first image)` of shares of the batch, a thread each.
+def each(work: Callable[[T], Tensor], items: Sequence[T], threads: int) -> list[Tensor]:
+    """`work` of every item, in order, on a number of threads.
 
-    The first error of a share is raised when all are done.
+    To be called with torch's operators on one thread. The modes of autograd are each thread's own.
+    The pool lives no longer than the call: threads do not survive a fork.
     """
+    threads = min(threads, len(items))
     if threads <= 1:
-        return solve(features_BNC, 0)
-    shares = features_BNC.tensor_split(threads)
-    firsts = [0]
-    for share in shares[:-1]:
-        firsts.append(firsts[-1] + len(share))
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(solve, shares, firsts)))
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))

@@ -46,13 +46,21 @@ def test_gradients_are_not_recorded_on_any_thread() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_each_share_runs_on_one_thread() -> None:
-    seen = []
+@pytest.mark.parametrize("batch", [1, 2])
+def test_panels_of_an_image_are_shared_too(batch: int) -> None:
+    features = torch.randn(batch, 900, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        shared = normalized_cut(features, (30, 30))
+    torch.set_num_threads(1)
+    assert torch.equal(shared.eigenvector, normalized_cut(features, (30, 30)).eigenvector)
 
-    def solve(share: torch.Tensor, first: int) -> torch.Tensor:
-        seen.append((len(share), first, torch.get_num_threads()))
-        return share[:, :, 0]
 
-    features = torch.randn(7, 4, 2)
-    assert torch.equal(threads.over_images(solve, features, 3), features[:, :, 0])
-    assert sorted(seen, key=lambda s: s[1]) == [(3, 0, 1), (2, 3, 1), (2, 5, 1)]
+@pytest.mark.usefixtures("three_threads")
+def test_work_on_many_threads_runs_on_one_each_and_keeps_its_order() -> None:
+    def work(item: int) -> torch.Tensor:
+        return torch.tensor([item, torch.get_num_threads()])
+
+    with threads.one_thread():
+        found = threads.each(work, range(7), 3)
+    assert torch.stack(found).tolist() == [[i, 1] for i in range(7)]
+    assert torch.get_num_threads() == 3
