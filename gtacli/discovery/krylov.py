@@ -1,4 +1,4 @@
-"""Second-largest eigenpair of the normalised affinity of many small graphs at once.
+"""Eigenvectors that cut graphs in two: the second of the normalised affinity, many at once.
 
 Of S = D^-1/2 A D^-1/2 the largest eigenvalue is 1, its vector u = D^1/2 1 / |D^1/2 1| is known.
 What is wanted is the largest algebraic eigenvalue on the complement of u: block Krylov iteration
@@ -27,52 +27,48 @@ CHECKS = (6, 7, 8)  # steps, then every other; on graphs of photographs 6 to 8 s
 TOLERANCE = 2e-6  # of |S v - theta v|; rounding ends at 2e-7 to 8e-7
 TRIVIAL = 1e-4  # of |<v, u>|
 ORTHONORMAL = 1e-3  # of |v| - 1
-# A vector turns by about residual / gap. Below this gap neighbours cannot be told apart in fp32.
-NARROW = 1e-3
-DENSE_LIMIT = 4096  # patches up to which such an image is left to a dense float64 solver
+TURN = 1e-3  # of residual / gap, the angle by which v may be off
+DENSE_LIMIT = 4096  # patches up to which an image that turns more is left to a dense solver
 
 
-class Pairs(NamedTuple):
+class Eigenvectors(NamedTuple):
     """Attributes:
     vectors: (B, N) unit vectors v, orthogonal to u.
-    values: (B,) eigenvalues of S.
-    converged: (B,) bool; where false the other two mean nothing.
+    converged: (B,) bool; where false the vector means nothing.
     """
 
     vectors: Tensor
-    values: Tensor
     converged: Tensor
 
 
-def second_eigenpairs(
+def second_eigenvectors(
     affinity: Affinity,
     start_BRN: Tensor,
     degrees_BN: Tensor,
     skip: Tensor | None = None,
     max_steps: int | None = None,
-) -> Pairs:
-    """The eigenpairs of every image that converges.
+) -> Eigenvectors:
+    """The eigenvectors of every image that converges.
 
     Args:
         affinity: of B graphs.
         start_BRN: (B, BLOCK, N) start vectors with a share of every direction that counts.
         degrees_BN: (B, N) of the affinity.
-        skip: (B,) images without a second eigenpair to find; they count as converged, with zeros.
+        skip: (B,) images without one; they count as converged, with zeros.
         max_steps: products with A at most; default by N, about the cost of a dense solution.
     """
     steps = max_steps or max(60, affinity.size // 8)
     vectors = start_BRN.new_zeros(affinity.batch, affinity.size)
-    values = start_BRN.new_zeros(affinity.batch)
-    converged = torch.zeros_like(values, dtype=torch.bool) if skip is None else skip.clone()
+    none = torch.zeros_like(degrees_BN[:, 0], dtype=torch.bool)
+    converged = none if skip is None else skip.clone()
     left = torch.arange(affinity.batch, device=affinity.device)
     search = _Search(affinity, start_BRN, degrees_BN)
     for step in range(1, steps + 1):
         search.multiply()
         if step in CHECKS or (step > CHECKS[-1] and step % 2 == 0):
-            v, theta, good = search.best()
+            v, good = search.best()
             new = good & ~converged[left]
             vectors[left] = torch.where(new[:, None], v, vectors[left])
-            values[left] = torch.where(new, theta, values[left])
             converged[left] |= new
             if converged.all():  # the sync point
                 break
@@ -82,7 +78,7 @@ def second_eigenpairs(
                 left = left[open_]
         search.extend()
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
-    return Pairs(vectors, values, converged)
+    return Eigenvectors(vectors, converged)
 
 
 class _Search:
@@ -122,8 +118,8 @@ class _Search:
             self._restart()
         self._append(block)
 
-    def best(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The best Ritz vectors (B, N) and values (B,), and which of them are accepted."""
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The best Ritz vectors (B, N), and which of them are accepted."""
         ritz, z = self._ritz()
         theta, gap = ritz[:, -1].float(), ritz[:, -1] - ritz[:, -2]
         z_top = z[:, None, :, -1].float()
@@ -135,8 +131,8 @@ class _Search:
         trivial = (v * self.basis[:, :1]).sum(-1)[:, 0].abs()
         good = (residual < TOLERANCE) & (trivial < TRIVIAL) & ((length - 1).abs() < ORTHONORMAL)
         if self.affinity.size <= DENSE_LIMIT:
-            good &= residual < NARROW * gap
-        return v[:, 0], theta, good
+            good &= residual < TURN * gap
+        return v[:, 0], good
 
     def _restart(self) -> None:
         """Keep the best Ritz vectors. A block orthogonal to the whole basis still continues it."""

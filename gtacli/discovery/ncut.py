@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from gtacli.discovery.affinity import Affinity
 from gtacli.discovery.bipartition import NormalizedCut, bipartition
-from gtacli.discovery.krylov import BLOCK, second_eigenpairs
+from gtacli.discovery.krylov import BLOCK, second_eigenvectors
 from gtacli.discovery.threads import each, one_thread
 from gtacli.errors import RunError, UsageError
 
@@ -132,7 +132,7 @@ def cut_vectors(
     apart = degrees.amax(-1) < affinity.eps * n + 0.5 * (1 - affinity.eps)
     uncut = joined | apart
     if solver in ("krylov", "auto") and not (solver == "auto" and n <= SMALL):
-        v, _, converged = second_eigenpairs(affinity, _start(affinity, features), degrees, uncut)
+        v, converged = second_eigenvectors(affinity, _start(affinity, features), degrees, uncut)
         y = v * degrees.rsqrt()
         if converged.all():
             return y

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gtacli.discovery import krylov
 from gtacli.discovery.affinity import Affinity
-from gtacli.discovery.krylov import BLOCK, second_eigenpairs
+from gtacli.discovery.krylov import BLOCK, second_eigenvectors
 from gtacli.discovery.ncut import cut_vectors, normalized_cut
 from gtacli.errors import RunError
 
@@ -168,7 +168,7 @@ def test_the_trivial_vector_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(krylov, "_project", lambda block, basis: block)
     affinity = Affinity.of_edges(edges[None], EPS)
     noise = torch.randn(1, BLOCK, 196)
-    assert not second_eigenpairs(affinity, noise, affinity.degrees()).converged.any()
+    assert not second_eigenvectors(affinity, noise, affinity.degrees()).converged.any()
 
 
 def test_an_image_that_does_not_converge_is_solved_densely() -> None:
@@ -184,9 +184,9 @@ def test_restarts_reach_a_cut_that_takes_many_steps() -> None:
     edges = GRAPHS["random"](400)
     affinity = Affinity.of_edges(edges[None], EPS)
     noise = torch.randn(1, BLOCK, 400, generator=torch.Generator().manual_seed(0))
-    assert not second_eigenpairs(
+    assert not second_eigenvectors(
         affinity, noise, affinity.degrees(), max_steps=krylov.CAPACITY
     ).converged.any()
-    found = second_eigenpairs(affinity, noise, affinity.degrees(), max_steps=60)
+    found = second_eigenvectors(affinity, noise, affinity.degrees(), max_steps=60)
     assert found.converged.all()
     Exact(edges).check(found.vectors[0] * affinity.degrees()[0].rsqrt())
