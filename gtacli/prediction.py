@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
+from gtacli.data.ahead import ahead
 from gtacli.data.images import load
-from gtacli.data.machine import usable_cores
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel
 from gtacli.training.devices import Compute
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def predict(
@@ -70,22 +65,6 @@ def predict(
             values, indices = next(ranked)
             found = zip(values.tolist(), indices.tolist(), strict=True)
             yield {"image": path, "top": [{"class": names(i), "probability": p} for p, i in found]}
-
-
-def ahead(work: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
-    """`map(work, items)` in threads, in order, at most `most` results ahead of the reader."""
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def class_names(model: LoadedModel) -> Callable[[int], str]:

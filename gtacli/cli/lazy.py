@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
     "predict": ("gtacli.cli.predict", "Name the classes of images."),
+    "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),
     "data": ("gtacli.cli.data", "Data sets: whether they are whole and readable."),
     "models": ("gtacli.cli.models", "The models that can be used."),
     "plugins": ("gtacli.cli.plugins", "Installed parts and whether they work."),

@@ -128,12 +128,18 @@ def _parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspec
 
 def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
     common = [k for k in CommonConfig.model_fields if k in model.model_fields]
-    own = [k for k in model.model_fields if k not in common]
+    own = [k for k in model.model_fields if k not in common and _has_flag(model.model_fields[k])]
     return [
         *(_field_option(k, model.model_fields[k], None) for k in own),
         *(_field_option(k, f, "Regulariser gta") for k, f in model.flat_fields().items()),
         *(_field_option(k, model.model_fields[k], COMMON) for k in common),
     ]
+
+
+def _has_flag(field: FieldInfo) -> bool:
+    """`json_schema_extra={"flag": False}` is for tables, which recipes and --set fill."""
+    extra = field.json_schema_extra
+    return not isinstance(extra, dict) or extra.get("flag") is not False
 
 
 def _field_option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:

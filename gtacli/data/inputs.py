@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
-from typing import BinaryIO
+from itertools import chain, takewhile
+from pathlib import Path, PurePath
+from typing import BinaryIO, NamedTuple
 
 from gtacli.data.files import find_images
 from gtacli.errors import UsageError
+
+
+class Named(NamedTuple):
+    """An image's path as it was given or found, and where it lies below what was given: results
+    are written in the same folders."""
+
+    path: str
+    below: PurePath
 
 
 def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
@@ -22,23 +31,56 @@ def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -
     Raises UsageError when there is no argument, or a folder or pattern holds no image,
     before the first path is given.
     """
+    return (image.path for image in named_images(arguments, stream, nul))
+
+
+def named_images(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[Named]:
+    """The same, with the place of each: below its folder, below the part of a pattern before the
+    first wildcard, below the folder that all single files have in common. A path from the stream
+    keeps the folders that it names."""
     if not arguments:
         raise UsageError("no images: give files, folders, patterns, or - for paths on stdin")
-    return chain.from_iterable([_expanded(a, stream, nul) for a in arguments])
+    groups = [_expanded(a, stream, nul) for a in arguments]
+    root = _common_folder([group for group in groups if isinstance(group, str)])
+    return chain.from_iterable(
+        [Named(group, _below(group, root))] if isinstance(group, str) else group for group in groups
+    )
 
 
-def _expanded(argument: str, stream: BinaryIO, nul: bool) -> Iterable[str]:
+def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Named]:
     if argument == "-":
-        return _streamed(stream, b"\0" if nul else b"\n")
+        paths = _streamed(stream, b"\0" if nul else b"\n")
+        return (Named(path, _without_root(path)) for path in paths)
     if Path(argument).is_dir():
-        found = [str(path) for path in find_images(Path(argument))]
+        root = Path(argument)
+        found = [str(path) for path in find_images(root)]
     elif any(c in argument for c in "*?[") and not Path(argument).exists():
+        plain = takewhile(lambda part: not any(c in part for c in "*?["), Path(argument).parts)
+        root = Path(*plain)
         found = sorted(glob.glob(argument, recursive=True))
     else:
-        return [argument]
+        return argument
     if not found:
         raise UsageError(f"no image in {argument}")
-    return found
+    return [Named(path, _below(path, root)) for path in found]
+
+
+def _common_folder(files: Sequence[str]) -> Path:
+    try:
+        return Path(os.path.commonpath([os.path.abspath(Path(f).parent) for f in files]))
+    except ValueError:  # no file, or files on several drives
+        return Path()
+
+
+def _below(path: str, root: Path) -> PurePath:
+    below = PurePath(os.path.relpath(os.path.abspath(path), os.path.abspath(root)))
+    return _without_root(str(below))
+
+
+def _without_root(path: str) -> PurePath:
+    """Never outside of where results go."""
+    pure = PurePath(os.path.normpath(path))
+    return PurePath(*(part for part in pure.parts if part not in (pure.anchor, "..")))
 
 
 def _streamed(stream: BinaryIO, separator: bytes) -> Iterator[str]:

@@ -68,17 +68,16 @@ class RunFolder:
         """A folder in this one, for a run that is part of the run."""
         return RunFolder(self.path / name, self.dry, self.processes)
 
-    def check_free(self, overwrite: bool) -> None:
+    def check_free(self, overwrite: bool, resumable: bool = True) -> None:
         """Raise UsageError for a used folder, unless it holds an earlier run and `overwrite`."""
         if self.path.is_file():
             raise UsageError(f"--out: {self.path} is a file")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not overwrite:
-            raise UsageError(
-                f"--out: {self.path} is not empty; choose another folder, --overwrite, or "
-                "--resume to go on with the run in it"
-            )
+            resume = ", or --resume to go on with the run in it" if resumable else ""
+            choose = "choose another folder" + (", --overwrite" if resumable else " or --overwrite")
+            raise UsageError(f"--out: {self.path} is not empty; {choose}{resume}")
         if not (self.path / "run.json").is_file():
             raise UsageError(f"--out: {self.path} holds no earlier run, so it is not overwritten")
 

@@ -1,0 +1,329 @@
+"""`gta segment` as a user and a script meet it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from gtacli.data.inputs import Named
+from gtacli.discovery import Discovery, Found
+from gtacli.discovery.base import unit_range
+from gtacli.models import load_model
+from gtacli.registry import DISCOVERY
+from gtacli.segmentation import Output, make_backend, segment
+from gtacli.training.devices import choose_compute
+
+GRID = 4  # of the tiny model, 32 pixels
+
+
+class Bright(Discovery[Any]):
+    """What is brighter than the middle between dark and bright; as a plug-in would."""
+
+    def find(self, images: Tensor) -> Found:
+        maps = unit_range(adaptive_avg_pool2d(images.mean(1), GRID))
+        return Found(maps, maps > 0.5)
+
+
+@pytest.fixture
+def bright() -> Iterator[None]:
+    with DISCOVERY.registered("bright", Bright):
+        yield
+
+
+def scene(path: Path, size: tuple[int, int] = (64, 96)) -> NDArray[np.bool_]:
+    """A picture (height, width) with an object of 2 x 1 patches; where it is."""
+    h, w = size
+    mask = np.zeros(size, bool)
+    mask[h // GRID : 3 * h // GRID, 2 * w // GRID : 3 * w // GRID] = True
+    pixels = np.where(mask[..., None], (250, 240, 230), (10, 20, 30)).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return mask
+
+
+def words(model: Path, out: Path, *images: object, backend: str = "bright") -> list[str]:
+    shared = ["-m", str(model), "-o", str(out), "--backend", backend, "--device", "cpu"]
+    return ["segment", *map(str, images), *shared]
+
+
+def read(path: str) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+@pytest.mark.usefixtures("bright")
+def test_masks_and_boxes_are_those_of_the_image_itself(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    truth = scene(tmp_path / "in" / "a.png")
+    with Image.open(tmp_path / "in" / "a.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned clockwise
+        image.save(tmp_path / "in" / "turned.jpg", exif=exif, quality=95)
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--json")
+    assert done.status == 0
+    plain, turned, summary = done.lines
+    assert plain["box"] == [48, 16, 72, 48]
+    assert plain["area"] == pytest.approx(1 / 8)
+    assert (read(plain["mask"]) == truth * np.uint8(255)).all()
+    assert turned["box"] == [16, 48, 48, 72]
+    assert (read(turned["mask"]) == np.rot90(truth, -1) * np.uint8(255)).all()
+    assert set(summary["summary"]) == {"images", "failed", "images_per_second"}
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["config"]["backend"] == "bright"
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 2
+
+
+@pytest.mark.usefixtures("bright")
+def test_folders_and_order_are_kept_and_bad_images_named(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "in"
+    for name in ("b/2.png", "a/1.png", "a/deep/x.y.png"):
+        scene(root / name)
+    whole = (root / "a" / "1.png").read_bytes()
+    (root / "a" / "cut.png").write_bytes(whole[:60])
+    (root / "a" / "text.jpg").write_text("no image")
+    (root / "b" / "1.jpg").write_bytes(whole)  # a PNG by its content
+    more = ["--json", "--batch-size", "2", "--overlay"]
+    done = gta(*words(tiny_model, tmp_path / "out", root, tmp_path / "missing.png"), *more)
+    assert done.status == 1
+    *lines, last = done.lines
+    names = [PurePath(x["image"]).relative_to(tmp_path).as_posix() for x in lines]
+    assert names == [
+        "in/a/1.png", "in/a/cut.png", "in/a/deep/x.y.png", "in/a/text.jpg", "in/b/1.jpg",
+        "in/b/2.png", "missing.png",
+    ]  # fmt: skip
+    bad = [x for x in lines if "error" in x]
+    assert [PurePath(x["image"]).name for x in bad] == ["cut.png", "text.jpg", "missing.png"]
+    assert all(x["image"] in done.err for x in bad)
+    out = tmp_path / "out"
+    written = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    stems = {"a/1", "a/deep/x.y", "b/1", "b/2"}
+    expected = {f"{s}{end}" for s in stems for end in (".png", ".overlay.jpg")}
+    assert written == expected | {"run.json", "summary.json"}
+    assert last["summary"]["images"] == 4
+    assert last["summary"]["failed"] == 3
+
+
+@pytest.mark.usefixtures("bright")
+def test_ground_truth(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    truth = scene(tmp_path / "in" / "exact.png")
+    for name in ("half", "other-size", "missing"):
+        scene(tmp_path / "in" / f"{name}.png")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(truth).save(masks / "exact.png")
+    wider = truth.copy()
+    wider[16:48, 72:96] = True
+    Image.fromarray(wider).save(masks / "half.png")
+    Image.fromarray(truth[1:]).save(masks / "other-size.png")
+    given = words(tiny_model, tmp_path / "out", tmp_path / "in")
+    done = gta(*given, "--ground-truth", str(masks), "--json")
+    assert done.status == 1
+    exact, half, missing, other, last = done.lines
+    assert exact["iou"] == 1
+    assert half["iou"] == 0.5
+    assert "no ground truth for missing.png" in missing["error"]
+    assert "96 x 63 pixels, its image is 96 x 64" in other["error"]
+    summary = last["summary"]
+    assert summary["images"] == summary["failed"] == 2
+    assert summary["mean_iou"] == 0.75
+    assert summary["corloc"] == 1
+    assert summary["accuracy"] == pytest.approx((1 + 7 / 8) / 2)
+    assert summary["jaccard"] is None
+    assert not (tmp_path / "out" / "missing.png").exists()
+    people = gta(*given, "--ground-truth", str(masks), "--overwrite")
+    assert "IoU 50.0 %" in people.out
+    assert "mean iou" in people.out
+
+
+def odd(kind: str, path: Path) -> Path:
+    """A picture of an unusual kind."""
+    scene(path / "plain.png")
+    image = Image.open(path / "plain.png")
+    if kind == "I;16":
+        grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+        Image.fromarray(grey).save(path / "odd.png")
+    elif kind == "CMYK":
+        image.convert("CMYK").save(path / "odd.jpg", quality=95)
+    elif kind == "1x1":
+        image.resize((1, 1)).save(path / "odd.png")
+    elif kind == "long":
+        image.resize((20000, 20)).save(path / "odd.png")
+    else:
+        image.convert(kind, dither=Image.Dither.NONE).save(path / "odd.png")
+    return next(path.glob("odd.*"))
+
+
+@pytest.mark.parametrize("refine", ["none", "bilateral", "guided"])
+@pytest.mark.parametrize("kind", ["L", "1", "RGBA", "P", "CMYK", "I;16", "1x1", "long"])
+@pytest.mark.usefixtures("bright")
+def test_odd_images(kind: str, refine: str, gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    path = odd(kind, tmp_path)
+    given = words(tiny_model, tmp_path / "out", path)
+    done = gta(*given, "--json", "--refine", refine, "--overlay")
+    assert done.status == 0, done.err
+    line = done.lines[0]
+    with Image.open(path) as image:
+        assert read(line["mask"]).shape == (image.height, image.width)
+    if kind == "1x1":
+        assert line["box"] is None or line["box"] == [0, 0, 1, 1]
+    elif kind == "long":
+        if refine == "none":
+            assert line["box"] == [10000, 5, 15000, 15]
+    else:
+        assert line["box"] == pytest.approx([48, 16, 72, 48], abs=2)
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_refinement_that_leaves_nothing_is_not_taken(
+    gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = scene(tmp_path / "a.png")
+    monkeypatch.setattr("gtacli.segmentation.bilateral", lambda image, target: target * 0.4)
+    given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
+    done = gta(*given, "--json", "--refine", "bilateral")
+    assert (read(done.lines[0]["mask"]) == truth * np.uint8(255)).all()
+
+
+@pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam"])
+def test_every_backend(name: str, gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        truth = scene(tmp_path / "in" / f"{i}.png", (50 + i, 70))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(truth).save(tmp_path / "masks" / f"{i}.png")
+    more = ["--ground-truth", str(tmp_path / "masks"), "--json", "--layer", "-2"]
+    results = []
+    for threads in ("0", "3"):
+        out = tmp_path / f"out{threads}"
+        given = words(tiny_model, out, tmp_path / "in", backend=name)
+        done = gta(*given, *more, "--workers", threads, "--image-size", "32x48")
+        assert done.status == 0, done.err
+        figures = {k: v for k, v in done.lines[-1]["summary"].items() if k != "images_per_second"}
+        assert (figures["jaccard"] is None) == (name != "dino")
+        results.append(([(x["box"], x["area"], x["iou"]) for x in done.lines[:-1]], figures))
+    assert results[0] == results[1]
+
+
+@pytest.mark.usefixtures("bright")
+def test_no_mask_overwrites_another_or_an_image(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    scene(tmp_path / "in" / "a.png")
+    scene(tmp_path / "in" / "a.bmp")
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--json")
+    assert done.status == 1
+    assert "another image has its mask in a.png already" in done.lines[1]["error"]
+    (tmp_path / "in" / "run.json").write_text("{}")
+    before = (tmp_path / "in" / "a.png").read_bytes()
+    own = words(tiny_model, tmp_path / "in", tmp_path / "in" / "a.png")
+    done = gta(*own, "--json", "--overwrite")
+    assert done.status == 1
+    assert "its mask would overwrite it" in done.lines[0]["error"]
+    assert (tmp_path / "in" / "a.png").read_bytes() == before
+
+
+def test_what_is_wrong_is_said_first(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    scene(image)
+    out = tmp_path / "out"
+    base = words(tiny_model, out, image, backend="tokencut")
+    used = words(tiny_model, tmp_path, image, backend="tokencut")
+    headless = tmp_path / "headless"
+    headless.mkdir()
+    cases = {
+        "--model: name a pre-trained ViT": ["segment", str(image)],
+        "did you mean 'tokencut'": words(tiny_model, out, image, backend="tokencutt"),
+        "--ground-truth: no folder": [*base, "--ground-truth", str(out / "none")],
+        "is not empty; choose another folder or --overwrite": used,
+        "holds no earlier run, so it is not overwritten": [*used, "--overwrite"],
+        "there is no block 9": [*base, "--layer", "9"],
+        "no multiple of the patch size": [*base, "--image-size", "33"],
+        "needs a classifier head": [
+            "segment", str(image), "-m", str(_without_head(tiny_model, headless)), "-o", str(out),
+            "--backend", "gradcam",
+        ],
+        "no images": words(tiny_model, out, backend="tokencut"),
+        "no image in": words(tiny_model, out, headless / "*.gif", backend="tokencut"),
+    }  # fmt: skip
+    for message, given in cases.items():
+        done = gta(*given)
+        assert done.status == 2, message
+        assert message in done.err
+        assert done.err.count("error:") == 1
+        assert not out.exists()
+
+
+def _without_head(model: Path, folder: Path) -> Path:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(model / "model.safetensors", "pt") as f:
+        tensors = {k: f.get_tensor(k) for k in f.keys() if not k.startswith("head.")}  # noqa: SIM118
+        metadata = {**f.metadata(), "num_classes": "0"}
+    save_file(tensors, folder / "model.safetensors", metadata)
+    return folder
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    scene(tmp_path / "a.png")
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "a.png"), "--json", "--dry-run")
+    assert done.status == 0
+    assert done.lines[0]["mask"] is None
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_file_in_the_way_ends_the_run(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    scene(tmp_path / "in" / "x" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    (tmp_path / "out" / "x").write_text("a file")
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--overwrite")
+    assert done.status == 3
+    assert "--out: cannot write" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_paths_from_a_pipe(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b c.png"):
+        scene(tmp_path / "in" / name)
+    gta = [sys.executable, "-m", "gtacli", "segment", "-", "-0", "-m", str(tiny_model)]
+    done = subprocess.run(
+        [*gta, "--json", "-q", "-o", "out"],
+        input=b"in/b c.png\0in/a.png\0",
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [PurePath(x["mask"]).as_posix() for x in lines[:2]] == ["out/in/b c.png", "out/in/a.png"]
+    assert all((tmp_path / x["mask"]).is_file() for x in lines[:2])
+
+
+@pytest.mark.usefixtures("bright")
+def test_an_endless_stream_is_read_as_it_is_needed(tiny_model: Path, tmp_path: Path) -> None:
+    scene(tmp_path / "a.png")
+    model = load_model(str(tiny_model))
+    taken = count()
+    endless = (Named(str(tmp_path / "a.png"), PurePath(f"{next(taken)}.png")) for _ in count())
+    output = Output(tmp_path / "out")
+    compute = choose_compute("cpu", "auto")
+    results = segment(model, make_backend("bright", {}, model), endless, compute, output, 2)
+    first = list(islice(results, 5))
+    results.close()  # type: ignore[attr-defined]
+    assert [Path(x["mask"]).name for x in first] == [f"{i}.png" for i in range(5)]
+    assert next(taken) <= 5 + 4 * 2 + 2

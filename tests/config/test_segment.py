@@ -1,0 +1,64 @@
+"""Short options belong to the backend, whoever names it."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from gtacli.config.resolve import resolve
+from gtacli.config.segment import SegmentConfig
+from gtacli.config.toml import to_toml
+from gtacli.errors import UsageError
+
+
+def resolved(
+    sets: tuple[str, ...] = (), env: dict[str, str] | None = None, **flags: Any
+) -> SegmentConfig:
+    return resolve(SegmentConfig, "segment", env=env or {}, sets=sets, flags=flags)
+
+
+def test_flags_reach_the_backend() -> None:
+    assert resolved().options == {}
+    assert resolved(layer="-6", tau="0.3").options == {"layer": -6, "tau": 0.3}
+    config = resolved(backend="dino", layer="-2", sets=("discovery.dino.heads=mean",))
+    assert config.options == {"layer": -2, "heads": "mean"}
+    assert SegmentConfig(layer=-6).options == {"layer": -6}
+
+
+def test_the_higher_source_wins() -> None:
+    env = {"GTA_SEGMENT__LAYER": "-3", "GTA_SEGMENT__BACKEND": "dino"}
+    assert resolved(env=env).options == {"layer": -3}
+    assert resolved(("discovery.dino.layer=-4",), env).options == {"layer": -4}
+    assert resolved(("discovery.dino.layer=-4",), env, layer="-5").options == {"layer": -5}
+
+
+def test_model_and_teacher_are_one() -> None:
+    assert resolved(teacher="x").spec == "x"
+    assert resolved(env={"GTA_SEGMENT__TEACHER": "x"}, model="y").spec == "y"
+    with pytest.raises(UsageError, match="exclude each other"):
+        resolved(model="x", teacher="y")
+
+
+@pytest.mark.parametrize(
+    ("sets", "flags", "message"),
+    [
+        ((), {"backend": "dino", "tau": "0.2"}, "--tau: the backend dino has no tau"),
+        ((), {"layer": "last"}, "--layer: must be a whole number, got 'last'"),
+        (("discovery.tokencut.tu=1",), {}, "unknown key 'tu'; did you mean 'tau'"),
+        ((), {"refine": "bilaterial"}, "--refine: must be one of none, bilateral, guided"),
+    ],
+)
+def test_faults_name_their_source(
+    sets: tuple[str, ...], flags: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolved(sets, **flags)
+
+
+def test_what_is_printed_is_a_recipe() -> None:
+    config = resolved(layer="-6", model="m", image_size="320x480", ground_truth="masks")
+    values = tomllib.loads(to_toml(config, "segment"))
+    assert values.pop("command") == "segment"
+    assert SegmentConfig(**values) == config

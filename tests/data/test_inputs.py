@@ -1,0 +1,67 @@
+"""Where images lie below what was given."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from gtacli.data.inputs import image_paths, named_images
+from gtacli.errors import UsageError
+
+
+def named(*arguments: str, stream: bytes = b"", nul: bool = False) -> list[tuple[str, str]]:
+    found = named_images(arguments, io.BytesIO(stream), nul)
+    return [(image.path, image.below.as_posix()) for image in found]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("photos/a/1.jpg", "photos/a/deep/2.png", "photos/b/1.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("given", ["photos", "./photos/", "{root}/photos", "photos/a/../"])
+def test_below_a_folder(given: str, photos: Path) -> None:
+    found = named(given.format(root=photos))
+    assert [below for _, below in found] == ["a/1.jpg", "a/deep/2.png", "b/1.jpg"]
+
+
+def test_below_the_part_of_a_pattern_without_wildcards(photos: Path) -> None:
+    assert named("photos/*/1.jpg") == [
+        ("photos/a/1.jpg", "a/1.jpg"),
+        ("photos/b/1.jpg", "b/1.jpg"),
+    ]
+    assert [below for _, below in named("photos/a/**/*.png")] == ["deep/2.png"]
+
+
+def test_below_what_files_have_in_common(photos: Path) -> None:
+    assert named("photos/a/1.jpg") == [("photos/a/1.jpg", "1.jpg")]
+    pair = named("photos/b/1.jpg", f"{photos}/photos/a/deep/2.png")
+    assert [below for _, below in pair] == ["b/1.jpg", "a/deep/2.png"]
+    mixed = named("photos/a/1.jpg", "photos/a", "missing.jpg")
+    assert [b for _, b in mixed] == ["photos/a/1.jpg", "1.jpg", "deep/2.png", "missing.jpg"]
+
+
+def test_a_stream_keeps_its_folders_but_leads_nowhere_else() -> None:
+    stream = b"a/1.jpg\n/abs/2.jpg\n../up/3.jpg\na/../../4.jpg\n"
+    assert [below for _, below in named("-", stream=stream)] == [
+        "a/1.jpg",
+        "abs/2.jpg",
+        "up/3.jpg",
+        "4.jpg",
+    ]
+    assert named("-", stream=b"a b\n.jpg\0", nul=True) == [("a b\n.jpg", "a b\n.jpg")]
+
+
+def test_paths_alone_and_nothing(photos: Path) -> None:
+    assert list(image_paths(["photos/b", "x.jpg"], io.BytesIO())) == ["photos/b/1.jpg", "x.jpg"]
+    with pytest.raises(UsageError, match="no images"):
+        named()
+    with pytest.raises(UsageError, match=r"no image in \*\.gif"):
+        named("*.gif")
