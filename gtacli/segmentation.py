@@ -4,6 +4,7 @@ score and write behind it. Of an image no more than the model's input waits in m
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from gtacli.data.truth import read_truth
 from gtacli.discovery import Discovery
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.metrics import Score, Totals, score
-from gtacli.discovery.refine import bilateral, guided, largest_object
+from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
 from gtacli.errors import RunError
 from gtacli.models.loading import LoadedModel
 from gtacli.models.pixels import Size
@@ -37,6 +38,7 @@ from gtacli.training.devices import Compute
 
 OVERLAY_SUFFIX = ".overlay.jpg"
 OVERLAY_QUALITY = 90
+OVERLAY_SIDE = 2048  # for looking at; a JPEG cannot have more than 65,500 pixels a side
 
 
 @dataclass(frozen=True)
@@ -213,13 +215,17 @@ class _Finisher:
         box = box_around(mask)
         result: dict[str, Any] = {
             "image": image.path,
-            "mask": self._write(_mask_name(image.below), Image.fromarray(mask)),
+            "mask": self._write(
+                _mask_name(image.below), Image.fromarray(mask).convert("L"), format="PNG"
+            ),
             "box": box,
             "area": float(mask.mean()),
         }
         if o.overlay and pixels is not None:
+            drawn = mask_overlay(pixels, mask, box)
+            drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
             name = image.below.with_suffix(OVERLAY_SUFFIX)
-            result["overlay"] = self._write(name, mask_overlay(pixels, mask, box))
+            result["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)
         if truth is None:
             return result, None
         if soft is None:
@@ -232,34 +238,44 @@ class _Finisher:
         self, found: _Object, pixels: Image.Image | None
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None]:
         """The mask, and the soft map where one was made for it."""
-        soft = None
-        if found.mask is None:
-            soft = map_on(found.size, found.map)
-            mask = soft > MAP_THRESHOLD
-        else:
-            mask = mask_on(found.size, found.mask)
-        if self.output.refine == "none" or not mask.any():
+        mask, soft = _coarse(found, found.size)
+        if pixels is None or self.output.refine == "none" or not mask.any():
             return mask, soft
-        rgb, target = np.array(pixels), mask.astype(np.float64)
+        size = working_size(found.size)
+        rgb = np.array(pixels.resize(size[::-1], Image.Resampling.BICUBIC))
+        target = _coarse(found, size)[0].astype(np.float64)
         if self.output.refine == "bilateral":
             refined = bilateral(rgb, target)
         else:
-            patch = max(-(-h // gh) for h, gh in zip(found.size, found.map.shape, strict=True))
+            patch = max(-(-h // gh) for h, gh in zip(size, found.map.shape, strict=True))
             refined = guided(rgb, target, 2 * patch)
+        if size != found.size:
+            refined = map_on(found.size, refined.astype(np.float32))
         largest = largest_object(refined)
         # In an image of noise nothing may be left: then the patches say more.
         return (largest, refined) if largest.any() else (mask, soft)
 
-    def _write(self, name: PurePath, picture: Image.Image) -> str | None:
+    def _write(self, name: PurePath, picture: Image.Image, **how: Any) -> str | None:
+        """Written whole and renamed: who watches the folder never sees half a mask."""
         if self.output.folder is None:
             return None
         path = self.output.folder / name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if name.suffix == ".png":
-                picture.convert("L").save(path)
-            else:
-                picture.save(path, quality=OVERLAY_QUALITY)
+            try:
+                picture.save(temporary, **how)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"--out: cannot write {path} ({error.strerror or error})") from error
         return str(path)
+
+
+def _coarse(found: _Object, size: Size) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None]:
+    """Mask and, of a back-end without masks, soft map on (h, w) pixels, as the patches have it."""
+    if found.mask is not None:
+        return mask_on(size, found.mask), None
+    soft = map_on(size, found.map)
+    return soft > MAP_THRESHOLD, soft

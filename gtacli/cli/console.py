@@ -72,13 +72,21 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
 def emit(result: Any) -> None:
     """One result as a line of JSON. A number that is not finite becomes null."""
-    sys.stdout.write(json.dumps(_clean(result), default=str, ensure_ascii=False) + "\n")
+    text = json.dumps(_clean(result), default=str, ensure_ascii=False)
+    try:
+        sys.stdout.write(text + "\n")
+    except UnicodeEncodeError:  # a path that is no text in this encoding, as bytes may be
+        sys.stdout.write(json.dumps(_clean(result), default=str) + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
     """One line of a result for people."""
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -79,3 +82,19 @@ def test_progress_on_a_terminal(
     assert captured.out == ""
     assert "a line between" in captured.err
     assert "training loss 0.1" in captured.err
+
+
+@pytest.mark.parametrize("speak", [lambda text: console.emit({"image": text}), console.say])
+def test_a_path_that_is_no_text_is_still_printed(
+    speak: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    speak("é\udcff.jpg")
+    speak("é.jpg")
+    sys.stdout.flush()
+    odd, plain = raw.getvalue().decode().splitlines()
+    assert "\\udcff.jpg" in odd
+    assert "é.jpg" in plain
+    if odd.startswith("{"):
+        assert json.loads(odd) == {"image": "é\udcff.jpg"}

@@ -189,6 +189,20 @@ def test_odd_images(kind: str, refine: str, gta: Any, tiny_model: Path, tmp_path
         assert line["box"] == pytest.approx([48, 16, 72, 48], abs=2)
 
 
+@pytest.mark.parametrize("refine", ["bilateral", "guided"])
+@pytest.mark.usefixtures("bright")
+def test_large_images_are_refined_too(
+    refine: str, gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    truth = scene(tmp_path / "a.png", (1300, 2400))
+    given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
+    line = gta(*given, "--json", "--refine", refine, "--overlay").lines[0]
+    found = read(line["mask"]) > 0
+    assert (found & truth).sum() > 0.98 * (found | truth).sum()
+    with Image.open(line["overlay"]) as overlay:
+        assert overlay.size == (2048, 1109)
+
+
 @pytest.mark.usefixtures("bright")
 def test_a_refinement_that_leaves_nothing_is_not_taken(
     gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gtacli.discovery.refine import bilateral, guided, largest_object
+from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
 
 
 def picture() -> NDArray[np.uint8]:
@@ -95,3 +95,10 @@ def test_an_object_may_be_larger_than_the_background() -> None:
     soft[:2] = 0
     assert largest_object(soft).sum() == 80
     assert not largest_object(np.full((4, 4), 0.4)).any()
+
+
+def test_large_images_are_refined_at_a_size_of_their_shape() -> None:
+    assert working_size((300, 400)) == (300, 400)
+    assert working_size((1024, 20)) == (1024, 20)
+    assert working_size((3000, 4000)) == (768, 1024)
+    assert working_size((20000, 3)) == (1024, 1)
