@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import gtacli.training.finetune as module
 import gtacli.training.loop as loop
+import gtacli.training.phases as phases
 import gtacli.training.setup as setup
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import make_loader
@@ -62,7 +63,7 @@ def farthest(a: Path, b: Path) -> float:
         (3, {"batch_size": 4, "accumulate": 3, "clip_grad": 0.1}),  # the last step has one batch
         (2, {"batch_size": 4, "refit": True, "workers": 1}),
         (2, {"batch_size": 4, "ema": 0.9, "patience": 1, "regularizer": "gta"}),
-        (2, {"batch_size": 8, "lam": "auto", "epochs": 4, "regularizer": "gta"}),
+        (2, {"batch_size": 8, "lam": "auto", "epochs": 5, "regularizer": "gta"}),
         (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
@@ -102,7 +103,7 @@ def test_evaluation_counts_every_image_once(config: Make, together: Together) ->
         job = module.prepare(config(batch_size=8), processes=processes)
         job.target.model.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
         job.target.model.blocks[0].attn.qkv.weight.data.mul_(1.01)
-        return module.evaluator(job, job.split.test, drift=True)("test")
+        return phases.evaluator(job, job.split.test, drift=True)("test")
 
     def share(rank: int) -> dict[str, Any]:
         with joined() as processes:

@@ -52,8 +52,8 @@ def test_what_a_logger_is_told(config: Make, recorder: Any, fake: Fake) -> None:
 
 
 def test_epochs_of_a_search_are_told_too(config: Make, recorder: Any, fake: Fake) -> None:
-    finetune(config(log="wandb", lam="auto", epochs=4), recorder)
-    assert [step for what, step in fake.told if what == "row"] == [0, 1, 2, 3]
+    finetune(config(log="wandb", lam="auto", epochs=5), recorder)
+    assert [step for what, step in fake.told if what == "row"] == [0, 1, 2, 3, 4]
 
 
 def test_a_dry_run_is_logged_nowhere(config: Make, recorder: Any, fake: Fake) -> None:
