@@ -43,6 +43,11 @@ class Compute:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
+    def forget_peak_memory(self) -> None:
+        """Count the peak from here on, where the device can."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def peak_memory_mb(self) -> float:
         """MB at the highest: allocated on a CUDA device, else resident in this process."""
         if self.device.type == "cuda":
@@ -113,8 +118,6 @@ def choose_compute(device: str, precision: str) -> Compute:
         keep_freed_memory()
         if here().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(usable_cores())
-    elif chosen.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(chosen)
     return Compute(chosen, dtype)
 
 

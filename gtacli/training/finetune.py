@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.base import Record
 from gtacli.training.begin import begin, folder_of, resumed_config, with_demo
 from gtacli.training.classes import log_balance
 from gtacli.training.distribution import Processes, joined
@@ -17,7 +18,7 @@ from gtacli.training.loop import Observer, Progress, Unobserved
 from gtacli.training.phases import run_phase, test
 from gtacli.training.runs import STATE_FILE, RunFolder
 from gtacli.training.search import SEARCH_FILE, Search, choices, require_search, search
-from gtacli.training.setup import Job, prepare
+from gtacli.training.setup import Job, Kept, prepare
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def finetune(
     started = time.perf_counter()
     given = config
     config = with_demo(processes.from_main(lambda: resumed_config(given)))
+    idle = config.freeze_epochs + config.warmup
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     observer = loggers = Loggers(config.log, observer, config.epochs)
@@ -58,14 +60,17 @@ def finetune(
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
     if config.lam == "auto":
-        require_search(config.epochs, config.regularizer, len(job.split.val), config.freeze_epochs)
+        require_search(config.epochs, config.regularizer, len(job.split.val), idle)
+    job.compute.forget_peak_memory()
     record, state = begin(job, run)
     loggers.start(record["config"], run.path)
     found: Search | None = None
     if config.lam == "auto":
-        found = _search(config, job, run, dry_run)
+        kept, held_out = job.kept, job.split.val
+        del job  # its networks and its optimiser
+        found = _search(config, kept, held_out, run, dry_run)
         config = config.model_copy(update={"lam": found.chosen})
-        job = prepare(config, stores=job.stores, processes=processes)
+        job = prepare(config, kept=kept, processes=processes)
         state = None if dry_run else run.read_state()
         loggers.catch_up(json.loads(state["rows"]) if state else [])
     progress = Progress() if state is None else Progress(**state["progress"])
@@ -76,9 +81,9 @@ def finetune(
             chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
     if progress.phase == "refit":
-        stores = job.stores
-        del job  # its networks and its optimiser
-        job = prepare(config, refit=True, stores=stores, processes=processes)
+        kept = job.kept
+        del job
+        job = prepare(config, refit=True, kept=kept, processes=processes)
         progress = run_phase(job, run, observer, progress, state, dry_run)
     summary = summarise(job, run, progress, started, dry_run)
     if found is not None:
@@ -88,21 +93,21 @@ def finetune(
     return summary
 
 
-def _search(config: FinetuneConfig, job: Job, run: RunFolder, dry_run: bool) -> Search:
+def _search(
+    config: FinetuneConfig, kept: Kept, held_out: tuple[Record, ...], run: RunFolder, dry_run: bool
+) -> Search:
     """The strength that `--lam auto` chose before, or chooses now; the run then goes on from the
     state that the winner reached."""
     if config.resume is not None and run.has(SEARCH_FILE):
         return Search(**run.read_json(SEARCH_FILE))
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
-        given = config.model_copy(update={"lam": lam})
-        candidate = prepare(given, stores=job.stores, processes=job.processes)
+        job = prepare(config.model_copy(update={"lam": lam}), kept=kept, processes=run.processes)
         state = folder.read_state() if folder.has(STATE_FILE) else None
-        progress = Progress()
-        return run_phase(candidate, folder, Unobserved(), progress, state, dry_run, stop).rows
+        return run_phase(job, folder, Unobserved(), Progress(), state, dry_run, stop).rows
 
     candidates = choices(next(iter(config.regularizer)))
-    found = search(candidates, config.epochs, len(job.split.val), run, train)
+    found = search(candidates, config.epochs, lambda: kept.readable(held_out), run, train)
     log.log(logging.INFO if found.chosen else logging.WARNING, found.report(config.epochs))
     return found
 
@@ -117,9 +122,9 @@ def summarise(
         "command": "finetune",
         "run": str(run.path),
         **test(job, run, dry_run),
-        "n_train": job.readable(job.train),
-        "n_val": job.readable(job.split.val),
-        "n_test": job.readable(job.split.test),
+        "n_train": job.kept.readable(job.train),
+        "n_val": job.kept.readable(job.split.val),
+        "n_test": job.kept.readable(job.split.test),
         "epochs": config.epochs,
         "epochs_run": epochs_run,
         "stopped_early": epochs_run < config.epochs and not dry_run,
@@ -130,8 +135,8 @@ def summarise(
         "images_per_second": _median([r["images_per_second"] for r in progress.rows]),
         "peak_memory_mb": round(max(job.processes.gather(job.compute.peak_memory_mb())), 1),
     }
-    if job.skipped():
-        summary["skipped"] = len(job.skipped())
+    if job.kept.skipped():
+        summary["skipped"] = len(job.kept.skipped())
     if dry_run:
         summary["dry_run"] = True
     return summary

@@ -126,6 +126,7 @@ def fit(
     score: str = "val_top1",
     last: int | None = None,
     patience: int | None = None,
+    patient_from: int = 0,
     processes: Processes = ALONE,
 ) -> None:
     """Train `task` from where `progress` stands to the end of the plan.
@@ -138,7 +139,8 @@ def fit(
         keep_best: writes the weights away.
         stop_after: epochs to train; a refit stops where validation found best.
         last: stop an epoch after this many batches (a dry run).
-        patience: stop after this many epochs without a better `score`.
+        patience: stop after this many epochs without a better `score`, counted from the epoch
+            `patient_from`, before which only the head learns.
         processes: that share the batches; only the first writes.
 
     Raises:
@@ -152,7 +154,9 @@ def fit(
         run.write_state(state_of(task, optimizer, scaler, progress, processes))
 
     with StopSignal() as stop:
-        while progress.epoch < stop_after and not out_of_patience(progress.rows, score, patience):
+        while progress.epoch < stop_after and not out_of_patience(
+            progress.rows[patient_from:], score, patience
+        ):
             epoch = progress.epoch
             bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
             task.start_epoch(epoch)

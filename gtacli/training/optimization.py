@@ -110,10 +110,10 @@ def make_schedule(
         frozen: steps in which the head learns alone. The curve is the same with and without; the
             backbone comes onto it by a warm-up of its own.
     """
-    warmup_steps = min(warmup_steps, steps - 1) if steps > 1 else 0
+    warmup_steps = min(warmup_steps, steps // 2)  # of one epoch not all is warm-up
     schedule = Schedule(
         optimizer,
-        t_initial=max(steps - warmup_steps, 1),
+        t_initial=steps - warmup_steps,
         warmup_t=warmup_steps,
         warmup_prefix=True,
         t_in_epochs=False,

@@ -119,6 +119,7 @@ def run_phase(
         stop_after=1 + config.freeze_epochs if dry_run else stop_after,
         last=last,
         patience=None if job.refit else config.patience,
+        patient_from=config.freeze_epochs,
         processes=processes,
     )
     return progress

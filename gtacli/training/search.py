@@ -29,7 +29,6 @@ from gtacli.training.runs import RunFolder
 log = logging.getLogger(__name__)
 
 SEARCH_FILE = "search.json"
-SHARES = (0.4, 0.6)  # of the epochs, after which candidates are dropped
 MULTIPLES = (0.0, 1.0, 10.0)
 MIN_EPOCHS = 5
 Train = Callable[[float, RunFolder, int], list[dict[str, Any]]]
@@ -54,14 +53,20 @@ class Search:
 
     def report(self, run_epochs: int) -> str:
         """What was chosen and what it cost, for the log."""
-        share = self.epochs - math.ceil(SHARES[-1] * run_epochs)
+        share = self.epochs - decisions(run_epochs)[-1]
         cost = f"{share} epochs more than a run of {run_epochs}, {self.seconds:.0f} s so far"
         if self.chosen == 0:
             return (
-                "--lam auto: 0 won: on the held-out images every strength did worse than plain "
+                "--lam auto: 0 won: on the held-out images no strength did as well as plain "
                 f"fine-tuning, so nothing holds this run ({cost})"
             )
         return f"--lam auto: {self.chosen:g} ({cost})"
+
+
+def decisions(epochs: int) -> tuple[int, int]:
+    """Epochs after which candidates are dropped: two and three fifths, rounded down, so that three
+    candidates up to the first, two up to the second and one to the end are at most two runs."""
+    return 2 * epochs // 5, 3 * epochs // 5
 
 
 def choices(regularizer: str) -> tuple[float, ...]:
@@ -71,20 +76,25 @@ def choices(regularizer: str) -> tuple[float, ...]:
 
 
 def require_search(
-    epochs: int, regularizers: Collection[str], held_out: int, freeze_epochs: int = 0
+    epochs: int, regularizers: Collection[str], held_out: int, idle: float = 0
 ) -> None:
-    """Raise UsageError where there is nothing to search, or nothing to choose by."""
+    """Raise UsageError where there is nothing to search, or nothing to choose by.
+
+    Args:
+        held_out: images to choose by.
+        idle: epochs in which the backbone is frozen or warms up: candidates hardly differ then.
+    """
     if not regularizers:
         raise UsageError("--lam auto: there is no regulariser whose strength could be chosen")
     if epochs < MIN_EPOCHS:
         raise UsageError(
             f"--lam auto: {epochs} epochs are too few to decide by; {MIN_EPOCHS} will do"
         )
-    first = math.ceil(SHARES[0] * epochs)
-    if freeze_epochs >= first:
+    first = decisions(epochs)[0]
+    if idle >= first:
         raise UsageError(
-            f"--lam auto: after {first} of {epochs} epochs it has to decide, "
-            f"and --freeze-epochs {freeze_epochs} lets nothing differ until then"
+            f"--lam auto: after {first} of {epochs} epochs it has to decide, but --freeze-epochs "
+            f"and --warmup take {idle:g} in which the candidates hardly differ"
         )
     if not held_out:
         raise UsageError(
@@ -93,13 +103,17 @@ def require_search(
 
 
 def search(
-    candidates: Sequence[float], epochs: int, held_out: int, run: RunFolder, train: Train
+    candidates: Sequence[float],
+    epochs: int,
+    held_out: Callable[[], int],
+    run: RunFolder,
+    train: Train,
 ) -> Search:
     """Choose among `candidates`; the winner's files become those of `run`.
 
     Args:
         epochs: of the whole run.
-        held_out: images that the accuracies are measured on.
+        held_out: how many images the accuracies were measured on.
         run: its folder; the candidates train in folders below it, and go on there after a kill.
         train: (strength, folder, epochs to stop after) -> the rows of all its epochs so far.
 
@@ -110,22 +124,23 @@ def search(
     started = time.perf_counter()
     folders = {c: run.below(f"search/{c:g}") for c in candidates}
     scores: dict[float, list[float]] = {c: [] for c in candidates}
-    alive, chosen, begun, trained = sorted(candidates), 0.0, 0, 0
-    for stop in (math.ceil(share * epochs) for share in SHARES):
+    trained = dict.fromkeys(candidates, 0)
+    alive, chosen = sorted(candidates), 0.0
+    for stop in decisions(epochs):
         for lam in alive:
-            scores[lam].append(_score(train, lam, folders[lam], stop))
-            log.info("--lam auto: %g: %.1f %% after %d epochs", lam, 100 * scores[lam][-1], stop)
-        trained += len(alive) * (stop - begun)
-        begun = stop
+            score, trained[lam] = _score(train, lam, folders[lam], stop)
+            scores[lam].append(score)
+            if score >= 0:
+                log.info("--lam auto: %g: %.1f %% after %d epochs", lam, 100 * score, stop)
         best = max(alive, key=lambda lam: (scores[lam][-1], lam))
         if scores[best][-1] < 0:
             raise RunError("--lam auto: training failed with every strength; try a smaller --lr")
-        chosen = strongest({lam: scores[lam][-1] for lam in alive}, held_out)
+        chosen = strongest({lam: scores[lam][-1] for lam in alive}, held_out())
         alive = sorted({best, chosen})
     found = Search(
         chosen,
         {f"{c:g}": [None if s < 0 else s for s in scores[c]] for c in candidates},
-        trained,
+        sum(trained.values()),
         round(time.perf_counter() - started, 2),
     )
     run.adopt(folders[chosen])
@@ -142,10 +157,11 @@ def strongest(accuracies: Mapping[float, float], images: int) -> float:
     return max(lam for lam, accuracy in accuracies.items() if accuracy >= best - error)
 
 
-def _score(train: Train, lam: float, folder: RunFolder, stop: int) -> float:
-    """Best accuracy on the held-out images in the epochs before `stop`; -1 if training failed."""
+def _score(train: Train, lam: float, folder: RunFolder, stop: int) -> tuple[float, int]:
+    """(best accuracy on the held-out images in the epochs before `stop`, how many were trained);
+    -1 where the training failed."""
     try:
-        rows = train(lam, folder, stop)
+        rows = [row for row in train(lam, folder, stop) if row["epoch"] < stop]
     except Interrupted:
         raise Interrupted(
             "stopped while --lam auto was choosing; "
@@ -153,5 +169,8 @@ def _score(train: Train, lam: float, folder: RunFolder, stop: int) -> float:
         ) from None
     except RunError as e:
         log.warning("--lam auto: %g is out: %s", lam, e)
-        return -1.0
-    return float(max(row["val_top1"] for row in rows if row["epoch"] < stop))
+        return -1.0, stop
+    measured = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    if not measured:
+        raise RunError("--lam auto: no held-out image could be read, so there is nothing to go by")
+    return max(measured), len(rows)

@@ -32,9 +32,32 @@ from gtacli.training.devices import Compute, choose_compute
 from gtacli.training.distribution import ALONE, Processes
 from gtacli.training.mixing import ALPHA, Mixing
 from gtacli.training.optimization import make_optimizer
+from gtacli.training.source_views import SourceViews
 from gtacli.training.tasks import FinetuneTask
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Kept:
+    """What one job of a run leaves to the next, beside its networks: what was costly to make.
+
+    Attributes:
+        stores: images, decoded where they are held in memory.
+        source_views: what the source said of them.
+    """
+
+    stores: list[ImageStore] = field(default_factory=list)
+    source_views: SourceViews | None = None
+
+    def skipped(self) -> set[str]:
+        """Keys of the unreadable images met so far."""
+        return {key for store in self.stores for key in store.skipped}
+
+    def readable(self, records: tuple[Record, ...]) -> int:
+        """How many of `records` have not turned out unreadable."""
+        bad = self.skipped()
+        return sum(record.key not in bad for record in records)
 
 
 @dataclass
@@ -54,7 +77,7 @@ class Job:
     fingerprint: str
     refit: bool = False
     processes: Processes = ALONE
-    stores: list[ImageStore] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def train(self) -> tuple[Record, ...]:
@@ -68,25 +91,16 @@ class Job:
             return self.target
         return replace(self.target, model=self.task.get_trainable_module(ema=True).module.model)
 
-    def skipped(self) -> set[str]:
-        """Keys of the unreadable images met so far."""
-        return {key for store in self.stores for key in store.skipped}
-
     def share_skipped(self) -> None:
         """Every process learns of the unreadable images that any has met."""
-        for met in self.processes.gather([store.skipped for store in self.stores]):
-            for store, skipped in zip(self.stores, met, strict=True):
+        for met in self.processes.gather([store.skipped for store in self.kept.stores]):
+            for store, skipped in zip(self.kept.stores, met, strict=True):
                 for key, reason in skipped.items():
                     store.note(key, reason)
 
-    def readable(self, records: tuple[Record, ...]) -> int:
-        """How many of `records` have not turned out unreadable."""
-        bad = self.skipped()
-        return sum(record.key not in bad for record in records)
-
     def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
         """Where the pixels of `records` come from; asked again, the same with what it holds."""
-        for store in self.stores:
+        for store in self.kept.stores:
             if store.cover == load_size and store.records == records:
                 return store
         store = ImageStore(
@@ -95,23 +109,24 @@ class Job:
             interpolation=self.target.interpolation,
             cache=self.config.cache,
         )
-        self.stores.append(store)
+        self.kept.stores.append(store)
         return store
 
 
 def prepare(
     config: FinetuneConfig,
     refit: bool = False,
-    stores: list[ImageStore] | None = None,
+    kept: Kept | None = None,
     processes: Processes = ALONE,
 ) -> Job:
     """Data, models and regularisers of a run, as before its first step.
 
     Args:
         refit: train on the held-out images too.
-        stores: images that an earlier job has in memory.
+        kept: of an earlier job of the run.
         processes: that share the run.
     """
+    kept = Kept() if kept is None else kept
     compute = choose_compute(config.device, config.precision)
     if config.batch_size < processes.size:
         raise UsageError(
@@ -124,6 +139,15 @@ def prepare(
     split = make_split(dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed)
     if not split.train:
         raise GtaError(f"--data: {config.data} has no training images")
+    if config.mix != "none" and config.batch_size < 2 * processes.size:
+        raise UsageError(
+            f"--mix: a batch of {config.batch_size} leaves a process one image, and nothing to mix "
+            "it with"
+        )
+    if config.mix == "none" and config.mix_alpha is not None:
+        log.warning("--mix-alpha: without --mix nothing is mixed")
+    if config.refit and dataset["val"]:
+        log.warning("--refit: this data has a validation part of its own, so nothing was held out")
     if config.patience is not None and not split.val:
         raise UsageError("--patience: no image is held out to watch (no class has 3 or more)")
     rng.seed_everything(config.seed)
@@ -163,8 +187,13 @@ def prepare(
         config.freeze_epochs,
     )
     if config.source_views is not None:
+        if not task.runs_source:
+            log.warning("--source-views: nothing asks for a source; the views are only fewer")
         images = len(split.train) + (len(split.val) if refit else 0)
-        task.keep_source_views(images, config.source_views)
+        if config.refit:  # has more of them, and they have to fit before the first phase
+            task.keep_source_views(len(split.train) + len(split.val), config.source_views)
+        task.keep_source_views(images, config.source_views, kept.source_views)
+        kept.source_views = task.source_views or kept.source_views
     if config.ema is not None:
         # timm's warm-up: a run on few labels has few steps, an average over all of them is not
         # to be one of the start.
@@ -197,6 +226,7 @@ def prepare(
         fingerprint,
         refit,
         processes,
+        kept,
     )
 
 

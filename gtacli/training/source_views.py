@@ -13,6 +13,7 @@ with the same bits.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -33,19 +34,28 @@ class SourceViews:
 
     Args:
         asked: what the source is asked for in a step.
+        heads, tokens: of its attention.
         images: how many there are.
         views: K.
 
-    Raises UsageError for a request of more than the CLS rows.
+    Raises UsageError for a request of more than the CLS rows, or for rows that would not fit into
+    half of the free memory.
     """
 
-    def __init__(self, asked: Request, images: int, views: int) -> None:
+    def __init__(self, asked: Request, heads: int, tokens: int, images: int, views: int) -> None:
         if asked.rows != "cls" or asked.msa or asked.hidden or asked.features:
             raise UsageError(
                 "--source-views: keeps the CLS token's rows of logits alone; it goes with "
                 "--guide logits and --rows cls"
             )
-        self.images, self.views = images, views
+        self.shape = (views, images, len(asked.layers), heads, tokens)
+        self.views = views
+        needed, free = 4 * math.prod(self.shape), available_memory()
+        if free is not None and needed > free / 2:
+            raise UsageError(
+                f"--source-views: {views} views of {images} images need {needed / 2**30:.1f} GB, "
+                f"half of the free memory is {free / 2**31:.1f} GB; take fewer, or leave it out"
+            )
         self._rows: Tensor | None = None  # (K, images, L, H, P+N) fp32
         self._now: tuple[int, Tensor] = (0, torch.empty(0, dtype=torch.int64))
 
@@ -68,43 +78,27 @@ class SourceViews:
         processes: Processes = ALONE,
         last: int | None = None,
     ) -> None:
-        """Read every view; processes share the work.
+        """Read every view, unless that is done; processes share the work.
 
         Args:
             batches: (epoch, first batch) -> the batches of an epoch.
             read: pixels (B, 3, h, w) -> what the source returns for them.
             last: stop each view after so many batches (a dry run).
-
-        Raises UsageError when the rows would not fit into half of the free memory.
         """
+        if self._rows is not None:
+            return
         started = time.perf_counter()
+        rows = torch.zeros(self.shape)
         for view in range(self.views):
             for number, (images, _, indices) in enumerate(batches(view, 0)):
                 if last is not None and number >= last:
                     break
                 if len(images):
-                    rows = torch.stack(read(images).row, 1).squeeze(-2)
-                    self._store(view, indices, rows.cpu())
-        shapes = processes.gather(None if self._rows is None else tuple(self._rows.shape))
-        shape = next((s for s in shapes if s is not None), None)
-        if shape is not None:
-            # Each has filled its own images and left the others' at zero.
-            rows = torch.zeros(shape) if self._rows is None else self._rows
-            self._rows = processes.total(rows)
-            log.info(
-                "the source has read %d views of %d images: %.0f MB, %.0f s",
-                self.views, self.images, self._rows.nbytes / 2**20, time.perf_counter() - started,
-            )  # fmt: skip
-
-    def _store(self, view: int, indices: Tensor, rows: Tensor) -> None:
-        if self._rows is None:
-            shape = (self.views, self.images, *rows.shape[1:])
-            needed, free = 4 * torch.Size(shape).numel(), available_memory()
-            if free is not None and needed > free / 2:
-                raise UsageError(
-                    f"--source-views: {self.views} views of {self.images} images need "
-                    f"{needed / 2**30:.1f} GB, half of the free memory is {free / 2**31:.1f} GB; "
-                    "take fewer views, or leave it out"
-                )
-            self._rows = torch.zeros(shape)
-        self._rows[view, indices] = rows
+                    rows[view, indices] = torch.stack(read(images).row, 1).squeeze(-2).cpu()
+        # Each process has filled its own images and left the others' at zero.
+        self._rows = processes.total(rows)
+        seconds = time.perf_counter() - started
+        log.info(
+            "the source has read %d views of %d images: %.0f MB, %.0f s",
+            *self.shape[:2], self._rows.nbytes / 2**20, seconds,
+        )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Outputs, Reading, Request, TappedViT, require_cls
 from gtacli.regularizers.base import Regularizer, Step
@@ -172,11 +173,29 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
                 result[f"reg.{name}.{figure}"] = value
         return {"loss": loss, "output": reading.logits, **result}
 
-    def keep_source_views(self, images: int, views: int) -> None:
-        """Look the source's rows up instead of running it, where a regulariser asks for it; they
-        have to be filled before the first step."""
-        if self._source is not None:
-            self.source_views = SourceViews(self._source[0].request, images, views)
+    @property
+    def runs_source(self) -> bool:
+        """Whether a regulariser asks for the source."""
+        return self._source is not None
+
+    def keep_source_views(self, images: int, views: int, filled: SourceViews | None = None) -> None:
+        """Look the source's rows up instead of running it, where a regulariser asks for it.
+
+        Args:
+            images: that are trained on.
+            views: of each.
+            filled: the same rows, where an earlier task has read them; else they have to be filled
+                before the first step.
+        """
+        if self._source is None:
+            return
+        walker = self._source[0]
+        grid = timm_blocks.grid(walker.model, self._source_view.image_size)
+        tokens = walker.num_prefix_tokens + grid[0] * grid[1]
+        heads = walker.model.blocks[0].attn.num_heads
+        made = SourceViews(walker.request, heads, tokens, images, views)
+        same = filled is not None and filled.shape == made.shape
+        self.source_views = filled if same else made
 
     def read_source(self, input: Tensor) -> Outputs:
         """What the source returns for pixels (B, 3, h, w)."""

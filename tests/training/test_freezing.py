@@ -172,6 +172,14 @@ def test_a_dry_run_takes_both_kinds_of_step(config: Make, recorder: Any) -> None
     assert [row["reg.gta"] is None for row in recorder.rows] == [True, False]
 
 
+def test_patience_waits_for_the_backbone(config: Make, recorder: Any) -> None:
+    """A head that learns no more is no reason to stop before the backbone has begun."""
+    summary = finetune(config(freeze_epochs=4, patience=1, epochs=6, lr=1e-12), recorder)
+    assert summary["epochs_run"] == 6  # epochs 4 and 5 are the first that count
+
+
 def test_nothing_to_choose_a_strength_by(config: Make, recorder: Any) -> None:
-    with pytest.raises(UsageError, match=r"--lam auto: after 4 of 8 epochs"):
+    with pytest.raises(UsageError, match=r"--lam auto: after 3 of 8 epochs"):
         finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder)
+    with pytest.raises(UsageError, match=r"--lam auto: after 3 of 8 epochs"):
+        finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder, dry_run=True)

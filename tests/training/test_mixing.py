@@ -197,3 +197,8 @@ def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
             ),
             recorder,
         )  # fmt: skip
+
+
+def test_one_image_cannot_be_mixed(config: Make, recorder: Any) -> None:
+    with pytest.raises(UsageError, match="--mix: a batch of 1 leaves a process one image"):
+        finetune(config(mix="mixup", batch_size=1), recorder)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import gtacli.training.search as module
@@ -19,7 +21,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, RunError, UsageError
 from gtacli.training.finetune import finetune
 from gtacli.training.runs import RunFolder
-from gtacli.training.search import choices, search, strongest
+from gtacli.training.search import choices, decisions, search, strongest
 
 Make = Callable[..., FinetuneConfig]
 LAMS = (0.0, 0.1, 1.0)
@@ -35,11 +37,12 @@ def halve(
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
         calls.append((lam, stop))
         rows = [{"epoch": i, "val_top1": a} for i, a in enumerate(accuracies[lam][:stop])]
-        if any(math.isnan(row["val_top1"]) for row in rows):
+        if any(a is not None and math.isnan(a) for a in accuracies[lam][:stop]):
             raise RunError("the loss is not finite")
         return rows
 
-    return search(LAMS, epochs, images, RunFolder(Path("nowhere"), dry=True), train), calls
+    folder = RunFolder(Path("nowhere"), dry=True)
+    return search(LAMS, epochs, lambda: images, folder, train), calls
 
 
 def test_the_best_and_the_strongest_as_good_go_on() -> None:
@@ -59,6 +62,18 @@ def test_what_cannot_be_told_apart_is_held_the_most() -> None:
     found, calls = halve({0.0: [0.7] * 3, 0.1: [0.7] * 3, 1.0: [0.8] * 3})
     assert calls[3:] == [(1.0, 3)]
     assert found.epochs + 2 == 9
+
+
+@given(st.integers(5, 1000))
+def test_it_never_costs_more_than_two_runs(epochs: int) -> None:
+    first, second = decisions(epochs)
+    assert 1 <= first < second < epochs
+    assert 3 * first + 2 * (second - first) + (epochs - second) <= 2 * epochs
+
+
+def test_without_a_readable_image_there_is_nothing_to_go_by() -> None:
+    with pytest.raises(RunError, match="no held-out image could be read"):
+        halve({lam: [None] * 3 for lam in LAMS})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("images", "chosen"), [(50, 1.0), (5000, 0.0)])
@@ -184,6 +199,7 @@ def test_dry_run_writes_nothing(config: Make, recorder: Any, tmp_path: Path) -> 
         ({"regularizer": "none"}, "no regulariser"),
         ({"epochs": 4}, "4 epochs are too few to decide by; 5"),
         ({"shots": 2}, "no image is held out"),
+        ({"freeze_epochs": 1}, "after 2 of 5 epochs .* take 2 in which"),
     ],
 )
 def test_refused_where_nothing_can_be_chosen(

@@ -17,9 +17,8 @@ from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
 from gtacli.data.transforms import TrainTransform
 from gtacli.errors import UsageError
-from gtacli.models.tap import Request, TappedViT
+from gtacli.models.tap import TappedViT
 from gtacli.training.finetune import finetune
-from gtacli.training.source_views import SourceViews
 
 Make = Callable[..., FinetuneConfig]
 
@@ -140,9 +139,27 @@ def test_a_mixed_view_is_always_new(config: Make) -> None:
         config(source_views=2, mix="cutmix")
 
 
-def test_too_many_views_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available_memory", lambda: 8 * 2**30)
-    kept = SourceViews(Request(layers=(0,)), images=1_000_000, views=100)
-    rows = torch.zeros(2, 1, 3, 5)
-    with pytest.raises(UsageError, match=r"100 views of 1000000 images need 5\.6 GB.* is 4\.0 GB"):
-        kept._store(0, torch.arange(2), rows)
+@pytest.mark.parametrize("changes", [{}, {"refit": True}, {"lam": "auto", "epochs": 5}])
+def test_too_many_views_are_refused_before_anything_is_written(
+    changes: dict[str, Any],
+    config: Make,
+    recorder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three blocks, three heads, 17 tokens, 4 bytes: 612 a view and image."""
+    images = 18 if changes.get("refit") else 15
+    monkeypatch.setattr(module, "available_memory", lambda: 2 * 612 * 2 * images - 1)
+    with pytest.raises(UsageError, match=f"--source-views: 2 views of {images} images need"):
+        finetune(config(source_views=2, **changes), recorder)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(module, "available_memory", lambda: 2 * 612 * 2 * images)
+    finetune(config(source_views=2, **changes), recorder)
+
+
+def test_a_search_reads_them_once(
+    config: Make, recorder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    finetune(config(source_views=2, lam="auto", epochs=5), recorder)
+    assert sum("the source has read 2 views of 15" in r.message for r in caplog.records) == 1
