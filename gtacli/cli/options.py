@@ -33,6 +33,12 @@ from gtacli.processes import here
 if TYPE_CHECKING:
     Body = TypeVar("Body", bound=Callable[..., int | None])
 
+# What commands that work through images take.
+Images = Annotated[
+    list[str] | None, typer.Argument(help="files, folders, patterns; - reads paths from stdin")
+]
+NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")]
+
 SHORT = {"model": "-m", "out": "-o"}
 COMMON = "Common to all commands"
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
-
-import typer
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
 
@@ -22,13 +19,8 @@ app = new_app()
 def predict(
     config: PredictConfig,
     call: Call,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="files, folders, patterns; - reads paths from stdin"),
-    ] = None,
-    null: Annotated[
-        bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")
-    ] = False,
+    images: Images = None,
+    null: NullSeparated = False,
 ) -> int:
     """Name the classes of images, the likeliest first.
 

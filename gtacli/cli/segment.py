@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from itertools import islice
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
 from gtacli.errors import UsageError
 
@@ -23,13 +21,8 @@ app = new_app()
 def segment(
     config: SegmentConfig,
     call: Call,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="files, folders, patterns; - reads paths from stdin"),
-    ] = None,
-    null: Annotated[
-        bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")
-    ] = False,
+    images: Images = None,
+    null: NullSeparated = False,
 ) -> int:
     """Find the object in images, without labels: a black and white mask of each, and its box.
 
