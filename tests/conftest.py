@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,18 @@ settings.register_profile("gta", deadline=None)
 settings.load_profile("gta")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command sets the log up for its whole process; the next test begins where this one did."""
+    loggers = [logging.getLogger(name) for name in ("", "gtacli", "py.warnings")]
+    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    loggers[0].handlers = handlers
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +38,3 @@ def gta(capsys: pytest.CaptureFixture[str]) -> Gta:
         return Result(status, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command sets up the process's logging."""
-    root, own = logging.getLogger(), logging.getLogger("gtacli")
-    before = (root.handlers[:], root.level, own.level)
-    yield
-    root.handlers[:], level, own_level = before
-    root.setLevel(level)
-    own.setLevel(own_level)
-    logging.captureWarnings(False)
