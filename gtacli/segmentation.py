@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.config.base import build
 from gtacli.data.ahead import ahead
 from gtacli.data.images import ImageError, decode
 from gtacli.data.inputs import Named
@@ -32,7 +31,6 @@ from gtacli.discovery.refine import bilateral, guided, largest_object, working_s
 from gtacli.errors import RunError
 from gtacli.models.loading import LoadedModel
 from gtacli.models.pixels import Size
-from gtacli.registry import DISCOVERY
 from gtacli.rendering.overlay import mask_overlay
 from gtacli.training.devices import Compute
 
@@ -75,16 +73,6 @@ class _Object(NamedTuple):
 class _Failed(NamedTuple):
     image: Named
     error: str
-
-
-def make_backend(name: str, options: Mapping[str, Any], model: LoadedModel) -> Discovery[Any]:
-    """The discovery back-end `name` of the registry, on a frozen model.
-
-    Raises UsageError for an unknown name, unfit options, or a model that it cannot read.
-    """
-    part = DISCOVERY.load(name)
-    network = model.model.eval().requires_grad_(False)
-    return part(build(part.Options, options, f"[discovery.{name}]"), network)
 
 
 def segment(
@@ -167,7 +155,7 @@ class _Finder:
         if isinstance(image, _Failed):
             return image
         try:
-            pixels = F.pil_to_tensor(decode(Path(image.path)))
+            pixels = F.pil_to_tensor(decode(image.source))
         except ImageError as error:
             return _Failed(image, str(error))
         view = F.resize(pixels, list(self.size), self.interpolation, antialias=True)
@@ -210,7 +198,7 @@ class _Finisher:
     def _finish(self, found: _Object) -> tuple[dict[str, Any], Score | None]:
         o, image = self.output, found.image
         truth = None if o.truth is None else read_truth(o.truth, image.below, found.size)
-        pixels = decode(Path(image.path)) if o.overlay or o.refine != "none" else None
+        pixels = decode(image.source) if o.overlay or o.refine != "none" else None
         mask, soft = self._on_pixels(found, pixels)
         box = box_around(mask)
         result: dict[str, Any] = {

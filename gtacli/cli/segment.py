@@ -40,8 +40,9 @@ def segment(
 
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
     from gtacli.data.inputs import named_images
+    from gtacli.discovery.build import make_backend
     from gtacli.models import load_model
-    from gtacli.segmentation import Output, make_backend
+    from gtacli.segmentation import Output
     from gtacli.segmentation import segment as run
     from gtacli.training.devices import choose_compute
     from gtacli.training.runs import RunFolder, default_out, environment

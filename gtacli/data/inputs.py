@@ -1,4 +1,4 @@
-"""Images named on a command line: files, folders, globs, or paths that stream in."""
+"""Images named on a command line: files, folders, globs, paths that stream in, or a data set's."""
 
 from __future__ import annotations
 
@@ -9,16 +9,29 @@ from itertools import chain, takewhile
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
+from gtacli.data.base import ImageDataset, Packed, Record
 from gtacli.data.files import find_images
 from gtacli.errors import UsageError
 
 
 class Named(NamedTuple):
     """An image's path as it was given or found, and where it lies below what was given: results
-    are written in the same folders."""
+    are written in the same folders. One of a data set knows its record; it need not be a file."""
 
     path: str
     below: PurePath
+    record: Record | None = None
+
+    @property
+    def source(self) -> Path | Packed:
+        """What is decoded."""
+        return Path(self.path) if self.record is None else self.record.path
+
+
+def dataset_images(dataset: ImageDataset) -> Iterator[Named]:
+    """All images of a data set, part by part; each lies where its key says."""
+    for _, record in dataset.records():
+        yield Named(str(record.path), _without_root(record.key), record)
 
 
 def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:

@@ -20,9 +20,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from gtacli.data.inputs import Named
 from gtacli.discovery import Discovery, Found
 from gtacli.discovery.base import unit_range
+from gtacli.discovery.build import make_backend
 from gtacli.models import load_model
 from gtacli.registry import DISCOVERY
-from gtacli.segmentation import Output, make_backend, segment
+from gtacli.segmentation import Output, segment
 from gtacli.training.devices import choose_compute
 
 GRID = 4  # of the tiny model, 32 pixels

@@ -65,3 +65,14 @@ def test_paths_alone_and_nothing(photos: Path) -> None:
         named()
     with pytest.raises(UsageError, match=r"no image in \*\.gif"):
         named("*.gif")
+
+
+def test_a_data_sets_images_lie_where_their_keys_say(tmp_path):
+    from gtacli.data.base import ImageDataset, Record
+    from gtacli.data.inputs import dataset_images
+
+    record = Record("test/a/one.jpg", 0, tmp_path / "test/a/one.jpg")
+    first = Record("train/a/../two.jpg", 0, tmp_path / "two.jpg")
+    images = list(dataset_images(ImageDataset("x", ("a",), {"test": (record,), "train": (first,)})))
+    assert [str(image.below) for image in images] == ["train/two.jpg", "test/a/one.jpg"]
+    assert [image.source for image in images] == [first.path, record.path]
