@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
 from gtacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gtacli.data.inputs import Named
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -39,8 +43,8 @@ def segment(
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
-    from gtacli.data.inputs import named_images
     from gtacli.discovery.build import make_backend
+    from gtacli.finding import Finder
     from gtacli.models import load_model
     from gtacli.segmentation import Output
     from gtacli.segmentation import segment as run
@@ -48,7 +52,7 @@ def segment(
     from gtacli.training.runs import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
-    paths = named_images(images or [], sys.stdin.buffer, null)
+    named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     model = load_model(config.spec, image_size=config.image_size)
@@ -56,12 +60,18 @@ def segment(
     record = {"command": "segment", "config": config.model_dump(mode="json"), **environment()}
     folder.write_json("run.json", record)
     if call.dry_run:
-        paths = islice(paths, config.batch_size)
+        named = islice(named, config.batch_size)
     output = Output(
-        None if call.dry_run else folder.path, config.refine, config.overlay, config.ground_truth
+        None if call.dry_run else folder.path,
+        config.refine,
+        config.overlay,
+        config.ground_truth,
+        config.void,
+        model.image_size,
     )
     failed = False
-    for result in run(model, backend, paths, compute, output, config.batch_size, config.workers):
+    finder = Finder(model, backend, compute)
+    for result in run(finder, named, output, config.batch_size, config.workers):
         if "error" in result:
             failed = True
             log.warning("%s", result["error"])
@@ -72,6 +82,21 @@ def segment(
         else:
             _show(result)
     return 1 if failed else 0
+
+
+def _images(given: list[str], data: str | None, null: bool) -> Iterator[Named]:
+    """Those that are named, and those of a data set."""
+    if not given and data is None:
+        raise UsageError(
+            "no images: give files, folders, patterns, - for paths on stdin, or --data SPEC"
+        )
+    from gtacli.data.inputs import dataset_images, named_images
+    from gtacli.data.spec import load_dataset
+
+    if data is None:
+        return named_images(given, sys.stdin.buffer, null)
+    of_set = dataset_images(load_dataset(data))
+    return chain(named_images(given, sys.stdin.buffer, null), of_set) if given else of_set
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -36,6 +36,12 @@ class SegmentConfig(CommonConfig):
     teacher: str | None = Field(
         default=None, description="another name for --model", json_schema_extra={"metavar": "SPEC"}
     )
+    data: str | None = Field(
+        default=None,
+        description="a data set's images, after those that are named; its own masks or boxes are "
+        "the ground truth: a folder, demo, voc/2012:ROOT, coco20k:ROOT, ...",
+        json_schema_extra={"metavar": "SPEC"},
+    )
     backend: str = Field(
         default="tokencut",
         description="what finds the object: tokencut, dino, gradcam, or another of "
@@ -69,8 +75,14 @@ class SegmentConfig(CommonConfig):
     )
     ground_truth: FilePath | None = Field(
         default=None,
-        description="folder of masks named like the images, to score against",
+        description="folder of files named like the images, to score against: black and white "
+        "masks, masks of object or class ids, or VOC's .xml with boxes",
         json_schema_extra={"metavar": "DIR"},
+    )
+    void: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="pixels of value 255 in a mask of ids: not counted, or background as in ports "
+        "of DINO's evaluation",
     )
     workers: int | None = Field(
         default=None,

@@ -49,14 +49,23 @@ class Packed(ABC):
         sizes are alike."""
 
 
+Box = tuple[int, int, int, int]
+"""[x0, y0, x1, y1) in pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image. `key` names it for ever (its path relative to the data set, with `/`)."""
+    """One image. `key` names it for ever (its path relative to the data set, with `/`).
+
+    `mask` shows its objects and `boxes` are around them, where the set has them; no box at all
+    (`()`) says that there is no object.
+    """
 
     key: str
     label: int
     path: Path | Packed
     mask: Path | None = None
+    boxes: tuple[Box, ...] | None = None
 
     def open(self) -> BinaryIO:
         """The encoded image. Raises OSError, or what the image's container raises."""

@@ -1,45 +1,136 @@
-"""Ground-truth masks: a folder of black and white images, named like the images they belong to."""
+"""Ground truth of objects: masks and boxes, from a folder or a data set's own records.
+
+A file says by itself what it is: a black and white mask (one object), a mask of numbers (a palette
+or grey PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
+SegmentationObject), or a VOC annotation (.xml, boxes alone).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
+from gtacli.data.annotations import read_boxes
+from gtacli.data.base import Box, Record
 from gtacli.data.files import IMAGE_SUFFIXES
 from gtacli.data.images import ImageError, decode
 from gtacli.models.pixels import Size
 
-_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}))
+VOID = -1
+_VOID_IN_FILES = 255
+_WHITE_16 = 224 * 257
+_MOST_IDS = 200  # a photograph or a soft map in PNG has more different greys
+_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml")
 
 
-def read_truth(folder: Path, image: PurePath, size: Size) -> NDArray[np.bool_]:
-    """The true object of an image: (h, w).
+@dataclass(frozen=True)
+class Truth:
+    """What is truly in an image.
+
+    Attributes:
+        labels: (h, w) int32: 0 background, above it the numbers of objects or classes, VOID where
+            the annotators left it open. None: there are boxes alone.
+        boxes: of the objects, where they are given and not only drawn.
+    """
+
+    labels: NDArray[np.int32] | None = None
+    boxes: tuple[Box, ...] | None = None
+
+
+def read_truth(folder: Path, image: PurePath, size: Size) -> Truth:
+    """The true objects of an image.
 
     Args:
-        folder: of the masks.
-        image: where the image lies below its own folder; the mask is there too, or in `folder`
+        folder: of the masks or annotations.
+        image: where the image lies below its own folder; its truth is there too, or in `folder`
             itself, under the same name but for the suffix.
         size: (h, w) of the image.
 
-    Raises ImageError for a mask that is missing, unreadable, of another size, or that is not black
-    and white (0 and 255, or 0 and 1).
+    Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
+    white nor a mask of numbers.
     """
     path = _find(folder, image)
-    grey = np.asarray(decode(path).convert("L"))
-    if grey.shape != size:
-        h, w = grey.shape
+    if path.suffix == ".xml":
+        return Truth(boxes=read_boxes(path, size))
+    return Truth(read_mask(path, size))
+
+
+def record_truth(record: Record, size: Size) -> Truth | None:
+    """The true objects of a data set's image; None where the set says nothing of them.
+
+    Raises ImageError as `read_truth` does.
+    """
+    if record.mask is None and record.boxes is None:
+        return None
+    labels = None if record.mask is None else read_mask(record.mask, size)
+    return Truth(labels, record.boxes)
+
+
+def read_mask(path: Path, size: Size | None = None) -> NDArray[np.int32]:
+    """(h, w) as in `Truth.labels`; a black and white mask is the object 1.
+
+    Raises ImageError.
+    """
+    labels = _labels(path)
+    if size is not None and labels.shape != size:
+        h, w = labels.shape
         raise ImageError(
             f"ground truth {path} is {w} x {h} pixels, its image is {size[1]} x {size[0]}"
         )
-    if grey.max() <= 1:
-        return grey > 0
-    white = grey > 127
-    # Object ids or a palette; the grey of smoothed edges is far less than the object.
-    if np.count_nonzero((grey > 31) & (grey < 224)) > np.count_nonzero(white):
-        raise ImageError(f"ground truth {path} is not black and white")
-    return white
+    return labels
+
+
+def _labels(path: Path) -> NDArray[np.int32]:
+    numbers: NDArray[np.integer[Any]] | None = _numbers(path)
+    if numbers is None:
+        numbers = np.asarray(decode(path).convert("L"))
+    top = numbers.max(initial=0)
+    if top <= 1:
+        return (numbers > 0).astype(np.int32)
+    black_white = _black_and_white(numbers) if top <= 255 else None
+    if black_white is not None:
+        return black_white
+    if len(np.unique(numbers)) > _MOST_IDS:
+        raise ImageError(f"ground truth {path} is not black and white, nor a mask of object ids")
+    labels = numbers.astype(np.int32)
+    labels[numbers == _VOID_IN_FILES] = VOID
+    return labels
+
+
+def _numbers(path: Path) -> NDArray[np.integer[Any]] | None:
+    """The indices of a palette that colours ids, or 16 bit numbers too small for a white; None for
+    any other picture."""
+    try:
+        with Image.open(path) as image:
+            if image.mode != "P" and not image.mode.startswith("I"):
+                return None
+            colours = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)
+            indices = np.asarray(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {path}") from error
+    except Exception:  # decoding says it better
+        return None
+    if not len(colours):
+        return indices if indices.max(initial=0) < _WHITE_16 else None
+    used = colours[np.unique(indices[indices < len(colours)])]
+    grey = (colours == colours[:, :1]).all()
+    two = np.isin(used, (0, 255)).all() and (used == used[:, :1]).all() and used.any()
+    return None if grey or two else indices
+
+
+def _black_and_white(grey: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None:
+    """The white, unless what lies between black and white are numbers, not a smoothed border."""
+    between = np.count_nonzero((grey > 0) & (grey < 224))
+    white = np.count_nonzero(grey >= 224)
+    ids_alone = between and not ((grey > 31) & (grey < _VOID_IN_FILES)).any()
+    if between > white or ids_alone:
+        return None
+    return (grey > 127).astype(np.int32)
 
 
 def _find(folder: Path, image: PurePath) -> Path:

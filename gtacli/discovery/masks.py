@@ -8,6 +8,8 @@ centre; soft maps bilinearly.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,13 +17,15 @@ from torch.nn.functional import interpolate
 
 from gtacli.models.pixels import Size
 
+T = TypeVar("T", bound=np.generic)
+
 MAP_THRESHOLD = 0.15
 """Share of a soft map's maximum, for a back-end without masks: Grad-CAM's own localisation
 (Selvaraju et al., section 4.1)."""
 
 
-def mask_on(size: Size, mask_ghgw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(..., gh, gw) -> (..., h, w)."""
+def mask_on(size: Size, mask_ghgw: NDArray[T]) -> NDArray[T]:
+    """(..., gh, gw) -> (..., h, w), of numbers too, enlarged or reduced."""
     rows, columns = (
         (2 * np.arange(pixels) + 1) * patches // (2 * pixels)
         for pixels, patches in zip(size, mask_ghgw.shape[-2:], strict=True)

@@ -21,6 +21,7 @@ from gtacli.data.inputs import Named
 from gtacli.discovery import Discovery, Found
 from gtacli.discovery.base import unit_range
 from gtacli.discovery.build import make_backend
+from gtacli.finding import Finder
 from gtacli.models import load_model
 from gtacli.registry import DISCOVERY
 from gtacli.segmentation import Output, segment
@@ -152,6 +153,72 @@ def test_ground_truth(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     assert "mean iou" in people.out
 
 
+@pytest.mark.usefixtures("bright")
+def test_ids_void_and_boxes(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Of object 30 more than half lies under a void border; boxes count for CorLoc alone."""
+    truth = scene(tmp_path / "in" / "a.png")
+    labels = truth.astype(np.uint8) * 30
+    labels[16:48, 48:61] = 255
+    labels[60:, :] = 1
+    image = Image.fromarray(labels)
+    image.putpalette([255 * (i % 3 == 1) for i in range(3)] + list(range(255)) * 3)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    image.save(masks / "a.png")
+    scene(tmp_path / "in" / "b.png")
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True)
+    box = "".join(f"<{side}>{v}</{side}>" for side, v in sides)
+    text = f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"
+    (masks / "b.xml").write_text(text)
+    scene(tmp_path / "in" / "c.png")
+    (masks / "c.xml").write_text("<annotation></annotation>")
+    for void in ("drop", "keep"):
+        given = words(tiny_model, tmp_path / void, tmp_path / "in")
+        done = gta(*given, "--ground-truth", str(masks), "--void", void, "--json")
+        assert done.status == 0, done.err
+        a, b, c, last = done.lines
+        right = 32 * 11
+        iou = right / (right + 4 * 96 + (32 * 13 if void == "keep" else 0))
+        assert a["iou"] == pytest.approx(iou)
+        assert a["located"] is False  # 11 of 24 columns
+        assert "iou" not in b
+        assert b["located"] is True
+        assert "located" not in c
+        assert last["summary"]["mean_iou"] == pytest.approx(iou)
+        assert last["summary"]["corloc"] == 0.5
+
+
+BOX = (49, 17, 72, 48)  # what is bright in a scene of 64 x 96, as VOC writes it
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_data_set_with_masks(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """A table names a mask for some; a folder of ground truth is asked before them."""
+    for name in ("a", "b"):
+        truth = scene(tmp_path / "set" / f"{name}.png")
+    Image.fromarray(truth).save(tmp_path / "set" / "mask.png")
+    table = tmp_path / "set" / "data.csv"
+    table.write_text("path,label,mask\na.png,x,mask.png\nb.png,x,\n")
+    given = words(tiny_model, tmp_path / "out")
+    done = gta(*given, "--data", str(table), "--json")
+    assert done.status == 0, done.err
+    a, b, last = done.lines
+    assert a["iou"] == 1
+    assert "iou" not in b
+    assert last["summary"]["mean_iou"] == last["summary"]["corloc"] == 1
+    assert (tmp_path / "out" / "a.png").is_file()
+    (tmp_path / "truth").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(~truth).save(tmp_path / "truth" / f"{name}.png")
+    more = ["--data", str(table), "--ground-truth", str(tmp_path / "truth"), "--json"]
+    lines = gta(*given, *more, "--overwrite").lines
+    assert [x["iou"] for x in lines[:-1]] == [0, 0]
+    scene(tmp_path / "c.png")
+    named = words(tiny_model, tmp_path / "both", tmp_path / "c.png")
+    lines = gta(*named, "--data", str(table), "--json").lines
+    assert [PurePath(x["image"]).name for x in lines[:-1]] == ["c.png", "a.png", "b.png"]
+
+
 def odd(kind: str, path: Path) -> Path:
     """A picture of an unusual kind."""
     scene(path / "plain.png")
@@ -209,7 +276,7 @@ def test_a_refinement_that_leaves_nothing_is_not_taken(
     gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = scene(tmp_path / "a.png")
-    monkeypatch.setattr("gtacli.segmentation.bilateral", lambda image, target: target * 0.4)
+    monkeypatch.setattr("gtacli.segmentation.finish.bilateral", lambda image, target: target * 0.4)
     given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
     done = gta(*given, "--json", "--refine", "bilateral")
     assert (read(done.lines[0]["mask"]) == truth * np.uint8(255)).all()
@@ -337,7 +404,8 @@ def test_an_endless_stream_is_read_as_it_is_needed(tiny_model: Path, tmp_path: P
     endless = (Named(str(tmp_path / "a.png"), PurePath(f"{next(taken)}.png")) for _ in count())
     output = Output(tmp_path / "out")
     compute = choose_compute("cpu", "auto")
-    results = segment(model, make_backend("bright", {}, model), endless, compute, output, 2)
+    finder = Finder(model, make_backend("bright", {}, model), compute)
+    results = segment(finder, endless, output, 2)
     first = list(islice(results, 5))
     results.close()  # type: ignore[attr-defined]
     assert [Path(x["mask"]).name for x in first] == [f"{i}.png" for i in range(5)]

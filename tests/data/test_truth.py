@@ -8,11 +8,43 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gtacli.data.base import Record
 from gtacli.data.images import ImageError
-from gtacli.data.truth import read_truth
+from gtacli.data.truth import VOID, Truth, read_mask, read_truth, record_truth
 
 OBJECT = np.zeros((6, 9), bool)
 OBJECT[2:5, 3:8] = True
+
+
+def labels(folder: Path, image: str) -> np.ndarray:
+    found = read_truth(folder, PurePath(image), (6, 9)).labels
+    assert found is not None
+    return found
+
+
+def voc_colours() -> list[int]:
+    """VOC's palette: the bits of an index, spread over the channels from the top."""
+    palette = []
+    for index in range(256):
+        rest, shift = index, 7
+        colour = [0, 0, 0]
+        while rest:
+            for channel in range(3):
+                colour[channel] |= (rest >> channel & 1) << shift
+            rest, shift = rest >> 3, shift - 1
+        palette += colour
+    return palette
+
+
+def ids(path: Path, numbers: np.ndarray, kind: str = "P") -> None:
+    if kind == "I;16":
+        Image.fromarray(numbers.astype(np.uint16)).save(path)
+        return
+    image = Image.fromarray(numbers.astype(np.uint8))
+    if kind == "P":
+        image.putpalette(voc_colours())
+        assert image.mode == "P"
+    image.save(path)
 
 
 @pytest.mark.parametrize("kind", ["L", "1", "RGB", "zero-one", "I;16", "bmp", "smooth"])
@@ -26,15 +58,15 @@ def test_black_and_white_of_every_kind(kind: str, tmp_path: Path) -> None:
         image.putpixel((3, 2), 140)
         image.putpixel((2, 2), 90)
     image.save(tmp_path / f"a.{'bmp' if kind == 'bmp' else 'png'}")
-    assert (read_truth(tmp_path, PurePath("a.jpg"), (6, 9)) == OBJECT).all()
+    assert (labels(tmp_path, "a.jpg") == OBJECT).all()
 
 
 def test_found_in_the_image_s_folder_or_at_the_top(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     Image.fromarray(OBJECT).save(tmp_path / "x" / "a.b.png")
     Image.fromarray(~OBJECT).save(tmp_path / "a.b.png")
-    assert (read_truth(tmp_path, PurePath("x/a.b.jpg"), (6, 9)) == OBJECT).all()
-    assert (read_truth(tmp_path, PurePath("y/a.b.jpg"), (6, 9)) == ~OBJECT).all()
+    assert (labels(tmp_path, "x/a.b.jpg") == OBJECT).all()
+    assert (labels(tmp_path, "y/a.b.jpg") == ~OBJECT).all()
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -43,9 +75,101 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     Image.fromarray(OBJECT).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a.png is 9 x 6 pixels, its image is 6 x 9"):
         read_truth(tmp_path, PurePath("a.jpg"), (9, 6))
-    Image.fromarray(OBJECT.astype(np.uint8) * 75).save(tmp_path / "a.png")  # ids of objects
+    photograph = np.arange(20 * 20, dtype=np.uint16).reshape(20, 20) % 251
+    Image.fromarray(photograph.astype(np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="is not black and white"):
-        read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+        read_truth(tmp_path, PurePath("a.jpg"), (20, 20))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match="cannot read image"):
         read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+
+
+@pytest.mark.parametrize("kind", ["P", "L", "I;16"])
+@pytest.mark.parametrize("numbers", [(15, 1), (1, 1), (21, 60), (7, 7), (30, 150)])
+@pytest.mark.parametrize("void", ["none", "border", "much"])
+def test_masks_of_ids(kind: str, numbers: tuple[int, int], void: str, tmp_path: Path) -> None:
+    """Few patches of an object under a thick border too; 7 is a grey in VOC's palette."""
+    drawn = np.zeros((6, 9), int)
+    drawn[1:4, 1:4], drawn[3:5, 6:8] = numbers
+    if void == "border":
+        drawn[1, 1:4] = 255
+    elif void == "much" and max(numbers) < 32:
+        drawn[drawn > 0] = 255
+        drawn[2, 2], drawn[4, 7] = numbers
+    ids(tmp_path / "a.png", drawn, kind)
+    expected = np.where(drawn == 255, VOID, drawn)
+    assert (labels(tmp_path, "a.jpg") == expected).all()
+
+
+def test_sixteen_bit_ids_above_255(tmp_path: Path) -> None:
+    drawn = np.zeros((6, 9), int)
+    drawn[1:3, 1:3], drawn[4:, 4:] = 300, 301
+    ids(tmp_path / "a.png", drawn, "I;16")
+    assert (labels(tmp_path, "a.jpg") == drawn).all()
+
+
+def test_an_empty_mask(tmp_path: Path) -> None:
+    for kind in ("P", "L", "I;16"):
+        ids(tmp_path / "a.png", np.zeros((6, 9)), kind)
+        assert not labels(tmp_path, "a.jpg").any()
+
+
+@pytest.mark.parametrize("white_first", [False, True])
+def test_black_and_white_in_a_palette(white_first: bool, tmp_path: Path) -> None:
+    image = Image.fromarray((white_first != OBJECT).astype(np.uint8))
+    image.putpalette([255] * 3 + [0] * 3 if white_first else [0] * 3 + [255] * 3)
+    image.save(tmp_path / "a.png")
+    assert (labels(tmp_path, "a.jpg") == OBJECT).all()
+    Image.fromarray(OBJECT).convert("RGB").convert("P").save(tmp_path / "a.png")  # coloured palette
+    assert (labels(tmp_path, "a.jpg") == OBJECT).all()
+
+
+ANNOTATION = """<annotation><folder>VOC2007</folder><filename>a.jpg</filename>
+<size><width>9</width><height>6</height><depth>3</depth></size><segmented>0</segmented>
+<object><name>dog</name><pose>Left</pose><truncated>1</truncated><difficult>0</difficult>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>6</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>3</ymax></bndbox>
+</part></object>
+<object><name>cat</name><difficult>0</difficult>
+<bndbox><ymin>2.7</ymin><xmin>3.2</xmin><ymax>4.9</ymax><xmax>5</xmax></bndbox></object>
+</annotation>"""
+
+
+def test_boxes_of_an_annotation(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(ANNOTATION)
+    truth = read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+    assert truth == Truth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
+    with pytest.raises(ImageError, match="is of 9 x 6 pixels, its image 9 x 5"):
+        read_truth(tmp_path, PurePath("a.jpg"), (5, 9))
+    (tmp_path / "a.xml").write_text("<annotation><size/></annotation>")
+    assert read_truth(tmp_path, PurePath("a.jpg"), (6, 9)).boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ANNOTATION[:200], "cannot read annotation .*a.xml"),
+        (ANNOTATION.replace("<xmax>9</xmax>", ""), "an object without a whole bndbox"),
+        (ANNOTATION.replace("<xmax>9", "<xmax>wide"), "cannot read annotation"),
+        ("<html></html>", "is no VOC annotation"),
+    ],
+)
+def test_broken_annotations(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(ImageError, match=message):
+        read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+
+
+def test_of_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(OBJECT).save(path)
+    assert record_truth(Record("a", 0, path), (6, 9)) is None
+    assert record_truth(Record("a", 0, path, boxes=()), (6, 9)) == Truth(boxes=())
+    both = record_truth(Record("a", 0, path, path, ((1, 2, 3, 4),)), (6, 9))
+    assert both is not None
+    assert both.boxes == ((1, 2, 3, 4),)
+    assert (both.labels == OBJECT).all()
+    with pytest.raises(ImageError, match="is 9 x 6 pixels"):
+        record_truth(Record("a", 0, path, path), (5, 9))
+    with pytest.raises(ImageError, match="no such image"):
+        read_mask(tmp_path / "none.png")

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gtacli.discovery.masks import box_around
-from gtacli.discovery.metrics import Totals, box_iou, f_beta, iou, score, true_boxes
+from gtacli.discovery.metrics import (
+    Score,
+    Totals,
+    best_heads,
+    box_iou,
+    boxes_of_labels,
+    f_beta,
+    iou,
+    located,
+    score,
+    true_boxes,
+)
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
@@ -101,33 +112,126 @@ def test_f_of_nothing(soft: float, truth: bool) -> None:
     np.testing.assert_allclose(f_beta(maps, masks), expected, atol=1e-12)
 
 
+def labelled(rng: np.random.Generator) -> np.ndarray:
+    """Numbers of objects up to 40, background, void."""
+    h, w = rng.integers(3, 12, 2)
+    some = [-1, 0, 0, *rng.integers(1, 41, 2)]
+    coarse = rng.choice(some, (h // 2 + 1, w // 2 + 1))
+    return np.kron(coarse, np.ones((2, 2), int))[:h, :w].astype(np.int32)
+
+
+def drop_void(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    pairs = zip(values.ravel(), labels.ravel(), strict=True)
+    return np.array([value for value, label in pairs if label != -1])
+
+
+def loop_jaccard(heads: np.ndarray, labels: np.ndarray) -> float | None:
+    ids = sorted({int(n) for n in labels.ravel()} - {0, -1})
+    if not ids:
+        return None
+    best = []
+    for number in ids:
+        truth = drop_void(labels, labels) == number
+        best.append(max(loop_iou(drop_void(head, labels), truth) for head in heads))
+    return sum(best) / len(best)
+
+
+def loop_located(boxes: list[list[int]], labels: np.ndarray) -> bool | None:
+    ids = sorted({int(n) for n in labels.ravel()} - {0, -1})
+    true = [box for number in ids for box in flooded_boxes(labels == number)]
+    return any(painted_iou(a, b) >= 0.5 for a in boxes for b in true) if true else None
+
+
+def around(mask: np.ndarray) -> list[list[int]]:
+    box = box_around(mask)
+    return [] if box is None else [box]
+
+
 def test_means_over_images() -> None:
+    """Images with void, without an object, with boxes alone: each counts where it can."""
     rng = np.random.default_rng(5)
-    examples = [example(rng) for _ in range(6)]
     totals = Totals()
-    for mask, soft, truth, heads in examples:
-        totals.add(score(mask, box_around(mask), soft, truth, heads))
-    curves = [[loop_f(s, t, k / 255) for k in range(255)] for _, s, t, _ in examples]
-    located = []
-    for mask, _, truth, _ in examples:
-        box = box_around(mask)
-        true = flooded_boxes(truth)
-        located.append(box is not None and any(painted_iou(box, b) >= 0.5 for b in true))
-    assert any(located)
-    expected = {
-        "mean_iou": np.mean([loop_iou(m, t) for m, _, t, _ in examples]),
-        "jaccard": np.mean([max(loop_iou(h, t) for h in heads) for _, _, t, heads in examples]),
-        "corloc": np.mean(located),
-        "max_f_beta": max(np.mean(curves, 0)),
-        "accuracy": np.mean([np.mean(m == t) for m, _, t, _ in examples]),
+    by_name: dict[str, list[float]] = {
+        name: [] for name in ("mean_iou", "jaccard", "corloc", "accuracy")
     }
+    curves = []
+    for i in range(12):
+        labels = labelled(rng) if i else np.zeros((4, 5), np.int32)
+        h, w = labels.shape
+        mask, heads = rng.random((h, w)) > rng.random(), rng.random((3, h, w)) > 0.5
+        soft = np.round(rng.random((h, w)) * 255) / 255
+        others = [list(box) for box in flooded_boxes(rng.random((h, w)) > 0.7)]  # of other objects
+        boxes = around(mask) + others
+        totals.add(score(mask, soft, labels, boxes, best_heads(heads, labels)))
+        truth = drop_void(labels, labels) > 0
+        by_name["mean_iou"].append(loop_iou(drop_void(mask, labels), truth))
+        right = [m == t for m, t in zip(drop_void(mask, labels), truth, strict=True)]
+        by_name["accuracy"].append(sum(right) / len(right))
+        values = drop_void(soft, labels)
+        curves.append([loop_f(values, truth, k / 255) for k in range(255)])
+        for name, value in (
+            ("jaccard", loop_jaccard(heads, labels)),
+            ("corloc", loop_located(boxes, labels)),
+        ):
+            if value is not None:
+                by_name[name].append(value)
+    assert len(by_name["jaccard"]) == len(by_name["corloc"]) == 10  # two are empty
+    assert 0 < sum(by_name["corloc"]) < 10
+    totals.add(Score(located=True))  # boxes alone
+    by_name["corloc"].append(1)
+    expected = {name: sum(values) / len(values) for name, values in by_name.items()}
+    expected["max_f_beta"] = max(np.mean(curves, 0))
     assert totals.means() == pytest.approx(expected)
+    assert totals.count == 13
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_best_heads_and_boxes_of_labels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = labelled(rng)
+    heads = rng.random((4, *labels.shape)) > 0.4
+    assert best_heads(heads, labels) == pytest.approx(loop_jaccard(heads, labels))
+    ids = sorted({int(n) for n in labels.ravel()} - {0, -1})
+    flooded = [box for number in ids for box in flooded_boxes(labels == number)]
+    assert sorted(boxes_of_labels(labels)) == sorted(flooded)
+
+
+def test_located_by_any_object() -> None:
+    true = [[0, 0, 4, 4], [10, 10, 12, 12]]
+    assert located([[0, 0, 4, 2]], true) is True  # exactly a half
+    assert located([[0, 0, 4, 1]], true) is False
+    assert located([[0, 0, 4, 1], [10, 10, 12, 12]], true) is True
+    assert located([], true) is False
+    assert located([[0, 0, 1, 1]], []) is None
+    assert located([[0, 0, 0, 0]], [[1, 1, 1, 1]]) is False  # a box without an area
+
+
+def test_torchmetrics_agrees_on_binary_masks() -> None:
+    import torch
+    from torchmetrics.functional.classification import binary_accuracy, binary_jaccard_index
+
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        mask, soft, truth, _ = example(rng)
+        labels = np.where(rng.random(truth.shape) > 0.8, -1, truth).astype(np.int32)
+        one = score(mask, soft, labels)
+        given = torch.from_numpy(mask.astype(int)), torch.from_numpy(labels)
+        assert one.iou == pytest.approx(float(binary_jaccard_index(*given, ignore_index=-1)))
+        assert one.accuracy == pytest.approx(float(binary_accuracy(*given, ignore_index=-1)))
+
+
+def test_all_void() -> None:
+    mask = np.ones((2, 2), bool)
+    one = score(mask, mask.astype(float), np.full((2, 2), -1, np.int32))
+    assert one.accuracy is None
+    assert one.located is None
+    assert best_heads(mask[None], np.full((2, 2), -1, np.int32)) is None
 
 
 def test_without_heads_and_without_images() -> None:
     mask, soft, truth, _ = example(np.random.default_rng(1))
     totals = Totals()
     assert set(totals.means().values()) == {None}
-    totals.add(score(mask, None, soft, truth))
+    totals.add(score(mask, soft, truth.astype(np.int32)))
     assert totals.means()["jaccard"] is None
     assert totals.means()["corloc"] == 0
