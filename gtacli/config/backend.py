@@ -1,0 +1,131 @@
+"""What the configs of commands that look for objects share: the network and its back-end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from gtacli.config.base import StrictModel
+from gtacli.config.common import CommonConfig, ImageSize
+from gtacli.config.parts import (
+    DinoOptions,
+    DiscoveryOptions,
+    GradCAMOptions,
+    TokenCutOptions,
+)
+from gtacli.config.values import Given, Level, Rank, Tree, find, merge, plain, tree_of
+from gtacli.errors import UsageError
+
+KEY = "discovery"
+SHORT = ("layer", "tau")
+
+
+class BackendConfig(CommonConfig):
+    """How objects are found in images."""
+
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
+
+    model: str | None = Field(
+        default=None,
+        description="the pre-trained ViT that looks: a timm name, hf-hub:..., a run folder, "
+        "ARCH@FILE, or a name of the gta.models registry",
+        json_schema_extra={"metavar": "SPEC"},
+    )
+    teacher: str | None = Field(
+        default=None, description="another name for --model", json_schema_extra={"metavar": "SPEC"}
+    )
+    backend: str = Field(
+        default="tokencut",
+        description="what finds the object: tokencut, dino, gradcam, or another of "
+        "`gta plugins list`",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    layer: int | None = Field(
+        default=None,
+        description="block that the backend reads, from the end if negative",
+        json_schema_extra={"default": "the backend's own, -1"},
+    )
+    tau: float | None = Field(
+        default=None,
+        description="tokencut: cosine similarity above which two patches are joined",
+        json_schema_extra={"default": "0.2"},
+    )
+    discovery: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="a backend's options, as in --set discovery.dino.heads=mean",
+        json_schema_extra={"flag": False},
+    )
+    image_size: ImageSize | None = Field(
+        default=None,
+        description="what the model sees of every image, in pixels",
+        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="threads that read images; 0: none",
+        json_schema_extra={"default": "by the machine"},
+    )
+
+    @property
+    def spec(self) -> str | None:
+        return self.model if self.model is not None else self.teacher
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The backend's own options, as far as they are given."""
+        return self.discovery.get(self.backend, {})
+
+    @classmethod
+    def merge_levels(cls, levels: Sequence[Level]) -> Tree:
+        """`layer` and `tau` are options of the backend, whichever source names it."""
+        backend = cls.model_fields["backend"].default
+        for level in levels:
+            given = level.tree.get("backend")
+            if isinstance(given, Given):
+                backend = given.value
+        known = _built_in(str(backend))
+        tree: Tree = {}
+        for level in levels:
+            rest = dict(level.tree)
+            short = {key: rest.pop(key) for key in SHORT if key in rest}
+            for key, value in short.items():
+                leaf = find(value, ())
+                if leaf is None or leaf.value is None:
+                    continue
+                if known is not None and key not in known.model_fields:
+                    raise UsageError(f"{leaf.label or key}: the backend {backend} has no {key}")
+                rest = merge(rest, {KEY: {str(backend): {key: value}}})
+            tree = merge(tree, rest)
+        return tree
+
+    @classmethod
+    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
+        asked = tree.get(KEY)
+        tables = asked if isinstance(asked, dict) else {}
+        known = {name: _built_in(name) for name in tables if isinstance(tables[name], dict)}
+        return [((KEY, name), options) for name, options in known.items() if options is not None]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold(cls, values: Any) -> Any:
+        """The same short forms in Python: SegmentConfig(layer=-6)."""
+        if not isinstance(values, Mapping):
+            return values
+        given = {k: v for k, v in values.items() if v is not None}
+        return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+
+
+def _built_in(backend: str) -> type[DiscoveryOptions] | None:
+    """Options of a backend that can be read without torch."""
+    from gtacli.registry import DISCOVERY
+
+    known: dict[str, type[DiscoveryOptions]] = {
+        "tokencut": TokenCutOptions,
+        "dino": DinoOptions,
+        "gradcam": GradCAMOptions,
+    }
+    found = known.get(backend)
+    return found if found is not None and DISCOVERY.origin(backend).builtin else None
