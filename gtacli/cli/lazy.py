@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -14,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
     "predict": ("gtacli.cli.predict", "Name the classes of images."),
     "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),
+    "attention-map": ("gtacli.cli.attention_map", "Draw what a model looks at in images."),
+    "attn-maps": ("gtacli.cli.attention_map", "The same under a shorter name."),
     "data": ("gtacli.cli.data", "Data sets: whether they are whole and readable."),
     "models": ("gtacli.cli.models", "The models that can be used."),
     "plugins": ("gtacli.cli.plugins", "Installed parts and whether they work."),
@@ -53,7 +56,15 @@ class LazyGroup(TyperGroup):
 
 
 class Sectioned(TyperCommand):
-    """A command whose help groups the options by their panel, in plain text."""
+    """A command whose help groups the options by their panel, in plain text.
+
+    An option in `variadic` takes every word up to the next option: `--compare A B`.
+    """
+
+    variadic: tuple[str, ...] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, list(_one_each(args, self.variadic)))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -66,6 +77,20 @@ class Sectioned(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _one_each(words: Sequence[str], variadic: Sequence[str]) -> Iterator[str]:
+    """`--option A B` as `--option A --option B`, which is what the parser understands."""
+    option = None
+    first = True
+    for word in words:
+        if word.startswith("-") and word != "-":
+            option, first = (word if word in variadic else None), True
+        elif option is not None and not first:
+            yield option
+        else:
+            first = False
+        yield word
 
 
 def _stub(name: str, short: str) -> Any:

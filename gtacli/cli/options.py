@@ -119,7 +119,8 @@ def config_command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__doc__ = body.__doc__
-        app.command(command, cls=Sectioned, context_settings=HELP_NAMES)(run)
+        kind = type("Command", (Sectioned,), {"variadic": _variadic(model)})
+        app.command(command, cls=kind, context_settings=HELP_NAMES)(run)
         return body
 
     return decorate
@@ -140,6 +141,16 @@ def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
         *(_field_option(k, f, "Regulariser gta") for k, f in model.flat_fields().items()),
         *(_field_option(k, model.model_fields[k], COMMON) for k in common),
     ]
+
+
+def _variadic(model: type[CommandConfig]) -> tuple[str, ...]:
+    """Options of several words, as in `--compare A B`."""
+    extras = {k: f.json_schema_extra for k, f in model.model_fields.items()}
+    return tuple(
+        "--" + key.replace("_", "-")
+        for key, extra in extras.items()
+        if isinstance(extra, dict) and extra.get("variadic")
+    )
 
 
 def _has_flag(field: FieldInfo) -> bool:

@@ -79,6 +79,7 @@ def load_model(
     partial_weights: bool = False,
     drop_path: float = 0.0,
     init: str | None = None,
+    any_size: bool = False,
 ) -> LoadedModel:
     """Load a ViT by its spec, in eval mode on the CPU.
 
@@ -92,6 +93,8 @@ def load_model(
         drop_path: probability that the last block is skipped in training, rising to it from 0 at
             the first; how a network is trained, so not kept in `LoadedModel.kwargs`.
         init: take the weights of this spec or file instead of the spec's own.
+        any_size: the model takes images of any size of whole patches, each batch its own, and
+            resizes position embeddings as it goes; like `drop_path` not kept.
 
     Raises:
         GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
@@ -115,6 +118,8 @@ def load_model(
         kwargs["img_size"] = image_size
     if drop_path:
         kwargs["drop_path_rate"] = drop_path
+    if any_size:
+        kwargs["dynamic_img_size"] = True
     model = _create(weights.architecture, spec, kwargs)
     timm_blocks.check(model)
     report = LoadReport()

@@ -15,6 +15,22 @@ def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -
     return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
 
 
+def own_aspect(image: Size, like: Size, patch: Size) -> Size:
+    """The size nearest to `image`'s aspect ratio that has about as many patches as `like`, never
+    more than an eighth more; whole patches, at least one a side.
+
+    All arguments and the result are (height, width) in pixels.
+    """
+    patches = (like[0] // patch[0]) * (like[1] // patch[1])
+    # Patches need not be square: the aspect that counts is that of the grid.
+    aspect = (image[0] / patch[0]) / (image[1] / patch[1])
+    rows = max(1, min(patches, round((patches * aspect) ** 0.5)))
+    columns = max(1, min(patches, round((patches / aspect) ** 0.5)))
+    while rows * columns > patches * 9 / 8 and max(rows, columns) > 1:
+        rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+    return rows * patch[0], columns * patch[1]
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF says, transparency laid on white, 16 bit brought to 8."""
     return _rgb(_upright(image))

@@ -1,0 +1,1 @@
+"""What a model looks at in images, as files: the stream behind `gta attention-map`."""
