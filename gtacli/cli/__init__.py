@@ -56,6 +56,8 @@ def _invoke(words: list[str]) -> int:
     try:
         result = root().main(args=words, prog_name="gta", standalone_mode=False, obj=words)
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # click makes a status 1 of it
+            raise stop.__context__ from None
         result = stop.code
     return result if isinstance(result, int) else 0
 

@@ -1,0 +1,302 @@
+"""`gta attention-map` as a user and a script meet it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from gtacli import attention, load_model
+from gtacli.attention_maps import demo
+from gtacli.cli.lazy import _one_each
+from gtacli.models.specs import ModelProvider, Weights
+from gtacli.registry import MODELS
+
+PATCH = 8  # of the tiny model, 32 pixels, three blocks, three heads
+
+
+def photo(path: Path, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
+    """A picture (height, width) of smooth noise."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def words(model: Path, out: Path, *more: object) -> list[str]:
+    return ["attention-map", *map(str, more), "-m", str(model), "-o", str(out), "--device", "cpu"]
+
+
+def truth(model: Path, image: Path, layer: int = -1) -> NDArray[np.float32]:
+    """(H, gh, gw) of an image of the model's own size."""
+    loaded = load_model(str(model))
+    with Image.open(image) as picture:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (loaded.mean, loaded.std))
+    with torch.no_grad():
+        (tap,) = attention(loaded.model, ((pixels - mean) / std)[None], (layer,))
+    return tap.maps()[0].numpy()
+
+
+def test_a_line_and_a_picture_a_map(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "b" / "two.png", (60, 90))
+    photo(tmp_path / "in" / "a.jpg", (32, 32))
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--json")
+    assert done.status == 0
+    first, second = done.lines
+    assert first == {
+        "image": str(tmp_path / "in" / "a.jpg"),
+        "output": str(tmp_path / "out" / "a.layer2.max.png"),
+        "layer": 2,
+        "heads": "max",
+        "grid": [4, 4],
+        "source_size": [32, 32],
+    }
+    assert second["output"] == str(tmp_path / "out" / "b" / "two.layer2.max.png")
+    assert second["grid"] == [3, 5]  # its own aspect, about as many patches
+    assert second["source_size"] == [60, 90]
+    with Image.open(second["output"]) as drawn:
+        assert drawn.size == (90, 60)
+        assert drawn.mode == "RGB"
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_raw_maps_are_the_softmax_of_the_full_row(
+    gta: Any, tiny_model: Path, tmp_path: Path, layer: int
+) -> None:
+    image = photo(tmp_path / "a.png")
+    raw = ["--style", "raw", "--layer", str(layer)]
+    expected = truth(tiny_model, image, layer)
+    for heads, name, value in (
+        ("all", "all", expected),
+        ("max", "max", expected.max(0)),
+        ("mean", "mean", expected.mean(0)),
+        ("1", "head1", expected[1]),
+        ("2,0", "heads2-0", expected[[2, 0]]),
+    ):
+        out = tmp_path / heads
+        assert gta(*words(tiny_model, out, image), *raw, "--heads", heads).status == 0
+        found = np.load(out / f"a.layer{layer}.{name}.npy")
+        assert found.dtype == np.float32
+        assert found.shape == value.shape
+        assert np.allclose(found, value, atol=1e-6)
+
+
+def test_every_head_has_a_picture_of_its_own(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    done = gta(
+        *words(tiny_model, tmp_path / "o", image), "--layer", "all", "--heads", "all", "--json"
+    )
+    assert [(line["layer"], line["heads"]) for line in done.lines] == [
+        (layer, head) for layer in range(3) for head in range(3)
+    ]
+    assert len(list((tmp_path / "o").glob("a.layer*.head*.png"))) == 9
+
+
+def test_masks_hold_sixty_percent_as_dinos_do(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    assert gta(*words(tiny_model, tmp_path / "o", image), "--style", "mask").status == 0
+    attended = truth(tiny_model, image).max(0)
+    # visualize_attention.py: sort, cumulate the shares, keep what is above 1 - 0.6 of the mass
+    order = np.argsort(attended.ravel())
+    shares = np.cumsum(attended.ravel()[order] / attended.sum())
+    kept = np.zeros(attended.size, bool)
+    kept[order] = shares > 1 - 0.6
+    with Image.open(tmp_path / "o" / "a.layer2.max.png") as mask:
+        assert mask.mode == "L"
+        expected = np.kron(kept.reshape(4, 4), np.ones((PATCH, PATCH))) * 255
+        assert np.array_equal(np.asarray(mask), expected)
+
+
+@pytest.mark.parametrize("kind", ["rollout", "tokencut", "dino", "gradcam"])
+def test_other_kinds(gta: Any, tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    image = photo(tmp_path / "a.png", (40, 80))
+    for style, suffix in (("heat", "png"), ("mask", "png"), ("raw", "npy")):
+        out = tmp_path / style
+        base = words(tiny_model, out, image, "--kind", kind, "--style", style, "--layer", -1)
+        assert gta(*base).status == 0
+        assert (out / f"a.layer2.{kind}.{suffix}").is_file()
+    assert np.load(tmp_path / "raw" / f"a.layer2.{kind}.npy").shape == (3, 6)
+
+
+def test_the_class_of_grad_cam_is_chosen(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    for number in ("0", "3"):
+        base = words(tiny_model, tmp_path / number, image, "--kind", "gradcam", "--style", "raw")
+        assert gta(*base, "--target-class", number).status == 0
+    zero, three = (np.load(tmp_path / n / "a.layer2.gradcam.npy") for n in ("0", "3"))
+    assert not np.allclose(zero, three)
+    wrong = gta(*words(tiny_model, tmp_path / "x", image), "--kind", "gradcam",
+                "--target-class", "cat")  # fmt: skip
+    assert wrong.status == 2
+    assert "no class 'cat'" in wrong.err
+
+
+def test_threads_change_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    shapes = [(32, 32), (40, 80), (32, 32), (80, 40)]
+    images = [photo(tmp_path / "in" / f"{i:02}.png", shapes[i % 4], i) for i in range(30)]
+    outs = {}
+    for workers in (0, 4):
+        out = tmp_path / str(workers)
+        done = gta(
+            *words(tiny_model, out, tmp_path / "in", "--workers", workers), "--json",
+            "--style", "raw",
+        )  # fmt: skip
+        assert [line["image"] for line in done.lines] == [str(image) for image in images]
+        outs[workers] = [np.load(out / f"{i:02}.layer2.max.npy") for i in range(30)]
+    assert all(np.array_equal(a, b) for a, b in zip(outs[0], outs[4], strict=True))
+
+
+def test_bad_images_are_named_and_the_rest_is_done(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    photo(tmp_path / "c.png")
+    photo(tmp_path / "c.jpg")
+    names = [tmp_path / name for name in ("a.png", "b.png", "gone.png", "c.png", "c.jpg")]
+    done = gta(*words(tiny_model, tmp_path / "o", *names), "--json")
+    assert done.status == 1
+    assert ["error" in line for line in done.lines] == [False, True, True, False, True]
+    assert "not an image" in done.lines[1]["error"]
+    assert "another image has its maps" in done.lines[4]["error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--heads", "7"], "no head 7; this model has 3"),
+        (["--layer", "5"], "no block 5; this model has 3"),
+        (["--kind", "tokncut"], "did you mean 'tokencut'"),
+        (["--kind", "tokencut", "--heads", "max"], "--heads: --kind tokencut has none"),
+        (["--kind", "dino", "--layer", "0,1"], "reads one block"),
+        (["--kind", "rollout", "--heads", "all"], "reduces the heads to one"),
+        (["--layer", "auto"], "auto is for"),
+        (["--style", "foto"], "must be one of overlay, heat, mask, raw"),
+        (["--target-class", "1"], "only --kind gradcam"),
+        (["--image-size", "30"], "no multiple of the patch size"),
+    ],
+)
+def test_wrong_use(
+    gta: Any, tiny_model: Path, tmp_path: Path, more: list[str], message: str
+) -> None:
+    done = gta(*words(tiny_model, tmp_path / "o", photo(tmp_path / "a.png")), *more)
+    assert done.status == 2
+    assert message in done.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_images_without_a_model_are_refused(gta: Any, tmp_path: Path) -> None:
+    done = gta("attn-maps", str(photo(tmp_path / "a.png")))
+    assert done.status == 2
+    assert "--model" in done.err
+
+
+def test_models_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        photo(tmp_path / "in" / f"{i}.png", (40, 60), i)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
+    more = ["--compare", str(other), str(tiny_model), "--sheet", str(tmp_path / "sheet.png")]
+    done = gta(
+        *words(tiny_model, tmp_path / "o", tmp_path / "in"), "--sheet-rows", "2", *more, "--json"
+    )
+    assert done.status == 0
+    names = ["tiny-model", "other", "tiny-model-2"]
+    assert [line["model"] for line in done.lines] == names * 3
+    assert all((tmp_path / "o" / name / "2.layer2.max.png").is_file() for name in names)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    dark = (pixels < 250).any(-1)
+    assert dark[:, : pixels.shape[1] // 4].any()
+    # Equal models, one scale of colours: equal columns.
+    columns = [pixels[30:, x : x + 192] for x in (208, 408, 608)]
+    assert np.array_equal(columns[0], columns[1])
+    assert np.array_equal(columns[0], columns[2])
+
+
+def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    sheet = ["--sheet", str(tmp_path / "s.png")]
+    done = gta(*words(tiny_model, tmp_path / "o", image), "--dry-run", "--json", *sheet)
+    assert done.status == 0
+    assert done.lines[0]["output"] is None
+    assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "s.png").exists()
+
+
+class TinyDemo(ModelProvider):
+    """Stands for the demo's source, which would be trained first."""
+
+    folder: Path
+
+    def weights(self) -> Weights:
+        from gtacli.models.specs import resolve
+
+        return resolve(str(self.folder))
+
+
+def test_alone_it_draws_the_demo(
+    gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TinyDemo, "folder", tiny_model, raising=False)
+    with MODELS.registered("demo", TinyDemo):
+        done = gta("attn-maps", "--json", "-o", str(tmp_path / "o"), "--device", "cpu")
+    assert done.status == 0
+    assert len(done.lines) == 12
+    assert "the built-in demo's images, seen by demo" in done.err
+
+
+def test_the_newest_run_on_the_demo_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo.demo_spec() == "demo"
+    for i, data in enumerate(("demo", "demo", "birds/")):
+        run = tmp_path / "runs" / str(i)
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps({"config": {"data": data}}))
+        (run / "model.safetensors").touch()
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "run.json").write_text("{")
+    assert Path(demo.demo_spec()) == Path("runs/1")
+
+
+def test_a_closed_pipe_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    code = (
+        f"{sys.executable} -m gtacli attn-maps - --json -m {tiny_model} -o {tmp_path}/o "
+        "--style raw --device cpu | head -n 3; echo ${PIPESTATUS[0]}"
+    )
+    for i in range(400):
+        (tmp_path / f"{i}.png").hardlink_to(image)
+    paths = "".join(f"{tmp_path}/{i}.png\n" for i in range(400))
+    done = subprocess.run(
+        ["bash", "-c", code], input=paths, capture_output=True, text=True, check=False
+    )
+    assert len(done.stdout.splitlines()) == 4
+    assert done.stdout.splitlines()[-1] == "0"
+    assert "error" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("--compare a b -o x", "--compare a --compare b -o x"),
+        ("p --compare a --compare b", "p --compare a --compare b"),
+        ("--compare a b -- p", "--compare a --compare b -- p"),
+        ("--layer -1 p q", "--layer -1 p q"),
+        ("--compare=a p", "--compare=a p"),
+    ],
+)
+def test_an_option_of_several_words(given: str, read: str) -> None:
+    assert list(_one_each(given.split(), ("--compare",))) == read.split()
