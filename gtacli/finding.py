@@ -52,6 +52,7 @@ class Grids(NamedTuple):
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     heads: NDArray[np.bool_] | None
+    objects: NDArray[np.bool_] | None
 
 
 class Seen(NamedTuple):
@@ -96,7 +97,7 @@ class Finder:
             found = self.backend.find(self.as_input(pixels))
         columns = (
             [None] * len(views) if values is None else list(values.cpu().numpy())
-            for values in (found.maps, found.masks, found.head_masks)
+            for values in (found.maps, found.masks, found.head_masks, found.objects)
         )
         return [Grids(*grids) for grids in zip(*columns, strict=True)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from gtacli.attention_maps.kinds import ClsAttention, Found, Heads, Kind, Rollout
@@ -14,6 +13,7 @@ from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.names import short_names
 from gtacli.training.devices import Compute
 
 WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino")
@@ -28,9 +28,8 @@ def make_lookers(
     that it has not.
     """
     lookers: list[Looker] = []
-    for spec in specs:
+    for spec, name in zip(specs, short_names(specs), strict=True):
         model = load_model(spec, image_size=config.image_size, any_size=not config.stretched)
-        name = _unlike(_name(spec), [looker.name for looker in lookers])
         kind = make_kind(config, model)
         if config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu":
             pack(model.model)
@@ -70,15 +69,3 @@ def _class_number(text: str, model: LoadedModel) -> int:
         f"--target-class: {model.spec} has no class '{text}'"
         + (f"; it has {known}" if known else "; its classes have numbers only")
     )
-
-
-def _name(spec: str) -> str:
-    """A run folder's or a file's own name, or the spec; fit for a folder's."""
-    last = spec.partition("@")[2] or spec
-    named = Path(last).name.removesuffix(".safetensors").removesuffix(".pth") or last
-    return re.sub(r"[^\w.=+-]+", "_", named).strip(".") or "model"
-
-
-def _unlike(name: str, taken: Sequence[str]) -> str:
-    names = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
-    return next(candidate for candidate in names if candidate not in taken)

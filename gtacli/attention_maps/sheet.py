@@ -16,7 +16,7 @@ from gtacli.data.images import decode
 from gtacli.discovery.masks import mask_on
 from gtacli.rendering.files import write_whole
 from gtacli.rendering.heat import heat, overlay, range_of, smooth
-from gtacli.rendering.sheet import draw_sheet, thumbnail
+from gtacli.rendering.sheet import Row, draw_sheet, thumbnail
 
 
 class Sheet:
@@ -34,8 +34,7 @@ class Sheet:
     def __init__(self, file: Path, lookers: Sequence[Looker], files: MapFiles, rows: int) -> None:
         self.file, self.lookers, self.files, self.most = file, lookers, files, rows
         self.columns: list[str] = []
-        self.titles: list[str] = []
-        self.rows: list[list[Image.Image]] = []
+        self.rows: list[Row] = []
 
     def add(self, looked: Looked) -> None:
         """An image's maps, as long as there is room."""
@@ -46,8 +45,8 @@ class Sheet:
         low, high = range_of(
             np.concatenate([m.maps.numpy().ravel() for m in maps]), self.files.clip
         )
-        self.rows.append([picture, *(self._drawn(picture, one, (low, high)) for one in maps)])
-        self.titles.append(looked.image.below.as_posix())
+        drawn = (self._drawn(picture, one, (low, high)) for one in maps)
+        self.rows.append(Row([picture, *drawn], [looked.image.below.as_posix()]))
         self.columns = [
             "image",
             *(
@@ -70,7 +69,7 @@ class Sheet:
     def save(self) -> None:
         """Write what there is. Raises RunError where it cannot be written."""
         if self.rows:
-            drawn = draw_sheet(self.rows, self.columns, self.titles)
+            drawn = draw_sheet(self.rows, self.columns)
             kind = "JPEG" if self.file.suffix.lower() in (".jpg", ".jpeg") else "PNG"
             write_whole(self.file, lambda path: drawn.save(path, format=kind), "--sheet")
 

@@ -12,10 +12,12 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
-from gtacli.errors import UsageError
+from gtacli.errors import GtaError, UsageError
 
 if TYPE_CHECKING:
     from gtacli.data.inputs import Named
+    from gtacli.finding import Finder
+    from gtacli.training.devices import Compute
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -32,6 +34,7 @@ def segment(
 
     Masks are at the image's own size, in the folders that the images lie in below what was given.
     Images that cannot be done are named, the rest is done, and the exit status is 1.
+    With --compare every model looks at every image: a table, and sheet.png with the first ones.
     """
     if config.spec is None:
         raise UsageError(
@@ -43,9 +46,6 @@ def segment(
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
-    from gtacli.discovery.build import make_backend
-    from gtacli.finding import Finder
-    from gtacli.models import load_model
     from gtacli.segmentation import Output
     from gtacli.segmentation import segment as run
     from gtacli.training.devices import choose_compute
@@ -55,8 +55,7 @@ def segment(
     named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
-    model = load_model(config.spec, image_size=config.image_size)
-    backend = make_backend(config.backend, config.options, model)
+    finders = _finders(config, compute)
     record = {"command": "segment", "config": config.model_dump(mode="json"), **environment()}
     folder.write_json("run.json", record)
     if call.dry_run:
@@ -67,21 +66,49 @@ def segment(
         config.overlay,
         config.ground_truth,
         config.void,
-        model.image_size,
     )
+    objects = config.options.get("objects", 1)
     failed = False
-    finder = Finder(model, backend, compute)
-    for result in run(finder, named, output, config.batch_size, config.workers):
+    summaries: list[dict[str, Any]] = []
+    for result in run(finders, named, output, config.batch_size, config.workers, objects):
         if "error" in result:
             failed = True
             log.warning("%s", result["error"])
         if "summary" in result:
-            folder.write_json("summary.json", result["summary"])
+            summaries.append(result["summary"])
         if call.json:
             console.emit(result)
-        else:
+        elif "sheet" in result:
+            log.info("sheet: %s", result["sheet"])
+        elif len(finders) == 1:
             _show(result)
+    folder.write_json("summary.json", summaries[0] if len(finders) == 1 else {"models": summaries})
+    if not call.json:
+        _table(summaries)
     return 1 if failed else 0
+
+
+def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
+    """A finder a model, all of the first one's input size; every model is loaded first, so that
+    what is wrong with the last is said before the first step."""
+    from gtacli.discovery.build import make_backend
+    from gtacli.finding import Finder
+    from gtacli.models import load_model
+    from gtacli.models.names import short_names
+
+    assert config.spec is not None
+    specs = [config.spec, *config.compare]
+    size = config.image_size
+    finders: list[Finder] = []
+    for spec, name in zip(specs, short_names(specs), strict=True):
+        try:
+            model = load_model(spec, image_size=size)
+            backend = make_backend(config.backend, config.options, model)
+        except GtaError as error:
+            raise type(error)(f"--compare {spec}: {error}" if finders else str(error)) from error
+        size = size or model.image_size
+        finders.append(Finder(model, backend, compute, name))
+    return finders
 
 
 def _images(given: list[str], data: str | None, null: bool) -> Iterator[Named]:
@@ -100,10 +127,42 @@ def _images(given: list[str], data: str | None, null: bool) -> Iterator[Named]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    if "summary" in result:
-        rows = [(key.replace("_", " "), value) for key, value in result["summary"].items()]
-        console.table(("summary", ""), [row for row in rows if row[1] is not None])
-    elif "error" not in result:
-        box = "nothing found" if result["box"] is None else " ".join(map(str, result["box"]))
-        score = f"\tIoU {100 * result['iou']:.1f} %" if "iou" in result else ""
-        console.say(f"{result['image']}\t{result['mask'] or ''}\t{box}{score}")
+    """The line of one image."""
+    if "error" in result or "summary" in result:
+        return
+    found = [each["box"] for each in result.get("objects", [result]) if each["box"] is not None]
+    boxes = "; ".join(" ".join(map(str, box)) for box in found) or "nothing found"
+    score = f"\tIoU {100 * result['iou']:.1f} %" if "iou" in result else ""
+    console.say(f"{result['image']}\t{result['mask'] or ''}\t{boxes}{score}")
+
+
+_COLUMNS = {
+    "mean_iou": "mean IoU %",
+    "jaccard": "Jaccard %",
+    "corloc": "CorLoc %",
+    "max_f_beta": "max F %",
+    "accuracy": "accuracy %",
+}
+
+
+def _table(summaries: list[dict[str, Any]]) -> None:
+    """A row a model, with the figures that there are."""
+    present = [key for key in _COLUMNS if any(s.get(key) is not None for s in summaries)]
+    plain = ["images", "failed"] if len(summaries) == 1 else []
+    names = [summary.get("model") for summary in summaries]
+    rows = [
+        [
+            *([name] if name else []),
+            *(summary[key] for key in plain),
+            *(_per_cent(summary.get(key)) for key in present),
+            *([f"{summary['images_per_second']:.1f}"] if plain else []),
+        ]
+        for name, summary in zip(names, summaries, strict=True)
+    ]
+    head = ["model"] if names[0] else []
+    rate = ["images/s"] if plain else []
+    console.table([*head, *plain, *(_COLUMNS[key] for key in present), *rate], rows)
+
+
+def _per_cent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 1)

@@ -19,13 +19,14 @@ from gtacli.config.values import Given, Level, Rank, Tree, find, merge, plain, t
 from gtacli.errors import UsageError
 
 KEY = "discovery"
-SHORT = ("layer", "tau")
 
 
 class BackendConfig(CommonConfig):
     """How objects are found in images."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
+    short: ClassVar[tuple[str, ...]] = ("layer", "tau")
+    """Keys that are options of the back-end, whichever source names it."""
 
     model: str | None = Field(
         default=None,
@@ -80,7 +81,7 @@ class BackendConfig(CommonConfig):
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
-        """`layer` and `tau` are options of the backend, whichever source names it."""
+        """All sources, lowest first; the `short` keys go to the back-end's own table."""
         backend = cls.model_fields["backend"].default
         for level in levels:
             given = level.tree.get("backend")
@@ -90,13 +91,14 @@ class BackendConfig(CommonConfig):
         tree: Tree = {}
         for level in levels:
             rest = dict(level.tree)
-            short = {key: rest.pop(key) for key in SHORT if key in rest}
+            short = {key: rest.pop(key) for key in cls.short if key in rest}
             for key, value in short.items():
                 leaf = find(value, ())
                 if leaf is None or leaf.value is None:
                     continue
                 if known is not None and key not in known.model_fields:
-                    raise UsageError(f"{leaf.label or key}: the backend {backend} has no {key}")
+                    lacks = "finds one object an image" if key == "objects" else f"has no {key}"
+                    raise UsageError(f"{leaf.label or key}: the backend {backend} {lacks}")
                 rest = merge(rest, {KEY: {str(backend): {key: value}}})
             tree = merge(tree, rest)
         return tree

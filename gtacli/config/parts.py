@@ -100,6 +100,9 @@ class TokenCutOptions(DiscoveryOptions):
         default=0.2, description="cosine similarity above which two patches are joined"
     )
     eps: float = Field(default=1e-5, gt=0, lt=0.5, description="weight of all other edges")
+    objects: int = Field(
+        default=1, ge=1, description="objects an image at most, by repeated cuts (MaskCut)"
+    )
     solver: Literal["auto", "krylov", "eigh", "scipy"] = Field(
         default="auto", description="of the eigenproblem; scipy is the published one"
     )

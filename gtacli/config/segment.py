@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath
+from gtacli.config.values import Given, Level, Tree
+from gtacli.errors import UsageError
+
+KINDS = {"attention": "dino"}
+"""Other names of back-ends: what the paper's figures call them."""
 
 
 class SegmentConfig(BackendConfig):
     """How objects are found in images, and what is written of them."""
+
+    short: ClassVar[tuple[str, ...]] = (*BackendConfig.short, "objects")
 
     data: str | None = Field(
         default=None,
         description="a data set's images, after those that are named; its own masks or boxes are "
         "the ground truth: a folder, demo, voc/2012:ROOT, coco20k:ROOT, ...",
         json_schema_extra={"metavar": "SPEC"},
+    )
+    kind: str | None = Field(
+        default=None,
+        description="another name for --backend, in which attention is dino",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    objects: int | None = Field(
+        default=None,
+        description="tokencut: objects an image at most, by repeated cuts (MaskCut)",
+        json_schema_extra={"default": "1"},
+    )
+    compare: tuple[str, ...] = Field(
+        default=(),
+        description="further models on the same images, at the first one's input size: all words "
+        "up to the next option",
+        json_schema_extra={
+            "metavar": "SPEC...",
+            "multiple": True,
+            "variadic": True,
+            "default": "none",
+        },
     )
     refine: Literal["none", "bilateral", "guided"] = Field(
         default="none",
@@ -42,3 +72,30 @@ class SegmentConfig(BackendConfig):
         json_schema_extra={"default": "by the machine"},
     )
     overlay: bool = Field(default=False, description="also write STEM.overlay.jpg beside each mask")
+
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """A list from a recipe or the command line, and one name alone."""
+        return (
+            (value,)
+            if isinstance(value, str)
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+        )
+
+    @classmethod
+    def merge_levels(cls, levels: Sequence[Level]) -> Tree:
+        return super().merge_levels([Level(lv.rank, _one_name(lv.tree)) for lv in levels])
+
+
+def _one_name(tree: Tree) -> Tree:
+    """`kind` as `backend`."""
+    kind, backend = tree.get("kind"), tree.get("backend")
+    rest = {key: value for key, value in tree.items() if key != "kind"}
+    if not isinstance(kind, Given) or kind.value is None:
+        return rest
+    if isinstance(backend, Given) and backend.value is not None:
+        raise UsageError(f"{kind.label or 'kind'} and backend are two names of one option")
+    return {**rest, "backend": replace(kind, value=KINDS.get(str(kind.value), kind.value))}

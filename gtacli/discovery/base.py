@@ -28,12 +28,15 @@ class Found:
         boxes: (B, 4) int64 in patches, [x0, y0, x1, y1), where the back-end has them.
         head_masks: (B, H, gh, gw) bool, one a head, of attention back-ends: DINO's evaluation
             takes the best of them for each object.
+        objects: (B, K, gh, gw) bool, of a back-end that finds several: disjoint, the main one
+            first, which `maps` and `masks` are of; empty where there are fewer.
     """
 
     maps: Tensor
     masks: Tensor | None = None
     boxes: Tensor | None = None
     head_masks: Tensor | None = None
+    objects: Tensor | None = None
 
 
 class Discovery(ABC, Generic[O]):

@@ -49,9 +49,7 @@ def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
     """The objects of eigenvectors y; a vector of zeros has none."""
     found = y_BN.any(-1)
     size = y_BN.abs()
-    # Patches with the same neighbours have the same entry: of equal ones the first, not the one
-    # that rounding favours.
-    seed = (size >= size.amax(-1, keepdim=True) * (1 - _SAME)).int().argmax(-1)
+    seed = largest_entry(size)
     side = y_BN > y_BN.mean(-1, keepdim=True)
     wrong = ~side.gather(1, seed[:, None])
     y = torch.where(wrong, -y_BN, y_BN)
@@ -60,7 +58,7 @@ def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
 
     # One transfer; the labelling of a whole batch takes microseconds on the CPU.
     packed = torch.cat((seed[:, None], side), dim=1).cpu().numpy()
-    components, boxes = _component(packed[:, 1:].astype(bool).reshape(-1, *grid), packed[:, 0])
+    components, boxes = component_of(packed[:, 1:].astype(bool).reshape(-1, *grid), packed[:, 0])
     return NormalizedCut(
         unit_range(y.unflatten(-1, grid)),
         y.float(),
@@ -68,6 +66,12 @@ def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
         torch.from_numpy(boxes).to(y.device),
         seed,
     )
+
+
+def largest_entry(y_BN: Tensor) -> Tensor:
+    """(B,) index of the largest entry, which is positive. Patches with the same neighbours have
+    the same entry: of equal ones the first, not the one that rounding favours."""
+    return (y_BN >= y_BN.amax(-1, keepdim=True) * (1 - _SAME)).int().argmax(-1)
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
@@ -81,7 +85,9 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _component(side: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def component_of(side: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 4-connected component of `side` (B, gh, gw) that holds patch `seed` (B,), and its box
+    (B, 4); empty where the seed is -1."""
     labels, _ = ndimage.label(side, _FOUR_CONNECTED)
     # A seed of -1 belongs to an image that is all background, label 0.
     own = labels.reshape(len(side), side[0].size if len(side) else 0)[np.arange(len(side)), seed]

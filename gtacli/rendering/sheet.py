@@ -1,52 +1,78 @@
-"""A sheet: pictures in rows and columns, with titles."""
+"""A sheet: pictures in rows and columns, with titles above and captions below them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE, GAP, TEXT = 192, 8, 13
+SIDE, GAP, TEXT = 224, 8, 14
+LINE = TEXT + 5
+INK, FAINT = (20, 20, 20), (95, 95, 95)
 
 
-def draw_sheet(
-    rows: Sequence[Sequence[Image.Image]],
-    columns: Sequence[str],
-    titles: Sequence[str],
-) -> Image.Image:
-    """Pictures side by side on white.
+@dataclass(frozen=True)
+class Row:
+    """One row of a sheet.
+
+    Attributes:
+        pictures: one a column, of any size and mode; None leaves its place empty.
+        captions: under the pictures, from the first on.
+    """
+
+    pictures: Sequence[Image.Image | None]
+    captions: Sequence[str] = ()
+
+
+def draw_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
+    """The pictures side by side on white.
+
+    Each is brought to a square of SIDE pixels, in its own shape; a row is as high as its highest.
+    Text that is too long for its column loses its beginning.
 
     Args:
-        rows: of pictures, all rows of one length; each picture is reduced to fit a square of 192
-            pixels, and those of a row should have one shape.
-        columns: title above each column.
-        titles: title below each row's first picture.
+        rows: each with a picture a column.
+        columns: title above each, of one or several lines; all but the first are faint.
     """
     font = ImageFont.load_default(TEXT)
-    line = TEXT + 5
-    thumbs = [[thumbnail(picture) for picture in row] for row in rows]
-    heights = [max((t.height for t in row), default=0) + line + GAP for row in thumbs]
-    width = GAP + len(columns) * (SIDE + GAP)
-    sheet = Image.new("RGB", (width, GAP + line + sum(heights)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for x, column in enumerate(columns):
-        draw.text(
-            (GAP + x * (SIDE + GAP), GAP), shortened(column, SIDE, font), fill="black", font=font
-        )
-    top = GAP + line
-    for row, title, height in zip(thumbs, titles, heights, strict=True):
-        for x, thumb in enumerate(row):
-            sheet.paste(thumb, (GAP + x * (SIDE + GAP), top))
-        below = top + height - line - GAP + 1
-        draw.text(
-            (GAP, below), shortened(title, width - 2 * GAP, font), fill=(90, 90, 90), font=font
-        )
-        top += height
+    thumbs = [[p if p is None else thumbnail(p) for p in row.pictures] for row in rows]
+    heights = [max((p.height for p in row if p is not None), default=0) for row in thumbs]
+    titles = [title.split("\n") for title in columns]
+    head = GAP + LINE * max(map(len, titles), default=0)
+    captioned = sum(any(row.captions) for row in rows)
+    height = head + sum(heights) + GAP * len(rows) + LINE * captioned + GAP
+    sheet = Image.new("RGB", (GAP + len(columns) * (SIDE + GAP), height), "white")
+    pen = ImageDraw.Draw(sheet)
+
+    def write(text: str, column: int, y: int, ink: tuple[int, int, int]) -> None:
+        """In the middle of its column."""
+        text = shortened(text, SIDE, font)
+        x = _left(column) + (SIDE - font.getlength(text)) / 2
+        pen.text((x, y), text, fill=ink, font=font)
+
+    for column, lines in enumerate(titles):
+        for i, line in enumerate(lines):
+            write(line, column, GAP + i * LINE, FAINT if i else INK)
+    top = head + GAP
+    for row, pictures, tall in zip(rows, thumbs, heights, strict=True):
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                x = _left(column) + (SIDE - picture.width) // 2
+                sheet.paste(picture, (x, top + (tall - picture.height) // 2))
+        top += tall
+        for column, caption in enumerate(row.captions):
+            write(caption, column, top + 2, FAINT)
+        top += GAP + (LINE if any(row.captions) else 0)
     return sheet
 
 
+def _left(column: int) -> int:
+    return GAP + column * (SIDE + GAP)
+
+
 def thumbnail(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, in a square of 192 pixels at most; a small one is enlarged."""
+    """The picture as RGB, its longer side SIDE pixels; a small one is enlarged."""
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)

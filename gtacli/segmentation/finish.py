@@ -1,40 +1,43 @@
-"""From an object on the patch grid to its mask on the image: refined, scored, written."""
+"""From objects on the patch grid to masks on the image: refined, scored, written."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gtacli.data.images import ImageError, decode
+from gtacli.data.images import decode
 from gtacli.data.inputs import Named
 from gtacli.data.truth import VOID, Truth, read_truth, record_truth
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.metrics import Score, best_heads, located, score
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
-from gtacli.errors import RunError
-from gtacli.finding import Failed, Grids, Seen
+from gtacli.finding import Grids, Seen
 from gtacli.models.pixels import Size
+from gtacli.rendering.files import write_whole
 from gtacli.rendering.overlay import mask_overlay
 
 OVERLAY_SUFFIX = ".overlay.jpg"
 OVERLAY_QUALITY = 90
 OVERLAY_SIDE = 2048  # for looking at; a JPEG cannot have more than 65,500 pixels a side
 
+Mask = NDArray[np.bool_]
+Soft = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Output:
-    """What is made of each found object.
+    """What is made of the objects that one model finds.
 
     Attributes:
         folder: for the masks; None: nothing is written.
         refine: see `gtacli.discovery.refine`.
-        overlay: also write the image with its mask.
+        overlay: also write the image with its masks.
         truth: folder of the ground truth; None: what an image's data set says of it.
         void: pixels that the annotators left open are dropped, or kept as background, as ports of
             DINO's evaluation do.
@@ -49,9 +52,34 @@ class Output:
     void: Literal["drop", "keep"] = "drop"
     input_size: Size | None = None
 
+    @property
+    def needs_pixels(self) -> bool:
+        return self.overlay or self.refine != "none"
 
-def mask_name(below: PurePath) -> PurePath:
-    return below.with_suffix(".png")
+
+class Finished(NamedTuple):
+    """One image by one model.
+
+    Attributes:
+        result: the line about it.
+        masks: of its objects, the main one first; that one is empty where nothing is found.
+    """
+
+    result: dict[str, Any]
+    score: Score | None
+    masks: list[Mask]
+
+
+def mask_name(below: PurePath, k: int = 0) -> PurePath:
+    """Where the mask of an image's k-th object goes: STEM.png, STEM.object2.png, ..."""
+    return below.with_name(below.stem + (f".object{k + 1}" if k else "") + ".png")
+
+
+def truth_of(folder: Path | None, image: Named, size: Size) -> Truth | None:
+    """What is truly in an image. Raises ImageError."""
+    if folder is not None:
+        return read_truth(folder, image.below, size)
+    return None if image.record is None else record_truth(image.record, size)
 
 
 class Finisher:
@@ -60,56 +88,55 @@ class Finisher:
     def __init__(self, output: Output) -> None:
         self.output = output
 
-    def finish(self, seen: Seen | Failed) -> tuple[dict[str, Any], Score | None]:
-        if isinstance(seen, Failed):
-            return {"image": seen.image.path, "error": seen.error}, None
-        try:
-            return self._finish(seen)
-        except ImageError as error:
-            return {"image": seen.image.path, "error": str(error)}, None
+    def read(self, seen: Seen) -> tuple[Truth | None, Image.Image | None]:
+        """An image's truth, and its pixels where they are needed. Raises ImageError."""
+        o = self.output
+        truth = truth_of(o.truth, seen.image, seen.size)
+        return truth, decode(seen.image.source) if o.needs_pixels else None
 
-    def _finish(self, seen: Seen) -> tuple[dict[str, Any], Score | None]:
+    def finish(
+        self, seen: Seen, grids: Grids, truth: Truth | None, pixels: Image.Image | None
+    ) -> Finished:
+        """Raises ImageError, and RunError for a file that cannot be written."""
         o, image = self.output, seen.image
-        truth = self._truth(image, seen.size)
-        pixels = decode(image.source) if o.overlay or o.refine != "none" else None
-        (grids,) = seen.grids
-        mask, soft = self._on_pixels(grids, seen.size, pixels)
-        box = box_around(mask)
-        result: dict[str, Any] = {
-            "image": image.path,
-            "mask": self._write(
-                mask_name(image.below), Image.fromarray(mask).convert("L"), format="PNG"
-            ),
-            "box": box,
-            "area": float(mask.mean()),
-        }
+        found = [self._on_pixels(each, seen.size, pixels) for each in _one_by_one(grids)]
+        masks = [mask for mask, _ in found]
+        objects = [self._object(image, k, mask) for k, mask in enumerate(masks)]
+        result: dict[str, Any] = {"image": image.path, **objects[0]}
+        if grids.objects is not None:
+            result["objects"] = [each for each in objects if each["box"] is not None]
+        boxes = [each["box"] for each in objects if each["box"] is not None]
         if o.overlay and pixels is not None:
-            drawn = mask_overlay(pixels, mask, box)
+            drawn = mask_overlay(pixels, masks, boxes)
             drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
             name = image.below.with_suffix(OVERLAY_SUFFIX)
             result["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)
         if truth is None:
-            return result, None
+            return Finished(result, None, masks)
+        mask, soft = found[0]
         if soft is None:
             soft = map_on(seen.size, grids.map)
-        one = self._score(truth, mask, soft, box, grids.heads)
+        one = self._score(truth, mask, soft, boxes, grids.heads)
         said = {"iou": one.iou, "located": one.located}
-        return {**result, **{k: v for k, v in said.items() if v is not None}}, one
+        known = {key: value for key, value in said.items() if value is not None}
+        return Finished({**result, **known}, one, masks)
 
-    def _truth(self, image: Named, size: Size) -> Truth | None:
-        if self.output.truth is not None:
-            return read_truth(self.output.truth, image.below, size)
-        return None if image.record is None else record_truth(image.record, size)
+    def _object(self, image: Named, k: int, mask: Mask) -> dict[str, Any]:
+        picture = Image.fromarray(mask).convert("L")
+        return {
+            "mask": self._write(mask_name(image.below, k), picture, format="PNG"),
+            "box": box_around(mask),
+            "area": float(mask.mean()),
+        }
 
     def _score(
         self,
         truth: Truth,
-        mask: NDArray[np.bool_],
-        soft: NDArray[np.float64],
-        box: list[int] | None,
-        heads: NDArray[np.bool_] | None,
+        mask: Mask,
+        soft: Soft,
+        boxes: Sequence[list[int]],
+        heads: Mask | None,
     ) -> Score:
-        boxes = [] if box is None else [box]
         if truth.labels is None:
             return Score(located=located(boxes, truth.boxes or ()))
         labels = truth.labels
@@ -117,7 +144,7 @@ class Finisher:
             labels = np.where(labels == VOID, 0, labels)
         best = None
         if heads is not None:
-            size = self.output.input_size or labels.shape
+            size = self.output.input_size or (labels.shape[0], labels.shape[1])
             best = best_heads(mask_on(size, heads), mask_on(size, labels))
         one = score(mask, soft, labels, boxes, best)
         if truth.boxes is not None:
@@ -126,7 +153,7 @@ class Finisher:
 
     def _on_pixels(
         self, grids: Grids, whole: Size, pixels: Image.Image | None
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None]:
+    ) -> tuple[Mask, Soft | None]:
         """The mask, and the soft map where one was made for it."""
         mask, soft = _coarse(grids, whole)
         if pixels is None or self.output.refine == "none" or not mask.any():
@@ -146,24 +173,21 @@ class Finisher:
         return (largest, refined) if largest.any() else (mask, soft)
 
     def _write(self, name: PurePath, picture: Image.Image, **how: Any) -> str | None:
-        """Written whole and renamed: who watches the folder never sees half a mask."""
         if self.output.folder is None:
             return None
         path = self.output.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                picture.save(temporary, **how)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise RunError(f"--out: cannot write {path} ({error.strerror or error})") from error
-        return str(path)
+        return write_whole(path, lambda file: picture.save(file, **how))
 
 
-def _coarse(grids: Grids, size: Size) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None]:
+def _one_by_one(grids: Grids) -> list[Grids]:
+    """Each object's own; at least one."""
+    if grids.objects is None:
+        return [grids]
+    objects = [mask for mask in grids.objects if mask.any()] or [grids.objects[0]]
+    return [grids._replace(mask=mask) for mask in objects]
+
+
+def _coarse(grids: Grids, size: Size) -> tuple[Mask, Soft | None]:
     """Mask and, of a back-end without masks, soft map on (h, w) pixels, as the patches have it."""
     if grids.mask is not None:
         return mask_on(size, grids.mask), None

@@ -19,6 +19,7 @@ from gtacli.attention_maps import demo
 from gtacli.cli.lazy import _one_each
 from gtacli.models.specs import ModelProvider, Weights
 from gtacli.registry import MODELS
+from gtacli.rendering.sheet import SIDE
 
 PATCH = 8  # of the tiny model, 32 pixels, three blocks, three heads
 
@@ -220,7 +221,8 @@ def test_models_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> None
     dark = (pixels < 250).any(-1)
     assert dark[:, : pixels.shape[1] // 4].any()
     # Equal models, one scale of colours: equal columns.
-    columns = [pixels[30:, x : x + 192] for x in (208, 408, 608)]
+    columns = [pixels[40:, x : x + SIDE] for x in range(SIDE + 16, pixels.shape[1], SIDE + 8)]
+    assert len(columns) == 3
     assert np.array_equal(columns[0], columns[1])
     assert np.array_equal(columns[0], columns[2])
 

@@ -12,7 +12,7 @@ def test_the_object_stays_and_the_rest_is_dark() -> None:
     image = Image.new("RGB", (60, 40), (200, 40, 40))
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:50] = True
-    drawn = np.asarray(mask_overlay(image, mask, [20, 10, 50, 30]))
+    drawn = np.asarray(mask_overlay(image, [mask], [[20, 10, 50, 30]]))
     assert drawn.shape == (40, 60, 3)
     assert tuple(drawn[20, 35]) == (200, 40, 40)
     assert drawn[2, 2].max() < 60
@@ -24,7 +24,7 @@ def test_the_object_stays_and_the_rest_is_dark() -> None:
 
 
 def test_nothing_found_and_one_pixel() -> None:
-    nothing = mask_overlay(Image.new("RGB", (5, 4), "white"), np.zeros((4, 5), bool), None)
+    nothing = mask_overlay(Image.new("RGB", (5, 4), "white"), [np.zeros((4, 5), bool)])
     assert np.asarray(nothing).max() < 110
-    one = mask_overlay(Image.new("RGB", (1, 1), "white"), np.ones((1, 1), bool), [0, 0, 1, 1])
+    one = mask_overlay(Image.new("RGB", (1, 1), "white"), [np.ones((1, 1), bool)], [[0, 0, 1, 1]])
     assert one.getpixel((0, 0)) == LINE
