@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -20,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.ahead import ahead
 from gtacli.data.images import ImageError, decode
 from gtacli.data.inputs import Named
-from gtacli.discovery import Discovery
+from gtacli.discovery import Discovery, Found
 from gtacli.models.loading import LoadedModel
 from gtacli.models.pixels import Size
 from gtacli.training.devices import Compute
@@ -76,6 +77,7 @@ class Finder:
     ) -> None:
         model.model.to(compute.device)
         self.backend, self.compute, self.name = backend, compute, name or model.spec
+        self.grid = model.grid
         self.size, self.interpolation = model.image_size, InterpolationMode(model.interpolation)
         self.as_input = model.view(compute.device)
 
@@ -84,22 +86,34 @@ class Finder:
         if isinstance(image, Failed):
             return image
         try:
-            pixels = F.pil_to_tensor(decode(image.source))
+            picture = decode(image.source)
         except ImageError as error:
             return Failed(image, str(error))
-        view = F.resize(pixels, list(self.size), self.interpolation, antialias=True)
-        return View(image, (pixels.shape[-2], pixels.shape[-1]), view)
+        return View(image, (picture.height, picture.width), self.view(picture))
+
+    def view(self, picture: Image.Image) -> Tensor:
+        """What the model sees of an upright RGB image: uint8 (3, *size), on the CPU."""
+        pixels = F.pil_to_tensor(picture)
+        return F.resize(pixels, list(self.size), self.interpolation, antialias=True)
 
     def find(self, views: Sequence[View]) -> list[Grids]:
         """The objects of one batch of at least one view."""
-        pixels = torch.stack([view.pixels for view in views]).to(self.compute.device)
-        with torch.no_grad(), self.compute.autocast():
-            found = self.backend.find(self.as_input(pixels))
+        found = self.look([view.pixels for view in views])
         columns = (
             [None] * len(views) if values is None else list(values.cpu().numpy())
             for values in (found.maps, found.masks, found.head_masks, found.objects)
         )
         return [Grids(*grids) for grids in zip(*columns, strict=True)]
+
+    def look(self, views: Sequence[Tensor]) -> Found:
+        """What the back-end finds in at least one image of `view`, on the model's device."""
+        pixels = torch.stack([*views])
+        if self.compute.device.type == "cuda":
+            # Pinned, the copy runs beside what the device computes.
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.compute.device, non_blocking=True)
+        with torch.no_grad(), self.compute.autocast():
+            return self.backend.find(self.as_input(pixels))
 
 
 def find_all(

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gtacli.processes import here
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -119,13 +122,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing elsewhere; yields `advance(steps=1, note=None)`.
+def progress(
+    label: str, total: int | None, lines: float | None = None
+) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal; yields `advance(steps=1, note=None)`.
 
-    It goes away when it is done; what should stay is logged.
+    It goes away when it is done; what should stay is logged. Elsewhere nothing is shown, or, for
+    what may take hours, a line every so many seconds (`lines`).
     """
-    if not stderr().is_terminal or logging.getLogger("gtacli").level > logging.INFO:
+    if logging.getLogger("gtacli").level > logging.INFO:
         yield lambda steps=1, note=None: None
+        return
+    if not stderr().is_terminal:
+        yield _Pace(label, total, math.inf if lines is None else lines)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -139,6 +148,36 @@ def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
             bar.update(task, advance=steps, **described)  # type: ignore[arg-type]
 
         yield advance
+
+
+class _Pace:
+    """Lines on how far something is, and how long it will take at its latest speed."""
+
+    def __init__(self, label: str, total: int | None, every: float) -> None:
+        self.label, self.total, self.every = label, total, every
+        self.done = self.said = 0
+        self.since = monotonic()
+
+    def __call__(self, steps: int = 1, note: str | None = None) -> None:
+        self.done += steps
+        seconds = monotonic() - self.since
+        if seconds < self.every:
+            return
+        speed = (self.done - self.said) / seconds
+        text = f"{self.label}: {self.done:,}"
+        if self.total is not None:
+            text += f" of {self.total:,}"
+            if speed > 0:
+                text += f", {_duration((self.total - self.done) / speed)} left"
+        log.info("%s, %.3g a second%s", text, speed, f", {note}" if note else "")
+        self.said, self.since = self.done, monotonic()
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _cell(value: Any) -> str:

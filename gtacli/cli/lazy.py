@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),
     "attention-map": ("gtacli.cli.attention_map", "Draw what a model looks at in images."),
     "attn-maps": ("gtacli.cli.attention_map", "The same under a shorter name."),
+    "discover": ("gtacli.cli.discover", "Find the objects of many images once, for training."),
+    "maps": ("gtacli.cli.maps", "The maps that gta discover keeps: figures, check, pictures."),
     "data": ("gtacli.cli.data", "Data sets: whether they are whole and readable."),
     "models": ("gtacli.cli.models", "The models that can be used."),
     "plugins": ("gtacli.cli.plugins", "Installed parts and whether they work."),

@@ -48,6 +48,11 @@ class Packed(ABC):
         """What tells a changed image from the old one: its size in bytes, or a checksum where all
         sizes are alike."""
 
+    def state(self) -> str | None:
+        """Where the image lies and what says, without reading it, that its bytes are still those
+        of before; None: nothing does. Raises OSError where it is gone."""
+        return None
+
 
 Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""

@@ -44,6 +44,14 @@ def subfolders(folder: Path) -> list[Path]:
         raise _unreadable(error) from error
 
 
+def file_state(path: Path) -> str:
+    """Where a file lies and what changes with its bytes, found without reading them: size, and
+    the times of the last change of the bytes and of the entry, which no program can set back.
+    Raises OSError."""
+    stat = path.stat()
+    return f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+
+
 def _refuse(error: OSError) -> None:
     raise _unreadable(error) from error
 

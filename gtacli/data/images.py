@@ -4,6 +4,8 @@ Transparent images are laid on white. Anything unreadable raises ImageError, whi
 """
 
 import warnings
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +50,35 @@ def decode(path: Path | Packed, cover: Size | None = None) -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image"
+        raise ImageError(f"cannot read image {path}: {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded(Packed):
+    """An image file's bytes, read already."""
+
+    name: str
+    data: bytes
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.data)
+
+    def stamp(self) -> int:
+        return len(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def encoded(path: Path | Packed) -> bytes:
+    """The bytes of the image file itself. Raises ImageError where they cannot be read."""
+    try:
+        with path.open("rb") if isinstance(path, Path) else path.open() as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {path}") from error
+    except Exception as error:  # a container raises what it likes
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ImageError(f"cannot read image {path}: {reason}") from error
 
 

@@ -11,7 +11,8 @@ from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import ImageDataset, Packed, Record
 from gtacli.data.files import find_images
-from gtacli.errors import UsageError
+from gtacli.data.spec import is_plain_folder, load_dataset
+from gtacli.errors import GtaError, UsageError
 
 
 class Named(NamedTuple):
@@ -32,6 +33,20 @@ def dataset_images(dataset: ImageDataset) -> Iterator[Named]:
     """All images of a data set, part by part; each lies where its key says."""
     for _, record in dataset.records():
         yield Named(str(record.path), _without_root(record.key), record)
+
+
+def data_sources(spec: str) -> list[Path | Packed]:
+    """All images of a data set, part by part, for those who need no labels: a folder of images
+    without classes will do. Raises GtaError where there is no image."""
+    try:
+        return [record.path for _, record in load_dataset(spec).records()]
+    except GtaError:
+        if not is_plain_folder(spec):
+            raise
+        found = find_images(Path(spec).expanduser())
+        if not found:
+            raise
+        return [*found]
 
 
 def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:

@@ -29,7 +29,7 @@ from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import DatasetFamily, ImageDataset, Packed, Record, part_in_name
 from gtacli.data.cache import cache_dir
-from gtacli.data.files import is_hidden, is_image
+from gtacli.data.files import file_state, is_hidden, is_image
 from gtacli.data.table import sorted_labels
 from gtacli.errors import GtaError
 
@@ -84,6 +84,9 @@ class Member(Packed):
 
     def stamp(self) -> int:
         return self.size
+
+    def state(self) -> str:
+        return f"{file_state(self.shard)}\0{self.offset}+{self.size}"
 
     def __str__(self) -> str:
         return f"{self.shard}:{self.name}"

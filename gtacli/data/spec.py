@@ -76,6 +76,12 @@ def read_dataset(spec: str) -> ImageDataset:
     raise AssertionError(spec)  # a known name was taken above
 
 
+def is_plain_folder(spec: str) -> bool:
+    """Whether it is a folder with no layout but that of its folders."""
+    path = Path(spec).expanduser()
+    return path.is_dir() and isinstance(_folder_reader(path), Folder)
+
+
 def _folder_reader(path: Path) -> DatasetReader:
     for layout in LAYOUTS:
         if layout.recognises(path):

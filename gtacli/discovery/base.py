@@ -48,6 +48,9 @@ class Discovery(ABC, Generic[O]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = DiscoveryOptions
+    version: ClassVar[int] = 1
+    """Of its maps: raised with every change of the code that changes them, so that a cache of
+    earlier ones is not taken for the same."""
 
     def __init__(self, options: O, model: nn.Module) -> None:
         self.options = options
