@@ -76,7 +76,7 @@ def drawn(folder: Path, count: int) -> Path:
     y, x = np.mgrid[:128, :128]
     for i in range(count):
         pixels = rng.integers(0, 120, (128, 128, 3), dtype=np.uint8)
-        cy, cx, r = rng.integers(30, 98, 2).tolist() + [int(rng.integers(12, 30))]
+        cy, cx, r = [*rng.integers(30, 98, 2).tolist(), int(rng.integers(12, 30))]
         pixels[(y - cy) ** 2 + (x - cx) ** 2 < r * r] += rng.integers(60, 130, 3, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:05}.jpg", quality=90)
     return folder
