@@ -33,7 +33,7 @@ def discover(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Find the object in every image and keep the maps, for `gta pretrain --maps`.
+    """Find the object in every image, once, and keep the maps for training.
 
     A map belongs to the bytes of its image and to one model, back-end and set of options: moved
     images keep theirs, changed ones get new ones. Killed at any moment, the same command goes on.

@@ -63,7 +63,7 @@ def remove_cache(folder: Path) -> None:
         return
     for name in (MAPS, SEEN):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for file in (*folder.glob(f"{_JOURNAL}*"), folder / MANIFEST):
+    for file in (*journals(folder), folder / MANIFEST):
         file.unlink(missing_ok=True)
 
 
@@ -178,6 +178,11 @@ class Writer:
         rows = np.empty(len(digests), self._type)
         rows["digest"], rows["map"] = stack(digests), maps
         return rows
+
+
+def journals(folder: Path) -> list[Path]:
+    """Of runs that were interrupted, or are at work."""
+    return sorted(folder.glob(f"{_JOURNAL}*"))
 
 
 def size_of(folder: Path) -> int:

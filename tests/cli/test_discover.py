@@ -1,0 +1,288 @@
+"""`gta discover` and `gta maps` as a user and a script meet them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gtacli.discovery.maps import MapCache
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def words(model: Path, out: Path, *more: object) -> list[str]:
+    return ["discover", "--teacher", str(model), "-o", str(out), "--device", "cpu", *map(str, more)]
+
+
+@pytest.fixture
+def cache(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Path:
+    """Of tiny_data's 30 images."""
+    out = tmp_path / "maps"
+    assert gta(*words(tiny_model, out, "--data", tiny_data, "-q")).status == 0
+    return out
+
+
+def test_a_data_set_once_and_again(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--json")
+    first, second = gta(*given), gta(*given)
+    assert first.status == second.status == 0
+    (one,), (two,) = first.lines, second.lines
+    assert list(one) == ["cache", "images", "new", "failed", "bytes", "images_per_second"]
+    assert (one["images"], one["new"], one["failed"]) == (30, 30, 0)
+    assert (two["images"], two["new"], two["failed"]) == (30, 0, 0)
+    files = (p for p in (tmp_path / "maps").rglob("*") if p.is_file())
+    assert one["bytes"] == two["bytes"] == sum(p.stat().st_size for p in files)
+    # By other ways to the same images nothing is new.
+    for other in (("--data", tiny_data / "train"), (tiny_data,), (tiny_data / "test" / "*" / "*",)):
+        done = gta(*words(tiny_model, tmp_path / "maps", *other, "--json"))
+        assert (done.status, done.lines[0]["new"]) == (0, 0)
+
+
+def test_images_of_every_sort(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (40, 60, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., 0]).save(folder / "grey.png")
+    Image.fromarray(pixels, "RGBA").save(folder / "alpha.png")
+    Image.fromarray(pixels, "CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(pixels[:1, :1, :3]).save(folder / "dot.png")
+    Image.fromarray(np.tile(pixels[:20, :50, :3], (1, 400, 1))).save(folder / "band.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3]).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(pixels[..., :3]).save(folder / "named.jpg", format="PNG")
+    (folder / "cut.png").write_bytes((folder / "grey.png").read_bytes()[:300])
+    (folder / "text.jpg").write_text("no image")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "folder.png").mkdir()
+    given = words(tiny_model, tmp_path / "maps", "--data", folder, "--json")
+    done = gta(*given)
+    assert done.status == 1
+    *errors, summary = done.lines
+    assert [Path(e["image"]).name for e in errors] == ["cut.png", "empty.jpg", "text.jpg"]
+    assert all(f"warning: {e['error']}" in done.err for e in errors)
+    assert (summary["images"], summary["new"], summary["failed"]) == (11, 8, 3)
+    # They are tried again, and the files stay as they are.
+    before = hashes(tmp_path / "maps")
+    again = gta(*given)
+    assert (again.status, again.lines[-1]["new"], again.lines[-1]["failed"]) == (1, 0, 3)
+    assert hashes(tmp_path / "maps") == before
+    missing = gta("maps", "verify", str(tmp_path / "maps"), "--data", str(folder), "--json")
+    assert missing.status == 1
+    assert [Path(p).name for p in missing.lines[0]["missing"]] == [
+        "cut.png",
+        "empty.jpg",
+        "text.jpg",
+    ]
+
+
+def test_wrong_use(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    data, out = ("--data", tiny_data), tmp_path / "maps"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    (tmp_path / "none").mkdir()
+    for given, text in (
+        (["discover", "--data", str(tiny_data), "-o", "x"], "--teacher: name a pre-trained ViT"),
+        (["discover", "-m", str(tiny_model), "--data", str(tiny_data)], "--out: name the folder"),
+        (words(tiny_model, out), "give either images"),
+        (words(tiny_model, out, tiny_data, *data), "give either images"),
+        (words(tiny_model, other, *data), "is not empty and holds no maps"),
+        (words(tiny_model, other / "thesis.tex", *data), "is a file"),
+        (words(tiny_model, other / "thesis.tex" / "x", *data), "cannot write"),
+        (words(tiny_model, out, *data, "--shard", "8/8"), "--shard: must be I/N"),
+        (words(tiny_model, out, *data, "--shard", "eight"), "--shard: must be I/N"),
+        (words(tiny_model, out, *data, "--shard", "0/2", "--overwrite"), "not with --shard"),
+        (words(tiny_model, out, "--data", tmp_path / "none"), "is empty"),
+        (words(tiny_model, out, "--data", tmp_path / "gone"), "no such file or folder"),
+        (words(tiny_model, out, *data, "--backend", "tokenct"), "did you mean 'tokencut'"),
+        (words(Path("vit_tiny_patch16_225"), out, *data), "vit_tiny_patch16_225"),
+        (words(tiny_model, out, *data, "--layer", "7"), "7"),
+        (words(tiny_model, out, *data, "--backend", "gradcam", "--tau", "1"), "has no tau"),
+        (["maps", "stats", str(out)], "holds no maps of gta discover"),
+        (["maps", "verify", str(other)], "holds no maps of gta discover"),
+    ):  # fmt: skip
+        done = gta(*given)
+        assert done.status == 2, given
+        assert text in done.err
+        assert "Traceback" not in done.err
+        assert done.out == ""
+    assert not out.exists()
+    assert [p.name for p in other.iterdir()] == ["thesis.tex"]
+
+
+def test_gradcam_needs_a_classifier(gta: Any, tiny_data: Path, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "bare.safetensors")
+    model = Path(f"vit_tiny_patch16_224@{tmp_path / 'bare.safetensors'}")
+    given = words(model, tmp_path / "maps", "--data", tiny_data, "--backend", "gradcam")
+    done = gta(*given)
+    assert done.status == 2
+    assert "backend gradcam: needs a classifier head" in done.err
+    assert not (tmp_path / "maps").exists()
+
+
+def test_another_kind_is_refused_or_begun_anew(
+    gta: Any, cache: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    given = words(tiny_model, cache, "--data", tiny_data, "--layer", "-2")
+    done = gta(*given)
+    assert done.status == 2
+    assert "another kind (layer -1, here -2)" in done.err
+    assert gta(*given, "--overwrite").status == 0
+    assert MapCache(cache).kind.options["layer"] == -2
+    assert len(MapCache(cache)) == 30
+
+
+def test_a_dry_run_writes_nothing(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--batch-size", "8")
+    done = gta(*given, "--dry-run", "--json")
+    assert done.status == 0
+    assert done.lines[0]["new"] == 8
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_disk_that_fills(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtacli.discovery.maps.journal import Journal
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            return len(data) // 2
+
+    append = Journal.append
+
+    def full(journal: Journal, rows: Any) -> None:
+        file, journal._file = journal._file, Full()  # type: ignore[assignment]
+        try:
+            append(journal, rows)
+        finally:
+            journal._file = file
+
+    monkeypatch.setattr(Journal, "append", full)
+    given = words(tiny_model, tmp_path / "maps", "--data", tiny_data)
+    done = gta(*given)
+    assert done.status == 3
+    assert "--out: cannot write" in done.err
+    monkeypatch.undo()
+    assert gta(*given).status == 0
+
+
+def test_stats(gta: Any, cache: Path) -> None:
+    done = gta("maps", "stats", str(cache), "--json")
+    assert done.status == 0
+    (report,) = done.lines
+    assert (report["images"], report["maps"], report["grid"]) == (30, 30, [4, 4])
+    assert report["backend"] == "tokencut"
+    assert report["options"]["layer"] == -1
+    assert sum(report["histogram"]) == 30
+    maps = np.concatenate([part["map"] for part in MapCache(cache).parts])
+    assert report["foreground"] == pytest.approx(np.mean(maps >= 127.5))
+    assert report["constant"] == sum(m.min() == m.max() for m in maps)
+    shown = gta("maps", "stats", str(cache)).out
+    assert "layer=-1 tau=0.2" in shown
+    assert "4x4" in shown
+
+
+def test_verify(gta: Any, cache: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    whole = hashes(cache)
+    fine = gta("maps", "verify", str(cache), "--data", str(tiny_data))
+    assert (fine.status, fine.out) == (0, "30 maps of 30 images, none missing; all is well\n")
+    file = max((cache / "maps").iterdir())
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    lost = len(np.load(file))
+    done = gta("maps", "verify", str(cache), "--data", str(tiny_data), "--json")
+    assert done.status == 1
+    (report,) = done.lines
+    assert report["ok"] is False
+    assert report["damaged"] == [str(file)]
+    assert len(report["missing"]) == lost
+    assert f"damaged: {file}" in gta("maps", "verify", str(cache)).out
+    again = gta(*words(tiny_model, cache, "--data", tiny_data, "--json"))
+    assert again.lines[0]["new"] == lost
+    assert f"{file} is damaged: its images are done again" in again.err
+    assert hashes(cache) == whole
+    (cache / "journal-0-of-1").write_bytes(b"")
+    done = gta("maps", "verify", str(cache))
+    assert (done.status, done.out) == (1, f"unfinished: {cache / 'journal-0-of-1'}\n")
+
+
+def test_show(gta: Any, cache: Path, tiny_data: Path, tmp_path: Path) -> None:
+    image = tiny_data / "train" / "red" / "0.png"
+    other = tmp_path / "other.png"
+    Image.new("RGB", (9, 9)).save(other)
+    done = gta("maps", "show", str(cache), str(tiny_data / "train"), "-o", str(tmp_path / "out"))
+    assert done.status == 0
+    assert len(done.out.splitlines()) == 18
+    with Image.open(tmp_path / "out" / "red" / "0.map.png") as drawn:
+        assert drawn.size == (44, 40)
+        assert np.asarray(drawn).std() > 0
+    single = ("maps", "show", str(cache), "-o", str(tmp_path / "one.png"), "--json")
+    done = gta(*single, str(image))
+    assert done.lines == [
+        {"image": str(image), "output": str(tmp_path / "one.png"), "grid": [4, 4]}
+    ]
+    assert gta(*single, str(image), str(other)).status == 2
+    done = gta(*single, str(other))
+    assert done.status == 1
+    assert "no map of" in done.lines[0]["error"]
+
+
+@pytest.mark.slow
+def test_killed_ten_times(tiny_model: Path, tmp_path: Path) -> None:
+    """By SIGKILL at random moments; the files are those of a run that was left alone."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(600):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    common = ["--data", folder, "--json", "-q", "--batch-size", 2]
+    gta = [sys.executable, "-m", "gtacli"]
+    start = time.perf_counter()
+    subprocess.run([*gta, *words(tiny_model, tmp_path / "whole", *common)], check=True)
+    seconds = time.perf_counter() - start
+    out = tmp_path / "killed"
+    random.seed(0)
+    at_work = 0
+    for _ in range(10):
+        process = subprocess.Popen([*gta, *words(tiny_model, out, *common)])
+        while process.poll() is None and not list(out.glob("journal-*")):
+            time.sleep(0.005)
+        try:
+            process.wait(random.uniform(0, seconds / 20))
+        except subprocess.TimeoutExpired:
+            at_work += 1
+        process.kill()
+        process.wait()
+    done = subprocess.run([*gta, *words(tiny_model, out, *common)], check=True, capture_output=True)
+    assert json.loads(done.stdout)["new"] < 600
+    assert at_work >= 3
+    assert hashes(out) == hashes(tmp_path / "whole")

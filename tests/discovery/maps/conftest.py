@@ -1,0 +1,87 @@
+"""A cache in this process: a tiny model, a back-end that answers at once, images of noise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from gtacli.discovery import Discovery, Found
+from gtacli.discovery.base import unit_range
+from gtacli.discovery.maps.writer import Writer
+from gtacli.finding import Finder
+from gtacli.labelling import Step, kind_of, label
+from gtacli.models import load_model
+from gtacli.training.devices import Compute
+
+GRID = 4  # of the tiny model, 32 pixels
+
+
+class Bright(Discovery[Any]):
+    """How bright each patch is; knows how many images it has seen."""
+
+    seen = 0
+
+    def find(self, images: Tensor) -> Found:
+        self.seen += len(images)
+        return Found(unit_range(adaptive_avg_pool2d(images.mean(1), GRID)))
+
+
+def noise(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = [folder / f"{i:03}.png" for i in range(count)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file, by its bytes."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+class Setup:
+    """Labels images, as `gta discover` does."""
+
+    def __init__(self, spec: str) -> None:
+        model = load_model(spec)
+        compute = Compute(torch.device("cpu"), torch.float32)
+        self.backend = Bright(Bright.Options(), model.model.requires_grad_(False))
+        self.kind = kind_of(model, "bright", self.backend, compute)
+        self.finder = Finder(model, self.backend, compute)
+
+    def writer(self, folder: Path, share: tuple[int, int] = (0, 1), block: int = 8) -> Writer:
+        return Writer(folder, self.kind, block, share)
+
+    def run(
+        self,
+        folder: Path,
+        images: Sequence[Path],
+        share: tuple[int, int] = (0, 1),
+        stop: Callable[[], bool] = lambda: False,
+        threads: int = 0,
+    ) -> Step:
+        """All steps as one."""
+        self.backend.seen = 0
+        writer = self.writer(folder, share)
+        steps = list(label(self.finder, images, writer, 4, threads, stop))
+        failed = tuple(one for step in steps for one in step.failed)
+        return Step(sum(s.images for s in steps), sum(s.new for s in steps), failed)
+
+
+@pytest.fixture
+def setup(tiny_model: Path) -> Setup:
+    return Setup(str(tiny_model))

@@ -1,0 +1,303 @@
+"""A cache is the same whatever happens while it is filled."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gtacli.data.images import decode
+from gtacli.discovery.maps import MapCache, files
+from gtacli.discovery.maps.journal import Journal
+from gtacli.discovery.maps.kind import check_same
+from gtacli.discovery.maps.writer import Writer, block_size
+from gtacli.errors import GtaError, Interrupted, UsageError
+
+from .conftest import Setup, hashes, noise
+
+
+class Killed(BaseException):
+    """Nothing of ours runs after it."""
+
+
+def some_images(folder: Path) -> list[Path]:
+    """Duplicates near and far, unreadable ones, a path that comes twice."""
+    images = noise(folder, 30)
+    for copy, original in ((3, 1), (20, 2), (21, 2), (29, 28)):
+        shutil.copy(images[original], images[copy])
+    images[5].write_bytes(b"no image")
+    images[17].write_bytes(images[17].read_bytes()[:100])
+    return [*images[:25], images[4], *images[25:], folder / "missing.png"]
+
+
+def test_maps_are_those_of_the_backend(setup: Setup, tmp_path: Path) -> None:
+    images = some_images(tmp_path / "in")
+    step = setup.run(tmp_path / "out", images, threads=2)
+    assert step.images == 32
+    assert step.new == setup.backend.seen == 24  # 30 less 4 duplicates, 2 unreadable
+    assert [path.name for path, _ in step.failed] == ["005.png", "017.png", "missing.png"]
+    cache = MapCache(tmp_path / "out")
+    assert len(cache) == 24
+    rows = cache.rows(images)
+    assert [images[i].name for i in np.flatnonzero(rows < 0)] == [p.name for p, _ in step.failed]
+    for path, row in zip(images, rows, strict=True):
+        if row < 0:
+            continue
+        view = setup.finder.view(decode(path))[None]
+        exact = setup.backend.find(setup.finder.as_input(view)).maps[0].numpy()
+        assert cache[int(row)].dtype == np.uint8
+        assert np.abs(cache[int(row)] / 255 - exact).max() <= 0.5 / 255 + 1e-6
+        found = cache.find(path.read_bytes())
+        assert found is not None
+        assert (found == cache[int(row)]).all()
+
+
+def test_a_run_that_is_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
+    images = some_images(tmp_path / "in")
+    setup.run(tmp_path / "whole", images)
+    whole, made = hashes(tmp_path / "whole"), setup.backend.seen
+    for after in range(1, 36, 3):
+        out, count = tmp_path / f"stopped-{after}", itertools.count(1)
+        try:
+            setup.run(out, images, stop=lambda n=after, c=count: next(c) > n)  # type: ignore[misc]
+        except Interrupted:
+            assert len(list(out.glob("journal-*"))) == 1
+        first = setup.backend.seen
+        setup.run(out, images)
+        assert hashes(out) == whole
+        assert first + setup.backend.seen <= made + 4  # a batch in the making
+
+
+def test_a_run_that_is_killed_at_any_write(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = some_images(tmp_path / "in")
+    setup.run(tmp_path / "whole", images)
+    whole = hashes(tmp_path / "whole")
+    left = [0]
+
+    def deadly(inner: Any) -> Any:
+        def call(*args: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            done = inner(*args)
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return done
+
+        return call
+
+    def put(path: Path, data: bytes, draft: Path) -> Path:
+        """Without the clean-up of an exception, which a kill does not wait for."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data[: len(data) // 2])
+        deadly(draft.write_bytes)(data)
+        deadly(draft.replace)(path)
+        return path
+
+    monkeypatch.setattr(files, "put", put)
+    monkeypatch.setattr(Journal, "append", deadly(Journal.append))
+    monkeypatch.setattr(Journal, "clear", deadly(Journal.clear))
+    close = Writer.close
+
+    def close_unless_killed(writer: Writer, done: bool) -> None:
+        if left[0] > 0:
+            deadly(close)(writer, done)
+        else:
+            writer._journal._file.close()  # as the kernel does
+
+    monkeypatch.setattr(Writer, "close", close_unless_killed)
+    kills = 0
+    for at in itertools.count(1):
+        out = tmp_path / f"killed-{at}"
+        left[0] = at
+        try:
+            setup.run(out, images)
+        except Killed:
+            kills += 1
+        finished = left[0] > 0
+        left[0] = 10**9
+        setup.run(out, images)
+        assert hashes(out) == whole, f"killed at write {at}"
+        if finished:
+            break
+    assert kills > 30
+
+
+def test_shares_are_one_run(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 45)
+    setup.run(tmp_path / "whole", images)
+    for share in ((2, 3), (0, 3), (1, 3)):
+        step = setup.run(tmp_path / "shared", images, share)
+        assert 0 < step.new < 45
+    assert hashes(tmp_path / "shared") == hashes(tmp_path / "whole")
+    again = setup.run(tmp_path / "shared", images)
+    assert (again.images, again.new, setup.backend.seen) == (45, 0, 0)
+
+
+def test_a_damaged_file_is_done_again(setup: Setup, tmp_path: Path) -> None:
+    images = some_images(tmp_path / "in")
+    out = tmp_path / "out"
+    setup.run(out, images)
+    whole = hashes(out)
+    for file in [*sorted((out / "maps").iterdir()), *sorted((out / "seen").iterdir())]:
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 4
+        file.write_bytes(data)
+        with pytest.raises(GtaError, match=f"{file.name} is damaged"):
+            MapCache(out)
+        damaged = MapCache(out, skip_damaged=True)
+        assert damaged.damaged == [file]
+        lost = len(np.load(file)) if file.parent.name == "maps" else 0
+        step = setup.run(out, images)
+        assert step.new == setup.backend.seen == lost
+        assert hashes(out) == whole
+
+
+def test_damage_that_is_not_repaired_goes(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 20)
+    out = tmp_path / "out"
+    setup.run(out, images)
+    (file, *_) = sorted((out / "maps").iterdir())
+    file.write_bytes(b"nothing")
+    for image in images:
+        image.unlink()
+    other = noise(tmp_path / "other", 9, seed=1)
+    setup.run(out, other)
+    assert not file.exists()
+    assert (MapCache(out).rows(other) >= 0).all()
+
+
+def test_only_what_is_new_is_done(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 40)
+    out = tmp_path / "out"
+    setup.run(out, images[:20])
+    before = MapCache(out).rows(images[:20])
+    assert (before >= 0).all()
+    maps = [MapCache(out)[int(row)] for row in before]
+    step = setup.run(out, images)
+    assert (step.images, step.new, setup.backend.seen) == (40, 20, 20)
+    cache = MapCache(out)
+    rows = cache.rows(images)
+    assert (rows >= 0).all()
+    assert all((cache[int(r)] == m).all() for r, m in zip(rows, maps, strict=False))
+
+
+def test_moved_images_keep_their_maps_and_changed_ones_get_new_ones(
+    setup: Setup, tmp_path: Path
+) -> None:
+    images = noise(tmp_path / "in", 20)
+    out = tmp_path / "out"
+    setup.run(out, images)
+    moved = [tmp_path / "in" / f"x-{path.name}" for path in images]
+    for path, new in zip(images, moved, strict=True):
+        path.rename(new)
+    step = setup.run(out, moved)
+    assert (step.images, step.new, setup.backend.seen) == (20, 0, 0)
+    shutil.copy(moved[0], moved[7])  # another image under the name of this one
+    noise(tmp_path / "fresh", 1, seed=5)[0].replace(moved[9])
+    cache = MapCache(out)
+    rows = cache.rows(moved)
+    assert rows[7] == rows[0] >= 0
+    assert [i for i, row in enumerate(rows) if row < 0] == [9]
+    step = setup.run(out, moved)
+    assert step.new == setup.backend.seen == 1
+
+
+def test_mended_images_are_retried(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 12)
+    whole = images[6].read_bytes()
+    images[6].write_bytes(whole[:50])
+    out = tmp_path / "out"
+    assert len(setup.run(out, images).failed) == 1
+    assert len(setup.run(out, images).failed) == 1
+    images[6].write_bytes(whole)
+    step = setup.run(out, images)
+    assert (step.new, step.failed) == (1, ())
+    assert (MapCache(out).rows(images) >= 0).all()
+
+
+def test_maps_of_another_kind_stay_out(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 3)
+    out = tmp_path / "out"
+    setup.run(out, images)
+    before = hashes(out)
+    for change, words in (
+        ({"options": {"layer": -6}}, r"another kind \(layer -1, here -6\)"),
+        ({"backend": "dino"}, r'\(backend "bright", here "dino"\)'),
+        ({"backend_version": 2}, r"\(backend version 1, here 2\)"),
+        ({"fingerprint": "0"}, "another network"),
+        ({"image_size": (64, 32)}, r"\(image size \[32, 32\], here \[64, 32\]\)"),
+        ({"precision": "bf16"}, r'\(precision "fp32", here "bf16"\)'),
+        ({"method": 2}, r"\(method 1, here 2\)"),
+        ({"options": {"layer": -1, "tau": 0.1}}, r"\(tau none, here 0.1\)"),
+    ):
+        other = setup.kind.model_copy(update=change)
+        with pytest.raises(UsageError, match=words):
+            Writer(out, other, 8)
+    check_same(out, setup.kind, setup.kind.model_copy(update={"model": "by another name"}))
+    assert hashes(out) == before
+
+
+def test_a_cache_that_another_run_fills(setup: Setup, tmp_path: Path) -> None:
+    first = setup.writer(tmp_path / "out")
+    with pytest.raises(UsageError, match="another gta discover is at work"):
+        setup.writer(tmp_path / "out")
+    setup.writer(tmp_path / "out", (1, 2)).close(done=True)
+    first.close(done=True)
+
+
+def test_maps_that_are_not_finite(setup: Setup, tmp_path: Path) -> None:
+    images = noise(tmp_path / "in", 10)
+    find = setup.backend.find
+
+    def spoilt(batch: torch.Tensor) -> Any:
+        found = find(batch)
+        found.maps[1, 0, 0] = torch.nan
+        return found
+
+    setup.backend.find = spoilt  # type: ignore[method-assign]
+    step = setup.run(tmp_path / "out", images)
+    assert step.images == 10
+    assert [path.name for path, _ in step.failed] == ["001.png", "005.png", "009.png"]
+    assert len(MapCache(tmp_path / "out")) == step.new == 7
+    assert (MapCache(tmp_path / "out").rows(images) < 0).sum() == 3
+
+
+def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
+    find = setup.backend.find
+    setup.backend.find = lambda batch: type(f := find(batch))(f.maps[:, 1:])  # type: ignore[method-assign]
+    with pytest.raises(GtaError, match="maps are 3x4, not on the model's patch grid 4x4"):
+        setup.run(tmp_path / "out", noise(tmp_path / "in", 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "wanted"),
+    [(1, 32, 32), (500, 32, 32), (19_000, 32, 320), (10**6, 32, 4096), (10**6, 48, 4128)],
+)
+def test_blocks(images: int, batch: int, wanted: int) -> None:
+    assert block_size(images, batch) == wanted
+
+
+def test_damaged_manifests(setup: Setup, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    setup.run(out, noise(tmp_path / "in", 2))
+    manifest = out / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"format": 1', '"format": 7'))
+    with pytest.raises(GtaError, match="has maps of format 7; this gta reads 1"):
+        MapCache(out)
+    for broken in ("", "[]", text[: len(text) // 2], text.replace("grid", "gird")):
+        manifest.write_text(broken)
+        with pytest.raises(GtaError, match=r"manifest.json is damaged"):
+            MapCache(out)
+    manifest.unlink()
+    with pytest.raises(GtaError, match="holds no maps of gta discover"):
+        MapCache(out)
