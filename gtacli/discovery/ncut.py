@@ -36,6 +36,7 @@ SMALL = 100  # patches up to which a dense solution is the faster one
 _CHUNK = {"cpu": 1 << 20}
 _CHUNK_ELSEWHERE = 1 << 30
 _SPLIT = 1 << 24  # entries of one affinity above which its products are split over threads
+_SHORT = 1e-15  # lengths whose square fp32 holds with its full precision, as that of their inverse
 _MKLDNN: Any = torch.backends.mkldnn  # made at run time: no type checker sees its parts
 
 
@@ -104,15 +105,25 @@ def _cut_chunks(
     parts = [features.new_zeros(0, n, dtype=torch.float32)]
     reuse: Affinity | None = None
     for start in range(0, batch, chunk):
-        f = F.normalize(features[start : start + chunk].float(), dim=-1)
-        finite = f.sum((1, 2)).isfinite()
-        if not finite.all():
-            image = first + start + int(finite.int().argmin())
-            raise UsageError(f"features of image {image} hold NaN or infinity")
+        f = _unit(features[start : start + chunk], first + start)
         affinity = Affinity.of(f, tau, eps, reuse, threads)
         reuse = reuse or affinity
         parts.append(cut_vectors(affinity, solver, f, first + start))
     return torch.cat(parts)
+
+
+def _unit(features_BNC: Tensor, first: int) -> Tensor:
+    """Features of length one, fp32; those of zeros stay zeros, and are like no other's."""
+    f = features_BNC.float()
+    length = f.norm(dim=-1, keepdim=True)
+    if ((length > _SHORT) & (length < 1 / _SHORT)).all():
+        return f / length
+    wide = features_BNC.double()
+    finite = wide.isfinite().all(-1).all(-1)
+    if not finite.all():
+        image = first + int(finite.int().argmin())
+        raise UsageError(f"features of image {image} hold NaN or infinity")
+    return F.normalize(wide, dim=-1, eps=torch.finfo(torch.float64).tiny).float()
 
 
 def cut_vectors(

@@ -1,0 +1,258 @@
+"""From image files to object masks: the official TokenCut flow beside `gta segment`'s.
+
+    git clone https://github.com/YangtaoWANG95/TokenCut
+    python benchmarks/tokencut_flow.py photos/ --official TokenCut/unsupervised_saliency_detection \
+        --model vit_small_patch16_224.dino --count 50
+
+official   get_saliency.py, one image at a time: decode, Lanczos to the nearest multiple of the patch,
+           forward, hook on qkv, scipy's eigenvectors, component; with --refine its bilateral solver.
+           Its own functions run here, changed only in what keeps them from running: the word
+           "cuda", the URL of the weights, an unused import, an argument that scipy has renamed.
+           Block and normalisation are the model's. Measured with BLAS on one thread and on all;
+           the faster one counts.
+ours       gtacli.segmentation.segment on the same files and the same weights, as batches, at
+           --image-size. Neither writes files.
+
+Prints one JSON line: images per second, the median ratio of interleaved repeats, and how far the
+results agree (mean, minimum, share of images at 0.99 or more), step by step:
+
+same_features  our cut on the official features: mask on patches
+same_view      our network and cut on the official view of the image: mask on patches
+flow           the whole of each: mask on the image's pixels, and its box
+solver         our bilateral solver on the official mask, with --refine
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from gtacli import attention, load_model, normalized_cut
+from gtacli.data.files import find_images
+from gtacli.data.inputs import Named
+from gtacli.discovery.build import make_backend
+from gtacli.discovery.masks import box_around
+from gtacli.discovery.refine import bilateral, largest_object
+from gtacli.models import LoadedModel
+from gtacli.segmentation import Output, segment
+from gtacli.training.devices import choose_compute
+
+TAU = 0.2
+PATCH = 16
+
+
+class Official:
+    """The published functions from a checkout, on one device, with the weights of `model`.
+
+    Args:
+        folder: `unsupervised_saliency_detection` of the checkout.
+        model: a plain ViT with DINO's layout.
+        layer: whose keys are cut; the blocks behind it are left out, as its hook is on the last.
+    """
+
+    def __init__(self, folder: Path, model: LoadedModel, layer: int, device: torch.device) -> None:
+        self.device, self.mean, self.std = device, model.mean, model.std
+        sys.modules.setdefault("skimage", types.ModuleType("skimage"))  # imread, never called
+        sys.modules.setdefault("skimage.io", types.SimpleNamespace(imread=None))
+        sys.path.insert(0, str(folder))
+        self.utils = importlib.import_module("utils")
+        self.solver = importlib.import_module("bilateral_solver")
+        cg = self.solver.cg
+        self.solver.cg = lambda *a, tol, **how: cg(*a, rtol=tol, **how)
+        source = (folder / "object_discovery.py").read_text()
+        self.ncut = types.ModuleType("object_discovery")
+        exec(source.replace("'cuda'", repr(str(device))), vars(self.ncut))
+        self.net = self._network(importlib.import_module("dino"), model, layer)
+
+    def _network(self, dino: Any, model: LoadedModel, layer: int) -> nn.Module:
+        theirs, ours = dino.ViTFeat.__new__(dino.ViTFeat), model.model
+        nn.Module.__init__(theirs)
+        norm = partial(nn.LayerNorm, eps=ours.norm.eps)
+        depth, heads = len(ours.blocks), ours.blocks[0].attn.num_heads
+        theirs.model = dino.VisionTransformer(
+            patch_size=PATCH, embed_dim=ours.embed_dim, depth=depth, num_heads=heads,
+            qkv_bias=True, norm_layer=norm,
+        )  # fmt: skip
+        weights = {k: v for k, v in ours.state_dict().items() if not k.startswith("head.")}
+        theirs.model.load_state_dict(weights)
+        theirs.model.blocks = theirs.model.blocks[: layer % depth + 1]
+        theirs.feat_dim, theirs.vit_feat, theirs.patch_size = ours.embed_dim, "k", PATCH
+        return theirs.eval().to(self.device)
+
+    def view(self, path: Path) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """(1, 3, H, W) normalised, the image's (h, w), and the patch grid."""
+        image = Image.open(path).convert("RGB")
+        resized, w, h, gw, gh = self.utils.resize_pil(image, PATCH)
+        pixels = F.normalize(F.to_dtype(F.pil_to_tensor(resized), scale=True), self.mean, self.std)
+        return pixels[None].to(self.device), (h, w), (gh, gw)
+
+    def mask(self, path: Path) -> np.ndarray:
+        """(h, w) of 0 and 1, without the bilateral solver."""
+        view, size, grid = self.view(path)
+        _, mask, _ = self.ncut.ncut(self.net(view)[0], list(grid), [PATCH] * 2, list(size), TAU)
+        return mask
+
+    def refined(self, path: Path, mask: np.ndarray) -> np.ndarray:
+        settings = {"sigma_spatial": 16, "sigma_luma": 16, "sigma_chroma": 8}
+        _, refined = self.solver.bilateral_solver_output(str(path), mask, **settings)
+        return refined
+
+    def find(self, path: Path, refine: bool) -> np.ndarray:
+        mask = self.mask(path)
+        return self.refined(path, mask) if refine else mask > 0.5
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def box_iou(one: np.ndarray, other: np.ndarray) -> float:
+    drawn = []
+    for mask in (one, other):
+        box = box_around(mask) or (0, 0, 0, 0)
+        drawn.append(np.zeros(mask.shape, bool))
+        drawn[-1][box[1] : box[3], box[0] : box[2]] = True
+    return iou(*drawn)
+
+
+def steps(official: Official, spec: str, layer: int, images: list[Path]) -> dict[str, list[float]]:
+    """Where the two part: our later steps on what the official earlier steps gave."""
+    found: dict[str, list[float]] = {"same_features": [], "same_view": [], "solver": []}
+    models: dict[tuple[int, int], LoadedModel] = {}
+    for path in images:
+        view, size, grid = official.view(path)
+        features = official.net(view).transpose(1, 2)
+        mask = official.mask(path)
+        if grid not in models:
+            models[grid] = load_model(spec, image_size=(grid[0] * PATCH, grid[1] * PATCH))
+            models[grid].model.to(view.device)
+        with torch.no_grad():
+            (tap,) = attention(models[grid].model, view, (layer,), rows="all")
+        keys = tap.q_k[1][:, :, tap.num_prefix_tokens :].transpose(1, 2).flatten(2)
+        for name, given in (("same_features", features), ("same_view", keys)):
+            ours = normalized_cut(given, grid, TAU).mask[0].cpu().numpy()
+            # On the pixels as the official code enlarges it: equal where the patches are.
+            enlarged = torch.from_numpy(ours)[None, None].float()
+            ours = nn.functional.interpolate(enlarged, size, mode="nearest")[0, 0].numpy() > 0.5
+            found[name].append(iou(ours, mask > 0.5))
+        with Image.open(path) as image:
+            soft = bilateral(np.array(image.convert("RGB")), mask.astype(np.float64))
+        found["solver"].append(iou(largest_object(soft), official.refined(path, mask)))
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {
+        "mean": round(statistics.mean(values), 4),
+        "min": round(min(values), 4),
+        "at_0.99": round(sum(v >= 0.99 for v in values) / len(values), 3),
+    }
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("folder", type=Path)
+    p.add_argument("--model", required=True)
+    p.add_argument("--official", type=Path, help="of a checkout; without it ours runs alone")
+    p.add_argument("--layer", type=int, default=-1)
+    p.add_argument("--image-size", type=int, default=352, help="ours; about as many patches")
+    p.add_argument("--refine", action="store_true", help="with the bilateral solver")
+    p.add_argument("--count", type=int, default=50, help="images, evenly spread")
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--device", default="auto")
+    args = p.parse_args()
+    images = find_images(args.folder)
+    if not images:
+        p.error(f"no image in {args.folder}")
+    images = images[:: max(1, len(images) // args.count)][: args.count]
+
+    compute = choose_compute(args.device, "fp32")
+    model = load_model(args.model, image_size=args.image_size)
+    backend = make_backend("tokencut", {"layer": args.layer}, model)
+    named = [Named(str(path), Path(path.name)) for path in images]
+
+    def ours(folder: Path | None = None) -> None:
+        output = Output(folder, "bilateral" if args.refine else "none")
+        for line in segment(model, backend, named, compute, output):
+            assert "error" not in line, line
+
+    variants: dict[str, Callable[[], object]] = {"ours": ours}
+    official = None
+    if args.official:
+        official = Official(args.official, load_model(args.model), args.layer, compute.device)
+
+        def theirs(blas: int | None) -> None:
+            with threadpool_limits(blas, "blas"):
+                for path in images:
+                    official.find(path, args.refine)
+
+        variants |= {"official_1": lambda: theirs(1), "official_all": lambda: theirs(None)}
+
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for repeat in range(args.repeats + 1):
+        turn = repeat % len(names)
+        for name in names[turn:] + names[:turn]:
+            compute.synchronize()
+            start = time.perf_counter()
+            variants[name]()
+            compute.synchronize()
+            if repeat:  # the first warms up
+                times[name].append(time.perf_counter() - start)
+    result: dict[str, object] = {
+        "benchmark": "tokencut_flow",
+        "model": args.model,
+        "layer": args.layer,
+        "image_size": args.image_size,
+        "refine": args.refine,
+        "images": len(images),
+        "device": str(compute.device),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "images_per_second": {
+            name: round(len(images) / statistics.median(t), 2) for name, t in times.items()
+        },
+    }
+    if official is not None:
+        best = min(names[1:], key=lambda name: statistics.median(times[name]))
+        ratios = [a / b for a, b in zip(times[best], times["ours"], strict=True)]
+        result["times_faster"] = round(statistics.median(ratios), 2)
+        result["times_faster_range"] = [round(min(ratios), 2), round(max(ratios), 2)]
+        result["agreement"] = agreement(official, args, images, ours)
+    print(json.dumps(result))
+
+
+def agreement(
+    official: Official, args: argparse.Namespace, images: list[Path], ours: Callable[[Path], None]
+) -> dict[str, dict[str, float]]:
+    found = steps(official, args.model, args.layer, images)
+    with tempfile.TemporaryDirectory() as folder:
+        ours(Path(folder))
+        masks = []
+        for path in images:
+            with Image.open(Path(folder, path.name).with_suffix(".png")) as image:
+                masks.append(np.asarray(image) > 127)
+    theirs = [official.find(path, args.refine) for path in images]
+    found["flow"] = [iou(a, b) for a, b in zip(masks, theirs, strict=True)]
+    found["flow_box"] = [box_iou(a, b) for a, b in zip(masks, theirs, strict=True)]
+    return {name: spread(values) for name, values in found.items() if values}
+
+
+if __name__ == "__main__":
+    main()
