@@ -19,7 +19,7 @@ from gtacli.discovery.base import unit_range
 _FOUR_CONNECTED = np.zeros((3, 3, 3), bool)
 _FOUR_CONNECTED[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
-_SAME = 1e-4  # of the largest entry: entries this near are equal but for an fp32 solver's rounding
+_SAME = 3e-6  # of the largest entry: fp32 solvers leave up to 5e-7 between equal entries
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,19 @@ def test_the_object_is_one_component_and_diagonals_do_not_join() -> None:
 
 def test_of_equal_entries_the_first_is_the_seed() -> None:
     """Corner tokens often tie exactly; noise of 1e-15 decides between them in the official code."""
-    y = torch.tensor([[0.5, -0.1, -0.3, 0.50001], [-0.9, 0.1, 0.2, 0.90001]])
+    y = torch.tensor([[0.5, -0.1, -0.3, 0.5000005], [-0.9, 0.1, 0.2, 0.9000009]])
     cut = bipartition(y, (2, 2))
     assert cut.seed.tolist() == [0, 0]
     assert cut.mask.flatten(1).int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0]]
-    assert cut.eigenvector[1].tolist() == pytest.approx([0.9, -0.1, -0.2, -0.90001])
+    assert cut.eigenvector[1].tolist() == pytest.approx([0.9, -0.1, -0.2, -0.9])
+
+
+def test_entries_that_differ_by_more_than_rounding_are_not_equal() -> None:
+    """Corner tokens with nearly the same edges: the published code takes the larger one."""
+    y = torch.tensor([[0.5, -0.1, -0.3, 0.500003], [-0.9, 0.1, 0.2, 0.900006]])
+    cut = bipartition(y, (2, 2))
+    assert cut.seed.tolist() == [3, 3]
+    assert cut.mask.flatten(1).int().tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
 
 
 def test_components_end_at_the_image() -> None:
