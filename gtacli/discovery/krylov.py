@@ -61,21 +61,22 @@ def second_eigenvectors(
     vectors = start_BRN.new_zeros(affinity.batch, affinity.size)
     none = torch.zeros_like(degrees_BN[:, 0], dtype=torch.bool)
     converged = none if skip is None else skip.clone()
+    # Of the images in the search, their numbers; and of these, the places of the open ones.
     left = torch.arange(affinity.batch, device=affinity.device)
+    open_ = (~converged).nonzero()[:, 0]
     search = _Search(affinity, start_BRN, degrees_BN)
     for step in range(1, steps + 1):
         search.multiply()
         if step in CHECKS or (step > CHECKS[-1] and step % 2 == 0):
-            v, good = search.best()
-            new = good & ~converged[left]
-            vectors[left] = torch.where(new[:, None], v, vectors[left])
-            converged[left] |= new
-            if converged.all():  # the sync point
+            v, good = search.best(open_)
+            found = left[open_[good]]
+            vectors[found], converged[found] = v[good], True
+            open_ = open_[~good]
+            if not len(open_):
                 break
             if search.full:
-                open_ = (~converged[left]).nonzero()[:, 0]
                 search.keep(open_)
-                left = left[open_]
+                left, open_ = left[open_], torch.arange(len(open_), device=left.device)
         search.extend()
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
     return Eigenvectors(vectors, converged)
@@ -118,17 +119,19 @@ class _Search:
             self._restart()
         self._append(block)
 
-    def best(self) -> tuple[Tensor, Tensor]:
-        """The best Ritz vectors (B, N), and which of them are accepted."""
-        ritz, z = self._ritz()
+    def best(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The best Ritz vectors (B, N) of some of the images, and which of them are accepted."""
+        some = slice(None) if len(images) == self.affinity.batch else images
+        basis, s_basis = (rows[some, : self.filled] for rows in (self.basis, self.images))
+        ritz, z = _ritz(basis[:, 1:], s_basis[:, 1:])
         theta, gap = ritz[:, -1].float(), ritz[:, -1] - ritz[:, -2]
         z_top = z[:, None, :, -1].float()
-        v = torch.bmm(z_top, self.basis[:, 1 : self.filled])
-        sv = torch.bmm(z_top, self.images[:, 1 : self.filled])
+        v = torch.bmm(z_top, basis[:, 1:])
+        sv = torch.bmm(z_top, s_basis[:, 1:])
         # Of a unit z; v is one too, unless the basis was not.
         length = v.norm(dim=-1)[:, 0]
         residual = torch.sub(sv, v * theta[:, None, None]).norm(dim=-1)[:, 0]
-        trivial = (v * self.basis[:, :1]).sum(-1)[:, 0].abs()
+        trivial = (v * basis[:, :1]).sum(-1)[:, 0].abs()
         good = (residual < TOLERANCE) & (trivial < TRIVIAL) & ((length - 1).abs() < ORTHONORMAL)
         if self.affinity.size <= DENSE_LIMIT:
             good &= residual < TURN * gap
@@ -136,17 +139,11 @@ class _Search:
 
     def _restart(self) -> None:
         """Keep the best Ritz vectors. A block orthogonal to the whole basis still continues it."""
-        _, z = self._ritz()
+        _, z = _ritz(self.basis[:, 1 : self.filled], self.images[:, 1 : self.filled])
         z_top = z[:, :, -KEPT:].transpose(1, 2).float()
         for rows in (self.basis, self.images):
             rows[:, 1 : 1 + KEPT] = torch.bmm(z_top, rows[:, 1 : self.filled])
         self.filled = 1 + KEPT
-
-    def _ritz(self) -> tuple[Tensor, Tensor]:
-        basis, images = self.basis[:, 1 : self.filled], self.images[:, 1 : self.filled]
-        t = torch.bmm(basis, images.transpose(1, 2)).double()
-        ritz, z = torch.linalg.eigh(t + t.transpose(1, 2))
-        return ritz / 2, z
 
     def _append(self, block_BRN: Tensor) -> None:
         """Add a block that was projected already."""
@@ -154,6 +151,13 @@ class _Search:
         block = _project(_normalise(block_BRN), self.basis[:, : self.filled])
         self.basis[:, self.filled : self.filled + BLOCK] = block
         self.filled += BLOCK
+
+
+def _ritz(basis: Tensor, s_basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Ritz values, ascending, and the vectors' coordinates in the basis."""
+    t = torch.bmm(basis, s_basis.transpose(1, 2)).double()
+    ritz, z = torch.linalg.eigh(t + t.transpose(1, 2))
+    return ritz / 2, z
 
 
 def _project(block_BRN: Tensor, basis: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ Solver = Literal["auto", "krylov", "eigh", "scipy"]
 
 SMALL = 100  # patches up to which a dense solution is the faster one
 # Bytes of affinity at a time: on a CPU what its cache holds, on a GPU a small part of its memory.
-_CHUNK = {"cpu": 1 << 20}
+_CHUNK = {"cpu": 1 << 21}
 _CHUNK_ELSEWHERE = 1 << 30
 _SPLIT = 1 << 24  # entries of one affinity above which its products are split over threads
 _SHORT = 1e-15  # lengths whose square fp32 holds with its full precision, as that of their inverse
