@@ -4,7 +4,9 @@
     python benchmarks/tokencut.py --sizes 30 --features keys.pt
 
 published  affinity, scipy.linalg.eigh(D - A, D, subset_by_index=[1, 2]) in float64 on the CPU, and
-           the component of the seed, image by image
+           the component of the seed, image by image; with its BLAS on one thread and on as many as
+           ours has, of which the faster counts (more are slower for small matrices and on a busy
+           machine)
 single     gtacli.normalized_cut, image by image
 batch      gtacli.normalized_cut of all images at once
 
@@ -21,12 +23,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
 from scipy import ndimage
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from gtacli import normalized_cut
@@ -100,8 +104,17 @@ def measure(
 ) -> dict[str, object]:
     ours = features.to(compute.device)
     few = features[: args.published_images]
+
+    def by_scipy(threads: int) -> list[np.ndarray]:
+        with blas.limit(limits=threads):
+            return [published(f, grid) for f in few]
+
+    blas = ThreadpoolController().select(user_api="blas")
+    counts = sorted({1, torch.get_num_threads()})
     variants: dict[str, tuple[int, Callable[[], object]]] = {
-        "published": (len(few), lambda: [published(f, grid) for f in few]),
+        f"published_{n}": (len(few), partial(by_scipy, n)) for n in counts
+    }
+    variants |= {
         "single": (len(ours), lambda: [normalized_cut(f[None], grid, TAU, EPS) for f in ours]),
         "batch": (len(ours), lambda: normalized_cut(ours, grid, TAU, EPS)),
     }
@@ -110,8 +123,9 @@ def measure(
     names = list(variants)
     for repeat in range(args.repeats + 1):
         # The order turns, so that no variant always follows the same one.
-        for name in names[repeat % 3 :] + names[: repeat % 3]:
-            if repeat == 0 and name == "published":
+        turn = repeat % len(names)
+        for name in names[turn:] + names[:turn]:
+            if repeat == 0 and name.startswith("published"):
                 continue
             count, run = variants[name]
             compute.synchronize()
@@ -122,11 +136,12 @@ def measure(
                 times[name].append((time.perf_counter() - start) / count)
     cut = results["batch"]
     assert isinstance(cut, NormalizedCut)
+    best = min(names[: len(counts)], key=lambda name: statistics.median(times[name]))
     masks = cut.mask[: len(few)].cpu().numpy()
-    both = zip(masks, results["published"], strict=True)
+    both = zip(masks, results[best], strict=True)
     iou = [float((a & b).sum() / (a | b).sum()) for a, b in both]
     ratio = {
-        name: statistics.median(a / b for a, b in zip(times["published"], times[name], strict=True))
+        name: statistics.median(a / b for a, b in zip(times[best], times[name], strict=True))
         for name in ("single", "batch")
     }
     return {
@@ -138,6 +153,7 @@ def measure(
         "device": str(compute.device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
         "ms_per_image": {n: round(1e3 * statistics.median(t), 2) for n, t in times.items()},
         "times_faster": {n: round(r, 1) for n, r in ratio.items()},
         "iou_mean": round(statistics.mean(iou), 6),

@@ -4,12 +4,12 @@
     python benchmarks/tokencut_flow.py photos/ --official TokenCut/unsupervised_saliency_detection \
         --model vit_small_patch16_224.dino --count 50
 
-official   get_saliency.py, one image at a time: decode, Lanczos to the nearest multiple of the patch,
-           forward, hook on qkv, scipy's eigenvectors, component; with --refine its bilateral solver.
-           Its own functions run here, changed only in what keeps them from running: the word
-           "cuda", the URL of the weights, an unused import, an argument that scipy has renamed.
-           Block and normalisation are the model's. Measured with BLAS on one thread and on all;
-           the faster one counts.
+official   get_saliency.py, one image at a time: decode, Lanczos to the nearest multiple of the
+           patch, forward with a hook on qkv, scipy's eigenvectors, component; with --refine its
+           bilateral solver. Its own functions run, changed only in what keeps them from running:
+           the word "cuda", the URL of the weights, an unused import, an argument that scipy has
+           renamed. Block and normalisation are the model's. Measured with BLAS on one thread and
+           on all; the faster one counts.
 ours       gtacli.segmentation.segment on the same files and the same weights, as batches, at
            --image-size. Neither writes files.
 
@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
@@ -197,8 +197,10 @@ def main() -> None:
     if args.official:
         official = Official(args.official, load_model(args.model), args.layer, compute.device)
 
-        def theirs(blas: int | None) -> None:
-            with threadpool_limits(blas, "blas"):
+        blas = ThreadpoolController().select(user_api="blas")
+
+        def theirs(threads: int | None) -> None:
+            with blas.limit(limits=threads):
                 for path in images:
                     official.find(path, args.refine)
 
