@@ -54,7 +54,9 @@ def keys(model: LoadedModel, image: Path, layers: tuple[int, ...]) -> Iterator[T
     view = F.resize(pixels, list(model.image_size), mode, antialias=True)
     with torch.no_grad():
         batch = model.view(torch.device("cpu"))(view[None])
-        for tap in attention(model.model, batch, layers, rows="all"):
+        taps = {tap.layer: tap for tap in attention(model.model, batch, layers, rows="all")}
+        for layer in layers:
+            tap = taps[layer % len(model.model.blocks)]
             yield tap.q_k[1][:, :, tap.num_prefix_tokens :].transpose(1, 2).flatten(2)
 
 

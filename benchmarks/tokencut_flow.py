@@ -49,6 +49,7 @@ from gtacli.data.inputs import Named
 from gtacli.discovery.build import make_backend
 from gtacli.discovery.masks import box_around
 from gtacli.discovery.refine import bilateral, largest_object
+from gtacli.finding import Finder
 from gtacli.models import LoadedModel
 from gtacli.segmentation import Output, segment
 from gtacli.training.devices import choose_compute
@@ -185,11 +186,12 @@ def main() -> None:
     compute = choose_compute(args.device, "fp32")
     model = load_model(args.model, image_size=args.image_size)
     backend = make_backend("tokencut", {"layer": args.layer}, model)
+    finder = Finder(model, backend, compute)
     named = [Named(str(path), Path(path.name)) for path in images]
 
     def ours(folder: Path | None = None) -> None:
         output = Output(folder, "bilateral" if args.refine else "none")
-        for line in segment(model, backend, named, compute, output):
+        for line in segment([finder], named, output):
             assert "error" not in line, line
 
     variants: dict[str, Callable[[], object]] = {"ours": ours}

@@ -50,6 +50,8 @@ def decode(path: Path | Packed, cover: Size | None = None) -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image"
+        elif isinstance(error, OSError) and error.strerror:  # str() would name the file once more
+            reason = error.strerror
         raise ImageError(f"cannot read image {path}: {reason}") from error
 
 

@@ -112,11 +112,14 @@ def _without_root(path: str) -> PurePath:
 
 
 def _streamed(stream: BinaryIO, separator: bytes) -> Iterator[str]:
+    # A list from Windows ends its lines in two characters.
+    end = b"\r" if separator == b"\n" else b""
     rest = b""
     # read1 hands out what a slow writer has written so far; read would wait for a full block.
     read = getattr(stream, "read1", stream.read)
     while block := read(1 << 16):
         *whole, rest = (rest + block).split(separator)
-        yield from (part.decode(errors="surrogateescape") for part in whole if part)
+        paths = (part.removesuffix(end) for part in whole)
+        yield from (path.decode(errors="surrogateescape") for path in paths if path)
     if rest.strip():
-        yield rest.decode(errors="surrogateescape")
+        yield rest.removesuffix(end).decode(errors="surrogateescape")

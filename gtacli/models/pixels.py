@@ -56,6 +56,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Grey of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
     grey = np.asarray(image).astype(np.float64)
+    grey[~np.isfinite(grey)] = 0  # how depth and satellite images mark a place without a value
     top = grey.max(initial=0.0)
     if image.mode == "F":
         full = 1.0 if top <= 1 else 255.0 if top <= 255 else top

@@ -63,6 +63,16 @@ def test_sixteen_bit_colour(tmp_path: Path) -> None:
     assert pixels(tmp_path / "x.tif")[0, :, 0].tolist() == [round(v / 257) for v in ramp.tolist()]
 
 
+def test_what_is_not_a_number_is_black(tmp_path: Path) -> None:
+    """Depth and satellite images mark places without a value so; the rest is still an image."""
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(4, 0)
+    ramp[1], ramp[2], ramp[3] = np.nan, np.inf, -np.inf
+    Image.fromarray(ramp).save(tmp_path / "x.tif")
+    got = pixels(tmp_path / "x.tif")[..., 0]
+    assert got[0].tolist() == [round(255 * k / 63) for k in range(64)]
+    assert not got[1:].any()
+
+
 def test_alpha_lies_on_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 4, 8))
@@ -102,6 +112,9 @@ def test_not_an_image_and_no_file(tmp_path: Path) -> None:
         decode(tmp_path / "empty.png")
     with pytest.raises(ImageError, match="no such image"):
         decode(tmp_path / "gone.png")
+    with pytest.raises(ImageError) as caught:
+        decode(tmp_path)
+    assert str(caught.value) == f"cannot read image {tmp_path}: Is a directory"
 
 
 def test_draft_mode_changes_little(tmp_path: Path, make_image: Callable[..., Path]) -> None:

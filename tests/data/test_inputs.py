@@ -56,6 +56,9 @@ def test_a_stream_keeps_its_folders_but_leads_nowhere_else() -> None:
         "up/3.jpg",
         "4.jpg",
     ]
+    assert named("-", stream=b"a.jpg\r\nb.jpg\r\n") == [("a.jpg", "a.jpg"), ("b.jpg", "b.jpg")]
+    assert named("-", stream=b"a.jpg\r\nb.jpg\r")[1] == ("b.jpg", "b.jpg")
+    assert named("-", stream=b"a\r\0", nul=True) == [("a\r", "a\r")]
     assert named("-", stream=b"a b\n.jpg\0", nul=True) == [("a b\n.jpg", "a b\n.jpg")]
 
 
