@@ -167,9 +167,7 @@ def test_ids_void_and_boxes(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     masks.mkdir()
     image.save(masks / "a.png")
     scene(tmp_path / "in" / "b.png")
-    sides = zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True)
-    box = "".join(f"<{side}>{v}</{side}>" for side, v in sides)
-    text = f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"
+    text = f"<annotation><object><bndbox>{bndbox(BOX)}</bndbox></object></annotation>"
     (masks / "b.xml").write_text(text)
     scene(tmp_path / "in" / "c.png")
     (masks / "c.xml").write_text("<annotation></annotation>")
@@ -190,6 +188,11 @@ def test_ids_void_and_boxes(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
 
 
 BOX = (49, 17, 72, 48)  # what is bright in a scene of 64 x 96, as VOC writes it
+
+
+def bndbox(box: tuple[int, int, int, int]) -> str:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    return "".join(f"<{side}>{value}</{side}>" for side, value in sides)
 
 
 @pytest.mark.usefixtures("bright")
@@ -403,6 +406,104 @@ def test_odd_images(kind: str, refine: str, gta: Any, tiny_model: Path, tmp_path
             assert line["box"] == [10000, 5, 15000, 15]
     else:
         assert line["box"] == pytest.approx([48, 16, 72, 48], abs=2)
+
+
+def test_odd_images_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Of every kind at once, several objects each, by two models, on a sheet."""
+    for kind in ("L", "RGBA", "CMYK", "I;16", "1x1", "long"):
+        odd(kind, tmp_path / "in" / kind.replace(";", ""))
+    (tmp_path / "in" / "cut.jpg").write_bytes((tmp_path / "in/CMYK/odd.jpg").read_bytes()[:200])
+    given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="tokencut")
+    done = gta(*given, "--json", "--objects", "2", "--compare", str(tiny_model), "--tau", "0.9")
+    assert done.status == 1
+    results = [x for x in done.lines if "image" in x]
+    assert [PurePath(x["image"]).name for x in results if "error" in x] == ["cut.jpg"]
+    assert len(results) == 1 + 2 * 12
+    sheet = next(x["sheet"] for x in done.lines if "sheet" in x)
+    with Image.open(sheet) as drawn:
+        assert drawn.height > 200
+
+
+@pytest.mark.usefixtures("bright")
+def test_voc(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Boxes of trainval, an image without an object among them; classes of val."""
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
+        (base / folder).mkdir(parents=True)
+    box, far = bndbox(BOX), bndbox((1, 2, 3, 4))
+    for name, boxes in (("a", [far, box]), ("b", [far]), ("c", [])):
+        truth = scene(base / "JPEGImages" / f"{name}.png")
+        with Image.open(base / "JPEGImages" / f"{name}.png") as image:
+            image.save(base / "JPEGImages" / f"{name}.jpg", quality=95)
+        objects = "".join(f"<object><bndbox>{each}</bndbox></object>" for each in boxes)
+        text = f"<annotation>{objects}</annotation>"
+        (base / "Annotations" / f"{name}.xml").write_text(text)
+    for lists in ("Main", "Segmentation"):
+        (base / "ImageSets" / lists / "train.txt").write_text("a\nc\n")
+        (base / "ImageSets" / lists / "val.txt").write_text("b\n")
+    labels = truth * np.uint8(7)
+    labels[:8] = 255
+    labels[56:, 72:] = 20
+    mask = Image.fromarray(labels)
+    mask.putpalette([0, 0, 0] + [40, 80, 120] * 255)
+    mask.save(base / "SegmentationClass" / "b.png")
+    out = words(tiny_model, tmp_path / "out")
+    done = gta(*out, "--data", f"voc/2012:{tmp_path}", "--json")
+    assert done.status == 0, done.err
+    *lines, last = done.lines
+    assert [x.get("located") for x in lines] == [True, None, False]
+    assert last["summary"]["corloc"] == 0.5
+    assert last["summary"]["mean_iou"] is None
+    spec = f"voc/2012-seg:{tmp_path}"
+    (line, last) = gta(*out, "--data", spec, "--json", "--overwrite").lines
+    assert line["iou"] == pytest.approx(768 / (768 + 8 * 24))
+    missing = gta(*out, "--data", f"voc/2007:{tmp_path}", "--overwrite")
+    assert missing.status == 2
+    assert "VOCtrainval_06-Nov-2007.tar (460,032,000 bytes" in missing.err
+
+
+def test_jaccard_is_of_the_best_head_of_each_class(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """On the model's input, labels by nearest neighbour: by loops over its pixels."""
+    from gtacli.data.images import decode
+    from gtacli.discovery.dino import mass_mask
+    from gtacli.models import attention
+
+    rng = np.random.default_rng(2)
+    blocks = rng.choice([0, 0, 5, 33, 255], (8, 7)).astype(np.uint8)
+    labels = np.kron(blocks, np.ones((9, 11), np.uint8))
+    (tmp_path / "masks").mkdir()
+    mask = Image.fromarray(labels)
+    mask.putpalette([0, 0, 0] + [40, 80, 120] * 255)
+    mask.save(tmp_path / "masks" / "a.png")
+    noise = rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    model = load_model(str(tiny_model))
+    finder = Finder(model, make_backend("dino", {}, model), choose_compute("cpu", "auto"))
+    view = finder.read(Named(str(tmp_path / "a.png"), PurePath("a.png")))
+    (tap,) = attention(model.model, finder.as_input(view.pixels[None]))  # type: ignore[union-attr]
+    heads = mass_mask(tap.maps()[0], 0.6).numpy()
+    assert decode(tmp_path / "a.png").size == labels.shape[::-1]
+    for void in ("drop", "keep"):
+        best = {5: 0.0, 33: 0.0}
+        for number in best:
+            for head in heads:
+                both = either = 0
+                for y in range(32):
+                    for x in range(32):
+                        row, column = (2 * y + 1) * 72 // 64, (2 * x + 1) * 77 // 64
+                        label = labels[row, column]
+                        if label == 255 and void == "drop":
+                            continue
+                        found = head[y * GRID // 32, x * GRID // 32]
+                        both += found and label == number
+                        either += found or label == number
+                best[number] = max(best[number], both / either)
+        more = ["--ground-truth", str(tmp_path / "masks"), "--void", void, "--json"]
+        given = words(tiny_model, tmp_path / void, tmp_path / "a.png", backend="dino")
+        summary = gta(*given, *more).lines[-1]["summary"]
+        assert summary["jaccard"] == pytest.approx(sum(best.values()) / 2)
 
 
 @pytest.mark.parametrize("refine", ["bilateral", "guided"])
