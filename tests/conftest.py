@@ -70,6 +70,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of this test alone, empty."""
+    monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
 

@@ -56,7 +56,12 @@ def segment(
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     finders = _finders(config, compute)
-    record = {"command": "segment", "config": config.model_dump(mode="json"), **environment()}
+    record = {
+        "command": "segment",
+        "config": config.model_dump(mode="json"),
+        "options": {f.name: f.backend.options.model_dump(mode="json") for f in finders},
+        **environment(),
+    }
     folder.write_json("run.json", record)
     if call.dry_run:
         named = islice(named, config.batch_size)
@@ -103,6 +108,7 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
     for spec, name in zip(specs, short_names(specs), strict=True):
         try:
             model = load_model(spec, image_size=size)
+            model.model.to(compute.device)
             backend = make_backend(config.backend, config.options, model)
         except GtaError as error:
             raise type(error)(f"--compare {spec}: {error}" if finders else str(error)) from error

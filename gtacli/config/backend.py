@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,15 +43,17 @@ class BackendConfig(CommonConfig):
         "`gta plugins list`",
         json_schema_extra={"metavar": "NAME"},
     )
-    layer: int | None = Field(
+    layer: int | Literal["auto"] | None = Field(
         default=None,
-        description="block that the backend reads, from the end if negative",
-        json_schema_extra={"default": "the backend's own, -1"},
+        description="block that the backend reads, from the end if negative; auto (tokencut): "
+        "chosen for the model",
+        json_schema_extra={"default": "auto for tokencut, else -1"},
     )
-    tau: float | None = Field(
+    tau: float | Literal["auto"] | None = Field(
         default=None,
-        description="tokencut: cosine similarity above which two patches are joined",
-        json_schema_extra={"default": "0.2"},
+        description="tokencut: cosine similarity above which two patches are joined; auto: chosen "
+        "for the model",
+        json_schema_extra={"default": "auto"},
     )
     discovery: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

@@ -96,8 +96,15 @@ class DiscoveryOptions(StrictModel):
 class TokenCutOptions(DiscoveryOptions):
     """Normalised cut of the keys; see `gtacli.discovery.ncut` for the formulas."""
 
-    tau: float = Field(
-        default=0.2, description="cosine similarity above which two patches are joined"
+    layer: int | Literal["auto"] = Field(  # type: ignore[assignment]  # numbers once resolved
+        default="auto",
+        description="block whose keys are cut, from the end if negative; auto: -1 for DINO's "
+        "weights, for others the one that finds the most in scenes that the program draws",
+    )
+    tau: float | Literal["auto"] = Field(
+        default="auto",
+        description="cosine similarity above which two patches are joined; auto: 0.2 for DINO's "
+        "weights, for others chosen with the layer",
     )
     eps: float = Field(default=1e-5, gt=0, lt=0.5, description="weight of all other edges")
     objects: int = Field(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions
+
+if TYPE_CHECKING:
+    from gtacli.models.loading import LoadedModel
 
 O = TypeVar("O", bound=DiscoveryOptions)  # noqa: E741
 
@@ -55,6 +58,14 @@ class Discovery(ABC, Generic[O]):
     def __init__(self, options: O, model: nn.Module) -> None:
         self.options = options
         self.model = model
+
+    @classmethod
+    def resolve(cls, options: O, model: LoadedModel) -> O:
+        """`options` for this model, with a plain value for each one that is left to the back-end.
+
+        Called once, before the back-end is made: what it returns is what maps are kept by.
+        """
+        return options
 
     @abstractmethod
     def find(self, images: Tensor) -> Found:

@@ -18,4 +18,5 @@ def make_backend(name: str, options: Mapping[str, Any], model: LoadedModel) -> D
     """
     part = DISCOVERY.load(name)
     network = model.model.eval().requires_grad_(False)
-    return part(build(part.Options, options, f"[discovery.{name}]"), network)
+    asked = build(part.Options, options, f"[discovery.{name}]")
+    return part(part.resolve(asked, model), network)

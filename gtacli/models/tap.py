@@ -101,6 +101,10 @@ class Tap:
         attention = self.logits.softmax(-1)[..., self.num_prefix_tokens :].unflatten(-1, self.grid)
         return attention.squeeze(2) if attention.shape[2] == 1 else attention
 
+    def patch_keys(self) -> Tensor:
+        """(B, N, H * D): keys of the patches, heads side by side. Rows "all" only."""
+        return self.q_k[1][:, :, self.num_prefix_tokens :].transpose(1, 2).flatten(2)
+
     def cls(self) -> Tap:
         """The same tap with the CLS token's row alone."""
         if self.row is not None:

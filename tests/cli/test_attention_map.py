@@ -118,6 +118,7 @@ def test_masks_hold_sixty_percent_as_dinos_do(gta: Any, tiny_model: Path, tmp_pa
         assert np.array_equal(np.asarray(mask), expected)
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("kind", ["rollout", "tokencut", "dino", "gradcam"])
 def test_other_kinds(gta: Any, tiny_model: Path, tmp_path: Path, kind: str) -> None:
     image = photo(tmp_path / "a.png", (40, 80))

@@ -669,3 +669,24 @@ def test_an_endless_stream_is_read_as_it_is_needed(tiny_model: Path, tmp_path: P
     results.close()  # type: ignore[attr-defined]
     assert [Path(x["mask"]).name for x in first] == [f"{i}.png" for i in range(5)]
     assert next(taken) <= 5 + 4 * 2 + 2
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_layer_and_tau_are_chosen_once_and_recorded(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    scene(tmp_path / "in" / "a.png")
+    said = []
+    for out in ("one", "two"):
+        done = gta(*words(tiny_model, tmp_path / out, tmp_path / "in", backend="tokencut"))
+        assert done.status == 0
+        said.append(done.err)
+    assert "choosing layer and tau" in said[0]
+    assert "choosing layer and tau" not in said[1]
+    assert "as chosen before" in said[1]
+    one, two = (
+        json.loads((tmp_path / n / "run.json").read_text())["options"] for n in ("one", "two")
+    )
+    assert one == two
+    (options,) = one.values()
+    assert f"layer {options['layer']}, tau {options['tau']:g}" in said[1]

@@ -22,6 +22,7 @@ def resolved(
 def test_flags_reach_the_backend() -> None:
     assert resolved().options == {}
     assert resolved(layer="-6", tau="0.3").options == {"layer": -6, "tau": 0.3}
+    assert resolved(layer="auto", tau="auto").options == {"layer": "auto", "tau": "auto"}
     config = resolved(backend="dino", layer="-2", sets=("discovery.dino.heads=mean",))
     assert config.options == {"layer": -2, "heads": "mean"}
     assert SegmentConfig(layer=-6).options == {"layer": -6}
@@ -45,7 +46,9 @@ def test_model_and_teacher_are_one() -> None:
     ("sets", "flags", "message"),
     [
         ((), {"backend": "dino", "tau": "0.2"}, "--tau: the backend dino has no tau"),
-        ((), {"layer": "last"}, "--layer: must be a whole number, got 'last'"),
+        ((), {"layer": "last"}, "--layer: must be a whole number or auto, got 'last'"),
+        ((), {"backend": "dino", "layer": "auto"}, "--layer: must be a whole number, got 'auto'"),
+        ((), {"backend": "gradcam", "layer": "auto"}, "layer: must be a whole number, got 'auto'"),
         (("discovery.tokencut.tu=1",), {}, "unknown key 'tu'; did you mean 'tau'"),
         ((), {"refine": "bilaterial"}, "--refine: must be one of none, bilateral, guided"),
     ],

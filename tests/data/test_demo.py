@@ -129,13 +129,15 @@ def test_an_interrupted_drawing_leaves_nothing(
 def test_another_process_was_first(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def both(world: World, folder: Path) -> None:
         draw_world(world, folder)
-        other = folder.parent / f"demo-{readers._digest()}"
+        other = folder.parent / f"demo-{readers.drawing_digest()}"
         other.mkdir()
         (other / "theirs").touch()
 
     monkeypatch.setattr(readers, "draw_world", both)
     load_dataset("demo")
-    assert [path.name for path in (small / "data").iterdir()] == [f"demo-{readers._digest()}"]
+    assert [path.name for path in (small / "data").iterdir()] == [
+        f"demo-{readers.drawing_digest()}"
+    ]
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

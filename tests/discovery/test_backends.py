@@ -34,7 +34,8 @@ def make(arch: str = "vit_tiny_patch16_224", **kwargs: Any) -> nn.Module:
 
 def backend(name: str, model: nn.Module, **options: Any) -> Discovery[Any]:
     part = DISCOVERY.load(name)
-    return part(build(part.Options, options, f"[discovery.{name}]"), model)
+    plain = {"layer": -1, "tau": 0.2} if name == "tokencut" else {}
+    return part(build(part.Options, plain | options, f"[discovery.{name}]"), model)
 
 
 def images(h: int, w: int, count: int = 2) -> Tensor:

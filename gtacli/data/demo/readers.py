@@ -37,7 +37,7 @@ class _Drawn(DatasetReader):
     def read(self, root: Path | None) -> ImageDataset:
         """`root` is where drawings are kept; the user's cache folder by default."""
         world = self.world
-        folder = (root or cache_dir() / "data") / f"{world.name}-{_digest()}"
+        folder = (root or cache_dir() / "data") / f"{world.name}-{drawing_digest()}"
         if not folder.is_dir():
             _draw_once(world, folder)
         classes = tuple(species.name for species in world.species)
@@ -131,7 +131,8 @@ def _unwritable(folder: Path, error: OSError) -> GtaError:
 
 
 @cache
-def _digest() -> str:
+def drawing_digest() -> str:
+    """Of the code that draws: another one, another drawing."""
     return digest_of(sorted(Path(__file__).parent.glob("*.py")))
 
 

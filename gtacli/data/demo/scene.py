@@ -15,7 +15,14 @@ def paint(
     species: Species, scenery: str, rng: np.random.Generator, size: int = SIZE
 ) -> tuple[Image.Image, Image.Image]:
     """(RGB image, mask 0 / 255), size x size; everything in it is drawn from `rng`."""
-    ground = SCENERY[scenery](size, rng)
+    return paint_on(SCENERY[scenery](size, rng), species, rng)
+
+
+def paint_on(
+    ground_hw3: NDArray[np.floating], species: Species, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """The same on a given square ground, of values 0 to 255."""
+    ground, size = ground_hw3, len(ground_hw3)
     scale = rng.uniform(0.22, 0.33)
     room = 0.5 - 1.22 * scale
     x, y = 0.5 + rng.uniform(-1, 1, 2) * room

@@ -1,0 +1,103 @@
+"""What `--layer auto --tau auto` of TokenCut is worth: every layer and tau on images with masks.
+
+    python benchmarks/auto_layer.py --model SPEC --images DIR --ground-truth DIR --image-size 480
+
+Scores the patches' mask, laid on the image, as `gta segment --ground-truth` does, for every block
+and tau; says what auto chose from the scenes that the program draws, the best that could have been
+chosen with the true masks, and the published setting (-1, 0.2).
+
+Prints one JSON line. `spearman` compares the scenes' mean IoU with the photographs': over all pairs
+of layer and tau, and over layers at each tau.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from gtacli import load_model
+from gtacli.data.images import decode
+from gtacli.discovery.calibration import BATCH, SCENES, TAUS, Batch, choose, drawn, found_in
+from gtacli.models.loading import LoadedModel
+
+EPS = 1e-5
+
+
+def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Iterator[Batch]:
+    """Stretched to the model's size, and true masks at the images' own."""
+    as_input = model.view(torch.device("cpu"))
+    how = InterpolationMode(model.interpolation)
+    for start in range(0, len(files), BATCH):
+        some = files[start : start + BATCH]
+        pixels = [F.pil_to_tensor(decode(file)) for file in some]
+        views = [F.resize(p, list(model.image_size), how, antialias=True) for p in pixels]
+        masks = [
+            np.asarray(Image.open(truth / f"{file.stem}.png").convert("L")) > 127 for file in some
+        ]
+        yield as_input(torch.stack(views)), masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--ground-truth", type=Path, required=True, help="folder of masks STEM.png")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--taus", type=float, nargs="+", default=TAUS)
+    parser.add_argument("--limit", type=int, help="so many images, drawn at random from seed 0")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="for the rank correlations")
+    args = parser.parse_args()
+
+    model = load_model(args.model, image_size=args.image_size)
+    network = model.model.requires_grad_(False)
+    layers, taus = range(len(network.blocks)), args.taus  # type: ignore[arg-type]
+    start = time.perf_counter()
+    choice = choose(model, layers, TAUS, EPS)
+    seconds = time.perf_counter() - start
+
+    files = sorted(
+        f for f in args.images.iterdir() if (args.ground_truth / f"{f.stem}.png").is_file()
+    )
+    if args.limit and args.limit < len(files):
+        files = random.Random(0).sample(files, args.limit)
+    pairs = [(layer, tau) for layer in layers for tau in taus]
+    wanted = list(dict.fromkeys([*pairs, (choice.layer, choice.tau), (len(layers) - 1, 0.2)]))
+    sums = found_in(model, wanted, photographs(model, files, args.ground_truth), EPS)
+    iou = {pair: total / len(files) for pair, total in sums.items()}
+    scene = found_in(model, pairs, drawn(model, range(args.scenes)), EPS)
+
+    def rank(some: Sequence[tuple[int, float]]) -> float:
+        return round(float(spearmanr([scene[p] for p in some], [iou[p] for p in some])[0]), 3)
+
+    best = max(pairs, key=iou.__getitem__)
+    result = {
+        "model": args.model,
+        "image_size": list(model.image_size),
+        "images": len(files),
+        "auto": {
+            "layer": choice.layer,
+            "tau": choice.tau,
+            "mean_iou": iou[choice.layer, choice.tau],
+        },
+        "best": {"layer": best[0], "tau": best[1], "mean_iou": iou[best]},
+        "published": {"layer": len(layers) - 1, "tau": 0.2, "mean_iou": iou[len(layers) - 1, 0.2]},
+        "spearman": rank(pairs),
+        "spearman_over_layers": {t: rank([(layer, t) for layer in layers]) for t in taus},
+        "seconds_to_choose": round(seconds, 1),
+        "taus": list(taus),
+        "mean_iou": [[round(iou[layer, tau], 4) for tau in taus] for layer in layers],
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

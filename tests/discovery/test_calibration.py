@@ -1,0 +1,223 @@
+"""TokenCut's layer and tau: what is chosen, when it is chosen anew, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from gtacli.config.parts import TokenCutOptions
+from gtacli.discovery import calibration
+from gtacli.discovery.build import make_backend
+from gtacli.discovery.calibration import Batch, Pair, choose, chosen, drawn, found_in
+from gtacli.discovery.tokencut import TokenCut, is_dino
+from gtacli.errors import UsageError
+from gtacli.models import load_model
+from gtacli.models.loading import LoadedModel
+from gtacli.models.tap import Tap
+
+GRID = (8, 8)
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> LoadedModel:
+    return load_model(str(tiny_model))
+
+
+def truth() -> NDArray[np.bool_]:
+    mask = np.zeros((64, 64), bool)
+    mask[16:40, 24:56] = True  # 3 x 4 patches
+    return mask
+
+
+def keys(kind: str) -> torch.Tensor:
+    """(1, 64, 16): an object on a ground, or what goes wrong."""
+    g = torch.Generator().manual_seed(0)
+    inside = torch.from_numpy(truth()[::8, ::8].copy()).flatten()
+    noise = 0.3 * torch.randn(64, 16, generator=g)
+    object_, ground = torch.eye(16)[0], torch.eye(16)[1]
+    clear = torch.where(inside[:, None], object_, ground) + noise / 4
+    if kind == "collapsed":  # every patch says the same
+        return (ground + noise / 20)[None]
+    if kind == "outliers":  # a few patches that resemble nothing, themselves least
+        clear = clear.clone()
+        clear[[0, 63]] = torch.eye(16)[[5, 5]] * 40
+        return torch.where(inside[:, None], ground + noise / 20, clear)[None]
+    return clear[None]
+
+
+class Blocks:
+    """Instead of a network: blocks with these keys."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
+        def attention(_: Any, images: torch.Tensor, layers: Any, rows: str) -> Iterator[Tap]:
+            assert rows == "all"
+            for layer in layers:
+                k = keys(kinds[layer]).expand(len(images), -1, -1)[:, None]
+                yield Tap(layer, GRID, 0, 1.0, q=k, k=k)
+
+        monkeypatch.setattr(calibration, "attention", attention)
+
+
+def batch(images: int) -> Batch:
+    return torch.zeros(images, 3, 64, 64), [truth()] * images
+
+
+def test_a_clear_object_wins_over_collapsed_keys_and_outliers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Blocks(monkeypatch, "collapsed", "outliers", "clear")
+    pairs = [(layer, tau) for layer in range(3) for tau in (0.2, 0.6)]
+    sums = found_in(SimpleNamespace(model=None), pairs, [batch(2), batch(1)], 1e-5)  # type: ignore[arg-type]
+    assert sums[2, 0.2] == pytest.approx(3)  # of three images, the whole object
+    assert max(sums[pair] for pair in pairs if pair[0] < 2) < 1
+
+
+@pytest.mark.parametrize("wanted", [(0, 0.3), (2, 0.1), (1, 0.9)])
+def test_the_best_on_all_scenes_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, model: LoadedModel, wanted: Pair
+) -> None:
+    """The first scenes only say which pairs are worth the others."""
+    seen: list[tuple[int, int]] = []
+
+    def found(_: Any, pairs: list[Pair], scenes: range, eps: float) -> dict[Pair, float]:
+        seen.append((len(pairs), len(scenes)))
+        late = scenes.start > 0
+        return {p: len(scenes) * (0.5 + 0.2 * (p == wanted) * (1 if late else 0.1)) for p in pairs}
+
+    monkeypatch.setattr(calibration, "found_in", found)
+    monkeypatch.setattr(calibration, "drawn", lambda _, scenes: scenes)
+    choice = choose(model, range(3), calibration.TAUS, 1e-5)
+    assert (choice.layer, choice.tau) == wanted
+    assert choice.iou == pytest.approx(0.5 + 0.2 * (8 * 0.1 + 16) / 24)
+    assert seen == [(33, 8), (16, 16)]
+
+
+def test_scenes_are_as_the_model_wants_them(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), image_size=(32, 64))
+    (images, truths), (last, _) = drawn(model, range(5))
+    assert images.shape == (4, 3, 32, 64)
+    assert last.shape == (1, 3, 32, 64)
+    assert [mask.shape for mask in truths] == [(64, 64)] * 4
+    image, mask = calibration.trial(2, 64)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    torch.testing.assert_close(images[2:3], model.view(torch.device("cpu"))(pixels))
+    assert np.array_equal(truths[2], mask)
+
+
+def test_what_was_chosen_is_kept_for_weights_and_size(
+    own_cache: Path,
+    tiny_model: Path,
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    calls = []
+    real = calibration.choose
+    monkeypatch.setattr(calibration, "SCENES", 9)
+    monkeypatch.setattr(calibration, "choose", lambda *a: calls.append(1) or real(*a))
+    first = chosen(model, range(3), (0.1, 0.2), 1e-5)
+    assert "choosing layer and tau" in caplog.text
+    caplog.clear()
+    assert chosen(load_model(str(tiny_model)), range(3), (0.1, 0.2), 1e-5) == first
+    assert len(calls) == 1
+    (line,) = caplog.messages[-1:]
+    assert f"layer {first.layer}, tau {first.tau:g} at 32x32 px (as chosen before" in line
+
+    chosen(load_model(str(tiny_model), image_size=48), range(3), (0.1, 0.2), 1e-5)
+    assert len(calls) == 2
+    with torch.no_grad():
+        model.model.blocks[0].attn.qkv.weight[0, 0] += 1e-3  # type: ignore[index, union-attr]
+    chosen(model, range(3), (0.1, 0.2), 1e-5)
+    assert len(calls) == 3
+    chosen(model, (1,), (0.1, 0.2), 1e-5)
+    chosen(model, (1,), (0.1, 0.3), 1e-5)
+    chosen(model, (1,), (0.1, 0.3), 1e-4)
+    assert len(calls) == 6
+    monkeypatch.setattr(calibration, "VERSION", -1)
+    chosen(model, (1,), (0.1, 0.3), 1e-4)
+    assert len(calls) == 7
+    assert len(list((own_cache / "tokencut").iterdir())) == 7  # and nothing temporary
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"layer": 1}', "\xff"])
+def test_a_damaged_file_is_no_choice(own_cache: Path, model: LoadedModel, text: str) -> None:
+    first = chosen(model, (0, 1), (0.2,), 1e-5)
+    (file,) = (own_cache / "tokencut").iterdir()
+    file.write_bytes(text.encode("latin-1"))
+    assert chosen(model, (0, 1), (0.2,), 1e-5) == first
+    assert json.loads(file.read_text())["layer"] == first.layer
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    own_cache: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_cache.write_text("a file where the folder should be")
+    chosen(model, (0,), (0.2, 0.3), 1e-5)
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"layer": "auto", "tau": 0.2}, {"layer": -2, "tau": "auto"}, {"layer": 1}]
+)
+@pytest.mark.usefixtures("own_cache")
+def test_a_backend_has_plain_numbers(model: LoadedModel, asked: dict[str, Any]) -> None:
+    options = make_backend("tokencut", asked, model).options.model_dump()
+    assert type(options["layer"]) is int
+    assert type(options["tau"]) is float
+    layers = (asked["layer"] % 3,) if isinstance(asked.get("layer"), int) else range(3)
+    taus = (asked["tau"],) if isinstance(asked.get("tau"), float) else calibration.TAUS
+    choice = choose(model, layers, taus, 1e-5)
+    assert (options["layer"] % 3, options["tau"]) == (choice.layer, choice.tau)
+
+
+def test_given_numbers_need_no_choice(
+    own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "choose", lambda *_: pytest.fail("chosen"))
+    options = make_backend("tokencut", {"layer": -2, "tau": 0.3}, model).options
+    assert (options.layer, options.tau) == (-2, 0.3)
+    assert not own_cache.exists()
+
+
+def test_dinos_weights_keep_the_papers_values(
+    own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "choose", lambda *_: pytest.fail("chosen"))
+    official = replace(model, report=replace(model.report, layout="DINO"))
+    options = make_backend("tokencut", {}, official).options
+    assert (options.layer, options.tau) == (-1, 0.2)
+    options = make_backend("tokencut", {"layer": -2}, official).options
+    assert (options.layer, options.tau) == (-2, 0.2)
+    assert not own_cache.exists()
+
+
+def test_who_is_dino(model: LoadedModel, tmp_path: Path) -> None:
+    assert not is_dino(model)
+    tagged = replace(model, spec="vit_small_patch16_224.dino")
+    tagged.model.pretrained_cfg = {**tagged.model.pretrained_cfg, "tag": "dino"}  # type: ignore[dict-item]
+    assert is_dino(tagged)
+    assert not is_dino(replace(tagged, spec=str(tmp_path)))  # a run that started from DINO
+    assert not is_dino(replace(tagged, report=replace(tagged.report, loaded=())))  # @none
+    ibot = replace(model, spec="x", report=replace(model.report, layout="iBOT"))
+    ibot.model.pretrained_cfg = {"tag": "augreg"}  # type: ignore[assignment]
+    assert not is_dino(ibot)
+
+
+def test_errors(model: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="there is no block 9"):
+        make_backend("tokencut", {"layer": 9}, model)
+    with pytest.raises(UsageError, match="make_backend chooses them"):
+        TokenCut(TokenCutOptions(), model.model)
+    with pytest.raises(UsageError, match="layer: must be a whole number"):
+        make_backend("gradcam", {"layer": "auto"}, model)
