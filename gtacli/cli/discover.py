@@ -62,6 +62,7 @@ def discover(
     check_free(config.out)
     sources = _sources(images or [], config.data, null)
     model = load_model(config.spec, image_size=config.image_size)
+    model.model.to(compute.device)
     backend = make_backend(config.backend, config.options, model)
     kind = kind_of(model, config.backend, backend, compute)
     finder = Finder(model, backend, compute)

@@ -27,7 +27,10 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def words(model: Path, out: Path, *more: object) -> list[str]:
-    return ["discover", "--teacher", str(model), "-o", str(out), "--device", "cpu", *map(str, more)]
+    """Nothing is left to be chosen for the model, unless by a flag."""
+    base = ["discover", "--teacher", str(model), "-o", str(out), "--device", "cpu"]
+    plain = ["--set", "discovery.tokencut.layer=-1", "--set", "discovery.tokencut.tau=0.2"]
+    return [*base, *plain, *map(str, more)]
 
 
 @pytest.fixture
@@ -286,3 +289,17 @@ def test_killed_ten_times(tiny_model: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["new"] < 600
     assert at_work >= 3
     assert hashes(out) == hashes(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_maps_are_kept_by_what_auto_chose(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--layer", "auto")
+    assert gta(*given, "--tau", "auto").status == 0
+    options = MapCache(tmp_path / "maps").kind.options
+    assert type(options["layer"]) is int
+    assert type(options["tau"]) is float
+    again = gta(*given, "--layer", str(options["layer"]), "--tau", str(options["tau"]), "--json")
+    assert again.status == 0
+    assert again.lines[-1]["new"] == 0
