@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gtacli.data.base import SPLIT_NAMES, DatasetFamily, ImageDataset, Packed, Record
+from gtacli.data.files import file_state
 from gtacli.data.table import sorted_labels
 from gtacli.errors import GtaError
 
@@ -95,6 +96,18 @@ class Rows:
         """In bytes, from Arrow's offsets: no image is read."""
         return list(self._sizes())
 
+    @cached_property
+    def state(self) -> str | None:
+        """Of the files that the images lie in; None where they lie in memory, or have files of
+        their own, which may change while these stay."""
+        files = self.table.cache_files
+        chunks = self.table.data.column(self.column).chunks
+        if not files or any(chunk.field("bytes").null_count for chunk in chunks):
+            return None
+        states = (file_state(Path(file["filename"])) for file in files)
+        # The fingerprint says which rows of the files the table has, in which order.
+        return "\0".join((self.table._fingerprint, *states))
+
     def _sizes(self) -> Iterator[int]:
         from pyarrow import compute
 
@@ -117,6 +130,9 @@ class Row(Packed):
 
     def stamp(self) -> int:
         return self.rows.sizes[self.index]
+
+    def state(self) -> str | None:
+        return None if self.rows.state is None else f"{self.rows.state}\0{self.index}"
 
     def __str__(self) -> str:
         return f"{self.rows.name}, row {self.index}"

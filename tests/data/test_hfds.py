@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gtacli.data import ImageDataset, load_dataset
+from gtacli.data.base import Packed
 from gtacli.data.images import decode
 from gtacli.errors import GtaError
 
@@ -63,6 +65,26 @@ def test_a_single_saved_table(tmp_path: Path) -> None:
     assert colours(data, "train") == [10, 20, 30]
 
 
+def test_what_says_that_images_are_the_same(tmp_path: Path) -> None:
+    features = Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+
+    def states(*values: int) -> list[str | None]:
+        table = {"image": images(*values), "label": [0, 1]}
+        shutil.rmtree(tmp_path / "x", ignore_errors=True)
+        datasets.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "x")
+        return again()
+
+    def again() -> list[str | None]:
+        train = load_dataset(f"hfds/{tmp_path / 'x'}")["train"]
+        return [record.path.state() for record in train if isinstance(record.path, Packed)]
+
+    first = states(10, 20)
+    assert None not in first
+    assert len({*first}) == 2
+    assert again() == first
+    assert not {*states(30, 20)} & {*first}
+
+
 def test_parquet_files(tmp_path: Path) -> None:
     features = Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     for split, values in (("train", (10, 20)), ("test", (30, 40))):
@@ -89,6 +111,7 @@ def test_a_folder_as_datasets_reads_it(tmp_path: Path, make_folder: Callable[...
     (record,) = data["test"]
     assert np.array_equal(decode(record.path), Image.open(tmp_path / "folder" / names[2]))
     assert record.path.stamp() == (tmp_path / "folder" / names[2]).stat().st_size
+    assert record.path.state() is None  # the table does not change with its files
 
 
 def test_other_columns_and_plain_labels(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ A sighting (where a file lies, its size and times of change) answers without rea
 image that was never seen there, or has changed since, is read and known by its bytes. So neither a
 changed file nor another one of the same name gets a map that is not its own.
 
-In memory are 20 bytes a map while rows are looked up; the maps stay in their files, mapped, and the
+In memory are some 50 bytes a map, for looking rows up; the maps stay in their files, mapped, and the
 pages that are in use are shared by all processes of a machine.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from gtacli.discovery.maps.kind import read_kind
 from gtacli.errors import GtaError
 
 BULK = 4096  # images that are looked up together
+PIECE = 256  # of them a thread
 
 
 class MapCache:
@@ -79,13 +81,14 @@ class MapCache:
         """The row of each image's map; -1: there is none, or the image cannot be read.
 
         Args:
-            threads: that read images which were not seen yet; 0: none; default: by the machine.
+            threads: that ask for the files, and read those that were not seen yet; 0: none;
+                default: by the machine.
             progress: called with the number of images that are done.
         """
         found = np.full(len(images), -1, np.int64)
         for start in range(0, len(images), BULK):
             bulk = images[start : start + BULK]
-            digests, known = self.digests(bulk)
+            digests, known = self.digests(bulk, threads)
             new = np.flatnonzero(~known).tolist()
             read = ahead(_content, (bulk[i] for i in new), 256, threads)
             for i, one in zip(new, read, strict=True):
@@ -96,9 +99,13 @@ class MapCache:
                 progress(len(bulk))
         return found
 
-    def digests(self, images: Sequence[Source]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def digests(
+        self, images: Sequence[Source], threads: int | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """(n, SIZE) digests of images by their sightings, and which are known by them."""
-        sightings = [sighting(image) for image in images]
+        # In threads: on a network file system each waits for an answer.
+        pieces = (images[start : start + PIECE] for start in range(0, len(images), PIECE))
+        sightings = list(chain.from_iterable(ahead(_sightings, pieces, 64, threads)))
         table, contents = self._by_sighting
         rows = table.find(stack(one or bytes(SIZE) for one in sightings))
         rows[[one is None for one in sightings]] = -1
@@ -156,6 +163,10 @@ class MapCache:
         self._open(maps, seen, check=False)
         if self.damaged:
             raise GtaError(f"{self.damaged[0]} has gone since the cache was opened")
+
+
+def _sightings(images: Sequence[Source]) -> list[bytes | None]:
+    return [sighting(image) for image in images]
 
 
 def _content(image: Source) -> bytes | None:
