@@ -35,7 +35,7 @@ from gtacli.errors import GtaError, RunError, UsageError
 
 log = logging.getLogger(__name__)
 MAPS_A_FILE = 4096
-BLOCKS = 64  # at least, so that a small set can be shared out, too
+BLOCKS = 32  # at least, so that a small set can be shared out, too
 _DRAFT, _JOURNAL = ".draft-", "journal-"
 _BEGUN = (_DRAFT, _JOURNAL)  # what a run that has just begun may have written
 

@@ -280,7 +280,7 @@ def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("images", "batch", "wanted"),
-    [(1, 32, 32), (500, 32, 32), (19_000, 32, 320), (10**6, 32, 4096), (10**6, 48, 4128)],
+    [(1, 32, 32), (500, 32, 32), (19_000, 32, 608), (10**6, 32, 4096), (10**6, 48, 4128)],
 )
 def test_blocks(images: int, batch: int, wanted: int) -> None:
     assert block_size(images, batch) == wanted
