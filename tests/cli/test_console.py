@@ -70,6 +70,37 @@ def test_progress_writes_nothing_to_a_file(capsys: pytest.CaptureFixture[str]) -
     assert captured.out + captured.err == ""
 
 
+def test_progress_of_what_takes_long_in_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console, "monotonic", lambda: now[0])
+    console.setup()
+    with console.progress("maps", 100_000, lines=30) as advance:
+        for seconds, steps in (
+            (10, 500),
+            (25, 1000),
+            (1, 8000),
+            (40, 500),
+            (31, 0),
+            (3600, 90_000),
+        ):
+            now[0] += seconds
+            advance(steps)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "maps: 1,500 of 100,000, 38 min left, 42.9 a second",
+        "maps: 10,000 of 100,000, 7 min left, 207 a second",
+        "maps: 10,000 of 100,000, 0 a second",
+        "maps: 100,000 of 100,000, 0 s left, 25 a second",
+    ]
+    console.setup(quiet=True)
+    with console.progress("maps", 10, lines=0) as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
+
+
 def test_progress_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

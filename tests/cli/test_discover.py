@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
+from gtacli.discovery import Discovery, Found
+from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps import MapCache
+from gtacli.registry import DISCOVERY
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -168,6 +174,31 @@ def test_a_dry_run_writes_nothing(
     assert done.status == 0
     assert done.lines[0]["new"] == 8
     assert not (tmp_path / "maps").exists()
+
+
+class Impatient(Discovery[Any]):
+    """Its user presses Ctrl-C during the second batch."""
+
+    batches: ClassVar[int] = 0
+
+    def find(self, images: Tensor) -> Found:
+        Impatient.batches += 1
+        if Impatient.batches == 2:
+            signal.raise_signal(signal.SIGINT)
+        return Found(unit_range(adaptive_avg_pool2d(images.mean(1), 4)))
+
+
+def test_an_interrupted_run_keeps_what_is_done(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--batch-size", "4")
+    with DISCOVERY.registered("impatient", Impatient):
+        first = gta(*given, "--backend", "impatient", "--json")
+        assert first.status == 130
+        assert "error: interrupted; what is done is kept" in first.err
+        second = gta(*given, "--backend", "impatient", "--json")
+    assert second.status == 0
+    assert (second.lines[0]["images"], second.lines[0]["new"]) == (30, 22)
 
 
 def test_a_disk_that_fills(

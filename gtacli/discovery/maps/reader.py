@@ -8,8 +8,8 @@ A sighting (where a file lies, its size and times of change) answers without rea
 image that was never seen there, or has changed since, is read and known by its bytes. So neither a
 changed file nor another one of the same name gets a map that is not its own.
 
-In memory are some 50 bytes a map, for looking rows up; the maps stay in their files, mapped, and the
-pages that are in use are shared by all processes of a machine.
+In memory are some 50 bytes a map, for looking rows up; the maps stay in their files, mapped, and
+the pages that are in use are shared by all processes of a machine.
 """
 
 from __future__ import annotations
