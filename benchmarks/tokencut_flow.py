@@ -16,10 +16,13 @@ ours       gtacli.segmentation.segment on the same files and the same weights, a
 Prints one JSON line: images per second, the median ratio of interleaved repeats, and how far the
 results agree (mean, minimum, share of images at 0.99 or more), step by step:
 
-same_features  our cut on the official features: mask on patches
-same_view      our network and cut on the official view of the image: mask on patches
-flow           the whole of each: mask on the image's pixels, and its box
-solver         our bilateral solver on the official mask, with --refine
+same_features   our cut on the official features
+same_positions  our network with the official position embeddings, on the official view of the image
+same_view       the same with timm's position embeddings, which are resized in another way
+flow, flow_box  the whole of each: the image is stretched to a square for ours
+solver          our bilateral solver on the official mask: what is above 0.5
+solver_object   the same: the largest component. The official one is the second largest of all with
+                the background among them, which is the background if the object is larger
 """
 
 import argparse
@@ -31,7 +34,9 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,14 +114,14 @@ class Official:
         _, mask, _ = self.ncut.ncut(self.net(view)[0], list(grid), [PATCH] * 2, list(size), TAU)
         return mask
 
-    def refined(self, path: Path, mask: np.ndarray) -> np.ndarray:
+    def refined(self, path: Path, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w) soft, and the object in it."""
         settings = {"sigma_spatial": 16, "sigma_luma": 16, "sigma_chroma": 8}
-        _, refined = self.solver.bilateral_solver_output(str(path), mask, **settings)
-        return refined
+        return self.solver.bilateral_solver_output(str(path), mask, **settings)
 
     def find(self, path: Path, refine: bool) -> np.ndarray:
         mask = self.mask(path)
-        return self.refined(path, mask) if refine else mask > 0.5
+        return self.refined(path, mask)[1] if refine else mask > 0.5
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -134,28 +139,47 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> float:
 
 def steps(official: Official, spec: str, layer: int, images: list[Path]) -> dict[str, list[float]]:
     """Where the two part: our later steps on what the official earlier steps gave."""
-    found: dict[str, list[float]] = {"same_features": [], "same_view": [], "solver": []}
-    models: dict[tuple[int, int], LoadedModel] = {}
+    found: dict[str, list[float]] = defaultdict(list)
+    nets: dict[tuple[int, int], nn.Module] = {}
     for path in images:
         view, size, grid = official.view(path)
-        features = official.net(view).transpose(1, 2)
         mask = official.mask(path)
-        if grid not in models:
-            models[grid] = load_model(spec, image_size=(grid[0] * PATCH, grid[1] * PATCH))
-            models[grid].model.to(view.device)
-        with torch.no_grad():
-            (tap,) = attention(models[grid].model, view, (layer,), rows="all")
-        keys = tap.q_k[1][:, :, tap.num_prefix_tokens :].transpose(1, 2).flatten(2)
-        for name, given in (("same_features", features), ("same_view", keys)):
-            ours = normalized_cut(given, grid, TAU).mask[0].cpu().numpy()
-            # On the pixels as the official code enlarges it: equal where the patches are.
-            enlarged = torch.from_numpy(ours)[None, None].float()
-            ours = nn.functional.interpolate(enlarged, size, mode="nearest")[0, 0].numpy() > 0.5
-            found[name].append(iou(ours, mask > 0.5))
+        if grid not in nets:
+            nets[grid] = load_model(spec, image_size=tuple(PATCH * n for n in grid)).model
+            nets[grid].to(view.device)
+        given = {"same_features": official.net(view).transpose(1, 2)}
+        given["same_view"] = keys(nets[grid], view, layer)
+        with positions(nets[grid], official.net.model, view):
+            given["same_positions"] = keys(nets[grid], view, layer)
+        for name, features in given.items():
+            ours = normalized_cut(features, grid, TAU).mask[:, None].float()
+            # Enlarged as the official code does it: equal where the patches are.
+            enlarged = nn.functional.interpolate(ours, size, mode="nearest")[0, 0] > 0.5
+            found[name].append(iou(enlarged.cpu().numpy(), mask > 0.5))
         with Image.open(path) as image:
             soft = bilateral(np.array(image.convert("RGB")), mask.astype(np.float64))
-        found["solver"].append(iou(largest_object(soft), official.refined(path, mask)))
+        their_soft, their_object = official.refined(path, mask)
+        found["solver"].append(iou(soft > 0.5, their_soft > 0.5))
+        found["solver_object"].append(iou(largest_object(soft), their_object))
     return found
+
+
+def keys(net: nn.Module, view: Tensor, layer: int) -> Tensor:
+    with torch.no_grad():
+        (tap,) = attention(net, view, (layer,), rows="all")
+    return tap.q_k[1][:, :, tap.num_prefix_tokens :].transpose(1, 2).flatten(2)
+
+
+@contextmanager
+def positions(ours: nn.Module, theirs: nn.Module, view: Tensor) -> Iterator[None]:
+    """Our network with the official position embeddings for this view."""
+    before = ours.pos_embed.data
+    tokens = torch.zeros_like(before)  # only their shape counts
+    ours.pos_embed.data = theirs.interpolate_pos_encoding(tokens, *view.shape[-2:]).detach()
+    try:
+        yield
+    finally:
+        ours.pos_embed.data = before
 
 
 def spread(values: list[float]) -> dict[str, float]:
