@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize
-
-
-def _numbers(value: object) -> object:
-    """Accept `-1,-2` from a command line, a bare number, and a list from a recipe."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value,)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and re.fullmatch(r"-?\d+(,-?\d+)*", value.replace(" ", "")):
-        return tuple(int(part) for part in value.split(","))
-    return value
+from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
 
 
 class AttentionMapConfig(CommonConfig):
@@ -42,14 +30,14 @@ class AttentionMapConfig(CommonConfig):
         json_schema_extra={"metavar": "NAME"},
     )
     layer: Annotated[
-        Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(_numbers)
+        Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
     ] = Field(
         default=None,
         description="blocks, from the end if negative, as in -1 or 0,5,11",
         json_schema_extra={"metavar": "N|all|LIST", "default": "-1, or the back-end's own"},
     )
     heads: Annotated[
-        Literal["max", "mean", "all"] | tuple[int, ...] | None, BeforeValidator(_numbers)
+        Literal["max", "mean", "all"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
     ] = Field(
         default=None,
         description="maximum or mean over the heads, or each by itself",

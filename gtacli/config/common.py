@@ -38,6 +38,17 @@ def _read_size(value: object) -> object:
     return value
 
 
+def read_numbers(value: object) -> object:
+    """Accept `-1,-2` from a command line, a bare number, and a list from a recipe."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and re.fullmatch(r"-?\d+(,-?\d+)*", value.replace(" ", "")):
+        return tuple(int(part) for part in value.split(","))
+    return value
+
+
 def _write_size(size: tuple[int, int]) -> int | str:
     return size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
