@@ -64,22 +64,11 @@ class Seen(NamedTuple):
     grids: tuple[Grids, ...]
 
 
-class Finder:
-    """A model and the back-end that reads it.
+class Reader:
+    """Reads images as a model sees them: the whole of each, stretched to its size."""
 
-    Args:
-        model: that `backend` was made with; moved to the device.
-        name: of the model, for people.
-    """
-
-    def __init__(
-        self, model: LoadedModel, backend: Discovery[Any], compute: Compute, name: str = ""
-    ) -> None:
-        model.model.to(compute.device)
-        self.backend, self.compute, self.name = backend, compute, name or model.spec
-        self.grid = model.grid
+    def __init__(self, model: LoadedModel) -> None:
         self.size, self.interpolation = model.image_size, InterpolationMode(model.interpolation)
-        self.as_input = model.view(compute.device)
 
     def read(self, image: Named | Failed) -> View | Failed:
         """The view of an image, on the CPU."""
@@ -95,6 +84,24 @@ class Finder:
         """What the model sees of an upright RGB image: uint8 (3, *size), on the CPU."""
         pixels = F.pil_to_tensor(picture)
         return F.resize(pixels, list(self.size), self.interpolation, antialias=True)
+
+
+class Finder(Reader):
+    """A model and the back-end that reads it.
+
+    Args:
+        model: that `backend` was made with; moved to the device.
+        name: of the model, for people.
+    """
+
+    def __init__(
+        self, model: LoadedModel, backend: Discovery[Any], compute: Compute, name: str = ""
+    ) -> None:
+        super().__init__(model)
+        model.model.to(compute.device)
+        self.grid = model.grid
+        self.backend, self.compute, self.name = backend, compute, name or model.spec
+        self.as_input = model.view(compute.device)
 
     def find(self, views: Sequence[View]) -> list[Grids]:
         """The objects of one batch of at least one view."""

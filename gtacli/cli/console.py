@@ -96,7 +96,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows for people: aligned columns, a bold head on a terminal. A last column that is too
     long for a terminal is wrapped; in a file nothing is cut."""
     cells = [[_cell(value) for value in row] for row in rows]
-    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    right = [
+        all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))
+    ]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attn-maps": ("gtacli.cli.attention_map", "The same under a shorter name."),
     "discover": ("gtacli.cli.discover", "Find the objects of many images once, for training."),
     "maps": ("gtacli.cli.maps", "The maps that gta discover keeps: figures, check, pictures."),
+    "probe": ("gtacli.cli.probe", "What a network has learnt, measured without training it."),
     "data": ("gtacli.cli.data", "Data sets: whether they are whole and readable."),
     "models": ("gtacli.cli.models", "The models that can be used."),
     "plugins": ("gtacli.cli.plugins", "Installed parts and whether they work."),

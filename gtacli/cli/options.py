@@ -72,7 +72,8 @@ def config_command(
     Args:
         app: the Typer object.
         model: the config's class.
-        command: its name; the environment's variables are called after it.
+        command: its name, below a group with the group's ("probe attention"); the environment's
+            variables are called after it.
         dry_run: whether there is a `--dry-run`.
     """
 
@@ -120,7 +121,7 @@ def config_command(
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__doc__ = body.__doc__
         kind = type("Command", (Sectioned,), {"variadic": _variadic(model)})
-        app.command(command, cls=kind, context_settings=HELP_NAMES)(run)
+        app.command(command.split()[-1], cls=kind, context_settings=HELP_NAMES)(run)
         return body
 
     return decorate

@@ -216,6 +216,12 @@ class FinetuneConfig(CommonConfig):
     drift: bool = Field(
         default=True, description="measure each epoch how far the attention is from the source's"
     )
+    track_attention: bool = Field(
+        default=False,
+        description="write into each epoch's metrics, block by block, how sharp the attention is, "
+        "its KL from the source's, and the share on the object where the data has masks; on the "
+        "held-out images",
+    )
     partial_weights: bool = Field(
         default=False, description="accept weights that cover less than 90 % of the backbone"
     )

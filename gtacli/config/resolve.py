@@ -74,7 +74,7 @@ def _from_recipe(recipe: str | None, command: str) -> list[Level]:
 
 
 def _from_environment(env: Mapping[str, str], command: str) -> list[Level]:
-    prefix = f"GTA_{command.upper().replace('-', '_')}__"
+    prefix = f"GTA_{command.upper().replace('-', '_').replace(' ', '_')}__"
     levels = []
     # The shorter first: GTA_FINETUNE__REGULARIZER, then what it says of one of them.
     for name in sorted(env, key=lambda n: (n.count("__"), n)):
@@ -82,7 +82,7 @@ def _from_environment(env: Mapping[str, str], command: str) -> list[Level]:
             continue
         path = name.removeprefix(prefix).lower().split("__")
         if not all(path):
-            raise UsageError(f"{name}: is no key (GTA_{command.upper()}__KEY or ..__KEY__SUBKEY)")
+            raise UsageError(f"{name}: is no key ({prefix}KEY or ..__KEY__SUBKEY)")
         levels.append(Level(Rank.ENVIRONMENT, nest(path, read_text(env[name], name))))
     return levels
 

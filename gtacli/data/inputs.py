@@ -49,6 +49,23 @@ def data_sources(spec: str) -> list[Path | Packed]:
         return [*found]
 
 
+def given_images(
+    arguments: Sequence[str], dataset: ImageDataset | None, stream: BinaryIO, nul: bool = False
+) -> Iterator[Named]:
+    """Images named on a command line, and after them those of a data set.
+
+    Raises UsageError where there is neither, and as `named_images` does.
+    """
+    if dataset is None:
+        if not arguments:
+            raise UsageError(
+                "no images: give files, folders, patterns, - for paths on stdin, or --data SPEC"
+            )
+        return named_images(arguments, stream, nul)
+    named = named_images(arguments, stream, nul) if arguments else iter(())
+    return chain(named, dataset_images(dataset))
+
+
 def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
     """Paths in the order given; those of a stream one after the other, never all at once.
 
