@@ -54,6 +54,9 @@ RESULT = (
     ("val_top1", "val top-1 %", True),
     ("best_epoch", "best epoch", False),
     ("attention_drift", "attention drift", False),
+    ("attention_inside", "attention on the object %", True),
+    ("attention_area", "area of the object %", True),
+    ("test_attention_inside", "test: attention on the object %", True),
     ("n_train", "trained on", False),
     ("n_val", "held out", False),
     ("n_test", "tested on", False),
@@ -96,4 +99,6 @@ class Watcher:
             parts.append(f"val {100 * row['val_top1']:.1f} %")
         if row["attention_drift"] is not None:
             parts.append(f"drift {row['attention_drift']:.3g}")
+        if (row.get("attention") or {}).get("inside"):
+            parts.append(f"on the object {100 * row['attention']['inside'][-1]:.1f} %")
         log.info("%s, %.0f images/s", ", ".join(parts), row["images_per_second"])

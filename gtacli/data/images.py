@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from gtacli.data.base import Packed
 from gtacli.errors import GtaError
@@ -82,6 +82,17 @@ def encoded(path: Path | Packed) -> bytes:
     except Exception as error:  # a container raises what it likes
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ImageError(f"cannot read image {path}: {reason}") from error
+
+
+def upright_size(path: Path | Packed) -> Size:
+    """(h, w) of what `decode` gives, from the file's header."""
+    try:
+        with Image.open(opened(path)) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:
+        raise ImageError(f"cannot read image {path}: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def opened(path: Path | Packed) -> Path | BinaryIO:

@@ -41,6 +41,20 @@ def eval_view(
     return F.center_crop(image, list(image_size))
 
 
+def eval_box(
+    size: tuple[int, int], image_size: tuple[int, int], crop_pct: float
+) -> tuple[float, float, float, float]:
+    """(top, left, bottom, right) of what `eval_view` shows of an image of `size` (h, w), in pixels
+    of that image."""
+    wide = cover_size(*size, resized_size(image_size, crop_pct), enlarge=True)
+    starts = [round((w - i) / 2) for w, i in zip(wide, image_size, strict=True)]
+    (top, bottom), (left, right) = (
+        (start * s / w, (start + i) * s / w)
+        for start, s, w, i in zip(starts, size, wide, image_size, strict=True)
+    )
+    return top, left, bottom, right
+
+
 class InputView:
     """Makes a network's own input of a batch of pixels: its size, its normalisation.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import comparable_rows
 from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
+from gtacli.training.attention_track import AttentionTrack
 from gtacli.training.classes import mean_class_accuracy
 from gtacli.training.devices import Compute, wide
 from gtacli.training.distribution import ALONE, Processes
@@ -35,6 +36,7 @@ class Evaluator:
         batches: () -> batches (uint8 images, labels, indices), the same every time; of several
             processes each has its own images.
         processes: that share the set; all get the figures of the whole.
+        track: the attention's health, measured in the same pass.
     """
 
     def __init__(
@@ -44,9 +46,12 @@ class Evaluator:
         batches: Batches,
         compute: Compute,
         processes: Processes = ALONE,
+        track: AttentionTrack | None = None,
     ) -> None:
         self.batches, self.compute, self.processes = batches, compute, processes
-        layers = absolute_layers("all", len(target.model.blocks)) if source else ()  # type: ignore[arg-type]
+        self.track = track
+        depth = len(target.model.blocks)  # type: ignore[arg-type]
+        layers = absolute_layers("all", depth) if source or track else ()
         self.target = TappedViT(target.model, Request(layers))
         asked = Request(layers, output=False)
         self.source = TappedViT(source.model, asked) if source else None
@@ -59,15 +64,17 @@ class Evaluator:
     @torch.no_grad()
     def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
         """`{prefix}_top1`, `{prefix}_top5`, `{prefix}_mean_class_top1` (fractions),
-        `{prefix}_loss` (cross-entropy in nats) and `attention_drift`; None where there is nothing
-        to measure. `last` ends after that many batches."""
+        `{prefix}_loss` (cross-entropy in nats), `attention_drift`, and `attention` (what `track`
+        says); None where there is nothing to measure. `last` ends after that many batches."""
         self.target.eval()
+        if self.track is not None:
+            self.track.begin()
         device = self.compute.device
         # Losses, distances, hits at 5. float64 holds sums of fp32 numbers exactly or nearly so: the
         # figures do not depend on who measured which image.
         sums = wide(torch.zeros(3, device=device))
         by_class = wide(torch.zeros(2, self.target.model.num_classes, device=device))
-        for number, (images, labels, _) in enumerate(self.batches()):
+        for number, (images, labels, indices) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
             if not len(images):
@@ -80,8 +87,12 @@ class Evaluator:
             hits = ranked == labels[:, None]
             losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
             sums[0] += wide(losses).sum()
-            if self.source is not None:
-                sums[1] += wide(self._distances(reading, images, number)).sum()
+            taps = [*reading.taps.values()]
+            source = None if self.source is None else self._source_taps(images, number)
+            if source is not None:
+                sums[1] += wide(_distances(taps, source)).sum()
+            if self.track is not None:
+                self.track.add(taps, source, indices)
             sums[2] += hits.sum()
             by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
             by_class[1] += labels.bincount(minlength=by_class.shape[1])
@@ -89,32 +100,37 @@ class Evaluator:
         by_class = self.processes.total(by_class).long()
         self.by_class = list(zip(*by_class.tolist(), strict=True))
         top1, count = by_class.sum(1).tolist()
+        attention = None if self.track is None else self.track.figures()
         if not count:
             nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "mean_class_top1", "loss"))
-            return {**dict.fromkeys(nothing), "attention_drift": None}
+            return {**dict.fromkeys(nothing), "attention_drift": None, "attention": None}
         return {
             f"{prefix}_top1": top1 / count,
             f"{prefix}_top5": top5 / count,
             f"{prefix}_mean_class_top1": mean_class_accuracy(self.by_class),
             f"{prefix}_loss": loss / count,
             "attention_drift": drift / count if self.source is not None else None,
+            "attention": attention,
         }
 
     @staticmethod
     def _read(tapped: TappedViT, images: Tensor) -> Reading:
         return tapped.read(tapped(images), images.shape)
 
-    def _distances(self, reading: Reading, images: Tensor, number: int) -> Tensor:
-        """(B,) mean over blocks and heads."""
+    def _source_taps(self, images: Tensor, number: int) -> list[Tap]:
+        """Of batch `number`, kept from its first time on."""
         if number in self._taps:
-            taps = [replace(t, row=t.logits.to(images.device)) for t in self._taps[number]]
-        else:
-            assert self.source is not None
-            with self.compute.autocast():
-                taps = [*self._read(self.source, self._source_view(images)).taps.values()]
-            self._bytes += sum(t.logits.nbytes for t in taps)
-            if self._bytes <= CACHE_BYTES:
-                self._taps[number] = [replace(t, row=t.logits.cpu()) for t in taps]
-        pairs = zip(reading.taps.values(), taps, strict=True)
-        rows = (comparable_rows(t, s) for t, s in pairs)
-        return torch.stack([(t - s).square().sum(-1).mean((1, 2)) for t, s in rows]).mean(0)
+            return [replace(t, row=t.logits.to(images.device)) for t in self._taps[number]]
+        assert self.source is not None
+        with self.compute.autocast():
+            taps = [*self._read(self.source, self._source_view(images)).taps.values()]
+        self._bytes += sum(t.logits.nbytes for t in taps)
+        if self._bytes <= CACHE_BYTES:
+            self._taps[number] = [replace(t, row=t.logits.cpu()) for t in taps]
+        return taps
+
+
+def _distances(target: Sequence[Tap], source: Sequence[Tap]) -> Tensor:
+    """(B,) mean over blocks and heads."""
+    rows = (comparable_rows(t, s) for t, s in zip(target, source, strict=True))
+    return torch.stack([(t - s).square().sum(-1).mean((1, 2)) for t, s in rows]).mean(0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
+from gtacli.training.attention_track import last_block
 from gtacli.training.begin import begin, folder_of, resumed_config, with_demo
 from gtacli.training.classes import log_balance
 from gtacli.training.distribution import Processes, joined
@@ -59,6 +60,8 @@ def finetune(
     run = RunFolder(processes.from_main(lambda: folder_of(config)), dry_run, processes)
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
+    if config.track_attention and not job.split.val:
+        log.warning("--track-attention: no image is held out, so there is nothing to track")
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val), idle)
     job.compute.forget_peak_memory()
@@ -130,7 +133,8 @@ def summarise(
         "stopped_early": epochs_run < config.epochs and not dry_run,
         "best_epoch": progress.best_epoch,
         "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
-        "attention_drift": _drift(progress),
+        "attention_drift": _kept_row(progress).get("attention_drift"),
+        **(_health(progress) if config.track_attention else {}),
         "seconds": round(time.perf_counter() - started, 2),
         "images_per_second": _median([r["images_per_second"] for r in progress.rows]),
         "peak_memory_mb": round(max(job.processes.gather(job.compute.peak_memory_mb())), 1),
@@ -142,10 +146,18 @@ def summarise(
     return summary
 
 
-def _drift(progress: Progress) -> float | None:
+def _kept_row(progress: Progress) -> dict[str, Any]:
     """Of the weights that were kept: the last row of their epoch."""
     kept = [r for r in progress.rows if r["epoch"] == progress.best_epoch]
-    return kept[-1]["attention_drift"] if kept else None
+    return kept[-1] if kept else {}
+
+
+def _health(progress: Progress) -> dict[str, Any]:
+    """What --track-attention says of them: the last block's share inside the objects, and theirs of
+    the area."""
+    figures = _kept_row(progress).get("attention")
+    area = None if figures is None else figures["area"]
+    return {"attention_inside": last_block(figures), "attention_area": area}
 
 
 def _median(values: list[float]) -> float:

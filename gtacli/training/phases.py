@@ -12,6 +12,7 @@ from gtacli.data.loader import Batch, make_loader
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError
 from gtacli.models.weights import WEIGHTS_FILE, read_weights
+from gtacli.training.attention_track import AttentionTrack, last_block
 from gtacli.training.classes import worst_classes
 from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
@@ -101,6 +102,8 @@ def run_phase(
         proof = {k: None if job.refit else figures[k] for k in ("val_top1", "val_loss")}
         idle = (f"reg.{name}" for name in job.task.regularizers if name not in job.task.active)
         row = {**dict.fromkeys(idle), **proof, "attention_drift": figures["attention_drift"]}
+        if config.track_attention:
+            row["attention"] = figures["attention"]
         return {**row, "phase": progress.phase} if job.refit else row
 
     fit(
@@ -141,7 +144,10 @@ def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
         return make_loader(store, transform, size, train=False, workers=workers, part=part)
 
     source = job.source if drift else None
-    return Evaluator(target, source, batches, job.compute, job.processes)
+    track = None
+    if config.track_attention:
+        track = AttentionTrack(records, target, source, job.compute, job.processes)
+    return Evaluator(target, source, batches, job.compute, job.processes, track)
 
 
 def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
@@ -154,4 +160,6 @@ def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     figures = measure("test", 1 if dry_run else None)
     job.share_skipped()
     kept = {k: figures[k] for k in ("test_top1", "test_top5", "test_mean_class_top1")}
+    if job.config.track_attention:
+        kept["test_attention_inside"] = last_block(figures["attention"])
     return {**kept, "worst_classes": worst_classes(job.dataset.classes, measure.by_class)}

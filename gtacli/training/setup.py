@@ -157,6 +157,8 @@ def prepare(
     )
     if target.classes != dataset.classes:
         zero_head(target)
+    if config.track_attention:
+        require_cls(target.model, "--track-attention", "leave it out")
     transform = training_view(config, target, compute.device)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}

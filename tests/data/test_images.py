@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gtacli.data.images import ImageError, cover_size, decode, load
+from gtacli.data.images import ImageError, cover_size, decode, load, upright_size
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
 
@@ -144,3 +144,16 @@ def test_cover_size(
 
 def test_cover_size_may_enlarge() -> None:
     assert cover_size(40, 30, (60, 60), enlarge=True) == (80, 60)
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_is_that_of_the_decoded_image(tmp_path: Path, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    decoded = decode(tmp_path / "a.jpg")
+    assert upright_size(tmp_path / "a.jpg") == (decoded.height, decoded.width)
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"cannot read image .*b.jpg"):
+        upright_size(tmp_path / "b.jpg")
