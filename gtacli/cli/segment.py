@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
@@ -119,17 +119,11 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
 
 def _images(given: list[str], data: str | None, null: bool) -> Iterator[Named]:
     """Those that are named, and those of a data set."""
-    if not given and data is None:
-        raise UsageError(
-            "no images: give files, folders, patterns, - for paths on stdin, or --data SPEC"
-        )
-    from gtacli.data.inputs import dataset_images, named_images
+    from gtacli.data.inputs import given_images
     from gtacli.data.spec import load_dataset
 
-    if data is None:
-        return named_images(given, sys.stdin.buffer, null)
-    of_set = dataset_images(load_dataset(data))
-    return chain(named_images(given, sys.stdin.buffer, null), of_set) if given else of_set
+    dataset = None if data is None else load_dataset(data)
+    return given_images(given, dataset, sys.stdin.buffer, null)
 
 
 def _show(result: dict[str, Any]) -> None:
