@@ -96,9 +96,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows for people: aligned columns, a bold head on a terminal. A last column that is too
     long for a terminal is wrapped; in a file nothing is cut."""
     cells = [[_cell(value) for value in row] for row in rows]
-    right = [
-        all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))
-    ]
+    right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -180,6 +178,13 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _is_number(value: Any) -> bool:
+    """Or nothing, or a number that has been written out already."""
+    if not isinstance(value, str):
+        return value is None or isinstance(value, int | float)
+    return value.replace(".", "", 1).replace("-", "", 1).isdecimal()
 
 
 def _cell(value: Any) -> str:

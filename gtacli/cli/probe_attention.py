@@ -150,18 +150,20 @@ def _rows(result: dict[str, Any], distant: bool) -> list[list[Any]]:
         if inside is not None:
             best = max(range(len(inside)), key=inside.__getitem__)
             over = _mean(layer["inside_over_area"])
-            share = [_percent(_mean(inside)), round(over, 2), best, _percent(inside[best])]
+            share = [_percent(_mean(inside)), f"{over:.2f}", best, _percent(inside[best])]
         sharp: list[Any] = [None] * 2
         if entropy is not None:
             most = math.log(result["tokens"])
-            sharp = [round(_mean(entropy), 2), _percent(_mean(entropy) / most)]
-        far = [None if layer[k] is None else round(_mean(layer[k]), 3) for k in ("drift", "kl")]
+            sharp = [f"{_mean(entropy):.2f}", _percent(_mean(entropy) / most)]
+        far: list[Any] = [None] * 2
+        if layer["kl"] is not None:
+            far = [f"{_mean(layer['drift']):.2f}", f"{_mean(layer['kl']):.3f}"]
         rows.append([layer["layer"], *share, *sharp, *(far if distant else [])])
     return rows
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 1)
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _mean(values: list[float]) -> float:

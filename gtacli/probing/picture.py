@@ -21,7 +21,7 @@ def health_picture(names: Sequence[str], results: Sequence[dict[str, Any]]) -> I
     first = results[0]
     measures, corner = [], "lines: blocks, columns: heads"
     if first["area"] is not None:
-        note = f"% of what is on patches; area: {100 * first['area']:.1f}"
+        note = f"% of what is on patches; the area: {100 * first['area']:.1f}"
         tables = [_table(r, "inside", 100) for r in results]
         measures.append(Measure("Inside the object", note, tables, "{:.0f}"))
     note = f"nats, of the full row; at most {math.log(first['tokens']):.2f}"

@@ -47,7 +47,7 @@ def draw_panels(
         lines: of each row the names of its tables' lines.
         corner: what lines and columns are, at the top left.
     """
-    font, bold = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 3)
+    font, large = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 3)
     columns = [_Column(measure, font) for measure in measures]
     margin = 10 + round(max(font.getlength(name) for row in lines for name in row))
     heights = [
@@ -61,7 +61,7 @@ def draw_panels(
     draw.text((GAP, 2), corner, fill=GREY, font=font)
     left = GAP
     for column in columns:
-        column.head(draw, left + margin, CELL_HEIGHT, bold)
+        column.head(draw, left + margin, CELL_HEIGHT, large)
         top = head
         for row, height in enumerate(heights):
             column.panel(draw, left + margin, top + 2 * CELL_HEIGHT, row, lines[row])
@@ -69,7 +69,7 @@ def draw_panels(
         left += column.width + margin + GAP
     top = head
     for name, height in zip(names, heights, strict=True):
-        draw.text((GAP, top), shortened(name, width - 2 * GAP, bold), fill="black", font=bold)
+        draw.text((GAP, top), shortened(name, width - 2 * GAP, large), fill="black", font=large)
         top += height
     return picture
 
@@ -90,9 +90,9 @@ class _Column:
     def height(self, row: int) -> int:
         return CELL_HEIGHT * len(self.measure.tables[row] or ())
 
-    def head(self, draw: ImageDraw.ImageDraw, x: int, y: int, bold: Font) -> None:
+    def head(self, draw: ImageDraw.ImageDraw, x: int, y: int, large: Font) -> None:
         """Title, note, and the bar of colours with its two ends."""
-        draw.text((x, y), self.measure.title, fill="black", font=bold)
+        draw.text((x, y), self.measure.title, fill="black", font=large)
         draw.text((x, y + CELL_HEIGHT), self.measure.note, fill=GREY, font=self.font)
         bar = y + 2 * CELL_HEIGHT + 2
         ends = [self.measure.format.format(value) for value in (self.low, self.high)]

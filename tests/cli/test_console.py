@@ -62,6 +62,14 @@ def test_table_in_a_file_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]
     assert second == "b" + " " * 99 + "  20"
 
 
+def test_numbers_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """Written out or not, beside empty cells; text that only begins like one does not."""
+    rows = [("5.10", 7, "1.5x"), (None, None, "20"), ("-12.25", 123, "3")]
+    console.table(("a", "b", "c"), rows)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines == ["  5.10    7  1.5x", "             20", "-12.25  123  3"]
+
+
 def test_progress_writes_nothing_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress("training", 3) as advance:
         advance()
