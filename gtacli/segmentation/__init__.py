@@ -109,7 +109,8 @@ class _Work:
             pairs = zip(self.finishers, seen.grids, strict=True)
             finished = [each.finish(seen, grids, truth, pixels) for each, grids in pairs]
             wanted = len(self.finishers) > 1 and number < ROWS
-            return _Outcome(image, "", finished, row(seen, truth, finished) if wanted else None)
+            drawn = row(seen, truth, finished) if wanted else None
+            return _Outcome(image, "", [one for one, _ in finished], drawn)
         except ImageError as error:
             return _Outcome(image, str(error))
 

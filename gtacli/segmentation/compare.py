@@ -16,14 +16,16 @@ from gtacli.models.pixels import Size
 from gtacli.rendering.heat import overlay, smooth
 from gtacli.rendering.overlay import mask_overlay, outlined
 from gtacli.rendering.sheet import Row, draw_sheet, thumbnail
-from gtacli.segmentation.finish import Finished
+from gtacli.segmentation.finish import Finished, Mask
 
 ROWS = 8
 """Images on a sheet: the first ones."""
 _HEADLINES = {"jaccard": "Jaccard", "mean_iou": "IoU", "corloc": "CorLoc"}
 
 
-def row(seen: Seen, truth: Truth | None, finished: Sequence[Finished]) -> Row:
+def row(
+    seen: Seen, truth: Truth | None, finished: Sequence[tuple[Finished, Sequence[Mask]]]
+) -> Row:
     """An image, its truth if any, and what each model found. Raises ImageError."""
     image = thumbnail(decode(seen.image.source))
     size = (image.height, image.width)
@@ -31,14 +33,14 @@ def row(seen: Seen, truth: Truth | None, finished: Sequence[Finished]) -> Row:
         image,
         None if truth is None else _truth(image, truth, seen.size),
     ]
-    for grids, one in zip(seen.grids, finished, strict=True):
-        masks = [mask_on(size, mask) for mask in one.masks]
+    for grids, (_, found) in zip(seen.grids, finished, strict=True):
+        masks = [mask_on(size, mask) for mask in found]
         if grids.heads is None and grids.mask is not None:
             pictures.append(mask_overlay(image, masks))
         else:
             red = overlay(image, smooth(grids.map, size, (0.0, 1.0)), "red")
             pictures.append(outlined(red, masks))
-    captions = [seen.image.below.stem, "", *(_caption(one) for one in finished)]
+    captions = [seen.image.below.stem, "", *(_caption(one) for one, _ in finished)]
     return Row(pictures, captions)
 
 

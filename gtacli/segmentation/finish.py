@@ -58,16 +58,10 @@ class Output:
 
 
 class Finished(NamedTuple):
-    """One image by one model.
-
-    Attributes:
-        result: the line about it.
-        masks: of its objects, the main one first; that one is empty where nothing is found.
-    """
+    """One image by one model: the line about it, and its score where there is a truth."""
 
     result: dict[str, Any]
     score: Score | None
-    masks: list[Mask]
 
 
 def mask_name(below: PurePath, k: int = 0) -> PurePath:
@@ -96,8 +90,12 @@ class Finisher:
 
     def finish(
         self, seen: Seen, grids: Grids, truth: Truth | None, pixels: Image.Image | None
-    ) -> Finished:
-        """Raises ImageError, and RunError for a file that cannot be written."""
+    ) -> tuple[Finished, list[Mask]]:
+        """What is said of an image, and the masks of its objects, the main one first; that one is
+        empty where nothing is found. The masks are large: they are not to wait in memory.
+
+        Raises ImageError, and RunError for a file that cannot be written.
+        """
         o, image = self.output, seen.image
         found = [self._on_pixels(each, seen.size, pixels) for each in _one_by_one(grids)]
         masks = [mask for mask, _ in found]
@@ -112,14 +110,14 @@ class Finisher:
             name = image.below.with_suffix(OVERLAY_SUFFIX)
             result["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)
         if truth is None:
-            return Finished(result, None, masks)
+            return Finished(result, None), masks
         mask, soft = found[0]
         if soft is None:
             soft = map_on(seen.size, grids.map)
         one = self._score(truth, mask, soft, boxes, grids.heads)
         said = {"iou": one.iou, "located": one.located}
         known = {key: value for key, value in said.items() if value is not None}
-        return Finished({**result, **known}, one, masks)
+        return Finished({**result, **known}, one), masks
 
     def _object(self, image: Named, k: int, mask: Mask) -> dict[str, Any]:
         picture = Image.fromarray(mask).convert("L")

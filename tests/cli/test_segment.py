@@ -5,71 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from gtacli.data.inputs import Named
-from gtacli.discovery import Discovery, Found
-from gtacli.discovery.base import unit_range
 from gtacli.discovery.build import make_backend
 from gtacli.finding import Finder
 from gtacli.models import load_model
-from gtacli.registry import DISCOVERY
 from gtacli.segmentation import Output, segment
 from gtacli.training.devices import choose_compute
-
-GRID = 4  # of the tiny model, 32 pixels
-
-
-class Bright(Discovery[Any]):
-    """What is brighter than the middle between dark and bright; as a plug-in would."""
-
-    def find(self, images: Tensor) -> Found:
-        maps = unit_range(adaptive_avg_pool2d(images.mean(1), GRID))
-        return Found(maps, maps > 0.5)
-
-
-@pytest.fixture
-def bright() -> Iterator[None]:
-    with DISCOVERY.registered("bright", Bright):
-        yield
-
-
-def scene(path: Path, size: tuple[int, int] = (64, 96)) -> NDArray[np.bool_]:
-    """A picture (height, width) with an object of 2 x 1 patches; where it is."""
-    h, w = size
-    mask = np.zeros(size, bool)
-    mask[h // GRID : 3 * h // GRID, 2 * w // GRID : 3 * w // GRID] = True
-    pixels = np.where(mask[..., None], (250, 240, 230), (10, 20, 30)).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return mask
-
-
-def words(model: Path, out: Path, *images: object, backend: str = "bright") -> list[str]:
-    shared = ["-m", str(model), "-o", str(out), "--backend", backend, "--device", "cpu"]
-    return ["segment", *map(str, images), *shared]
-
-
-def read(path: str) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        assert image.mode == "L"
-        return np.asarray(image)
 
 
 @pytest.mark.usefixtures("bright")
 def test_masks_and_boxes_are_those_of_the_image_itself(
-    gta: Any, tiny_model: Path, tmp_path: Path
+    gta: Any, tiny_model: Path, tmp_path: Path, read: Any, scene: Any, words: Any
 ) -> None:
     truth = scene(tmp_path / "in" / "a.png")
     with Image.open(tmp_path / "in" / "a.png") as image:
@@ -92,7 +46,7 @@ def test_masks_and_boxes_are_those_of_the_image_itself(
 
 @pytest.mark.usefixtures("bright")
 def test_folders_and_order_are_kept_and_bad_images_named(
-    gta: Any, tiny_model: Path, tmp_path: Path
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     root = tmp_path / "in"
     for name in ("b/2.png", "a/1.png", "a/deep/x.y.png"):
@@ -122,255 +76,7 @@ def test_folders_and_order_are_kept_and_bad_images_named(
     assert last["summary"]["failed"] == 3
 
 
-@pytest.mark.usefixtures("bright")
-def test_ground_truth(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    truth = scene(tmp_path / "in" / "exact.png")
-    for name in ("half", "other-size", "missing"):
-        scene(tmp_path / "in" / f"{name}.png")
-    masks = tmp_path / "masks"
-    masks.mkdir()
-    Image.fromarray(truth).save(masks / "exact.png")
-    wider = truth.copy()
-    wider[16:48, 72:96] = True
-    Image.fromarray(wider).save(masks / "half.png")
-    Image.fromarray(truth[1:]).save(masks / "other-size.png")
-    given = words(tiny_model, tmp_path / "out", tmp_path / "in")
-    done = gta(*given, "--ground-truth", str(masks), "--json")
-    assert done.status == 1
-    exact, half, missing, other, last = done.lines
-    assert exact["iou"] == 1
-    assert half["iou"] == 0.5
-    assert "no ground truth for missing.png" in missing["error"]
-    assert "96 x 63 pixels, its image is 96 x 64" in other["error"]
-    summary = last["summary"]
-    assert summary["images"] == summary["failed"] == 2
-    assert summary["mean_iou"] == 0.75
-    assert summary["corloc"] == 1
-    assert summary["accuracy"] == pytest.approx((1 + 7 / 8) / 2)
-    assert summary["jaccard"] is None
-    assert not (tmp_path / "out" / "missing.png").exists()
-    people = gta(*given, "--ground-truth", str(masks), "--overwrite")
-    assert "IoU 50.0 %" in people.out
-    assert people.out.splitlines()[-1].split()[:4] == ["2", "2", "75", "100"]
-
-
-@pytest.mark.usefixtures("bright")
-def test_ids_void_and_boxes(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """Of object 30 more than half lies under a void border; boxes count for CorLoc alone."""
-    truth = scene(tmp_path / "in" / "a.png")
-    labels = truth.astype(np.uint8) * 30
-    labels[16:48, 48:61] = 255
-    labels[60:, :] = 1
-    image = Image.fromarray(labels)
-    image.putpalette([255 * (i % 3 == 1) for i in range(3)] + list(range(255)) * 3)
-    masks = tmp_path / "masks"
-    masks.mkdir()
-    image.save(masks / "a.png")
-    scene(tmp_path / "in" / "b.png")
-    text = f"<annotation><object><bndbox>{bndbox(BOX)}</bndbox></object></annotation>"
-    (masks / "b.xml").write_text(text)
-    scene(tmp_path / "in" / "c.png")
-    (masks / "c.xml").write_text("<annotation></annotation>")
-    for void in ("drop", "keep"):
-        given = words(tiny_model, tmp_path / void, tmp_path / "in")
-        done = gta(*given, "--ground-truth", str(masks), "--void", void, "--json")
-        assert done.status == 0, done.err
-        a, b, c, last = done.lines
-        right = 32 * 11
-        iou = right / (right + 4 * 96 + (32 * 13 if void == "keep" else 0))
-        assert a["iou"] == pytest.approx(iou)
-        assert a["located"] is False  # 11 of 24 columns
-        assert "iou" not in b
-        assert b["located"] is True
-        assert "located" not in c
-        assert last["summary"]["mean_iou"] == pytest.approx(iou)
-        assert last["summary"]["corloc"] == 0.5
-
-
-BOX = (49, 17, 72, 48)  # what is bright in a scene of 64 x 96, as VOC writes it
-
-
-def bndbox(box: tuple[int, int, int, int]) -> str:
-    sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-    return "".join(f"<{side}>{value}</{side}>" for side, value in sides)
-
-
-@pytest.mark.usefixtures("bright")
-def test_a_data_set_with_masks(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """A table names a mask for some; a folder of ground truth is asked before them."""
-    for name in ("a", "b"):
-        truth = scene(tmp_path / "set" / f"{name}.png")
-    Image.fromarray(truth).save(tmp_path / "set" / "mask.png")
-    table = tmp_path / "set" / "data.csv"
-    table.write_text("path,label,mask\na.png,x,mask.png\nb.png,x,\n")
-    given = words(tiny_model, tmp_path / "out")
-    done = gta(*given, "--data", str(table), "--json")
-    assert done.status == 0, done.err
-    a, b, last = done.lines
-    assert a["iou"] == 1
-    assert "iou" not in b
-    assert last["summary"]["mean_iou"] == last["summary"]["corloc"] == 1
-    assert (tmp_path / "out" / "a.png").is_file()
-    (tmp_path / "truth").mkdir()
-    for name in ("a", "b"):
-        Image.fromarray(~truth).save(tmp_path / "truth" / f"{name}.png")
-    more = ["--data", str(table), "--ground-truth", str(tmp_path / "truth"), "--json"]
-    lines = gta(*given, *more, "--overwrite").lines
-    assert [x["iou"] for x in lines[:-1]] == [0, 0]
-    scene(tmp_path / "c.png")
-    named = words(tiny_model, tmp_path / "both", tmp_path / "c.png")
-    lines = gta(*named, "--data", str(table), "--json").lines
-    assert [PurePath(x["image"]).name for x in lines[:-1]] == ["c.png", "a.png", "b.png"]
-
-
-class Corners(Discovery[Any]):
-    """Three objects an image, of which the last is often empty; as a plug-in would."""
-
-    def find(self, images: Tensor) -> Found:
-        maps = unit_range(adaptive_avg_pool2d(images.mean(1), GRID))
-        bright = maps > 0.5
-        corner = bright.new_zeros(bright.shape)
-        corner[:, 0, 0] = True
-        objects = torch.stack([bright, corner & ~bright, bright & False], 1)
-        return Found(maps, objects[:, 0], objects=objects)
-
-
-def test_several_objects(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    truth = scene(tmp_path / "in" / "a.png")
-    Image.new("RGB", (96, 64), (9, 9, 9)).save(tmp_path / "in" / "b.png")  # the corner alone
-    corner = np.zeros((64, 96), bool)
-    corner[:16, :24] = True
-    masks = tmp_path / "masks"
-    masks.mkdir()
-    Image.fromarray(corner).save(masks / "a.png")
-    Image.fromarray(corner).save(masks / "b.png")
-    given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="corners")
-    with DISCOVERY.registered("corners", Corners):
-        done = gta(*given, "--json", "--overlay", "--ground-truth", str(masks))
-    assert done.status == 0, done.err
-    a, b, last = done.lines
-    first, second = a["objects"]
-    assert {k: a[k] for k in ("mask", "box", "area")} == first
-    assert first["box"] == [48, 16, 72, 48]
-    assert second["box"] == [0, 0, 24, 16]
-    assert PurePath(second["mask"]).name == "a.object2.png"
-    assert (read(second["mask"]) == corner * np.uint8(255)).all()
-    assert (read(first["mask"]) == truth * np.uint8(255)).all()
-    assert a["iou"] == 0  # of the main object
-    assert a["located"] is True  # by the second one
-    assert b["box"] == [0, 0, 24, 16]  # the first that there is
-    assert len(b["objects"]) == 1
-    assert last["summary"]["corloc"] == 1
-
-
-def test_tokencut_of_several_objects(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        scene(tmp_path / "in" / f"{i}.png")
-        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((96, 64)).save(tmp_path / "in" / f"n{i}.png")
-    given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="tokencut")
-    done = gta(*given, "--objects", "3", "--json", "--image-size", "64", "--tau", "0.9")
-    assert done.status == 0, done.err
-    counts = [len(x["objects"]) for x in done.lines[:-1]]
-    assert max(counts) > 1
-    for line in done.lines[:-1]:
-        masks = [read(x["mask"]) > 0 for x in line["objects"]]
-        assert not masks or (np.sum(masks, axis=0) <= 1).all()
-    plain = gta(*given, "--json", "--overwrite").lines
-    assert all("objects" not in x for x in plain)
-
-
-@pytest.mark.parametrize("kind", ["dino", "attention"])
-def test_kind_is_another_name_for_the_backend(
-    kind: str, gta: Any, tiny_model: Path, tmp_path: Path
-) -> None:
-    scene(tmp_path / "a.png")
-    given = ["segment", str(tmp_path / "a.png"), "-m", str(tiny_model), "-o", str(tmp_path / "out")]
-    done = gta(*given, "--kind", kind, "--set", "discovery.dino.heads=mean", "--json")
-    assert done.status == 0, done.err
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["config"]["backend"] == "dino"
-    assert record["config"]["discovery"]["dino"]["heads"] == "mean"
-
-
-def test_models_are_compared_on_the_same_images(
-    gta: Any, tiny_model: Path, other_model: Path, tmp_path: Path
-) -> None:
-    masks = tmp_path / "masks"
-    masks.mkdir()
-    for i in range(10):
-        truth = scene(tmp_path / "in" / f"{i}.png", (64 + i, 96 - i))
-        Image.fromarray(truth).save(masks / f"{i}.png")
-    (tmp_path / "in" / "x.png").write_text("no image")
-    alone = {}
-    truth_ = ["--ground-truth", str(masks), "--kind", "attention"]
-    for model in (tiny_model, other_model):
-        out = tmp_path / f"alone-{model.name}"
-        given = ["segment", str(tmp_path / "in"), "-m", str(model), "-o", str(out)]
-        lines = gta(*given, *truth_, "--image-size", "32", "--json").lines
-        alone[model.name] = lines
-    given = ["segment", str(tmp_path / "in"), *truth_, "-o", str(tmp_path / "out")]
-    more = ["-m", str(tiny_model), "--compare", str(other_model), str(other_model)]
-    done = gta(*given, *more, "--json")
-    assert done.status == 1
-    *lines, sheet, first, second, third = done.lines
-    names = [x["summary"]["model"] for x in (first, second, third)]
-    assert names == ["tiny-model", "other-model", "other-model-2"]
-    for name, summary in zip(names, (first, second, third), strict=True):
-        expected = alone[name.removesuffix("-2")]
-        mine = [x for x in lines if x.get("model") == name]
-        assert [x["box"] for x in mine] == [x["box"] for x in expected if "box" in x]
-        assert all(PurePath(x["mask"]).parent == PurePath(tmp_path / "out" / name) for x in mine)
-        figures = {**expected[-1]["summary"], "model": name}
-        del figures["images_per_second"], summary["summary"]["images_per_second"]
-        assert summary["summary"] == pytest.approx(figures)
-    assert len([x for x in lines if "error" in x]) == 1
-    with Image.open(sheet["sheet"]) as drawn:
-        assert drawn.width > 5 * 200
-    people = gta(*given, *more, "--overwrite")
-    head, *table = people.out.splitlines()
-    assert head.split("  ")[0].strip() == "model"
-    assert [row.split("  ")[0] for row in table] == names
-    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["models"]) == 3
-
-
-@pytest.fixture
-def other_model(tmp_path: Path) -> Path:
-    """Another tiny ViT, whose own input is larger."""
-    import timm
-    from safetensors.torch import save_file
-
-    kwargs = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 48, "patch_size": 8}
-    torch.manual_seed(1)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **kwargs)
-    folder = tmp_path / "other-model"
-    folder.mkdir()
-    metadata = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(kwargs)}
-    metadata |= {"num_classes": "5", "image_size": "[48, 48]"}
-    save_file(model.state_dict(), folder / "model.safetensors", metadata)
-    return folder
-
-
-@pytest.mark.usefixtures("bright")
-def test_a_sheet_without_truth_and_of_few_images(
-    gta: Any, tiny_model: Path, tmp_path: Path
-) -> None:
-    scene(tmp_path / "in" / "a.png")
-    given = words(tiny_model, tmp_path / "out", tmp_path / "in")
-    done = gta(*given, "--json", "--compare", str(tiny_model))
-    a, b, sheet, first, _ = done.lines
-    assert (a["model"], b["model"]) == ("tiny-model", "tiny-model-2")
-    assert "mean_iou" not in first["summary"]
-    with Image.open(sheet["sheet"]) as drawn:
-        assert drawn.width < 4 * 240  # no column for a truth
-    dry = gta(*words(tiny_model, tmp_path / "dry", tmp_path / "in"), "--json", "--dry-run",
-              "--compare", str(tiny_model))  # fmt: skip
-    assert dry.status == 0
-    assert not any("sheet" in x for x in dry.lines)
-
-
-def odd(kind: str, path: Path) -> Path:
+def odd(scene: Any, kind: str, path: Path) -> Path:
     """A picture of an unusual kind."""
     scene(path / "plain.png")
     image = Image.open(path / "plain.png")
@@ -391,8 +97,17 @@ def odd(kind: str, path: Path) -> Path:
 @pytest.mark.parametrize("refine", ["none", "bilateral", "guided"])
 @pytest.mark.parametrize("kind", ["L", "1", "RGBA", "P", "CMYK", "I;16", "1x1", "long"])
 @pytest.mark.usefixtures("bright")
-def test_odd_images(kind: str, refine: str, gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    path = odd(kind, tmp_path)
+def test_odd_images(
+    kind: str,
+    refine: str,
+    gta: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    read: Any,
+    scene: Any,
+    words: Any,
+) -> None:
+    path = odd(scene, kind, tmp_path)
     given = words(tiny_model, tmp_path / "out", path)
     done = gta(*given, "--json", "--refine", refine, "--overlay")
     assert done.status == 0, done.err
@@ -408,10 +123,12 @@ def test_odd_images(kind: str, refine: str, gta: Any, tiny_model: Path, tmp_path
         assert line["box"] == pytest.approx([48, 16, 72, 48], abs=2)
 
 
-def test_odd_images_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_odd_images_side_by_side(
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     """Of every kind at once, several objects each, by two models, on a sheet."""
     for kind in ("L", "RGBA", "CMYK", "I;16", "1x1", "long"):
-        odd(kind, tmp_path / "in" / kind.replace(";", ""))
+        odd(scene, kind, tmp_path / "in" / kind.replace(";", ""))
     (tmp_path / "in" / "cut.jpg").write_bytes((tmp_path / "in/CMYK/odd.jpg").read_bytes()[:200])
     given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="tokencut")
     done = gta(*given, "--json", "--objects", "2", "--compare", str(tiny_model), "--tau", "0.9")
@@ -424,92 +141,10 @@ def test_odd_images_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> 
         assert drawn.height > 200
 
 
-@pytest.mark.usefixtures("bright")
-def test_voc(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """Boxes of trainval, an image without an object among them; classes of val."""
-    base = tmp_path / "VOCdevkit" / "VOC2012"
-    for folder in ("Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
-        (base / folder).mkdir(parents=True)
-    box, far = bndbox(BOX), bndbox((1, 2, 3, 4))
-    for name, boxes in (("a", [far, box]), ("b", [far]), ("c", [])):
-        truth = scene(base / "JPEGImages" / f"{name}.png")
-        with Image.open(base / "JPEGImages" / f"{name}.png") as image:
-            image.save(base / "JPEGImages" / f"{name}.jpg", quality=95)
-        objects = "".join(f"<object><bndbox>{each}</bndbox></object>" for each in boxes)
-        text = f"<annotation>{objects}</annotation>"
-        (base / "Annotations" / f"{name}.xml").write_text(text)
-    for lists in ("Main", "Segmentation"):
-        (base / "ImageSets" / lists / "train.txt").write_text("a\nc\n")
-        (base / "ImageSets" / lists / "val.txt").write_text("b\n")
-    labels = truth * np.uint8(7)
-    labels[:8] = 255
-    labels[56:, 72:] = 20
-    mask = Image.fromarray(labels)
-    mask.putpalette([0, 0, 0] + [40, 80, 120] * 255)
-    mask.save(base / "SegmentationClass" / "b.png")
-    out = words(tiny_model, tmp_path / "out")
-    done = gta(*out, "--data", f"voc/2012:{tmp_path}", "--json")
-    assert done.status == 0, done.err
-    *lines, last = done.lines
-    assert [x.get("located") for x in lines] == [True, None, False]
-    assert last["summary"]["corloc"] == 0.5
-    assert last["summary"]["mean_iou"] is None
-    spec = f"voc/2012-seg:{tmp_path}"
-    (line, last) = gta(*out, "--data", spec, "--json", "--overwrite").lines
-    assert line["iou"] == pytest.approx(768 / (768 + 8 * 24))
-    missing = gta(*out, "--data", f"voc/2007:{tmp_path}", "--overwrite")
-    assert missing.status == 2
-    assert "VOCtrainval_06-Nov-2007.tar (460,032,000 bytes" in missing.err
-
-
-def test_jaccard_is_of_the_best_head_of_each_class(
-    gta: Any, tiny_model: Path, tmp_path: Path
-) -> None:
-    """On the model's input, labels by nearest neighbour: by loops over its pixels."""
-    from gtacli.data.images import decode
-    from gtacli.discovery.dino import mass_mask
-    from gtacli.models import attention
-
-    rng = np.random.default_rng(2)
-    blocks = rng.choice([0, 0, 5, 33, 255], (8, 7)).astype(np.uint8)
-    labels = np.kron(blocks, np.ones((9, 11), np.uint8))
-    (tmp_path / "masks").mkdir()
-    mask = Image.fromarray(labels)
-    mask.putpalette([0, 0, 0] + [40, 80, 120] * 255)
-    mask.save(tmp_path / "masks" / "a.png")
-    noise = rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    model = load_model(str(tiny_model))
-    finder = Finder(model, make_backend("dino", {}, model), choose_compute("cpu", "auto"))
-    view = finder.read(Named(str(tmp_path / "a.png"), PurePath("a.png")))
-    (tap,) = attention(model.model, finder.as_input(view.pixels[None]))  # type: ignore[union-attr]
-    heads = mass_mask(tap.maps()[0], 0.6).numpy()
-    assert decode(tmp_path / "a.png").size == labels.shape[::-1]
-    for void in ("drop", "keep"):
-        best = {5: 0.0, 33: 0.0}
-        for number in best:
-            for head in heads:
-                both = either = 0
-                for y in range(32):
-                    for x in range(32):
-                        row, column = (2 * y + 1) * 72 // 64, (2 * x + 1) * 77 // 64
-                        label = labels[row, column]
-                        if label == 255 and void == "drop":
-                            continue
-                        found = head[y * GRID // 32, x * GRID // 32]
-                        both += found and label == number
-                        either += found or label == number
-                best[number] = max(best[number], both / either)
-        more = ["--ground-truth", str(tmp_path / "masks"), "--void", void, "--json"]
-        given = words(tiny_model, tmp_path / void, tmp_path / "a.png", backend="dino")
-        summary = gta(*given, *more).lines[-1]["summary"]
-        assert summary["jaccard"] == pytest.approx(sum(best.values()) / 2)
-
-
 @pytest.mark.parametrize("refine", ["bilateral", "guided"])
 @pytest.mark.usefixtures("bright")
 def test_large_images_are_refined_too(
-    refine: str, gta: Any, tiny_model: Path, tmp_path: Path
+    refine: str, gta: Any, tiny_model: Path, tmp_path: Path, read: Any, scene: Any, words: Any
 ) -> None:
     truth = scene(tmp_path / "a.png", (1300, 2400))
     given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
@@ -522,7 +157,13 @@ def test_large_images_are_refined_too(
 
 @pytest.mark.usefixtures("bright")
 def test_a_refinement_that_leaves_nothing_is_not_taken(
-    gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gta: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Any,
+    scene: Any,
+    words: Any,
 ) -> None:
     truth = scene(tmp_path / "a.png")
     monkeypatch.setattr("gtacli.segmentation.finish.bilateral", lambda image, target: target * 0.4)
@@ -532,7 +173,9 @@ def test_a_refinement_that_leaves_nothing_is_not_taken(
 
 
 @pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam"])
-def test_every_backend(name: str, gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_every_backend(
+    name: str, gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     for i in range(3):
         truth = scene(tmp_path / "in" / f"{i}.png", (50 + i, 70))
         (tmp_path / "masks").mkdir(exist_ok=True)
@@ -551,7 +194,9 @@ def test_every_backend(name: str, gta: Any, tiny_model: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("bright")
-def test_no_mask_overwrites_another_or_an_image(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_no_mask_overwrites_another_or_an_image(
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     scene(tmp_path / "in" / "a.png")
     scene(tmp_path / "in" / "a.bmp")
     done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--json")
@@ -566,7 +211,9 @@ def test_no_mask_overwrites_another_or_an_image(gta: Any, tiny_model: Path, tmp_
     assert (tmp_path / "in" / "a.png").read_bytes() == before
 
 
-def test_what_is_wrong_is_said_first(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_first(
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     image = tmp_path / "a.png"
     scene(image)
     out = tmp_path / "out"
@@ -619,7 +266,9 @@ def _without_head(model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     scene(tmp_path / "a.png")
     done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "a.png"), "--json", "--dry-run")
     assert done.status == 0
@@ -628,7 +277,9 @@ def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_file_in_the_way_ends_the_run(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_way_ends_the_run(
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
+) -> None:
     scene(tmp_path / "in" / "x" / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("{}")
@@ -639,7 +290,7 @@ def test_a_file_in_the_way_ends_the_run(gta: Any, tiny_model: Path, tmp_path: Pa
     assert "Traceback" not in done.err
 
 
-def test_paths_from_a_pipe(tiny_model: Path, tmp_path: Path) -> None:
+def test_paths_from_a_pipe(tiny_model: Path, tmp_path: Path, scene: Any) -> None:
     for name in ("a.png", "b c.png"):
         scene(tmp_path / "in" / name)
     gta = [sys.executable, "-m", "gtacli", "segment", "-", "-0", "-m", str(tiny_model)]
@@ -656,7 +307,9 @@ def test_paths_from_a_pipe(tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("bright")
-def test_an_endless_stream_is_read_as_it_is_needed(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_endless_stream_is_read_as_it_is_needed(
+    tiny_model: Path, tmp_path: Path, scene: Any
+) -> None:
     scene(tmp_path / "a.png")
     model = load_model(str(tiny_model))
     taken = count()
