@@ -131,7 +131,18 @@ def test_odd_images_side_by_side(
         odd(scene, kind, tmp_path / "in" / kind.replace(";", ""))
     (tmp_path / "in" / "cut.jpg").write_bytes((tmp_path / "in/CMYK/odd.jpg").read_bytes()[:200])
     given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="tokencut")
-    done = gta(*given, "--json", "--objects", "2", "--compare", str(tiny_model), "--tau", "0.9")
+    done = gta(
+        *given,
+        "--json",
+        "--objects",
+        "2",
+        "--compare",
+        str(tiny_model),
+        "--layer",
+        "-1",
+        "--tau",
+        "0.9",
+    )
     assert done.status == 1
     results = [x for x in done.lines if "image" in x]
     assert [PurePath(x["image"]).name for x in results if "error" in x] == ["cut.jpg"]
@@ -241,7 +252,9 @@ def test_what_is_wrong_is_said_first(
         "two names of one option": [*dino, "--kind", "attention"],
         "--compare resnet18@none: ": [*base, "--compare", "resnet18@none"],
         "--compare vit_tinny": [*base, "--compare", str(tiny_model), "vit_tinny_patch16_224@none"],
-        "--tau: must be at least 0 for several objects": [*base, "--objects", "2", "--tau", "-0.5"],
+        "--tau: must be at least 0 for several objects": [
+            *base, "--objects", "2", "--tau", "-0.5", "--layer", "-1",
+        ],
         "no such file or folder": [*base, "--data", str(tmp_path / "nowhere")],
         "no images": words(tiny_model, out, backend="tokencut"),
         "no image in": words(tiny_model, out, headless / "*.gif", backend="tokencut"),
@@ -326,7 +339,7 @@ def test_an_endless_stream_is_read_as_it_is_needed(
 
 @pytest.mark.usefixtures("own_cache")
 def test_layer_and_tau_are_chosen_once_and_recorded(
-    gta: Any, tiny_model: Path, tmp_path: Path
+    gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     scene(tmp_path / "in" / "a.png")
     said = []

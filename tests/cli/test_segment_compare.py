@@ -71,7 +71,9 @@ def test_tokencut_of_several_objects(
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((96, 64)).save(tmp_path / "in" / f"n{i}.png")
     given = words(tiny_model, tmp_path / "out", tmp_path / "in", backend="tokencut")
-    done = gta(*given, "--objects", "3", "--json", "--image-size", "64", "--tau", "0.9")
+    done = gta(
+        *given, "--objects", "3", "--json", "--image-size", "64", "--layer", "-1", "--tau", "0.9"
+    )
     assert done.status == 0, done.err
     counts = [len(x["objects"]) for x in done.lines[:-1]]
     assert max(counts) > 1
