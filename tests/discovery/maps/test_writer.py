@@ -58,6 +58,7 @@ def test_maps_are_those_of_the_backend(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
+    setup.backend.company = True
     images = some_images(tmp_path / "in")
     setup.run(tmp_path / "whole", images)
     whole, made = hashes(tmp_path / "whole"), setup.backend.seen
@@ -76,6 +77,7 @@ def test_a_run_that_is_stopped_after_any_image(setup: Setup, tmp_path: Path) -> 
 def test_a_run_that_is_killed_at_any_write(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    setup.backend.company = True
     images = some_images(tmp_path / "in")
     setup.run(tmp_path / "whole", images)
     whole = hashes(tmp_path / "whole")
@@ -132,6 +134,7 @@ def test_a_run_that_is_killed_at_any_write(
 
 
 def test_shares_are_one_run(setup: Setup, tmp_path: Path) -> None:
+    setup.backend.company = True
     images = noise(tmp_path / "in", 45)
     setup.run(tmp_path / "whole", images)
     for share in ((2, 3), (0, 3), (1, 3)):
@@ -143,6 +146,7 @@ def test_shares_are_one_run(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_done_again(setup: Setup, tmp_path: Path) -> None:
+    setup.backend.company = True
     images = some_images(tmp_path / "in")
     out = tmp_path / "out"
     setup.run(out, images)
