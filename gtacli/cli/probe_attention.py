@@ -29,16 +29,16 @@ def attention(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Measure the CLS token's attention, block by block and head by head.
+    """Is the attention on the object?
 
-    inside: the share of it, of what falls on patches, that falls on the object (a patch half inside
-    the object's mask counts half); even attention would have the object's share of the area.
-    entropy: of the full row, in nats. drift: squared distance of the logits from --model's, summed
-    over the patches, as `gta finetune` reports it. KL: of --model's attention over the patches to
-    this one's.
+    Measures the CLS token's attention, block by block and head by head. inside: the share of it,
+    of what falls on patches, that falls on the object (a patch half inside the object's mask counts
+    half); even attention would have the object's share of the area. entropy: of the full row, in
+    nats. drift: squared distance of the logits from --model's, summed over the patches, as `gta
+    finetune` reports it. KL: of --model's attention over the patches to this one's.
 
     A table, and attention.png with every head in --out. Images that cannot be read are named, the
-    rest is done, and the exit status is 1.
+    rest is done, and the exit status is 1. Interrupted, it shows what it has measured so far.
     """
     if config.model is None:
         raise UsageError(
@@ -53,6 +53,7 @@ def attention(
     from gtacli.models.names import short_names
     from gtacli.probing.attention import AttentionProbe
     from gtacli.training.devices import choose_compute
+    from gtacli.training.interrupts import StopSignal
     from gtacli.training.runs import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
@@ -69,16 +70,20 @@ def attention(
     folder.write_json("run.json", {**record, **environment()})
     if call.dry_run:
         named = islice(named, config.batch_size)
-    start, failed = perf_counter(), False
-    with console.progress("measuring images", None) as advance:
+    start, status = perf_counter(), 0
+    with StopSignal() as stop, console.progress("measuring images", None) as advance:
         for done in probe.see(named, config.batch_size, config.workers):
             if isinstance(done, Failed):
-                failed = True
+                status = 1
                 log.warning("%s", done.error)
                 if call.json:
                     console.emit({"image": done.image.path, "error": done.error})
             else:
                 advance(done)
+            if stop.requested:
+                status = 130
+                log.warning("interrupted; these are the images so far")
+                break
     seconds = round(perf_counter() - start, 2)
     results = [
         {
@@ -102,7 +107,7 @@ def attention(
             console.emit(result)
     else:
         _show(names, results)
-    return 1 if failed else 0
+    return status
 
 
 def _masks(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,25 @@ def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, photos: Path, tmp_
     done = gta(*words(tiny_model, tmp_path / "o", *more), "--dry-run", "--json")
     assert (done.status, done.lines[0]["n_images"]) == (0, 2)
     assert not (tmp_path / "o").exists()
+
+
+def test_an_interruption_keeps_what_was_measured(
+    gta: Any, tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtacli.probing.attention import AttentionProbe
+
+    measure = AttentionProbe._measure
+
+    def interrupted(self: Any, batch: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # the batch is counted whole, or not at all
+        measure(self, batch)
+
+    monkeypatch.setattr(AttentionProbe, "_measure", interrupted)
+    more = [photos, "--masks", tmp_path / "masks", "--batch-size", 2]
+    done = gta(*words(tiny_model, tmp_path / "o", *more), "--json")
+    assert done.status == 130
+    assert done.lines[0]["n_images"] == 2
+    assert (tmp_path / "o" / "attention.png").is_file()
 
 
 def test_the_environment_and_the_group(gta: Any, monkeypatch: pytest.MonkeyPatch) -> None:
