@@ -48,6 +48,7 @@ def attention(
         raise UsageError(f"--masks: no folder {config.masks}")
     from gtacli.data.inputs import given_images
     from gtacli.data.spec import load_dataset
+    from gtacli.discovery import Discovery
     from gtacli.finding import Failed
     from gtacli.models import load_model
     from gtacli.models.names import short_names
@@ -64,9 +65,15 @@ def attention(
     specs = [config.model, *config.compare]
     first = load_model(config.model, image_size=config.image_size)
     models = [first, *(load_model(s, image_size=first.image_size) for s in config.compare)]
+    first.model.to(compute.device)
     masks, masks_name = _masks(config, dataset, first)
     probe = AttentionProbe(models, config.layer, masks, compute)
-    record = {"command": "probe attention", "config": config.model_dump(mode="json")}
+    record: dict[str, Any] = {
+        "command": "probe attention",
+        "config": config.model_dump(mode="json"),
+    }
+    if isinstance(masks, Discovery):  # what TokenCut chose by itself
+        record["options"] = masks.options.model_dump(mode="json")
     folder.write_json("run.json", {**record, **environment()})
     if call.dry_run:
         named = islice(named, config.batch_size)
@@ -113,7 +120,7 @@ def attention(
 def _masks(
     config: AttentionProbeConfig, dataset: ImageDataset | None, model: LoadedModel
 ) -> tuple[Masks, str]:
-    """Where masks come from, and how that is called."""
+    """Where masks come from, and how that is called. The model is where it is to compute."""
     if config.masks is not None:
         return config.masks, str(config.masks)
     if dataset is not None and any(record.mask is not None for _, record in dataset.records()):

@@ -158,6 +158,8 @@ def test_without_masks_those_of_tokencut(
     assert done.status == 0
     (line,) = done.lines
     assert line["masks"] == "tokencut"
+    options = json.loads((tmp_path / "o" / "run.json").read_text())["options"]
+    assert isinstance(options["layer"], int)
     assert "TokenCut's" in done.err
     assert 0 < line["area"] < 1
     assert [layer["layer"] for layer in line["layers"]] == [0, 2]
