@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 # name -> (module with the Typer object `app`, short help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
+    "report": ("gtacli.cli.report", "Show runs side by side on one page."),
     "predict": ("gtacli.cli.predict", "Name the classes of images."),
     "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),
     "attention-map": ("gtacli.cli.attention_map", "Draw what a model looks at in images."),

@@ -165,7 +165,8 @@ def _field_option(name: str, field: FieldInfo, panel: str | None) -> inspect.Par
     flag = "--" + name.replace("_", "-")
     kinds = _kinds(field.annotation)
     boolean = kinds == [bool]
-    decls = [f"{flag}/--no-{flag[2:]}"] if boolean else [flag]
+    # A "switch" is off unless it is given, and has no opposite.
+    decls = [f"{flag}/--no-{flag[2:]}"] if boolean and not extra.get("switch") else [flag]
     if name in SHORT:
         decls.append(SHORT[name])
     option = typer.Option(

@@ -7,6 +7,7 @@ model.safetensors the best weights in timm's layout; its metadata says how to us
 state.pt          everything a resumed run needs; loads with weights_only=True
 summary.json      the result
 search.json       how `--lam auto` chose; until then its candidates train in search/
+predictions.json  what it answers on its test images, once `gta report` has asked
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from gtacli.models.weights import WEIGHTS_FILE
 from gtacli.training.distribution import ALONE, Processes
 
 STATE_FILE = "state.pt"
+PREDICTIONS_FILE = "predictions.json"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
-    "search.json",
+    "search.json", PREDICTIONS_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb")
 

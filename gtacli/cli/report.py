@@ -1,0 +1,38 @@
+"""`gta report`: several runs on one page."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gtacli.cli import console
+from gtacli.cli.lazy import new_app
+from gtacli.cli.options import Call, NullSeparated, config_command
+from gtacli.config.report import ReportConfig
+
+app = new_app()
+Runs = Annotated[list[str] | None, typer.Argument(help="run folders", metavar="RUN...")]
+
+
+@config_command(app, ReportConfig, "report", dry_run=False)
+def report(
+    config: ReportConfig,
+    call: Call,
+    runs: Runs = None,
+    null: NullSeparated = False,
+) -> int:
+    """Show runs side by side on one page: results, curves, attention maps, mistakes.
+
+    Runs that differ in nothing but their seed are one setting. The page is a single file that needs
+    no network. The networks are loaded for the maps and for their answers on the test images.
+    """
+    from gtacli.rendering.report.make import make_report
+
+    result = make_report(config, runs or [], console.progress, sys.stdin.buffer, null)
+    if call.json:
+        console.emit(result)
+    else:
+        console.say(result["report"])
+    return 1 if result["failed"] else 0

@@ -1,0 +1,111 @@
+"""What the networks look at in the report's images: attention, as few bytes as the page can hold.
+
+Of each network and image: the CLS token's attention in every block and head, and in the last block
+every patch's (mean over the heads). Softmax over the full row, patch columns, as
+`gtacli.Tap.maps`. Grids of more than SIDE patches a side are resampled to that.
+
+Shapes: I images, L blocks, H heads, gh x gw patches, N = gh * gw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from gtacli.data.base import Packed
+from gtacli.data.images import load
+from gtacli.data.transforms import EvalTransform
+from gtacli.models.loading import LoadedModel
+from gtacli.models.tap import attention
+from gtacli.training.devices import Compute
+
+SIDE = 14
+
+
+@dataclass(frozen=True)
+class Look:
+    """One network's attention and answers.
+
+    Attributes:
+        grid: (gh, gw) of the maps.
+        maps: float16 (I, L, H, gh, gw), the CLS token's row.
+        rows: float16 (I, N, N), the patches' rows in the last block, mean over heads.
+        answers: of each image the class's number and its probability; empty without classifier.
+    """
+
+    grid: tuple[int, int]
+    maps: NDArray[np.float16]
+    rows: NDArray[np.float16]
+    answers: list[tuple[int, float]]
+
+
+def transform_of(model: LoadedModel) -> EvalTransform:
+    """The part of an image that evaluation sees."""
+    return EvalTransform(model.image_size, model.crop_pct, model.interpolation)
+
+
+def see(image: Path | Packed, view: EvalTransform) -> Tensor:
+    """uint8 (3, h, w), as evaluation sees an image. Raises ImageError."""
+    pixels = load(image, view.load_size, view.interpolation)
+    return view(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def look(
+    model: LoadedModel, views: Sequence[Tensor], compute: Compute, classes: int, batch_size: int = 8
+) -> Look:
+    """Attention and answers on images of `transform_of`.
+
+    Args:
+        views: uint8 (3, *image_size) each, at least one.
+        classes: that the classifier must have for its answers to count; 0: none are wanted.
+
+    Raises UsageError for a network without a CLS token.
+    """
+    network = model.model.to(compute.device).eval()
+    as_input = model.view(compute.device)
+    grid = (min(model.grid[0], SIDE), min(model.grid[1], SIDE))
+    answers: list[tuple[int, float]] = []
+    maps, rows = [], []
+    for start in range(0, len(views), batch_size):
+        images = as_input(torch.stack([*views[start : start + batch_size]]).to(compute.device))
+        with torch.inference_mode(), compute.autocast():
+            taps = attention(network, images, "all")
+            maps.append(_half(torch.stack([_pooled(tap.maps(), grid) for tap in taps], 1)))
+            (last,) = attention(network, images, rows="all")
+            rows.append(_half(_pooled_rows(last.maps(), last.num_prefix_tokens, grid)))
+            if classes and getattr(network, "num_classes", 0) == classes:
+                best = network(images).float().softmax(-1).max(-1)
+                answers += zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return Look(grid, np.concatenate(maps), np.concatenate(rows), answers)
+
+
+def _pooled_rows(maps_BHRhw: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """(B, N, N): mean over heads, patch queries; queries on a finer grid are averaged too."""
+    own = maps_BHRhw.shape[-2:]
+    rows = maps_BHRhw[:, :, prefix:].float().mean(1)  # (B, n, h, w)
+    rows = _pooled(rows, grid).flatten(2)  # (B, n, N)
+    if own != grid:
+        queries = rows.transpose(1, 2).unflatten(2, own)  # (B, N, h, w)
+        rows = F.interpolate(queries, grid, mode="bilinear", antialias=True).flatten(2).mT
+    return rows
+
+
+def _pooled(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(..., h, w) -> (..., gh, gw), each still the share of the attention in a cell."""
+    own = maps.shape[-2:]
+    if tuple(own) == grid:
+        return maps.float()
+    flat = maps.float().reshape(-1, 1, *own)
+    cells = F.interpolate(flat, grid, mode="bilinear", antialias=True)
+    return cells.reshape(*maps.shape[:-2], *grid) * (own[0] * own[1] / (grid[0] * grid[1]))
+
+
+def _half(values: Tensor) -> NDArray[np.float16]:
+    return values.half().cpu().numpy()

@@ -1,0 +1,121 @@
+"""From run folders to the report's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from gtacli import __version__
+from gtacli.config.report import ReportConfig
+from gtacli.errors import GtaError
+from gtacli.rendering.files import write_whole
+from gtacli.rendering.report import data, tables
+from gtacli.rendering.report.groups import Group, grouped, run_labels
+from gtacli.rendering.report.page import render
+from gtacli.rendering.report.runs import Run, read_runs
+
+if TYPE_CHECKING:
+    from gtacli.rendering.report.examining import Progress
+    from gtacli.rendering.report.gallery import Gallery
+
+
+def make_report(
+    config: ReportConfig,
+    folders: Sequence[str],
+    progress: Progress,
+    stream: BinaryIO,
+    null: bool = False,
+) -> dict[str, Any]:
+    """Write the report of the runs in `folders`; returns what became of it, for --json.
+
+    Args:
+        progress: (label, total) -> context of `advance(steps=1)`.
+        stream: paths of images, where `config.images` has a `-`.
+
+    Raises GtaError for a folder that is no run, RunError where the page cannot be written.
+    """
+    started = perf_counter()
+    if config.out.is_dir():
+        raise GtaError(f"--out: {config.out} is a folder; name a file, such as report.html")
+    runs = read_runs(folders)
+    keys, groups = grouped(runs)
+    labels = run_labels(runs, groups)
+    gallery = None
+    if not config.no_images:
+        gallery = _gallery(config, runs, labels, groups, progress, stream, null)
+    page = _page(config, runs, labels, keys, groups, gallery)
+    write_whole(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+    return {
+        "report": str(config.out),
+        "runs": len(runs),
+        "complete": sum(run.summary is not None for run in runs),
+        "images": len(gallery.images) if gallery else 0,
+        "missing": [*gallery.notes] if gallery else [],
+        "failed": gallery.failed if gallery else {},
+        "bytes": config.out.stat().st_size,
+        "seconds": round(perf_counter() - started, 2),
+    }
+
+
+def _gallery(
+    config: ReportConfig,
+    runs: Sequence[Run],
+    labels: Sequence[str],
+    groups: Sequence[Group],
+    progress: Progress,
+    stream: BinaryIO,
+    null: bool,
+) -> Gallery:
+    # Only here: with --no-images torch is not loaded.
+    from gtacli.data.inputs import named_images
+    from gtacli.rendering.report.gallery import make_gallery
+    from gtacli.training.devices import choose_compute
+
+    named = [*named_images(config.images, stream, null)] if config.images else []
+    order = [number for group in groups for number in group.runs]
+    compute = choose_compute(config.device, config.precision)
+    return make_gallery(config, runs, labels, order, named, compute, progress)
+
+
+def _page(
+    config: ReportConfig,
+    runs: Sequence[Run],
+    labels: Sequence[str],
+    keys: Sequence[str],
+    groups: Sequence[Group],
+    gallery: Gallery | None,
+) -> str:
+    return render(
+        title=config.title or _title(runs),
+        subtitle=_subtitle(runs, groups),
+        notes=gallery.notes if gallery else [],
+        sections={
+            "results": tables.results(runs, labels, keys, groups),
+            "common": tables.common_settings(runs),
+            "provenance": tables.provenance(runs, labels),
+            "footer": f"gta {__version__}, {date.today().isoformat()}",
+        },
+        data=data.page_data(runs, labels, groups, gallery),
+        payloads=data.payloads(gallery),
+    )
+
+
+def _title(runs: Sequence[Run]) -> str:
+    names = dict.fromkeys(run.part("data").get("name") for run in runs)
+    return ", ".join(str(name) for name in names if name) or "Runs"
+
+
+def _subtitle(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    open_runs = sum(run.summary is None for run in runs)
+    parts = [
+        _count(len(runs), "run"),
+        _count(len(groups), "setting"),
+        f"{open_runs} incomplete" if open_runs else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,92 @@
+"""Maps as bytes of a page: which of them fit, and how each is written.
+
+A map is uint8 of the square root of its value, as a share of the greatest of its block: the root
+spends the levels on the low values, of which attention has most (at 1 % of the greatest one level
+is 8 % of the value; evenly spaced it would be 40 %). Deflate gains nothing on such bytes.
+
+One network's maps of one image: the greatest value of each block (float32, little-endian), the
+maps (blocks, heads, patches), then, where there are any, the greatest value and the rows of all
+patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gtacli.rendering.report.looking import Look
+
+Heads = Literal["each", "pooled"]
+BASE64 = 4 / 3
+MAPS_SHARE = 0.65
+"""Of the bytes, at most, for the maps of the CLS token; the patches' rows get what is left."""
+_STEPS = (1, 2, 3, 4, 6, 12, 24, 48)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of each network and image.
+
+    Attributes:
+        step: every so many blocks, counted from the last.
+        heads: each head's map (their mean and maximum follow), or only mean and maximum.
+        rows: how many images, from the first, have the rows of all patches.
+    """
+
+    step: int
+    heads: Heads
+    rows: int
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Absolute numbers of the blocks that are kept of `depth`."""
+        return tuple(sorted(range(depth - 1, -1, -self.step)))
+
+
+def plan(looks: Sequence[Look], images: int, size: float) -> Plan:
+    """The richest that fits into `size` bytes of a page."""
+    room = size / BASE64
+    chosen = next(
+        (p for p in _plans() if _maps_bytes(looks, p) * images <= MAPS_SHARE * room), None
+    )
+    chosen = chosen or Plan(_STEPS[-1], "pooled", 0)
+    left = room - _maps_bytes(looks, chosen) * images
+    rows = sum(4 + look.rows.shape[1] ** 2 for look in looks)
+    return Plan(chosen.step, chosen.heads, max(0, min(images, int(left / max(1, rows)))))
+
+
+def _plans() -> Iterator[Plan]:
+    yield Plan(1, "each", 0)
+    for step in _STEPS:
+        yield Plan(step, "pooled", 0)
+
+
+def _maps_bytes(looks: Sequence[Look], plan: Plan) -> int:
+    """Of one image."""
+    total = 0
+    for look in looks:
+        _, depth, heads, gh, gw = look.maps.shape
+        blocks = len(plan.layers(depth))
+        total += blocks * (4 + (heads if plan.heads == "each" else 2) * gh * gw)
+    return total
+
+
+def pack(look: Look, image: int, plan: Plan) -> bytes:
+    """One network's maps of one image."""
+    maps = look.maps[image].astype(np.float32)[list(plan.layers(look.maps.shape[1]))]
+    if plan.heads == "pooled":
+        maps = np.stack([maps.mean(1), maps.max(1)], 1)
+    parts = [_levels(maps.reshape(len(maps), -1))]
+    if image < plan.rows:
+        parts.append(_levels(look.rows[image].astype(np.float32).reshape(1, -1)))
+    return b"".join(scale.tobytes() + levels.tobytes() for scale, levels in parts)
+
+
+def _levels(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """(n, k) -> the greatest value of each of the n, and their levels (n, k)."""
+    greatest = np.maximum(maps.max(1), np.finfo(np.float32).tiny).astype("<f4")
+    levels = np.sqrt(maps / greatest[:, None]) * 255
+    return greatest, np.rint(levels).astype(np.uint8)

@@ -1,0 +1,118 @@
+// Training curves: a chart a figure, thin lines for runs, a strong one for the mean over seeds.
+
+function curves() {
+  const section = document.getElementById("curves");
+  if (!data.curves.length) return;
+  section.hidden = false;
+  const charts = data.curves.map((curve) => chart(section.querySelector(".plots"), curve));
+  legend(section.querySelector(".legend"), charts);
+  onTheme.push(() => charts.forEach((c) => c.plot.redraw(false)));
+}
+
+function legend(place, charts) {
+  data.groups.forEach((group, g) => {
+    const button = make("button", { type: "button" }, swatch(g), group.label);
+    button.setAttribute("aria-pressed", "true");
+    button.addEventListener("click", () => {
+      const show = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(show));
+      for (const { plot, series } of charts) {
+        series.forEach((s, i) => s.group === g && plot.setSeries(i + 1, { show }));
+      }
+    });
+    place.append(button);
+  });
+}
+
+/** Series of a curve: of each group its runs, and their mean where there are several. */
+function seriesOf(curve) {
+  const found = [];
+  data.groups.forEach((group, g) => {
+    const runs = group.runs.filter((run) => curve.runs[run]);
+    const many = runs.length > 1;
+    for (const run of runs) {
+      found.push({ group: g, values: curve.runs[run], thin: many });
+    }
+    if (many) found.push({ group: g, values: means(runs.map((run) => curve.runs[run])), mean: true });
+  });
+  return found;
+}
+
+function means(lists) {
+  return lists[0].map((_, i) => {
+    const values = lists.map((list) => list[i]).filter((value) => value !== null);
+    return values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
+  });
+}
+
+function chart(place, curve) {
+  const series = seriesOf(curve);
+  const box = make("div", { className: "plot" });
+  const tip = make("div", { className: "tip", hidden: true });
+  const unit = curve.percent ? make("span", { className: "faint" }, " %") : null;
+  place.append(make("figure", {}, make("figcaption", {}, curve.title, unit), box));
+  const axis = {
+    stroke: () => colour("faint"),
+    font: "11px system-ui, sans-serif",
+    grid: { stroke: () => colour("line"), width: 1 },
+    ticks: { show: false },
+  };
+  const options = {
+    width: box.clientWidth,
+    height: 190,
+    padding: [8, 8, 0, 0],
+    legend: { show: false },
+    scales: { x: { time: false } },
+    cursor: { sync: { key: "epochs" }, y: false, drag: { x: false, y: false } },
+    axes: [
+      { ...axis, size: 24, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], grid: { show: false } },
+      { ...axis, size: 46, values: (_, ticks) => ticks.map(short) },
+    ],
+    series: [
+      {},
+      ...series.map((s) => ({
+        stroke: () => colour("c" + (s.group % COLOURS)),
+        width: s.thin ? 1 : 2,
+        alpha: s.thin ? 0.4 : 1,
+        points: { show: curve.epochs.length < 2 },
+      })),
+    ],
+    hooks: { setCursor: [(plot) => tell(plot, tip, curve)] },
+  };
+  const plot = new uPlot(options, [curve.epochs, ...series.map((s) => s.values)], box);
+  plot.over.append(tip);
+  plot.over.addEventListener("mouseleave", () => (tip.hidden = true));
+  new ResizeObserver(() => {
+    if (box.clientWidth) plot.setSize({ width: box.clientWidth, height: options.height });
+  }).observe(box);
+  return { plot, series };
+}
+
+/** What the runs had at the epoch under the pointer, beside it. */
+function tell(plot, tip, curve) {
+  const at = plot.cursor.idx;
+  tip.hidden = at === null || at === undefined || !plot.over.matches(":hover");
+  if (tip.hidden) return;
+  const lines = data.groups.map((group, g) => {
+    const values = group.runs.map((run) => curve.runs[run]?.[at] ?? null);
+    const found = values.filter((value) => value !== null);
+    if (!found.length) return null;
+    const mean = found.reduce((a, b) => a + b, 0) / found.length;
+    const each = found.length > 1 && found.length <= 5 ? found.map(short).join("  ") : "";
+    return make(
+      "div",
+      {},
+      swatch(g),
+      make("span", { className: "name" }, group.label),
+      make("b", {}, short(mean)),
+      make("span", { className: "faint" }, each),
+    );
+  });
+  tip.replaceChildren(make("div", { className: "faint" }, "epoch " + curve.epochs[at]));
+  tip.append(...lines.filter((line) => line !== null));
+  const right = plot.cursor.left > plot.over.clientWidth / 2;
+  tip.style.left = right ? "auto" : plot.cursor.left + 12 + "px";
+  tip.style.right = right ? plot.over.clientWidth - plot.cursor.left + 12 + "px" : "auto";
+}
+
+curves();
