@@ -1,12 +1,12 @@
 """Maps as bytes of a page: which of them fit, and how each is written.
 
-A map is uint8 of the square root of its value, as a share of the greatest of its block: the root
-spends the levels on the low values, of which attention has most (at 1 % of the greatest one level
-is 8 % of the value; evenly spaced it would be 40 %). Deflate gains nothing on such bytes.
+A map is uint8 of the square root of where its value lies between the least and the greatest of its
+block: the root spends the levels on the low values, of which attention has most. Deflate gains
+nothing on such bytes.
 
-One network's maps of one image: the greatest value of each block (float32, little-endian), the
-maps (blocks, heads, patches), then, where there are any, the greatest value and the rows of all
-patches.
+One network's maps of one image: the least and the greatest value of each block (float32,
+little-endian), the maps (blocks, heads, patches), then, where there are any, the least and the
+greatest value of the rows of all patches, and the rows.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from gtacli.rendering.report.looking import Look
 
 Heads = Literal["each", "pooled"]
 BASE64 = 4 / 3
+RANGE = 8
+"""Bytes of a least and a greatest value."""
 MAPS_SHARE = 0.65
 """Of the bytes, at most, for the maps of the CLS token; the patches' rows get what is left."""
 _STEPS = (1, 2, 3, 4, 6, 12, 24, 48)
@@ -54,7 +56,7 @@ def plan(looks: Sequence[Look], images: int, size: float) -> Plan:
     )
     chosen = chosen or Plan(_STEPS[-1], "pooled", 0)
     left = room - _maps_bytes(looks, chosen) * images
-    rows = sum(4 + look.rows.shape[1] ** 2 for look in looks)
+    rows = sum(RANGE + look.rows.shape[1] ** 2 for look in looks)
     return Plan(chosen.step, chosen.heads, max(0, min(images, int(left / max(1, rows)))))
 
 
@@ -70,7 +72,7 @@ def _maps_bytes(looks: Sequence[Look], plan: Plan) -> int:
     for look in looks:
         _, depth, heads, gh, gw = look.maps.shape
         blocks = len(plan.layers(depth))
-        total += blocks * (4 + (heads if plan.heads == "each" else 2) * gh * gw)
+        total += blocks * (RANGE + (heads if plan.heads == "each" else 2) * gh * gw)
     return total
 
 
@@ -82,11 +84,12 @@ def pack(look: Look, image: int, plan: Plan) -> bytes:
     parts = [_levels(maps.reshape(len(maps), -1))]
     if image < plan.rows:
         parts.append(_levels(look.rows[image].astype(np.float32).reshape(1, -1)))
-    return b"".join(scale.tobytes() + levels.tobytes() for scale, levels in parts)
+    return b"".join(ranges.tobytes() + levels.tobytes() for ranges, levels in parts)
 
 
 def _levels(maps: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """(n, k) -> the greatest value of each of the n, and their levels (n, k)."""
-    greatest = np.maximum(maps.max(1), np.finfo(np.float32).tiny).astype("<f4")
-    levels = np.sqrt(maps / greatest[:, None]) * 255
-    return greatest, np.rint(levels).astype(np.uint8)
+    """(n, k) -> the least and the greatest value of each of the n (n, 2), and the levels (n, k)."""
+    ranges = np.stack([maps.min(1), maps.max(1)], 1).astype("<f4")
+    low, high = ranges[:, :1], ranges[:, 1:]
+    share = (maps - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    return ranges, np.rint(np.sqrt(share) * 255).astype(np.uint8)

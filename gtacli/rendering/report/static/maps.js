@@ -1,6 +1,7 @@
 // Attention maps side by side: a row an image, a tile a network. A row's payload is decoded when it
 // comes near the screen; the slider redraws only what is there.
 
+const RANGE = 8; // bytes of a least and a greatest value
 const SCALE = 4; // map pixels a patch, before the browser enlarges them
 const palette = data.maps && data.maps.palette.match(/../g).map((pair) => parseInt(pair, 16));
 
@@ -111,12 +112,12 @@ function layout(image) {
     const [gh, gw] = column.grid;
     const patches = gh * gw;
     const heads = data.maps.pooled ? 2 : column.heads;
-    const scales = offset;
-    const levels = scales + 4 * column.layers.length;
+    const ranges = offset;
+    const levels = ranges + RANGE * column.layers.length;
     offset = levels + column.layers.length * heads * patches;
-    const rowScale = offset;
-    if (image < data.maps.rows) offset += 4 + patches * patches;
-    return { patches, heads, scales, levels, rowScale, rowLevels: rowScale + 4 };
+    const rows = offset;
+    if (image < data.maps.rows) offset += RANGE + patches * patches;
+    return { patches, heads, ranges, levels, rows };
   });
 }
 
@@ -180,9 +181,8 @@ class Row {
     const right = name === this.image.label;
     const sign = known ? (right ? "✓ " : "✗ ") : "";
     const kind = known && !right ? "answer wrong" : "answer";
-    const share = make("span", { className: "faint" }, ` ${Math.round(100 * probability)} %`);
-    const text = right ? "" : readable(name);
-    return make("div", { className: kind, title: name }, sign + text, share);
+    const text = `${sign}${Math.round(100 * probability)} % ${right ? "" : readable(name)}`;
+    return make("div", { className: kind, title: name }, text);
   }
 
   click(event, frame) {
@@ -219,7 +219,8 @@ class Row {
 
   tell(low, high) {
     const percent = (value) => short(100 * value);
-    this.range.replaceChildren(percent(low), make("span", { className: "bar" }), percent(high) + " %");
+    const from = low < high / 200 ? "0" : percent(low);
+    this.range.replaceChildren(from, make("span", { className: "bar" }), percent(high) + " %");
     this.query.hidden = this.asked === null;
     const [gh, gw] = data.maps.columns[0].grid;
     for (const mark of this.marks) {
@@ -239,14 +240,13 @@ class Row {
     if (this.asked !== null) {
       const [gh, gw] = column.grid;
       const cell = Math.floor(this.asked[1] * gh) * gw + Math.floor(this.asked[0] * gw);
-      const start = part.rowLevels + cell * part.patches;
-      return this.decode(start, part.patches, this.numbers.getFloat32(part.rowScale, true));
+      return this.decode(part.rows + RANGE + cell * part.patches, part.patches, part.rows);
     }
     const layer = column.layers.length - 1 - view.position;
     if (layer < 0) return null;
-    const scale = this.numbers.getFloat32(part.scales + 4 * layer, true);
+    const range = part.ranges + RANGE * layer;
     const head = (h) =>
-      this.decode(part.levels + (layer * part.heads + h) * part.patches, part.patches, scale);
+      this.decode(part.levels + (layer * part.heads + h) * part.patches, part.patches, range);
     if (data.maps.pooled) return head(view.heads === "mean" ? 0 : 1);
     if (view.heads !== "max" && view.heads !== "mean") {
       return Number(view.heads) < part.heads ? head(Number(view.heads)) : null;
@@ -257,10 +257,12 @@ class Row {
     return all.reduce((sum, values) => sum.map((value, i) => join(value, values[i])), from);
   }
 
-  /** Levels are the square root of a value's share of the greatest. */
-  decode(start, count, scale) {
+  /** Levels are the square root of where a value lies between the least and the greatest. */
+  decode(start, count, range) {
+    const low = this.numbers.getFloat32(range, true);
+    const spread = this.numbers.getFloat32(range + 4, true) - low;
     const values = new Float32Array(count);
-    for (let i = 0; i < count; i++) values[i] = scale * (this.bytes[start + i] / 255) ** 2;
+    for (let i = 0; i < count; i++) values[i] = low + spread * (this.bytes[start + i] / 255) ** 2;
     return values;
   }
 }
@@ -269,7 +271,7 @@ class Row {
 function paint(canvas, values, [gh, gw], low, high) {
   const h = gh * SCALE;
   const w = gw * SCALE;
-  const wide = enlarge(enlarge(values, gw, gh), h, gw); // turned, then turned back
+  const wide = enlarge(enlarge(values, gw, gh), gh, w); // turned, then turned back
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
   const context = canvas.getContext("2d");
   const picture = context.createImageData(w, h);
@@ -286,7 +288,7 @@ function paint(canvas, values, [gh, gw], low, high) {
   context.putImageData(picture, 0, 0);
 }
 
-/** (height x width) -> (SCALE * width x height): rows enlarged by Catmull-Rom, and transposed. */
+/** (height x width) -> (SCALE * width x height): rows enlarged by Catmull-Rom, and turned. */
 function enlarge(values, width, height) {
   const out = new Float32Array(width * SCALE * height);
   for (let x = 0; x < width * SCALE; x++) {
