@@ -31,7 +31,9 @@ _KNOWN = (
     Figure("val_top1", "validation top-1", True),
     Figure("knn_top1", "k-NN top-1", True, True),
     Figure("attention_drift", "attention drift"),
-    Figure("attention_inside", "attention inside", True, True),
+    Figure("attention_inside", "attention on object", True, True),
+    Figure("test_attention_inside", "the same, test", True, True),
+    Figure("attention_area", "area of object", True),
     Figure("final_loss", "final loss"),
 )
 _ASIDE = {
@@ -44,10 +46,11 @@ _CURVES = (
     Figure("val_top1", "validation top-1", True),
     Figure("val_loss", "validation loss"),
     Figure("attention_drift", "attention drift"),
+    Figure("attention_inside", "attention on object", True),
     Figure("knn_top1", "k-NN top-1", True),
     Figure("lr", "learning rate"),
 )
-_FRACTIONS = ("_top1", "_top5", "top1", "_inside", "_iou", "_share")
+_FRACTIONS = ("_top1", "_top5", "top1", "_inside", "_area", "_iou", "_share")
 
 
 def figures_of(summaries: Iterable[Mapping[str, Any]]) -> list[Figure]:
@@ -92,12 +95,13 @@ def _digits(value: float) -> int:
 def _ordered(keys: Mapping[str, None], known: Sequence[Figure]) -> list[Figure]:
     first = [figure for figure in known if figure.key in keys]
     taken = {figure.key for figure in first}
-    rest = [
-        Figure(key, key.replace("_", " "), key.endswith(_FRACTIONS))
-        for key in keys
-        if key not in taken
-    ]
+    rest = [Figure(key, _title(key), key.endswith(_FRACTIONS)) for key in keys if key not in taken]
     return [*first, *rest]
+
+
+def _title(key: str) -> str:
+    regularizer = key.removeprefix("reg.")
+    return f"penalty {regularizer}, without lam" if regularizer != key else key.replace("_", " ")
 
 
 def _is_number(value: Any) -> bool:

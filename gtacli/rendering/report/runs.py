@@ -97,7 +97,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         rows = [_finite(json.loads(line)) for line in file.read_text("utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
-    return [row for row in rows if isinstance(row, dict)]
+    return [_with_last_block(row) for row in rows if isinstance(row, dict)]
+
+
+def _with_last_block(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures of --track-attention are lists over the blocks; the last one's sum them up."""
+    tracked = row.get("attention")
+    lists = tracked.items() if isinstance(tracked, dict) else ()
+    last = {f"attention_{k}": v[-1] for k, v in lists if isinstance(v, list) and v}
+    return {**row, **last}
 
 
 def _finite(value: Any) -> Any:

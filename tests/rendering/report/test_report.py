@@ -114,7 +114,7 @@ def test_curves_hold_the_metrics_per_cent_where_they_are_shares(
     assert curves["cross-entropy"]["epochs"] == [0, 1, 2]
     assert curves["cross-entropy"]["runs"][2] == [row["ce"] for row in rows]
     assert curves["validation top-1"]["runs"][2] == [100 * row["val_top1"] for row in rows]
-    assert curves["reg.gta"]["runs"][0] is None
+    assert curves["penalty gta, without lam"]["runs"][0] is None
     assert curves["cross-entropy"]["runs"][4][2] is None  # the stopped one's third epoch
 
 
@@ -288,3 +288,17 @@ def test_titles_and_notes_are_text(text: str) -> None:
     page = Reader(render(text, text, [text], places, {}, {}))
     plain = Reader(render("", "", ["x"], places, {}, {}))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+
+
+def test_tracked_attention_is_a_curve_of_the_last_block(
+    copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (copies[0] / "metrics.jsonl").read_text().splitlines()
+    tracked = {"inside": [0.1, 0.2, 0.3], "entropy": [1.0, 2.0, 3.0], "kl": None, "area": 0.4}
+    told = [json.dumps(json.loads(row) | {"attention": tracked}) for row in rows]
+    (copies[0] / "metrics.jsonl").write_text("\n".join(told))
+    out = tmp_path / "r.html"
+    report(capsys, copies[0], "--no-images", "-o", out)
+    curves = {curve["title"]: curve["runs"][0] for curve in data_of(page_of(out))["curves"]}
+    assert curves["attention on object"] == [30.0] * 3
+    assert curves["attention entropy"] == [3.0] * 3

@@ -96,7 +96,7 @@ class Matrix {
     const hits = this.counts.reduce((sum, [t, a, n]) => sum + (t === a ? n : 0), 0);
     const all = this.size.reduce((a, b) => a + b, 0);
     const share = short((100 * hits) / all);
-    this.caption.textContent = `${hits} of ${all} right, ${share} %. Rows: true classes.`;
+    this.caption.textContent = `${hits} of ${all} right, ${share} %.`;
   }
 }
 
@@ -105,13 +105,13 @@ function pairs(table, classes, counts) {
   wrong.sort((a, b) => b[2] - a[2]);
   const cells = (tag, texts) => make("tr", {}, ...texts.map((text) => make(tag, {}, text)));
   table.replaceChildren(
-    make("thead", {}, cells("th", ["true class", "taken for", "images"])),
+    make("thead", {}, cells("th", ["images", "true class", "taken for"])),
     make(
       "tbody",
       {},
       ...wrong
         .slice(0, PAIRS)
-        .map(([t, a, n]) => cells("td", [readable(classes[t]), readable(classes[a]), String(n)])),
+        .map(([t, a, n]) => cells("td", [String(n), readable(classes[t]), readable(classes[a])])),
     ),
   );
 }

@@ -101,18 +101,18 @@ function tell(plot, tip, curve) {
     const each = found.length > 1 && found.length <= 5 ? found.map(short).join("  ") : "";
     return make(
       "div",
-      {},
+      { className: "of" },
       swatch(g),
-      make("span", { className: "name" }, group.label),
+      make("span", {}, group.label),
       make("b", {}, short(mean)),
       make("span", { className: "faint" }, each),
     );
   });
   tip.replaceChildren(make("div", { className: "faint" }, "epoch " + curve.epochs[at]));
   tip.append(...lines.filter((line) => line !== null));
-  const right = plot.cursor.left > plot.over.clientWidth / 2;
-  tip.style.left = right ? "auto" : plot.cursor.left + 12 + "px";
-  tip.style.right = right ? plot.over.clientWidth - plot.cursor.left + 12 + "px" : "auto";
+  const { left } = plot.cursor;
+  const fits = left + 12 + tip.offsetWidth <= plot.over.clientWidth;
+  tip.style.left = (fits ? left + 12 : left - 12 - tip.offsetWidth) + "px";
 }
 
 curves();
