@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.data.base import Packed
 from gtacli.data.images import load
 from gtacli.data.transforms import EvalTransform
+from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
-from gtacli.models.tap import attention
+from gtacli.models.tap import Request, TappedViT, absolute_layers, require_cls
 from gtacli.training.devices import Compute
 
 SIDE = 14
@@ -68,22 +70,33 @@ def look(
 
     Raises UsageError for a network without a CLS token.
     """
-    network = model.model.to(compute.device).eval()
-    as_input = model.view(compute.device)
+    require_cls(model.model, "attention", "its maps would have no row to show")
+    network, as_input = readied(model, compute), model.view(compute.device)
+    wanted = bool(classes) and getattr(network, "num_classes", 0) == classes
+    layers = absolute_layers("all", len(cast(nn.ModuleList, network.blocks)))
+    tapped = TappedViT(network, Request(layers, "all", output=wanted))
     grid = (min(model.grid[0], SIDE), min(model.grid[1], SIDE))
     answers: list[tuple[int, float]] = []
     maps, rows = [], []
     for start in range(0, len(views), batch_size):
         images = as_input(torch.stack([*views[start : start + batch_size]]).to(compute.device))
         with torch.inference_mode(), compute.autocast():
-            taps = attention(network, images, "all")
-            maps.append(_half(torch.stack([_pooled(tap.maps(), grid) for tap in taps], 1)))
-            (last,) = attention(network, images, rows="all")
-            rows.append(_half(_pooled_rows(last.maps(), last.num_prefix_tokens, grid)))
-            if classes and getattr(network, "num_classes", 0) == classes:
-                best = network(images).float().softmax(-1).max(-1)
+            reading = tapped.read(tapped(images), images.shape)
+            taps = [*reading.taps.values()]
+            cls = [_pooled(tap.cls().maps(), grid) for tap in taps]
+            maps.append(_half(torch.stack(cls, 1)))
+            rows.append(_half(_pooled_rows(taps[-1].maps(), taps[-1].num_prefix_tokens, grid)))
+            if wanted:
+                assert reading.logits is not None
+                best = reading.logits.float().softmax(-1).max(-1)
                 answers += zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return Look(grid, np.concatenate(maps), np.concatenate(rows), answers)
+
+
+def readied(model: LoadedModel, compute: Compute) -> nn.Module:
+    """Its network on the device, as fast as it gets there; it can only run from now on."""
+    network = model.model.to(compute.device).eval().requires_grad_(False)
+    return pack(network) if compute.dtype == torch.float32 else network
 
 
 def _pooled_rows(maps_BHRhw: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:

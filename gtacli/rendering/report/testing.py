@@ -16,7 +16,7 @@ from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError, RunError
 from gtacli.models.loading import LoadedModel
 from gtacli.rendering.files import write_whole
-from gtacli.rendering.report.looking import transform_of
+from gtacli.rendering.report.looking import readied, transform_of
 from gtacli.rendering.report.runs import WEIGHTS_FILE, Run
 from gtacli.training.devices import Compute, choose_workers
 from gtacli.training.runs import PREDICTIONS_FILE
@@ -59,7 +59,7 @@ class Tester:
         """The likeliest class of each readable image."""
         view = transform_of(model)
         store = self._stored(tuple(records), view.load_size, model.interpolation)
-        network = model.model.to(self.compute.device).eval()
+        network = readied(model, self.compute)
         as_input = model.view(self.compute.device)
         found: Answers = {}
         workers = choose_workers(self.workers, self.compute.device, store.cached)
