@@ -20,7 +20,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
-from gtacli.models import timm_blocks
+from gtacli.models import positions, timm_blocks
 from gtacli.models.preprocessing import InputView, Preprocess
 from gtacli.models.specs import Weights, resolve, started_from
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
@@ -155,7 +155,10 @@ def _fill(model: nn.Module, weights: Weights, partial: bool) -> LoadReport:
     assert weights.tensors is not None
     foreign = weights.layout != "timm"
     where = f"{weights.where} (read as {weights.layout})" if foreign else weights.where
-    report = load_weights(model, weights.tensors, where, partial, _grid_of(weights))
+    tag = cast(Any, model).pretrained_cfg.get("tag") or ""
+    way = positions.way_of(model, weights.layout, tag)
+    positions.mark(model, way)
+    report = load_weights(model, weights.tensors, where, partial, _grid_of(weights), way)
     report = replace(report, layout=weights.layout, dropped=weights.dropped)
     log.info("%s: %s", weights.where, report)
     if report.missing:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.errors import UsageError
+from gtacli.models import positions
 from gtacli.models.heads import qkv_views, split_heads
 
 R = TypeVar("R")
@@ -66,7 +67,7 @@ def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
             return x, None
         # "mixed" rotary embeddings differ from block to block, the others are one for all.
         return x, rope if getattr(m, "rope_mixed", False) else [rope] * len(m.blocks)
-    return m.norm_pre(m.patch_drop(m._pos_embed(x))), None
+    return m.norm_pre(m.patch_drop(positions.add(model, x))), None
 
 
 def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:

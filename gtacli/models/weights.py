@@ -12,10 +12,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
+from gtacli.models import positions
 
 WEIGHTS_FILE = "model.safetensors"  # in a run folder
 MIN_COVERAGE = 0.9
@@ -149,10 +150,11 @@ def load_weights(
     where: str,
     partial: bool = False,
     grid: tuple[int, int] | None = None,
+    way: positions.Way = "timm",
 ) -> LoadReport:
     """Copy `tensors` into `model`, resizing what depends on the image size.
 
-    Position embeddings are resized bicubically to the model's grid, square or not; patch
+    Position embeddings are resized to the model's grid, square or not (see `positions`); patch
     embeddings by the pseudo-inverse resize of FlexiViT. A classifier for other classes is left as
     initialised.
 
@@ -160,6 +162,7 @@ def load_weights(
         where: how to name the file in errors.
         partial: accept a file that fills less than 90 % of the backbone.
         grid: (gh, gw) of the file's position embeddings where it is known; else a square.
+        way: how position embeddings are resized.
 
     Raises GtaError below 90 %, or without position embeddings that fit (unless partial).
     """
@@ -176,7 +179,7 @@ def load_weights(
         value = tensors.get(name)
         if value is not None and (value.shape != target.shape or _turned(model, name, grid)):
             shapes[name] = f"{tuple(value.shape)} in the file, {tuple(target.shape)} in the model"
-            value = None if is_head else _resize(model, name, value, grid)
+            value = None if is_head else _resize(model, name, value, grid, way)
         if value is None:
             (new_head if is_head else missing).append(name)
             continue
@@ -206,7 +209,11 @@ def _turned(model: nn.Module, name: str, grid: tuple[int, int] | None) -> bool:
 
 
 def _resize(
-    model: nn.Module, name: str, value: Tensor, grid: tuple[int, int] | None
+    model: nn.Module,
+    name: str,
+    value: Tensor,
+    grid: tuple[int, int] | None,
+    way: positions.Way,
 ) -> Tensor | None:
     m = cast(Any, model)
     if name == "pos_embed" and value.ndim == 3 and value.shape[-1] == m.pos_embed.shape[-1]:
@@ -215,12 +222,7 @@ def _resize(
         old = grid if grid is not None and grid[0] * grid[1] == tokens else _square(tokens)
         if old is None:
             return None
-        return cast(
-            Tensor,
-            resample_abs_pos_embed(
-                value.float(), m.patch_embed.grid_size, list(old), num_prefix_tokens=prefix
-            ),
-        )
+        return positions.resize(value, tuple(m.patch_embed.grid_size), old, prefix, way)
     if name == "patch_embed.proj.weight" and value.shape[:2] == m.patch_embed.proj.weight.shape[:2]:
         return cast(
             Tensor, resample_patch_embed(value.float(), list(m.patch_embed.proj.weight.shape[2:]))
