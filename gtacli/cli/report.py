@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,7 +17,9 @@ from gtacli.cli.options import Call, NullSeparated, config_command
 from gtacli.config.report import ReportConfig
 
 app = new_app()
-Runs = Annotated[list[str] | None, typer.Argument(help="run folders", metavar="RUN...")]
+PACE = 30.0
+"""Seconds from one line on the test images to the next, where there is no terminal."""
+Runs = Annotated[list[str] | None, typer.Argument(help="run folders", metavar="RUN")]
 
 
 @config_command(app, ReportConfig, "report", dry_run=False)
@@ -30,9 +36,23 @@ def report(
     """
     from gtacli.rendering.report.make import make_report
 
-    result = make_report(config, runs or [], console.progress, sys.stdin.buffer, null)
+    progress = partial(console.progress, lines=PACE)
+    with _hushed(logging.getLogger("gtacli.models.loading"), call.verbose):
+        result = make_report(config, runs or [], progress, sys.stdin.buffer, null)
     if call.json:
         console.emit(result)
     else:
         console.say(result["report"])
     return 1 if result["failed"] else 0
+
+
+@contextmanager
+def _hushed(log: logging.Logger, verbose: bool) -> Iterator[None]:
+    """Without a line for each of the many networks that are loaded."""
+    level = log.level
+    if not verbose:
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -72,7 +72,7 @@ class Tester:
                 keys = [store.records[i].key for i in batch.indices.tolist()]
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
                 found |= dict(zip(keys, pairs, strict=True))
-            advance(size)
+            advance(len(batch.images))
         return found
 
     def _stored(

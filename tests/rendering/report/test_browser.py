@@ -176,3 +176,19 @@ def test_it_prints_with_its_pictures(visit: Visit, report: Path) -> None:
     assert page.locator("#answers .worst canvas").count() == 0  # far below the screen
     assert page.pdf().startswith(b"%PDF")
     assert page.locator("#answers .worst canvas").count() > 0
+
+
+def test_a_small_page_says_what_it_lacks(visit: Visit, runs: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "small.html"
+    assert main(["report", *map(str, runs), "-o", str(file), "--max-mb", "0.001", "-q"]) == 0
+    page = visit(file)
+    ready(page)
+    told = page.locator("#maps .lead").inner_text()
+    assert "every 48th block, and of the heads their mean and maximum" in told
+    assert "Click" not in told
+    assert page.locator("#maps .heads option").all_text_contents() == ["max", "mean"]
+    before = picture(page, 0, 1)
+    page.locator("#maps .row .frame").first.click()
+    assert np.array_equal(before, picture(page, 0, 1))
+    page.locator("#maps .heads").select_option("mean")
+    assert not np.array_equal(before, picture(page, 0, 1))

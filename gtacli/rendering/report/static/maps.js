@@ -47,8 +47,11 @@ function lead() {
     const which = count < images.length ? ` of the first ${count} images` : "";
     parts.push(`Click on a patch${which} for its own attention (last block, mean over the heads).`);
   }
-  if (step > 1) parts.push(`To keep the page small it holds every ${ordinal(step)} block.`);
-  if (pooled) parts.push("To keep the page small it holds the mean and the maximum of the heads.");
+  const kept = [
+    step > 1 ? `every ${ordinal(step)} block` : "",
+    pooled ? "of the heads their mean and maximum" : "",
+  ].filter(Boolean);
+  if (kept.length) parts.push(`To stay small, the page holds ${kept.join(", and ")}.`);
   document.querySelector("#maps .lead").textContent = parts.join(" ");
 }
 
@@ -124,7 +127,7 @@ function layout(image) {
 class Row {
   constructor(image, number, place) {
     Object.assign(this, { image, number, asked: null, tiles: null, drawn: "" });
-    const title = image.label === null ? image.name : readable(image.label);
+    const title = image.label === null ? image.name.split(/[/\\]/).pop() : readable(image.label);
     this.range = make("span", { className: "range" });
     this.query = make("button", { type: "button", className: "query", hidden: true }, "back to CLS");
     this.query.addEventListener("click", () => this.ask(null));
