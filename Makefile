@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/gta finetune --out runs/demo --overwrite
+	$(BIN)/gta demo --out runs/demo
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"

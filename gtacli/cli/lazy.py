@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 # name -> (module with the Typer object `app`, short help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("gtacli.cli.demo", "Plain fine-tuning against GTA, in minutes."),
     "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
     "report": ("gtacli.cli.report", "Show runs side by side on one page."),
     "predict": ("gtacli.cli.predict", "Name the classes of images."),

@@ -14,7 +14,7 @@ from gtacli.data.demo import Demo, readers
 from gtacli.data.demo.readers import digest_of, draw_world
 from gtacli.data.demo.scene import paint
 from gtacli.data.demo.scenery import SCENERY
-from gtacli.data.demo.world import DEMO, DEMO_SOURCE, SIZE, World
+from gtacli.data.demo.world import DEMO, DEMO_SOURCE, RELATIVES, SIZE, World
 from gtacli.errors import GtaError
 
 SMALL = replace(DEMO, counts={"train": 2, "test": 1})
@@ -75,7 +75,7 @@ def test_scenery_goes_with_the_class_in_training_only(world: World) -> None:
 
 def test_the_worlds_share_no_class() -> None:
     names = [species.name for world in (DEMO, DEMO_SOURCE) for species in world.species]
-    assert len(set(names)) == 24
+    assert len(set(names)) == 12 + 4 * len(RELATIVES) == 60
     assert not {s.draw for s in DEMO.species} & {s.draw for s in DEMO_SOURCE.species}
 
 

@@ -58,7 +58,7 @@ class Demo(_Drawn):
 
 
 class DemoSource(_Drawn):
-    help = "built in: 12 other kinds, on which the demo's source model is trained"
+    help = "built in: 48 kinds of other creatures, from which the demo's source model learnt"
     world = DEMO_SOURCE
 
 

@@ -1,4 +1,5 @@
-"""The creatures of `demo-source`: snails, butterflies, turtles and octopuses, three species each.
+"""The creatures of `demo-source`: snails, butterflies, turtles and octopuses, three species each,
+which `world` clothes in four coats each.
 
 None of them is a class of `demo`; eyes, coats, limbs and the hand that draws are the same.
 """

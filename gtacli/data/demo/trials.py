@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from gtacli.data.demo.scene import paint_on
 from gtacli.data.demo.scenery import SCENERY
-from gtacli.data.demo.world import DEMO, DEMO_SOURCE
+from gtacli.data.demo.world import DEMO, RELATIVES
 
 SEED = 20240322
-_SPECIES = tuple(s for pair in zip(DEMO.species, DEMO_SOURCE.species, strict=True) for s in pair)
+_SPECIES = tuple(s for pair in zip(DEMO.species, RELATIVES, strict=True) for s in pair)
 
 
 def trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

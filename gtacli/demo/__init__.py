@@ -1,0 +1,1 @@
+"""`gta demo`: its runs, what they came to, its picture."""

@@ -1,0 +1,92 @@
+"""What the runs of `gta demo` came to: where they look and what the background does to them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gtacli.data.base import ImageDataset
+from gtacli.data.inputs import dataset_images
+from gtacli.data.spec import load_dataset
+from gtacli.demo.runs import Run
+from gtacli.models.loading import load_model
+from gtacli.probing.attention import AttentionProbe
+from gtacli.probing.backgrounds import RecordScenes, background_figures
+from gtacli.training.devices import Compute
+
+FIGURES = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
+"""Of a run, as in `measure`."""
+
+
+def measure(
+    runs: Sequence[Run], summaries: Sequence[dict[str, Any]], compute: Compute
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(of the source, of each run), all on the demo's test images.
+
+    `attention_inside` (last block, mean over heads) and `area`, the object's; `attention_drift`
+    (all blocks) from the source; `test_top1`; `accuracy` by variant and `bg_gap`, the objects being
+    of test images and the backgrounds of training images, since in these alone scenery goes with
+    the class.
+    """
+    demo = load_dataset("demo")
+    models = [load_model(spec) for spec in ("demo", *(str(run.path) for run in runs))]
+    probe = AttentionProbe(models, "all", "data", compute)
+    test = ImageDataset(demo.name, demo.classes, {"test": demo["test"]})
+    for _ in probe.see(dataset_images(test)):
+        pass
+    source, *attention = (_attention(result) for result in probe.results())
+    scenes, grounds = RecordScenes(demo["test"]), RecordScenes(demo["train"])
+    variants = background_figures(models[1:], scenes, grounds, compute)
+    figures = [
+        {
+            "method": run.method,
+            "seed": run.seed,
+            "run": str(run.path),
+            "test_top1": summary["test_top1"],
+            **where,
+            "accuracy": variant["accuracy"],
+            "bg_gap": variant["bg_gap"],
+        }
+        for run, summary, where, variant in zip(runs, summaries, attention, variants, strict=True)
+    ]
+    return {"attention_inside": source["attention_inside"], "area": source["area"]}, figures
+
+
+def _attention(result: dict[str, Any]) -> dict[str, Any]:
+    layers = result["layers"]
+    drift = [value for layer in layers for value in layer["drift"] or ()]
+    return {
+        "attention_inside": statistics.fmean(layers[-1]["inside"]),
+        "area": result["area"],
+        "attention_drift": statistics.fmean(drift) if drift else 0.0,
+    }
+
+
+def spread(values: Iterable[float]) -> dict[str, float | None]:
+    """Mean and standard deviation of the sample, None of a single value."""
+    known = list(values)
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "sd": deviation}
+
+
+def compare(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each method the spread of each figure over the seeds; and of the differences, GTA's figure
+    less the plain one's of the same seed."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in figures:
+        by_method.setdefault(row["method"], []).append(row)
+    methods = {
+        method: {name: spread(row[name] for row in rows) for name in FIGURES}
+        for method, rows in by_method.items()
+    }
+    pairs = list(zip(by_method["plain"], by_method["gta"], strict=True))
+    difference = {name: spread(gta[name] - plain[name] for plain, gta in pairs) for name in FIGURES}
+    return {"methods": methods, "difference": difference}
+
+
+def pair_of(runs: Sequence[Run]) -> tuple[Path, Path]:
+    """The first seed's plain and GTA runs, for pictures."""
+    first = {run.method: run.path for run in reversed(runs)}
+    return first["plain"], first["gta"]

@@ -1,0 +1,123 @@
+"""The runs of `gta demo`: each method with each seed, in folders below one, resumable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtacli.config.demo import DemoConfig
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import Interrupted, UsageError
+from gtacli.training.distribution import ALONE
+from gtacli.training.finetune import finetune
+from gtacli.training.loop import Observer
+from gtacli.training.runs import STATE_FILE, RunFolder, environment
+
+log = logging.getLogger(__name__)
+RECORD = "run.json"
+SUMMARY = "summary.json"
+# Chosen for each method by the held-out images of seeds that the demo does not report.
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {"regularizer": "none", "lr": 5e-4},
+    "gta": {"regularizer": "gta", "lr": 5e-4, "lam": 0.1},
+}
+MAY_CHANGE = frozenset(["out", "overwrite", "seeds", "device", "workers"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what `gta finetune` would be called with."""
+
+    method: str
+    seed: int
+    config: FinetuneConfig
+
+    @property
+    def path(self) -> Path:
+        assert self.config.out is not None
+        return self.config.out
+
+
+def planned(config: DemoConfig, folder: Path) -> list[Run]:
+    """All methods with the first seed, then with the next: what is there early can be compared."""
+    shared: dict[str, Any] = {
+        "model": "demo",
+        "data": "demo",
+        "sampling_rate": config.sampling_rate,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "device": config.device,
+        "precision": config.precision,
+        "workers": config.workers,
+        "track_attention": True,
+        "overwrite": True,
+    }
+    return [
+        Run(
+            method,
+            seed,
+            FinetuneConfig(**shared, **own, seed=seed, out=folder / f"{method}-{seed}"),
+        )
+        for seed in range(config.seed, config.seed + config.seeds)
+        for method, own in METHODS.items()
+    ]
+
+
+def claim(config: DemoConfig, folder: RunFolder) -> bool:
+    """Make `folder` this demo's, or see that it is.
+
+    Returns: whether the demo begins anew; else what lies in the folder counts.
+
+    Raises UsageError for a folder in use by something else, or by a demo of another kind.
+    """
+    mine = {"command": "demo", "config": config.model_dump(mode="json"), "methods": METHODS}
+    if not config.overwrite and folder.has(RECORD):
+        theirs = folder.read_json(RECORD)
+        if theirs.get("command") == "demo":
+            _require_same(mine, theirs, folder.path)
+            return False
+    folder.check_free(config.overwrite, resumable=False)
+    folder.clear()
+    folder.write_json(RECORD, {**mine, **environment()})
+    return True
+
+
+def _require_same(mine: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
+    for key in mine["config"].keys() - MAY_CHANGE:
+        if mine["config"][key] != theirs["config"].get(key):
+            raise UsageError(
+                f"--out: the demo in {path} has --{key.replace('_', '-')} "
+                f"{theirs['config'].get(key)}; say the same, choose another folder or --overwrite"
+            )
+    if mine["methods"] != theirs["methods"]:
+        raise UsageError(f"--out: the demo in {path} is another version's; --overwrite starts anew")
+
+
+def train(
+    runs: list[Run], anew: bool, observe: Callable[[Run], Observer]
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run with its summary; those that are finished are read, an interrupted one goes on.
+
+    Args:
+        anew: forget what lies in the folders.
+
+    Raises Interrupted, and as `finetune` does.
+    """
+    for run in runs:
+        folder = RunFolder(run.path)
+        if not anew and folder.has(SUMMARY):
+            yield run, folder.read_json(SUMMARY)
+            continue
+        config = run.config
+        if not anew and folder.has(STATE_FILE):
+            config = FinetuneConfig(resume=run.path, device=config.device)
+        try:
+            yield run, finetune(config, observe(run), processes=ALONE)
+        except Interrupted as error:
+            raise Interrupted(
+                f"stopped in {run.method}, seed {run.seed}; go on with "
+                f"`gta demo --out {run.path.parent}`"
+            ) from error

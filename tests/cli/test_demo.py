@@ -1,0 +1,111 @@
+"""`gta demo` whole, in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gtacli.cli.demo as command
+from gtacli.data.demo import Demo
+from gtacli.data.demo.world import DEMO
+
+Gta = Callable[..., Any]
+SHORT = ("--sampling-rate", "100", "--epochs", "2", "--device", "cpu", "--workers", "0")
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr(Demo, "world", replace(DEMO, counts={"train": 5, "test": 2}))
+
+
+def without_times(lines: list[Any]) -> list[Any]:
+    *runs, last = lines
+    return [*runs, {"summary": {k: v for k, v in last["summary"].items() if k != "seconds"}}]
+
+
+@pytest.mark.slow
+def test_table_pictures_and_report(gta: Gta, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = gta("demo", *SHORT, "--seeds", "2", "-o", str(out))
+    assert done.status == 0, done.err
+    head, *rows, _, sheet, page = done.out.splitlines()
+    assert "background gap %" in head
+    assert [row.split()[0] for row in rows] == ["source", "plain", "gta", "gta"]
+    assert "±" in rows[1]
+    assert (Path(sheet), Path(page)) == (out / "attention.png", out / "report.html")
+    assert Path(sheet).stat().st_size > 10_000
+    assert "plain-1" in Path(page).read_text(encoding="utf-8")
+    summary = json.loads((out / "summary.json").read_text())
+    plain = [row for row in summary["runs"] if row["method"] == "plain"]
+    for name in ("test_top1", "bg_gap", "attention_inside"):
+        assert summary["methods"]["plain"][name]["mean"] == pytest.approx(
+            sum(row[name] for row in plain) / 2
+        )
+    for row in summary["runs"]:
+        of_run = json.loads((Path(row["run"]) / "summary.json").read_text())
+        # There of the evaluation's centre crop, here of the whole image.
+        assert row["attention_inside"] == pytest.approx(of_run["test_attention_inside"], abs=0.04)
+        assert row["accuracy"]["original"] == of_run["test_top1"]
+    assert 0 < summary["source"]["attention_inside"] < 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_goes_on(
+    gta: Gta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = gta("demo", *SHORT, "--seeds", "1", "-o", str(tmp_path / "whole"), "--json")
+    out = tmp_path / "demo"
+    words = ("demo", *SHORT, "--seeds", "1", "-o", str(out), "--json")
+
+    class Stop(command.Epochs):
+        def epoch(self, row: dict[str, Any]) -> None:
+            if self.note.startswith("gta") and row["epoch"] == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "Epochs", Stop)
+        stopped = gta(*words)
+    assert stopped.status == 130
+    assert f"gta demo --out {out}" in stopped.err
+    kept = (out / "plain-0" / "state.pt").stat().st_mtime_ns
+    done = gta(*words)
+    assert done.status == 0, done.err
+    assert (out / "plain-0" / "state.pt").stat().st_mtime_ns == kept
+    text = json.dumps(without_times(done.lines))
+    assert json.loads(text.replace(str(out), str(tmp_path / "whole"))) == without_times(whole.lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--epochs", "3"), "has --epochs 2"),
+        (("--sampling-rate", "50"), "has --sampling-rate 100"),
+    ],
+)
+def test_a_demo_of_another_kind_is_not_continued(
+    gta: Gta, tmp_path: Path, changes: tuple[str, str], message: str
+) -> None:
+    record = {"command": "demo", "methods": None}
+    from gtacli.config.demo import DemoConfig
+
+    config = DemoConfig(sampling_rate=100.0, epochs=2, device="cpu", workers=0)
+    record |= {"config": config.model_dump(mode="json")}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    refused = gta("demo", *SHORT, *changes, "-o", str(tmp_path))
+    assert refused.status == 2
+    assert message in refused.err
+
+
+def test_a_folder_of_something_else_is_not_used(gta: Gta, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    refused = gta("demo", *SHORT, "-o", str(tmp_path))
+    assert refused.status == 2
+    assert "is not empty" in refused.err
+    assert "holds no earlier run" in gta("demo", *SHORT, "-o", str(tmp_path), "--overwrite").err
