@@ -24,16 +24,25 @@ settings.load_profile("gta")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+_LOGGERS = [logging.getLogger(name) for name in ("", "gtacli", "py.warnings")]
+_LEVELS = [logger.level for logger in _LOGGERS]
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command sets the log up for its whole process; the next test begins where this one did."""
-    loggers = [logging.getLogger(name) for name in ("", "gtacli", "py.warnings")]
-    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
+    """A command sets the log up for its whole process: each test begins and ends without that, also
+    one after a module's fixture that ran a command."""
+    handlers = _LOGGERS[0].handlers[:]
+    _levels_as_before()
     yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    loggers[0].handlers = handlers
+    _levels_as_before()
+    _LOGGERS[0].handlers = handlers
     logging.captureWarnings(False)
+
+
+def _levels_as_before() -> None:
+    for logger, level in zip(_LOGGERS, _LEVELS, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
