@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
+from timm.layers import Attention, AttentionRope, PatchEmbed, apply_rot_embed_cat
 from timm.models._manipulate import checkpoint
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from gtacli.errors import UsageError
 from gtacli.models import positions
 from gtacli.models.heads import qkv_views, split_heads
+from gtacli.models.patches import embedded
 
 R = TypeVar("R")
 
@@ -68,6 +69,59 @@ def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
         # "mixed" rotary embeddings differ from block to block, the others are one for all.
         return x, rope if getattr(m, "rope_mixed", False) else [rope] * len(m.blocks)
     return m.norm_pre(m.patch_drop(positions.add(model, x))), None
+
+
+def check_masked(model: nn.Module) -> None:
+    """Raise UsageError, naming what is in the way, unless the model can see some patches alone."""
+    check(model)
+    m = cast(Any, model)
+    if type(m.patch_embed) is not PatchEmbed:
+        name = type(m.patch_embed).__name__
+        raise UsageError(f"model: {name} mixes its patches; a masked encoder needs them apart")
+    if m.pos_embed is None and getattr(m, "rope", None) is None:
+        raise UsageError("model: it has no positions, so it could not tell what is masked")
+    if m.pos_drop.p or getattr(m.patch_drop, "prob", 0):
+        raise UsageError(
+            "model: pos_drop and patch_drop have no place beside masking; leave them 0"
+        )
+
+
+def embed_visible(
+    model: nn.Module, patches: Tensor, keep: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Any]:
+    """`embed` for some patches of each image.
+
+    Args:
+        model: one that `check_masked` lets pass.
+        patches: (B, K, p * q * 3) pixels of the visible patches, as `patchify` writes them.
+        keep: (B, K) their places in the grid.
+        grid: (gh, gw) of the whole images.
+
+    Returns:
+        Tokens (B, P+K, C) before the first block, and the rotary embedding of each block if any,
+        (B, 1 or H, K, D) each.
+    """
+    m = cast(Any, model)
+    x = m.patch_embed.norm(embedded(patches, m.patch_embed.proj.weight, m.patch_embed.proj.bias))
+    # The model's own code, on one image of nothing: what it adds to patches and puts before them.
+    width, n = x.shape[-1], grid[0] * grid[1]
+    nothing = x.new_zeros((1, *grid, width) if m.dynamic_img_size else (1, n, width))
+    added = m._pos_embed(nothing)
+    added, rope = added if isinstance(model, Eva) else (added, None)
+    prefix, positions = added.split((added.shape[1] - n, n), dim=1)
+    x = x + F.embedding(keep, positions[0])
+    x = m.norm_pre(torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+    if rope is None:
+        return x, None
+
+    def seen(rope: Tensor) -> Tensor:
+        """(N, D) or (H, N, D) -> (B, 1 or H, K, D)."""
+        kept = rope[..., keep, :].movedim(-3, 0)
+        return kept.unsqueeze(1) if kept.ndim == 3 else kept
+
+    if getattr(m, "rope_mixed", False):
+        return x, [seen(r) for r in rope]
+    return x, [seen(rope)] * len(m.blocks)
 
 
 def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
@@ -123,6 +177,16 @@ def block_after_norm(block: Any, x: Tensor, h: Tensor, rope: Tensor | None) -> T
     if not isinstance(block, _PRE_NORM):
         raise UsageError(f"model: {type(block).__name__} has no normalised input to look at")
     return _finish(block, x, attend(block.attn, h, project(block.attn, h, rope)))
+
+
+def block_rows(block: Any, x: Tensor, start: int) -> Tensor:
+    """Output (B, T-start, C) of a pre-norm block on x (B, T, C) for the tokens from `start` on;
+    they still attend to all."""
+    h = block.norm1(x)
+    heads = project(block.attn, h, None)
+    assert heads.q is not None
+    rows = heads._replace(q=heads.q[:, :, start:])
+    return _finish(block, x[:, start:], attend(block.attn, h[:, start:], rows))
 
 
 def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:

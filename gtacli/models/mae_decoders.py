@@ -1,0 +1,174 @@
+"""What turns the visible patches' tokens into the pixels of the masked ones.
+
+`SelfDecoder`   MAE (He et al., arXiv 2111.06377): mask tokens and visible tokens attend to each
+                other in a few narrow blocks.
+`CrossDecoder`  CrossMAE (Fu et al., arXiv 2401.14391): mask tokens attend to visible tokens only,
+                never to each other; so any part of them can be predicted alone, and each block
+                reads its own learned mix of the encoder's blocks.
+
+Tokens stay in the order of the mask (visible ones first): attention does not ask for the order,
+the fixed positions are gathered instead of the tokens, and nothing is put back into the grid.
+
+Shapes: B images, P prefix tokens, N patches, K visible, M predicted, W width of the decoder,
+C width of the encoder.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import torch
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtacli.models import timm_blocks
+from gtacli.models.patches import sincos_positions
+
+_Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Decoder(nn.Module, ABC):
+    """Common to both: mask token, fixed positions, final norm and projection to pixels.
+
+    Args:
+        grid: (gh, gw) of the images.
+        width: W, a multiple of 4.
+        values: in a patch's pixels.
+        predicted: M; those that come last in the mask's order.
+    """
+
+    positions: Tensor
+    layers_read = 1  # of the encoder
+
+    def __init__(self, grid: tuple[int, int], width: int, values: int, predicted: int) -> None:
+        super().__init__()
+        self.predicted = predicted
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        # Not part of the state: a function of the grid.
+        self.register_buffer("positions", sincos_positions(grid, width), persistent=False)
+        self.norm = _Norm(width)
+        self.pixels = nn.Linear(width, values)
+
+    @abstractmethod
+    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
+        """(B, M, W) of the predicted patches, before the final norm."""
+
+    def forward(self, features: list[Tensor], order: Tensor) -> Tensor:
+        """Pixels (B, M, values) of the last M patches in `order`.
+
+        Args:
+            features: tokens (B, P+K, C) of the encoder; see each class for which.
+            order: (B, N) patches, the visible first, as `patches.mask_order` gives it.
+        """
+        pixels: Tensor = self.pixels(self.norm(self.tokens(features, order)))
+        return pixels
+
+    def reset(self) -> None:
+        """MAE's initial weights."""
+        initialise(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+
+class SelfDecoder(Decoder):
+    """MAE's, from the encoder's final tokens. All masked patches are predicted."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        prefix: int,
+        *,
+        grid: tuple[int, int],
+        values: int,
+        predicted: int,
+        width: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__(grid, width, values, predicted)
+        self.prefix = prefix
+        self.embed = nn.Linear(encoder_width, width)
+        blocks = [Block(width, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.reset()
+
+    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
+        x = self.embed(features[-1])
+        # A prefix token's position is zero.
+        prefix, seen = x[:, : self.prefix], x[:, self.prefix :]
+        positions = F.embedding(order, self.positions)
+        k = seen.shape[1]
+        x = torch.cat([prefix, seen + positions[:, :k], self.mask_token + positions[:, k:]], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        # Of the last block only what is predicted goes on.
+        return timm_blocks.block_rows(self.blocks[-1], x, self.prefix + k)
+
+
+class CrossDecoder(Decoder):
+    """CrossMAE's, from the tokens before the encoder's first block and after each of its blocks."""
+
+    def __init__(
+        self,
+        encoder_width: int,
+        encoder_depth: int,
+        *,
+        grid: tuple[int, int],
+        values: int,
+        predicted: int,
+        width: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__(grid, width, values, predicted)
+        self.layers_read = encoder_depth + 1
+        self.mix = nn.Parameter(torch.empty(depth, self.layers_read))
+        self.mix_norms = nn.ModuleList(_Norm(encoder_width) for _ in range(depth))
+        self.blocks = nn.ModuleList(CrossBlock(width, encoder_width, heads) for _ in range(depth))
+        self.reset()
+        nn.init.normal_(self.mix, std=self.layers_read**-0.5)
+
+    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
+        x = self.mask_token + F.embedding(order[:, -self.predicted :], self.positions)
+        # One product of (depth, layers) with (layers, B * tokens * C) mixes for all blocks.
+        stacked = torch.stack(features)
+        mixed = (self.mix @ stacked.flatten(1)).view(-1, *stacked.shape[1:])
+        for block, norm, memory in zip(self.blocks, self.mix_norms, mixed, strict=True):
+            x = block(x, norm(memory))
+        return x
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention from x (B, M, W) to a memory (B, T, C), then an MLP; pre-norm."""
+
+    def __init__(self, width: int, memory_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = _Norm(width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(memory_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = _Norm(width)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        q = self.q(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.proj(attended)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's initial weights of linear layers and norms: Xavier uniform, biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm) and part.elementwise_affine:
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,80 @@
+"""Images as rows of patches, and what a masked autoencoder needs of them.
+
+Shapes: B images of h x w, N = gh * gw patches of p x q pixels, K of them kept visible.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from torch import Tensor
+from torch.nn import functional as F
+
+Masking = Literal["random", "attention", "inverse"]
+
+
+def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
+    """(B, 3, h, w) -> (B, N, p * q * 3), row by row; a patch's values in the order p, q, channel,
+    as MAE's published decoders write them. h and w are multiples of the patch's sides."""
+    b, c, h, w = images.shape
+    p, q = patch
+    grid = images.reshape(b, c, h // p, p, w // q, q)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * q * c)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    """(B, N, p * q * 3) -> (B, 3, h, w): `patchify` undone."""
+    (gh, gw), (p, q) = grid, patch
+    x = patches.unflatten(-1, (p, q, -1)).unflatten(1, (gh, gw))
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, gh * p, gw * q)
+
+
+def take(rows: Tensor, indices: Tensor) -> Tensor:
+    """rows (B, N, ...) at indices (B, K) -> (B, K, ...)."""
+    return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), indices]
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """Each patch's values by its own mean and unbiased variance + 1e-6, as MAE's targets."""
+    var, mean = torch.var_mean(patches, -1, keepdim=True)
+    return (patches - mean) * (var + 1e-6).rsqrt()
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed positions (N, width) in MAE's order: sin x, cos x, sin y, cos y, a quarter each.
+
+    The width is a multiple of 4.
+    """
+    # timm's own order is sin y, sin x, cos y, cos x.
+    rows = build_sincos2d_pos_embed(list(grid), width).unflatten(-1, (2, 2, -1))
+    return cast(Tensor, rows.flip(2).transpose(1, 2).flatten(1))
+
+
+def visible_patches(patches: int, mask_ratio: float) -> int:
+    """How many of them a mask leaves: rounded down as by MAE, but never none."""
+    # 10 * (1 - 0.9) is 0.99999...
+    return max(1, int(patches * (1 - mask_ratio) + 1e-6))
+
+
+def mask_order(noise: Tensor, maps: Tensor | None = None, masking: Masking = "random") -> Tensor:
+    """The patches (B, N) of each image in the order in which they stay visible; the rest is masked.
+
+    Args:
+        noise: (B, N) uniform in [0, 1); the same noise gives the same masks (and MAE's own).
+        maps: (B, N) in [0, 1], for the other two kinds.
+        masking: "random"; "attention" masks the patches of the highest values first; "inverse"
+            those of the lowest. Between equal values of 8-bit maps the noise decides.
+    """
+    if masking == "random":
+        return noise.argsort(1)
+    assert maps is not None, "this masking needs maps"
+    sign = 1 if masking == "attention" else -1
+    return (sign * maps + noise / 256).argsort(1)
+
+
+def embedded(patches: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A patch embedding's convolution (kernel (C, 3, p, q)) on patches (B, K, p * q * 3) that were
+    cut out before: (B, K, C)."""
+    return F.linear(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias)
