@@ -73,7 +73,7 @@ def discover(
             sources = sources[: config.batch_size]
         elif config.overwrite:
             remove_cache(out)
-        block = block_size(len(sources), config.batch_size)
+        block = block_size(len(sources), config.batch_size, shared=config.shard[1] > 1)
         cache = Writer(out, kind, block, config.shard)
         summary = _run(config, call, finder, sources, cache)
     if call.json:

@@ -334,3 +334,19 @@ def test_maps_are_kept_by_what_auto_chose(
     again = gta(*given, "--layer", str(options["layer"]), "--tau", str(options["tau"]), "--json")
     assert again.status == 0
     assert again.lines[-1]["new"] == 0
+
+
+@pytest.mark.usefixtures("bright")
+def test_shares_with_other_batch_sizes_leave_no_image_out(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for i in range(70):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(images / f"{i:02}.png")
+    start = ["discover", str(images), "-m", str(tiny_model), "-o", str(tmp_path / "maps")]
+    for share, batch in (("0/2", "2"), ("1/2", "16")):
+        more = ["--backend", "bright", "--shard", share, "--batch-size", batch, "--device", "cpu"]
+        assert gta(*start, *more).status == 0
+    done = gta("maps", "verify", str(tmp_path / "maps"), str(images), "--json")
+    assert done.lines[0]["missing"] == []

@@ -40,10 +40,13 @@ _DRAFT, _JOURNAL = ".draft-", "journal-"
 _BEGUN = (_DRAFT, _JOURNAL)  # what a run that has just begun may have written
 
 
-def block_size(images: int, batch_size: int) -> int:
-    """Of images in order: whole batches, 4,096 images, fewer of a small set."""
+def block_size(images: int, batch_size: int, shared: bool = False) -> int:
+    """Of images in order: whole batches, 4,096 images, fewer of a small set.
+
+    shared: by several runs. Their blocks must meet, whatever the batches of each are.
+    """
     wanted = min(MAPS_A_FILE, max(1, -(-images // BLOCKS)))
-    return -(-wanted // batch_size) * batch_size
+    return wanted if shared else -(-wanted // batch_size) * batch_size
 
 
 def check_free(folder: Path, kind: MapKind | None = None) -> None:

@@ -290,6 +290,11 @@ def test_blocks(images: int, batch: int, wanted: int) -> None:
     assert block_size(images, batch) == wanted
 
 
+@pytest.mark.parametrize("images", [500, 19_000, 10**6])
+def test_shares_meet_whatever_their_batches_are(images: int) -> None:
+    assert len({block_size(images, batch, shared=True) for batch in (1, 32, 48, 256)}) == 1
+
+
 def test_damaged_manifests(setup: Setup, tmp_path: Path) -> None:
     out = tmp_path / "out"
     setup.run(out, noise(tmp_path / "in", 2))
