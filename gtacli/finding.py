@@ -6,7 +6,7 @@ the models' input waits in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -128,6 +128,7 @@ def find_all(
     images: Iterable[Named | Failed],
     batch_size: int = 32,
     threads: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Seen | Failed]:
     """What every finder finds in each image, in the order of `images`, in constant memory.
 
@@ -136,9 +137,10 @@ def find_all(
     Args:
         finders: of models of one input size.
         threads: for reading; 0: none; default: by the machine.
+        stop: asked before each batch; the rest of the images is left.
     """
     views = ahead(finders[0].read, images, 2 * batch_size, threads)
-    while batch := list(islice(views, batch_size)):
+    while not stop() and (batch := list(islice(views, batch_size))):
         good = [view for view in batch if isinstance(view, View)]
         by_finder = [finder.find(good) if good else [] for finder in finders]
         by_image = zip(*by_finder, strict=True)

@@ -28,6 +28,7 @@ from pydantic_core import PydanticUndefined
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
+from gtacli.errors import Interrupted
 from gtacli.processes import here
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ def config_command(
                 dry_run=given.get("dry_run", False),
                 argv=tuple(ctx.find_root().obj or sys.argv[1:]),
             )
-            return body(config, call, **{p.name: given[p.name] for p in own})
+            try:
+                return body(config, call, **{p.name: given[p.name] for p in own})
+            except KeyboardInterrupt:  # of which Typer would make a status without a word
+                raise Interrupted("interrupted") from None
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -49,6 +49,7 @@ def segment(
     from gtacli.segmentation import Output
     from gtacli.segmentation import segment as run
     from gtacli.training.devices import choose_compute
+    from gtacli.training.interrupts import StopSignal
     from gtacli.training.runs import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
@@ -73,24 +74,29 @@ def segment(
         config.void,
     )
     objects = config.options.get("objects", 1)
-    failed = False
+    status = 0
     summaries: list[dict[str, Any]] = []
-    for result in run(finders, named, output, config.batch_size, config.workers, objects):
-        if "error" in result:
-            failed = True
-            log.warning("%s", result["error"])
-        if "summary" in result:
-            summaries.append(result["summary"])
-        if call.json:
-            console.emit(result)
-        elif "sheet" in result:
-            log.info("sheet: %s", result["sheet"])
-        elif len(finders) == 1:
-            _show(result)
+    with StopSignal() as stop:
+        many = (config.batch_size, config.workers, objects)
+        for result in run(finders, named, output, *many, lambda: stop.requested):
+            if "error" in result:
+                status = 1
+                log.warning("%s", result["error"])
+            if "summary" in result:
+                summaries.append(result["summary"])
+            if call.json:
+                console.emit(result)
+            elif "sheet" in result:
+                log.info("sheet: %s", result["sheet"])
+            elif len(finders) == 1:
+                _show(result)
+    if stop.requested:
+        status = 130
+        log.warning("interrupted; these are the images so far")
     folder.write_json("summary.json", summaries[0] if len(finders) == 1 else {"models": summaries})
     if not call.json:
         _table(summaries)
-    return 1 if failed else 0
+    return status
 
 
 def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
@@ -164,5 +170,5 @@ def _table(summaries: list[dict[str, Any]]) -> None:
     console.table([*head, *plain, *(_COLUMNS[key] for key in present), *rate], rows)
 
 
-def _per_cent(value: float | None) -> float | None:
-    return None if value is None else round(100 * value, 1)
+def _per_cent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.1f}"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ def segment(
     batch_size: int = 32,
     threads: int | None = None,
     objects: int = 1,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Any]]:
     """The object of each image, in the order of `images`, in constant memory.
 
@@ -41,6 +42,7 @@ def segment(
         threads: for reading, and as many for what follows the models; 0: none; default: by the
             machine.
         objects: an image at most; as many masks are claimed for it.
+        stop: asked between batches; what is found by then is still written and summed up.
 
     Yields:
         `{"image", "mask", "box", "area"}`: the mask's file, [x0, y0, x1, y1) in pixels of the
@@ -56,7 +58,7 @@ def segment(
     start = time.perf_counter()
     several = len(finders) > 1
     work = _Work([_finisher(finder, output, several) for finder in finders])
-    seen = find_all(finders, _claimed(images, output, objects), batch_size, threads)
+    seen = find_all(finders, _claimed(images, output, objects), batch_size, threads, stop)
     totals, done, failed = [Totals() for _ in finders], 0, 0
     rows: list[Row] = []
     for outcome in ahead(work.do, enumerate(seen), 2 * batch_size, threads):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from itertools import count, islice
@@ -356,3 +358,32 @@ def test_layer_and_tau_are_chosen_once_and_recorded(
     assert one == two
     (options,) = one.values()
     assert f"layer {options['layer']}, tau {options['tau']:g}" in said[1]
+
+
+@pytest.mark.usefixtures("bright")
+def test_an_interruption_tells_of_every_mask_and_sums_up(
+    gta: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    scene: Any,
+    words: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for i in range(12):
+        scene(tmp_path / "in" / f"{i:02}.png")
+    find = Finder.find
+
+    def interrupted(self: Finder, views: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return find(self, views)
+
+    monkeypatch.setattr(Finder, "find", interrupted)
+    more = ["--json", "--batch-size", "2"]
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), *more)
+    assert done.status == 130
+    assert "interrupted" in done.err
+    *lines, summary = done.lines
+    assert [line["mask"] for line in lines] == [str(tmp_path / "out" / f"0{i}.png") for i in (0, 1)]
+    assert sorted(map(str, (tmp_path / "out").glob("*.png"))) == [line["mask"] for line in lines]
+    assert summary["summary"]["images"] == 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 2

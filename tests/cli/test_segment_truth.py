@@ -47,7 +47,7 @@ def test_ground_truth(gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, wo
     assert not (tmp_path / "out" / "missing.png").exists()
     people = gta(*given, "--ground-truth", str(masks), "--overwrite")
     assert "IoU 50.0 %" in people.out
-    assert people.out.splitlines()[-1].split()[:4] == ["2", "2", "75", "100"]
+    assert people.out.splitlines()[-1].split()[:4] == ["2", "2", "75.0", "100.0"]
 
 
 BOX = (49, 17, 72, 48)  # what is bright in a scene of 64 x 96, as VOC writes it
