@@ -31,6 +31,12 @@ def attention_map(
     given. Images that cannot be read are named, the rest is done, and the exit status is 1.
     Without images and --model: the built-in demo's, seen by the newest run on it.
     """
+    if config.model is None and images:
+        raise UsageError(
+            "--model: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)"
+        )
+    if config.sheet is not None and config.sheet.is_dir():
+        raise UsageError(f"--sheet: {config.sheet} is a folder")
     if config.kind not in ("cls", "rollout"):
         from gtacli.registry import DISCOVERY
 
@@ -45,11 +51,6 @@ def attention_map(
 
     compute = choose_compute(config.device, config.precision)
     if config.model is None:
-        if images:
-            raise UsageError(
-                "--model: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, "
-                "ARCH@FILE)"
-            )
         from gtacli.attention_maps.demo import demo_images, demo_spec
 
         spec = demo_spec()

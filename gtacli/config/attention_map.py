@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
 
@@ -100,8 +101,15 @@ class AttentionMapConfig(CommonConfig):
         json_schema_extra={"default": "one a core, at most 16"},
     )
 
+    @field_validator("sheet")
+    @classmethod
+    def _is_picture(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ValueError(f"must end in .png, .jpg or .jpeg, got '{value}'")
+        return value
+
     @model_validator(mode="after")
-    def _one_map_a_backend(self) -> AttentionMapConfig:
+    def _class_of_gradcam(self) -> AttentionMapConfig:
         if self.target_class is not None and self.kind != "gradcam":
             raise ValueError(f"target_class: only --kind gradcam has one, not {self.kind}")
         return self

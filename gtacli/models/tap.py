@@ -276,7 +276,7 @@ def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:
     for layer in cast(Sequence[int], layers):
         if not -depth <= layer < depth:
             raise UsageError(
-                f"layers: there is no block {layer}; this model has {depth}, "
+                f"there is no block {layer}; this model has {depth}, "
                 f"numbered 0 to {depth - 1} or -{depth} to -1"
             )
         chosen.add(layer % depth)

@@ -303,3 +303,55 @@ def test_a_closed_pipe_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None
 )
 def test_an_option_of_several_words(given: str, read: str) -> None:
     assert list(_one_each(given.split(), ("--compare",))) == read.split()
+
+
+def test_an_interruption_is_said_and_leaves_the_sheet(
+    gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtacli.cli import attention_map
+
+    for i in range(20):
+        photo(tmp_path / "in" / f"{i:02}.png")
+
+    def interrupted(result: Any, as_json: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attention_map, "_show", interrupted)
+    sheet = tmp_path / "s.png"
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in", "--sheet", sheet))
+    assert (done.status, done.err.strip().splitlines()[-1]) == (130, "error: interrupted")
+    assert sheet.is_file()
+
+
+@pytest.mark.parametrize(("sheet", "why"), [("s.pdf", "must end in"), ("s", "must end in")])
+def test_a_sheet_that_is_no_picture(
+    gta: Any, tiny_model: Path, tmp_path: Path, sheet: str, why: str
+) -> None:
+    image = photo(tmp_path / "a.png")
+    done = gta(*words(tiny_model, tmp_path / "out", image, "--sheet", tmp_path / sheet))
+    assert (done.status, done.out) == (2, "")
+    assert "--sheet" in done.err
+    assert why in done.err
+
+
+def test_a_sheet_that_is_a_folder_is_told_before_the_first_step(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    image = photo(tmp_path / "a.png")
+    (tmp_path / "s.png").mkdir()
+    done = gta(*words(tiny_model, tmp_path / "out", image, "--sheet", tmp_path / "s.png"))
+    assert (done.status, done.out) == (2, "")
+    assert "--sheet" in done.err
+    assert "is a folder" in done.err
+
+
+def test_without_a_model_nothing_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from gtacli.cli import main; "
+        "status = main(['attention-map', 'a.png']); print(status, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout == "2 False\n"
+    assert done.stderr.startswith("error: --model: name")
