@@ -27,7 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="results as JSON Lines on std
 
 @app.command()
 def stats(cache: Cache, json: Json = False) -> None:
-    """What the maps are, how many there are, and how much of the images they call object."""
+    """Figures on the maps.
+
+    What they are, how many there are, and how much of the images they call object.
+    """
     console.setup()
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.stats import stats as run
@@ -50,8 +53,11 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Compare every file with its checksum; of the images that are given, find those without a
-    map. Exit status 1 when something is damaged, unfinished or missing: gta discover mends it."""
+    """Are all files whole, have all images a map?
+
+    Compares every file with its checksum, and finds images without a map among those that are
+    given. Exit status 1 when something is damaged, unfinished or missing: gta discover mends it.
+    """
     console.setup()
     from gtacli.data.inputs import data_sources, named_images
     from gtacli.discovery.maps import MapCache
@@ -95,7 +101,10 @@ def show(
     null: NullSeparated = False,
     json: Json = False,
 ) -> int:
-    """Draw maps over their images. An image without a map is named, and the exit status is 1."""
+    """Draw maps over their images.
+
+    An image without a map is named, and the exit status is 1.
+    """
     console.setup()
     if out is None:
         raise UsageError("--out: name a folder, or a .png for one image")

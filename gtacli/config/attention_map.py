@@ -21,7 +21,8 @@ class AttentionMapConfig(CommonConfig):
     )
     compare: list[str] = Field(
         default_factory=list,
-        description="further models on the same images, each in a folder of its own",
+        description="further models on the same images, each in a folder of its own: all words "
+        "up to the next option",
         json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
     )
     kind: str = Field(

@@ -21,7 +21,7 @@ class AttentionProbeConfig(CommonConfig):
     compare: list[str] = Field(
         default_factory=list,
         description="further models on the same images; how far each one's attention is from "
-        "--model's is measured too",
+        "--model's is measured too: all words up to the next option",
         json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
     )
     data: str | None = Field(

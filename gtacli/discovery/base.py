@@ -69,7 +69,11 @@ class Discovery(ABC, Generic[O]):
 
     @abstractmethod
     def find(self, images: Tensor) -> Found:
-        """The objects of images (B, 3, h, w) that are normalised as the model wants them."""
+        """The objects of images (B, 3, h, w) that are normalised as the model wants them.
+
+        On a CPU several threads may call it at once: what it needs of a batch is not kept in
+        `self` nor in hooks on the model.
+        """
 
 
 def unit_range(maps_Bhw: Tensor) -> Tensor:
