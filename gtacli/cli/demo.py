@@ -42,7 +42,7 @@ def demo(config: DemoConfig, call: Call) -> None:
     start = perf_counter()
     compute = choose_compute(config.device, config.precision)
     folder = RunFolder(config.out or default_out("demo"))
-    anew = claim(config, folder)
+    config, anew = claim(config, folder)
     runs = planned(config, folder.path)
     summaries = []
     bar = console.progress("training", len(runs) * config.epochs)

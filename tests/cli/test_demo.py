@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import gtacli.cli.demo as command
+from gtacli.config.demo import DemoConfig
 from gtacli.data.demo import Demo
 from gtacli.data.demo.world import DEMO
+from gtacli.demo.runs import METHODS
 
 Gta = Callable[..., Any]
 SHORT = ("--sampling-rate", "100", "--epochs", "2", "--device", "cpu", "--workers", "0")
@@ -75,7 +77,7 @@ def test_an_interrupted_demo_goes_on(
     assert stopped.status == 130
     assert f"gta demo --out {out}" in stopped.err
     kept = (out / "plain-0" / "state.pt").stat().st_mtime_ns
-    done = gta(*words)
+    done = gta("demo", "-o", str(out), "--json")  # as the message says
     assert done.status == 0, done.err
     assert (out / "plain-0" / "state.pt").stat().st_mtime_ns == kept
     text = json.dumps(without_times(done.lines))
@@ -92,15 +94,19 @@ def test_an_interrupted_demo_goes_on(
 def test_a_demo_of_another_kind_is_not_continued(
     gta: Gta, tmp_path: Path, changes: tuple[str, str], message: str
 ) -> None:
-    record = {"command": "demo", "methods": None}
-    from gtacli.config.demo import DemoConfig
-
-    config = DemoConfig(sampling_rate=100.0, epochs=2, device="cpu", workers=0)
-    record |= {"config": config.model_dump(mode="json")}
+    config = DemoConfig(sampling_rate=100.0, epochs=2).model_dump(mode="json")
+    record = {"command": "demo", "methods": METHODS, "config": config}
     (tmp_path / "run.json").write_text(json.dumps(record))
     refused = gta("demo", *SHORT, *changes, "-o", str(tmp_path))
     assert refused.status == 2
     assert message in refused.err
+
+
+def test_a_demo_of_another_version_is_not_continued(gta: Gta, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"command": "demo", "methods": {}}))
+    refused = gta("demo", "-o", str(tmp_path))
+    assert refused.status == 2
+    assert "another version's" in refused.err
 
 
 def test_a_folder_of_something_else_is_not_used(gta: Gta, tmp_path: Path) -> None:
