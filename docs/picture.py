@@ -12,7 +12,7 @@ from PIL import Image
 from gtacli.demo.picture import draw_attention
 from gtacli.training.devices import choose_compute
 
-WIDTH = 640
+WIDTH = 560
 
 
 def main(demo: str, out: str) -> None:
@@ -21,7 +21,7 @@ def main(demo: str, out: str) -> None:
     with Image.open(file) as sheet:
         size = (WIDTH, round(WIDTH * sheet.height / sheet.width))
         small = sheet.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    small.quantize(128, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    small.save(file, optimize=True)
 
 
 if __name__ == "__main__":
