@@ -7,7 +7,6 @@ the models' input waits in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +18,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.ahead import ahead
+from gtacli.data.chunks import a_core_each, chunk_size, chunks, thread_count
 from gtacli.data.images import ImageError, decode
 from gtacli.data.inputs import Named
 from gtacli.discovery import Discovery, Found
+from gtacli.discovery.threads import one_thread
 from gtacli.models.loading import LoadedModel
 from gtacli.models.pixels import Size
 from gtacli.training.devices import Compute
@@ -135,17 +136,40 @@ def find_all(
     Each image is read once, as the first finder reads it.
 
     Args:
-        finders: of models of one input size.
-        threads: for reading; 0: none; default: by the machine.
+        finders: of models of one input size, on one device.
+        batch_size: images at a time; on a CPU at most.
+        threads: for reading, on a CPU for looking too; 0: none; default: by the machine.
         stop: asked before each batch; the rest of the images is left.
     """
-    views = ahead(finders[0].read, images, 2 * batch_size, threads)
-    while not stop() and (batch := list(islice(views, batch_size))):
-        good = [view for view in batch if isinstance(view, View)]
-        by_finder = [finder.find(good) if good else [] for finder in finders]
-        by_image = zip(*by_finder, strict=True)
-        for view in batch:
-            if isinstance(view, Failed):
-                yield view
-            else:
-                yield Seen(view.image, view.size, next(by_image))
+    first = finders[0]
+    patches = first.grid[0] * first.grid[1]
+    if a_core_each(first.compute.device.type == "cpu", patches, threads):
+        batches = _a_core_each(finders, chunks(images, chunk_size(batch_size, patches)), threads)
+    else:
+        views = ahead(first.read, images, 2 * batch_size, threads)
+        batches = (_find(finders, batch) for batch in chunks(views, batch_size))
+    for found in batches:
+        yield from found
+        if stop():
+            return
+
+
+def _a_core_each(
+    finders: Sequence[Finder], batches: Iterable[list[Named | Failed]], threads: int | None
+) -> Iterator[list[Seen | Failed]]:
+    def work(images: list[Named | Failed]) -> list[Seen | Failed]:
+        return _find(finders, [finders[0].read(image) for image in images])
+
+    workers = thread_count(threads)
+    with one_thread():
+        yield from ahead(work, batches, workers + 1, workers)
+
+
+def _find(finders: Sequence[Finder], batch: Sequence[View | Failed]) -> list[Seen | Failed]:
+    """What every finder finds in one batch."""
+    good = [view for view in batch if isinstance(view, View)]
+    by_image = zip(*(finder.find(good) if good else [] for finder in finders), strict=True)
+    return [
+        view if isinstance(view, Failed) else Seen(view.image, view.size, next(by_image))
+        for view in batch
+    ]

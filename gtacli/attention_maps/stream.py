@@ -1,16 +1,14 @@
 """Maps of a stream of images, in order and in constant memory.
 
 A few images at a time pass through everything, reading, models, drawing and writing, in one thread,
-and there is a thread for each core. So no core waits for a stage that another one is busy with, and
-torch's operators, on one thread each, need not meet at the end of every product. One model at a
-time runs on a GPU, or where one image is work enough for all cores.
+and there is a thread for each core (see `gtacli.data.chunks`). One model at a time runs on a GPU,
+or where one image is work enough for all cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -22,18 +20,12 @@ from gtacli.attention_maps.files import MapFiles
 from gtacli.attention_maps.kinds import Seen
 from gtacli.attention_maps.looker import Looker
 from gtacli.data.ahead import ahead
+from gtacli.data.chunks import a_core_each, chunk_size, chunks, thread_count
 from gtacli.data.images import ImageError, decode
 from gtacli.data.inputs import Named
-from gtacli.data.machine import usable_cores
 from gtacli.discovery.threads import one_thread
 from gtacli.training.devices import Compute
 
-CHUNK = 8
-"""Images at a time on a CPU: enough for a product's setting up not to count."""
-CHUNK_PATCHES = 8192
-"""Patches at a time on a CPU, so that large images stay within a bounded memory."""
-MANY_PATCHES = 4096
-"""Patches of an image from which on all cores work on it together."""
 KEPT_PIXELS = 1 << 20
 """Pixels up to which an image waits decoded for its maps; a larger one is read twice."""
 
@@ -73,27 +65,21 @@ def look(
         lookers: one or more models; moved to the device.
         files: what is drawn and written.
         batch_size: images at a time, on a GPU; on a CPU at most.
-        threads: default: one a core, at most 16; 0: none, everything in the caller's.
+        threads: default: one a core; 0: none, everything in the caller's.
 
     Raises RunError for a file that cannot be written.
     """
     for looker in lookers:
         looker.model.model.to(compute.device)
     patches = max(looker.patches for looker in lookers)
-    apart = compute.device.type == "cpu" and patches < MANY_PATCHES and threads != 0
-    if compute.device.type == "cpu":
-        batch_size = max(1, min(batch_size, CHUNK, CHUNK_PATCHES // patches))
+    on_cpu = compute.device.type == "cpu"
+    apart = a_core_each(on_cpu, patches, threads)
+    size = chunk_size(batch_size, patches) if on_cpu else batch_size
     work = _Work(lookers, compute, files, nullcontext() if apart else Lock())
-    workers = min(16, usable_cores()) if threads is None else threads
+    workers = thread_count(threads)
     with one_thread(apart):
-        for looked in ahead(work, _chunks(images, batch_size), workers + 1, workers):
+        for looked in ahead(work, chunks(_claimed(images), size), workers + 1, workers):
             yield from looked
-
-
-def _chunks(images: Iterable[Named], size: int) -> Iterator[list[Named | Looked]]:
-    claimed = _claimed(images)
-    while chunk := list(islice(claimed, size)):
-        yield chunk
 
 
 def _claimed(images: Iterable[Named]) -> Iterator[Named | Looked]:
