@@ -55,8 +55,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(groups, lr=1.5e-4, betas=(0.9, 0.95))
     images = torch.randn(b, 3, 224, 224, device=device)
     maps = torch.randint(0, 256, (b, 28, 28), dtype=torch.uint8, device=device)
-    boxes = torch.tensor([[0.1, 0.2, 0.8, 0.7]], device=device).expand(b, 4)
-    flips = torch.arange(b, device=device) % 2 == 0
+    shown = torch.tensor([[0.1, 0.2, 0.8, 0.7, 1.0]], device=device).expand(b, 5)
     model = torch.compile(made, dynamic=False) if args.compile else made
 
     def loss() -> Tensor:
@@ -66,7 +65,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         errors = model(images, order).errors
         if variant != "guided":
             return errors.mean()
-        views = normalised(view_maps(maps, boxes, flips, (14, 14)).flatten(1))
+        views = normalised(view_maps(maps, shown, (14, 14)).flatten(1))
         masked = take(views, order[:, -errors.shape[1] :])
         return (guided_weights(masked, 0.7) * errors).mean()
 

@@ -24,7 +24,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_policies
 from torch import Tensor
 
-from gtacli.data.transforms import Crop, TrainTransform
+from gtacli.data.transforms import Crop, Shown, TrainTransform
 from gtacli.errors import UsageError
 from gtacli.models.pixels import Size
 
@@ -142,10 +142,16 @@ class Augmentation:
             pixels = rng.standard_normal(shape, np.float32) * std + mean
         return torch.from_numpy((255 * pixels).round().clip(0, 255).astype(np.uint8))
 
-    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+        """The view, and what its crop shows; policies may shift and turn that a little."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
-        return self.apply(image, self.draw(image.shape[-2], image.shape[-1], rng))
+        height, width = image.shape[-2:]
+        view = self.draw(height, width, rng)
+        return self.apply(image, view), view.crop.shown(height, width)
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        return self.see(image, rng)[0]
 
 
 def draw_policy(policy: str, side: int, rng: np.random.Generator) -> tuple[Op, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gtacli.data.augmentation import Augmentation, View
 from gtacli.data.recolour import apply_op, to_device
+from gtacli.data.transforms import Shown
 from gtacli.models.pixels import Size
 
 
@@ -57,13 +58,17 @@ class BatchedAugmentation:
     def load_size(self) -> Size:
         return self.augmentation.load_size
 
-    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Cut:
-        """Draws the view of `image` (3, H, W) and keeps what its crop needs."""
+    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Cut, Shown]:
+        """Draws the view of `image` (3, H, W) and keeps what its crop needs; and what it shows."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
         view = self.augmentation.draw(image.shape[-2], image.shape[-1], rng)
         top, left, height, width, _ = view.crop
-        return Cut(image[:, top : top + height, left : left + width], view)
+        cut = Cut(image[:, top : top + height, left : left + width], view)
+        return cut, view.crop.shown(image.shape[-2], image.shape[-1])
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Cut:
+        return self.see(image, rng)[0]
 
     def pack(self, cuts: Sequence[Cut]) -> Cuts:
         """One canvas for all of them, as large as the largest box."""

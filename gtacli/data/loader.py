@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from gtacli.data.batched import BatchedAugmentation, Cuts
 from gtacli.data.images import ImageError
 from gtacli.data.store import ImageStore
-from gtacli.data.transforms import Transform
+from gtacli.data.transforms import Shown, Transform
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
@@ -32,6 +32,9 @@ class Batch(NamedTuple):
     """int64 (B,)."""
     indices: Tensor
     """int64 (B,): places in the store's records."""
+    shown: Tensor
+    """fp32 (B, 5): x0, y0, x1, y1 of what each view shows, as shares of its image, and 1 where it
+    is mirrored (`transforms.Shown`)."""
 
 
 class _Part(NamedTuple):
@@ -158,6 +161,7 @@ class _Epoch(Dataset[_Part]):
     def __getitem__(self, number: int) -> _Part:
         transform = self.transform
         views: list[Any] = []
+        shown: list[Shown] = []
         kept: list[int] = []
         failed: list[tuple[int, str]] = []
         start, (first, step) = number * self.batch_size, self.part
@@ -168,13 +172,16 @@ class _Epoch(Dataset[_Part]):
                 failed.append((index, str(error)))
                 continue
             rng = np.random.default_rng((*self.view_seed, index)) if self.train else None
-            views.append(transform(image, rng))
+            view, where = transform.see(image, rng)
+            views.append(view)
+            shown.append(where)
             kept.append(index)
         indices = torch.tensor(kept, dtype=torch.int64)
         cuts = transform.pack(views) if isinstance(transform, BatchedAugmentation) else None
         empty = torch.empty(0, 3, *transform.image_size, dtype=torch.uint8)
         images = torch.stack(views) if views and cuts is None else empty
-        return _Part(Batch(images, self.store.labels[indices], indices), failed, cuts)
+        boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
+        return _Part(Batch(images, self.store.labels[indices], indices, boxes), failed, cuts)
 
     def _order(self) -> Tensor:
         if not self.train:

@@ -5,7 +5,8 @@ loaded; training takes a random resized crop of that (Szegedy et al., 2014; torc
 a random flip, evaluation resizes to input / crop_pct and cuts the centre (timm's rule). Normalising
 is not done here but on the device, by each model's own mean and std.
 
-A draw (`Crop`) is kept apart from its application, so that a map can travel with its image.
+A draw (`Crop`) is kept apart from its application, and every view says what part of its image it
+shows (`Shown`), so that a map can travel with its image.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,21 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.models.pixels import Size
-from gtacli.models.preprocessing import eval_view, resized_size
+from gtacli.models.preprocessing import eval_box, eval_view, resized_size
 
 LOAD_RATIO = 256 / 224
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
+
+
+class Shown(NamedTuple):
+    """What part of its image a view shows: a box as shares of the sides, and whether mirrored."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    flip: bool = False
 
 
 class Transform(Protocol):
@@ -38,6 +49,10 @@ class Transform(Protocol):
         """(height, width) that an image must cover when it is loaded."""
         ...
 
+    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+        """The view, and what it shows."""
+        ...
+
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor: ...
 
 
@@ -49,6 +64,12 @@ class Crop(NamedTuple):
     height: int
     width: int
     flip: bool
+
+    def shown(self, height: int, width: int) -> Shown:
+        """The same of a `height` x `width` image."""
+        right, bottom = self.left + self.width, self.top + self.height
+        box = self.left / width, self.top / height, right / width, bottom / height
+        return Shown(*box, self.flip)
 
 
 @dataclass(frozen=True)
@@ -94,10 +115,16 @@ class TrainTransform:
         )
         return out.flip(-1) if crop.flip else out
 
-    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+        """The view, and what it shows."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
-        return self.apply(image, self.draw(image.shape[-2], image.shape[-1], rng))
+        height, width = image.shape[-2:]
+        crop = self.draw(height, width, rng)
+        return self.apply(image, crop), crop.shown(height, width)
+
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        return self.see(image, rng)[0]
 
 
 @dataclass(frozen=True)
@@ -111,6 +138,12 @@ class EvalTransform:
     @property
     def load_size(self) -> Size:
         return resized_size(self.image_size, self.crop_pct)
+
+    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+        """The view, and what it shows."""
+        height, width = image.shape[-2:]
+        y0, x0, y1, x1 = eval_box((height, width), self.image_size, self.crop_pct)
+        return self(image), Shown(x0 / width, y0 / height, x1 / width, y1 / height)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
         return eval_view(image, self.image_size, self.crop_pct, self.interpolation)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.data.loader import Batch
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import comparable_rows
 from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
@@ -18,7 +19,7 @@ from gtacli.training.classes import mean_class_accuracy
 from gtacli.training.devices import Compute, wide
 from gtacli.training.distribution import ALONE, Processes
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+Batches = Callable[[], Iterable[Batch]]
 CACHE_BYTES = 256 * 2**20
 
 
@@ -74,7 +75,7 @@ class Evaluator:
         # figures do not depend on who measured which image.
         sums = wide(torch.zeros(3, device=device))
         by_class = wide(torch.zeros(2, self.target.model.num_classes, device=device))
-        for number, (images, labels, indices) in enumerate(self.batches()):
+        for number, (images, labels, indices, *_) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
             if not len(images):

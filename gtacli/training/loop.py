@@ -25,6 +25,7 @@ from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
+from gtacli.data.loader import Batch
 from gtacli.errors import Interrupted, RunError
 from gtacli.training import rng
 from gtacli.training.devices import Compute
@@ -35,7 +36,6 @@ from gtacli.training.runs import RunFolder
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 20
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Observer(Protocol):
@@ -165,7 +165,7 @@ def fit(
             clock = time.perf_counter()
             read = 0  # images of the optimiser step so far
             # -- one epoch ----------------------------------------------------------------
-            for images, labels, _ in batches(epoch, progress.batch):
+            for images, labels, *_ in batches(epoch, progress.batch):
                 batch = progress.batch
                 update = epoch * plan.updates + batch // plan.accumulate
                 schedule.step_update(update)

@@ -90,7 +90,7 @@ class SourceViews:
         started = time.perf_counter()
         rows = torch.zeros(self.shape)
         for view in range(self.views):
-            for number, (images, _, indices) in enumerate(batches(view, 0)):
+            for number, (images, _, indices, *_) in enumerate(batches(view, 0)):
                 if last is not None and number >= last:
                     break
                 if len(images):
