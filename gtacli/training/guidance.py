@@ -14,6 +14,7 @@ masked (predicted).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import cos, pi
 from typing import NamedTuple
 
@@ -25,6 +26,21 @@ from gtacli.training.distribution import ALONE, Processes
 
 # Maps come in steps of 1/255; what differs by less is a rounding error of its resampling.
 _FLAT = 1e-5
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How maps weigh the error.
+
+    Attributes:
+        tau: (start, end) of the schedule over the training; twice the same: fixed.
+        gamma: a number, or None: the mean weight of a batch is 1.
+        shuffle: the control: every map's values on other patches.
+    """
+
+    tau: tuple[float, float] = (1.0, 0.5)
+    gamma: float | None = None
+    shuffle: bool = False
 
 
 def normalised(maps: Tensor) -> Tensor:
