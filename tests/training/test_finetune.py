@@ -153,7 +153,7 @@ def test_drift_is_the_gta_distance_on_validation_images(
     """Against full N x N logits of both networks by the plain formula."""
     finetune(config(epochs=1), recorder)
     job = jobs[0]
-    (images, _, _), *rest = phases.evaluator(job, job.split.val, drift=True).batches()
+    (images, *_), *rest = phases.evaluator(job, job.split.val, drift=True).batches()
     assert not rest
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (job.target.mean, job.target.std))
     x = (images / 255 - mean) / std
