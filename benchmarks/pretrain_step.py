@@ -8,8 +8,9 @@ guided    the same with maps from a cache: cropped with their images, weights, n
 crossmae  ours with CrossMAE's decoder, a quarter of the patches predicted
 
 All at 224 pixels in patches of 16, decoder 512 x 8, random images. With --compile every variant is
-compiled. Prints one JSON line: medians of interleaved repeats, ratios to official of the same run,
-and peak memory (of a fresh process a variant on the CPU, of the allocator on a GPU).
+compiled. Prints one JSON line: medians of interleaved repeats, ratios to official of the same run
+(on the CPU of its own time too, which others on the machine disturb less), and peak memory (of a
+fresh process a variant on the CPU, of the allocator on a GPU).
 """
 
 from __future__ import annotations
@@ -94,6 +95,13 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
     return float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
+def paired(times: dict[str, list[float]]) -> dict[str, float]:
+    """Median ratios to official. A round's steps ran next to each other: this is steadier on a busy
+    machine than the ratio of the medians."""
+    rounds = {v: zip(times[v], times["official"], strict=True) for v in VARIANTS[1:]}
+    return {v: round(statistics.median(a / b for a, b in pairs), 3) for v, pairs in rounds.items()}
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--repos", type=Path, required=True)
@@ -115,23 +123,19 @@ def main() -> None:
         return
     steps = {v: make_step(v, args) for v in VARIANTS}
     times: dict[str, list[float]] = {v: [] for v in VARIANTS}
+    own: dict[str, list[float]] = {v: [] for v in VARIANTS}
     for repeat in range(args.repeats + 2):
         turn = repeat % len(VARIANTS)
         # The order turns, so that no variant always follows the same one.
         for v in VARIANTS[turn:] + VARIANTS[:turn]:
             compute.synchronize()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             steps[v]()
             compute.synchronize()
             if repeat >= 2:
                 times[v].append(time.perf_counter() - start)
+                own[v].append(time.process_time() - cpu)
     medians = {v: statistics.median(t) for v, t in times.items()}
-    # A round's steps ran next to each other: the median of their ratios is steadier on a busy
-    # machine than the ratio of the medians.
-    paired = {
-        v: statistics.median(a / b for a, b in zip(times[v], times["official"], strict=True))
-        for v in VARIANTS[1:]
-    }
     steps.clear()
     memory = {v: peak_memory(v, args) for v in VARIANTS}
     print(
@@ -147,7 +151,8 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "seconds": {v: round(s, 4) for v, s in medians.items()},
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
-                "time_ratio": {v: round(r, 3) for v, r in paired.items()},
+                "time_ratio": paired(times),
+                "cpu_time_ratio": paired(own) if compute.device.type == "cpu" else None,
                 "memory_mb": {v: round(m) for v, m in memory.items()},
                 "memory_ratio": {v: round(memory[v] / memory["official"], 3) for v in VARIANTS[1:]},
             }
