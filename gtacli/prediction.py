@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from gtacli.data.ahead import ahead
+from gtacli.data.chunks import chunks
 from gtacli.data.images import load
 from gtacli.data.transforms import EvalTransform
 from gtacli.errors import GtaError
@@ -50,7 +50,7 @@ def predict(
             return path, str(error)
 
     images = ahead(read, paths, 2 * batch_size)
-    while batch := list(islice(images, batch_size)):
+    for batch in chunks(images, batch_size):
         good = [image for _, image in batch if isinstance(image, Tensor)]
         ranked: Iterator[tuple[Tensor, Tensor]] = iter(())
         if good:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gtacli.data.ahead import ahead
+from gtacli.data.chunks import chunks
 from gtacli.data.images import ImageError
 from gtacli.data.inputs import Named
 from gtacli.data.truth import Truth, read_truth, record_truth
@@ -96,7 +96,7 @@ class AttentionProbe:
         Yields: an image that cannot be done, or how many have just been measured.
         """
         items = ahead(self._read, images, 2 * batch_size, threads)
-        while batch := list(islice(items, batch_size)):
+        for batch in chunks(items, batch_size):
             good = [item for item in batch if isinstance(item, _Item)]
             yield from (item for item in batch if isinstance(item, Failed))
             if good:
