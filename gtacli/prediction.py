@@ -34,8 +34,7 @@ def predict(
 
     Raises GtaError for a model without a classifier.
     """
-    untrained = model.report.new_head or not model.report.loaded
-    if untrained or not getattr(model.model, "num_classes", 0):
+    if not has_classifier(model):
         raise GtaError(f"--model: {model.spec} has no classifier; name a run of gta finetune")
     names = class_names(model)
     network = model.model.to(compute.device).eval()
@@ -65,6 +64,12 @@ def predict(
             values, indices = next(ranked)
             found = zip(values.tolist(), indices.tolist(), strict=True)
             yield {"image": path, "top": [{"class": names(i), "probability": p} for p, i in found]}
+
+
+def has_classifier(model: LoadedModel) -> bool:
+    """Whether the model's weights brought a classifier."""
+    untrained = model.report.new_head or not model.report.loaded
+    return not untrained and bool(getattr(model.model, "num_classes", 0))
 
 
 def class_names(model: LoadedModel) -> Callable[[int], str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from gtacli.cli.lazy import group
 from gtacli.cli.options import config_command
 from gtacli.cli.probe_attention import attention
+from gtacli.cli.probe_background import background
 from gtacli.config.probe import AttentionProbeConfig
+from gtacli.config.probe_background import BackgroundProbeConfig
 
 app = group("Measure what a network has learnt, without training it.")
 
+config_command(app, BackgroundProbeConfig, "probe background")(background)
 config_command(app, AttentionProbeConfig, "probe attention")(attention)

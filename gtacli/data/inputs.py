@@ -29,10 +29,11 @@ class Named(NamedTuple):
         return Path(self.path) if self.record is None else self.record.path
 
 
-def dataset_images(dataset: ImageDataset) -> Iterator[Named]:
-    """All images of a data set, part by part; each lies where its key says."""
-    for _, record in dataset.records():
-        yield Named(str(record.path), _without_root(record.key), record)
+def dataset_images(dataset: ImageDataset, part: str | None = None) -> Iterator[Named]:
+    """All images of a data set, part by part, or those of one; each lies where its key says."""
+    for split, record in dataset.records():
+        if part in (None, split):
+            yield Named(str(record.path), _without_root(record.key), record)
 
 
 def data_sources(spec: str) -> list[Path | Packed]:

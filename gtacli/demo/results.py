@@ -11,9 +11,14 @@ from gtacli.data.base import ImageDataset
 from gtacli.data.inputs import dataset_images
 from gtacli.data.spec import load_dataset
 from gtacli.demo.runs import Run
-from gtacli.models.loading import load_model
+from gtacli.models.loading import LoadedModel, load_model
 from gtacli.probing.attention import AttentionProbe
-from gtacli.probing.backgrounds import RecordScenes, background_figures
+from gtacli.probing.background import BackgroundProbe
+from gtacli.probing.background_figures import Answers
+from gtacli.probing.background_figures import figures as background_figures
+from gtacli.probing.backgrounds import ImageScenes
+from gtacli.probing.classes import matched
+from gtacli.probing.variant_sources import BuiltVariants
 from gtacli.training.devices import Compute
 
 FIGURES = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
@@ -33,12 +38,10 @@ def measure(
     demo = load_dataset("demo")
     models = [load_model(spec) for spec in ("demo", *(str(run.path) for run in runs))]
     probe = AttentionProbe(models, "all", "data", compute)
-    test = ImageDataset(demo.name, demo.classes, {"test": demo["test"]})
-    for _ in probe.see(dataset_images(test)):
+    for _ in probe.see(dataset_images(demo, "test")):
         pass
     source, *attention = (_attention(result) for result in probe.results())
-    scenes, grounds = RecordScenes(demo["test"]), RecordScenes(demo["train"])
-    variants = background_figures(models[1:], scenes, grounds, compute)
+    variants = [background_figures(answers) for answers in _answers(models[1:], demo, compute)]
     figures = [
         {
             "method": run.method,
@@ -46,12 +49,20 @@ def measure(
             "run": str(run.path),
             "test_top1": summary["test_top1"],
             **where,
-            "accuracy": variant["accuracy"],
+            "accuracy": {name: shown["top1"] for name, shown in variant["variants"].items()},
             "bg_gap": variant["bg_gap"],
         }
         for run, summary, where, variant in zip(runs, summaries, attention, variants, strict=True)
     ]
     return {"attention_inside": source["attention_inside"], "area": source["area"]}, figures
+
+
+def _answers(models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute) -> list[Answers]:
+    scenes, grounds = (ImageScenes([*dataset_images(demo, part)]) for part in ("test", "train"))
+    probe = BackgroundProbe(models, [matched(model, demo.classes) for model in models], compute)
+    for _ in probe.see(BuiltVariants(scenes, demo.classes, grounds), batch_size=64):
+        pass
+    return probe.answers
 
 
 def _attention(result: dict[str, Any]) -> dict[str, Any]:

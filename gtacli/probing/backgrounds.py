@@ -26,21 +26,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.base import Record
 from gtacli.data.images import ImageError, decode
-from gtacli.data.truth import record_truth
+from gtacli.data.inputs import Named
+from gtacli.data.truth import Truth, read_truth, record_truth
 from gtacli.errors import GtaError
-from gtacli.models.loading import LoadedModel
 from gtacli.models.pixels import cover_size
-from gtacli.models.preprocessing import eval_view
-from gtacli.training.devices import Compute
 
 Variant = Literal[
     "original", "only-bg-b", "only-bg-t", "no-fg", "only-fg",
@@ -106,35 +104,40 @@ class HeldScenes:
 
 
 @dataclass(frozen=True)
-class RecordScenes:
-    """Scenes of a data set whose images have masks. What annotators left open counts as object, so
-    that no background shows it.
+class ImageScenes:
+    """Scenes of images with masks: of a folder, or their data set's own. What annotators left open
+    counts as object, so that no background shows it.
 
     Reading raises ImageError.
+
+    Attributes:
+        images: those of no data set are all of the class 0.
+        masks: folder of the masks, named like the images; None: the data set's.
     """
 
-    records: Sequence[Record]
+    images: Sequence[Named]
+    masks: Path | None = None
 
     @property
     def labels(self) -> Sequence[int]:
-        return [record.label for record in self.records]
+        return [0 if image.record is None else image.record.label for image in self.images]
 
     def __getitem__(self, index: int) -> Scene:
-        record = self.records[index]
-        pixels = F.pil_to_tensor(decode(record.path))
-        truth = record_truth(record, (pixels.shape[-2], pixels.shape[-1]))
+        image = self.images[index]
+        pixels = F.pil_to_tensor(decode(image.source))
+        size = pixels.shape[-2], pixels.shape[-1]
+        if self.masks is not None:
+            truth: Truth | None = read_truth(self.masks, image.below, size)
+        else:
+            truth = None if image.record is None else record_truth(image.record, size)
         if truth is None or truth.labels is None:
-            raise ImageError(f"{record.path} has no mask, and its background is not known")
-        return Scene(pixels, torch.from_numpy(truth.labels != 0), record.label)
+            raise ImageError(f"{image.path} has no mask, and its background is not known")
+        label = 0 if image.record is None else image.record.label
+        return Scene(pixels, torch.from_numpy(truth.labels != 0), label)
 
 
-def variants(
-    scenes: Scenes,
-    names: Sequence[Variant] = VARIANTS,
-    backgrounds: Scenes | None = None,
-    seed: int = 0,
-) -> Iterator[tuple[int, dict[Variant, Tensor]]]:
-    """The variants of each scene, one scene at a time.
+class Drawing:
+    """Draws the variants of scenes.
 
     Args:
         scenes: whose objects are shown.
@@ -143,22 +146,46 @@ def variants(
             other fits.
         seed: of the choice of backgrounds; that of an image depends on nothing but it and its
             number.
-
-    Yields: the number of the scene and its images, (3, h, w) uint8. Those that do not fit are
-    skipped.
-
-    Raises GtaError where a class has no image with a background.
     """
-    donors = _Donors(backgrounds or scenes, own=backgrounds is None, seed=seed)
-    for index, label in enumerate(scenes.labels):
-        scene = scenes[index]
-        if scene.fits():
-            drawn = {
-                name: _mixed(scene, donors(name, index, label))
-                if name.startswith("mixed")
-                else _draw(name, scene)
-                for name in names
-            }
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        names: Sequence[Variant] = VARIANTS,
+        backgrounds: Scenes | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.scenes, self.names = scenes, names
+        self._donors = _Donors(backgrounds or scenes, own=backgrounds is None, seed=seed)
+
+    def __call__(self, index: int) -> dict[Variant, Tensor] | None:
+        """The variants of one scene, (3, h, w) uint8; None of a scene that does not fit.
+
+        Raises GtaError where a class has no image with a background, and what reading the scene
+        raises. A background that cannot be read is left for another.
+        """
+        scene = self.scenes[index]
+        if not scene.fits():
+            return None
+        return {
+            name: _mixed(scene, self._donors(name, index, scene.label))
+            if name.startswith("mixed")
+            else _draw(name, scene)
+            for name in self.names
+        }
+
+
+def variants(
+    scenes: Scenes,
+    names: Sequence[Variant] = VARIANTS,
+    backgrounds: Scenes | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[int, dict[Variant, Tensor]]]:
+    """The number of each scene that fits, and its variants; see `Drawing`."""
+    draw = Drawing(scenes, names, backgrounds, seed)
+    for index in range(len(scenes.labels)):
+        drawn = draw(index)
+        if drawn is not None:
             yield index, drawn
 
 
@@ -241,66 +268,10 @@ class _Donors:
         if self.own:
             members.sort(key=index.__eq__)  # its own background only if there is no other
         for member in members:
-            scene = self.scenes[member]
+            try:
+                scene = self.scenes[member]
+            except ImageError:
+                continue
             if scene.fits():
                 return scene
         raise GtaError(f"no image of class {wanted} shows a background for {name}")
-
-
-def background_figures(
-    models: Sequence[LoadedModel],
-    scenes: Scenes,
-    backgrounds: Scenes | None,
-    compute: Compute,
-    names: Sequence[Variant] = VARIANTS,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> list[dict[str, Any]]:
-    """How classifiers do on the variants, all on the same images.
-
-    Args:
-        models: whose outputs are the classes of `scenes`, by number.
-        scenes, backgrounds, names, seed: see `variants`.
-
-    Returns: of each model `n_images`, `accuracy` (a fraction by variant) and `bg_gap`, None where
-    a variant that it needs is not among `names`. Accuracies of no image are None.
-    """
-    views = [model.view(compute.device) for model in models]
-    for model in models:
-        model.model.eval().to(compute.device)
-    hits = torch.zeros(len(models), len(names), dtype=torch.int64)
-    seen = 0
-
-    def count(batch: list[tuple[int, dict[Variant, Tensor]]]) -> None:
-        labels = torch.tensor([scenes.labels[index] for index, _ in batch])
-        for m, (model, view) in enumerate(zip(models, views, strict=True)):
-            for n, name in enumerate(names):
-                pixels = torch.stack(
-                    [
-                        eval_view(
-                            drawn[name], model.image_size, model.crop_pct, model.interpolation
-                        )
-                        for _, drawn in batch
-                    ]
-                ).to(compute.device)
-                with torch.no_grad(), compute.autocast():
-                    found = model.model(view(pixels)).argmax(-1)
-                hits[m, n] += (found.cpu() == labels).sum()
-
-    waiting: list[tuple[int, dict[Variant, Tensor]]] = []
-    for drawn in variants(scenes, names, backgrounds, seed):
-        waiting.append(drawn)
-        seen += 1
-        if len(waiting) == batch_size:
-            count(waiting)
-            waiting = []
-    if waiting:
-        count(waiting)
-    return [_figures(names, row.tolist(), seen) for row in hits]
-
-
-def _figures(names: Sequence[Variant], hits: Sequence[int], images: int) -> dict[str, Any]:
-    accuracy = {name: n / images if images else None for name, n in zip(names, hits, strict=True)}
-    same, rand = accuracy.get("mixed-same"), accuracy.get("mixed-rand")
-    gap = None if same is None or rand is None else same - rand
-    return {"n_images": images, "accuracy": accuracy, "bg_gap": gap}

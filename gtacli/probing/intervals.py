@@ -121,6 +121,21 @@ def share_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 
     )
 
 
+def unpaired_interval(
+    successes: tuple[int, int], n: tuple[int, int], level: float = 0.95
+) -> Interval:
+    """Of the difference of two shares, the first less the second, of different images: Newcombe's,
+    from the two Wilson intervals ("Interval estimation for the difference between independent
+    proportions", 1998, method 10). Each of at least one image."""
+    a, b = (s / m for s, m in zip(successes, n, strict=True))
+    (low_a, high_a), (low_b, high_b) = (
+        wilson(s, m, level) for s, m in zip(successes, n, strict=True)
+    )
+    return Interval(
+        a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
+    )
+
+
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int = 0, draws: int = DRAWS
 ) -> Difference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,16 @@ from PIL import Image
 
 from gtacli.data.base import Record
 from gtacli.data.images import ImageError
+from gtacli.data.inputs import Named
 from gtacli.errors import GtaError
-from gtacli.models import load_model
 from gtacli.probing.backgrounds import (
     VARIANTS,
     HeldScenes,
-    RecordScenes,
+    ImageScenes,
     Scene,
-    background_figures,
     variants,
     without_object,
 )
-from gtacli.training.devices import choose_compute
 
 Pixels = NDArray[np.uint8]
 
@@ -186,6 +184,10 @@ def donors_of_first(held: HeldScenes, seed: int) -> list[int]:
     return [int(drawn["mixed-same"][0, 0, 0])]
 
 
+def named(record: Record) -> Named:
+    return Named(str(record.path), PurePath(record.key), record)
+
+
 def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
     pixels = np.full((6, 9, 3), 9, np.uint8)
     ids = np.zeros((6, 9), np.uint8)
@@ -193,40 +195,16 @@ def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(ids).save(tmp_path / "m.png")
     masked = Record("a", 4, tmp_path / "a.png", tmp_path / "m.png")
-    scene = RecordScenes([masked])[0]
-    assert scene.label == 4
+    scenes = ImageScenes([named(masked)])
+    scene = scenes[0]
+    assert (scene.label, scenes.labels) == (4, [4])
     assert scene.image.shape == (3, 6, 9)
     assert torch.equal(scene.mask, torch.from_numpy(ids > 0))
     with pytest.raises(ImageError, match="has no mask"):
-        RecordScenes([Record("a", 4, tmp_path / "a.png")])[0]
-
-
-def test_accuracies_and_the_gap_against_one_image_at_a_time(tiny_model: Path) -> None:
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (10, 3, 32, 32), dtype=np.uint8))
-    masks = torch.zeros(10, 32, 32, dtype=torch.bool)
-    masks[:9, 8:20, 10:25] = True  # the last one has no object
-    model = load_model(str(tiny_model))
-    with torch.no_grad():  # an untrained head would always say the same
-        model.model.head.weight.mul_(50)  # type: ignore[union-attr, operator]
-    labels = [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
-    held = HeldScenes(images, masks, labels)
-    compute = choose_compute("cpu", "fp32")
-    result, again = background_figures([model, model], held, None, compute, batch_size=4)
-    hits = dict.fromkeys(VARIANTS, 0)
-    for index, drawn in variants(held):
-        for name, pixels in drawn.items():
-            seen = model.preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
-            with torch.no_grad():
-                hits[name] += int(model.model(seen[None]).argmax()) == labels[index]
-    assert result == again
-    assert result["n_images"] == 9
-    assert result["accuracy"] == {name: n / 9 for name, n in hits.items()}
-    assert len(set(hits.values())) > 1
-    assert result["bg_gap"] == pytest.approx((hits["mixed-same"] - hits["mixed-rand"]) / 9)
-    (part,) = background_figures([model], held, None, compute, ["no-fg"])
-    assert part["bg_gap"] is None
+        ImageScenes([named(Record("a", 4, tmp_path / "a.png"))])[0]
+    (tmp_path / "m.png").rename(tmp_path / "a.mask.png")  # no mask of that name in the folder
+    with pytest.raises(ImageError, match="no ground truth for b"):
+        ImageScenes([Named(str(tmp_path / "a.png"), PurePath("b.png"))], tmp_path)[0]
 
 
 def test_the_tile_is_laid_from_the_images_corner() -> None:

@@ -19,6 +19,7 @@ from gtacli.probing.intervals import (
     mean_interval,
     paired_bootstrap,
     share_difference,
+    unpaired_interval,
     wilson,
 )
 
@@ -111,6 +112,12 @@ def test_a_difference_of_shares_is_bonett_and_prices(
     assert found.difference == pytest.approx(a.mean() - b.mean())
     assert found.low == pytest.approx(max(-1, middle - half))
     assert found.high == pytest.approx(min(1, middle + half))
+
+
+def test_shares_of_different_images_are_newcombes() -> None:
+    """Two of the examples in his table II."""
+    assert unpaired_interval((56, 48), (70, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert unpaired_interval((10, 0), (10, 10)) == pytest.approx((0.6075, 1.0), abs=5e-5)
 
 
 def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says() -> None:
