@@ -23,6 +23,7 @@ class Untrained(ModelProvider):
     """The demo's architecture with random weights."""
 
     help: ClassVar[str] = "the demo's architecture with random weights"
+    pretrained: ClassVar[bool] = False
 
     def weights(self) -> Weights:
         return Weights(ARCHITECTURE, None, {}, "demo-untrained", KWARGS)

@@ -6,19 +6,24 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
 from gtacli.config.demo import DemoConfig
 
+if TYPE_CHECKING:
+    from gtacli.training.runs import RunFolder
+
 log = logging.getLogger(__name__)
 app = new_app()
 
 
-@config_command(app, DemoConfig, "demo", dry_run=False)
+@config_command(app, DemoConfig, "demo")
 def demo(config: DemoConfig, call: Call) -> None:
     """See in minutes what GTA does: it is compared with plain fine-tuning on a built-in set.
 
@@ -29,20 +34,32 @@ def demo(config: DemoConfig, call: Call) -> None:
     background gap: accuracy with test objects on backgrounds of their own class less that on any
     class's.
 
-    Interrupted, the same command with the same --out goes on.
+    Interrupted, the same command with the same --out goes on. --dry-run does all of it with one
+    seed and one epoch, and keeps nothing.
     """
+    from gtacli.demo.runs import claim
+    from gtacli.training.runs import RunFolder, default_out
+
+    folder = RunFolder(config.out or default_out("demo"), call.dry_run)
+    config, anew = claim(config, folder)
+    if not call.dry_run:
+        _demo(config, call, folder, anew)
+        return
+    with TemporaryDirectory() as elsewhere:
+        short = config.model_copy(update={"seeds": 1, "epochs": 1})
+        _demo(short, call, RunFolder(Path(elsewhere)), anew=True)
+
+
+def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None:
     from gtacli.config.report import ReportConfig
     from gtacli.demo.picture import draw_attention
     from gtacli.demo.results import compare, measure, pair_of
-    from gtacli.demo.runs import claim, planned, train
+    from gtacli.demo.runs import planned, train
     from gtacli.rendering.report.make import make_report
     from gtacli.training.devices import choose_compute
-    from gtacli.training.runs import RunFolder, default_out
 
     start = perf_counter()
     compute = choose_compute(config.device, config.precision)
-    folder = RunFolder(config.out or default_out("demo"))
-    config, anew = claim(config, folder)
     runs = planned(config, folder.path)
     summaries = []
     bar = console.progress("training", len(runs) * config.epochs)
@@ -60,6 +77,9 @@ def demo(config: DemoConfig, call: Call) -> None:
         make_report(options, [str(run.path) for run in runs], console.progress, sys.stdin.buffer)
     result = {"source": source, **compare(figures), "sheet": str(sheet), "report": str(page)}
     result |= {"run": str(folder.path), "seconds": round(perf_counter() - start, 2)}
+    if call.dry_run:  # nothing of it is kept
+        result |= dict.fromkeys(("sheet", "report", "run"))
+        figures = [{**row, "run": None} for row in figures]
     folder.write_json("summary.json", {"command": "demo", "runs": figures, **result})
     if call.json:
         for row in figures:
@@ -67,8 +87,9 @@ def demo(config: DemoConfig, call: Call) -> None:
         console.emit({"summary": result})
         return
     _show(result, len(runs) // 2)
-    console.say(str(sheet))
-    console.say(str(page))
+    if not call.dry_run:
+        console.say(str(sheet))
+        console.say(str(page))
 
 
 @contextmanager

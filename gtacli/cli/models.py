@@ -45,7 +45,12 @@ def _models() -> Iterator[dict[str, Any]]:
 
     for name in MODELS.names():
         origin = MODELS.origin(name)
-        yield {"model": name, "image_size": None, "pretrained": True, "from": origin.distribution}
+        yield {
+            "model": name,
+            "image_size": None,
+            "pretrained": _is_pretrained(name),
+            "from": origin.distribution,
+        }
     import timm
 
     for module in MODULES:
@@ -59,6 +64,17 @@ def _models() -> Iterator[dict[str, Any]]:
                     "pretrained": bool(tagged),
                     "from": "timm",
                 }
+
+
+def _is_pretrained(name: str) -> bool | None:
+    """None of a part that does not load; `gta plugins check` says why."""
+    from gtacli.errors import GtaError
+    from gtacli.registry import MODELS
+
+    try:
+        return MODELS.load(name).pretrained
+    except GtaError:
+        return None
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -56,6 +56,8 @@ class ModelProvider(ABC):
     """Base of the entries of `gta.models`: weights under a name."""
 
     help: ClassVar[str] = ""
+    pretrained: ClassVar[bool] = True
+    """False where the weights stay random."""
 
     @abstractmethod
     def weights(self) -> Weights:

@@ -110,6 +110,25 @@ def test_an_interrupted_demo_goes_on(
     assert json.loads(text.replace(str(out), str(tmp_path / "whole"))) == without_times(whole.lines)
 
 
+@pytest.mark.slow
+def test_a_dry_run_does_all_of_it_and_keeps_nothing(
+    gta: Gta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = gta("demo", *SHORT, "--dry-run", "--json")
+    assert done.status == 0, done.err
+    plain, kept, last = done.lines
+    assert (plain["method"], kept["method"]) == ("plain", "gta")
+    assert plain["attention_drift"] > 0
+    assert [last["summary"][key] for key in ("sheet", "report", "run")] == [None] * 3
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_a_dry_run_names_a_folder_in_use(gta: Gta, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert gta("demo", *SHORT, "--dry-run", "-o", str(tmp_path)).status == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

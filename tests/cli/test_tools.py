@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gtacli.registry import MODELS
+
 
 def test_models_list(gta: Any) -> None:
     rows = gta("models", "list", "vit_small*dino*", "--json").lines
@@ -18,6 +20,14 @@ def test_models_list(gta: Any) -> None:
     assert {"demo", "deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224"} <= every
     assert not {n for n in every if n.startswith(("resnet", "swin", "beit_"))}
     assert "eva02_tiny_patch14_224" in gta("models", "list", "eva02_tiny").out
+
+
+def test_models_list_says_which_are_random(gta: Any) -> None:
+    with MODELS.registered("broken", "no.such.module:Model"):
+        rows = {row["model"]: row for row in gta("models", "list", "--json").lines}
+    assert [rows[name]["pretrained"] for name in ("demo", "demo-untrained", "broken")] == [
+        True, False, None
+    ]  # fmt: skip
 
 
 def test_models_list_without_a_match(gta: Any) -> None:
