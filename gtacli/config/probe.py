@@ -9,6 +9,20 @@ from pydantic import BeforeValidator, Field
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
 
 
+def _read_shares(value: object) -> object:
+    """Numbers as `read_numbers` reads whole ones: `0.07,0.1`, one alone, or a list."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value),)
+    if isinstance(value, list):
+        return tuple(float(v) if isinstance(v, int) else v for v in value)
+    if isinstance(value, str):
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            return value
+    return value
+
+
 class AttentionProbeConfig(CommonConfig):
     """Whose attention is measured, on which images."""
 
@@ -58,3 +72,89 @@ class AttentionProbeConfig(CommonConfig):
         description="threads that read images; 0: none",
         json_schema_extra={"default": "by the machine"},
     )
+
+
+class FeatureProbeConfig(CommonConfig):
+    """Whose features are measured, which ones, and on which data set."""
+
+    model: str | None = Field(
+        default=None,
+        description="the ViT that is measured: a timm name, hf-hub:..., a run folder, ARCH@FILE, "
+        "or a name of the gta.models registry",
+        json_schema_extra={"metavar": "SPEC"},
+    )
+    compare: list[str] = Field(
+        default_factory=list,
+        description="further models on the same images, each tested against --model image by "
+        "image: all words up to the next option",
+        json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
+    )
+    data: str | None = Field(
+        default=None,
+        description="a labelled data set: a folder with train and val or test, a csv, "
+        "torch/NAME:ROOT, demo, ...",
+        json_schema_extra={"metavar": "SPEC"},
+    )
+    features: Literal["cls", "mean", "cls+mean"] = Field(
+        default="cls", description="the CLS token, the mean of the patches, or both side by side"
+    )
+    layer: Annotated[Literal["all", "last"] | tuple[int, ...], BeforeValidator(read_numbers)] = (
+        Field(
+            default="last",
+            description="blocks, from the end if negative, as in -1 or -4,-3,-2,-1; several side "
+            "by side; each after the model's final norm",
+            json_schema_extra={"metavar": "all|last|LIST"},
+        )
+    )
+    image_size: ImageSize | None = Field(
+        default=None,
+        description="what a model sees of every image, in pixels",
+        json_schema_extra={"metavar": "N|HxW", "default": "each model's own"},
+    )
+    cache: FilePath | None = Field(
+        default=None,
+        description="folder of the features, for all probes; never used for another model or "
+        "other images",
+        json_schema_extra={
+            "metavar": "DIR",
+            "default": "OUT/features; without --out runs/features",
+        },
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="threads that read images; 0: none",
+        json_schema_extra={"default": "by the machine"},
+    )
+    batch_size: int = Field(default=256, ge=1, description="images a step; on a CPU at most")
+    out: FilePath | None = Field(
+        default=None,
+        description="folder to write; new, empty, or an earlier probe's, whose features then serve",
+        json_schema_extra={"default": "runs/probe-NAME-DATE-TIME", "metavar": "DIR"},
+    )
+
+
+class KnnProbeConfig(FeatureProbeConfig):
+    """`gta probe knn`."""
+
+    k: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(read_numbers), Field(min_length=1)
+    ] = Field(
+        default=(10, 20, 100, 200),
+        description="how many neighbours vote",
+        json_schema_extra={"metavar": "LIST", "default": "10,20,100,200"},
+    )
+    temperature: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        BeforeValidator(_read_shares),
+        Field(min_length=1),
+    ] = Field(
+        default=(0.07,),
+        description="of the votes' weights, exp(cosine / temperature)",
+        json_schema_extra={"metavar": "LIST", "default": "0.07"},
+    )
+
+    @property
+    def main_k(self) -> int:
+        """Whose accuracy is the result: 20, which usually is the best, or the first k."""
+        return 20 if 20 in self.k else self.k[0]

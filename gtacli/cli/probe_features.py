@@ -1,0 +1,204 @@
+"""What every probe of features does around its own measurement: models in turn, each tested
+against the first, one record a model, a table, a folder that later probes may use again.
+
+    def knn(config: KnnProbeConfig, call: Call) -> int:
+        def measure(bench: Bench, model: LoadedModel) -> Outcome: ...
+        return run(config, call, measure, [("k 20 %", lambda r: percent(r["knn"]["20"]))])
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gtacli.cli import console
+from gtacli.cli.options import Call
+from gtacli.config.probe import FeatureProbeConfig
+from gtacli.errors import UsageError
+from gtacli.processes import here
+
+if TYPE_CHECKING:
+    from gtacli.models.loading import LoadedModel
+    from gtacli.probing.bench import Bench, Outcome
+    from gtacli.training.distribution import Processes
+    from gtacli.training.runs import RunFolder
+
+log = logging.getLogger(__name__)
+Shown = Sequence[tuple[str, Callable[[dict[str, Any]], Any]]]
+"""Columns of the table: a title, and what it shows of a result."""
+FEATURES, SHARED = "features", Path("runs/features")
+LINES = 30.0  # seconds between two, where there is no terminal
+_IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol")
+
+
+def run(
+    config: FeatureProbeConfig,
+    call: Call,
+    measure: Callable[[Bench, LoadedModel], Outcome],
+    shown: Shown,
+) -> int:
+    """Measures --model and every --compare on --data; the exit status.
+
+    Where features are asked for, images that cannot be read are named, the rest is done, and the
+    status is 1.
+    """
+    from gtacli.models import load_model
+    from gtacli.models.names import short_names
+    from gtacli.probing.bench import versus
+
+    task = call.command.split()[-1]
+    with begun(config, call, task) as (bench, folder):
+        assert config.model is not None
+        specs = [config.model, *config.compare]
+        outcomes: list[Outcome] = []
+        results: list[dict[str, Any]] = []
+        for spec in specs:
+            start = perf_counter()
+            model = load_model(spec, image_size=config.image_size)
+            outcome = measure(bench, model)
+            result = {
+                "task": task,
+                "model": spec,
+                "data": config.data,
+                "features": config.features,
+                "layer": sorted({column.layer for column in bench.columns(model)}),
+                "image_size": list(model.image_size),
+                **outcome.figures,
+                "n_train": outcome.n_train,
+                "n_test": outcome.n_test,
+                "test_part": bench.parts.test_part,
+                "seconds": round(perf_counter() - start, 2),
+            }
+            if outcomes:
+                result["versus"] = versus(outcomes[0], outcome)
+            outcomes.append(outcome)
+            results.append(result)
+            record(folder, results)  # an interruption costs only what is under way
+        finish(call, bench, short_names(specs), results, shown)
+        return 1 if bench.skipped else 0
+
+
+@contextmanager
+def begun(config: FeatureProbeConfig, call: Call, task: str) -> Iterator[tuple[Bench, RunFolder]]:
+    """All that is checked and read before the first network, and the run folder."""
+    if config.model is None:
+        raise UsageError(
+            "--model: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)"
+        )
+    if config.data is None:
+        raise UsageError("--data: name a labelled data set (a folder, a csv, demo, ...)")
+    from gtacli.data.spec import load_dataset
+    from gtacli.probing.bench import Bench, parts_of
+    from gtacli.probing.features import FeatureCache
+    from gtacli.training.devices import choose_compute
+    from gtacli.training.distribution import joined
+
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined())
+        compute = choose_compute(config.device, config.precision)
+        parts = parts_of(load_dataset(config.data), config.seed)
+        folder = open_folder(config, call, task, processes)
+        kept = config.cache or (SHARED if config.out is None else config.out / FEATURES)
+        if call.dry_run:
+            few = config.batch_size
+            parts = replace(parts, train=parts.train[:few], val=parts.val[:few])
+            parts = replace(parts, test=parts.test[:few])
+            kept = Path(stack.enter_context(TemporaryDirectory()))
+        cache = FeatureCache(
+            kept,
+            compute,
+            config.batch_size,
+            config.workers,
+            processes,
+            lambda total: console.progress("features", total, LINES),
+        )
+        yield Bench(parts, cache, config.features, config.layer, config.seed), folder
+
+
+def open_folder(
+    config: FeatureProbeConfig, call: Call, task: str, processes: Processes
+) -> RunFolder:
+    """The run folder; an earlier probe's may be used again, for its features.
+
+    Raises UsageError for a folder with anything else in it.
+    """
+    from gtacli.training.runs import RunFolder, default_out, environment
+
+    out = config.out or processes.from_main(lambda: default_out(f"probe-{task}"))
+    folder = RunFolder(out, call.dry_run, processes)
+    if not _is_probe(folder):
+        folder.check_free(config.overwrite, resumable=False)
+    settings = {"command": call.command, "config": config.model_dump(mode="json")}
+    folder.write_json("run.json", {**settings, **environment()})
+    return folder
+
+
+def _is_probe(folder: RunFolder) -> bool:
+    if not folder.has("run.json"):
+        return False
+    return str(folder.read_json("run.json").get("command", "")).startswith("probe ")
+
+
+def record(folder: RunFolder, results: Sequence[dict[str, Any]]) -> None:
+    """Into summary.json, beside what other probes have found in the same folder."""
+    earlier = folder.read_json("summary.json")["results"] if folder.has("summary.json") else []
+    new = [_identity(result) for result in results]
+    kept = [result for result in earlier if _identity(result) not in new]
+    folder.write_json("summary.json", {"results": [*kept, *results]})
+
+
+def _identity(result: dict[str, Any]) -> list[Any]:
+    return [result.get(name) for name in _IDENTITY]
+
+
+def finish(
+    call: Call, bench: Bench, names: Sequence[str], results: Sequence[dict[str, Any]], shown: Shown
+) -> None:
+    """Results on stdout: JSON Lines, or a table."""
+    if here().rank:
+        return
+    if call.json:
+        for key, reason in bench.skipped.items():
+            console.emit({"image": key, "error": reason})
+        for result in results:
+            console.emit(result)
+        return
+    first = results[0]
+    part = {"test": "", "val": " (its validation part)", "held-out": " (held out of training)"}
+    console.say(
+        f"{first['n_train']:,} training images, {first['n_test']:,} to test on"
+        + part[first["test_part"]]
+    )
+    compared = len(results) > 1
+    titles = [*(["model"] if compared else []), *(title for title, _ in shown)]
+    rows = [
+        [*([name] if compared else []), *(show(result) for _, show in shown)]
+        for name, result in zip(names, results, strict=True)
+    ]
+    if compared:
+        titles += ["more than first", "95 %", "p"]
+        rows = [[*row, *_versus(result)] for row, result in zip(rows, results, strict=True)]
+    console.table(titles, rows)
+
+
+def _versus(result: dict[str, Any]) -> list[Any]:
+    found = result.get("versus")
+    if found is None:
+        return [None] * 3
+    ends = [found["low"], found["high"]]
+    return [f"{100 * found['difference']:+.1f}", interval(ends), f"{found['p']:.2g}"]
+
+
+def percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f}"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """In per cent."""
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"

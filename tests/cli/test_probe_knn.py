@@ -1,0 +1,259 @@
+"""`gta probe knn` as a user and a script meet it; also what all probes of features share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy.stats import binomtest
+
+from tests.cli.conftest import Gta
+
+TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
+
+
+def saved(folder: Path, seed: int = 0, spoil: float | None = None) -> Path:
+    torch.manual_seed(seed)
+    arch = "vit_tiny_patch16_224"
+    model = timm.create_model(arch, num_classes=7, **TINY)
+    if spoil is not None:
+        model.state_dict()["patch_embed.proj.weight"].fill_(spoil)
+    folder.mkdir()
+    metadata = {"architecture": arch, "kwargs": json.dumps(TINY), "num_classes": "7"}
+    save_file(model.state_dict(), folder / "model.safetensors", metadata)
+    return folder
+
+
+def photos(root: Path, counts: dict[str, tuple[int, ...]]) -> Path:
+    """`counts`: images of each class in each part; a class has a colour, in much noise."""
+    for part, of in counts.items():
+        for label, count in enumerate(of):
+            for i in range(count):
+                rng = np.random.default_rng((len(part), label, i))
+                pixels = rng.integers(0, 226, (36, 44, 3))
+                pixels[..., label % 3] += 30
+                path = root / part / f"class{label}" / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return saved(tmp_path / "model")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return photos(tmp_path / "data", {"train": (8, 8, 8), "val": (6, 6, 6)})
+
+
+def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
+    start = ["probe", "knn", "-m", str(model), "--data", str(data), "-o", str(out)]
+    return [*start, "--device", "cpu", *map(str, more)]
+
+
+def stored(folder: Path) -> dict[int, tuple[Any, Any]]:
+    """Features in a cache, by their number of images, as anybody would read them."""
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "np") as part:
+            values = part.get_tensor("values").astype(np.float64)
+            found[len(values)] = (values, part.get_tensor("labels"))
+    return found
+
+
+def votes(
+    train: tuple[Any, Any], test: tuple[Any, Any], k: int, temperature: float, classes: int
+) -> list[bool]:
+    """DINO's classifier written out in float64."""
+    bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x, _ in (train, test))
+    right = []
+    for query, label in zip(queries, test[1], strict=True):
+        cosines = bank @ query
+        scores = np.zeros(classes)
+        for i in np.argsort(-cosines)[:k]:
+            scores[train[1][i]] += np.exp(cosines[i] / temperature)
+        right.append(bool(scores.argmax() == label))
+    return right
+
+
+def test_json_is_the_accuracy_of_the_vote(
+    gta: Gta, model: Path, data: Path, tmp_path: Path
+) -> None:
+    more = ("--k", "5,1,50", "--temperature", "0.07,1", "--json")
+    done = gta(*words(model, data, tmp_path / "out", *more))
+    assert done.status == 0, done.err
+    (line,) = done.lines
+    features = stored(tmp_path / "out" / "features")
+    train, test = features[24], features[18]
+    for temperature in (0.07, 1.0):
+        for k in (1, 5, 50):  # 50: more than there are
+            share = np.mean(votes(train, test, k, temperature, 3))
+            assert line["temperatures"][f"{temperature:g}"][str(k)] == pytest.approx(share)
+    assert line["knn"] == line["temperatures"]["0.07"]
+    assert line["top1"] == line["knn"]["5"]  # the first, without 20
+    assert (line["k"], line["temperature"], line["top5"]) == (5, 0.07, 1.0)
+    right = round(18 * line["top1"])
+    interval = binomtest(right, 18).proportion_ci(0.95, "wilson")
+    assert line["top1_interval"] == pytest.approx([interval.low, interval.high])
+    known = ("task", "features", "layer", "n_train", "n_test", "test_part")
+    assert [line[name] for name in known] == ["knn", "cls", [2], 24, 18, "val"]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["results"] == [line]
+    assert json.loads((tmp_path / "out/run.json").read_text())["command"] == "probe knn"
+
+
+def test_the_table_is_for_people(gta: Gta, model: Path, data: Path, tmp_path: Path) -> None:
+    done = gta(*words(model, data, tmp_path / "out"))
+    lines = done.out.splitlines()
+    assert lines[0] == "24 training images, 18 to test on (its validation part)"
+    assert lines[1].split("  ")[0] == "k 10 %"
+    assert len(lines) == 3
+
+
+def test_models_are_compared_image_by_image(
+    gta: Gta, model: Path, data: Path, tmp_path: Path
+) -> None:
+    other = saved(tmp_path / "other", seed=1)
+    done = gta(*words(model, data, tmp_path / "out", "--k", 5, "--json", "--compare", other, model))
+    first, second, third = done.lines
+    assert "versus" not in first
+    assert third["versus"]["difference"] == 0
+    assert third["versus"]["p"] == 1
+    files = {}
+    for file in (tmp_path / "out/features").glob("*.safetensors"):
+        with safe_open(file, "np") as part:
+            spec = json.loads(part.metadata()["kind"])["model"]
+            values = part.get_tensor("values").astype(np.float64)
+            files[spec, len(values)] = (values, part.get_tensor("labels"))
+    right = [
+        np.array(votes(files[str(spec), 24], files[str(spec), 18], 5, 0.07, 3))
+        for spec in (model, other)
+    ]
+    gained, lost = (int((a & ~b).sum()) for a, b in (right[::-1], right))
+    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert second["versus"]["p"] == pytest.approx(p)
+    assert second["versus"]["difference"] == pytest.approx((gained - lost) / 18)
+    table = gta(*words(model, data, tmp_path / "out", "--k", 5, "--compare", other)).out
+    assert table.splitlines()[1].split()[0] == "model"
+    assert "more than first" in table
+
+
+def test_a_folder_serves_later_probes_and_nothing_else(
+    gta: Gta, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    gta(*words(model, data, out))
+    before = {p: p.stat().st_mtime_ns for p in (out / "features").iterdir()}
+    gta(*words(model, data, out, "--k", 3))
+    assert {p: p.stat().st_mtime_ns for p in (out / "features").iterdir()} == before
+    (result,) = json.loads((out / "summary.json").read_text())["results"]
+    assert list(result["knn"]) == ["3"]  # the same question anew
+    gta(*words(model, data, out, "--features", "mean"))
+    assert len(json.loads((out / "summary.json").read_text())["results"]) == 2
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/diary.txt").write_text("")
+    refused = gta(*words(model, data, tmp_path / "used"))
+    assert refused.status == 2
+    assert "is not empty" in refused.err
+
+
+def test_an_unreadable_image_is_named_and_the_status_is_1(
+    gta: Gta, model: Path, data: Path, tmp_path: Path
+) -> None:
+    (data / "train/class1/3.png").write_bytes(b"no image")
+    for _ in range(2):  # from the cache too
+        done = gta(*words(model, data, tmp_path / "out", "--json"))
+        assert done.status == 1
+        assert done.err.count("class1/3.png") == 1
+        error, result = done.lines
+        assert error["image"] == "train/class1/3.png"
+        assert result["n_train"] == 23
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [((2, 1), (1, 2)), ((9,), (3,)), ((4, 0, 4), (2, 0, 2)), ((3, 3, 3), (2, 0, 0))],
+    ids=["three test images", "one class", "a class nowhere", "classes not in the test part"],
+)
+def test_small_and_lopsided_sets(
+    gta: Gta, model: Path, tmp_path: Path, train: tuple[int, ...], test: tuple[int, ...]
+) -> None:
+    data = photos(tmp_path / "data", {"train": train, "test": test})
+    done = gta(*words(model, data, tmp_path / "out", "--json"))
+    assert done.status == 0, done.err
+    (line,) = done.lines
+    assert (line["n_train"], line["n_test"]) == (sum(train), sum(test))
+    low, high = line["top1_interval"]
+    assert 0 <= low <= line["top1"] <= high <= 1
+    if len(train) == 1:
+        assert line["top1"] == 1
+
+
+def test_without_a_test_part_some_are_held_out(gta: Gta, model: Path, tmp_path: Path) -> None:
+    data = photos(tmp_path / "data", {"train": (10, 10)})
+    done = gta(*words(model, data, tmp_path / "out"))
+    assert done.out.startswith("16 training images, 4 to test on (held out of training)")
+    few = photos(tmp_path / "few", {"train": (2, 2)})
+    refused = gta(*words(model, few, tmp_path / "few-out"))
+    assert refused.status == 2
+    assert "has no test part" in refused.err
+
+
+def test_weights_that_give_nan_end_the_run(gta: Gta, data: Path, tmp_path: Path) -> None:
+    spoilt = saved(tmp_path / "spoilt", spoil=float("nan"))
+    done = gta(*words(spoilt, data, tmp_path / "out"))
+    assert done.status == 3
+    assert "not finite" in done.err
+    assert not done.out
+
+
+def test_a_dry_run_writes_nothing(gta: Gta, model: Path, data: Path, tmp_path: Path) -> None:
+    done = gta(*words(model, data, tmp_path / "out", "--dry-run", "--json", "--batch-size", 4))
+    assert done.status == 0
+    assert done.lines[0]["n_test"] == 4
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--k", "0"], "must be at least 1"),
+        (["--temperature", "0"], "must be more than 0"),
+        (["--k", "many"], "--k"),
+        (["--layer", "7"], "there is no block 7"),
+        (["--data", "nowhere/at/all"], "no such file or folder"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    gta: Gta, model: Path, data: Path, tmp_path: Path, given: list[str], said: str
+) -> None:
+    done = gta(*words(model, data, tmp_path / "out"), *given)
+    assert done.status == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_model_and_data_are_asked_for(gta: Gta) -> None:
+    assert "--model: name a pre-trained ViT" in gta("probe", "knn").err
+    assert "--data: name a labelled" in gta("probe", "knn", "-m", "x").err
+
+
+def test_features_may_be_kept_elsewhere(
+    gta: Gta, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gta(*words(model, data, tmp_path / "out", "--cache", tmp_path / "kept"))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    monkeypatch.chdir(tmp_path)
+    start: Callable[..., Any] = gta
+    start("probe", "knn", "-m", str(model), "--data", str(data), "--device", "cpu")
+    assert len(list((tmp_path / "runs/features").iterdir())) == 2

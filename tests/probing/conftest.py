@@ -1,0 +1,63 @@
+"""Small photographs in folders of classes, and a small ViT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+TINY: dict[str, Any] = {
+    "embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+
+def write_photo(path: Path, seed: int, size: tuple[int, int] = (40, 48), tint: int = 0) -> Path:
+    """Noise, brighter in the colour channel `tint` modulo 3."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 120, (*size, 3))
+    pixels[..., tint % 3] += 130
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., str]:
+    """`tiny_model(seed)`: the spec of a small ViT with random weights."""
+
+    def make(seed: int = 0, spoil: float | None = None) -> str:
+        torch.manual_seed(seed)
+        arch = "vit_tiny_patch16_224"
+        model = timm.create_model(arch, num_classes=3, **TINY)
+        if spoil is not None:
+            model.state_dict()["blocks.1.mlp.fc1.weight"].fill_(spoil)
+        folder = tmp_path / f"model-{seed}-{spoil}"
+        folder.mkdir(exist_ok=True)
+        metadata = {"architecture": arch, "kwargs": json.dumps(TINY), "num_classes": "3"}
+        save_file(model.state_dict(), folder / "model.safetensors", metadata)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def photo_set(tmp_path: Path) -> Callable[..., Path]:
+    """`photo_set(train=5, test=3)`: a folder of three classes with so many images each."""
+
+    def make(name: str = "photos", **counts: int) -> Path:
+        for part, count in counts.items():
+            for label, kind in enumerate(("blue", "green", "red")):
+                for i in range(count):  # the same names in every folder
+                    seed = hash((len(part), label, i)) % 2**31
+                    write_photo(tmp_path / name / part / kind / f"{i}.png", seed, tint=label)
+        return tmp_path / name
+
+    return make
