@@ -3,7 +3,7 @@ against the first, one record a model, a table, a folder that later probes may u
 
     def knn(config: KnnProbeConfig, call: Call) -> int:
         def measure(bench: Bench, model: LoadedModel) -> Outcome: ...
-        return run(config, call, measure, [("k 20 %", lambda r: percent(r["knn"]["20"]))])
+        return run(config, call, measure, shown)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.options import Call
+from gtacli.cli.probe_table import Figure, show_figures
 from gtacli.config.probe import FeatureProbeConfig
 from gtacli.errors import UsageError
 from gtacli.processes import here
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from gtacli.training.runs import RunFolder
 
 log = logging.getLogger(__name__)
-Shown = Sequence[tuple[str, Callable[[dict[str, Any]], Any]]]
-"""Columns of the table: a title, and what it shows of a result."""
+Shown = Callable[[dict[str, Any]], list[Figure]]
+"""Rows of the table that a result gives."""
 FEATURES, SHARED = "features", Path("runs/features")
 LINES = 30.0  # seconds between two, where there is no terminal
 _IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol")
@@ -50,7 +51,7 @@ def run(
     """
     from gtacli.models import load_model
     from gtacli.models.names import short_names
-    from gtacli.probing.bench import versus
+    from gtacli.probing.bench import compared
 
     task = call.command.split()[-1]
     with begun(config, call, task) as (bench, folder):
@@ -65,6 +66,7 @@ def run(
             result = {
                 "task": task,
                 "model": spec,
+                "reference": config.model if outcomes else None,
                 "data": config.data,
                 "features": config.features,
                 "layer": sorted({column.layer for column in bench.columns(model)}),
@@ -76,7 +78,7 @@ def run(
                 "seconds": round(perf_counter() - start, 2),
             }
             if outcomes:
-                result["versus"] = versus(outcomes[0], outcome)
+                result["compared"] = compared(outcome, outcomes[0])
             outcomes.append(outcome)
             results.append(result)
             record(folder, results)  # an interruption costs only what is under way
@@ -170,35 +172,7 @@ def finish(
             console.emit(result)
         return
     first = results[0]
-    part = {"test": "", "val": " (its validation part)", "held-out": " (held out of training)"}
-    console.say(
-        f"{first['n_train']:,} training images, {first['n_test']:,} to test on"
-        + part[first["test_part"]]
-    )
-    compared = len(results) > 1
-    titles = [*(["model"] if compared else []), *(title for title, _ in shown)]
-    rows = [
-        [*([name] if compared else []), *(show(result) for _, show in shown)]
-        for name, result in zip(names, results, strict=True)
-    ]
-    if compared:
-        titles += ["more than first", "95 %", "p"]
-        rows = [[*row, *_versus(result)] for row, result in zip(rows, results, strict=True)]
-    console.table(titles, rows)
-
-
-def _versus(result: dict[str, Any]) -> list[Any]:
-    found = result.get("versus")
-    if found is None:
-        return [None] * 3
-    ends = [found["low"], found["high"]]
-    return [f"{100 * found['difference']:+.1f}", interval(ends), f"{found['p']:.2g}"]
-
-
-def percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.1f}"
-
-
-def interval(ends: Sequence[float]) -> str:
-    """In per cent."""
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    where = {"test": "", "val": " (its validation part)", "held-out": " (held out of training)"}
+    counts = f"{first['n_train']:,} training images, {first['n_test']:,} to test on"
+    console.say(counts + where[first["test_part"]])
+    show_figures(names, [shown(result) for result in results])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.options import Call
-from gtacli.cli.probe_features import Shown, interval, percent, run
+from gtacli.cli.probe_features import run
+from gtacli.cli.probe_table import Figure
 from gtacli.config.probe import KnnProbeConfig
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def knn(config: KnnProbeConfig, call: Call) -> int:
     of the input, the centre cut out.
 
     Features are kept (--cache) and serve every probe. With --compare each model is tested against
-    --model on the same images (McNemar). Images that cannot be read are named, the rest is done,
-    and the exit status is 1.
+    --model on the same images (McNemar's test). Images that cannot be read are named, the rest is
+    done, and the exit status is 1.
     """
 
     def measure(bench: Bench, model: LoadedModel) -> Outcome:
@@ -31,15 +32,14 @@ def knn(config: KnnProbeConfig, call: Call) -> int:
 
         return knn(bench, model, config.k, config.temperature, config.main_k)
 
-    return run(config, call, measure, _shown(config))
+    return run(config, call, measure, _figures)
 
 
-def _shown(config: KnnProbeConfig) -> Shown:
-    def of(k: int) -> tuple[str, Any]:
-        return f"k {k} %", lambda result: percent(result["knn"][str(k)])
-
-    return [
-        *map(of, config.k),
-        (f"95 % at k {config.main_k}", lambda result: interval(result["top1_interval"])),
-        ("top 5 %", lambda result: percent(result["top5"])),
+def _figures(result: dict[str, Any]) -> list[Figure]:
+    tests, main = result.get("compared", {}), result["k"]
+    shares = [
+        Figure(f"k {k}", share, result["knn_interval"][k], tests.get(f"knn@{k}"))
+        for k, share in result["knn"].items()
     ]
+    top5 = Figure(f"top 5, k {main}", result["top5"], result["top5_interval"], tests.get("top5"))
+    return [*shares, top5]

@@ -8,7 +8,7 @@ the training part, drawn by the seed; a result says which (`test_part`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,14 +68,14 @@ class Outcome:
         figures: for people and scripts, in the order in which they are printed.
         n_train, n_test: images.
         keys: of the test images.
-        each: (n_test,) what the main figure is the mean of: bool (right or wrong), or a number.
+        each: by figure, (n_test,) what it is the mean of: bool (right or wrong), or a number.
     """
 
     figures: dict[str, Any]
     n_train: int
     n_test: int
     keys: Sequence[str] = ()
-    each: NDArray[Any] | None = None
+    each: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def accuracy(name: str, correct: ArrayLike) -> dict[str, Any]:
@@ -85,13 +85,17 @@ def accuracy(name: str, correct: ArrayLike) -> dict[str, Any]:
     return {name: share, f"{name}_interval": list(wilson(int(right.sum()), len(right)))}
 
 
-def versus(first: Outcome, other: Outcome) -> dict[str, Any] | None:
-    """How far the other one's main figure is from the first one's on the same images; None where
-    they have not seen the same."""
-    if first.each is None or other.each is None or list(first.keys) != list(other.keys):
-        return None
-    test = share_difference if first.each.dtype == bool else paired_bootstrap
-    return test(other.each, first.each)._asdict()
+def compared(other: Outcome, first: Outcome) -> dict[str, dict[str, Any]]:
+    """How far the other one's figures are from the first one's on the same images, as `Difference`;
+    of figures that both have, empty where they have not seen the same images."""
+    if list(first.keys) != list(other.keys):
+        return {}
+    found = {}
+    for name, each in other.each.items():
+        if name in first.each:
+            test = share_difference if each.dtype == bool else paired_bootstrap
+            found[name] = test(each, first.each[name])._asdict()
+    return found
 
 
 @dataclass

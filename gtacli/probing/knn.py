@@ -34,17 +34,21 @@ def knn(
     by_temperature = {
         t: knn_hits(found, train.labels, test.labels, classes, ks, t) for t in temperatures
     }
-    best = by_temperature[temperatures[0]][main_k]
+    by_k = by_temperature[temperatures[0]]
+    shares = {str(k): accuracy("top1", numpy(hits.top1)) for k, hits in by_k.items()}
     figures: dict[str, Any] = {
-        "knn": _shares(by_temperature[temperatures[0]]),
+        "knn": {k: share["top1"] for k, share in shares.items()},
+        "knn_interval": {k: share["top1_interval"] for k, share in shares.items()},
         "k": main_k,
         "temperature": temperatures[0],
-        **accuracy("top1", best.top1.cpu()),
-        **accuracy("top5", best.top5.cpu()),
+        **accuracy("top1", numpy(by_k[main_k].top1)),
+        **accuracy("top5", numpy(by_k[main_k].top5)),
     }
     if len(temperatures) > 1:
         figures["temperatures"] = {f"{t:g}": _shares(h) for t, h in by_temperature.items()}
-    return Outcome(figures, len(train), len(test), test.keys, numpy(best.top1))
+    each = {f"knn@{k}": numpy(hits.top1) for k, hits in by_k.items()}
+    each |= {"top1": numpy(by_k[main_k].top1), "top5": numpy(by_k[main_k].top5)}
+    return Outcome(figures, len(train), len(test), test.keys, each)
 
 
 def search(bench: Bench, train: Features, test: Features, k: int) -> Neighbours:

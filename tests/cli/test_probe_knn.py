@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.stats import binomtest
-
-from tests.cli.conftest import Gta
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
@@ -88,7 +85,7 @@ def votes(
 
 
 def test_json_is_the_accuracy_of_the_vote(
-    gta: Gta, model: Path, data: Path, tmp_path: Path
+    gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     more = ("--k", "5,1,50", "--temperature", "0.07,1", "--json")
     done = gta(*words(model, data, tmp_path / "out", *more))
@@ -105,30 +102,35 @@ def test_json_is_the_accuracy_of_the_vote(
     assert (line["k"], line["temperature"], line["top5"]) == (5, 0.07, 1.0)
     right = round(18 * line["top1"])
     interval = binomtest(right, 18).proportion_ci(0.95, "wilson")
-    assert line["top1_interval"] == pytest.approx([interval.low, interval.high])
+    assert (
+        line["top1_interval"]
+        == line["knn_interval"]["5"]
+        == pytest.approx([interval.low, interval.high])
+    )
     known = ("task", "features", "layer", "n_train", "n_test", "test_part")
     assert [line[name] for name in known] == ["knn", "cls", [2], 24, 18, "val"]
     assert json.loads((tmp_path / "out/summary.json").read_text())["results"] == [line]
     assert json.loads((tmp_path / "out/run.json").read_text())["command"] == "probe knn"
 
 
-def test_the_table_is_for_people(gta: Gta, model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_table_is_for_people(gta: Any, model: Path, data: Path, tmp_path: Path) -> None:
     done = gta(*words(model, data, tmp_path / "out"))
     lines = done.out.splitlines()
     assert lines[0] == "24 training images, 18 to test on (its validation part)"
-    assert lines[1].split("  ")[0] == "k 10 %"
-    assert len(lines) == 3
+    assert [line.split("  ")[0] for line in lines[2:]] == [
+        *("k 10", "k 20", "k 100", "k 200"), "top 5, k 20"
+    ]  # fmt: skip
 
 
 def test_models_are_compared_image_by_image(
-    gta: Gta, model: Path, data: Path, tmp_path: Path
+    gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     other = saved(tmp_path / "other", seed=1)
     done = gta(*words(model, data, tmp_path / "out", "--k", 5, "--json", "--compare", other, model))
     first, second, third = done.lines
-    assert "versus" not in first
-    assert third["versus"]["difference"] == 0
-    assert third["versus"]["p"] == 1
+    assert "compared" not in first
+    assert third["compared"]["top1"]["difference"] == 0
+    assert third["compared"]["top1"]["p"] == 1
     files = {}
     for file in (tmp_path / "out/features").glob("*.safetensors"):
         with safe_open(file, "np") as part:
@@ -141,15 +143,20 @@ def test_models_are_compared_image_by_image(
     ]
     gained, lost = (int((a & ~b).sum()) for a, b in (right[::-1], right))
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert second["versus"]["p"] == pytest.approx(p)
-    assert second["versus"]["difference"] == pytest.approx((gained - lost) / 18)
+    assert second["compared"]["top1"]["p"] == pytest.approx(p)
+    assert second["compared"]["knn@5"]["difference"] == pytest.approx((gained - lost) / 18)
     table = gta(*words(model, data, tmp_path / "out", "--k", 5, "--compare", other)).out
-    assert table.splitlines()[1].split()[0] == "model"
-    assert "more than first" in table
+    assert table.splitlines()[1].split() == [
+        "model",
+        "95",
+        "%",
+        "other",
+        *["95", "%", "more", "p", "test"],
+    ]
 
 
 def test_a_folder_serves_later_probes_and_nothing_else(
-    gta: Gta, model: Path, data: Path, tmp_path: Path
+    gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     gta(*words(model, data, out))
@@ -168,7 +175,7 @@ def test_a_folder_serves_later_probes_and_nothing_else(
 
 
 def test_an_unreadable_image_is_named_and_the_status_is_1(
-    gta: Gta, model: Path, data: Path, tmp_path: Path
+    gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     (data / "train/class1/3.png").write_bytes(b"no image")
     for _ in range(2):  # from the cache too
@@ -186,7 +193,7 @@ def test_an_unreadable_image_is_named_and_the_status_is_1(
     ids=["three test images", "one class", "a class nowhere", "classes not in the test part"],
 )
 def test_small_and_lopsided_sets(
-    gta: Gta, model: Path, tmp_path: Path, train: tuple[int, ...], test: tuple[int, ...]
+    gta: Any, model: Path, tmp_path: Path, train: tuple[int, ...], test: tuple[int, ...]
 ) -> None:
     data = photos(tmp_path / "data", {"train": train, "test": test})
     done = gta(*words(model, data, tmp_path / "out", "--json"))
@@ -199,7 +206,7 @@ def test_small_and_lopsided_sets(
         assert line["top1"] == 1
 
 
-def test_without_a_test_part_some_are_held_out(gta: Gta, model: Path, tmp_path: Path) -> None:
+def test_without_a_test_part_some_are_held_out(gta: Any, model: Path, tmp_path: Path) -> None:
     data = photos(tmp_path / "data", {"train": (10, 10)})
     done = gta(*words(model, data, tmp_path / "out"))
     assert done.out.startswith("16 training images, 4 to test on (held out of training)")
@@ -209,7 +216,7 @@ def test_without_a_test_part_some_are_held_out(gta: Gta, model: Path, tmp_path: 
     assert "has no test part" in refused.err
 
 
-def test_weights_that_give_nan_end_the_run(gta: Gta, data: Path, tmp_path: Path) -> None:
+def test_weights_that_give_nan_end_the_run(gta: Any, data: Path, tmp_path: Path) -> None:
     spoilt = saved(tmp_path / "spoilt", spoil=float("nan"))
     done = gta(*words(spoilt, data, tmp_path / "out"))
     assert done.status == 3
@@ -217,7 +224,7 @@ def test_weights_that_give_nan_end_the_run(gta: Gta, data: Path, tmp_path: Path)
     assert not done.out
 
 
-def test_a_dry_run_writes_nothing(gta: Gta, model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(gta: Any, model: Path, data: Path, tmp_path: Path) -> None:
     done = gta(*words(model, data, tmp_path / "out", "--dry-run", "--json", "--batch-size", 4))
     assert done.status == 0
     assert done.lines[0]["n_test"] == 4
@@ -235,7 +242,7 @@ def test_a_dry_run_writes_nothing(gta: Gta, model: Path, data: Path, tmp_path: P
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
-    gta: Gta, model: Path, data: Path, tmp_path: Path, given: list[str], said: str
+    gta: Any, model: Path, data: Path, tmp_path: Path, given: list[str], said: str
 ) -> None:
     done = gta(*words(model, data, tmp_path / "out"), *given)
     assert done.status == 2
@@ -243,17 +250,16 @@ def test_what_is_wrong_is_said_in_a_line(
     assert "Traceback" not in done.err
 
 
-def test_model_and_data_are_asked_for(gta: Gta) -> None:
+def test_model_and_data_are_asked_for(gta: Any) -> None:
     assert "--model: name a pre-trained ViT" in gta("probe", "knn").err
     assert "--data: name a labelled" in gta("probe", "knn", "-m", "x").err
 
 
 def test_features_may_be_kept_elsewhere(
-    gta: Gta, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gta: Any, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gta(*words(model, data, tmp_path / "out", "--cache", tmp_path / "kept"))
     assert len(list((tmp_path / "kept").iterdir())) == 2
     monkeypatch.chdir(tmp_path)
-    start: Callable[..., Any] = gta
-    start("probe", "knn", "-m", str(model), "--data", str(data), "--device", "cpu")
+    gta("probe", "knn", "-m", str(model), "--data", str(data), "--device", "cpu")
     assert len(list((tmp_path / "runs/features").iterdir())) == 2

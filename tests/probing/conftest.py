@@ -30,8 +30,8 @@ def write_photo(path: Path, seed: int, size: tuple[int, int] = (40, 48), tint: i
 
 
 @pytest.fixture
-def tiny_model(tmp_path: Path) -> Callable[..., str]:
-    """`tiny_model(seed)`: the spec of a small ViT with random weights."""
+def small_vit(tmp_path: Path) -> Callable[..., str]:
+    """`small_vit(seed)`: the spec of a small ViT with random weights."""
 
     def make(seed: int = 0, spoil: float | None = None) -> str:
         torch.manual_seed(seed)
@@ -49,8 +49,8 @@ def tiny_model(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def photo_set(tmp_path: Path) -> Callable[..., Path]:
-    """`photo_set(train=5, test=3)`: a folder of three classes with so many images each."""
+def class_folders(tmp_path: Path) -> Callable[..., Path]:
+    """`class_folders(train=5, test=3)`: a folder of three classes with so many images each."""
 
     def make(name: str = "photos", **counts: int) -> Path:
         for part, count in counts.items():

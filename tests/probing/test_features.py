@@ -67,10 +67,10 @@ def by_hand(model: LoadedModel, records: tuple[Record, ...]) -> torch.Tensor:
 
 @pytest.mark.parametrize("threads", [0, 2, None])
 def test_they_are_those_of_dinos_protocol(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, threads: int | None
+    tmp_path: Path, class_folders: Photos, small_vit: Model, threads: int | None
 ) -> None:
-    records = records_of(photo_set(train=4))
-    model = load_model(tiny_model())
+    records = records_of(class_folders(train=4))
+    model = load_model(small_vit())
     cache = FeatureCache(tmp_path / "cache", CPU, batch_size=5, threads=threads)
     found = cache.features(model, records, LAST)
     assert found.keys == tuple(r.key for r in records)
@@ -80,49 +80,49 @@ def test_they_are_those_of_dinos_protocol(
 
 
 def test_they_are_made_once(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = records_of(photo_set(train=4))
+    records = records_of(class_folders(train=4))
     read = counted(monkeypatch)
-    first = FeatureCache(tmp_path / "cache", CPU).features(load_model(tiny_model()), records, LAST)
+    first = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
     assert len(read) == 12
-    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(tiny_model()), records, LAST)
+    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
     assert len(read) == 12
     assert torch.equal(first.values, again.values)
     # Another column of the same images is another file; both together are read from disk.
     both = (*LAST, Column(0, "mean"))
     cache = FeatureCache(tmp_path / "cache", CPU)
-    found = cache.features(load_model(tiny_model()), records, both)
+    found = cache.features(load_model(small_vit()), records, both)
     assert len(read) == 24
     assert found.values.shape == (12, 48)
     assert torch.equal(found.of(LAST).values, first.values)
-    FeatureCache(tmp_path / "cache", CPU).features(load_model(tiny_model()), records, both)
+    FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, both)
     assert len(read) == 24
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_another_models_file_is_never_used(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, class_folders: Photos, small_vit: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = records_of(photo_set(train=3))
+    records = records_of(class_folders(train=3))
     cache = FeatureCache(tmp_path / "cache", CPU)
-    one = cache.features(load_model(tiny_model(1)), records, LAST).values.clone()
+    one = cache.features(load_model(small_vit(1)), records, LAST).values.clone()
     (file,) = (tmp_path / "cache").iterdir()
-    other = cache.features(load_model(tiny_model(2)), records, LAST).values.clone()
+    other = cache.features(load_model(small_vit(2)), records, LAST).values.clone()
     assert not torch.allclose(one, other)
     (second,) = {*(tmp_path / "cache").iterdir()} - {file}
     second.write_bytes(file.read_bytes())  # even under the other's name
-    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(tiny_model(2)), records, LAST)
+    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit(2)), records, LAST)
     assert torch.equal(again.values, other)
     assert "holds other features" in caplog.text
 
 
 def test_another_size_and_a_changed_image_have_their_own(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = photo_set(train=3)
+    folder = class_folders(train=3)
     cache = FeatureCache(tmp_path / "cache", CPU)
-    spec = tiny_model()
+    spec = small_vit()
     before = cache.features(load_model(spec), records_of(folder), LAST).values.clone()
     large = cache.features(load_model(spec, image_size=48), records_of(folder), LAST).values
     assert not torch.allclose(before, large)
@@ -136,23 +136,23 @@ def test_another_size_and_a_changed_image_have_their_own(
 
 @pytest.mark.parametrize("damage", ["cut", "text"])
 def test_a_damaged_file_is_made_again(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, damage: str
+    tmp_path: Path, class_folders: Photos, small_vit: Model, damage: str
 ) -> None:
-    records = records_of(photo_set(train=2))
+    records = records_of(class_folders(train=2))
     cache = FeatureCache(tmp_path / "cache", CPU)
-    before = cache.features(load_model(tiny_model()), records, LAST).values.clone()
+    before = cache.features(load_model(small_vit()), records, LAST).values.clone()
     (file,) = (tmp_path / "cache").iterdir()
     data = file.read_bytes()
     file.unlink()  # what is mapped must not be cut
     file.write_bytes(data[:-40] if damage == "cut" else b"nothing of the kind")
-    assert torch.equal(cache.features(load_model(tiny_model()), records, LAST).values, before)
+    assert torch.equal(cache.features(load_model(small_vit()), records, LAST).values, before)
 
 
 def test_interrupted_it_goes_on_after_the_last_block(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BLOCK", 4)
-    records = records_of(photo_set(train=5))
+    records = records_of(class_folders(train=5))
     done = 0
 
     class Progress:
@@ -167,7 +167,7 @@ def test_interrupted_it_goes_on_after_the_last_block(
             if done == 10:
                 raise KeyboardInterrupt
 
-    spec = tiny_model()
+    spec = small_vit()
     cut = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Progress())
     with pytest.raises(KeyboardInterrupt):
         cut.features(load_model(spec), records, LAST)
@@ -180,14 +180,14 @@ def test_interrupted_it_goes_on_after_the_last_block(
 
 
 def test_unreadable_images_are_left_out_and_remembered(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model
+    tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
-    folder = photo_set(train=3)
+    folder = class_folders(train=3)
     (folder / "train/green/1.png").write_bytes(b"no image")
     records = records_of(folder)
     cache = FeatureCache(tmp_path / "cache", CPU)
     for _ in range(2):
-        found = cache.features(load_model(tiny_model()), records, LAST)
+        found = cache.features(load_model(small_vit()), records, LAST)
         assert len(found) == len(found.values) == len(found.labels) == 8
         assert [*found.skipped] == ["train/green/1.png"]
         assert "not an image" in found.skipped["train/green/1.png"]
@@ -202,22 +202,22 @@ def test_unreadable_images_are_left_out_and_remembered(
 
 
 def test_no_readable_image_is_an_error(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model
+    tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
-    folder = photo_set(train=1)
+    folder = class_folders(train=1)
     for file in folder.rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(GtaError, match="no image can be read: cannot read"):
         FeatureCache(tmp_path / "cache", CPU).features(
-            load_model(tiny_model()), records_of(folder), LAST
+            load_model(small_vit()), records_of(folder), LAST
         )
 
 
 def test_values_that_are_not_finite_are_refused_and_not_kept(
-    tmp_path: Path, photo_set: Photos, tiny_model: Model
+    tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
-    records = records_of(photo_set(train=1))
-    model = load_model(tiny_model(spoil=float("nan")))
+    records = records_of(class_folders(train=1))
+    model = load_model(small_vit(spoil=float("nan")))
     with pytest.raises(RunError, match="not finite"):
         FeatureCache(tmp_path / "cache", CPU).features(model, records, LAST)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
