@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import ExitStack
 from typing import Any
 
-from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
+from gtacli.cli.training import train
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.errors import UsageError
-from gtacli.processes import here
 
-log = logging.getLogger(__name__)
 app = new_app()
 
 
@@ -23,28 +18,9 @@ def finetune(config: FinetuneConfig, call: Call) -> int | None:
 
     Without --data and --model it trains on the built-in demo set, from the built-in source model.
     """
-    from gtacli.training.begin import resumed_config
     from gtacli.training.finetune import finetune as run
 
-    place = here()
-    if place.size == 1 and (nproc := resumed_config(config).nproc) > 1:
-        from gtacli.training.launch import launch
-
-        return launch(call.argv, nproc)
-    if config.nproc not in (1, place.local_size):
-        raise UsageError(
-            f"--nproc: torchrun has started {place.local_size} processes here, not {config.nproc}"
-        )
-    with Watcher() as watcher:
-        summary = run(config, watcher, dry_run=call.dry_run)
-    if place.rank:
-        return None
-    if call.json:
-        console.emit(summary)
-        return None
-    rows = [(label, _shown(summary.get(key), share)) for key, label, share in RESULT]
-    console.table(("result", ""), [row for row in rows if row[1] is not None])
-    return None
+    return train(config, call, RESULT, _words, lambda o: run(config, o, dry_run=call.dry_run))
 
 
 RESULT = (
@@ -68,37 +44,14 @@ RESULT = (
 )
 
 
-def _shown(value: Any, share: bool) -> Any:
-    return f"{100 * value:.2f}" if share and value is not None else value
-
-
-class Watcher:
-    """A bar on a terminal, a line an epoch everywhere."""
-
-    def __enter__(self) -> Watcher:
-        self._stack = ExitStack()
-        self._advance: Any = None
-        self._done = 0
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None:
-        if self._advance is None:
-            bar = console.progress("training", epochs * batches)
-            self._advance = self._stack.enter_context(bar)
-        done = epoch * batches + batch
-        self._advance(done - self._done, f"epoch {epoch + 1}/{epochs}, loss {loss:.3f}")
-        self._done = done
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        parts = [f"epoch {row['epoch'] + 1}", f"loss {row['train_loss']:.4f}"]
-        parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.") and row[k] is not None]
-        if row["val_top1"] is not None:
-            parts.append(f"val {100 * row['val_top1']:.1f} %")
-        if row["attention_drift"] is not None:
-            parts.append(f"drift {row['attention_drift']:.3g}")
-        if (row.get("attention") or {}).get("inside"):
-            parts.append(f"on the object {100 * row['attention']['inside'][-1]:.1f} %")
-        log.info("%s, %.0f images/s", ", ".join(parts), row["images_per_second"])
+def _words(row: dict[str, Any]) -> list[str]:
+    """An epoch's line of the log."""
+    parts = [f"loss {row['train_loss']:.4f}"]
+    parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.") and row[k] is not None]
+    if row["val_top1"] is not None:
+        parts.append(f"val {100 * row['val_top1']:.1f} %")
+    if row["attention_drift"] is not None:
+        parts.append(f"drift {row['attention_drift']:.3g}")
+    if (row.get("attention") or {}).get("inside"):
+        parts.append(f"on the object {100 * row['attention']['inside'][-1]:.1f} %")
+    return parts

@@ -28,6 +28,7 @@ from pydantic_core import PydanticUndefined
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
+from gtacli.config.training import TrainingConfig
 from gtacli.errors import Interrupted
 from gtacli.processes import here
 
@@ -41,6 +42,7 @@ Images = Annotated[
 NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")]
 
 SHORT = {"model": "-m", "out": "-o"}
+TRAINING = "Of every training"
 COMMON = "Common to all commands"
 
 
@@ -139,13 +141,18 @@ def _parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspec
 
 
 def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
-    common = [k for k in CommonConfig.model_fields if k in model.model_fields]
-    own = [k for k in model.model_fields if k not in common and _has_flag(model.model_fields[k])]
-    return [
-        *(_field_option(k, model.model_fields[k], None) for k in own),
-        *(_field_option(k, f, "Regulariser gta") for k, f in model.flat_fields().items()),
-        *(_field_option(k, model.model_fields[k], COMMON) for k in common),
-    ]
+    fields = model.model_fields
+    panels = dict.fromkeys(fields)
+    if issubclass(model, TrainingConfig):
+        panels |= dict.fromkeys(TrainingConfig.model_fields, TRAINING)
+    panels |= dict.fromkeys((k for k in CommonConfig.model_fields if k in fields), COMMON)
+
+    def options(panel: str | None) -> list[inspect.Parameter]:
+        shown = (k for k in fields if panels[k] == panel and _has_flag(fields[k]))
+        return [_field_option(k, fields[k], panel) for k in shown]
+
+    flat = [_field_option(k, f, "Regulariser gta") for k, f in model.flat_fields().items()]
+    return [*options(None), *flat, *options(TRAINING), *options(COMMON)]
 
 
 def _variadic(model: type[CommandConfig]) -> tuple[str, ...]:

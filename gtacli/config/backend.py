@@ -107,10 +107,7 @@ class BackendConfig(CommonConfig):
 
     @classmethod
     def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        asked = tree.get(KEY)
-        tables = asked if isinstance(asked, dict) else {}
-        known = {name: _built_in(name) for name in tables if isinstance(tables[name], dict)}
-        return [((KEY, name), options) for name, options in known.items() if options is not None]
+        return backend_parts(tree)
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +117,14 @@ class BackendConfig(CommonConfig):
             return values
         given = {k: v for k, v in values.items() if v is not None}
         return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+
+
+def backend_parts(tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
+    """Where in a tree which back-end's options lie; see `CommandConfig.parts`."""
+    asked = tree.get(KEY)
+    tables = asked if isinstance(asked, dict) else {}
+    known = {name: _built_in(name) for name in tables if isinstance(tables[name], dict)}
+    return [((KEY, name), options) for name, options in known.items() if options is not None]
 
 
 def _built_in(backend: str) -> type[DiscoveryOptions] | None:

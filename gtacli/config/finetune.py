@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
-from gtacli.config.common import CommonConfig, FilePath, ImageSize
+from gtacli.config.common import ImageSize
 from gtacli.config.regularizers import KEY, fold
+from gtacli.config.training import TrainingConfig
 from gtacli.config.values import Level, Rank, Tree, plain, tree_of
 
 
@@ -18,17 +19,10 @@ def _default_regularizer() -> dict[str, dict[str, Any]]:
     return {"gta": {}}
 
 
-def _listed(value: object) -> object:
-    """A list, a single word, or words with commas between them (from the environment)."""
-    if isinstance(value, str):
-        value = [word.strip() for word in value.split(",") if word.strip()]
-    return tuple(value) if isinstance(value, list) else value
-
-
 _SPEC = {"metavar": "SPEC"}
 
 
-class FinetuneConfig(CommonConfig):
+class FinetuneConfig(TrainingConfig):
     """How a pretrained ViT is trained on a labelled set while a regulariser holds it."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
@@ -144,14 +138,6 @@ class FinetuneConfig(CommonConfig):
     random_erasing_mode: Literal["pixel", "const"] = Field(
         default="pixel", description="what fills it: noise, or the mean colour"
     )
-    augment_device: Literal["cpu", "cuda"] = Field(
-        default="cpu",
-        description="where the training views are made: image by image in the workers, or in "
-        "batches on the GPU, with the same random draws",
-    )
-    cache: Literal["auto", "ram", "none"] = Field(
-        default="auto", description="keep decoded images in memory (auto: if they are small enough)"
-    )
     drop_path: float = Field(
         default=0.0,
         ge=0,
@@ -162,7 +148,6 @@ class FinetuneConfig(CommonConfig):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
-    batch_size: int = Field(default=32, ge=1, description="images a step, shared by all processes")
     epochs: int = Field(default=20, ge=1, description="passes over the training images")
     patience: int | None = Field(
         default=None,
@@ -197,8 +182,6 @@ class FinetuneConfig(CommonConfig):
     )
     warmup: float = Field(default=1.0, ge=0, description="epochs of rising learning rate")
     optimizer: str = Field(default="adamw", description="adamw, sgd, or another of timm's")
-    accumulate: int = Field(default=1, ge=1, description="batches that make one optimiser step")
-    clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     ema: float | None = Field(
         default=None,
         gt=0,
@@ -207,12 +190,6 @@ class FinetuneConfig(CommonConfig):
         "some hundred steps); in the first steps the decay is smaller",
         json_schema_extra={"metavar": "DECAY", "default": "off"},
     )
-    grad_checkpointing: bool = Field(
-        default=False,
-        description="keep one activation a block and compute the others twice: "
-        "less memory, more time",
-    )
-    compile: bool = Field(default=False, description="compile the networks (torch.compile)")
     drift: bool = Field(
         default=True, description="measure each epoch how far the attention is from the source's"
     )
@@ -221,28 +198,6 @@ class FinetuneConfig(CommonConfig):
         description="write into each epoch's metrics, block by block, how sharp the attention is, "
         "its KL from the source's, and the share on the object where the data has masks; on the "
         "held-out images",
-    )
-    partial_weights: bool = Field(
-        default=False, description="accept weights that cover less than 90 % of the backbone"
-    )
-    nproc: int = Field(
-        default=1,
-        ge=1,
-        description="processes on this machine, joined by torchrun: one a GPU; they share every "
-        "batch, so their number changes the speed, not the result",
-    )
-    log: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_listed)
-    ] = Field(
-        default=(),
-        description="report to this logger too (extra `loggers`): tensorboard, wandb, mlflow; may "
-        "be given several times",
-        json_schema_extra={"metavar": "LOGGER", "default": "none", "multiple": True},
-    )
-    resume: FilePath | None = Field(
-        default=None,
-        description="go on with an interrupted run",
-        json_schema_extra={"metavar": "RUN"},
     )
 
     @classmethod

@@ -10,18 +10,23 @@ from typing import Any
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
+from gtacli.errors import UsageError
 from gtacli.training.attention_track import last_block
-from gtacli.training.begin import begin, folder_of, resumed_config, with_demo
+from gtacli.training.begin import begin, folder_of, record_of, resumed_config
 from gtacli.training.classes import log_balance
 from gtacli.training.distribution import Processes, joined
 from gtacli.training.loggers import Loggers
-from gtacli.training.loop import Observer, Progress, Unobserved
+from gtacli.training.loop import Observer, Unobserved
 from gtacli.training.phases import run_phase, test
 from gtacli.training.runs import STATE_FILE, RunFolder
 from gtacli.training.search import SEARCH_FILE, Search, choices, require_search, search
 from gtacli.training.setup import Job, Kept, prepare
+from gtacli.training.state import Progress
 
 log = logging.getLogger(__name__)
+
+# What suits the demo's small network; whatever the user says wins.
+DEMO = {"data": "demo", "model": "demo", "lr": 5e-4}
 
 
 def finetune(
@@ -50,14 +55,14 @@ def finetune(
         observer = Unobserved()
     started = time.perf_counter()
     given = config
-    config = with_demo(processes.from_main(lambda: resumed_config(given)))
+    config = with_demo(processes.from_main(lambda: resumed_config(given, "finetune")))
     idle = config.freeze_epochs + config.warmup
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     observer = loggers = Loggers(config.log, observer, config.epochs)
     if dry_run or not processes.is_main:
         loggers.active.clear()
-    run = RunFolder(processes.from_main(lambda: folder_of(config)), dry_run, processes)
+    run = RunFolder(processes.from_main(lambda: folder_of(config, "finetune")), dry_run, processes)
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
     if config.track_attention and not job.split.val:
@@ -65,7 +70,12 @@ def finetune(
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val), idle)
     job.compute.forget_peak_memory()
-    record, state = begin(job, run)
+    fingerprint = job.fingerprint
+    record = record_of("finetune", config, job.dataset, job.target, fingerprint, processes.size)
+    begin(run, config, record, job.split.to_json())
+    # While it still chose its strength, the candidates had states and the run had none.
+    choosing = config.lam == "auto" and not run.has(STATE_FILE)
+    state = None if config.resume is None or choosing else run.read_state()
     loggers.start(record["config"], run.path)
     found: Search | None = None
     if config.lam == "auto":
@@ -94,6 +104,22 @@ def finetune(
     run.write_json("summary.json", summary)
     loggers.finish(summary)
     return summary
+
+
+def with_demo(config: FinetuneConfig) -> FinetuneConfig:
+    """The built-in set and its source where neither data nor model is given.
+
+    Raises UsageError when only one of them is.
+    """
+    if config.data is None and config.model is None:
+        log.warning("no --data and no --model: the built-in demo set and its source model")
+        missing = {k: v for k, v in DEMO.items() if k not in config.model_fields_set}
+        return config.model_copy(update=missing)
+    if config.data is None:
+        raise UsageError("--data: say what to train on: a folder, a .csv, demo, ...")
+    if config.model is None:
+        raise UsageError("--model: say what to start from, e.g. vit_small_patch16_224.dino")
+    return config
 
 
 def _search(

@@ -11,12 +11,11 @@ step is that of the whole batch, and all of them see the same figures and take t
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -27,11 +26,11 @@ from torch import Tensor, nn
 
 from gtacli.data.loader import Batch
 from gtacli.errors import Interrupted, RunError
-from gtacli.training import rng
 from gtacli.training.devices import Compute
 from gtacli.training.distribution import ALONE, Processes
 from gtacli.training.interrupts import StopSignal
 from gtacli.training.runs import RunFolder
+from gtacli.training.state import Progress, state_of
 
 log = logging.getLogger(__name__)
 
@@ -88,25 +87,6 @@ class Plan:
         step's mean follows, so that accumulated batches are one big batch."""
         whole = self.batch_size * self.accumulate
         return min(whole, self.images - batch // self.accumulate * whole)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; all that changes beside weights and optimiser.
-
-    `chosen` holds what the first phase found, once a refit has begun.
-    """
-
-    phase: str = "train"
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_score: float | None = None
-    chosen: dict[str, Any] | None = None
 
 
 def fit(
@@ -285,46 +265,3 @@ def _require_finite(bad_batch: Tensor, module: nn.Module, epoch: int, run: RunFo
             f"the {what} not finite at epoch {epoch}{at}{saved}. "
             "Try a smaller --lr, --clip-grad 1, or --precision fp32"
         )
-
-
-def state_of(
-    task: TrainingTask,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    progress: Progress,
-    processes: Processes = ALONE,
-) -> dict[str, Any]:
-    """Everything a resumed run needs, as tensors and plain values. The processes differ in their
-    random numbers alone."""
-    fields = {k: v for k, v in vars(progress).items() if k not in ("rows", "totals")}
-    return {
-        "model": unwrap_model(task.get_trainable_module()).state_dict(),
-        **task.get_checkpoint_state(ema=True),  # empty without a moving average
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "progress": fields,
-        "totals": {k: v.cpu() for k, v in progress.totals.items()},
-        "rows": json.dumps(progress.rows),
-        "rng": processes.gather(rng.capture()),
-    }
-
-
-def restore(
-    state: dict[str, Any],
-    task: TrainingTask,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    device: torch.device,
-    processes: Processes = ALONE,
-) -> Progress:
-    """Put a saved state back; the inverse of `state_of`. A process that the saved run had not keeps
-    the random numbers that it has."""
-    unwrap_model(task.get_trainable_module()).load_state_dict(state["model"])
-    if task.has_ema():
-        task.load_checkpoint_state(state["state_dict_ema"], ema=True)
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    if processes.rank < len(state["rng"]):
-        rng.restore(state["rng"][processes.rank])
-    totals = {k: v.to(device) for k, v in state["totals"].items()}
-    return Progress(**state["progress"], totals=totals, rows=json.loads(state["rows"]))

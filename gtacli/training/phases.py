@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
 from gtacli.data.transforms import EvalTransform
-from gtacli.errors import GtaError
 from gtacli.models.weights import WEIGHTS_FILE, read_weights
 from gtacli.training.attention_track import AttentionTrack, last_block
 from gtacli.training.classes import worst_classes
 from gtacli.training.devices import choose_workers
 from gtacli.training.evaluation import Evaluator
-from gtacli.training.loop import Observer, Plan, Progress, fit, restore
+from gtacli.training.loop import Observer, Plan, fit
 from gtacli.training.optimization import make_schedule
 from gtacli.training.runs import RunFolder, model_metadata
 from gtacli.training.setup import Job
+from gtacli.training.state import Progress, make_ready
+from gtacli.training.stores import prepare_training
 
 
 def run_phase(
@@ -51,19 +50,11 @@ def run_phase(
         round(config.warmup * plan.updates),
         config.freeze_epochs * plan.updates,
     )
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
     processes = job.processes
-    if state is not None:
-        progress = restore(state, job.task, optimizer, scaler, compute.device, processes)
-    if config.compile:
-        job.task.compile()
-    if processes.size > 1:
-        job.task.prepare_distributed([compute.device] if compute.device.type == "cuda" else None)
+    scaler, restored = make_ready(job.task, optimizer, compute, processes, state, config.compile)
+    progress = restored or progress
     store = job.store(job.train, job.transform.load_size)
-    store.prepare()
-    if len(store.skipped) == len(store):
-        reason = next(iter(store.skipped.values()))
-        raise GtaError(f"--data: none of the {len(store)} training images can be read; {reason}")
+    prepare_training(store)
     workers = choose_workers(config.workers, compute.device, store.cached)
     source_views = job.task.source_views
 
@@ -97,7 +88,7 @@ def run_phase(
 
     def evaluate() -> dict[str, Any]:
         figures = validate("val", last)
-        job.share_skipped()
+        job.kept.share_skipped(processes)
         # What was trained on proves nothing; the drift is a distance, not a proof.
         proof = {k: None if job.refit else figures[k] for k in ("val_top1", "val_loss")}
         idle = (f"reg.{name}" for name in job.task.regularizers if name not in job.task.active)
@@ -158,7 +149,7 @@ def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
         job.evaluated.model.load_state_dict(tensors)
     measure = evaluator(job, job.split.test, drift=False)
     figures = measure("test", 1 if dry_run else None)
-    job.share_skipped()
+    job.kept.share_skipped(job.processes)
     kept = {k: figures[k] for k in ("test_top1", "test_top5", "test_mean_class_top1")}
     if job.config.track_attention:
         kept["test_attention_inside"] = last_block(figures["attention"])

@@ -33,31 +33,21 @@ from gtacli.training.distribution import ALONE, Processes
 from gtacli.training.mixing import ALPHA, Mixing
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.source_views import SourceViews
+from gtacli.training.stores import Stores
 from gtacli.training.tasks import FinetuneTask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Kept:
+class Kept(Stores):
     """What one job of a run leaves to the next, beside its networks: what was costly to make.
 
     Attributes:
-        stores: images, decoded where they are held in memory.
-        source_views: what the source said of them.
+        source_views: what the source said of its images.
     """
 
-    stores: list[ImageStore] = field(default_factory=list)
     source_views: SourceViews | None = None
-
-    def skipped(self) -> set[str]:
-        """Keys of the unreadable images met so far."""
-        return {key for store in self.stores for key in store.skipped}
-
-    def readable(self, records: tuple[Record, ...]) -> int:
-        """How many of `records` have not turned out unreadable."""
-        bad = self.skipped()
-        return sum(record.key not in bad for record in records)
 
 
 @dataclass
@@ -91,26 +81,10 @@ class Job:
             return self.target
         return replace(self.target, model=self.task.get_trainable_module(ema=True).module.model)
 
-    def share_skipped(self) -> None:
-        """Every process learns of the unreadable images that any has met."""
-        for met in self.processes.gather([store.skipped for store in self.kept.stores]):
-            for store, skipped in zip(self.kept.stores, met, strict=True):
-                for key, reason in skipped.items():
-                    store.note(key, reason)
-
     def store(self, records: tuple[Record, ...], load_size: tuple[int, int]) -> ImageStore:
-        """Where the pixels of `records` come from; asked again, the same with what it holds."""
-        for store in self.kept.stores:
-            if store.cover == load_size and store.records == records:
-                return store
-        store = ImageStore(
-            records,
-            load_size,
-            interpolation=self.target.interpolation,
-            cache=self.config.cache,
-        )
-        self.kept.stores.append(store)
-        return store
+        """Where the pixels of `records` come from."""
+        cache = self.config.cache
+        return self.kept.of(records, load_size, self.target.interpolation, cache)
 
 
 def prepare(
