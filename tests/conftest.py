@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -124,3 +126,72 @@ def tiny_data(tmp_path: Path) -> Path:
                 pixels[..., label] += 120
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
+
+
+class Recorder:
+    """Watches a run; may be told to do something at a step or an epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.at_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+        self.at_step: Callable[[int, int], None] = lambda epoch, batch: None
+
+    def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None:
+        self.at_step(epoch, batch)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.at_epoch(row)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def together() -> Callable[..., list[Any]]:
+    """`together(work, size)`: work(rank) in `size` processes as torchrun starts them, and what each
+    returned, or the exception that ended it (None for one that was killed)."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs fork")
+    fork = multiprocessing.get_context("fork")
+
+    def child(work: Callable[[int], Any], rank: int, pipe: Any) -> None:
+        os.environ.update(pipe.recv())
+        try:
+            result = work(rank)
+        except BaseException as error:
+            result = error
+        pipe.send(result)
+        pipe.close()
+        os._exit(0)
+
+    def run(work: Callable[[int], Any], size: int = 2) -> list[Any]:
+        from torch.distributed import TCPStore
+
+        started = []
+        for rank in range(size):
+            mine, theirs = fork.Pipe()
+            process = fork.Process(target=child, args=(work, rank, theirs))
+            process.start()
+            theirs.close()
+            started.append((process, mine))
+        # After the last fork: the store's thread may hold a lock of the C library's.
+        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        for rank, (_, pipe) in enumerate(started):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            master = {"MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
+            env = {**place, **master, "TORCHELASTIC_USE_AGENT_STORE": True}
+            pipe.send({name: str(value) for name, value in env.items()})
+        results = []
+        for process, pipe in started:
+            try:
+                results.append(pipe.recv() if pipe.poll(120) else TimeoutError())
+            except EOFError:
+                results.append(None)
+            process.kill()
+            process.join()
+        return results
+
+    return run

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("gtacli.cli.demo", "Plain fine-tuning against GTA, in minutes."),
     "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
+    "pretrain": ("gtacli.cli.pretrain", "Train a ViT without labels, led to the objects."),
     "report": ("gtacli.cli.report", "Show runs side by side on one page."),
     "predict": ("gtacli.cli.predict", "Name the classes of images."),
     "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),

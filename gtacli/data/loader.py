@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     labels: Tensor
     """int64 (B,)."""
     indices: Tensor
-    """int64 (B,): places in the store's records."""
+    """int64 (B,): places in the store's records; see `make_loader` where they repeat."""
     shown: Tensor
     """fp32 (B, 5): x0, y0, x1, y1 of what each view shows, as shares of its image, and 1 where it
     is mirrored (`transforms.Shown`)."""
@@ -110,15 +110,20 @@ def make_loader(
     context: str | None = None,
     part: tuple[int, int] = (0, 1),
     views: int | None = None,
+    repeats: int = 1,
 ) -> Loader:
     """Batches of `store`: shuffled and augmented (`train`), or in order and undisturbed.
 
     `drop_last` leaves out an incomplete last batch, unless it is the only one. `context` is the
     start method of the workers (fork, spawn; default the platform's). `part` (r, n) gives the r-th
     of n shares of every batch; some may be empty. With `views` every image is augmented in so many
-    ways in all, which take turns by epoch.
+    ways in all, which take turns by epoch. With `repeats` an image that is read gives so many views
+    to its batch, of `batch_size` views in all, a multiple of it; their `indices` are then
+    index * repeats + number, each view its own.
     """
-    epoch_data = _Epoch(store, transform, batch_size, train, seed, epoch, drop_last, part, views)
+    epoch_data = _Epoch(
+        store, transform, batch_size, train, seed, epoch, drop_last, part, views, repeats
+    )
     return Loader(epoch_data, start_batch, workers, pin_memory, context)
 
 
@@ -143,16 +148,18 @@ class _Epoch(Dataset[_Part]):
         drop_last: bool,
         part: tuple[int, int],
         views: int | None,
+        repeats: int,
     ) -> None:
         self.store = store
         self.transform = transform
-        self.batch_size = batch_size
+        self.batch_size = batch_size // repeats  # images
+        self.repeats = repeats
         self.train = train
         self.part = part
         self.seed = (seed & _MASK, epoch)
         self.view_seed = (seed & _MASK, epoch % views if views else epoch)
         self.order = self._order()
-        full, rest = divmod(len(store), batch_size)
+        full, rest = divmod(len(store), self.batch_size)
         self.count = full if rest == 0 or (drop_last and full) else full + 1
 
     def __len__(self) -> int:
@@ -171,17 +178,19 @@ class _Epoch(Dataset[_Part]):
             except ImageError as error:
                 failed.append((index, str(error)))
                 continue
-            rng = np.random.default_rng((*self.view_seed, index)) if self.train else None
-            view, where = transform.see(image, rng)
-            views.append(view)
-            shown.append(where)
-            kept.append(index)
+            for own in range(index * self.repeats, (index + 1) * self.repeats):
+                rng = np.random.default_rng((*self.view_seed, own)) if self.train else None
+                view, where = transform.see(image, rng)
+                views.append(view)
+                shown.append(where)
+                kept.append(own)
         indices = torch.tensor(kept, dtype=torch.int64)
         cuts = transform.pack(views) if isinstance(transform, BatchedAugmentation) else None
         empty = torch.empty(0, 3, *transform.image_size, dtype=torch.uint8)
         images = torch.stack(views) if views and cuts is None else empty
         boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
-        return _Part(Batch(images, self.store.labels[indices], indices, boxes), failed, cuts)
+        labels = self.store.labels[indices // self.repeats]
+        return _Part(Batch(images, labels, indices, boxes), failed, cuts)
 
     def _order(self) -> Tensor:
         if not self.train:

@@ -80,10 +80,13 @@ class TrainTransform:
     scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
     interpolation: str = "bicubic"
+    load_ratio: float = LOAD_RATIO
+    """Of the side of an image as it is loaded to the input's. Where even the smallest crop is not
+    to be enlarged: 1 / sqrt(scale[0])."""
 
     @property
     def load_size(self) -> Size:
-        side = round(max(self.image_size) * LOAD_RATIO)
+        side = round(max(self.image_size) * self.load_ratio)
         return side, side
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gtacli.errors import GtaError
 from gtacli.models import positions, timm_blocks
 from gtacli.models.preprocessing import InputView, Preprocess
-from gtacli.models.specs import Weights, resolve, started_from
+from gtacli.models.specs import Weights, architecture_of, resolve, started_from
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def load_model(
     drop_path: float = 0.0,
     init: str | None = None,
     any_size: bool = False,
+    untrained: bool = False,
+    patch_size: int | None = None,
 ) -> LoadedModel:
     """Load a ViT by its spec, in eval mode on the CPU.
 
@@ -96,11 +98,14 @@ def load_model(
         any_size: the model takes images of any size of whole patches, each batch its own, and
             resizes position embeddings as it goes; like `drop_path` not kept.
 
+        untrained: take the architecture alone; the weights are random, or those of `init`.
+        patch_size: side of the patches; patch embeddings are resampled. Default: the model's own.
+
     Raises:
         GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
             the patches do not divide.
     """
-    weights = named = resolve(spec)
+    weights = named = architecture_of(spec) if untrained else resolve(spec)
     if init is not None:
         weights = started_from(named, init)
     meta = weights.metadata
@@ -116,6 +121,9 @@ def load_model(
         image_size = tuple(json.loads(named.metadata["image_size"]))
     if image_size is not None:
         kwargs["img_size"] = image_size
+    own = dict(weights.kwargs or {})
+    if patch_size is not None:
+        own["patch_size"] = kwargs["patch_size"] = patch_size
     if drop_path:
         kwargs["drop_path_rate"] = drop_path
     if any_size:
@@ -147,7 +155,7 @@ def load_model(
         interpolation=interpolation,
         crop_pct=crop_pct,
         classes=classes if len(classes) == width else (),
-        kwargs=weights.kwargs,
+        kwargs=own,
     )
 
 

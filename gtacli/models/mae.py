@@ -21,7 +21,14 @@ from torch.nn import functional as F
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.mae_decoders import CrossDecoder, Decoder, SelfDecoder, initialise
-from gtacli.models.patches import patchify, sincos_positions, standardised, take, visible_patches
+from gtacli.models.patches import (
+    patchify,
+    sincos_positions,
+    standardised,
+    take,
+    unpatchify,
+    visible_patches,
+)
 
 Method = Literal["mae", "crossmae"]
 
@@ -126,6 +133,27 @@ class MaskedAutoencoder(nn.Module):
             return layers
         # A model that pools first keeps its final norm for afterwards: here it comes before.
         return [cast(Tensor, m.fc_norm(m.norm(layers[-1])))]
+
+    def no_weight_decay(self) -> set[str]:
+        """None beside biases and norms, as published."""
+        return set()
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, order: Tensor) -> Tensor:
+        """The images with all their masked patches as predicted, (B, 3, h, w); normalised like
+        `images`, whatever the targets were.
+
+        A patch's own mean and variance are the target's, which the network was not asked for.
+        """
+        patches = patchify(images, self.patch)
+        keep, masked = order[:, : self.visible], order[:, self.visible :]
+        features = self.features(take(patches, keep), keep)
+        predicted = self.decoder(features, order, masked.shape[1]).to(patches.dtype)
+        if self.norm_pix:
+            var, mean = torch.var_mean(take(patches, masked), -1, keepdim=True)
+            predicted = predicted * (var + 1e-6).sqrt() + mean
+        rows = torch.arange(len(patches), device=patches.device)[:, None]
+        return unpatchify(patches.index_put((rows, masked), predicted), self.grid, self.patch)
 
     def forward(self, images: Tensor, order: Tensor) -> Reconstruction:
         """The errors of the predicted patches.

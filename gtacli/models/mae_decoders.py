@@ -53,17 +53,21 @@ class Decoder(nn.Module, ABC):
         self.pixels = nn.Linear(width, values)
 
     @abstractmethod
-    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
-        """(B, M, W) of the predicted patches, before the final norm."""
+    def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
+        """(B, M, W) of the last `predicted` patches, before the final norm."""
 
-    def forward(self, features: list[Tensor], order: Tensor) -> Tensor:
+    def forward(
+        self, features: list[Tensor], order: Tensor, predicted: int | None = None
+    ) -> Tensor:
         """Pixels (B, M, values) of the last M patches in `order`.
 
         Args:
             features: tokens (B, P+K, C) of the encoder; see each class for which.
             order: (B, N) patches, the visible first, as `patches.mask_order` gives it.
+            predicted: M; default: as in training.
         """
-        pixels: Tensor = self.pixels(self.norm(self.tokens(features, order)))
+        tokens = self.tokens(features, order, self.predicted if predicted is None else predicted)
+        pixels: Tensor = self.pixels(self.norm(tokens))
         return pixels
 
     def reset(self) -> None:
@@ -94,7 +98,7 @@ class SelfDecoder(Decoder):
         self.blocks = nn.ModuleList(blocks)
         self.reset()
 
-    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
+    def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
         x = self.embed(features[-1])
         # A prefix token's position is zero.
         prefix, seen = x[:, : self.prefix], x[:, self.prefix :]
@@ -130,8 +134,8 @@ class CrossDecoder(Decoder):
         self.reset()
         nn.init.normal_(self.mix, std=self.layers_read**-0.5)
 
-    def tokens(self, features: list[Tensor], order: Tensor) -> Tensor:
-        x = self.mask_token + F.embedding(order[:, -self.predicted :], self.positions)
+    def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
+        x = self.mask_token + F.embedding(order[:, -predicted:], self.positions)
         # One product of (depth, layers) with (layers, B * tokens * C) mixes for all blocks.
         stacked = torch.stack(features)
         mixed = (self.mix @ stacked.flatten(1)).view(-1, *stacked.shape[1:])

@@ -97,6 +97,16 @@ def resolve(spec: str) -> Weights:
     raise GtaError(f"model: unknown name {spec!r}; {hint}")
 
 
+def architecture_of(spec: str) -> Weights:
+    """The architecture that a model spec names, without its weights.
+
+    Raises GtaError for an unknown name.
+    """
+    if timm.is_model(spec.split(".")[0]) and not Path(spec).is_dir():
+        return Weights(spec, None, {}, spec)  # its weights need not even be there
+    return replace(resolve(spec), tensors=None)
+
+
 def started_from(named: Weights, init: str) -> Weights:
     """Other weights for the architecture that a spec has named.
 

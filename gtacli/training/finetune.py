@@ -18,7 +18,7 @@ from gtacli.training.distribution import Processes, joined
 from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, Unobserved
 from gtacli.training.phases import run_phase, test
-from gtacli.training.runs import STATE_FILE, RunFolder
+from gtacli.training.runs import STATE_FILE, RunFolder, median_rate
 from gtacli.training.search import SEARCH_FILE, Search, choices, require_search, search
 from gtacli.training.setup import Job, Kept, prepare
 from gtacli.training.state import Progress
@@ -162,7 +162,7 @@ def summarise(
         "attention_drift": _kept_row(progress).get("attention_drift"),
         **(_health(progress) if config.track_attention else {}),
         "seconds": round(time.perf_counter() - started, 2),
-        "images_per_second": _median([r["images_per_second"] for r in progress.rows]),
+        "images_per_second": median_rate(progress.rows),
         "peak_memory_mb": round(max(job.processes.gather(job.compute.peak_memory_mb())), 1),
     }
     if job.kept.skipped():
@@ -184,7 +184,3 @@ def _health(progress: Progress) -> dict[str, Any]:
     figures = _kept_row(progress).get("attention")
     area = None if figures is None else figures["area"]
     return {"attention_inside": last_block(figures), "attention_area": area}
-
-
-def _median(values: list[float]) -> float:
-    return round(sorted(values)[len(values) // 2], 2) if values else 0.0

@@ -203,8 +203,8 @@ def fit(
             progress.seconds += time.perf_counter() - clock
             # -- what came of it ----------------------------------------------------------
             task.eval()
-            row = {"epoch": epoch, "train_loss": _mean(progress, "loss")}
-            row |= {k: _mean(progress, k) for k in progress.totals if k not in ("loss", "images")}
+            means = {k: _mean(progress, k) for k in progress.totals}
+            row = {"epoch": epoch, "train_loss": means.pop("loss"), **task.figures(means)}
             row |= evaluate()
             row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
             row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
@@ -227,7 +227,7 @@ def fit(
 
 def out_of_patience(rows: list[dict[str, Any]], score: str, patience: int | None) -> bool:
     """Whether `score` has not been better than ever before for `patience` epochs."""
-    scores = [row[score] for row in rows if row[score] is not None]
+    scores = [row[score] for row in rows if row.get(score) is not None]
     if patience is None or not scores:
         return False
     return len(scores) - 1 - scores.index(max(scores)) >= patience

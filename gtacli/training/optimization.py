@@ -29,6 +29,7 @@ def make_optimizer(
     head_lr_scale: float,
     weight_decay: float | None,
     layer_decay: float | None,
+    **options: Any,
 ) -> torch.optim.Optimizer:
     """AdamW, SGD or any other of timm's, with parameter groups for decay, layers and head.
 
@@ -37,6 +38,7 @@ def make_optimizer(
             `head_lr_scale` times the rate.
         lr, weight_decay: None: the optimiser's usual ones.
         layer_decay: each block learns at this factor of the rate of the block above it.
+        options: of the optimiser itself.
 
     Raises UsageError for an unknown optimiser, or one without a usual rate when lr is None.
     """
@@ -58,7 +60,8 @@ def make_optimizer(
     split = [part for g in groups for part in _head_apart(g, names, head, head_lr_scale)]
     # One kernel for all tensors of a group, on the CPU too; the update is the same.
     fused = {"fused": True} if optimizer in ("adamw", "adam", "sgd") else {}
-    return create_optimizer_v2(split, opt=optimizer, lr=lr, weight_decay=weight_decay, **fused)
+    options = {**fused, **options}
+    return create_optimizer_v2(split, opt=optimizer, lr=lr, weight_decay=weight_decay, **options)
 
 
 def _head_apart(

@@ -96,6 +96,13 @@ class PretrainTask(TrainingTask):  # type: ignore[misc]
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Nothing is done to the weights beside the optimiser."""
 
+    def figures(self, means: dict[str, float]) -> dict[str, float | None]:
+        """An epoch's figures for the log, from the means of what the steps returned: the error
+        inside and outside the object from their sums, not step by step."""
+        inside = {f"recon_{k}": _share(means.pop(k), means.pop(f"{k}_mass"))
+                  for k in ("fg", "bg") if k in means}  # fmt: skip
+        return {**means, **inside}
+
     def look(self, epoch: int, batch: Batch, maps: Tensor | None = None) -> None:
         """The next step shows this batch.
 
@@ -160,3 +167,7 @@ class PretrainTask(TrainingTask):  # type: ignore[misc]
         if self.guidance is not None and self.guidance.shuffle:
             guide = shuffled(maps, image_noise(indices, patches, self.seed, epoch, _SHUFFLES))
         return real, mask_order(noise, guide, self.masking), maps, guide
+
+
+def _share(part: float, mass: float) -> float | None:
+    return part / mass if mass > 0 else None

@@ -7,6 +7,8 @@ model.safetensors the best weights in timm's layout; its metadata says how to us
 state.pt          everything a resumed run needs; loads with weights_only=True
 summary.json      the result
 search.json       how `--lam auto` chose; until then its candidates train in search/
+decoder.safetensors  of a pre-training: what the encoder is made to fill images in with
+previews/         of a pre-training: pictures of reconstructions
 predictions.json  what it answers on its test images, once `gta report` has asked
 """
 
@@ -35,11 +37,12 @@ from gtacli.training.distribution import ALONE, Processes
 
 STATE_FILE = "state.pt"
 PREDICTIONS_FILE = "predictions.json"
+DECODER_FILE = "decoder.safetensors"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
-    "search.json", PREDICTIONS_FILE,
+    "search.json", PREDICTIONS_FILE, DECODER_FILE,
 )  # fmt: skip
-FOLDERS = ("search", "tensorboard", "wandb")
+FOLDERS = ("search", "tensorboard", "wandb", "previews")
 
 
 def default_out(command: str) -> Path:
@@ -109,13 +112,14 @@ class RunFolder:
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / f".{name}.{os.getpid()}.tmp"
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
                 write(temporary)
                 with temporary.open("rb+") as f:
                     os.fsync(f.fileno())
-                temporary.replace(self.path / name)
+                temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
         except (OSError, RuntimeError, SafetensorError) as e:  # a full disk looks different to each
@@ -131,12 +135,14 @@ class RunFolder:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         self.write("metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
 
-    def write_model(self, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
+    def write_model(
+        self, model: torch.nn.Module, metadata: Mapping[str, str], name: str = WEIGHTS_FILE
+    ) -> None:
         def save(path: Path) -> None:
             tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
             save_file(tensors, path, dict(metadata))
 
-        self.write(WEIGHTS_FILE, save)
+        self.write(name, save)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         self.write(STATE_FILE, lambda p: torch.save(dict(state), p))
@@ -184,6 +190,12 @@ def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, st
         "interpolation": model.interpolation,
         "crop_pct": str(model.crop_pct),
     }
+
+
+def median_rate(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Images a second of the epochs in metrics.jsonl, the middle one."""
+    rates = sorted(row["images_per_second"] for row in rows)
+    return round(rates[len(rates) // 2], 2) if rates else 0.0
 
 
 def environment() -> dict[str, Any]:

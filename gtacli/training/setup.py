@@ -208,7 +208,7 @@ def prepare(
 
 def training_view(
     config: FinetuneConfig, target: LoadedModel, device: torch.device
-) -> Transform | BatchedAugmentation:
+) -> Augmentation | BatchedAugmentation:
     """What training images go through; source and target see the same.
 
     Raises UsageError for a policy that timm does not know, or a GPU that is not there.
@@ -225,7 +225,17 @@ def training_view(
         target.mean,
         target.std,
     )
-    if config.augment_device == "cpu":
+    return on_device(augmentation, config.augment_device, device)
+
+
+def on_device(
+    augmentation: Augmentation, where: str, device: torch.device
+) -> Augmentation | BatchedAugmentation:
+    """The augmentation in the workers, or (`--augment-device cuda`) in batches on the GPU.
+
+    Raises UsageError for a GPU that is not there.
+    """
+    if where == "cpu":
         return augmentation
     if not torch.cuda.is_available():
         raise UsageError("--augment-device: there is no cuda here; `gta doctor` shows why")

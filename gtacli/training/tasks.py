@@ -108,6 +108,10 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             needs.append(Request(layers=(self._last_block,)))
         return reduce(or_, needs, Request())
 
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        """An epoch's figures for the log, from the means of what the steps returned."""
+        return means
+
     def start_epoch(self, epoch: int) -> None:
         """Freeze the backbone in the first epochs, with the regularisers that only reach it."""
         frozen = epoch < self.freeze_epochs

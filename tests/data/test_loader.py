@@ -128,3 +128,22 @@ def test_all_unreadable(records: list[Record], cache: str) -> None:
     tested = loader(records, cache)
     assert [len(batch.labels) for batch in tested] == [0, 0, 0]
     assert len(tested._epoch.store.skipped) == 11
+
+
+def test_repeats_are_views_of_an_image_that_is_read_once(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    get = ImageStore.get
+    monkeypatch.setattr(ImageStore, "get", lambda s, index: read.append(index) or get(s, index))
+    batches = list(loader(records, repeats=2))
+    assert sorted(read) == list(range(11))
+    assert [len(batch.images) for batch in batches] == [4, 4, 4, 4, 4, 2]
+    views = torch.cat([batch.indices for batch in batches])
+    assert sorted(views.tolist()) == list(range(22))
+    labels = torch.cat([batch.labels for batch in batches])
+    assert labels.tolist() == [records[i // 2].label for i in views.tolist()]
+    first = batches[0]
+    assert not torch.equal(first.images[0], first.images[1])
+    assert not torch.equal(first.shown[0], first.shown[1])
+    assert same(batches, list(loader(records, "none", repeats=2, workers=2)))

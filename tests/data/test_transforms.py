@@ -89,3 +89,11 @@ def test_eval_of_a_loaded_image_only_cuts_the_centre() -> None:
 def test_training_needs_a_generator() -> None:
     with pytest.raises(ValueError, match="random generator"):
         TrainTransform((8, 8))(image(9, 9))
+
+
+def test_no_crop_of_a_large_image_is_enlarged_where_that_is_asked() -> None:
+    transform = TrainTransform((32, 32), (0.25, 1.0), load_ratio=2.0)
+    assert transform.load_size == (64, 64)
+    rng = np.random.default_rng(0)
+    areas = [crop.height * crop.width for crop in (transform.draw(64, 64, rng) for _ in range(300))]
+    assert min(areas) > 0.95 * 32 * 32

@@ -244,3 +244,30 @@ def test_what_does_not_fit_is_refused(
     encoder = timm.create_model(arch, num_classes=0, **options)
     with pytest.raises(UsageError, match=message):
         MaskedAutoencoder(encoder, **{"image_size": (224, 224), **changes})
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+@pytest.mark.parametrize("method", ["mae", "crossmae"])
+def test_a_reconstruction_is_in_the_scale_of_the_images(
+    norm_pix: bool, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, order = make("not-square", method, norm_pix=norm_pix)
+    patches = patchify(images, model.patch)
+
+    def perfect(features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
+        target = take(patches, order[:, -predicted:])
+        if norm_pix:
+            target = (target - target.mean(-1, keepdim=True)) / (
+                target.var(-1, keepdim=True) + 1e-6
+            ).sqrt()
+        return target
+
+    torch.testing.assert_close(
+        patchify(model.reconstruct(images, order), model.patch)[
+            torch.arange(2)[:, None], order[:, : model.visible]
+        ],
+        take(patches, order[:, : model.visible]),
+    )
+    assert not torch.allclose(model.reconstruct(images, order), images, atol=0.1)
+    monkeypatch.setattr(model.decoder, "forward", perfect)
+    torch.testing.assert_close(model.reconstruct(images, order), images, atol=1e-4, rtol=1e-4)

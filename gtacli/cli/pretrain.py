@@ -1,0 +1,54 @@
+"""`gta pretrain`: config -> run -> one result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gtacli.cli.lazy import new_app
+from gtacli.cli.options import Call, config_command
+from gtacli.cli.training import train
+from gtacli.config.pretrain import PretrainConfig
+
+app = new_app()
+
+
+@config_command(app, PretrainConfig, "pretrain")
+def pretrain(config: PretrainConfig, call: Call) -> int | None:
+    """Train a ViT without labels: it fills masked images in, and objects weigh more.
+
+    A masked autoencoder (MAE, or the faster CrossMAE). With --maps or --teacher the error of each
+    patch is weighed by exp(map / tau), so that the network learns what the object looks like before
+    it learns the background. The run's encoder is a model for every other command:
+    gta finetune --model RUN.
+    """
+    from gtacli.pretraining.run import pretrain as run
+
+    return train(config, call, RESULT, _words, lambda o: run(config, o, dry_run=call.dry_run))
+
+
+RESULT = (
+    ("final_loss", "loss", False),
+    ("recon", "error of a masked patch", False),
+    ("recon_fg", "inside the object", False),
+    ("recon_bg", "outside", False),
+    ("knn_top1", "20-nn top-1 %", True),
+    ("n_train", "trained on", False),
+    ("n_val", "classified", False),
+    ("skipped", "unreadable", False),
+    ("images_per_second", "images a second", False),
+    ("peak_memory_mb", "peak memory MB", False),
+    ("seconds", "seconds", False),
+    ("run", "run folder", False),
+)
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    """An epoch's line of the log."""
+    parts = [f"loss {row['train_loss']:.4f}"]
+    if row.get("recon_fg") is not None and row.get("recon_bg") is not None:
+        parts.append(f"object {row['recon_fg']:.4f}, rest {row['recon_bg']:.4f}")
+    if row.get("tau") is not None:
+        parts.append(f"tau {row['tau']:.3g}")
+    if row["knn_top1"] is not None:
+        parts.append(f"20-nn {100 * row['knn_top1']:.1f} %")
+    return parts

@@ -1,0 +1,104 @@
+"""Pictures of what the network makes of masked images, the same images and masks every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from gtacli.data.images import ImageError
+from gtacli.data.loader import Batch
+from gtacli.data.map_views import view_maps
+from gtacli.data.transforms import EvalTransform
+from gtacli.models.patches import mask_order, patchify, unpatchify
+from gtacli.pretraining.setup import Job
+from gtacli.rendering.heat import overlay, range_of, smooth
+from gtacli.rendering.sheet import Row, draw_sheet
+from gtacli.training.guidance import normalised
+from gtacli.training.noise import image_noise
+
+IMAGES = 8
+GREY = 128
+_STREAM = 2  # of noise: masks and shuffles of training have others
+
+
+class Previews:
+    """Draws some training images: whole, masked, filled in, and their maps.
+
+    Args:
+        job: its encoder's evaluation view is shown.
+
+    Attributes:
+        batch: what is drawn; empty where no image could be read.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.batch = self._read()
+
+    def draw(self, epoch: int) -> Image.Image:
+        """The sheet after an epoch. Not for an empty `batch`."""
+        job = self.job
+        device, model = job.compute.device, job.model
+        images = job.encoder.view(device)(self.batch.images.to(device))
+        maps = self._maps()
+        patches = model.grid[0] * model.grid[1]
+        noise = image_noise(self.batch.indices.to(device), patches, job.config.seed, 0, _STREAM)
+        guide = None if maps is None else normalised(maps.flatten(1))
+        order = mask_order(noise, guide, job.config.mask)
+        with job.compute.autocast():
+            filled = model.reconstruct(images, order)
+        seen = torch.zeros(len(images), patches, 1, dtype=torch.bool, device=device)
+        seen.scatter_(1, order[:, : model.visible, None], True)
+        whole = self.batch.images.to(device)
+        masked = patchify(whole, model.patch).where(seen, torch.tensor(GREY).to(whole))
+        columns = [whole, unpatchify(masked, model.grid, model.patch), self._pixels(filled)]
+        titles = ["image", "masked", f"after epoch {epoch + 1}"]
+        pictures = [[F.to_pil_image(image.cpu()) for image in column] for column in columns]
+        if maps is not None:
+            titles.append("map")
+            found = maps.cpu().numpy()
+            pictures.append([_over(p, m) for p, m in zip(pictures[0], found, strict=True)])
+        return draw_sheet([Row(row) for row in zip(*pictures, strict=True)], titles)
+
+    def _read(self) -> Batch:
+        """Images from all over the training part; unreadable ones are left out."""
+        encoder, records = self.job.encoder, self.job.train
+        transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
+        places = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int)
+        store = self.job.store(
+            tuple(records[place] for place in places.tolist()), transform.load_size
+        )
+        views, shown, kept = [], [], []
+        for number, place in enumerate(places.tolist()):
+            try:
+                view, where = transform.see(store.get(number))
+            except ImageError:  # training names it
+                continue
+            views.append(view)
+            shown.append(where)
+            kept.append(place * self.job.config.repeats)
+        empty = torch.empty(0, 3, *encoder.image_size, dtype=torch.uint8)
+        indices = torch.tensor(kept, dtype=torch.int64)
+        boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
+        return Batch(torch.stack(views) if views else empty, indices, indices, boxes)
+
+    def _maps(self) -> Tensor | None:
+        if self.job.guide is None:
+            return None
+        maps, shown = self.job.guide.maps(self.batch)
+        return view_maps(maps.to(self.job.compute.device), shown, self.job.model.grid)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Normalised images as uint8."""
+        encoder = self.job.encoder
+        std, mean = (images.new_tensor(v).view(-1, 1, 1) for v in (encoder.std, encoder.mean))
+        return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _over(picture: Image.Image, found: NDArray[np.float32]) -> Image.Image:
+    size = (picture.height, picture.width)
+    return overlay(picture, smooth(found, size, range_of(found)), "plasma")

@@ -1,0 +1,83 @@
+"""What the options of `gta pretrain` accept, and what they mean together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gtacli.config.pretrain import PretrainConfig
+
+MAPS = {"maps": Path("maps")}
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "written"),
+    [
+        ("1.0:0.5", (1.0, 0.5), "1:0.5"),
+        ("0.7", (0.7, 0.7), 0.7),
+        (0.7, (0.7, 0.7), 0.7),
+        (1, (1.0, 1.0), 1.0),
+        ([1, 0.25], (1.0, 0.25), "1:0.25"),
+    ],
+)
+def test_tau(given: Any, read: tuple[float, float], written: Any) -> None:
+    config = PretrainConfig(tau=given)
+    assert config.tau == read
+    assert config.model_dump(mode="json")["tau"] == written
+    assert PretrainConfig(tau=written).tau == read
+
+
+@pytest.mark.parametrize("given", ["fast", "1:2:3", "0", "-1", True, [], "1:0"])
+def test_no_tau(given: Any) -> None:
+    with pytest.raises(ValidationError):
+        PretrainConfig(tau=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "backend"),
+    [
+        ({}, "none"),
+        (MAPS, ""),
+        ({**MAPS, "guide": "none"}, "none"),
+        ({"teacher": "x"}, "tokencut"),
+        ({"teacher": "x", "guide": "dino"}, "dino"),
+    ],
+)
+def test_who_guides(given: dict[str, Any], backend: str) -> None:
+    config = PretrainConfig(**given)
+    assert config.backend == backend
+    assert config.guided == (backend != "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"guide": "tokencut"}, "needs maps"),
+        ({**MAPS, "teacher": "x"}, "exclude each other"),
+        ({"mask": "attention"}, "mask attention needs maps"),
+        ({"teacher": "x", "guide": "none"}, "nothing to do"),
+        ({**MAPS, "guide": "none", "shuffle_maps": True}, "nothing to shuffle"),
+        ({"teacher_size": 224}, "there is no teacher"),
+        ({"predict_ratio": 0.5}, "mae predicts all"),
+        ({"method": "crossmae", "predict_ratio": 0.9}, "no more than is masked"),
+        ({**MAPS, "gamma": 1.0, "tau": 0.011}, "overflows"),
+    ],
+)
+def test_what_does_not_fit_together(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        PretrainConfig(**given)
+
+
+def test_no_least_tau_where_gamma_is_auto() -> None:
+    assert PretrainConfig(**MAPS, tau=0.001).tau == (0.001, 0.001)
+    assert PretrainConfig(**MAPS, tau=0.012, gamma=1.0).gamma == 1.0
+
+
+def test_when_something_is_due() -> None:
+    config = PretrainConfig(epochs=25)
+    assert [e + 1 for e in range(25) if config.due(None, e)] == [3, 6, 9, 12, 15, 18, 21, 24, 25]
+    assert [e + 1 for e in range(25) if config.due(10, e)] == [10, 20, 25]
+    assert not any(config.due(0, e) for e in range(25))

@@ -1,0 +1,70 @@
+"""A small pre-training run, ready to start, and maps of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gtacli.config.pretrain import PretrainConfig
+from gtacli.data import load_dataset
+from gtacli.data.images import encoded
+from gtacli.discovery.maps.digests import digest
+from gtacli.discovery.maps.kind import MapKind
+from gtacli.discovery.maps.writer import Writer
+
+Make = Callable[..., PretrainConfig]
+
+
+@pytest.fixture
+def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Make:
+    """PretrainConfig of a run of two epochs of four batches, with changes."""
+
+    def make(**changes: Any) -> PretrainConfig:
+        values = {
+            "model": str(tiny_model),
+            "data": str(tiny_data),
+            "out": tmp_path / "run",
+            "epochs": 2,
+            "batch_size": 4,
+            "lr": 1e-3,
+            "decoder_dim": 16,
+            "decoder_depth": 2,
+            "decoder_heads": 2,
+            "device": "cpu",
+            "workers": 0,
+        }
+        return PretrainConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def maps(tiny_data: Path, tmp_path: Path) -> Path:
+    """A cache of 3 x 5 maps, as of DINO's attention, of all images but the first two."""
+    kind = MapKind(
+        model="a model",
+        fingerprint="0" * 64,
+        backend="dino",
+        backend_version=1,
+        options={},
+        image_size=(24, 40),
+        interpolation="bicubic",
+        mean=(0.5,),
+        std=(0.5,),
+        precision="fp32",
+        grid=(3, 5),
+    )
+    records = [record for _, record in load_dataset(str(tiny_data)).records()][2:]
+    digests = [digest(encoded(record.path)) for record in records]
+    found = np.random.default_rng(0).integers(0, 256, (len(records), 3, 5), dtype=np.uint8)
+    cache = Writer(tmp_path / "maps", kind, len(records))
+    for content in digests:
+        cache.enter(content, None)
+    cache.add(digests, found)
+    cache.end_block(True)
+    cache.close(True)
+    return cache.folder
