@@ -15,9 +15,9 @@ from gtacli.attention_maps.looker import Looker
 from gtacli.data.images import decode
 from gtacli.data.inputs import Named
 from gtacli.discovery.masks import mask_on
+from gtacli.files import write_whole
 from gtacli.models.pixels import Size
 from gtacli.rendering.colour import Colours
-from gtacli.rendering.files import write_whole
 from gtacli.rendering.heat import heat, overlay, range_of, smooth
 
 Style = Literal["overlay", "heat", "mask", "raw"]

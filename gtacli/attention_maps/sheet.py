@@ -14,7 +14,7 @@ from gtacli.attention_maps.looker import Looker
 from gtacli.attention_maps.stream import Looked
 from gtacli.data.images import decode
 from gtacli.discovery.masks import mask_on
-from gtacli.rendering.files import write_whole
+from gtacli.files import write_whole
 from gtacli.rendering.heat import heat, overlay, range_of, smooth
 from gtacli.rendering.sheet import Row, draw_sheet, thumbnail
 

@@ -22,7 +22,7 @@ from gtacli.attention_maps.looker import Looker
 from gtacli.data.ahead import ahead
 from gtacli.data.chunks import a_core_each, chunk_size, chunks, thread_count
 from gtacli.data.images import ImageError, decode
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import Claims, Named
 from gtacli.discovery.threads import one_thread
 from gtacli.training.devices import Compute
 
@@ -84,15 +84,10 @@ def look(
 
 def _claimed(images: Iterable[Named]) -> Iterator[Named | Looked]:
     """Two images never share their files."""
-    taken: set[int] = set()  # of numbers: a stream of a million paths still fits
+    claims = Claims()
     for image in images:
-        stem = image.below.with_suffix("")
-        key = hash(stem)
-        if key in taken:
-            yield _failed(image, f"{image.path}: another image has its maps in {stem}.* already")
-        else:
-            taken.add(key)
-            yield image
+        error = claims.clash(image, "maps", [image.below.with_suffix(".*")])
+        yield image if error is None else _failed(image, error)
 
 
 class _Work:

@@ -8,6 +8,7 @@ import typer
 
 from gtacli.cli import console
 from gtacli.cli.lazy import group
+from gtacli.cli.options import Quiet, Verbose
 
 SHOWN = 10
 COLUMNS = ("images", "published", "classes", "fewest", "most")
@@ -22,10 +23,12 @@ def check(
     root: Annotated[str | None, typer.Argument(help="where it lies")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="do not decode the images")] = False,
     json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Read a data set as --data does: counts, missing and unreadable images, images that lie in
     two parts, and what was published. Exit status 1 when something is wrong with it."""
-    console.setup()
+    console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.check import check as run
     from gtacli.data.spec import read_dataset
 

@@ -90,10 +90,7 @@ def _sources(given: list[str], data: str | None, null: bool) -> list[Source]:
 
     if data is not None:
         return data_sources(data)
-    found: list[Source] = [image.source for image in named_images(given, sys.stdin.buffer, null)]
-    if not found:
-        raise UsageError("no images on stdin")
-    return found
+    return [image.source for image in named_images(given, sys.stdin.buffer, null)]
 
 
 def _run(

@@ -11,7 +11,7 @@ import typer
 
 from gtacli.cli import console
 from gtacli.cli.lazy import group
-from gtacli.cli.options import Images, NullSeparated
+from gtacli.cli.options import Images, Json, NullSeparated, Quiet, Verbose
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ log = logging.getLogger(__name__)
 app = group("The maps that gta discover keeps: figures, check, pictures.")
 SHOWN = 10
 Cache = Annotated[Path, typer.Argument(help="folder of gta discover", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="results as JSON Lines on stdout")]
 
 
 @app.command()
-def stats(cache: Cache, json: Json = False) -> None:
+def stats(cache: Cache, json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Figures on the maps.
 
     What they are, how many there are, and how much of the images they call object.
     """
-    console.setup()
+    console.setup(quiet=quiet, verbose=verbose)
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.stats import stats as run
 
@@ -52,13 +51,15 @@ def verify(
         str | None, typer.Option(help="a data set, or a folder of images", metavar="SPEC")
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Are all files whole, have all images a map?
 
     Compares every file with its checksum, and finds images without a map among those that are
     given. Exit status 1 when something is damaged, unfinished or missing: gta discover mends it.
     """
-    console.setup()
+    console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.inputs import data_sources, named_images
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
@@ -100,12 +101,14 @@ def show(
     ] = None,
     null: NullSeparated = False,
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Draw maps over their images.
 
     An image without a map is named, and the exit status is 1.
     """
-    console.setup()
+    console.setup(quiet=quiet, verbose=verbose)
     if out is None:
         raise UsageError("--out: name a folder, or a .png for one image")
     from gtacli.data.images import ImageError
@@ -142,7 +145,7 @@ def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
     import numpy as np
 
     from gtacli.data.images import Encoded, ImageError, decode, encoded
-    from gtacli.rendering.files import write_whole
+    from gtacli.files import write_whole
     from gtacli.rendering.heat import overlay, smooth
 
     data = encoded(image.source)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Images = Annotated[
     list[str] | None, typer.Argument(help="files, folders, patterns; - reads paths from stdin")
 ]
+Json = Annotated[bool, typer.Option("--json", help="results as JSON Lines on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="log warnings only")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="log everything; show tracebacks")]
 NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")]
 
 SHORT = {"model": "-m", "out": "-o"}

@@ -105,10 +105,11 @@ def attention(
         }
         for spec, compared, result in zip(specs, probe.compared, probe.results(), strict=True)
     ]
-    folder.write_json("summary.json", {"results": results})
     names = short_names(specs)
-    if results[0]["n_images"] and not call.dry_run:
-        _draw(folder.path / PICTURE, names, results)
+    if results[0]["n_images"]:
+        folder.write_json("summary.json", {"results": results})
+        if not call.dry_run:
+            _draw(folder.path / PICTURE, names, results)
     if call.json:
         for result in results:
             console.emit(result)
@@ -183,8 +184,8 @@ def _mean(values: list[float]) -> float:
 
 
 def _draw(path: Any, names: list[str], results: list[dict[str, Any]]) -> None:
+    from gtacli.files import write_whole
     from gtacli.probing.picture import health_picture
-    from gtacli.rendering.files import write_whole
 
     drawn = health_picture(names, results)
     write_whole(path, lambda p: drawn.save(p, format="PNG"))

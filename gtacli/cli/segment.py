@@ -93,7 +93,9 @@ def segment(
     if stop.requested:
         status = 130
         log.warning("interrupted; these are the images so far")
-    folder.write_json("summary.json", summaries[0] if len(finders) == 1 else {"models": summaries})
+    if any(summary["images"] for summary in summaries):
+        whole = summaries[0] if len(finders) == 1 else {"models": summaries}
+        folder.write_json("summary.json", whole)
     if not call.json:
         _table(summaries)
     return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, takewhile
@@ -13,6 +14,8 @@ from gtacli.data.base import ImageDataset, Packed, Record
 from gtacli.data.files import find_images
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
+
+log = logging.getLogger(__name__)
 
 
 class Named(NamedTuple):
@@ -27,6 +30,25 @@ class Named(NamedTuple):
     def source(self) -> Path | Packed:
         """What is decoded."""
         return Path(self.path) if self.record is None else self.record.path
+
+
+class Claims:
+    """The names of results that are taken: no two images share a file."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, int] = {}  # hashes: a stream of a million paths still fits
+
+    def clash(self, image: Named, what: str, names: Sequence[PurePath]) -> str | None:
+        """Take `names` for the image's results (`what`), or say why it cannot have them."""
+        owner = hash(os.path.abspath(image.path))
+        for name in names:
+            other = self._owners.get(hash(name))
+            if other == owner:
+                return f"{image.path}: given a second time; it has its {what} already"
+            if other is not None:
+                return f"{image.path}: another image has its {what} in {name} already"
+        self._owners.update(dict.fromkeys(map(hash, names), owner))
+        return None
 
 
 def dataset_images(dataset: ImageDataset, part: str | None = None) -> Iterator[Named]:
@@ -95,8 +117,7 @@ def named_images(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) 
 
 def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Named]:
     if argument == "-":
-        paths = _streamed(stream, b"\0" if nul else b"\n")
-        return (Named(path, _without_root(path)) for path in paths)
+        return _named_in(stream, b"\0" if nul else b"\n")
     if Path(argument).is_dir():
         root = Path(argument)
         found = [str(path) for path in find_images(root)]
@@ -109,6 +130,15 @@ def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Name
     if not found:
         raise UsageError(f"no image in {argument}")
     return [Named(path, _below(path, root)) for path in found]
+
+
+def _named_in(stream: BinaryIO, separator: bytes) -> Iterator[Named]:
+    """None is no error: `find` may have found nothing."""
+    path = None
+    for path in _streamed(stream, separator):
+        yield Named(path, _without_root(path))
+    if path is None:
+        log.warning("no paths on stdin")
 
 
 def _common_folder(files: Sequence[str]) -> Path:

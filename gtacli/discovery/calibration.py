@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from gtacli.data.demo.trials import trial
 from gtacli.discovery.masks import mask_on
 from gtacli.discovery.metrics import iou
 from gtacli.discovery.ncut import normalized_cut
+from gtacli.files import replace_whole
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention
@@ -140,10 +140,8 @@ def _read(file: Path) -> Choice | None:
 
 
 def _keep(file: Path, choice: Choice) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    text = json.dumps(asdict(choice))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(choice)), encoding="utf-8")
-        temporary.replace(file)
+        replace_whole(file, lambda draft: draft.write_text(text, encoding="utf-8"))
     except OSError as error:
         log.warning("%s cannot be written (%s): the choice is made again next time", file, error)

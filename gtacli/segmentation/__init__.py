@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from gtacli.data.ahead import ahead
 from gtacli.data.images import ImageError
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import Claims, Named
 from gtacli.discovery.metrics import Totals
+from gtacli.files import write_whole
 from gtacli.finding import Failed, Finder, Seen, find_all
-from gtacli.rendering.files import write_whole
 from gtacli.rendering.sheet import Row
 from gtacli.segmentation.compare import ROWS, draw, row
 from gtacli.segmentation.finish import Finished, Finisher, Output, mask_name
@@ -126,17 +126,14 @@ def _finisher(finder: Finder, output: Output, several: bool) -> Finisher:
 
 def _claimed(images: Iterable[Named], output: Output, objects: int) -> Iterator[Named | Failed]:
     """A mask overwrites neither another one nor its own image."""
-    taken: set[int] = set()  # of numbers: a stream of a million paths still fits
+    claims = Claims()
     for image in images:
         names = [mask_name(image.below, k) for k in range(objects)]
-        clash = next((name for name in names if hash(name) in taken), None)
-        if clash is not None:
-            yield Failed(image, f"{image.path}: another image has its mask in {clash} already")
-        elif any(_is_image(output.folder, name, image) for name in names):
+        if any(_is_image(output.folder, name, image) for name in names):
             yield Failed(image, f"{image.path}: its mask would overwrite it; choose another --out")
         else:
-            taken.update(map(hash, names))
-            yield image
+            error = claims.clash(image, "mask", names)
+            yield image if error is None else Failed(image, error)
 
 
 def _is_image(folder: Path | None, name: Path | Any, image: Named) -> bool:

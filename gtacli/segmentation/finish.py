@@ -17,9 +17,9 @@ from gtacli.data.truth import VOID, Truth, read_truth, record_truth
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.metrics import Score, best_heads, located, score
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
+from gtacli.files import write_whole
 from gtacli.finding import Grids, Seen
 from gtacli.models.pixels import Size
-from gtacli.rendering.files import write_whole
 from gtacli.rendering.overlay import mask_overlay
 
 OVERLAY_SUFFIX = ".overlay.jpg"

@@ -15,7 +15,6 @@ predictions.json  what it answers on its test images, once `gta report` has aske
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -31,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gtacli.errors import GtaError, RunError, UsageError
+from gtacli.files import replace_whole
 from gtacli.models.loading import LoadedModel
 from gtacli.models.weights import WEIGHTS_FILE
 from gtacli.training.distribution import ALONE, Processes
@@ -74,10 +74,13 @@ class RunFolder:
         return RunFolder(self.path / name, self.dry, self.processes)
 
     def check_free(self, overwrite: bool, resumable: bool = True) -> None:
-        """Raise UsageError for a used folder, unless it holds an earlier run and `overwrite`."""
+        """Raise UsageError for a used folder, unless it holds an earlier run and `overwrite`.
+
+        A run that came to nothing has left its record alone, which stops nobody.
+        """
         if self.path.is_file():
             raise UsageError(f"--out: {self.path} is a file")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} <= {"run.json"}:
             return
         if not overwrite:
             resume = ", or --resume to go on with the run in it" if resumable else ""
@@ -106,22 +109,13 @@ class RunFolder:
             self.write(name, partial(shutil.copyfile, other.path / name))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let `write` fill a temporary file, then rename it: readers never see half a file."""
+        """Let `write` fill a file; readers never see half of it, see `gtacli.files`."""
         if not self.dry:
             self.processes.from_main(lambda: self._write(name, write))
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         try:
-            path = self.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                write(temporary)
-                with temporary.open("rb+") as f:
-                    os.fsync(f.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_whole(self.path / name, write, sync=True)
         except (OSError, RuntimeError, SafetensorError) as e:  # a full disk looks different to each
             text = f"--out: cannot write {self.path / name} ({str(e).splitlines()[0]})"
             # Before the first step it is the user's input that is wrong, later the run has failed.

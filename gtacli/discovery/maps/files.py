@@ -5,7 +5,6 @@ not fit its name.
 from __future__ import annotations
 
 import io
-import os
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
+from gtacli.files import replace_whole
 
 Rows = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache
@@ -41,15 +41,7 @@ def save(folder: Path, rows: Rows, draft: Path) -> Path:
 def put(path: Path, data: bytes, draft: Path) -> Path:
     """Write a file whole. Raises RunError where it cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_whole(path, lambda file: file.write_bytes(data), draft=draft, sync=True)
     except OSError as error:
         raise RunError(f"--out: cannot write {path} ({error.strerror or error})") from error
     return path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from gtacli import __version__
 from gtacli.config.report import ReportConfig
 from gtacli.errors import GtaError
-from gtacli.rendering.files import write_whole
+from gtacli.files import write_whole
 from gtacli.rendering.report import data, tables
 from gtacli.rendering.report.groups import Group, grouped, run_labels
 from gtacli.rendering.report.page import render

@@ -14,8 +14,8 @@ from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError, RunError
+from gtacli.files import write_whole
 from gtacli.models.loading import LoadedModel
-from gtacli.rendering.files import write_whole
 from gtacli.rendering.report.looking import readied, transform_of
 from gtacli.rendering.report.runs import WEIGHTS_FILE, Run
 from gtacli.training.devices import Compute, choose_workers

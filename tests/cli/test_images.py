@@ -1,0 +1,87 @@
+"""What all commands that work through images have in common."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Gta = Callable[..., Any]
+COMMANDS = ("attention-map", "segment", "probe attention", "discover")
+WITH_FOLDERS = COMMANDS[:3]  # discover adds to what is there
+
+
+@pytest.fixture
+def call(gta: Gta, tiny_model: Path, tmp_path: Path, bright: None) -> Gta:
+    """`call(command, *images)`: with the tiny model, into tmp_path/out."""
+
+    def run(command: str, *words: object) -> Any:
+        own = {
+            "segment": ("--backend", "bright"),
+            "discover": ("--backend", "bright"),
+            "probe attention": ("--masks", str(tmp_path)),
+        }
+        shared = ("-m", str(tiny_model), "-o", str(tmp_path / "out"), "--device", "cpu")
+        model = ("--teacher", str(tiny_model)) if command == "discover" else shared[:2]
+        options = (*model, *shared[2:], *own.get(command, ()))
+        return gta(*command.split(), *map(str, words), *options, "--json")
+
+    return run
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_on_stdin_is_no_failure(
+    call: Gta, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    stdin(monkeypatch, "")
+    done = call(command, "-")
+    assert done.status == 0, done.err
+    assert "warning: no paths on stdin" in done.err
+    stdin(monkeypatch, "missing.png\n")
+    assert "no paths" not in call(command, "-").err
+
+
+@pytest.mark.parametrize("command", WITH_FOLDERS)
+def test_after_a_mistyped_path_the_same_folder_will_do(
+    call: Gta, scene: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
+    scene(tmp_path / "a.png")
+    wrong = call(command, tmp_path / "aa.png")
+    assert wrong.status == 1
+    assert "aa.png" in wrong.err
+    right = call(command, tmp_path / "a.png")
+    assert right.status == 0, right.err
+    again = call(command, tmp_path / "a.png")
+    assert again.status == 2
+    assert "is not empty" in again.err
+
+
+@pytest.mark.parametrize(("command", "what"), [("attention-map", "maps"), ("segment", "mask")])
+def test_an_image_is_given_twice(
+    call: Gta, scene: Callable[..., Any], tmp_path: Path, command: str, what: str
+) -> None:
+    scene(tmp_path / "a.png")
+    scene(tmp_path / "other" / "a.png")
+    done = call(command, tmp_path / "a.png", tmp_path, tmp_path / "other")
+    assert done.status == 1
+    errors = [line["error"] for line in done.lines if "error" in line]
+    assert errors[0] == f"{tmp_path}/a.png: given a second time; it has its {what} already"
+    assert f"other/a.png: another image has its {what} in a." in errors[1]
+
+
+def test_maps_are_looked_at_quietly(
+    call: Gta, gta: Gta, scene: Callable[..., Any], tmp_path: Path
+) -> None:
+    scene(tmp_path / "a.png")
+    assert call("discover", tmp_path / "a.png").status == 0
+    for switch in ("-q", "-v"):
+        shown = gta("maps", "stats", str(tmp_path / "out"), switch)
+        assert (shown.status, shown.err) == (0, "")
