@@ -86,7 +86,8 @@ def background(
     if probe.left_out:
         log.info("left out: %d images without an object and a background beside it", probe.left_out)
     results = _results(config, specs, probe, round(perf_counter() - start, 2))
-    folder.write_json("summary.json", {"results": results})
+    if any(result["n_test"] for result in results):
+        folder.write_json("summary.json", {"results": results})
     if call.json:
         for result in results:
             console.emit(result)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Gta = Callable[..., Any]
-COMMANDS = ("attention-map", "segment", "probe attention", "discover")
-WITH_FOLDERS = COMMANDS[:3]  # discover adds to what is there
+COMMANDS = ("attention-map", "segment", "probe attention", "probe background", "discover")
+WITH_FOLDERS = COMMANDS[:-1]  # discover adds to what is there
 
 
 @pytest.fixture
@@ -20,10 +21,12 @@ def call(gta: Gta, tiny_model: Path, tmp_path: Path, bright: None) -> Gta:
     """`call(command, *images)`: with the tiny model, into tmp_path/out."""
 
     def run(command: str, *words: object) -> Any:
+        (tmp_path / "masks").mkdir(exist_ok=True)
         own = {
             "segment": ("--backend", "bright"),
             "discover": ("--backend", "bright"),
-            "probe attention": ("--masks", str(tmp_path)),
+            "probe attention": ("--masks", str(tmp_path / "masks")),
+            "probe background": ("--masks", str(tmp_path / "masks")),
         }
         shared = ("-m", str(tiny_model), "-o", str(tmp_path / "out"), "--device", "cpu")
         model = ("--teacher", str(tiny_model)) if command == "discover" else shared[:2]
@@ -53,13 +56,16 @@ def test_nothing_on_stdin_is_no_failure(
 def test_after_a_mistyped_path_the_same_folder_will_do(
     call: Gta, scene: Callable[..., Any], tmp_path: Path, command: str
 ) -> None:
-    scene(tmp_path / "a.png")
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(scene(tmp_path / name)).save(tmp_path / "masks" / name)
+    right = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     wrong = call(command, tmp_path / "aa.png")
     assert wrong.status == 1
     assert "aa.png" in wrong.err
-    right = call(command, tmp_path / "a.png")
-    assert right.status == 0, right.err
-    again = call(command, tmp_path / "a.png")
+    done = call(command, *right)
+    assert done.status == 0, done.err
+    again = call(command, *right)
     assert again.status == 2
     assert "is not empty" in again.err
 
