@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 from gtacli.config.base import StrictModel
 from gtacli.data.base import Record
 from gtacli.errors import RunError
+from gtacli.files import replace_whole
 from gtacli.probing.columns import Pool
 
 METHOD = 1
@@ -145,15 +145,9 @@ def _read_block(path: Path) -> tuple[Tensor, Tensor, dict[int, str]]:
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Written beside and renamed: nobody reads half a file. Raises RunError where it cannot be."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Nobody reads half a file. Raises RunError where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_whole(path, write)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"features: cannot write {path} ({reason})") from error
