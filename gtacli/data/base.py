@@ -77,6 +77,10 @@ class Record:
         return self.path.open("rb") if isinstance(self.path, Path) else self.path.open()
 
 
+NO_CLASS = ("",)
+"""The classes of a set without labels."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A set as its authors publish it: its name, its page, images a part, number of classes."""

@@ -27,7 +27,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gtacli.data.base import DatasetFamily, ImageDataset, Packed, Record, part_in_name
+from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Packed, Record, part_in_name
 from gtacli.data.cache import cache_dir
 from gtacli.data.files import file_state, is_hidden, is_image
 from gtacli.data.table import sorted_labels
@@ -53,7 +53,7 @@ class Shards(DatasetFamily):
         if any(parts.values()) and not all(parts.values()):
             shard = next(shard for shard, part in parts.items() if part is None)
             raise GtaError(f"wds/{rest}: does {shard.name} belong to train, val or test?")
-        samples = {shard: list(_samples(shard)) for shard in shards}
+        samples = {shard: list(_labelled(shard)) for shard in shards}
         used = {label for part in samples.values() for _, _, label in part}
         classes = _class_names(top, used) or sorted_labels(used)
         index = {name: label for label, name in enumerate(classes)}
@@ -66,6 +66,18 @@ class Shards(DatasetFamily):
             )
         name = (top.name if top else "") or f"wds/{rest}"
         return ImageDataset(name, classes, {split: tuple(part) for split, part in splits.items()})
+
+    def images(self, rest: str) -> ImageDataset:
+        """All images of the training shards in one class, whatever labels they have or lack."""
+        top, shards = _find(rest)
+        training = [shard for shard in shards if _part(shard.name) in (None, "train")]
+        records = (
+            Record(f"{shard.name}/{image.name}", 0, image)
+            for shard in training
+            for image, _ in _samples(shard)
+        )
+        name = (top.name if top else "") or f"wds/{rest}"
+        return ImageDataset(name, NO_CLASS, {"train": tuple(records)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +147,8 @@ def _part(name: str) -> str | None:
     return next((part for part in steps if part), None)
 
 
-def _samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
-    """(name, image, label) of a shard's samples, in their order."""
+def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
+    """(image, label or None) of a shard's samples, in their order."""
     labels: dict[str, str] = {}
     images: dict[str, Member] = {}
     try:
@@ -157,11 +169,17 @@ def _samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
                     images[key] = Member(shard.path, name, member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError) as error:
         raise GtaError(f"cannot read shard {shard.path} as a plain tar: {error}") from error
-    skipped = 0
     for key, image in images.items():
-        if key not in labels:
+        yield image, labels.get(key)
+
+
+def _labelled(shard: Shard) -> Iterator[tuple[str, Member, str]]:
+    """(name, image, label) of a shard's samples that have a label."""
+    skipped = 0
+    for image, label in _samples(shard):
+        if label is None:
+            key = image.name.rpartition(".")[0]
             raise GtaError(f"{image} has no label: no {key}.cls, and no 'label' in {key}.json")
-        label = labels[key]
         if re.fullmatch(r"-\d+", label):  # so shards say of a sample that it has none
             skipped += 1
         else:

@@ -5,34 +5,47 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import NO_CLASS, ImageDataset, Record
 from gtacli.data.files import find_images
+from gtacli.data.shards import Shards
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
-NO_CLASS = ("",)
+_WDS = "wds/"
 
 
 def load_images(spec: str) -> ImageDataset:
-    """The data set that `spec` names. A folder without class folders is one too: all its images,
-    or those of its train/, in a single class without a name.
+    """The data set that `spec` names. One without labels is one too, in a single class without a
+    name: a folder without class folders (all its images, or those of its train/), and WebDataset
+    shards.
 
     Raises GtaError where there is no image.
     """
     try:
         return load_dataset(spec)
-    except GtaError:
-        root = Path(spec).expanduser()
-        if not is_plain_folder(spec):
+    except GtaError as error:
+        found = _without_labels(spec)
+        if found is None:
             raise
-        part = root / "train"
-        found = find_images(part if part.is_dir() else root)
-        if not found:
-            raise
-    log.info("%s has no class folders: %d images without labels", spec, len(found))
-    records = (Record(path.relative_to(root).as_posix(), 0, path) for path in found)
-    return ImageDataset(root.resolve().name, NO_CLASS, {"train": tuple(records)})
+        log.info("%d images, without labels (%s)", len(found["train"]), error)
+        return found
+
+
+def _without_labels(spec: str) -> ImageDataset | None:
+    if spec.startswith(_WDS):
+        try:
+            return Shards().images(spec.removeprefix(_WDS))
+        except GtaError:
+            return None
+    return _in_folder(Path(spec).expanduser()) if is_plain_folder(spec) else None
+
+
+def _in_folder(root: Path) -> ImageDataset | None:
+    part = root / "train"
+    found = find_images(part if part.is_dir() else root)
+    records = tuple(Record(path.relative_to(root).as_posix(), 0, path) for path in found)
+    return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}) if records else None
 
 
 def has_labels(dataset: ImageDataset) -> bool:

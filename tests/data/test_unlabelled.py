@@ -1,0 +1,65 @@
+"""Images without labels: folders and shards of nothing but images."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gtacli.data.images import decode
+from gtacli.data.unlabelled import has_labels, load_images
+from gtacli.errors import GtaError
+
+MakeImage = Callable[..., Path]
+
+
+def test_a_folder_of_images(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("a.png", "b.png"):
+        make_image(tmp_path / "photos" / name)
+    data = load_images(str(tmp_path / "photos"))
+    assert [record.key for record in data["train"]] == ["a.png", "b.png"]
+    assert not has_labels(data)
+
+
+def test_of_parts_the_training_part(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("train/a.png", "train/deep/c.png", "val/b.png"):
+        make_image(tmp_path / name)
+    (tmp_path / "train" / "deep").rename(tmp_path / "train" / "x")
+    make_image(tmp_path / "val" / "y" / "z.png")
+    keys = [record.key for record in load_images(str(tmp_path))["train"]]
+    assert all(key.startswith("train/") for key in keys)
+
+
+def test_labels_stay_where_there_are_some(tiny_data: Path) -> None:
+    data = load_images(str(tiny_data))
+    assert has_labels(data)
+    assert len(data["train"]) == 18
+    assert len(data["test"]) == 12
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_shards(labelled: bool, tmp_path: Path, make_image: MakeImage) -> None:
+    image = make_image(tmp_path / "image.png")
+    (tmp_path / "zero.cls").write_text("cat")
+    for part in ("train-000", "train-001", "val-000"):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / f"s/{part}.tar", "w") as tar:
+            for key in ("a", "b"):
+                tar.add(image, f"{key}.png")
+                if labelled and key == "a":
+                    tar.add(tmp_path / "zero.cls", "a.cls")
+    data = load_images(f"wds/{tmp_path / 's'}")
+    keys = [f"train-00{i}.tar/{key}.png" for i in (0, 1) for key in ("a", "b")]
+    assert [record.key for record in data["train"]] == keys
+    assert not has_labels(data)
+    assert decode(data["train"][1].path).size == decode(image).size
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "empty", "wds/empty"])
+def test_no_images(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GtaError):
+        load_images(spec)
