@@ -43,8 +43,10 @@ def run(
     call: Call,
     measure: Callable[[Bench, LoadedModel], Outcome],
     shown: Shown,
+    note: Callable[[dict[str, Any]], str | None] = lambda result: None,
 ) -> int:
-    """Measures --model and every --compare on --data; the exit status.
+    """Measures --model and every --compare on --data; the exit status. `note` is a line for the
+    log.
 
     Where features are asked for, images that cannot be read are named, the rest is done, and the
     status is 1.
@@ -52,6 +54,7 @@ def run(
     from gtacli.models import load_model
     from gtacli.models.names import short_names
     from gtacli.probing.bench import compared
+    from gtacli.probing.columns import features_named
 
     task = call.command.split()[-1]
     with begun(config, call, task) as (bench, folder):
@@ -63,13 +66,14 @@ def run(
             start = perf_counter()
             model = load_model(spec, image_size=config.image_size)
             outcome = measure(bench, model)
+            columns = outcome.columns or bench.columns(model)
             result = {
                 "task": task,
                 "model": spec,
                 "reference": config.model if outcomes else None,
                 "data": config.data,
-                "features": config.features,
-                "layer": sorted({column.layer for column in bench.columns(model)}),
+                "features": features_named(columns),
+                "layer": sorted({column.layer for column in columns}),
                 "image_size": list(model.image_size),
                 **outcome.figures,
                 "n_train": outcome.n_train,
@@ -81,6 +85,8 @@ def run(
                 result["compared"] = compared(outcome, outcomes[0])
             outcomes.append(outcome)
             results.append(result)
+            if line := note(result):
+                log.info("%s", line)
             record(folder, results)  # an interruption costs only what is under way
         finish(call, bench, short_names(specs), results, shown)
         return 1 if bench.skipped else 0

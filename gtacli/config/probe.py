@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
 
@@ -158,3 +158,64 @@ class KnnProbeConfig(FeatureProbeConfig):
     def main_k(self) -> int:
         """Whose accuracy is the result: 20, which usually is the best, or the first k."""
         return 20 if 20 in self.k else self.k[0]
+
+
+class LinearProbeConfig(FeatureProbeConfig):
+    """`gta probe linear`."""
+
+    features: Literal["all", "cls", "mean", "cls+mean"] = Field(  # type: ignore[assignment]
+        default="all",
+        description="the CLS token, the mean of the patches, both side by side; all (sweep): "
+        "choose among them and the CLS tokens of the last four blocks; (mae): cls",
+    )
+    protocol: Literal["sweep", "mae"] = Field(
+        default="sweep",
+        description="learning rates and features chosen on held-out images, no augmentation; or "
+        "that of masked autoencoders: batch normalisation, LARS, augmentation",
+    )
+    lr: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...] | None, BeforeValidator(_read_shares)
+    ] = Field(
+        default=None,
+        description="sweep: the learning rates, of standardised features; mae: the one for 256 "
+        "images",
+        json_schema_extra={"metavar": "LIST", "default": "sweep: 13 by the steps; mae: 0.1"},
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="passes through the training images",
+        json_schema_extra={"default": "sweep: 100, fewer of a large set, at least 10; mae: 90"},
+    )
+    head_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="images a step of the classifier",
+        json_schema_extra={
+            "default": "sweep: a hundredth of the images, 64 to 1024; mae: 16384 or all"
+        },
+    )
+    warmup: int | None = Field(
+        default=None,
+        ge=0,
+        description="mae: epochs in which the rate rises",
+        json_schema_extra={"default": "10"},
+    )
+    race: bool = Field(
+        default=True,
+        description="sweep: drop heads on the way; off: all learn to the end, as in dinov2",
+    )
+    choose_on_test: bool = Field(
+        default=False,
+        description="choose the head (mae: the epoch) by the test images, as the published codes "
+        "do; the result says so",
+        json_schema_extra={"switch": True},
+    )
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> LinearProbeConfig:
+        if self.protocol == "mae" and self.lr is not None and len(self.lr) > 1:
+            raise ValueError("--lr: --protocol mae has one learning rate")
+        if self.protocol == "sweep" and self.warmup is not None:
+            raise ValueError("--warmup is for --protocol mae")
+        return self

@@ -69,6 +69,7 @@ class Outcome:
         n_train, n_test: images.
         keys: of the test images.
         each: by figure, (n_test,) what it is the mean of: bool (right or wrong), or a number.
+        columns: that were looked at; default: those asked for.
     """
 
     figures: dict[str, Any]
@@ -76,6 +77,7 @@ class Outcome:
     n_test: int
     keys: Sequence[str] = ()
     each: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    columns: Sequence[Column] = ()
 
 
 def accuracy(name: str, correct: ArrayLike) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class Bench:
     """Where a probe takes features from.
 
     Attributes:
-        features: "cls", "mean" or "cls+mean".
+        features: "cls", "mean" or "cls+mean"; "all" where a probe chooses.
         layers: block numbers, "all" or "last".
         skipped: keys of images that could not be read, and why.
     """

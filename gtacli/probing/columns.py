@@ -48,6 +48,11 @@ def columns_of(
     return tuple(Column(layer, pool) for pool in pools for layer in numbers)
 
 
+def features_named(columns: Sequence[Column]) -> str:
+    """`cls`, `mean` or `cls+mean`."""
+    return "+".join(dict.fromkeys(column.pool for column in columns))
+
+
 class Columns(nn.Module):
     """(B, 3, h, w), already normalised -> a tensor (B, C) for each of at least one column."""
 
