@@ -13,6 +13,7 @@ from gtacli.config.recipes import shipped
 from gtacli.data.demo.trials import trial
 from gtacli.data.demo.world import DEMO, DEMO_SOURCE
 from gtacli.demo_model import WEIGHTS
+from gtacli.errors import GtaError
 from gtacli.models.specs import resolve
 from gtacli.models.weights import read_weights
 from gtacli.probing.health import inside_share
@@ -81,3 +82,14 @@ def test_a_built_wheel_has_it(tmp_path: Path) -> None:
         file.distribution_path for file in builder.WheelBuilder(str(root)).recurse_included_files()
     }
     assert f"gtacli/{WEIGHTS.name}" in packed
+
+
+def test_the_name_wins_over_a_folder_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`gta demo --out demo` makes one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_model("demo").report.coverage == 1
+    with pytest.raises(GtaError, match=r"demo is no run folder"):
+        load_model("./demo")

@@ -1,7 +1,8 @@
 """From a model spec to an architecture's name and its weights.
 
 A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry.
+`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name wins over
+a folder of the same name in the working directory; `./demo` means the folder.
 """
 
 from __future__ import annotations
@@ -82,13 +83,13 @@ def resolve(spec: str) -> Weights:
         return Weights(arch, tensors, metadata, file, kwargs)
     if hub or timm.is_model(spec.split(".")[0]):
         return _pretrained(spec)
+    if spec in MODELS.names():
+        return MODELS.load(spec)().weights()
     path = Path(spec).expanduser()
     if path.is_dir():
         return _run_folder(path)
     if path.is_file():
         raise GtaError(f"model: {spec} is a weights file; say its architecture: ARCH@{spec}")
-    if spec in MODELS.names():
-        return MODELS.load(spec)().weights()
     if "/" in spec or "\\" in spec:
         raise GtaError(f"model: no folder {spec}")
     known = [*MODELS.names(), *timm.list_models()]

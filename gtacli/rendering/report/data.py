@@ -76,6 +76,7 @@ def _maps(gallery: Gallery) -> dict[str, Any]:
         "pooled": plan.heads == "pooled",
         "step": plan.step,
         "rows": plan.rows,
+        "deep": plan.deep,
         "columns": [
             {
                 "label": column.label,

@@ -25,7 +25,7 @@ from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.rendering.report.examining import Exam, Examiner, Notes, Progress
 from gtacli.rendering.report.looking import Look, look, see, transform_of
-from gtacli.rendering.report.packing import Plan, pack, plan
+from gtacli.rendering.report.packing import BASE64, Plan, pack, plan
 from gtacli.rendering.report.runs import Run
 from gtacli.rendering.report.testing import Tester, confusion, worst_mistakes
 from gtacli.training.devices import Compute
@@ -147,15 +147,16 @@ def make_gallery(
     sight = _Sight(images, gallery.failed)
     columns = [*_sources(runs), *_own(runs, labels, order)]
     seen: list[_Seen] = []
+    room = config.max_mb * 2**20 - BASE
     with progress("attention maps", len(columns)) as advance:
         for label, own, load in columns if sight.images else ():
             try:
-                seen.append(_look(sight, label, own, load(), compute))
+                seen.append(_look(sight, label, own, load(), compute, room / len(columns)))
             except GtaError as error:
                 gallery.notes.add(f"{label}: no attention maps ({error})")
             advance()
     if seen:
-        _put(gallery, seen, sight, config.max_mb * 2**20 - BASE)
+        _put(gallery, seen, sight, room)
     return gallery
 
 
@@ -292,14 +293,20 @@ def _jpeg(view_3hw: Tensor, side: int) -> bytes:
 
 
 def _look(
-    sight: _Sight, label: str, number: int | None, model: LoadedModel, compute: Compute
+    sight: _Sight,
+    label: str,
+    number: int | None,
+    model: LoadedModel,
+    compute: Compute,
+    share: float,
 ) -> _Seen:
+    """share: bytes of the page that all of the network's maps may take."""
     view = transform_of(model)
     images = sight.through(view)
     if not images:
         raise GtaError("none of the images can be read")
     classes = model.classes if number is not None else ()
-    seen = look(model, images, compute, len(classes))
+    seen = look(model, images, compute, len(classes), max(0.0, share / BASE64))
     return _Seen(label, number, sight.number(view), classes, seen)
 
 

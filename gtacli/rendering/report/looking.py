@@ -1,8 +1,9 @@
 """What the networks look at in the report's images: attention, as few bytes as the page can hold.
 
-Of each network and image: the CLS token's attention in every block and head, and in the last block
-every patch's (mean over the heads). Softmax over the full row, patch columns, as
-`gtacli.Tap.maps`. Grids of more than SIDE patches a side are resampled to that.
+Of each network and image: the CLS token's attention in every block and head, and every patch's
+(mean over the heads) in the last block, of the first images in all blocks. Softmax over the full
+row, patch columns, as `gtacli.Tap.maps`. Grids of more than SIDE patches a side are resampled to
+that.
 
 Shapes: I images, L blocks, H heads, gh x gw patches, N = gh * gw.
 """
@@ -25,7 +26,7 @@ from gtacli.data.images import load
 from gtacli.data.transforms import EvalTransform
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
-from gtacli.models.tap import Request, TappedViT, absolute_layers, require_cls
+from gtacli.models.tap import Request, Tap, TappedViT, absolute_layers, require_cls
 from gtacli.training.devices import Compute
 
 SIDE = 14
@@ -39,12 +40,14 @@ class Look:
         grid: (gh, gw) of the maps.
         maps: float16 (I, L, H, gh, gw), the CLS token's row.
         rows: float16 (I, N, N), the patches' rows in the last block, mean over heads.
+        deep: float16 (first images, L, N, N), the same in every block.
         answers: of each image the class's number and its probability; empty without classifier.
     """
 
     grid: tuple[int, int]
     maps: NDArray[np.float16]
     rows: NDArray[np.float16]
+    deep: NDArray[np.float16]
     answers: list[tuple[int, float]]
 
 
@@ -60,13 +63,19 @@ def see(image: Path | Packed, view: EvalTransform) -> Tensor:
 
 
 def look(
-    model: LoadedModel, views: Sequence[Tensor], compute: Compute, classes: int, batch_size: int = 8
+    model: LoadedModel,
+    views: Sequence[Tensor],
+    compute: Compute,
+    classes: int,
+    deep_cells: float = 0,
+    batch_size: int = 8,
 ) -> Look:
     """Attention and answers on images of `transform_of`.
 
     Args:
         views: uint8 (3, *image_size) each, at least one.
         classes: that the classifier must have for its answers to count; 0: none are wanted.
+        deep_cells: how many values `deep` may have; of as many images as that allows.
 
     Raises UsageError for a network without a CLS token.
     """
@@ -76,8 +85,11 @@ def look(
     layers = absolute_layers("all", len(cast(nn.ModuleList, network.blocks)))
     tapped = TappedViT(network, Request(layers, "all", output=wanted))
     grid = (min(model.grid[0], SIDE), min(model.grid[1], SIDE))
+    patches = grid[0] * grid[1]
+    wanted_deep = min(len(views), int(deep_cells / (len(layers) * patches**2)))
     answers: list[tuple[int, float]] = []
     maps, rows = [], []
+    deep = [np.empty((0, len(layers), patches, patches), np.float16)]
     for start in range(0, len(views), batch_size):
         images = as_input(torch.stack([*views[start : start + batch_size]]).to(compute.device))
         with torch.inference_mode(), compute.autocast():
@@ -85,12 +97,15 @@ def look(
             taps = [*reading.taps.values()]
             cls = [_pooled(tap.cls().maps(), grid) for tap in taps]
             maps.append(_half(torch.stack(cls, 1)))
-            rows.append(_half(_pooled_rows(taps[-1].maps(), taps[-1].num_prefix_tokens, grid)))
+            rows.append(_half(_rows(taps[-1], grid)))
+            if start < wanted_deep:
+                every = torch.stack([_rows(tap, grid) for tap in taps], 1)
+                deep.append(_half(every[: wanted_deep - start]))
             if wanted:
                 assert reading.logits is not None
                 best = reading.logits.float().softmax(-1).max(-1)
                 answers += zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return Look(grid, np.concatenate(maps), np.concatenate(rows), answers)
+    return Look(grid, np.concatenate(maps), np.concatenate(rows), np.concatenate(deep), answers)
 
 
 def readied(model: LoadedModel, compute: Compute) -> nn.Module:
@@ -99,10 +114,11 @@ def readied(model: LoadedModel, compute: Compute) -> nn.Module:
     return pack(network) if compute.dtype == torch.float32 else network
 
 
-def _pooled_rows(maps_BHRhw: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+def _rows(tap: Tap, grid: tuple[int, int]) -> Tensor:
     """(B, N, N): mean over heads, patch queries; queries on a finer grid are averaged too."""
+    maps_BHRhw = tap.maps()
     own = maps_BHRhw.shape[-2:]
-    rows = maps_BHRhw[:, :, prefix:].float().mean(1)  # (B, n, h, w)
+    rows = maps_BHRhw[:, :, tap.num_prefix_tokens :].float().mean(1)  # (B, n, h, w)
     rows = _pooled(rows, grid).flatten(2)  # (B, n, N)
     if own != grid:
         queries = rows.transpose(1, 2).unflatten(2, own)  # (B, N, h, w)

@@ -5,14 +5,14 @@ block: the root spends the levels on the low values, of which attention has most
 nothing on such bytes.
 
 One network's maps of one image: the least and the greatest value of each block (float32,
-little-endian), the maps (blocks, heads, patches), then, where there are any, the least and the
-greatest value of the rows of all patches, and the rows.
+little-endian), the maps (blocks, heads, patches), then, where there are any, the same of the rows
+of all patches: their least and greatest values (1 or each block), the rows (1 or blocks, N, N).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,12 +36,14 @@ class Plan:
     Attributes:
         step: every so many blocks, counted from the last.
         heads: each head's map (their mean and maximum follow), or only mean and maximum.
-        rows: how many images, from the first, have the rows of all patches.
+        rows: how many images, from the first, have the rows of all patches in the last block.
+        deep: of how many of these, from the first, they are kept of every block that is.
     """
 
     step: int
     heads: Heads
     rows: int
+    deep: int = 0
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Absolute numbers of the blocks that are kept of `depth`."""
@@ -56,14 +58,23 @@ def plan(looks: Sequence[Look], images: int, size: float) -> Plan:
     )
     chosen = chosen or Plan(_STEPS[-1], "pooled", 0)
     left = room - _maps_bytes(looks, chosen) * images
-    rows = sum(RANGE + look.rows.shape[1] ** 2 for look in looks)
-    return Plan(chosen.step, chosen.heads, max(0, min(images, int(left / max(1, rows)))))
+    last = sum(_rows_bytes(look, 1) for look in looks)
+    rows = max(0, min(images, int(left / max(1, last))))
+    # One image with all its blocks is worth less than another one with any.
+    more = sum(_rows_bytes(look, len(chosen.layers(look.maps.shape[1]))) for look in looks) - last
+    known = min((len(look.deep) for look in looks), default=0)
+    deep = min(known, int((left - rows * last) / more) if more else rows) if rows == images else 0
+    return replace(chosen, rows=rows, deep=deep)
 
 
 def _plans() -> Iterator[Plan]:
     yield Plan(1, "each", 0)
     for step in _STEPS:
         yield Plan(step, "pooled", 0)
+
+
+def _rows_bytes(look: Look, blocks: int) -> int:
+    return blocks * (RANGE + look.rows.shape[1] ** 2)
 
 
 def _maps_bytes(looks: Sequence[Look], plan: Plan) -> int:
@@ -78,12 +89,14 @@ def _maps_bytes(looks: Sequence[Look], plan: Plan) -> int:
 
 def pack(look: Look, image: int, plan: Plan) -> bytes:
     """One network's maps of one image."""
-    maps = look.maps[image].astype(np.float32)[list(plan.layers(look.maps.shape[1]))]
+    layers = list(plan.layers(look.maps.shape[1]))
+    maps = look.maps[image].astype(np.float32)[layers]
     if plan.heads == "pooled":
         maps = np.stack([maps.mean(1), maps.max(1)], 1)
     parts = [_levels(maps.reshape(len(maps), -1))]
     if image < plan.rows:
-        parts.append(_levels(look.rows[image].astype(np.float32).reshape(1, -1)))
+        rows = look.deep[image][layers] if image < plan.deep else look.rows[image][None]
+        parts.append(_levels(rows.astype(np.float32).reshape(len(rows), -1)))
     return b"".join(ranges.tobytes() + levels.tobytes() for ranges, levels in parts)
 
 

@@ -129,6 +129,18 @@ def test_a_click_shows_the_patch_s_attention_and_another_the_cls_token_s(
     assert page.locator("#maps .row .mark:visible").count() == 0
 
 
+def test_the_slider_moves_the_patch_s_attention_too(visit: Visit, report: Path) -> None:
+    page = visit(report)
+    ready(page)
+    assert "in the slider's block" in page.locator("#maps .lead").inner_text()
+    page.locator("#maps .row .frame").first.click(position={"x": 5, "y": 5})
+    seen = []
+    for block in ("2", "1", "0"):
+        page.locator("#maps .layer").fill(block)
+        seen.append(picture(page, 0, 1).tobytes())
+    assert len(set(seen)) == 3
+
+
 def test_a_network_can_be_put_aside(visit: Visit, report: Path) -> None:
     page = visit(report)
     ready(page)

@@ -27,13 +27,18 @@ def test_it_is_the_attention_and_the_answer_of_the_plain_network(tiny_model: Pat
     images = plain.view(CPU.device)(torch.stack(views))
     with torch.no_grad():
         cls = torch.stack([tap.maps() for tap in attention(plain.model, images, "all")], 1)
-        every = attention(plain.model, images, "all", rows="all")[-1]
-        rows = every.logits.double().softmax(-1).mean(1)[:, 1:, 1:]
+        every = attention(plain.model, images, "all", rows="all")
+        rows = torch.stack([t.logits.double().softmax(-1).mean(1)[:, 1:, 1:] for t in every], 1)
         best = plain.model(images).softmax(-1).max(-1)
 
     found = look(load_model(str(tiny_model)), views, CPU, classes=7, batch_size=2)
     np.testing.assert_allclose(found.maps, cls.numpy(), atol=1e-4)
-    np.testing.assert_allclose(found.rows, rows.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.rows, rows[:, -1].numpy(), atol=1e-4)
+    assert len(found.deep) == 0
+    for images_deep in (1, 2, 3):  # of batches of two
+        room = images_deep * 3 * 16**2
+        some = look(load_model(str(tiny_model)), views, CPU, 7, deep_cells=room, batch_size=2).deep
+        np.testing.assert_allclose(some, rows[:images_deep].numpy(), atol=1e-4)
     assert [number for number, _ in found.answers] == best.indices.tolist()
     assert [p for _, p in found.answers] == pytest.approx(best.values.tolist(), abs=1e-5)
     assert look(load_model(str(tiny_model)), views, CPU, classes=0).answers == []

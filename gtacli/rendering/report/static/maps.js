@@ -39,13 +39,17 @@ function maps() {
 }
 
 function lead() {
-  const { rows: count, images, pooled, step } = data.maps;
+  const { rows: count, deep, images, pooled, step } = data.maps;
   const parts = [
     "The share of its attention that the CLS token gives to each patch; one scale of colours a row.",
   ];
   if (count) {
     const which = count < images.length ? ` of the first ${count} images` : "";
-    parts.push(`Click on a patch${which} for its own attention (last block, mean over the heads).`);
+    const last = "in the last block";
+    const own = "in the slider's block";
+    const where =
+      deep === 0 ? last : deep >= images.length ? own : `${own}; from image ${deep + 1} on, ${last}`;
+    parts.push(`Click on a patch${which} for its own attention (mean over the heads, ${where}).`);
   }
   const kept = [
     step > 1 ? `every ${ordinal(step)} block` : "",
@@ -119,8 +123,10 @@ function layout(image) {
     const levels = ranges + RANGE * column.layers.length;
     offset = levels + column.layers.length * heads * patches;
     const rows = offset;
-    if (image < data.maps.rows) offset += RANGE + patches * patches;
-    return { patches, heads, ranges, levels, rows };
+    const deep = image < data.maps.deep; // of how many blocks there are the patches' rows
+    const blocks = deep ? column.layers.length : Number(image < data.maps.rows);
+    offset += blocks * (RANGE + patches * patches);
+    return { patches, heads, ranges, levels, rows, blocks, deep };
   });
 }
 
@@ -129,7 +135,8 @@ class Row {
     Object.assign(this, { image, number, asked: null, tiles: null, drawn: "" });
     const title = image.label === null ? image.name.split(/[/\\]/).pop() : readable(image.label);
     this.range = make("span", { className: "range" });
-    this.query = make("button", { type: "button", className: "query", hidden: true }, "back to CLS");
+    const back = number < data.maps.deep ? "back to CLS" : "last block · back to CLS";
+    this.query = make("button", { type: "button", className: "query", hidden: true }, back);
     this.query.addEventListener("click", () => this.ask(null));
     this.box = make("div", { className: "tiles" });
     const name = make("span", { className: "faint name", title: image.name }, image.label === null ? "" : image.name);
@@ -240,12 +247,16 @@ class Row {
   values(c) {
     const { column } = this.tiles[c];
     const part = this.parts[c];
+    const layer = column.layers.length - 1 - view.position;
     if (this.asked !== null) {
+      const block = part.deep ? layer : 0;
+      if (block < 0) return null;
       const [gh, gw] = column.grid;
       const cell = Math.floor(this.asked[1] * gh) * gw + Math.floor(this.asked[0] * gw);
-      return this.decode(part.rows + RANGE + cell * part.patches, part.patches, part.rows);
+      const rows = part.rows + RANGE * part.blocks;
+      const start = rows + (block * part.patches + cell) * part.patches;
+      return this.decode(start, part.patches, part.rows + RANGE * block);
     }
-    const layer = column.layers.length - 1 - view.position;
     if (layer < 0) return null;
     const range = part.ranges + RANGE * layer;
     const head = (h) =>
