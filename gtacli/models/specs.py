@@ -1,8 +1,8 @@
 """From a model spec to an architecture's name and its weights.
 
 A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name wins over
-a folder of the same name in the working directory; `./demo` means the folder.
+`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name wins
+over a folder of the same name in the working directory; `./demo` means the folder.
 """
 
 from __future__ import annotations
