@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.options import Call, Images, NullSeparated
+from gtacli.cli.probe_features import open_folder, record
 from gtacli.config.probe_background import BackgroundProbeConfig
 from gtacli.errors import UsageError
 
@@ -51,19 +52,16 @@ def background(
     from gtacli.models import load_model
     from gtacli.probing.background import BackgroundProbe
     from gtacli.training.devices import choose_compute
+    from gtacli.training.distribution import ALONE
     from gtacli.training.interrupts import StopSignal
-    from gtacli.training.runs import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
     source = _source(config, images or [], null)
-    folder = RunFolder(config.out or default_out("probe-background"), call.dry_run)
-    folder.check_free(config.overwrite, resumable=False)
     specs = [config.model, *config.compare]
     models = [load_model(spec, image_size=config.image_size) for spec in specs]
     maps = [_class_map(config, model, source.classes) for model in models]
     probe = BackgroundProbe(models, maps, compute)
-    record = {"command": "probe background", "config": config.model_dump(mode="json")}
-    folder.write_json("run.json", {**record, **environment()})
+    folder = open_folder(config, call, "background", ALONE)
     start, status = perf_counter(), 0
     most = config.batch_size if call.dry_run else None
     pictures = None if call.dry_run else source.pictures
@@ -87,7 +85,7 @@ def background(
         log.info("left out: %d images without an object and a background beside it", probe.left_out)
     results = _results(config, specs, probe, round(perf_counter() - start, 2))
     if any(result["n_test"] for result in results):
-        folder.write_json("summary.json", {"results": results})
+        record(folder, results)
     if call.json:
         for result in results:
             console.emit(result)
@@ -198,11 +196,11 @@ def _show(specs: Sequence[str], results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         tests = result.get("compared", {})
         shares = [
-            Figure(name, share["top1"], share["interval"], tests.get(name))
+            Figure(name, share["top1"], share["top1_interval"], tests.get(name))
             for name, share in (result["variants"] or {}).items()
         ]
         further = [
-            Figure(label, result[name], result["intervals"][name], tests.get(name))
+            Figure(label, result[name], result[f"{name}_interval"], tests.get(name))
             for name, label in FURTHER.items()
             if result[name] is not None
         ]

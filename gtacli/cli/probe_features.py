@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gtacli.cli import console
 from gtacli.cli.options import Call
 from gtacli.cli.probe_table import Figure, show_figures
+from gtacli.config.common import CommonConfig
 from gtacli.config.probe import FeatureProbeConfig
 from gtacli.errors import UsageError
 from gtacli.processes import here
@@ -129,9 +130,7 @@ def begun(config: FeatureProbeConfig, call: Call, task: str) -> Iterator[tuple[B
         yield Bench(parts, cache, config.features, config.layer, config.seed), folder
 
 
-def open_folder(
-    config: FeatureProbeConfig, call: Call, task: str, processes: Processes
-) -> RunFolder:
+def open_folder(config: CommonConfig, call: Call, task: str, processes: Processes) -> RunFolder:
     """The run folder; an earlier probe's may be used again, for its features.
 
     Raises UsageError for a folder with anything else in it.

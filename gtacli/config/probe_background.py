@@ -52,6 +52,11 @@ class BackgroundProbeConfig(CommonConfig):
         description="where the data's images get other backgrounds from: each other, or the "
         "training images",
     )
+    out: FilePath | None = Field(
+        default=None,
+        description="folder to write; new, empty, or an earlier probe's",
+        json_schema_extra={"default": "runs/probe-NAME-DATE-TIME", "metavar": "DIR"},
+    )
     image_size: ImageSize | None = Field(
         default=None,
         description="what every model sees, in pixels",

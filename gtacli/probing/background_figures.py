@@ -57,10 +57,10 @@ def figures(answers: Answers) -> dict[str, Any]:
     """The figures of one network.
 
     Returns:
-        `n_test`, images of a variant · `variants`: {name: {"top1", "interval", "n"}}, None without
-        classes · `bg_gap` · `n_pairs`, images of which both variants in PAIR were shown ·
+        `n_test`, images of a variant · `variants`: {name: {"top1", "top1_interval", "n"}}, None
+        without classes · `bg_gap` · `n_pairs`, images of which both variants in PAIR were shown ·
         `fg_consistency` and `cosine` over them · `survives`: "class" or "neighbour", what the
-        former is about · `intervals` of the three (95 %). What cannot be known is None.
+        former is about. Each with its 95 % `..._interval`; what cannot be known is None.
     """
     variants = {name: _accuracy([*right.values()]) for name, right in answers.right.items()}
     survived, cosines = _survived(answers), _cosines(answers)
@@ -69,15 +69,13 @@ def figures(answers: Answers) -> dict[str, Any]:
         "n_test": max([len(cosines), *(shown["n"] for shown in variants.values())]),
         "variants": variants or None,
         "bg_gap": _difference(variants),
+        "bg_gap_interval": _gap_interval(answers),
         "n_pairs": len(cosines),
         "fg_consistency": consistency["top1"],
-        "cosine": float(cosines.mean()) if len(cosines) else None,
+        "fg_consistency_interval": consistency["top1_interval"] if len(survived) else None,
         "survives": "class" if answers.likeliest else "neighbour",
-        "intervals": {
-            "bg_gap": _gap_interval(answers),
-            "fg_consistency": consistency["interval"] if len(survived) else None,
-            "cosine": [*mean_interval(cosines)] if len(cosines) > 1 else None,
-        },
+        "cosine": float(cosines.mean()) if len(cosines) else None,
+        "cosine_interval": [*mean_interval(cosines)] if len(cosines) > 1 else None,
     }
 
 
@@ -101,7 +99,7 @@ def compared(answers: Answers, reference: Answers, seed: int = 0) -> dict[str, D
 
 def _accuracy(right: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
     n, hits = len(right), int(sum(right))
-    return {"top1": hits / n if n else None, "interval": [*wilson(hits, n)], "n": n}
+    return {"top1": hits / n if n else None, "top1_interval": [*wilson(hits, n)], "n": n}
 
 
 def _difference(variants: Mapping[Variant, dict[str, Any]]) -> float | None:

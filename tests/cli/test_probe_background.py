@@ -82,7 +82,7 @@ def test_a_table_for_people(gta: Any, tiny_model: Path, in9: Path, tmp_path: Pat
     assert both.status == 0
     assert both.out.count("McNemar") == 4  # three variants and the same answer
     assert both.out.count("paired permutation") == 2
-    again = gta(*words(tiny_model, tmp_path / "o", *given))
+    again = gta(*words(tiny_model, tmp_path / "in9", *given))  # a folder in use, and not by a probe
     assert again.status == 2
     assert "is not empty" in again.err
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_done_is_named(
     assert [Path(one["image"]).name for one in failed] == ["1.png", "2.png"]
     assert "no ground truth for 1.png" in failed[0]["error"]
     assert line["n_test"] == 1
-    assert line["intervals"]["cosine"] is None  # one image has no spread
+    assert line["cosine_interval"] is None  # one image has no spread
 
 
 @pytest.mark.parametrize(

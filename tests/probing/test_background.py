@@ -81,17 +81,17 @@ def test_every_figure_against_one_image_at_a_time(model: LoadedModel, scenes: Im
         expected = stats.binomtest(hits[name], 9).proportion_ci(method="wilson")
         assert shown == {
             "top1": hits[name] / 9,
-            "interval": pytest.approx([expected.low, expected.high]),
+            "top1_interval": pytest.approx([expected.low, expected.high]),
             "n": 9,
         }
     assert result["bg_gap"] == pytest.approx((hits["mixed-same"] - hits["mixed-rand"]) / 9)
-    low, high = result["intervals"]["bg_gap"]
+    low, high = result["bg_gap_interval"]
     assert low <= result["bg_gap"] <= high
     assert result["survives"] == "class"
     assert result["fg_consistency"] == same / 9
     assert result["cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
     students = stats.ttest_1samp(cosines, 0).confidence_interval()
-    assert result["intervals"]["cosine"] == pytest.approx([*students], abs=1e-5)
+    assert result["cosine_interval"] == pytest.approx([*students], abs=1e-5)
     unknown = figures(probe.answers[1])
     assert (unknown["variants"], unknown["bg_gap"]) == (None, None)
     assert unknown["fg_consistency"] == result["fg_consistency"]
@@ -118,7 +118,7 @@ def test_differences_between_networks_are_paired() -> None:
     # of the four images on which the gaps differ all go the same way
     assert found["bg_gap"].p == pytest.approx(2 / 2**4, abs=0.01)
     other_images = answers_of(mixed_same=[True] * 3, mixed_rand=[False] * 4)
-    assert figures(other_images)["intervals"]["bg_gap"] is not None
+    assert figures(other_images)["bg_gap_interval"] is not None
     assert "bg_gap" not in compared(other_images, first)
 
 
@@ -148,7 +148,7 @@ def test_almost_no_image(count: int) -> None:
     result = figures(Answers(features=features))
     assert result["n_pairs"] == count
     assert result["fg_consistency"] == (1 if count == 2 else None)
-    assert result["intervals"]["fg_consistency"] is None or count == 2
+    assert result["fg_consistency_interval"] is None or count == 2
     assert figures(Answers())["cosine"] is None
 
 
