@@ -49,6 +49,13 @@ def read_numbers(value: object) -> object:
     return value
 
 
+def read_words(value: object) -> object:
+    """Accept `linear,knn` from a command line, a bare word, and a list from a recipe."""
+    if isinstance(value, list):
+        return tuple(value)
+    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+
+
 def _write_size(size: tuple[int, int]) -> int | str:
     return size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
