@@ -31,8 +31,9 @@ def report(
 ) -> int:
     """Show runs side by side on one page: results, curves, attention maps, mistakes.
 
-    Runs that differ in nothing but their seed are one setting. The page is a single file that needs
-    no network. The networks are loaded for the maps and for their answers on the test images.
+    Runs of gta finetune and gta pretrain, each with a table and curves of their own. Runs that
+    differ in nothing but their seed are one setting. The page is a single file that needs no
+    network. The networks are loaded for the maps and for their answers on the test images.
     """
     from gtacli.rendering.report.make import make_report
 

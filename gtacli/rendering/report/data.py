@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gtacli.rendering.report.figures import Figure, curves_of
-from gtacli.rendering.report.groups import Group
+from gtacli.rendering.report.groups import Kind
+from gtacli.rendering.report.previews import Previews
 from gtacli.rendering.report.runs import Run
 
 if TYPE_CHECKING:
@@ -14,39 +15,53 @@ if TYPE_CHECKING:
 
 
 def page_data(
-    runs: Sequence[Run], labels: Sequence[str], groups: Sequence[Group], gallery: Gallery | None
+    runs: Sequence[Run],
+    labels: Sequence[str],
+    kinds: Sequence[Kind],
+    previews: Sequence[Previews],
+    gallery: Gallery | None,
 ) -> dict[str, Any]:
     """Everything but the bytes of pictures and maps."""
-    group_of = {number: g for g, group in enumerate(groups) for number in group.runs}
+    groups = [(k, group) for k, kind in enumerate(kinds) for group in kind.groups]
+    group_of = {number: g for g, (_, group) in enumerate(groups) for number in group.runs}
     return {
-        "groups": [{"label": group.label, "runs": group.runs} for group in groups],
+        "kinds": [kind.title for kind in kinds],
+        "groups": [{"label": group.label, "runs": group.runs, "kind": k} for k, group in groups],
         "runs": [{"label": label, "group": group_of[i]} for i, label in enumerate(labels)],
-        "curves": _curves(runs),
+        "curves": [
+            {"kind": k, **curve} for k, kind in enumerate(kinds) for curve in _curves(runs, kind)
+        ],
+        "previews": [{"run": one.run, "epochs": one.epochs} for one in previews],
         "maps": _maps(gallery) if gallery and gallery.images else None,
         "answers": _answers(gallery) if gallery and gallery.confusions else None,
     }
 
 
-def payloads(gallery: Gallery | None) -> dict[str, bytes]:
-    """JPEG of image I in view V under `pI-V`; its maps, column after column, under `mI`."""
-    found: dict[str, bytes] = {}
+def payloads(previews: Sequence[Previews], gallery: Gallery | None) -> dict[str, bytes]:
+    """JPEG of image I in view V under `pI-V`; its maps, column after column, under `mI`; the Nth
+    preview of the Rth run that has some under `vR-N`."""
+    found = {
+        f"v{r}-{n}": jpeg for r, one in enumerate(previews) for n, jpeg in enumerate(one.pictures)
+    }
     for i, image in enumerate(gallery.images if gallery else ()):
         found |= {f"p{i}-{v}": jpeg for v, jpeg in enumerate(image.pictures)}
         found[f"m{i}"] = b"".join(image.maps)
     return found
 
 
-def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _curves(runs: Sequence[Run], kind: Kind) -> list[dict[str, Any]]:
+    """A kind's; of the other runs None."""
     # A refit begins anew on other images; its rows are no part of the same curve.
-    rows = [
-        {row["epoch"]: row for row in run.rows if "epoch" in row and "phase" not in row}
-        for run in runs
-    ]
+    rows: list[dict[int, dict[str, Any]]] = [{} for _ in runs]
+    for number in kind.runs:
+        of_run = [row for row in runs[number].rows if "epoch" in row and "phase" not in row]
+        rows[number] = {row["epoch"]: row for row in of_run}
     epochs = sorted({epoch for of_run in rows for epoch in of_run})
     return [
         {
             "title": figure.title,
             "percent": figure.percent,
+            "sparse": figure.sparse,
             "epochs": epochs,
             "runs": [_curve(of_run, epochs, figure) for of_run in rows],
         }

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
-from gtacli.data.spec import load_dataset
+from gtacli.data.unlabelled import load_images
 from gtacli.errors import GtaError
 from gtacli.models.loading import load_model
 from gtacli.rendering.report.runs import Run
@@ -61,7 +61,7 @@ class Examiner:
         if spec not in self._datasets:
             self._datasets[spec] = None
             try:
-                dataset = load_dataset(spec)
+                dataset = load_images(spec)
                 self._datasets[spec] = dataset, dataset.fingerprint()
             except GtaError as error:
                 self.notes.add(f"the data set {spec} cannot be read: {error}")

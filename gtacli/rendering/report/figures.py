@@ -16,12 +16,14 @@ class Figure(NamedTuple):
         title: on the page.
         percent: a fraction, shown per cent.
         best: whether more is better, so that the best can be marked.
+        sparse: not measured in every epoch.
     """
 
     key: str
     title: str
     percent: bool = False
     best: bool = False
+    sparse: bool = False
 
 
 _KNOWN = (
@@ -35,6 +37,9 @@ _KNOWN = (
     Figure("test_attention_inside", "the same, test", True, True),
     Figure("attention_area", "area of object", True),
     Figure("final_loss", "final loss"),
+    Figure("recon", "error of a masked patch"),
+    Figure("recon_fg", "inside the object"),
+    Figure("recon_bg", "outside"),
 )
 _ASIDE = {
     "n_train", "n_val", "n_test", "epochs", "epochs_run", "best_epoch", "seconds", "skipped",
@@ -47,7 +52,11 @@ _CURVES = (
     Figure("val_loss", "validation loss"),
     Figure("attention_drift", "attention drift"),
     Figure("attention_inside", "attention on object", True),
-    Figure("knn_top1", "k-NN top-1", True),
+    Figure("recon", "error of a masked patch"),
+    Figure("recon_fg", "error inside the object"),
+    Figure("recon_bg", "error outside"),
+    Figure("knn_top1", "k-NN top-1", True, sparse=True),
+    Figure("tau", "tau"),
     Figure("lr", "learning rate"),
 )
 _FRACTIONS = ("_top1", "_top5", "top1", "_inside", "_area", "_iou", "_share")

@@ -21,6 +21,7 @@ from gtacli.data.base import ImageDataset, Packed, Record
 from gtacli.data.images import ImageError
 from gtacli.data.inputs import Named
 from gtacli.data.transforms import EvalTransform
+from gtacli.data.unlabelled import has_labels
 from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.rendering.report.examining import Exam, Examiner, Notes, Progress
@@ -36,8 +37,6 @@ FEW = 60
 """Images up to which each is shown at LARGE pixels, else at SMALL."""
 LARGE, SMALL = 256, 160
 QUALITY = 82
-BASE = 200_000
-"""Bytes of a page beside photographs and maps, roughly."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,7 @@ def make_gallery(
     labels: Sequence[str],
     order: Sequence[int],
     named: Sequence[Named],
+    room: float,
     compute: Compute,
     progress: Progress,
 ) -> Gallery:
@@ -133,6 +133,7 @@ def make_gallery(
         labels: a short name of each run.
         order: numbers of the runs, as their columns are to stand.
         named: images that were asked for; none: test images are chosen.
+        room: bytes of the page that photographs and maps may take.
     """
     gallery = Gallery()
     examiner = Examiner(Tester(compute, config.batch_size, config.workers), gallery.notes, progress)
@@ -147,7 +148,6 @@ def make_gallery(
     sight = _Sight(images, gallery.failed)
     columns = [*_sources(runs), *_own(runs, labels, order)]
     seen: list[_Seen] = []
-    room = config.max_mb * 2**20 - BASE
     with progress("attention maps", len(columns)) as advance:
         for label, own, load in columns if sight.images else ():
             try:
@@ -176,9 +176,9 @@ def _chosen(
         found = found or _any_images(runs, examiner)
         if found is not None:
             dataset, records = found
-            first = {record.label: record for record in reversed(records)}
-            ordered = [first[label] for label in sorted(first)]
-            images += [_of_set(r, dataset) for r in _thinned(ordered, config.max_images)]
+            images += [
+                _of_set(r, dataset) for r in _thinned(_telling(dataset, records), config.max_images)
+            ]
     if exams and config.mistakes:
         dataset, records, _ = exams[0]
         rivals = [exam.answers for exam in exams if exam.dataset is dataset]
@@ -198,8 +198,16 @@ def _any_images(
     return None
 
 
+def _telling(dataset: ImageDataset, records: Sequence[Record]) -> Sequence[Record]:
+    """The first of each class; without labels all."""
+    if not has_labels(dataset):
+        return records
+    first = {record.label: record for record in reversed(records)}
+    return [first[label] for label in sorted(first)]
+
+
 def _of_set(record: Record, dataset: ImageDataset, mistake: bool = False) -> _Image:
-    return _Image(record.key, record.path, dataset.classes[record.label], mistake)
+    return _Image(record.key, record.path, dataset.classes[record.label] or None, mistake)
 
 
 def _thinned(records: Sequence[Record], count: int) -> list[Record]:
@@ -215,21 +223,24 @@ _Networks = Iterator[tuple[str, int | None, Callable[[], LoadedModel]]]
 
 
 def _sources(runs: Sequence[Run]) -> _Networks:
-    """What the runs started from, each once."""
+    """What the runs started from, each once. Random weights are nothing to look at."""
     found: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        config = run.config
+        config, untrained = run.config, run.command == "pretrain"
+        if untrained and not config.get("init"):
+            continue
         if config.get("source") or config.get("model"):
             size = config.get("source_size") or config.get("image_size")
             itself = config.get("source") in (None, config.get("model"))
             init = config.get("init") if itself else None
-            key = (config.get("source") or config["model"], str(size), init)
-            found.setdefault(key, run)
-    for (spec, size, init), run in found.items():
-        label = "source" if len(found) == 1 else f"source {Path(spec).name}"
+            spec = config.get("source") or config["model"]
+            found.setdefault((spec, str(size), init, untrained, config.get("patch_size")), run)
+    for (spec, size, init, untrained, patch_size), run in found.items():
+        label = "source" if len(found) == 1 else f"source {Path(init or spec).name}"
         pixels = None if size == "None" else _size(size)
         partial_weights = bool(run.config.get("partial_weights"))
-        yield label, None, partial(load_model, spec, 0, pixels, partial_weights, init=init)
+        how = {"init": init, "untrained": untrained, "patch_size": patch_size}
+        yield label, None, partial(load_model, spec, 0, pixels, partial_weights, **how)
 
 
 def _size(text: str) -> tuple[int, int]:

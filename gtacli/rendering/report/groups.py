@@ -1,9 +1,10 @@
-"""Runs that differ in nothing but their seed belong together: what differs, means over seeds."""
+"""Runs of one kind are compared with each other; those that differ in nothing but their seed belong
+together: what differs, means over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from statistics import fmean, stdev
 from typing import Any
@@ -15,6 +16,9 @@ from gtacli.rendering.report.runs import Run
 _ASIDE = {"out", "seed", "device", "workers", "nproc", "log", "cache", "resume", "overwrite"}
 MISSING = "–"
 _OPTIONS = {"gta": GTAOptions, "l2-sp": L2SPOptions, "bss": BSSOptions}
+_TITLES = {"finetune": "Fine-tuning", "pretrain": "Pre-training"}
+# Of pre-training: what only says how maps are used, and where they come from.
+_GUIDING = ("maps", "teacher", "teacher_size", "tau", "gamma")
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,54 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Runs of one command.
+
+    Attributes:
+        title: of the kind on the page.
+        keys: in which its groups differ.
+        groups: of its runs, in the order of their first.
+        first: how many groups the kinds before have.
+    """
+
+    title: str
+    keys: tuple[str, ...]
+    groups: list[Group]
+    first: int
+
+    @property
+    def runs(self) -> list[int]:
+        """Numbers of its runs, group by group."""
+        return [number for group in self.groups for number in group.runs]
+
+
+@dataclass(frozen=True)
 class Mean:
     """A mean over runs, with the sample standard deviation where there are several."""
 
     value: float
     deviation: float | None
     count: int
+
+
+def kinds_of(runs: Sequence[Run]) -> list[Kind]:
+    """The commands that made the runs, in the order of their first, each with its groups."""
+    kinds: list[Kind] = []
+    for command in dict.fromkeys(run.command for run in runs):
+        own = [number for number, run in enumerate(runs) if run.command == command]
+        keys, groups = grouped([runs[number] for number in own])
+        keys = _columns(keys, groups)
+        groups = [replace(group, runs=tuple(own[i] for i in group.runs)) for group in groups]
+        first = sum(len(kind.groups) for kind in kinds)
+        kinds.append(Kind(_TITLES.get(command, command), keys, groups, first))
+    return kinds
+
+
+def _columns(keys: tuple[str, ...], groups: Sequence[Group]) -> tuple[str, ...]:
+    """Without where maps come from, if that is the same for all that are guided alike."""
+    settings = [dict(zip(keys, group.settings, strict=True)) for group in groups]
+    told = {key for one in settings for key in _telling("guide", one, settings)}
+    return tuple(key for key in keys if key not in _GUIDING or key == "tau" or key in told)
 
 
 def grouped(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[Group]]:
@@ -73,9 +119,12 @@ def run_labels(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
 
 
 def settings_of(run: Run) -> dict[str, str]:
-    """What makes a run's method, as text: `regularizer`, `lam`, then the config's other keys."""
+    """What makes a run's method, as text: `regularizer` and `lam`, or `guide`, then the config's
+    other keys."""
     config = dict(run.config)
-    settings = {"command": str(run.record.get("command", "run"))}
+    settings = {"command": run.command}
+    if run.command == "pretrain":
+        settings["guide"] = _guide(config)
     regularizer = config.pop("regularizer", None)
     if regularizer is not None:
         settings["regularizer"] = _names(regularizer)
@@ -118,6 +167,21 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def _guide(config: dict[str, Any]) -> str:
+    """What guides a pre-training; of one that nothing guides, `config` loses what is said of it."""
+    shuffled = ", shuffled" if config.get("shuffle_maps") else ""
+    guide = config.pop("guide", None)
+    if guide is None:
+        guide = "maps" if config.get("maps") else "tokencut" if config.get("teacher") else "none"
+    if guide == "none":
+        masks = config.get("mask", "random") != "random"
+        kept = ("maps", "teacher", "teacher_size") if masks else ()
+        for key in {*_GUIDING} - {*kept}:
+            config.pop(key, None)
+    config.pop("shuffle_maps", None)
+    return f"{guide}{shuffled}"
+
+
 def _names(regularizer: Any) -> str:
     return " + ".join(map(str, regularizer)) or "none" if regularizer else "none"
 
@@ -138,29 +202,44 @@ def _lam(given: Any, regularizer: Any) -> str:
 def _labels(
     keys: Sequence[str], settings: Sequence[tuple[str, ...]], runs: Sequence[Run]
 ) -> list[str]:
-    """`gta, lam 1, 15 %`: what says most, shortly. The strength only where it tells two apart."""
+    """`gta, lam 1, 15 %`: what says most, shortly. The strength, and what is said of a guide, only
+    where it tells two of the same apart."""
     labels = []
-    for values, run in zip(settings, runs, strict=True):
-        named = dict(zip(keys, values, strict=True))
-        rivals = [dict(zip(keys, other, strict=True)) for other in settings]
-        if not any(
-            r.get("regularizer") == named.get("regularizer") and r.get("lam") != named.get("lam")
-            for r in rivals
-        ):
-            named.pop("lam", None)
+    rivals = [dict(zip(keys, other, strict=True)) for other in settings]
+    for rival, run in zip(rivals, runs, strict=True):
+        quiet = {"lam"} - _telling("regularizer", rival, rivals)
+        quiet |= {*_GUIDING} - _telling("guide", rival, rivals)
+        named = {key: value for key, value in rival.items() if key not in quiet}
         parts = [part for pair in named.items() if (part := _short(*pair))]
-        labels.append(", ".join(parts) or _names(run.config.get("regularizer")))
+        labels.append(", ".join(parts) or _alone(run))
     return labels
+
+
+def _telling(method: str, one: Mapping[str, str], all_of: Sequence[Mapping[str, str]]) -> set[str]:
+    """The keys that tell `one` from others of its method."""
+    alike = [other for other in all_of if other.get(method) == one.get(method)]
+    return {key for key in one if any(other.get(key) != one[key] for other in alike)}
+
+
+def _alone(run: Run) -> str:
+    """What a kind's only setting is called."""
+    if run.command == "pretrain":
+        return str(run.config.get("method", "pretrain"))
+    return _names(run.config.get("regularizer"))
 
 
 def _short(key: str, value: str) -> str:
     if value == MISSING:
         return ""
-    if key in ("regularizer", "command"):
+    if key in ("regularizer", "command", "method"):
         return value
+    if key == "guide":
+        return {"none": "no guide", "maps": "guided", "maps, shuffled": "shuffled maps"}.get(
+            value, value
+        )
     if key == "sampling_rate":
         return f"{value} %"
-    if key in ("model", "source", "data", "init"):
+    if key in ("model", "source", "data", "init", "maps", "teacher"):
         value = PurePath(value).name or value
-        return value if key != "source" else f"source {value}"
+        return f"{key} {value}" if key in ("source", "maps", "teacher") else value
     return f"{key.replace('_', ' ')} {value}"

@@ -12,13 +12,19 @@ from gtacli.config.report import ReportConfig
 from gtacli.errors import GtaError
 from gtacli.files import write_whole
 from gtacli.rendering.report import data, tables
-from gtacli.rendering.report.groups import Group, grouped, run_labels
+from gtacli.rendering.report.groups import Kind, kinds_of, run_labels
 from gtacli.rendering.report.page import render
+from gtacli.rendering.report.previews import Previews, read_previews
 from gtacli.rendering.report.runs import Run, read_runs
 
 if TYPE_CHECKING:
     from gtacli.rendering.report.examining import Progress
     from gtacli.rendering.report.gallery import Gallery
+
+BASE = 200_000
+"""Bytes of a page beside its pictures and maps, roughly."""
+PREVIEWS_SHARE = 0.5
+"""Of the rest, at most, for pictures of pre-training."""
 
 
 def make_report(
@@ -40,12 +46,18 @@ def make_report(
     if config.out.is_dir():
         raise GtaError(f"--out: {config.out} is a folder; name a file, such as report.html")
     runs = read_runs(folders)
-    keys, groups = grouped(runs)
-    labels = run_labels(runs, groups)
+    kinds = kinds_of(runs)
+    labels = run_labels(runs, [group for kind in kinds for group in kind.groups])
+    previews: list[Previews] = []
     gallery = None
     if not config.no_images:
-        gallery = _gallery(config, runs, labels, groups, progress, stream, null)
-    page = _page(config, runs, labels, keys, groups, gallery)
+        room = config.max_mb * 2**20 - BASE
+        previews, missing = read_previews(runs, PREVIEWS_SHARE * room)
+        room -= 4 / 3 * sum(len(jpeg) for one in previews for jpeg in one.pictures)
+        gallery = _gallery(config, runs, labels, kinds, room, progress, stream, null)
+        for line in missing:
+            gallery.notes.add(line)
+    page = _page(config, runs, labels, kinds, previews, gallery)
     write_whole(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
     return {
         "report": str(config.out),
@@ -63,7 +75,8 @@ def _gallery(
     config: ReportConfig,
     runs: Sequence[Run],
     labels: Sequence[str],
-    groups: Sequence[Group],
+    kinds: Sequence[Kind],
+    room: float,
     progress: Progress,
     stream: BinaryIO,
     null: bool,
@@ -74,31 +87,31 @@ def _gallery(
     from gtacli.training.devices import choose_compute
 
     named = [*named_images(config.images, stream, null)] if config.images else []
-    order = [number for group in groups for number in group.runs]
+    order = [number for kind in kinds for number in kind.runs]
     compute = choose_compute(config.device, config.precision)
-    return make_gallery(config, runs, labels, order, named, compute, progress)
+    return make_gallery(config, runs, labels, order, named, room, compute, progress)
 
 
 def _page(
     config: ReportConfig,
     runs: Sequence[Run],
     labels: Sequence[str],
-    keys: Sequence[str],
-    groups: Sequence[Group],
+    kinds: Sequence[Kind],
+    previews: Sequence[Previews],
     gallery: Gallery | None,
 ) -> str:
     return render(
         title=config.title or _title(runs),
-        subtitle=_subtitle(runs, groups),
+        subtitle=_subtitle(runs, kinds),
         notes=gallery.notes if gallery else [],
         sections={
-            "results": tables.results(runs, labels, keys, groups),
-            "common": tables.common_settings(runs),
+            "results": tables.results(runs, labels, kinds),
+            "common": tables.common_settings(runs, kinds),
             "provenance": tables.provenance(runs, labels),
             "footer": f"gta {__version__}, {date.today().isoformat()}",
         },
-        data=data.page_data(runs, labels, groups, gallery),
-        payloads=data.payloads(gallery),
+        data=data.page_data(runs, labels, kinds, previews, gallery),
+        payloads=data.payloads(previews, gallery),
     )
 
 
@@ -107,11 +120,11 @@ def _title(runs: Sequence[Run]) -> str:
     return ", ".join(str(name) for name in names if name) or "Runs"
 
 
-def _subtitle(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+def _subtitle(runs: Sequence[Run], kinds: Sequence[Kind]) -> str:
     open_runs = sum(run.summary is None for run in runs)
     parts = [
         _count(len(runs), "run"),
-        _count(len(groups), "setting"),
+        _count(sum(len(kind.groups) for kind in kinds), "setting"),
         f"{open_runs} incomplete" if open_runs else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -17,7 +17,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-_SCRIPTS = ("common.js", "curves.js", "maps.js", "answers.js")
+_SCRIPTS = ("common.js", "curves.js", "previews.js", "maps.js", "answers.js")
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 

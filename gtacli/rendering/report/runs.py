@@ -38,6 +38,11 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     @property
+    def command(self) -> str:
+        """Which made it; "run" where its record does not say."""
+        return str(self.record.get("command", "run"))
+
+    @property
     def config(self) -> dict[str, Any]:
         return self.part("config")
 

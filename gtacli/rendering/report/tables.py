@@ -10,18 +10,27 @@ from typing import Any
 
 from gtacli.rendering.report import figures
 from gtacli.rendering.report.figures import Figure, figures_of
-from gtacli.rendering.report.groups import MISSING, Group, Mean, flat, mean_of, settings_of, text
+from gtacli.rendering.report.groups import MISSING, Kind, Mean, flat, mean_of, settings_of, text
 from gtacli.rendering.report.runs import Run
 
 _NOTHING = '<td class="none">–</td>'
 
 
-def results(
-    runs: Sequence[Run], labels: Sequence[str], keys: Sequence[str], groups: Sequence[Group]
-) -> str:
+def results(runs: Sequence[Run], labels: Sequence[str], kinds: Sequence[Kind]) -> str:
+    """A table a kind."""
+    several = len(kinds) > 1
+    return "".join(
+        (f"<h2>{escape(kind.title)}</h2>" if several else "") + _table(runs, labels, kind)
+        for kind in kinds
+    )
+
+
+def _table(runs: Sequence[Run], labels: Sequence[str], kind: Kind) -> str:
     """A row a setting, mean ± deviation over its runs, and below it a row a run."""
-    shown = figures_of([run.summary for run in runs if run.summary is not None])
-    keys = [key for key in keys if key != "command"] or ["regularizer"]
+    groups = kind.groups
+    summaries = [runs[number].summary for number in kind.runs]
+    shown = figures_of([summary for summary in summaries if summary is not None])
+    keys = kind.keys or tuple(k for k in ("regularizer", "guide") if k in _settings_of(kind, runs))
     means = {
         (g, f.key): mean_of(_values(f, [runs[i] for i in group.runs]))
         for g, group in enumerate(groups)
@@ -32,14 +41,14 @@ def results(
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     bodies = []
     for g, group in enumerate(groups):
-        settings = _settings(keys, group, runs)
+        settings = [settings_of(runs[group.runs[0]]).get(key, MISSING) for key in keys]
         cells = "".join(f'<th scope="row">{escape(setting)}</th>' for setting in settings)
         cells += f"<td>{len(group.runs)}</td>"
         for f in shown:
             mean = means[g, f.key]
             strong = len(groups) > 1 and mean is not None and best.get(f.key) == mean.value
             cells += _mean(mean, f, strong)
-        rows = f'<tr class="group">{_swatch(g)}{cells}</tr>'
+        rows = f'<tr class="group">{_swatch(kind.first + g)}{cells}</tr>'
         if len(group.runs) > 1 or runs[group.runs[0]].summary is None:
             rows += "".join(_run_row(runs[i], labels[i], len(keys), shown) for i in group.runs)
         bodies.append(f"<tbody>{rows}</tbody>")
@@ -55,21 +64,28 @@ def provenance(runs: Sequence[Run], labels: Sequence[str]) -> str:
     return "".join(_details(run, label) for run, label in zip(runs, labels, strict=True))
 
 
-def common_settings(runs: Sequence[Run]) -> str:
-    """What all runs were told alike."""
-    settings = [dict(flat(run.config)) for run in runs]
-    same = {k: v for k, v in settings[0].items() if all(s.get(k, object) == v for s in settings)}
-    same = {k: v for k, v in same.items() if v is not None and k != "out"}
-    return _definitions({k: text(v) for k, v in same.items()})
+def common_settings(runs: Sequence[Run], kinds: Sequence[Kind]) -> str:
+    """What all runs of a kind were told alike."""
+    found = []
+    for kind in kinds:
+        settings = [dict(flat(runs[number].config)) for number in kind.runs]
+        first, *others = settings
+        same = {k: v for k, v in first.items() if all(s.get(k, object) == v for s in others)}
+        same = {k: v for k, v in same.items() if v is not None and k != "out"}
+        of = f"settings that all runs of {kind.title.lower()} share"
+        title = of if len(kinds) > 1 else "settings that all runs share"
+        shown = _definitions({k: text(v) for k, v in same.items()})
+        found.append(f"<details><summary>{escape(title)}</summary>{shown}</details>")
+    return "".join(found)
 
 
 def _swatch(group: int) -> str:
     return f'<td class="swatch c{group % 10}"></td>'
 
 
-def _settings(keys: Sequence[str], group: Group, runs: Sequence[Run]) -> Sequence[str]:
-    settings = settings_of(runs[group.runs[0]])
-    return [settings.get(key, MISSING) for key in keys]
+def _settings_of(kind: Kind, runs: Sequence[Run]) -> dict[str, str]:
+    """Of a kind with one setting."""
+    return settings_of(runs[kind.runs[0]])
 
 
 def _run_row(run: Run, label: str, keys: int, shown: Sequence[Figure]) -> str:
@@ -119,6 +135,7 @@ def _details(run: Run, label: str) -> str:
     summary = run.summary or {}
     data, model, versions = run.part("data"), run.part("model"), run.part("versions")
     argv = record.get("argv")
+    held_out = "classified" if run.command == "pretrain" else "held out"
     facts = {
         "folder": str(run.path),
         "seed": text(run.config.get("seed")),
@@ -126,7 +143,7 @@ def _details(run: Run, label: str) -> str:
         "weights": f"{model.get('weights', '–')}, fingerprint {model.get('fingerprint', '–')}",
         "images": ", ".join(
             f"{summary[key]:,} {name}"
-            for key, name in (("n_train", "to train"), ("n_val", "held out"), ("n_test", "to test"))
+            for key, name in (("n_train", "to train"), ("n_val", held_out), ("n_test", "to test"))
             if isinstance(summary.get(key), int)
         ),
         "chosen": _chosen(summary),

@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.config.pretrain import PretrainConfig
+from gtacli.pretraining.run import pretrain
 from gtacli.training.finetune import finetune
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
@@ -82,13 +84,60 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             made.append(out)
     stopped = root / "stopped"
     shutil.copytree(made[0], stopped)
-    (stopped / "summary.json").unlink()
-    rows = (stopped / "metrics.jsonl").read_text().splitlines()[:2]
-    (stopped / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    stop(stopped)
     record = json.loads((stopped / "run.json").read_text())
     record["config"]["lr"] = 0.5
     (stopped / "run.json").write_text(json.dumps(record))
     return [*made, stopped]
+
+
+@pytest.fixture(scope="session")
+def pretrainings(runs: list[Path]) -> list[Path]:
+    """Plain, guided, with shuffled maps, two seeds each; the last sees images without labels and
+    was stopped after its second epoch."""
+    root = runs[0].parent
+    found = []
+    teacher: dict[str, Any] = {"teacher": str(root / "source"), "guide": "dino"}
+    hows: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "led": teacher,
+        "shuffled": {**teacher, "shuffle_maps": True},
+    }
+    (root / "photos").mkdir()
+    for file in sorted(root.glob("*train-0*.png")):
+        shutil.copy(file, root / "photos")
+    for name, how in hows.items():
+        for seed in (1, 2):
+            out = root / f"<i>{name}-{seed}"
+            alone = (name, seed) == ("shuffled", 2)
+            config = PretrainConfig(
+                model=str(root / "source"),
+                data=str(root / "photos" if alone else root / "images.csv"),
+                out=out,
+                seed=seed,
+                epochs=3,
+                batch_size=4,
+                lr=1e-3,
+                decoder_dim=16,
+                decoder_depth=1,
+                decoder_heads=2,
+                knn_every=2,
+                device="cpu",
+                workers=0,
+                **how,
+            )
+            pretrain(config, Quiet())
+            found.append(out)
+    stop(found[-1])
+    (found[-1] / "previews" / "epoch-0003.png").unlink()
+    return found
+
+
+def stop(run: Path) -> None:
+    """As it would be if it had been stopped after its second epoch."""
+    (run / "summary.json").unlink()
+    rows = (run / "metrics.jsonl").read_text().splitlines()[:2]
+    (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture

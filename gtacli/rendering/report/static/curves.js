@@ -1,16 +1,25 @@
-// Training curves: a chart a figure, thin lines for runs, a strong one for the mean over seeds.
+// Training curves, one kind of run after the other: a chart a figure, thin lines for runs, a strong one for the mean over seeds.
 
 function curves() {
   const section = document.getElementById("curves");
   if (!data.curves.length) return;
   section.hidden = false;
-  const charts = data.curves.map((curve) => chart(section.querySelector(".plots"), curve));
-  legend(section.querySelector(".legend"), charts);
-  onTheme.push(() => charts.forEach((c) => c.plot.redraw(false)));
+  data.kinds.forEach((title, kind) => {
+    const own = data.curves.filter((curve) => curve.kind === kind);
+    if (!own.length) return;
+    if (data.kinds.length > 1) section.append(make("h3", {}, title));
+    const keys = make("div", { className: "legend" });
+    const plots = make("div", { className: "plots" });
+    section.append(keys, plots);
+    const charts = own.map((curve) => chart(plots, curve));
+    legend(keys, charts, kind);
+    onTheme.push(() => charts.forEach((c) => c.plot.redraw(false)));
+  });
 }
 
-function legend(place, charts) {
+function legend(place, charts, kind) {
   data.groups.forEach((group, g) => {
+    if (group.kind !== kind) return;
     const button = make("button", { type: "button" }, swatch(g), group.label);
     button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
@@ -63,7 +72,7 @@ function chart(place, curve) {
     padding: [8, 8, 0, 0],
     legend: { show: false },
     scales: { x: { time: false } },
-    cursor: { sync: { key: "epochs" }, y: false, drag: { x: false, y: false } },
+    cursor: { sync: { key: "epochs" + curve.kind }, y: false, drag: { x: false, y: false } },
     axes: [
       { ...axis, size: 24, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], grid: { show: false } },
       { ...axis, size: 46, values: (_, ticks) => ticks.map(short) },
@@ -74,7 +83,8 @@ function chart(place, curve) {
         stroke: () => colour("c" + (s.group % COLOURS)),
         width: s.thin ? 1 : 2,
         alpha: s.thin ? 0.4 : 1,
-        points: { show: curve.epochs.length < 2 },
+        points: { show: curve.sparse || curve.epochs.length < 2, size: 4 },
+        spanGaps: curve.sparse,
       })),
     ],
     hooks: { setCursor: [(plot) => tell(plot, tip, curve)] },
