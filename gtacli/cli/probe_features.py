@@ -27,7 +27,7 @@ from gtacli.processes import here
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
-    from gtacli.probing.bench import Bench, Outcome
+    from gtacli.probing.bench import Bench, Outcome, Parts
     from gtacli.training.distribution import Processes
     from gtacli.training.runs import RunFolder
 
@@ -45,9 +45,10 @@ def run(
     measure: Callable[[Bench, LoadedModel], Outcome],
     shown: Shown,
     note: Callable[[dict[str, Any]], str | None] = lambda result: None,
+    parts: Callable[[str], Parts] | None = None,
 ) -> int:
     """Measures --model and every --compare on --data; the exit status. `note` is a line for the
-    log.
+    log, `parts` reads the data where it is no labelled data set.
 
     Where features are asked for, images that cannot be read are named, the rest is done, and the
     status is 1.
@@ -58,7 +59,7 @@ def run(
     from gtacli.probing.columns import features_named
 
     task = call.command.split()[-1]
-    with begun(config, call, task) as (bench, folder):
+    with begun(config, call, task, parts) as (bench, folder):
         assert config.model is not None
         specs = [config.model, *config.compare]
         outcomes: list[Outcome] = []
@@ -94,7 +95,12 @@ def run(
 
 
 @contextmanager
-def begun(config: FeatureProbeConfig, call: Call, task: str) -> Iterator[tuple[Bench, RunFolder]]:
+def begun(
+    config: FeatureProbeConfig,
+    call: Call,
+    task: str,
+    read: Callable[[str], Parts] | None = None,
+) -> Iterator[tuple[Bench, RunFolder]]:
     """All that is checked and read before the first network, and the run folder."""
     if config.model is None:
         raise UsageError(
@@ -111,7 +117,7 @@ def begun(config: FeatureProbeConfig, call: Call, task: str) -> Iterator[tuple[B
     with ExitStack() as stack:
         processes = stack.enter_context(joined())
         compute = choose_compute(config.device, config.precision)
-        parts = parts_of(load_dataset(config.data), config.seed)
+        parts = read(config.data) if read else parts_of(load_dataset(config.data), config.seed)
         folder = open_folder(config, call, task, processes)
         kept = config.cache or (SHARED if config.out is None else config.out / FEATURES)
         if call.dry_run:
@@ -178,6 +184,7 @@ def finish(
         return
     first = results[0]
     where = {"test": "", "val": " (its validation part)", "held-out": " (held out of training)"}
-    counts = f"{first['n_train']:,} training images, {first['n_test']:,} to test on"
+    learnt = f"{first['n_train']:,} training images, " if first["n_train"] else ""
+    counts = f"{learnt}{first['n_test']:,} to test on"
     console.say(counts + where[first["test_part"]])
     show_figures(names, [shown(result) for result in results])

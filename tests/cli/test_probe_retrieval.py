@@ -1,0 +1,69 @@
+"""`gta probe retrieval` as a user and a script meet it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
+    start = ["probe", "retrieval", "-m", str(model), "--data", str(data), "-o", str(out)]
+    return [*start, "--device", "cpu", *map(str, more)]
+
+
+def test_classes(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    given = ["--recall", "1,3", "--compare", tiny_model]
+    done = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given), "--json")
+    assert done.status == 0
+    first, second = done.lines
+    assert (first["task"], first["gallery"]) == ("retrieval", "test")
+    assert (first["n_queries"], first["n_gallery"], first["n_train"]) == (12, 11, 0)
+    assert 0 < first["map"] <= 1
+    assert first["recall@1"] <= first["recall@3"]
+    assert second["compared"]["map"]["test"] == "paired permutation"
+    assert second["compared"]["recall@3"]["test"] == "McNemar"
+    table = gta(*words(tiny_model, tiny_data, tmp_path / "o", "--gallery", "train"))
+    lines = [line.split("  ")[0] for line in table.out.splitlines()]
+    assert lines == [
+        "18 training images, 12 to test on", "", "mAP", "recall@1", "recall@5", "recall@10",
+    ]  # fmt: skip
+
+
+def test_places(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "jpg").mkdir()
+    for name in "abcd":
+        pixels = rng.integers(0, 255, (36, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "jpg" / f"{name}.jpg")
+    box = [1.0, 2.0, 30.0, 30.0]
+    answers = [
+        {"bbx": box, "easy": [1], "hard": [2], "junk": [0]},
+        {"bbx": box, "easy": [3], "hard": [], "junk": []},
+    ]
+    truth = {"imlist": [*"abcd"], "qimlist": ["a", "b"], "gnd": answers}
+    file = tmp_path / "gnd.json"
+    file.write_text(json.dumps(truth))
+    given = ["--ground-truth", file, "--compare", tiny_model]
+    done = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", *given), "--json")
+    assert done.status == 0
+    first, second = done.lines
+    assert (first["n_queries"], first["n_gallery"]) == (2, 4)
+    assert first["map"] == first["map_medium"]
+    assert [*first["mp_hard"]] == ["1", "5", "10"]
+    assert first["map_hard_interval"] == [None, None]  # of one query
+    assert second["compared"]["map_easy"]["p"] == 1
+    table = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", "--ground-truth", file))
+    assert table.status == 0
+    assert "mAP, medium" in table.out
+    (tmp_path / "jpg" / "b.jpg").write_bytes(b"broken")  # in the gallery, and a query
+    broken = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", *given), "--json")
+    assert broken.status == 1
+    assert [line["image"] for line in broken.lines[:2]] == ["b", "query/b"]
+    file.write_bytes(b"none")
+    wrong = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "p", "--ground-truth", file))
+    assert (wrong.status, wrong.out) == (2, "")
+    assert "is no ground truth" in wrong.err
