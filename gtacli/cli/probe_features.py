@@ -9,7 +9,7 @@ against the first, one record a model, a table, a folder that later probes may u
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ Shown = Callable[[dict[str, Any]], list[Figure]]
 """Rows of the table that a result gives."""
 FEATURES, SHARED = "features", Path("runs/features")
 LINES = 30.0  # seconds between two, where there is no terminal
-_IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol")
+_IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol", "gallery")
 
 
 def run(
@@ -47,14 +47,37 @@ def run(
     note: Callable[[dict[str, Any]], str | None] = lambda result: None,
     parts: Callable[[str], Parts] | None = None,
 ) -> int:
-    """Measures --model and every --compare on --data; the exit status. `note` is a line for the
-    log, `parts` reads the data where it is no labelled data set.
+    """Measures --model and every --compare on --data and says what came of it; the exit status.
 
     Where features are asked for, images that cannot be read are named, the rest is done, and the
     status is 1.
     """
-    from gtacli.models import load_model
     from gtacli.models.names import short_names
+
+    results, skipped = measured(config, call, measure, note, parts)
+    if tell(call, skipped, results):
+        console.say(counted(results[0]))
+        names = short_names([result["model"] for result in results])
+        show_figures(names, [shown(result) for result in results])
+    return 1 if skipped else 0
+
+
+def measured(
+    config: FeatureProbeConfig,
+    call: Call,
+    measure: Callable[[Bench, LoadedModel], Outcome],
+    note: Callable[[dict[str, Any]], str | None] = lambda result: None,
+    parts: Callable[[str], Parts] | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Measures --model and every --compare on --data.
+
+    Args:
+        note: a line for the log.
+        parts: reads the data where it is no labelled data set.
+
+    Returns: a result a model, and the images that could not be read, with the reason.
+    """
+    from gtacli.models import load_model
     from gtacli.probing.bench import compared
     from gtacli.probing.columns import features_named
 
@@ -90,8 +113,7 @@ def run(
             if line := note(result):
                 log.info("%s", line)
             record(folder, results)  # an interruption costs only what is under way
-        finish(call, bench, short_names(specs), results, shown)
-        return 1 if bench.skipped else 0
+        return results, bench.skipped
 
 
 @contextmanager
@@ -170,21 +192,19 @@ def _identity(result: dict[str, Any]) -> list[Any]:
     return [result.get(name) for name in _IDENTITY]
 
 
-def finish(
-    call: Call, bench: Bench, names: Sequence[str], results: Sequence[dict[str, Any]], shown: Shown
-) -> None:
-    """Results on stdout: JSON Lines, or a table."""
-    if here().rank:
-        return
-    if call.json:
-        for key, reason in bench.skipped.items():
-            console.emit({"image": key, "error": reason})
-        for result in results:
-            console.emit(result)
-        return
-    first = results[0]
+def tell(call: Call, skipped: Mapping[str, str], results: Sequence[dict[str, Any]]) -> bool:
+    """Results on stdout as JSON Lines; else whether there is a table to show."""
+    if here().rank or not call.json:
+        return not here().rank
+    for key, reason in skipped.items():
+        console.emit({"image": key, "error": reason})
+    for result in results:
+        console.emit(result)
+    return False
+
+
+def counted(result: dict[str, Any]) -> str:
+    """How many images a result is of, for people."""
     where = {"test": "", "val": " (its validation part)", "held-out": " (held out of training)"}
-    learnt = f"{first['n_train']:,} training images, " if first["n_train"] else ""
-    counts = f"{learnt}{first['n_test']:,} to test on"
-    console.say(counts + where[first["test_part"]])
-    show_figures(names, [shown(result) for result in results])
+    learnt = f"{result['n_train']:,} training images, " if result["n_train"] else ""
+    return f"{learnt}{result['n_test']:,} to test on{where[result['test_part']]}"

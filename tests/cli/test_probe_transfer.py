@@ -1,0 +1,73 @@
+"""`gta probe transfer`: the figures of the single probes, in one table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def words(task: str, model: Path, out: Path, *more: object) -> list[str]:
+    start = ["probe", task, "-m", str(model), "-o", str(out), "--device", "cpu"]
+    return [*start, *map(str, more)]
+
+
+@pytest.fixture
+def other_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A second set: fewer images, and a validation part to test on."""
+    root = tmp_path / "other-data"
+    shutil.copytree(tiny_data / "train", root / "train")
+    shutil.copytree(tiny_data / "test", root / "val")
+    (root / "val" / "red" / "0.png").unlink()
+    return root
+
+
+def test_several_sets(
+    gta: Any, tiny_model: Path, tiny_data: Path, other_data: Path, tmp_path: Path
+) -> None:
+    given = ["--data", tiny_data, other_data, "--compare", tiny_model]
+    done = gta(*words("transfer", tiny_model, tmp_path / "o", *given), "--json")
+    assert done.status == 0
+    assert [line["data"] for line in done.lines] == [str(tiny_data)] * 2 + [str(other_data)] * 2
+    assert [line["n_test"] for line in done.lines] == [12, 12, 11, 11]
+    for line, data in zip(done.lines[::2], (tiny_data, other_data), strict=True):
+        shared = tmp_path / "o" / "features"
+        near, linear = (
+            gta(*words(task, tiny_model, tmp_path / task / data.name, "--data", data,
+                       "--cache", shared, *more), "--json").lines[0]
+            for task, more in (("knn", ("--k", 20)), ("linear", ()))
+        )  # fmt: skip
+        assert line["knn"] == near["top1"]
+        assert line["knn_interval"] == near["top1_interval"]
+        assert line["linear"] == linear["top1"]
+    for line in done.lines[1::2]:
+        assert [test["difference"] for test in line["compared"].values()] == [0, 0]
+    record = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert record["config"]["data"] == [str(tiny_data), str(other_data)]
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert len(summary["results"]) == 4
+    table = gta(*words("transfer", tiny_model, tmp_path / "o", *given[:3], "--no-linear"))
+    rows = [line.split("  ")[0] for line in table.out.splitlines()]
+    assert rows[:2] == [
+        "tiny-data: 18 training images, 12 to test on",
+        "other-data: 18 training images, 11 to test on (its validation part)",
+    ]
+    assert rows[3:] == ["tiny-data, k-NN", "other-data, k-NN", "mean, k-NN"]
+
+
+def test_wrong_data_is_said_before_the_first_network(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    for given, message in (
+        ([], "--data: name labelled data sets"),
+        (["--data", tiny_data, tiny_data], "named twice"),
+        (["--data", tiny_data, tmp_path / "away"], "away"),
+    ):
+        done = gta(*words("transfer", tiny_model, tmp_path / "o", *given))
+        assert (done.status, done.out) == (2, "")
+        assert message in done.err
+        assert "loaded" not in done.err
+    assert not (tmp_path / "o").exists()
