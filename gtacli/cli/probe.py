@@ -10,11 +10,13 @@ from gtacli.cli.probe_fewshot import fewshot
 from gtacli.cli.probe_knn import knn
 from gtacli.cli.probe_linear import linear
 from gtacli.cli.probe_retrieval import retrieval
+from gtacli.cli.probe_robust import robust
 from gtacli.cli.probe_transfer import transfer
 from gtacli.config.probe import AttentionProbeConfig, KnnProbeConfig, LinearProbeConfig
 from gtacli.config.probe_background import BackgroundProbeConfig
 from gtacli.config.probe_fewshot import FewshotProbeConfig
 from gtacli.config.probe_retrieval import RetrievalProbeConfig
+from gtacli.config.probe_robust import RobustProbeConfig
 from gtacli.config.probe_transfer import TransferProbeConfig
 
 app = group("Measure what a network has learnt, without training it.")
@@ -25,4 +27,5 @@ config_command(app, FewshotProbeConfig, "probe fewshot")(fewshot)
 config_command(app, RetrievalProbeConfig, "probe retrieval")(retrieval)
 config_command(app, TransferProbeConfig, "probe transfer")(transfer)
 config_command(app, BackgroundProbeConfig, "probe background")(background)
+config_command(app, RobustProbeConfig, "probe robust")(robust)
 config_command(app, AttentionProbeConfig, "probe attention")(attention)

@@ -17,11 +17,11 @@ from gtacli.data.chunks import chunks
 from gtacli.data.images import ImageError
 from gtacli.finding import Failed
 from gtacli.models.loading import LoadedModel
-from gtacli.models.preprocessing import eval_view
 from gtacli.prediction import has_classifier
 from gtacli.probing.background_figures import PAIR, Answers
 from gtacli.probing.classes import ClassMap
 from gtacli.probing.variant_sources import Drawn, VariantSource
+from gtacli.probing.views import Views
 from gtacli.training.devices import Compute
 
 
@@ -48,12 +48,7 @@ class BackgroundProbe:
         self.models, self.maps, self.compute = models, maps, compute
         self.answers = [Answers() for _ in models]
         self.left_out = 0
-        for model in models:
-            model.model.eval().to(compute.device)
-        ways = [(m.image_size, m.crop_pct, m.interpolation) for m in models]
-        self._ways = list(dict.fromkeys(ways))
-        self._way_of = [self._ways.index(way) for way in ways]
-        self._inputs = [model.view(compute.device) for model in models]
+        self._views = Views(models, compute)
         self._failed: list[Failed] = []
 
     def see(
@@ -91,16 +86,15 @@ class BackgroundProbe:
         return failed
 
     def _item(self, drawn: Drawn) -> _Item:
-        views = tuple(eval_view(drawn.pixels, *way) for way in self._ways)
-        return _Item(drawn._replace(pixels=torch.empty(0)), views)
+        return _Item(drawn._replace(pixels=torch.empty(0)), self._views.make(drawn.pixels))
 
     @torch.no_grad()
     def _look(self, batch: Sequence[_Item]) -> None:
         for m, model in enumerate(self.models):
-            pixels = torch.stack([item.views[self._way_of[m]] for item in batch])
+            inputs = self._views.batch(m, [item.views for item in batch])
             network: Any = model.model
             with self.compute.autocast():
-                tokens = network.forward_features(self._inputs[m](pixels.to(self.compute.device)))
+                tokens = network.forward_features(inputs)
                 features = network.forward_head(tokens, pre_logits=True).float().cpu()
                 logits = network.forward_head(tokens).float() if has_classifier(model) else None
             _note(self.answers[m], [item.drawn for item in batch], features, logits, self.maps[m])
