@@ -15,6 +15,7 @@ from gtacli.rendering.report import data, tables
 from gtacli.rendering.report.groups import Kind, kinds_of, run_labels
 from gtacli.rendering.report.page import render
 from gtacli.rendering.report.previews import Previews, read_previews
+from gtacli.rendering.report.probes import is_probe, probe_tables
 from gtacli.rendering.report.runs import Run, read_runs
 
 if TYPE_CHECKING:
@@ -45,24 +46,26 @@ def make_report(
     started = perf_counter()
     if config.out.is_dir():
         raise GtaError(f"--out: {config.out} is a folder; name a file, such as report.html")
-    runs = read_runs(folders)
+    folders_read = read_runs(folders)
+    probes = [run for run in folders_read if is_probe(run)]
+    runs = [run for run in folders_read if not is_probe(run)]
     kinds = kinds_of(runs)
     labels = run_labels(runs, [group for kind in kinds for group in kind.groups])
     previews: list[Previews] = []
     gallery = None
-    if not config.no_images:
+    if runs and not config.no_images:
         room = config.max_mb * 2**20 - BASE
         previews, missing = read_previews(runs, PREVIEWS_SHARE * room)
         room -= 4 / 3 * sum(len(jpeg) for one in previews for jpeg in one.pictures)
         gallery = _gallery(config, runs, labels, kinds, room, progress, stream, null)
         for line in missing:
             gallery.notes.add(line)
-    page = _page(config, runs, labels, kinds, previews, gallery)
+    page = _page(config, runs, labels, kinds, previews, gallery, probes)
     write_whole(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
     return {
         "report": str(config.out),
-        "runs": len(runs),
-        "complete": sum(run.summary is not None for run in runs),
+        "runs": len(folders_read),
+        "complete": sum(run.summary is not None for run in folders_read),
         "images": len(gallery.images) if gallery else 0,
         "missing": [*gallery.notes] if gallery else [],
         "failed": gallery.failed if gallery else {},
@@ -99,15 +102,18 @@ def _page(
     kinds: Sequence[Kind],
     previews: Sequence[Previews],
     gallery: Gallery | None,
+    probes: Sequence[Run],
 ) -> str:
+    names = [*labels, *(probe.name for probe in probes)]
     return render(
-        title=config.title or _title(runs),
-        subtitle=_subtitle(runs, kinds),
+        title=config.title or _title([*runs, *probes]),
+        subtitle=_subtitle(runs, kinds, probes),
         notes=gallery.notes if gallery else [],
         sections={
             "results": tables.results(runs, labels, kinds),
             "common": tables.common_settings(runs, kinds),
-            "provenance": tables.provenance(runs, labels),
+            "probes": probe_tables(probes),
+            "provenance": tables.provenance([*runs, *probes], names),
             "footer": f"gta {__version__}, {date.today().isoformat()}",
         },
         data=data.page_data(runs, labels, kinds, previews, gallery),
@@ -120,11 +126,12 @@ def _title(runs: Sequence[Run]) -> str:
     return ", ".join(str(name) for name in names if name) or "Runs"
 
 
-def _subtitle(runs: Sequence[Run], kinds: Sequence[Kind]) -> str:
+def _subtitle(runs: Sequence[Run], kinds: Sequence[Kind], probes: Sequence[Run]) -> str:
     open_runs = sum(run.summary is None for run in runs)
     parts = [
-        _count(len(runs), "run"),
-        _count(sum(len(kind.groups) for kind in kinds), "setting"),
+        _count(len(runs), "run") if runs else "",
+        _count(sum(len(kind.groups) for kind in kinds), "setting") if runs else "",
+        _count(len(probes), "probe") if probes else "",
         f"{open_runs} incomplete" if open_runs else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -13,16 +13,18 @@ from gtacli.rendering.report.figures import Figure, figures_of
 from gtacli.rendering.report.groups import MISSING, Kind, Mean, flat, mean_of, settings_of, text
 from gtacli.rendering.report.runs import Run
 
+_HINT = "Mean ± standard deviation over the runs of a setting; the best mean is bold."
 _NOTHING = '<td class="none">–</td>'
 
 
 def results(runs: Sequence[Run], labels: Sequence[str], kinds: Sequence[Kind]) -> str:
     """A table a kind."""
     several = len(kinds) > 1
-    return "".join(
+    found = "".join(
         (f"<h2>{escape(kind.title)}</h2>" if several else "") + _table(runs, labels, kind)
         for kind in kinds
     )
+    return f'{found}<p class="hint">{_HINT}</p>' if kinds else ""
 
 
 def _table(runs: Sequence[Run], labels: Sequence[str], kind: Kind) -> str:

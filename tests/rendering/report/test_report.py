@@ -284,7 +284,7 @@ def test_json_stays_in_its_element_and_is_read_as_it_was(value: Any) -> None:
 
 @given(st.text())
 def test_titles_and_notes_are_text(text: str) -> None:
-    places = dict.fromkeys(("results", "common", "provenance", "footer"), "")
+    places = dict.fromkeys(("results", "probes", "common", "provenance", "footer"), "")
     page = Reader(render(text, text, [text], places, {}, {}))
     plain = Reader(render("", "", ["x"], places, {}, {}))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
