@@ -5,7 +5,7 @@ As dinov2's linear evaluation (Oquab et al., arXiv 2304.07193): 13 learning rate
 choices of features, all trained at once on views without augmentation. Three things are done
 otherwise. The choice is made on held-out training images and the chosen head learns again from all
 of them, where dinov2 chooses among its heads on the test images (`on_test`). Features are
-standardised (`heads`). And heads race: all learn for a sixteenth of the steps, the best eight for a
+standardised (`heads`). And heads race: all learn for 1/32 of the steps, the best six for a
 quarter, the best one for all of them. What a head learns depends on rate x steps, so a shorter run
 has the higher rate; `race=False` trains all to the end, as dinov2 does.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from gtacli.probing.heads import Head, Heads, Score, standardised, steps_of
 log = logging.getLogger(__name__)
 TIMES = tuple(10 ** (e / 3) for e in range(5, 18))
 """Rate x steps of the heads."""
-RUNGS = ((1 / 16, 8), (1 / 4, 1))
+RUNGS = ((1 / 32, 6), (1 / 4, 1))
 """(share of the steps, heads that go on)."""
 FEW_STEPS = 200
 """Steps of a rung at least, as far as there are so many."""
@@ -84,6 +84,12 @@ class Data:
     other: Features | None
     chosen_on: ChosenOn | None
 
+    @property
+    def n_chosen_on(self) -> int:
+        if self.chosen_on is None:
+            return 0
+        return len(self.choose) if self.other is None else len(self.other)
+
     def scores(self, heads: Heads) -> list[Score]:
         if self.other is not None:
             return heads.scores(self.other, torch.arange(len(self.other)))
@@ -116,9 +122,12 @@ def linear(
     steps = sweep.steps(len(data.fit))
     times = [rate * steps for rate in sweep.rates] if sweep.rates else [*TIMES]
     candidates = [_Candidate(seen, time) for seen in sets for time in times]
-    if data.chosen_on is None:
+    score: Score | None = None
+    if len(candidates) == 1:
+        best, data = candidates[0], replace(data, chosen_on=None)
+    elif data.chosen_on is None:
         log.warning("no class has 3 training images to hold one out of: the middle rate is taken")
-        best, score = candidates[len(times) // 2], None
+        best = candidates[len(times) // 2]
     else:
         best, score = _chosen(candidates, data, sweep, trainer)
     rate = best.time / steps  # the same on all images, and the same epochs
@@ -132,7 +141,7 @@ def linear(
         **accuracy("top5", ranked),
         "chosen_on": data.chosen_on,
         "chosen_top1": None if score is None else score.accuracy,
-        "n_chosen_on": len(data.choose) if data.other is None else len(data.other),
+        "n_chosen_on": data.n_chosen_on,
         "heads": len(candidates),
         "lr": rate,
         "steps": final,

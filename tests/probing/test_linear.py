@@ -135,6 +135,12 @@ def test_rates_that_are_named_are_those_that_are_tried() -> None:
     assert swept(bench()).figures["heads"] == len(TIMES) == 13
 
 
+def test_of_one_head_nothing_is_chosen() -> None:
+    figures = swept(bench(), rates=(0.25,)).figures
+    assert (figures["lr"], figures["chosen_on"], figures["n_chosen_on"]) == (0.25, None, 0)
+    assert figures["top1"] > 0.5
+
+
 def test_nothing_can_be_held_out_of_two_images_a_class(caplog: pytest.LogCaptureFixture) -> None:
     figures = swept(bench(10, 20)).figures
     assert figures["chosen_on"] is None
