@@ -15,7 +15,9 @@ Shapes: Q queries, T keys, C width, k neighbours, G groups of s columns.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import partial
 from math import ceil, isqrt
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.discovery.threads import each, one_thread
 from gtacli.errors import RunError
 
 K = (10, 20, 100, 200)
@@ -63,29 +66,28 @@ def nearest(
         queries: (Q, C), normalised here; either may be mapped from a file.
         keys: (T, C).
         k: T where there are fewer keys.
-        chunk: similarities in memory at a time; default: 64 MB of them, on a GPU 4 GB.
+        chunk: similarities in memory at a time, on a CPU for each thread; default: 64 MB of them,
+            on a GPU 4 GB.
         device: where to compute; default: that of the queries. The result is there.
 
     Raises RunError for features that are not finite.
     """
     device = device or queries.device
+    k = min(k, len(keys))
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     chunk = chunk or (1 << 24 if device.type == "cpu" else 1 << 30)
     # Wider than high: selection costs less in long rows.
-    wide = max(k, min(len(keys), 16 * isqrt(chunk)))
-    high = max(1, min(len(queries), chunk // max(1, wide)))
-    k = min(k, len(keys))
+    wide = max(1, k, min(len(keys), 16 * isqrt(chunk)))
+    high = max(1, min(-(-len(queries) // threads), chunk // wide))
+    pieces = [slice(first, first + high) for first in range(0, max(1, len(queries)), high)]
     best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-    memory = torch.empty(0, device=device)
-    for start in range(0, len(keys), max(1, wide)):
-        part = _normalised(keys[start : start + wide], device)
-        found = []
-        for first in range(0, max(1, len(queries)), high):
-            rows = _normalised(queries[first : first + high], device)
-            groups, size = _groups(len(part), k)
-            memory = memory.resize_(len(rows), groups * size)
-            ranks = _best(_similarities(rows, part, memory), k, groups, start)
-            found.append(_largest(torch.cat([best[first : first + high], ranks], 1), k))
-        best = torch.cat(found)
+    # On a CPU each thread has queries of its own: split among threads, every operator would wait
+    # for the slowest, on a busy machine for longer than it works.
+    with one_thread(threads > 1):
+        for start in range(0, len(keys), wide):
+            part = _Part(_normalised(keys[start : start + wide], device), start, k)
+            work = partial(part.merged, queries, best)
+            best = torch.cat(each(work, pieces, threads))
     return Neighbours(_similarity(best), _INDEX - (best & _INDEX))
 
 
@@ -167,37 +169,63 @@ def _normalised(features: Tensor, device: torch.device) -> Tensor:
     return rows
 
 
-def _groups(width: int, k: int) -> tuple[int, int]:
-    """(G, s): groups whose maxima and members are equally many to choose from."""
-    size = max(1, isqrt(width // max(1, k)))
-    return ceil(width / size), size
+class _Part:
+    """Some of the keys, (T, C) normalised, the first of which is number `start`.
+
+    Their columns are G groups of s: maxima and members are equally many to choose from.
+    """
+
+    def __init__(self, keys: Tensor, start: int, k: int) -> None:
+        self.keys, self.start, self.k = keys, start, k
+        self.size = max(1, isqrt(len(keys) // max(1, k)))
+        self.groups = ceil(len(keys) / self.size)
+        self.columns = torch.arange(start, start + self.groups * self.size, device=keys.device)
+        self.memory = _Memory(keys.device)
+
+    @torch.no_grad()
+    def merged(self, queries: Tensor, best: Tensor, piece: slice) -> Tensor:
+        """Ranks of the k best of these keys and of `best`, for some of the queries."""
+        rows = _normalised(queries[piece], self.keys.device)
+        ranks = self._best(self._similarities(rows))
+        return _largest(torch.cat([best[piece], ranks], 1), self.k)
+
+    def _similarities(self, rows: Tensor) -> Tensor:
+        """(rows, G s); columns beyond the keys are -inf."""
+        out = self.memory.of(len(rows), self.groups * self.size)
+        out[:, len(self.keys) :] = -torch.inf
+        with torch.autocast(rows.device.type, enabled=False):
+            torch.mm(rows, self.keys.T, out=out[:, : len(self.keys)])
+        return out
+
+    def _best(self, similarities: Tensor) -> Tensor:
+        """Ranks of the k best of each row at least."""
+        k = self.k
+        if self.groups <= k:
+            return _largest(_rank(similarities, self.columns), k)
+        # A group is every G-th column, so that maxima run over memory as it lies.
+        members = similarities.unflatten(1, (-1, self.groups))
+        maxima = members.amax(1).topk(k + 1)
+        chosen = maxima.indices[:, None, :k]
+        near = members.gather(2, chosen.expand(-1, self.size, -1)).flatten(1)
+        numbers = self.columns[: self.size * self.groups : self.groups]
+        ranks = _largest(_rank(near, (chosen + numbers[:, None]).flatten(1)), k)
+        # Equal to a group that was left out: it may hold a lower index.
+        tied = maxima.values[:, k] >= _similarity(ranks[:, -1])
+        if tied.any():
+            ranks[tied] = _largest(_rank(similarities[tied], self.columns), k)
+        return ranks
 
 
-def _similarities(rows: Tensor, keys: Tensor, out: Tensor) -> Tensor:
-    """Into `out`, (rows, G s); columns beyond the keys are -inf."""
-    out[:, len(keys) :] = -torch.inf
-    with torch.autocast(rows.device.type, enabled=False):
-        torch.mm(rows, keys.T, out=out[:, : len(keys)])
-    return out
+class _Memory(threading.local):
+    """The same memory for one piece after another, of each thread its own."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._flat = torch.empty(0, device=device)
 
-def _best(similarities: Tensor, k: int, groups: int, start: int) -> Tensor:
-    """Ranks of the k best of each row at least; columns count from `start`."""
-    columns = torch.arange(start, start + similarities.shape[1], device=similarities.device)
-    if groups <= k:
-        return _largest(_rank(similarities, columns), k)
-    # A group is every G-th column, so that maxima run over memory as it lies.
-    members = similarities.unflatten(1, (-1, groups))
-    maxima = members.amax(1).topk(k + 1)
-    chosen = maxima.indices[:, None, :k]
-    near = members.gather(2, chosen.expand(-1, members.shape[1], -1)).flatten(1)
-    places = chosen + groups * torch.arange(members.shape[1], device=chosen.device)[:, None]
-    ranks = _largest(_rank(near, start + places.flatten(1)), k)
-    # Equal to a group that was left out: it may hold a lower index.
-    tied = maxima.values[:, k] >= _similarity(ranks[:, -1])
-    if tied.any():
-        ranks[tied] = _largest(_rank(similarities[tied], columns), k)
-    return ranks
+    def of(self, height: int, width: int) -> Tensor:
+        if len(self._flat) < height * width:
+            self._flat = self._flat.new_empty(height * width)
+        return self._flat[: height * width].view(height, width)
 
 
 def _largest(ranks: Tensor, k: int) -> Tensor:

@@ -163,3 +163,17 @@ def test_three_queries_one_class() -> None:
     zeros = torch.zeros(3, dtype=torch.int64)
     result = knn_hits(found, zeros[:2], zeros, 1, (20,))
     assert result[20].top1.all()
+
+
+def test_threads_find_the_same() -> None:
+    q, t = torch.randn(70, 12), torch.randn(500, 12)
+    alone = nearest(q, t, 9, chunk=4000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        shared = nearest(q, t, 9, chunk=4000)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(shared.indices, alone.indices)
+    torch.testing.assert_close(shared.similarities, alone.similarities, atol=1e-6, rtol=0)

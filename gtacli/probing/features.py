@@ -40,8 +40,10 @@ from gtacli.training.devices import Compute
 from gtacli.training.distribution import ALONE, Processes
 
 log = logging.getLogger(__name__)
-BLOCK = 4096
-"""Images a block: what a killed run loses at most."""
+MOST = 4096
+"""Images a block at most: what a killed run loses."""
+BLOCKS = 32
+"""At least, so that processes can share a small set, too."""
 Progress = Callable[[int], AbstractContextManager[Callable[[int], object]]]
 """Of a number of images, a context that gives `advance(images)`."""
 
@@ -150,7 +152,8 @@ class FeatureCache:
     def _make(
         self, model: LoadedModel, records: tuple[Record, ...], kinds: dict[Column, FeatureKind]
     ) -> None:
-        count = -(-len(records) // BLOCK)
+        size = min(MOST, max(1, -(-len(records) // BLOCKS)))
+        count = -(-len(records) // size)
         folders = {column: self.folder / kind.digest for column, kind in kinds.items()}
         mine = [
             number
@@ -158,7 +161,7 @@ class FeatureCache:
             if not all(is_block(block_file(folder, number)) for folder in folders.values())
         ]
         extractor = Extractor(model, [*kinds], self.compute, self.batch_size, self.threads)
-        rows = [range(n * BLOCK, min((n + 1) * BLOCK, len(records))) for n in mine]
+        rows = [range(n * size, min((n + 1) * size, len(records))) for n in mine]
         described = extractor(records[row] for block in rows for row in block)
         with self.progress(sum(map(len, rows))) as advance:
             for number, block in zip(mine, rows, strict=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,24 @@ def test_features_may_be_kept_elsewhere(
     monkeypatch.chdir(tmp_path)
     gta("probe", "knn", "-m", str(model), "--data", str(data), "--device", "cpu")
     assert len(list((tmp_path / "runs/features").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_processes_share_the_work_and_speak_once(
+    gta: Any, model: Path, data: Path, tmp_path: Path
+) -> None:
+    command = [*words(model, data, tmp_path / "two", "--k", "5", "--json")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "gtacli", *command], check=True, capture_output=True, text=True
+    )
+    (shared,) = map(json.loads, done.stdout.splitlines())
+    (alone,) = gta(*words(model, data, tmp_path / "one", "--k", "5", "--json")).lines
+    for name in ("knn", "top1", "top5", "n_train", "n_test"):
+        assert shared[name] == alone[name]
+    files = [
+        {p.name: p.read_bytes() for p in (tmp_path / out / "features").iterdir()}
+        for out in ("one", "two")
+    ]
+    assert files[0].keys() == files[1].keys()
+    assert files[0] == files[1]

@@ -151,7 +151,7 @@ def test_a_damaged_file_is_made_again(
 def test_interrupted_it_goes_on_after_the_last_block(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BLOCK", 4)
+    monkeypatch.setattr(module, "BLOCKS", 4)  # of 15 images: four each, and three
     records = records_of(class_folders(train=5))
     done = 0
 
