@@ -342,7 +342,7 @@ def test_options_exist() -> None:
     for document in DOCUMENTS:
         for line in document.read_text(encoding="utf-8").splitlines():
             if "$ torchrun" not in line:
-                for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line):
+                for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", line):
                     assert option in known, f"{document.name}: {line}"
 
 
