@@ -12,9 +12,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gtacli.data.base import SPLIT_NAMES, SPLITS, DatasetReader, ImageDataset, Record, part_in_name
+from gtacli.data.base import (
+    NO_CLASS,
+    SPLIT_NAMES,
+    SPLITS,
+    DatasetReader,
+    ImageDataset,
+    Record,
+    part_in_name,
+)
 from gtacli.data.files import subfolders
 from gtacli.errors import GtaError
+
+Columns = tuple[str, ...]
 
 
 class Row(NamedTuple):
@@ -46,26 +56,36 @@ class Csv(DatasetReader):
     def read(self, root: Path | None) -> ImageDataset:
         if root is None:
             raise GtaError("data set 'csv' needs a file: write csv:FILE.csv")
-        sources = _sources(root)
-        rows = {source: list(_rows(source)) for source in sources}
-        splits: dict[str, list[Record]] = {}
-        classes = sorted_labels({row.cells["label"] for part in rows.values() for row in part})
-        labels = {name: label for label, name in enumerate(classes)}
-        # One name for an image, whichever table names it.
-        top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
-        seen: dict[str, Row] = {}
-        for source, part in rows.items():
-            default = "train" if len(sources) == 1 else part_in_name(source.stem)
-            for row in part:
-                record = _record(row, labels, top)
-                if record.key in seen:
-                    first = seen[record.key].place
-                    raise GtaError(f"{row.place}: {record.key} is listed twice, first in {first}")
-                seen[record.key] = row
-                splits.setdefault(_split(row, default), []).append(record)
-        _check_classes(splits, seen, classes)
-        parts = {split: tuple(splits[split]) for split in SPLITS if split in splits}
-        return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, parts)
+        return _dataset(root, ("path", "label"))
+
+    def images(self, root: Path) -> ImageDataset:
+        """All images in one class, whatever labels they have or lack."""
+        return _dataset(root, ("path",))
+
+
+def _dataset(root: Path, columns: Columns) -> ImageDataset:
+    """Without the column of labels all are in one class."""
+    sources = _sources(root)
+    rows = {source: list(_rows(source, columns)) for source in sources}
+    splits: dict[str, list[Record]] = {}
+    named = (row.cells["label"] for part in rows.values() for row in part)
+    classes = sorted_labels({*named}) if "label" in columns else NO_CLASS
+    labels = {name: label for label, name in enumerate(classes)}
+    # One name for an image, whichever table names it.
+    top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
+    seen: dict[str, Row] = {}
+    for source, part in rows.items():
+        default = "train" if len(sources) == 1 else part_in_name(source.stem)
+        for row in part:
+            record = _record(row, labels, top)
+            if record.key in seen:
+                first = seen[record.key].place
+                raise GtaError(f"{row.place}: {record.key} is listed twice, first in {first}")
+            seen[record.key] = row
+            splits.setdefault(_split(row, default), []).append(record)
+    _check_classes(splits, seen, classes)
+    parts = {split: tuple(splits[split]) for split in SPLITS if split in splits}
+    return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, parts)
 
 
 def _sources(root: Path) -> list[Path]:
@@ -82,11 +102,12 @@ def _sources(root: Path) -> list[Path]:
     return sources
 
 
-def _rows(source: Path) -> Iterator[Row]:
+def _rows(source: Path, columns: Columns) -> Iterator[Row]:
+    """Each has a value in every one of `columns`."""
     empty = True
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
-            for row in _cells(source, file):
+            for row in _cells(source, file, columns):
                 empty = False
                 yield row
     except OSError as error:
@@ -97,18 +118,18 @@ def _rows(source: Path) -> Iterator[Row]:
         raise GtaError(f"{source} has no row below its header")
 
 
-def _cells(source: Path, file: Iterable[str]) -> Iterator[Row]:
+def _cells(source: Path, file: Iterable[str], columns: Columns) -> Iterator[Row]:
     """Names of columns and values stripped."""
     reader = csv.DictReader(file)
     header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-    for column in ("path", "label"):
+    for column in columns:
         if column not in header:
             got = ", ".join(header) or "an empty file"
             raise GtaError(f"{source}: no column '{column}' in its header (found {got})")
     reader.fieldnames = header
     for row in reader:
         clean = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-        for column in ("path", "label"):
+        for column in columns:
             if not clean[column]:
                 raise GtaError(f"{source}, line {reader.line_num}: no {column}")
         yield Row(source, reader.line_num, clean)
@@ -125,7 +146,7 @@ def _record(row: Row, labels: dict[str, int], top: Path) -> Record:
     key = Path(cells["path"])
     if not key.is_absolute() and folder.absolute() != top:
         key = folder.absolute().relative_to(top) / key
-    return Record(key.as_posix(), labels[cells["label"]], path, mask)
+    return Record(key.as_posix(), labels.get(cells.get("label", ""), 0), path, mask)
 
 
 def _split(row: Row, default: str | None) -> str:

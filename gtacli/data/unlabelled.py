@@ -9,6 +9,7 @@ from gtacli.data.base import NO_CLASS, ImageDataset, Record
 from gtacli.data.files import find_images
 from gtacli.data.shards import Shards
 from gtacli.data.spec import is_plain_folder, load_dataset
+from gtacli.data.table import Csv
 from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
@@ -17,8 +18,8 @@ _WDS = "wds/"
 
 def load_images(spec: str) -> ImageDataset:
     """The data set that `spec` names. One without labels is one too, in a single class without a
-    name: a folder without class folders (all its images, or those of its train/), and WebDataset
-    shards.
+    name: a folder without class folders (all its images, or those of its train/), tables without
+    labels, and WebDataset shards.
 
     Raises GtaError where there is no image.
     """
@@ -28,11 +29,16 @@ def load_images(spec: str) -> ImageDataset:
         found = _without_labels(spec)
         if found is None:
             raise
-        log.info("%d images, without labels (%s)", len(found["train"]), error)
+        flat = all("/" not in record.key.removeprefix("train/") for record in found["train"])
+        why = "" if flat else f" ({error})"
+        log.info("%s: %d images, without labels%s", spec, len(found["train"]), why)
         return found
 
 
 def _without_labels(spec: str) -> ImageDataset | None:
+    if spec.lower().endswith(".csv"):
+        # What is wrong here has nothing to do with labels.
+        return Csv().images(Path(spec).expanduser())
     if spec.startswith(_WDS):
         try:
             return Shards().images(spec.removeprefix(_WDS))

@@ -196,7 +196,7 @@ def _summarise(
         "recon_bg": last.get("recon_bg"),
         "knn_top1": last.get("knn_top1"),
         "n_train": job.stores.readable(job.train),
-        "n_val": job.stores.readable(knn.queries),
+        "n_val": job.stores.readable(knn.queries) if job.config.knn_every != 0 else 0,
         "epochs": job.config.epochs,
         "seconds": round(time.perf_counter() - started, 2),
         "images_per_second": median_rate(progress.rows),

@@ -191,14 +191,14 @@ def fit(
                     progress.seconds += time.perf_counter() - clock
                     save()
                     raise Interrupted(
-                        f"stopped in epoch {epoch}, batch {progress.batch}; "
+                        f"stopped in epoch {epoch + 1}, batch {progress.batch}; "
                         f"go on with --resume {run.path}"
                     )
                 if last is not None and progress.batch >= last:
                     break
             _require_finite(bad_batch, module, epoch, run)  # a sync point
             if not progress.images:
-                raise RunError(f"no training image could be read in epoch {epoch}")
+                raise RunError(f"no training image could be read in epoch {epoch + 1}")
             compute.synchronize()
             progress.seconds += time.perf_counter() - clock
             # -- what came of it ----------------------------------------------------------
@@ -220,7 +220,9 @@ def fit(
             save()
             observer.epoch(row)
             if processes.agree(0, stop.requested)[1]:
-                raise Interrupted(f"stopped after epoch {epoch}; go on with --resume {run.path}")
+                raise Interrupted(
+                    f"stopped after epoch {epoch + 1}; go on with --resume {run.path}"
+                )
     if progress.epoch < stop_after:
         log.info("stopped early: no better %s for %s epochs", score, patience)
 
@@ -257,11 +259,11 @@ def _require_finite(bad_batch: Tensor, module: nn.Module, epoch: int, run: RunFo
     batch = int(bad_batch)
     norms = torch._foreach_norm([p.detach() for p in module.parameters()])
     if batch >= 0 or not torch.stack([n.float() for n in norms]).sum().isfinite():
-        what, at = ("loss is", f", batch {batch}") if batch >= 0 else ("weights are", "")
+        what, at = ("loss is", f", batch {batch + 1}") if batch >= 0 else ("weights are", "")
         saved = "" if run.dry or not (run.path / "state.pt").exists() else (
             f"; the state before it is kept in {run.path}"
         )  # fmt: skip
         raise RunError(
-            f"the {what} not finite at epoch {epoch}{at}{saved}. "
+            f"the {what} not finite at epoch {epoch + 1}{at}{saved}. "
             "Try a smaller --lr, --clip-grad 1, or --precision fp32"
         )

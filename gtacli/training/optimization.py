@@ -116,7 +116,7 @@ def make_schedule(
     warmup_steps = min(warmup_steps, steps // 2)  # of one epoch not all is warm-up
     schedule = Schedule(
         optimizer,
-        t_initial=steps - warmup_steps,
+        t_initial=max(2, steps - warmup_steps),  # of one step timm warns; its rate is the same
         warmup_t=warmup_steps,
         warmup_prefix=True,
         t_in_epochs=False,

@@ -117,7 +117,7 @@ class RunFolder:
         try:
             replace_whole(self.path / name, write, sync=True)
         except (OSError, RuntimeError, SafetensorError) as e:  # a full disk looks different to each
-            text = f"--out: cannot write {self.path / name} ({str(e).splitlines()[0]})"
+            text = f"--out: cannot write {self.path / name} ({_reason(e)})"
             # Before the first step it is the user's input that is wrong, later the run has failed.
             raise (GtaError if name in ("run.json", "split.json") else RunError)(text) from e
 
@@ -139,7 +139,11 @@ class RunFolder:
         self.write(name, save)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        self.write(STATE_FILE, lambda p: torch.save(dict(state), p))
+        def save(path: Path) -> None:
+            with path.open("wb") as file:  # torch's own file does not say why it cannot be written
+                torch.save(dict(state), file)
+
+        self.write(STATE_FILE, save)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises GtaError for a missing or damaged file."""
@@ -168,6 +172,14 @@ class RunFolder:
             return dict(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as e:
             raise GtaError(f"--resume: {file} is damaged ({str(e).splitlines()[0]})") from e
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where it is what lies behind."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return str(behind or error).splitlines()[0]
 
 
 def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:

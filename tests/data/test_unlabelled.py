@@ -39,6 +39,30 @@ def test_labels_stay_where_there_are_some(tiny_data: Path) -> None:
     assert len(data["test"]) == 12
 
 
+@pytest.mark.parametrize("header", ["path", "path,split", "path,label"])
+def test_a_table_of_paths(header: str, tmp_path: Path, make_image: MakeImage) -> None:
+    """Without labels, or with a label in some rows only."""
+    for name in ("a.png", "b.png", "c.png"):
+        make_image(tmp_path / name)
+    rows = ["a.png", "b.png", "c.png"]
+    if "," in header:
+        end = ("train", "train", "test") if "split" in header else ("cat", "", "dog")
+        rows = [f"{name},{last}" for name, last in zip(rows, end, strict=True)]
+    table = tmp_path / "images.csv"
+    table.write_text("\n".join([header, *rows]))
+    data = load_images(str(table))
+    assert not has_labels(data)
+    assert len(data["train"]) == (2 if "split" in header else 3)
+    assert len(data["test"]) == ("split" in header)
+
+
+def test_of_a_wrong_table_what_is_wrong_is_told(tmp_path: Path) -> None:
+    """And not that it has no labels, which nobody needs."""
+    (tmp_path / "images.csv").write_text("path\nnowhere.png\n")
+    with pytest.raises(GtaError, match="line 2: no such image"):
+        load_images(str(tmp_path / "images.csv"))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_shards(labelled: bool, tmp_path: Path, make_image: MakeImage) -> None:
     image = make_image(tmp_path / "image.png")

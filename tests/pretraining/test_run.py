@@ -157,6 +157,11 @@ def test_a_plain_run_measures_the_object_where_there_are_maps(
     assert summary["recon_fg"] != summary["recon_bg"]
 
 
+def test_what_is_not_classified_is_not_counted(config: Make, recorder: Any) -> None:
+    summary = pretrain(config(knn_every=0, epochs=1), recorder)
+    assert (summary["knn_top1"], summary["n_val"]) == (None, 0)
+
+
 def test_images_without_labels(config: Make, recorder: Any, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -221,3 +226,12 @@ def test_a_resumed_run_keeps_its_maps(
     manifest.write_text(manifest.read_text().replace("000", "001"))
     with pytest.raises(GtaError, match=r"the maps at .* is not what the run began with"):
         pretrain(PretrainConfig(resume=tmp_path / "run"), recorder)
+
+
+def test_a_single_step_is_no_reason_to_warn(
+    config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More images a step than there are."""
+    pretrain(config(epochs=1, batch_size=64), recorder)
+    assert rows(tmp_path / "run")[0]["lr"] == config().lr
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]

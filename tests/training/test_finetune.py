@@ -19,6 +19,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.models.tap import TappedViT
 from gtacli.training.finetune import finetune
+from gtacli.training.runs import RunFolder
 
 Make = Callable[..., FinetuneConfig]
 SUMMARY = {
@@ -348,6 +349,19 @@ def test_an_old_classifier_is_not_taken_for_the_new_one(
     (tiny_data / "test" / "red").rename(tiny_data / "test" / "crimson")
     other = module.prepare(config(model=str(run)))
     assert other.target.model.head.weight.abs().sum() == 0
+
+
+def test_why_a_state_cannot_be_written(tmp_path: Path) -> None:
+    """As on a full disk, a write ends before its bytes do."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(RunError, match=r"cannot write .*state\.pt \(.*File too large\)"):
+            RunFolder(tmp_path).write_state({"tensor": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_full_disk_is_one_line(

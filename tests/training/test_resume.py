@@ -65,7 +65,7 @@ def test_stopped_in_the_middle_of_an_epoch(
             os.kill(os.getpid(), number)
 
     recorder.at_step = stop
-    with pytest.raises(Interrupted, match=r"epoch 1, batch [23].*--resume"):
+    with pytest.raises(Interrupted, match=r"epoch 2, batch [23].*--resume"):
         finetune(config(out=tmp_path / "cut"), recorder)
     recorder.at_step = lambda epoch, batch: None
     finetune(FinetuneConfig(resume=tmp_path / "cut"), recorder)
@@ -127,10 +127,10 @@ def test_a_loss_that_is_not_finite(
     def explode(self: GTA, step: Any) -> torch.Tensor:
         calls.append(1)
         value = penalty(self, step)
-        return value * float("nan") if len(calls) == 7 else value  # epoch 1, batch 2
+        return value * float("nan") if len(calls) == 7 else value  # the second epoch's third batch
 
     monkeypatch.setattr(GTA, "penalty", explode)
-    with pytest.raises(RunError, match=r"epoch 1, batch 2.*kept"):
+    with pytest.raises(RunError, match=r"epoch 2, batch 3.*kept"):
         finetune(config(), recorder)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["progress"]["epoch"] == 1
@@ -157,7 +157,7 @@ def test_weights_that_a_last_gradient_spoilt(
         return result
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
-    with pytest.raises(RunError, match=r"weights are not finite at epoch 1.*kept"):
+    with pytest.raises(RunError, match=r"weights are not finite at epoch 2.*kept"):
         finetune(config(), recorder)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert all(torch.isfinite(v).all() for v in state["model"].values())
