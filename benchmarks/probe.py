@@ -186,7 +186,8 @@ def main() -> None:
     p.add_argument("--classes", type=int, default=100)
     p.add_argument("--images", type=int, default=15_000, help="of the sweep")
     p.add_argument("--head-width", type=int, default=192, help="of a column of the sweep")
-    p.add_argument("--epochs", type=int, default=30, help="of the sweep")
+    p.add_argument("--epochs", type=int, default=100, help="of the sweep")
+    p.add_argument("--without", default="", help="variants that are left out: full, sklearn, ...")
     args = p.parse_args()
     compute = choose_compute(args.device, "fp32")
     made = {"knn": (knn_work, "ours"), "sweep": (sweep_work, "race")}
@@ -198,7 +199,9 @@ def main() -> None:
     }
     for what in args.what.split(","):
         make, one = made[what]
-        times = measure(make(args, compute.device), args.repeats, compute)
+        work = make(args, compute.device)
+        left = {name: each for name, each in work.items() if name not in args.without.split(",")}
+        times = measure(left, args.repeats, compute)
         found[what] = {
             "seconds": {n: round(statistics.median(t), 3) for n, t in times["wall"].items()},
             f"{one}_by": ratios(times["wall"], one),

@@ -35,7 +35,7 @@ TIMES = tuple(10 ** (e / 3) for e in range(5, 18))
 """Rate x steps of the heads."""
 RUNGS = ((1 / 32, 6), (1 / 4, 1))
 """(share of the steps, heads that go on)."""
-FEW_STEPS = 200
+FEW_STEPS = 100
 """Steps of a rung at least, as far as there are so many."""
 DEEP = 4
 """Blocks whose CLS tokens are one of the choices."""
