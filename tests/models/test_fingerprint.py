@@ -1,7 +1,9 @@
 """A fingerprint changes with any tensor, and with nothing else."""
 
 import copy
+from functools import partial
 
+import pytest
 import timm
 import torch
 
@@ -38,4 +40,25 @@ def test_equal_bytes_of_another_shape_differ():
         for layer in (one, other):
             layer.weight.fill_(1)
     one.bias = other.bias = None
+    assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"act_layer": "quick_gelu"}, {"num_heads": 4}, {"norm_layer": partial(torch.nn.LayerNorm, eps=1e-3)}],
+    ids=["activation", "heads", "epsilon"],
+)
+def test_equal_weights_in_another_network_differ(change):
+    """CLIP's weights, say, in the architecture with the exact GELU; of no tensor it shows."""
+    shape = {"depth": 1, "embed_dim": 12, "num_heads": 3, "img_size": 32}
+    one, other = (
+        timm.create_model("vit_tiny_patch16_224", **{**shape, **given}).eval()
+        for given in ({}, change)
+    )
+    with torch.no_grad():
+        for part in one.parameters():
+            part.copy_(torch.randn(part.shape) / 4)
+    other.load_state_dict(one.state_dict())
+    images = torch.rand(1, 3, 32, 32) / 50  # small: there the norm's epsilon counts as well
+    assert not torch.equal(one(images), other(images))
     assert fingerprint(one) != fingerprint(other)
