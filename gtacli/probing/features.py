@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gtacli.data.ahead import ahead
 from gtacli.data.base import Record
 from gtacli.data.chunks import chunks
+from gtacli.data.images import ImageError, decode
 from gtacli.errors import GtaError, RunError
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
@@ -112,7 +113,7 @@ class FeatureCache:
         kinds = {column: self._kind(model, records, column) for column in columns}
         found = {column: self._open(kind) for column, kind in kinds.items()}
         # Every process must see the same files before one of them makes some.
-        missing = self.processes.from_main(lambda: [c for c in columns if found[c] is None])
+        missing = self.processes.from_main(lambda: _missing(records, found))
         if missing:
             self._make(model, records, {column: kinds[column] for column in missing})
             found |= {column: self._open(kinds[column]) for column in missing}
@@ -184,13 +185,19 @@ class FeatureCache:
         for column, kind in kinds.items():
             folder = self.folder / kind.digest
             blocks = [block_file(folder, number) for number in range(count)]
-            merge_blocks(self.folder / f"{kind.digest}.safetensors", blocks, kind, records)
+            try:
+                merge_blocks(self.folder / f"{kind.digest}.safetensors", blocks, kind, records)
+            except (OSError, SafetensorError) as error:
+                # Another command that makes the same features has merged them and taken them away.
+                if self._open(kind) is None:
+                    raise RunError(f"features: cannot read {folder} ({error})") from error
             shutil.rmtree(folder, ignore_errors=True)
             log.debug("features %s of %s are kept as %s", column, kind.model, kind.digest)
 
 
 def data_digest(records: Sequence[Record], threads: int | None = None) -> str:
-    """Over the images' keys, labels, sizes and times of change, in their order."""
+    """Over the images' keys, labels, sizes and times of change, in their order; of packed images
+    those of the file that they lie in."""
     digest = hashlib.sha256()
     # In threads: on a network file system each file waits for an answer.
     for lines in ahead(_stamps, chunks(records, 256), 64, threads):
@@ -204,13 +211,29 @@ def _stamps(records: Sequence[Record]) -> bytes:
 
 
 def _stamp(record: Record) -> str:
-    if not isinstance(record.path, Path):
-        return str(record.path.stamp())
     try:
+        if not isinstance(record.path, Path):
+            return f"{record.path.stamp()} {record.path.state()}"
         stat = record.path.stat()
     except OSError:
         return "gone"
     return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _missing(records: Sequence[Record], found: dict[Column, Stored | None]) -> list[Column]:
+    """Columns to make: that are not there, or lack an image that can be read by now. Its file may
+    be as it was: a disk did not answer, or nobody was allowed to read it."""
+    skipped = {row for stored in found.values() if stored is not None for row in stored.skipped}
+    back = {row for row in skipped if _readable(records[row])}
+    return [c for c, stored in found.items() if stored is None or back & stored.skipped.keys()]
+
+
+def _readable(record: Record) -> bool:
+    try:
+        decode(record.path)
+    except ImageError:
+        return False
+    return True
 
 
 def _together(records: Sequence[Record], found: dict[Column, Stored | None]) -> Features:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from gtacli.data.base import Packed, Record
-from gtacli.data.files import find_images
+from gtacli.data.files import file_state, find_images
 from gtacli.data.images import decode
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel
@@ -126,6 +126,9 @@ class Cropped(Packed):
 
     def stamp(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else -1
+
+    def state(self) -> str:
+        return f"{file_state(self.path)}\0{self.box}"
 
     def __str__(self) -> str:
         return f"{self.path} at {','.join(f'{side:g}' for side in self.box)}"

@@ -45,7 +45,11 @@ def test_equal_bytes_of_another_shape_differ():
 
 @pytest.mark.parametrize(
     "change",
-    [{"act_layer": "quick_gelu"}, {"num_heads": 4}, {"norm_layer": partial(torch.nn.LayerNorm, eps=1e-3)}],
+    [
+        {"act_layer": "quick_gelu"},
+        {"num_heads": 4},
+        {"norm_layer": partial(torch.nn.LayerNorm, eps=1e-3)},
+    ],
     ids=["activation", "heads", "epsilon"],
 )
 def test_equal_weights_in_another_network_differ(change):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,80 @@ def test_unreadable_images_are_left_out_and_remembered(
         keys = bytes(stored.get_tensor("keys").tolist()).decode().split("\0")[:-1]
         assert keys == [*found.keys]
         assert json.loads(stored.metadata()["kind"])["pool"] == "cls"
+
+
+def test_what_can_be_read_again_is_made(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that did not answer, a folder that was closed: the file is as it was."""
+    records = records_of(class_folders(train=2))
+    before = Extractor._read
+
+    def read(self: Extractor, record: Record) -> Any:
+        return "no answer" if record is records[3] else before(self, record)
+
+    with monkeypatch.context() as closed:
+        closed.setattr(Extractor, "_read", read)
+        cache = FeatureCache(tmp_path / "cache", CPU)
+        assert [*cache.features(load_model(small_vit()), records, LAST).skipped] == [records[3].key]
+    found = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
+    assert not found.skipped
+    whole = FeatureCache(tmp_path / "whole", CPU).features(load_model(small_vit()), records, LAST)
+    assert torch.equal(found.values, whole.values)
+
+
+def test_a_changed_image_of_equal_size_in_a_shard_is_noticed(
+    tmp_path: Path, small_vit: Model
+) -> None:
+    def shard(seed: int) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for i in range(3):
+                pixels = np.random.default_rng((seed, i)).integers(0, 255, (36, 36, 3), np.uint8)
+                data = BytesIO()
+                Image.fromarray(pixels).save(data, "BMP")  # all of one size
+                for name, content in ((f"{i}.bmp", data.getvalue()), (f"{i}.cls", b"%d" % (i % 2))):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+
+    found = []
+    for seed in (0, 1):
+        shard(seed)
+        records = load_dataset(f"wds/{tmp_path}/a.tar")["train"]
+        cache = FeatureCache(tmp_path / "cache", CPU)
+        found.append(cache.features(load_model(small_vit()), records, LAST).values.clone())
+    assert not torch.allclose(*found)
+
+
+def test_two_commands_may_make_the_same_features_at_once(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    records = records_of(class_folders(train=2))
+    model, other = load_model(small_vit()), load_model(small_vit())
+    expected = FeatureCache(tmp_path / "alone", CPU).features(model, records, LAST).values
+    found = {}
+
+    class Meanwhile:
+        """When the first is in the middle, the second makes them all."""
+
+        def __enter__(self) -> Callable[[int], object]:
+            return self.advance
+
+        def __exit__(self, *error: object) -> None: ...
+
+        done = 0
+
+        def advance(self, images: int) -> None:
+            self.done += images
+            if self.done == 3:
+                cache = FeatureCache(tmp_path / "cache", CPU)
+                found["second"] = cache.features(other, records, LAST).values
+
+    cache = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Meanwhile())
+    found["first"] = cache.features(model, records, LAST).values
+    assert torch.equal(found["first"], expected)
+    assert torch.equal(found["second"], expected)
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
 def test_no_readable_image_is_an_error(

@@ -209,6 +209,19 @@ def places(tmp_path: Path) -> Path:
     return tmp_path / "places"
 
 
+def test_another_box_in_the_ground_truth_is_another_query(
+    tiny_model: Path, places: Path, tmp_path: Path
+) -> None:
+    model, found = load_model(str(tiny_model)), []
+    for box in ((2, 3, 30, 28), (8, 3, 36, 28)):
+        truth = truth_of([{**ANSWERS[0], "bbx": list(box)}, ANSWERS[1]])
+        (tmp_path / "gnd.json").write_text(json.dumps(truth))
+        parts = revisited_parts(read_ground_truth(tmp_path / "gnd.json"), places)
+        bench = bench_of(tmp_path, parts)  # the same folder of features
+        found.append(bench.see(model, parts.test).values[0].clone())
+    assert not torch.allclose(*found)
+
+
 def test_places_end_to_end(tiny_model: Path, places: Path, tmp_path: Path) -> None:
     file = tmp_path / "gnd.json"
     file.write_text(json.dumps(truth_of(ANSWERS)))
