@@ -146,7 +146,8 @@ def begun(
             few = config.batch_size
             parts = replace(parts, train=parts.train[:few], val=parts.val[:few])
             parts = replace(parts, test=parts.test[:few])
-            kept = Path(stack.enter_context(TemporaryDirectory()))
+            own = stack.enter_context(TemporaryDirectory())
+            kept = Path(processes.from_main(lambda: own))
         cache = FeatureCache(
             kept,
             compute,
@@ -161,14 +162,22 @@ def begun(
 def open_folder(config: CommonConfig, call: Call, task: str, processes: Processes) -> RunFolder:
     """The run folder; an earlier probe's may be used again, for its features.
 
-    Raises UsageError for a folder with anything else in it.
+    Raises UsageError for a folder with anything else in it. With --overwrite another command's run
+    is removed, but for one with weights: it may be the very model, and cost days.
     """
+    from gtacli.models.weights import WEIGHTS_FILE
     from gtacli.training.runs import RunFolder, default_out, environment
 
     out = config.out or processes.from_main(lambda: default_out(f"probe-{task}"))
     folder = RunFolder(out, call.dry_run, processes)
     if not _is_probe(folder):
-        folder.check_free(config.overwrite, resumable=False)
+        if folder.has(WEIGHTS_FILE):
+            raise UsageError(
+                f"--out: {out} holds a trained network, which no probe overwrites; choose another "
+                "folder"
+            )
+        processes.from_main(lambda: folder.check_free(config.overwrite, resumable=False))
+        folder.clear()
     settings = {"command": call.command, "config": config.model_dump(mode="json")}
     folder.write_json("run.json", {**settings, **environment()})
     return folder
@@ -182,6 +191,8 @@ def _is_probe(folder: RunFolder) -> bool:
 
 def record(folder: RunFolder, results: Sequence[dict[str, Any]]) -> None:
     """Into summary.json, beside what other probes have found in the same folder."""
+    if folder.dry:
+        return
     earlier = folder.read_json("summary.json")["results"] if folder.has("summary.json") else []
     new = [_identity(result) for result in results]
     kept = [result for result in earlier if _identity(result) not in new]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.stats import binomtest
+
+from gtacli.cli import main
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
@@ -176,6 +179,29 @@ def test_a_folder_serves_later_probes_and_nothing_else(
     assert "is not empty" in refused.err
 
 
+def test_over_another_commands_run_nothing_of_it_stays_but_weights_do(
+    gta: Any, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    run = {"run.json": '{"command": "finetune"}', "summary.json": '{"test_top1": 1}'}
+    for name, text in {**run, "model.safetensors": "weights"}.items():
+        (out / name).write_text(text)
+    for more in ([], ["--overwrite"]):
+        refused = gta(*words(model, data, out, *more))
+        assert refused.status == 2
+        assert "holds a trained network" in refused.err
+        assert {p.name: p.read_text() for p in out.iterdir()}.items() >= run.items()
+    (out / "model.safetensors").unlink()
+    assert gta(*words(model, data, out)).status == 2
+    assert gta(*words(model, data, out, "--overwrite", "--dry-run")).status == 0
+    assert (out / "summary.json").read_text() == run["summary.json"]
+    done = gta(*words(model, data, out, "--overwrite"))
+    assert done.status == 0, done.err
+    (result,) = json.loads((out / "summary.json").read_text())["results"]
+    assert result["task"] == "knn"
+
+
 def test_an_unreadable_image_is_named_and_the_status_is_1(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +291,14 @@ def test_features_may_be_kept_elsewhere(
     monkeypatch.chdir(tmp_path)
     gta("probe", "knn", "-m", str(model), "--data", str(data), "--device", "cpu")
     assert len(list((tmp_path / "runs/features").iterdir())) == 2
+
+
+def test_processes_share_a_dry_run(
+    model: Path, data: Path, tmp_path: Path, together: Callable[..., list[Any]]
+) -> None:
+    command = words(model, data, tmp_path / "out", "--workers", 0, "--dry-run")
+    assert together(lambda rank: main(command)) == [0, 0]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
