@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -11,12 +12,18 @@ from pathlib import Path
 import pytest
 import timm
 
+from gtacli.cli import main
 from gtacli.config import recipes
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.config.pretrain import PretrainConfig
 from gtacli.config.resolve import resolve
+from gtacli.config.training import TrainingConfig
 from gtacli.errors import UsageError
 
-MODELS = {"finetune": FinetuneConfig}
+MODELS: dict[str, type[TrainingConfig]] = {
+    "finetune": FinetuneConfig,
+    "pretrain": PretrainConfig,
+}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,8 +38,51 @@ def test_a_shipped_recipe_resolves_and_says_how_to_run_it(name: str) -> None:
     assert gta == "gta"
     assert rest[:2] == ["--recipe", name]
     assert 'command = "' in recipe.text
-    config = resolve(MODELS[command], command, recipe=name, env={})
+    config = resolve(MODELS[command], command, recipe=name, flags=_flags(rest[2:]), env={})
+    assert isinstance(config, FinetuneConfig | PretrainConfig)
     assert config.model is not None
+
+
+def _flags(words: list[str]) -> dict[str, str]:
+    """Of `--key value` pairs."""
+    return {k.removeprefix("--"): v for k, v in zip(words[::2], words[1::2], strict=True)}
+
+
+COMMANDS = [
+    (name, line.removeprefix("#").strip())
+    for name, recipe in recipes.shipped().items()
+    for line in recipe.text.splitlines()
+    if re.match(r"#\s+(gta|torchrun) ", line)
+]
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_every_command_in_a_recipe_is_one(
+    name: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command.replace("$tau", "0.5"))
+    words = words[words.index("gta" if "gta" in words else "gtacli") + 1 :]
+    if words[0] == "report":
+        assert main(["report", "--help"]) == 0
+        return
+    assert main([*words, "--print-config"]) == 0, capsys.readouterr().err
+
+
+PRETRAINING = {
+    "mae-vitb": {"guide": "none"},
+    "attg-mae-vitl": {"model": "vit_large_patch16_224"},
+    "attg-mae-tau": {"tau": 1.0},
+    "attg-mae-mask": {"guide": "none", "mask": "attention"},
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_of_pre_training_the_method_alone_differs(name: str) -> None:
+    flags = {"maps": "imagenet-maps"}
+    paper = resolve(PretrainConfig, "pretrain", recipe="attg-mae-vitb", flags=flags, env={})
+    assert (paper.epochs, paper.warmup, paper.batch_size) == (800, 40, 4096)
+    own = resolve(PretrainConfig, "pretrain", recipe=name, flags=flags, env={})
+    assert own.model_dump() == paper.model_dump() | PRETRAINING[name]
 
 
 SETS = ("cub", "cars", "aircraft", "dogs", "pets")
