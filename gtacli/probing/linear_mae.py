@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, pi, sqrt
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def linear_mae(
     head = MaeHead(test.values.shape[1], len(bench.parts.classes), device, bench.seed)
     views = _Views(bench, model, columns, train)
     batch = min(protocol.batch, len(train))
-    steps = -(-len(train) // batch)
+    steps = len(train) // batch
     best: tuple[Tensor, int] | None = None
     shown = progress or (lambda total: nullcontext(lambda done: None))
     with shown(protocol.epochs * len(train)) as advance:
@@ -147,15 +147,18 @@ class _Views:
         self.bench, self.compute = bench, bench.cache.compute
         self.columns = Columns(model.model.eval().to(self.compute.device), columns)
         self.as_input = model.view(self.compute.device)
-        self.transform = TrainTransform(model.image_size)
+        # Published crops are of the whole image: even the smallest is not to be an enlarged one.
+        smallest = TrainTransform.scale[0]
+        self.transform = TrainTransform(model.image_size, load_ratio=1 / sqrt(smallest))
         self.store = ImageStore(records, self.transform.load_size)
-        self.workers = choose_workers(None, self.compute.device, self.store.cached)
+        threads, cached = bench.cache.threads, self.store.cached
+        self.workers = choose_workers(threads, self.compute.device, cached)
 
     def batches(self, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(features (size, C), labels), the last of an epoch with what is left."""
+        """(features (size, C), labels); what an epoch leaves over is left out, unless it is all."""
         features: list[Tensor] = []
         labels: list[Tensor] = []
-        count = 0
+        count, whole_ones = 0, False
         for more, of in self._described(epoch):
             features.append(more)
             labels.append(of)
@@ -164,8 +167,8 @@ class _Views:
                 whole, all_of = torch.cat(features), torch.cat(labels)
                 yield whole[:size], all_of[:size]
                 features, labels = [whole[size:]], [all_of[size:]]
-                count -= size
-        if count:
+                count, whole_ones = count - size, True
+        if count and not whole_ones:
             yield torch.cat(features), torch.cat(labels)
 
     def _described(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gtacli import load_model
+from gtacli.data.base import Record
 from gtacli.data.spec import load_dataset
 from gtacli.probing.bench import Bench, parts_of
 from gtacli.probing.columns import Column
@@ -59,29 +61,51 @@ def on(tmp_path: Path, class_folders: Callable[..., Path]) -> Bench:
     return Bench(parts_of(load_dataset(str(folder))), cache, "all")
 
 
-def test_batches_have_every_readable_image_once_and_new_views(
+def test_batches_have_readable_images_once_and_new_views(
     on: Bench, small_vit: Callable[..., str]
 ) -> None:
     model = load_model(small_vit())
     views = _Views(on, model, [Column(2, "cls")], on.parts.train)
-    for size, sizes in ((4, [4, 4, 4, 4, 1]), (100, [17]), (17, [17])):
+    # What an epoch leaves over is left out, as published; it is no batch of a few images.
+    for size, sizes in ((4, [4, 4, 4, 4]), (100, [17]), (17, [17]), (18, [17])):
         epochs = [[*views.batches(epoch, size)] for epoch in (0, 1)]
         for epoch in epochs:
             assert [len(labels) for _, labels in epoch] == sizes
             counts = torch.cat([labels for _, labels in epoch]).bincount()
-            assert counts.tolist() == [6, 5, 6]
+            assert (counts <= torch.tensor([6, 5, 6])).all()
         first, second = (torch.cat([x for x, _ in epoch]).sort(0).values for epoch in epochs)
         assert not torch.allclose(first, second)
     assert [*on.skipped] == ["train/green/2.png"]
 
 
+def test_crops_are_of_the_whole_image_as_it_is(
+    on: Bench, small_vit: Callable[..., str], tmp_path: Path
+) -> None:
+    """Fine texture in a small crop, of which nothing is left in an image made small before."""
+    board = np.indices((128, 128)).sum(0) // 2 % 2 * 255
+    path = tmp_path / "board.png"
+    Image.fromarray(board.astype(np.uint8)).save(path)
+    views = _Views(on, load_model(small_vit()), [Column(2, "cls")], [Record("board", 0, path)])
+    seen = (views.transform(views.store.get(0), np.random.default_rng(i)) for i in range(40))
+    assert max(float(view.float().std()) for view in seen) > 60
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_as_many_processes_read_as_are_asked_for(
+    on: Bench, small_vit: Callable[..., str], threads: int
+) -> None:
+    on.cache.threads = threads
+    views = _Views(on, load_model(small_vit()), [Column(2, "cls")], on.parts.train)
+    assert views.workers == threads
+
+
 def test_it_learns_the_colours(on: Bench, small_vit: Callable[..., str]) -> None:
     model = load_model(small_vit())
-    outcome = linear_mae(on, model, MaeProtocol(epochs=12, batch=6, base_lr=4000.0, warmup=2))
+    outcome = linear_mae(on, model, MaeProtocol(epochs=20, batch=6, base_lr=4000.0, warmup=2))
     figures = outcome.figures
     assert figures["top1"] > 0.6
     assert figures["chosen_on"] is None
-    assert figures["epoch"] == 11
+    assert figures["epoch"] == 19
     assert (outcome.n_train, outcome.n_test) == (17, 12)
     assert figures["lr"] == pytest.approx(4000 * 6 / 256)
 
