@@ -22,7 +22,9 @@ def _read_tau(value: object) -> object:
     """A number, `START:END`, or a list of the two."""
     if isinstance(value, str):
         parts = value.split(":")
-        if len(parts) > 2 or not all(re.fullmatch(r"\s*\d*\.?\d+(e-?\d+)?\s*", p) for p in parts):
+        if len(parts) > 2 or not all(
+            re.fullmatch(r"\s*\d*\.?\d+(e[+-]?\d+)?\s*", p) for p in parts
+        ):
             raise ValueError(f"must be a number or START:END, got '{value}'")
         value = [float(part) for part in parts]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -35,7 +37,7 @@ def _read_tau(value: object) -> object:
 Tau = Annotated[
     tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
     BeforeValidator(_read_tau, json_schema_input_type=str | float),
-    PlainSerializer(lambda t: t[0] if t[0] == t[1] else f"{t[0]:g}:{t[1]:g}"),
+    PlainSerializer(lambda t: t[0] if t[0] == t[1] else f"{t[0]!r}:{t[1]!r}"),
 ]
 
 
