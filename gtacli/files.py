@@ -1,10 +1,14 @@
-"""Files that are whole or not there. A leaf: whatever writes builds on it."""
+"""Files that are whole or not there, and JSON that all can read. A leaf: whatever writes builds on
+it."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gtacli.errors import RunError
 
@@ -47,3 +51,20 @@ def write_whole(path: Path, write: Callable[[Path], object], option: str = "--ou
     except OSError as error:
         raise RunError(f"{option}: cannot write {path} ({error.strerror or error})") from error
     return str(path)
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """`json.dumps`, in which a number that is not finite becomes null and what JSON does not know
+    a text: Python would write NaN, which nobody else reads."""
+    return json.dumps(finite(value), default=str, **options)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value

@@ -5,7 +5,6 @@ Colours and bars only on a terminal (NO_COLOR is respected), plain lines otherwi
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -15,6 +14,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from gtacli.files import as_json
 from gtacli.processes import here
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
 def emit(result: Any) -> None:
     """One result as a line of JSON. A number that is not finite becomes null."""
-    text = json.dumps(_clean(result), default=str, ensure_ascii=False)
+    text = as_json(result, ensure_ascii=False)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:  # a path that is no text in this encoding, as bytes may be
-        sys.stdout.write(json.dumps(_clean(result), default=str) + "\n")
+        sys.stdout.write(as_json(result) + "\n")
     sys.stdout.flush()
 
 
@@ -193,13 +193,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
-    return value

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gtacli.errors import GtaError, RunError, UsageError
-from gtacli.files import replace_whole
+from gtacli.files import as_json, replace_whole
 from gtacli.models.loading import LoadedModel
 from gtacli.models.weights import WEIGHTS_FILE
 from gtacli.training.distribution import ALONE, Processes
@@ -122,11 +122,11 @@ class RunFolder:
             raise (GtaError if name in ("run.json", "split.json") else RunError)(text) from e
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        text = json.dumps(value, indent=1, default=str) + "\n"
+        text = as_json(value, indent=1) + "\n"
         self.write(name, lambda p: p.write_text(text, encoding="utf-8"))
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(as_json(row) + "\n" for row in rows)
         self.write("metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
 
     def write_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ def test_figures_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path
     assert table.status == 1
     rows = [line.split("  ")[0] for line in table.out.splitlines()]
     assert rows[2:] == [f"{m}, {n} a class" for n in (1, 6, 9) for m in ("centroid", "knn")]
+
+
+def test_one_draw_has_no_interval_in_what_everybody_can_read(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = ["--shots", 1, "--draws", 1, "--classifier", "knn", "--json"]
+    (line,) = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given)).lines
+    assert line["fewshot_interval"] == {"1": {"knn": [None, None]}}
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = (tmp_path / "o" / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["results"] == [line]
+    assert "NaN" not in text
 
 
 def test_wrong_usage(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

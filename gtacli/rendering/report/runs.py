@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gtacli.errors import GtaError
+from gtacli.files import finite
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -86,7 +86,7 @@ def _hint(path: Path) -> str:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        value = _finite(json.loads(file.read_text(encoding="utf-8")))
+        value = finite(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     if not isinstance(value, dict):
@@ -99,7 +99,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        rows = [_finite(json.loads(line)) for line in file.read_text("utf-8").splitlines() if line]
+        rows = [finite(json.loads(line)) for line in file.read_text("utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     return [_with_last_block(row) for row in rows if isinstance(row, dict)]
@@ -111,17 +111,6 @@ def _with_last_block(row: dict[str, Any]) -> dict[str, Any]:
     lists = tracked.items() if isinstance(tracked, dict) else ()
     last = {f"attention_{k}": v[-1] for k, v in lists if isinstance(v, list) and v}
     return {**row, **last}
-
-
-def _finite(value: Any) -> Any:
-    """Losses that went astray are gaps: neither JSON nor a mean has a place for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return value
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
