@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gtacli.data.base import NO_CLASS, ImageDataset, Record
-from gtacli.data.files import find_images
+from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, Record
+from gtacli.data.files import find_images, subfolders
 from gtacli.data.shards import Shards
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.data.table import Csv
@@ -18,8 +18,8 @@ _WDS = "wds/"
 
 def load_images(spec: str) -> ImageDataset:
     """The data set that `spec` names. One without labels is one too, in a single class without a
-    name: a folder without class folders (all its images, or those of its train/), tables without
-    labels, and WebDataset shards.
+    name: a folder without class folders (the images of its train/, or all but those of its val/
+    and test/), tables without labels, and WebDataset shards.
 
     Raises GtaError where there is no image.
     """
@@ -48,9 +48,14 @@ def _without_labels(spec: str) -> ImageDataset | None:
 
 
 def _in_folder(root: Path) -> ImageDataset | None:
-    part = root / "train"
-    found = find_images(part if part.is_dir() else root)
-    records = tuple(Record(path.relative_to(root).as_posix(), 0, path) for path in found)
+    parts = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in subfolders(root)}
+    training = [folder for folder, part in parts.items() if part == "train"]
+    others = [folder for folder, part in parts.items() if part in ("val", "test")]
+    records = tuple(
+        Record(path.relative_to(root).as_posix(), 0, path)
+        for path in find_images(training[0] if training else root)
+        if not any(path.is_relative_to(other) for other in others)
+    )
     return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}) if records else None
 
 

@@ -114,6 +114,8 @@ def _train(
     prepare_training(store)
     workers = choose_workers(config.workers, compute.device, store.cached)
     previews = Previews(job)
+    images = min(config.batch_size, views) // config.repeats  # of a batch, as the loader shares it
+    share = config.repeats * len(range(images)[processes.rank :: processes.size])
     metadata = job.metadata
     encoder_metadata = {**model_metadata(job.encoder, ()), **metadata}
 
@@ -133,7 +135,7 @@ def _train(
             repeats=config.repeats,
         ):
             if config.compile:
-                batch = _filled(batch, -(-config.batch_size // processes.size))
+                batch = _filled(batch, share)
             maps = None
             if job.guide is not None:
                 maps, shown = job.guide.maps(batch)
@@ -147,8 +149,9 @@ def _train(
         if config.due(config.previews_every, epoch) and len(previews.batch.images):
             name = f"previews/epoch-{epoch + 1:04d}.png"
             run.write(name, lambda p: previews.draw(epoch).save(p, format="PNG"))
+        top1 = knn(1 if dry_run else None) if measured else None
         job.stores.share_skipped(processes)
-        return {"knn_top1": knn(1 if dry_run else None) if measured else None}
+        return {"knn_top1": top1}
 
     def keep() -> None:
         run.write_model(job.encoder.model, encoder_metadata)

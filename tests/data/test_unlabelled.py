@@ -32,6 +32,21 @@ def test_of_parts_the_training_part(tmp_path: Path, make_image: MakeImage) -> No
     assert all(key.startswith("train/") for key in keys)
 
 
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        (("Training/a.png", "validation/b.png"), ["Training/a.png"]),
+        (("a.png", "more/b.png", "test/c.png"), ["a.png", "more/b.png"]),
+    ],
+)
+def test_images_to_test_on_are_never_learnt_from(
+    files: tuple[str, ...], kept: list[str], tmp_path: Path, make_image: MakeImage
+) -> None:
+    for name in files:
+        make_image(tmp_path / name)
+    assert [record.key for record in load_images(str(tmp_path))["train"]] == kept
+
+
 def test_labels_stay_where_there_are_some(tiny_data: Path) -> None:
     data = load_images(str(tiny_data))
     assert has_labels(data)

@@ -23,7 +23,9 @@ from gtacli.errors import GtaError, Interrupted
 from gtacli.models.loading import load_model
 from gtacli.pretraining.run import pretrain
 from gtacli.training.finetune import finetune
+from gtacli.training.pretrain_task import PretrainTask
 
+Together = Callable[..., list[Any]]
 Make = Callable[..., PretrainConfig]
 Tensors = dict[str, torch.Tensor]
 
@@ -140,6 +142,27 @@ def test_two_processes_train_as_one(
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{"batch_size": 32}, {"batch_size": 5}, {"repeats": 2}])
+def test_a_compiled_run_counts_every_image_once(
+    config: Make,
+    recorder: Any,
+    tmp_path: Path,
+    together: Together,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    """Fewer images than a batch, a batch that two processes cannot halve, several views of one."""
+    monkeypatch.setattr(PretrainTask, "compile", lambda task: None)  # the batches are as compiled
+
+    def run(name: str, compiled: bool) -> PretrainConfig:
+        return config(out=tmp_path / name, compile=compiled, epochs=1, knn_every=0, **changes)
+
+    pretrain(run("one", False), recorder)
+    together(lambda rank: pretrain(run("two", True), recorder))
+    (plain,), (compiled,) = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert compiled["recon"] == pytest.approx(plain["recon"], rel=1e-5)
+
+
 def test_a_dry_run_leaves_nothing(config: Make, maps: Path, recorder: Any, tmp_path: Path) -> None:
     summary = pretrain(config(maps=maps), recorder, dry_run=True)
     assert summary["dry_run"] is True
@@ -160,6 +183,15 @@ def test_a_plain_run_measures_the_object_where_there_are_maps(
 def test_what_is_not_classified_is_not_counted(config: Make, recorder: Any) -> None:
     summary = pretrain(config(knn_every=0, epochs=1), recorder)
     assert (summary["knn_top1"], summary["n_val"]) == (None, 0)
+
+
+def test_what_another_process_could_not_read_is_not_counted(
+    config: Make, recorder: Any, tiny_data: Path, together: Together
+) -> None:
+    (tiny_data / "test").rename(tiny_data / "val")
+    (tiny_data / "val" / "blue" / "1.png").write_bytes(b"no image")  # the second process has it
+    summaries = together(lambda rank: pretrain(config(epochs=1), recorder))
+    assert [summary["n_val"] for summary in summaries] == [11, 11]
 
 
 def test_images_without_labels(config: Make, recorder: Any, tmp_path: Path) -> None:
