@@ -218,4 +218,6 @@ class LinearProbeConfig(FeatureProbeConfig):
             raise ValueError("--lr: --protocol mae has one learning rate")
         if self.protocol == "sweep" and self.warmup is not None:
             raise ValueError("--warmup is for --protocol mae")
+        if self.protocol == "mae" and not self.race:
+            raise ValueError("--no-race is for --protocol sweep; mae trains one head")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gtacli.config.common import FilePath, read_numbers
 from gtacli.config.probe import FeatureProbeConfig
@@ -31,3 +31,12 @@ class RetrievalProbeConfig(FeatureProbeConfig):
         "then the folder of the images",
         json_schema_extra={"metavar": "FILE"},
     )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> RetrievalProbeConfig:
+        """The revisited protocol has a gallery and figures of its own."""
+        if self.ground_truth is not None:
+            for key in ("gallery", "recall"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"--{key} is for classes; --ground-truth has its own")
+        return self

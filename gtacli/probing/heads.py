@@ -30,7 +30,7 @@ _ROWS = 4096  # at a time where nothing is learnt
 class Head(NamedTuple):
     """Attributes:
     columns: what it sees.
-    lr: of standardised features, for batches of `BATCH` images.
+    lr: of standardised features.
     """
 
     columns: tuple[Column, ...]

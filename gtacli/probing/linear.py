@@ -118,6 +118,8 @@ def linear(
     """
     sets = choices(model) if bench.features == "all" else (bench.columns(model),)
     data = _data(bench, model, sets, sweep.on_test)
+    # With images held out or not: a rate is chosen for so many steps an epoch.
+    sweep = replace(sweep, batch=sweep.batch_of(len(data.train)))
     trainer = _Trainer(data.train, len(bench.parts.classes), bench, sweep, progress)
     steps = sweep.steps(len(data.fit))
     times = [rate * steps for rate in sweep.rates] if sweep.rates else [*TIMES]

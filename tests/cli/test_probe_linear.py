@@ -134,6 +134,7 @@ def test_an_unreadable_image_is_named_and_the_status_is_1(
         (["--lr", "0"], "must be more than 0"),
         (["--protocol", "mae", "--lr", "1,2"], "--protocol mae has one learning rate"),
         (["--warmup", "3"], "--warmup is for --protocol mae"),
+        (["--protocol", "mae", "--no-race"], "--no-race is for --protocol sweep"),
         (["--features", "both"], "must be one of all, cls, mean, cls+mean"),
     ],
 )

@@ -63,6 +63,10 @@ def test_places(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     broken = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", *given), "--json")
     assert broken.status == 1
     assert [line["image"] for line in broken.lines[:2]] == ["b", "query/b"]
+    other = ["--ground-truth", file, "--recall", 3]
+    refused = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "p", *other))
+    assert (refused.status, refused.out) == (2, "")
+    assert "--recall is for classes" in refused.err
     file.write_bytes(b"none")
     wrong = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "p", "--ground-truth", file))
     assert (wrong.status, wrong.out) == (2, "")

@@ -190,7 +190,7 @@ def test_what_another_process_could_not_read_is_not_counted(
 ) -> None:
     (tiny_data / "test").rename(tiny_data / "val")
     (tiny_data / "val" / "blue" / "1.png").write_bytes(b"no image")  # the second process has it
-    summaries = together(lambda rank: pretrain(config(epochs=1), recorder))
+    summaries = together(lambda rank: pretrain(config(epochs=1, cache="none"), recorder))
     assert [summary["n_val"] for summary in summaries] == [11, 11]
 
 

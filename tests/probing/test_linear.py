@@ -18,6 +18,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.probing.bench import Bench, Parts
 from gtacli.probing.columns import Column
 from gtacli.probing.features import Features
+from gtacli.probing.heads import Heads
 from gtacli.probing.linear import TIMES, Outcome, Sweep, linear
 
 CLS = Column(0, "cls")
@@ -101,6 +102,23 @@ def test_it_is_as_good_as_the_best_logistic_regression(race: bool) -> None:
     best = max(logistic_regression(on, 10.0**e) for e in range(-5, 1))
     assert swept(on, race=race).figures["top1"] > best - 0.01
     assert best > 0.7
+
+
+def test_what_was_chosen_is_trained_in_batches_of_the_same_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rate is chosen for a number of steps: with the images held out 5,120 are learnt from, in
+    batches of 64, of 6,400 a hundredth would be 128, and only half as many steps follow."""
+    sizes, before = [], Heads.train
+
+    def train(self: Heads, features: Any, rows: Any, steps: int, batch: int, *rest: Any) -> None:
+        sizes.append((len(rows), steps, batch))
+        before(self, features, rows, steps, batch, *rest)
+
+    monkeypatch.setattr(Heads, "train", train)
+    figures = swept(bench(6400, 50), epochs=2, race=False).figures
+    assert sizes == [(5120, 80, 128), (6400, 100, 128)]
+    assert (figures["head_batch"], figures["steps"]) == (128, 100)
 
 
 def test_the_choice_knows_nothing_of_the_test_images() -> None:
