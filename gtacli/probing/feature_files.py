@@ -65,6 +65,12 @@ class Stored:
     rows: Tensor
     skipped: dict[int, str]
 
+    def of(self, rows: Tensor) -> Tensor:
+        """Values of some of its rows; of all of them still mapped."""
+        if len(rows) == len(self.rows):
+            return self.values
+        return self.values[torch.isin(self.rows, rows)]
+
 
 def read_column(path: Path) -> Stored:
     """Its values are mapped. Raises FileNotFoundError, or what a damaged file raises."""

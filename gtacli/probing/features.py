@@ -239,16 +239,18 @@ def _readable(record: Record) -> bool:
 def _together(records: Sequence[Record], found: dict[Column, Stored | None]) -> Features:
     stored = {column: one for column, one in found.items() if one is not None}
     assert len(stored) == len(found)
-    first = next(iter(stored.values()))
-    if not len(first.rows):
-        reason = next(iter(first.skipped.values()), "there are none")
+    # What could be read at one time and not at another is in some columns alone.
+    rows = next(iter(stored.values())).rows
+    for one in stored.values():
+        rows = rows[torch.isin(rows, one.rows)]
+    skipped = {row: why for one in stored.values() for row, why in one.skipped.items()}
+    if not len(rows):
+        reason = next(iter(skipped.values()), "there are none")
         raise GtaError(f"no image can be read: {reason}")
-    if any(not torch.equal(one.rows, first.rows) for one in stored.values()):
-        raise RunError("features: images could be read at one time and not at another; remove them")
-    kept = [records[row] for row in first.rows.tolist()]
+    kept = [records[row] for row in rows.tolist()]
     return Features(
-        {column: one.values for column, one in stored.items()},
+        {column: one.of(rows) for column, one in stored.items()},
         torch.tensor([record.label for record in kept], dtype=torch.int64),
         tuple(record.key for record in kept),
-        {records[row].key: reason for row, reason in first.skipped.items()},
+        {records[row].key: why for row, why in sorted(skipped.items())},
     )

@@ -54,7 +54,10 @@ def fewshot(
     `short_classes`, {n: classes that have fewer images, and give all they have}.
     """
     train, test = bench.see(model, bench.parts.train), bench.see(model, bench.parts.test)
-    task = _Task.of(train, test, bench.cache.compute.device)
+    labels = train.labels.numpy()
+    # Of a large set few images are ever drawn, and no others are read.
+    used = torch.from_numpy(np.unique(draw(labels, max(shots), draws, bench.seed)))
+    task = _Task.of(train, used, test, bench.cache.compute.device)
     classify = {
         "linear": lambda chosen: _linear(task, chosen, c),
         "centroid": lambda chosen: _centroid(task, chosen),
@@ -63,7 +66,8 @@ def fewshot(
     shares: dict[str, dict[str, NDArray[np.float64]]] = {}
     each: dict[str, NDArray[np.float64]] = {}
     for n in shots:
-        chosen = torch.from_numpy(draw(train.labels.numpy(), n, draws, bench.seed))
+        drawn = torch.from_numpy(draw(labels, n, draws, bench.seed))
+        chosen = torch.searchsorted(used, drawn)
         for method in methods:
             right = classify[method](chosen.to(task.bank.device))
             hits = torch.stack([one.cpu() for one in right]).double().numpy()  # (draws, test)
@@ -109,8 +113,8 @@ def _short(train: Features, shots: Sequence[int]) -> dict[str, int]:
 @dataclass(frozen=True)
 class _Task:
     """Attributes:
-    bank, labels: (T, C) unit vectors of the training images, and their classes, of which there are
-        `classes`, counted without those that have none.
+    bank, labels: (T, C) unit vectors of the training images that are used, and their classes, of
+        which there are `classes`, counted without those that have none.
     asked, truth: the same of the test images; the class after the last one is any that no
         training image has.
     """
@@ -122,9 +126,10 @@ class _Task:
     classes: int
 
     @classmethod
-    def of(cls, train: Features, test: Features, device: torch.device) -> _Task:
-        bank, asked = (F.normalize(part.values.to(device), dim=1) for part in (train, test))
-        present, labels = train.labels.unique(return_inverse=True)
+    def of(cls, train: Features, used: Tensor, test: Features, device: torch.device) -> _Task:
+        given = torch.cat([column[used] for column in train.columns.values()], 1), test.values
+        bank, asked = (F.normalize(values.to(device), dim=1) for values in given)
+        present, labels = train.labels[used].unique(return_inverse=True)
         place = torch.searchsorted(present, test.labels).clamp_max(len(present) - 1)
         truth = torch.where(present[place] == test.labels, place, len(present))
         return cls(bank, labels.to(device), asked, truth.to(device), len(present))

@@ -223,6 +223,26 @@ def test_what_can_be_read_again_is_made(
     assert torch.equal(found.values, whole.values)
 
 
+def test_of_columns_made_at_different_times_what_both_have(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = records_of(class_folders(train=2))
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    before = cache.features(load_model(small_vit()), records, LAST).values.clone()
+
+    def fail(self: Extractor, record: Record) -> Any:
+        return "no answer" if record is records[3] else read(self, record)
+
+    read = Extractor._read
+    monkeypatch.setattr(Extractor, "_read", fail)
+    monkeypatch.setattr(module, "_readable", lambda record: False)
+    both = (*LAST, Column(0, "mean"))
+    found = cache.features(load_model(small_vit()), records, both)
+    assert [*found.skipped] == [records[3].key]
+    assert len(found) == len(found.labels) == len(found.values) == 5
+    assert torch.equal(found.of(LAST).values, before[[0, 1, 2, 4, 5]])
+
+
 def test_a_changed_image_of_equal_size_in_a_shard_is_noticed(
     tmp_path: Path, small_vit: Model
 ) -> None:

@@ -184,6 +184,17 @@ def test_few_images_and_one_class(bench: Any, caplog: pytest.LogCaptureFixture) 
     assert shares["fewshot_sd"]["1"]["knn"] is None
 
 
+def test_of_many_images_only_those_drawn_are_taken_into_memory(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, model = bench([0, 1] * 500, [0, 1] * 5)
+    rows, before = [], torch.nn.functional.normalize
+    spy = lambda x, **given: (rows.append(len(x)), before(x, **given))[1]  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "normalize", spy)
+    fewshot(one, model, shots=(1, 5), draws=3)
+    assert max(rows) <= 2 * 5 * 3
+
+
 def test_networks_are_compared_on_the_same_draws(bench: Any) -> None:
     one, model = bench([0, 1, 2] * 6, [0, 1, 2] * 5)
     other, _ = bench([0, 1, 2] * 6, [0, 1, 2] * 5, seed=9)
