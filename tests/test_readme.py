@@ -54,8 +54,10 @@ NOT_SHOWN = {
 
 SLOW = {
     "README.md: Try it",
+    "README.md: Pre-training without labels",
     "README.md: A DINO, DINOv2 or DINOv3 backbone",
     "finetune.md: Several GPUs and nodes",
+    "pretraining.md: On the built-in set",
 }
 """Sections that take longer than a few seconds."""
 
@@ -64,6 +66,10 @@ LESS = {
     "GTA_FINETUNE__EPOCHS": "1",
     "GTA_FINETUNE__IMAGE_SIZE": "32",
     "GTA_FINETUNE__BATCH_SIZE": "4",
+    "GTA_PRETRAIN__EPOCHS": "1",
+    "GTA_PRETRAIN__BATCH_SIZE": "4",
+    "GTA_PRETRAIN__DECODER_DEPTH": "1",
+    "GTA_PRETRAIN__DECODER_DIM": "64",
     "GTA_SEGMENT__LAYER": "-1",
 }
 """Settings that make the commands quick; what a document says on a command line counts more."""
@@ -168,6 +174,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, regularizer in (("gta", "gta"), ("plain", "none")):
             words = "finetune --model vit_tiny_patch16_224 --data photos --device cpu"
             assert main([*words.split(), "--regularizer", regularizer, "-o", f"runs/{name}"]) == 0
+        for name, guide in (("attg", "--teacher demo"), ("mae", "")):
+            words = f"pretrain --model vit_tiny_patch16_224 --data photos {guide} --device cpu"
+            assert main([*words.split(), "-o", f"runs/{name}"]) == 0
     for folder, copy in (("gta", "gta-1"), ("plain", "none-1")):
         shutil.copytree(top / "runs" / folder, top / "runs" / copy, copy_function=os.link)
     return top
