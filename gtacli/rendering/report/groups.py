@@ -12,8 +12,11 @@ from typing import Any
 from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
 from gtacli.rendering.report.runs import Run
 
-# Where a run computed and what it was called; none of it is a method.
-_ASIDE = {"out", "seed", "device", "workers", "nproc", "log", "cache", "resume", "overwrite"}
+# Where a run computed, what it was called and how often it was looked at; none of it is a method.
+_ASIDE = {
+    "out", "seed", "device", "workers", "nproc", "log", "cache", "resume", "overwrite",
+    "knn_every", "previews_every",
+}  # fmt: skip
 MISSING = "–"
 _OPTIONS = {"gta": GTAOptions, "l2-sp": L2SPOptions, "bss": BSSOptions}
 _TITLES = {"finetune": "Fine-tuning", "pretrain": "Pre-training"}

@@ -223,6 +223,7 @@ PLAIN = {
         ),
         ([{"teacher": "t"}, {"method": "crossmae"}], ["tokencut, mae", "no guide, crossmae"],
          ("guide", "tau", "method")),
+        ([{}, {"previews_every": 1, "knn_every": 0}], ["mae"], ()),
         # maps that only measure are no method
         ([{}, {"maps": "m", "guide": "none"}, {"guide": "none", "tau": 0.1}], ["mae"], ()),
         (
