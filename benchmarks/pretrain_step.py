@@ -5,6 +5,7 @@
 official  facebookresearch/mae's model (a checkout `mae` in DIR) and its optimiser
 mae       ours: the same network, masks, loss and gradients (`pretrain_parity.py`)
 guided    the same with maps from a cache: cropped with their images, weights, no teacher
+teacher   the same with maps found anew in each view by --guide of --teacher
 crossmae  ours with CrossMAE's decoder, a quarter of the patches predicted
 
 All at 224 pixels in patches of 16, decoder 512 x 8, random images. With --compile every variant is
@@ -31,12 +32,15 @@ import torch
 from pretrain_parity import HEADS, official, ours
 from torch import Tensor
 
+from gtacli.data.loader import Batch
 from gtacli.data.map_views import view_maps
+from gtacli.models.loading import load_model
 from gtacli.models.patches import mask_order, take
+from gtacli.pretraining.guides import FoundMaps
 from gtacli.training.devices import choose_compute
 from gtacli.training.guidance import guided_weights, normalised
 
-VARIANTS = ("official", "mae", "guided", "crossmae")
+VARIANTS = ("official", "mae", "guided", "teacher", "crossmae")
 
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
@@ -58,15 +62,22 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     maps = torch.randint(0, 256, (b, 28, 28), dtype=torch.uint8, device=device)
     shown = torch.tensor([[0.1, 0.2, 0.8, 0.7, 1.0]], device=device).expand(b, 5)
     model = torch.compile(made, dynamic=False) if args.compile else made
+    guide = None
+    if variant == "teacher":
+        options = {"layer": -1, "tau": 0.2} if args.guide == "tokencut" else {}
+        guide = FoundMaps(load_model(args.teacher), args.guide, options, compute)
+    pixels = torch.randint(0, 256, (b, 3, 224, 224), dtype=torch.uint8)
+    batch = Batch(pixels, torch.zeros(b).long(), torch.arange(b), shown.cpu())
 
     def loss() -> Tensor:
         if variant == "official":
             return model(images)[0]
         order = mask_order(torch.rand(b, 196, device=device))
         errors = model(images, order).errors
-        if variant != "guided":
+        if variant not in ("guided", "teacher"):
             return errors.mean()
-        views = normalised(view_maps(maps, shown, (14, 14)).flatten(1))
+        found, where = (maps, shown) if guide is None else guide.maps(batch)
+        views = normalised(view_maps(found, where, (14, 14)).flatten(1))
         masked = take(views, order[:, -errors.shape[1] :])
         return (guided_weights(masked, 0.7) * errors).mean()
 
@@ -110,6 +121,8 @@ def main() -> None:
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", default="auto")
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--teacher", default="vit_tiny_patch16_224@none", help="a model spec")
+    p.add_argument("--guide", default="tokencut")
     p.add_argument("--repeats", type=int, default=15)
     p.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     args = p.parse_args()
