@@ -74,8 +74,8 @@ class AttentionProbeConfig(CommonConfig):
     )
 
 
-class FeatureProbeConfig(CommonConfig):
-    """Whose features are measured, which ones, and on which data set."""
+class ProbeConfig(CommonConfig):
+    """Who is measured, and what is compared with it."""
 
     model: str | None = Field(
         default=None,
@@ -89,6 +89,27 @@ class FeatureProbeConfig(CommonConfig):
         "image: all words up to the next option",
         json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
     )
+    image_size: ImageSize | None = Field(
+        default=None,
+        description="what a model sees of every image, in pixels",
+        json_schema_extra={"metavar": "N|HxW", "default": "each model's own"},
+    )
+    out: FilePath | None = Field(
+        default=None,
+        description="folder to write; new, empty, or an earlier probe's",
+        json_schema_extra={"default": "runs/probe-NAME-DATE-TIME", "metavar": "DIR"},
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="threads that read images; 0: none",
+        json_schema_extra={"default": "by the machine"},
+    )
+
+
+class FeatureProbeConfig(ProbeConfig):
+    """Whose features are measured, which ones, and on which data set."""
+
     data: str | None = Field(
         default=None,
         description="a labelled data set: a folder with train and val or test, a csv, "
@@ -106,11 +127,6 @@ class FeatureProbeConfig(CommonConfig):
             json_schema_extra={"metavar": "all|last|LIST"},
         )
     )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="what a model sees of every image, in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "each model's own"},
-    )
     cache: FilePath | None = Field(
         default=None,
         description="folder of the features, for all probes; never used for another model or "
@@ -120,18 +136,7 @@ class FeatureProbeConfig(CommonConfig):
             "default": "OUT/features; without --out runs/features",
         },
     )
-    workers: int | None = Field(
-        default=None,
-        ge=0,
-        description="threads that read images; 0: none",
-        json_schema_extra={"default": "by the machine"},
-    )
     batch_size: int = Field(default=256, ge=1, description="images a step; on a CPU at most")
-    out: FilePath | None = Field(
-        default=None,
-        description="folder to write; new, empty, or an earlier probe's, whose features then serve",
-        json_schema_extra={"default": "runs/probe-NAME-DATE-TIME", "metavar": "DIR"},
-    )
 
 
 class KnnProbeConfig(FeatureProbeConfig):

@@ -6,24 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize
+from gtacli.config.common import FilePath
+from gtacli.config.probe import ProbeConfig
 
 
-class BackgroundProbeConfig(CommonConfig):
+class BackgroundProbeConfig(ProbeConfig):
     """Whose answers are measured, on which images, and where other backgrounds come from."""
 
-    model: str | None = Field(
-        default=None,
-        description="the ViT whose answers are measured: a timm name, hf-hub:..., a run folder, "
-        "ARCH@FILE, or a name of the gta.models registry",
-        json_schema_extra={"metavar": "SPEC"},
-    )
-    compare: list[str] = Field(
-        default_factory=list,
-        description="further models on the same images, each figure with a paired test against "
-        "--model's: all words up to the next option",
-        json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
-    )
     variants: FilePath | None = Field(
         default=None,
         description="ImageNet-9 as published: original/, mixed_same/, mixed_rand/, ... of class "
@@ -51,20 +40,4 @@ class BackgroundProbeConfig(CommonConfig):
         default="own",
         description="where the data's images get other backgrounds from: each other, or the "
         "training images",
-    )
-    out: FilePath | None = Field(
-        default=None,
-        description="folder to write; new, empty, or an earlier probe's",
-        json_schema_extra={"default": "runs/probe-NAME-DATE-TIME", "metavar": "DIR"},
-    )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="what every model sees, in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "each model's own"},
-    )
-    workers: int | None = Field(
-        default=None,
-        ge=0,
-        description="threads that read and draw images; 0: none",
-        json_schema_extra={"default": "by the machine"},
     )
