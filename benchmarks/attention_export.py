@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from gtacli.attention_maps.files import PNG_LEVEL, MapFiles
-from gtacli.attention_maps.make import make_lookers
-from gtacli.attention_maps.stream import look
 from gtacli.config.attention_map import AttentionMapConfig
-from gtacli.data.images import decode
 from gtacli.data.inputs import Named, named_images
+from gtacli.images.decode import decode
+from gtacli.inference.attention_maps.files import PNG_LEVEL, MapFiles
+from gtacli.inference.attention_maps.make import make_lookers
+from gtacli.inference.attention_maps.stream import look
 from gtacli.models import load_model
 from gtacli.rendering.heat import overlay, range_of, smooth
-from gtacli.training.devices import Compute, choose_compute
+from gtacli.runtime.devices import Compute, choose_compute
 
 BATCH = 32
 

@@ -26,10 +26,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from gtacli.data.augmentation import Augmentation
-from gtacli.data.batched import BatchedAugmentation
-from gtacli.data.transforms import TrainTransform
-from gtacli.training.devices import choose_compute
+from gtacli.data.augment.augmentation import Augmentation
+from gtacli.data.augment.batched import BatchedAugmentation
+from gtacli.data.augment.transforms import TrainTransform
+from gtacli.runtime.devices import choose_compute
 
 
 def pictures(count: int, side: int) -> list[Tensor]:

@@ -25,8 +25,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli import load_model
-from gtacli.data.images import decode
 from gtacli.discovery.calibration import BATCH, SCENES, TAUS, Batch, choose, drawn, found_in
+from gtacli.images.decode import decode
 from gtacli.models.loading import LoadedModel
 
 EPS = 1e-5

@@ -38,9 +38,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli import attention, load_model, normalized_cut
-from gtacli.data.files import find_images
-from gtacli.data.images import decode
 from gtacli.discovery.affinity import Affinity
+from gtacli.images.decode import decode
+from gtacli.images.find import find_images
 from gtacli.models import LoadedModel
 
 EPS = 1e-5

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.training.finetune import finetune
+from gtacli.finetuning.run import finetune
 
 BUDGET: dict[str, list[dict[str, Any]]] = {
     "none": [{"lr": lr} for lr in (3e-5, 1e-4, 3e-4)],

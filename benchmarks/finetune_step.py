@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.config.parts import GTAOptions
+from gtacli.finetuning.task import FinetuneTask
 from gtacli.models import load_model
 from gtacli.models.frozen import pack
 from gtacli.regularizers.gta import GTA
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 from gtacli.training.optimization import make_optimizer
-from gtacli.training.tasks import FinetuneTask
 
 VARIANTS = ("plain", "gta", "kept", "naive")
 CLASSES = 50

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from gtacli.models.mae import MaskedAutoencoder, Method
 from gtacli.models.patches import mask_order, take
-from gtacli.training.guidance import guided_weights, normalised
+from gtacli.pretraining.guidance import guided_weights, normalised
 
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
 FOLDERS = {"mae": "mae", "crossmae": "CrossMAE"}

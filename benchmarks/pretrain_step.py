@@ -32,13 +32,13 @@ import torch
 from pretrain_parity import HEADS, official, ours
 from torch import Tensor
 
+from gtacli.data.augment.map_views import view_maps
 from gtacli.data.loader import Batch
-from gtacli.data.map_views import view_maps
 from gtacli.models.loading import load_model
 from gtacli.models.patches import mask_order, take
-from gtacli.pretraining.guides import FoundMaps
-from gtacli.training.devices import choose_compute
-from gtacli.training.guidance import guided_weights, normalised
+from gtacli.pretraining.guidance import guided_weights, normalised
+from gtacli.pretraining.teacher_maps import FoundMaps
+from gtacli.runtime.devices import choose_compute
 
 VARIANTS = ("official", "mae", "guided", "teacher", "crossmae")
 

@@ -4,7 +4,7 @@
     python benchmarks/probe.py --what knn --keys 1281167 --queries 50000 --width 768 --device cuda
 
 knn, random features, k = 20 of 50,000 x 20,000 x 384:
-  ours     `gtacli.neighbours`: search, votes, top-1 and top-5
+  ours     `gtacli.measures.neighbors`: search, votes, top-1 and top-5
   bare     a chunked matrix product with topk, and nothing else
   product  the matrix product alone
   sklearn  KNeighborsClassifier(algorithm="brute", metric="cosine").kneighbors, where installed
@@ -34,13 +34,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtacli.neighbours import knn_hits, nearest
-from gtacli.probing import linear as linear_module
-from gtacli.probing.bench import Bench, Parts
-from gtacli.probing.columns import Column
-from gtacli.probing.features import Features
-from gtacli.probing.linear import Sweep, linear
-from gtacli.training.devices import choose_compute
+from gtacli.measures.neighbors import knn_hits, nearest
+from gtacli.probing.classifiers import linear as linear_module
+from gtacli.probing.classifiers.linear import Sweep, linear
+from gtacli.probing.features.cache import Features
+from gtacli.probing.features.columns import Column
+from gtacli.probing.features.evaluation import Bench, Parts
+from gtacli.runtime.devices import choose_compute
 
 Work = Callable[[], object]
 K = 20

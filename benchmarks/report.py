@@ -28,10 +28,10 @@ from safetensors.torch import save_file
 
 from gtacli.config.report import ReportConfig
 from gtacli.data import load_dataset
-from gtacli.data.images import decode
+from gtacli.images.decode import decode
 from gtacli.models import load_model
-from gtacli.rendering.report.make import make_report
-from gtacli.training.runs import model_metadata
+from gtacli.models.metadata import model_metadata
+from gtacli.report.make import make_report
 
 INPUTS = {
     "slider": "const s = document.querySelector('.layer'); s.value = i % (+s.max + 1);"

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from gtacli import normalized_cut
 from gtacli.discovery import NormalizedCut
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 TAU, EPS = 0.2, 1e-5
 

@@ -10,7 +10,7 @@ official   get_saliency.py, one image at a time: decode, Lanczos to the nearest 
            the word "cuda", the URL of the weights, an unused import, an argument that scipy has
            renamed. Block and normalisation are the model's. Measured with BLAS on one thread and
            on all; the faster one counts.
-ours       gtacli.segmentation.segment on the same files and the same weights, as batches, at
+ours       gtacli.inference.segment.stream.segment, same files and weights, as batches, at
            --image-size. Neither writes files.
 
 Prints one JSON line: images per second, the median ratio of interleaved repeats, and how far the
@@ -49,15 +49,15 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from gtacli import attention, load_model, normalized_cut
-from gtacli.data.files import find_images
 from gtacli.data.inputs import Named
 from gtacli.discovery.build import make_backend
 from gtacli.discovery.masks import box_around
 from gtacli.discovery.refine import bilateral, largest_object
-from gtacli.finding import Finder
+from gtacli.images.find import find_images
+from gtacli.inference.objects import Finder
+from gtacli.inference.segment.stream import Output, segment
 from gtacli.models import LoadedModel
-from gtacli.segmentation import Output, segment
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 TAU = 0.2
 PATCH = 16

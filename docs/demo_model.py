@@ -10,9 +10,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from gtacli.data.demo.readers import drawing_digest
-from gtacli.demo_model import WEIGHTS
-from gtacli.models.weights import WEIGHTS_FILE, read_weights
+from gtacli.demo.model import WEIGHTS
+from gtacli.models.weights import read_weights
+from gtacli.runtime.run_files import WEIGHTS_FILE
+from gtacli.scenes.digest import drawing_digest
 
 RECIPE = "demo-source"
 

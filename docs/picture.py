@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from gtacli.demo.picture import draw_attention
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 WIDTH = 560
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 # Before torch is imported: a pool of OpenMP threads, once it has run, does not survive a fork, and
 # some tests fork. Tiny networks are slower on several threads anyway, and several test processes
@@ -195,3 +197,16 @@ def together() -> Callable[..., list[Any]]:
         return results
 
     return run
+
+
+def write_image(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def make_image() -> Callable[..., Path]:
+    """(path, (width, height), seed): writes a smooth picture, different for every seed."""
+    return write_image

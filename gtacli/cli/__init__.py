@@ -71,7 +71,7 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(text: str, status: int, lost: bool = False) -> int:
-    from gtacli.processes import already_said
+    from gtacli.runtime.processes import already_said
 
     silent = already_said(status, lost)
     if silent is not None:

@@ -41,17 +41,17 @@ def attention_map(
         from gtacli.registry import DISCOVERY
 
         DISCOVERY.origin(config.kind)  # a wrong name is said before anything is loaded
-    from gtacli.attention_maps.files import MapFiles
-    from gtacli.attention_maps.make import make_lookers
-    from gtacli.attention_maps.sheet import Sheet
-    from gtacli.attention_maps.stream import look
     from gtacli.data.inputs import named_images
-    from gtacli.training.devices import choose_compute
-    from gtacli.training.runs import RunFolder, default_out, environment
+    from gtacli.inference.attention_maps.files import MapFiles
+    from gtacli.inference.attention_maps.make import make_lookers
+    from gtacli.inference.attention_maps.sheet import Sheet
+    from gtacli.inference.attention_maps.stream import look
+    from gtacli.runtime.devices import choose_compute
+    from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
     if config.model is None:
-        from gtacli.attention_maps.demo import demo_images, demo_spec
+        from gtacli.demo.defaults import demo_images, demo_spec
 
         spec = demo_spec()
         log.warning("no images and no --model: the built-in demo's images, seen by %s", spec)

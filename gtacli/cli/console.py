@@ -14,8 +14,8 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gtacli.files import as_json
-from gtacli.processes import here
+from gtacli.runtime.atomic import as_json
+from gtacli.runtime.processes import here
 
 if TYPE_CHECKING:
     from rich.console import Console

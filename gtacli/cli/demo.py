@@ -17,7 +17,7 @@ from gtacli.cli.options import Call, config_command
 from gtacli.config.demo import DemoConfig
 
 if TYPE_CHECKING:
-    from gtacli.training.runs import RunFolder
+    from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -38,7 +38,7 @@ def demo(config: DemoConfig, call: Call) -> None:
     seed and one epoch, and keeps nothing.
     """
     from gtacli.demo.runs import claim
-    from gtacli.training.runs import RunFolder, default_out
+    from gtacli.runtime.run_folder import RunFolder, default_out
 
     folder = RunFolder(config.out or default_out("demo"), call.dry_run)
     config, anew = claim(config, folder)
@@ -55,8 +55,8 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
     from gtacli.demo.picture import draw_attention
     from gtacli.demo.results import compare, measure, pair_of
     from gtacli.demo.runs import planned, train
-    from gtacli.rendering.report.make import make_report
-    from gtacli.training.devices import choose_compute
+    from gtacli.report.make import make_report
+    from gtacli.runtime.devices import choose_compute
 
     start = perf_counter()
     compute = choose_compute(config.device, config.precision)

@@ -19,7 +19,7 @@ from gtacli.errors import UsageError
 if TYPE_CHECKING:
     from gtacli.discovery.maps.digests import Source
     from gtacli.discovery.maps.writer import Writer
-    from gtacli.finding import Finder
+    from gtacli.inference.objects import Finder
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -53,10 +53,10 @@ def discover(
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
     from gtacli.discovery.build import make_backend
     from gtacli.discovery.maps.writer import Writer, block_size, check_free, remove_cache
-    from gtacli.finding import Finder
-    from gtacli.labelling import kind_of
+    from gtacli.inference.discover import kind_of
+    from gtacli.inference.objects import Finder
     from gtacli.models import load_model
-    from gtacli.training.devices import choose_compute
+    from gtacli.runtime.devices import choose_compute
 
     compute = choose_compute(config.device, config.precision)
     check_free(config.out)
@@ -97,8 +97,8 @@ def _run(
     config: DiscoverConfig, call: Call, finder: Finder, sources: list[Source], cache: Writer
 ) -> dict[str, Any]:
     from gtacli.discovery.maps.writer import size_of
-    from gtacli.labelling import label
-    from gtacli.training.interrupts import StopSignal
+    from gtacli.inference.discover import label
+    from gtacli.runtime.interrupts import StopSignal
 
     done = new = failed = 0
     total = sum(map(len, cache.blocks(len(sources))))

@@ -18,7 +18,7 @@ def finetune(config: FinetuneConfig, call: Call) -> int | None:
 
     Without --data and --model it trains on the built-in demo set, from the built-in source model.
     """
-    from gtacli.training.finetune import finetune as run
+    from gtacli.finetuning.run import finetune as run
 
     return train(config, call, RESULT, _words, lambda o: run(config, o, dry_run=call.dry_run))
 

@@ -111,9 +111,9 @@ def show(
     console.setup(quiet=quiet, verbose=verbose)
     if out is None:
         raise UsageError("--out: name a folder, or a .png for one image")
-    from gtacli.data.images import ImageError
     from gtacli.data.inputs import named_images
     from gtacli.discovery.maps import MapCache
+    from gtacli.images.decode import ImageError
 
     opened = MapCache(cache)
     named = named_images(images or [], sys.stdin.buffer, null)
@@ -144,9 +144,9 @@ def _only(named: list[Named]) -> Named:
 def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
     import numpy as np
 
-    from gtacli.data.images import Encoded, ImageError, decode, encoded
-    from gtacli.files import write_whole
+    from gtacli.images.decode import Encoded, ImageError, decode, encoded
     from gtacli.rendering.heat import overlay, smooth
+    from gtacli.runtime.atomic import write_whole
 
     data = encoded(image.source)
     found = cache.find(data)

@@ -30,7 +30,7 @@ from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import Interrupted
-from gtacli.processes import here
+from gtacli.runtime.processes import here
 
 if TYPE_CHECKING:
     Body = TypeVar("Body", bound=Callable[..., int | None])

@@ -29,9 +29,9 @@ def predict(
     if config.model is None:
         raise UsageError("--model: name a run folder of gta finetune, or another model")
     from gtacli.data.inputs import image_paths
+    from gtacli.inference.predict import predict as run
     from gtacli.models import load_model
-    from gtacli.prediction import predict as run
-    from gtacli.training.devices import choose_compute
+    from gtacli.runtime.devices import choose_compute
 
     compute = choose_compute(config.device, config.precision)
     paths = image_paths(images or [], sys.stdin.buffer, null)

@@ -35,7 +35,7 @@ def report(
     differ in nothing but their seed are one setting. The page is a single file that needs no
     network. The networks are loaded for the maps and for their answers on the test images.
     """
-    from gtacli.rendering.report.make import make_report
+    from gtacli.report.make import make_report
 
     progress = partial(console.progress, lines=PACE)
     with _hushed(logging.getLogger("gtacli.models.loading"), call.verbose):

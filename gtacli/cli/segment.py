@@ -16,8 +16,8 @@ from gtacli.errors import GtaError, UsageError
 
 if TYPE_CHECKING:
     from gtacli.data.inputs import Named
-    from gtacli.finding import Finder
-    from gtacli.training.devices import Compute
+    from gtacli.inference.objects import Finder
+    from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -46,11 +46,11 @@ def segment(
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
-    from gtacli.segmentation import Output
-    from gtacli.segmentation import segment as run
-    from gtacli.training.devices import choose_compute
-    from gtacli.training.interrupts import StopSignal
-    from gtacli.training.runs import RunFolder, default_out, environment
+    from gtacli.inference.segment.stream import Output
+    from gtacli.inference.segment.stream import segment as run
+    from gtacli.runtime.devices import choose_compute
+    from gtacli.runtime.interrupts import StopSignal
+    from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
     named = _images(images or [], config.data, null)
@@ -105,7 +105,7 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
     """A finder a model, all of the first one's input size; every model is loaded first, so that
     what is wrong with the last is said before the first step."""
     from gtacli.discovery.build import make_backend
-    from gtacli.finding import Finder
+    from gtacli.inference.objects import Finder
     from gtacli.models import load_model
     from gtacli.models.names import short_names
 

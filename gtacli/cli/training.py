@@ -11,7 +11,7 @@ from gtacli.cli import console
 from gtacli.cli.options import Call
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import UsageError
-from gtacli.processes import here
+from gtacli.runtime.processes import here
 
 if TYPE_CHECKING:
     from gtacli.training.loop import Observer
@@ -40,7 +40,7 @@ def train(
 
     place = here()
     if place.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:
-        from gtacli.training.launch import launch
+        from gtacli.runtime.launch import launch
 
         return launch(call.argv, nproc)
     if config.nproc not in (1, place.local_size):

@@ -9,12 +9,7 @@ from pydantic import Field, model_validator
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import CommonConfig, ImageSize
-from gtacli.config.parts import (
-    DinoOptions,
-    DiscoveryOptions,
-    GradCAMOptions,
-    TokenCutOptions,
-)
+from gtacli.config.parts import DinoOptions, DiscoveryOptions, GradCAMOptions, TokenCutOptions
 from gtacli.config.values import Given, Level, Rank, Tree, find, merge, plain, tree_of
 from gtacli.errors import UsageError
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
+from gtacli.images.packed import Packed
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -34,24 +35,6 @@ def part_in_name(name: str) -> str | None:
     words = re.split(r"[^a-z]+", name.lower())
     parts = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return parts.pop() if len(parts) == 1 else None
-
-
-class Packed(ABC):
-    """An image that is no file of its own. Its `str` is its name in messages; it can be pickled."""
-
-    @abstractmethod
-    def open(self) -> BinaryIO:
-        """The encoded image, in any format that Pillow reads."""
-
-    @abstractmethod
-    def stamp(self) -> int:
-        """What tells a changed image from the old one: its size in bytes, or a checksum where all
-        sizes are alike."""
-
-    def state(self) -> str | None:
-        """Where the image lies and what says, without reading it, that its bytes are still those
-        of before; None: nothing does. Raises OSError where it is gone."""
-        return None
 
 
 Box = tuple[int, int, int, int]

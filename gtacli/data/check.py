@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from gtacli.data.base import SPLITS, ImageDataset, Record
-from gtacli.data.images import ImageError, decode
-from gtacli.data.machine import usable_cores
-from gtacli.data.published import is_missing
+from gtacli.data.readers.published import is_missing
+from gtacli.images.decode import ImageError, decode
+from gtacli.runtime.machine import usable_cores
 
 
 class Looked(NamedTuple):

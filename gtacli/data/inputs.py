@@ -10,10 +10,11 @@ from itertools import chain, takewhile
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
-from gtacli.data.base import ImageDataset, Packed, Record
-from gtacli.data.files import find_images
+from gtacli.data.base import ImageDataset, Record
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
+from gtacli.images.find import find_images
+from gtacli.images.packed import Packed
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gtacli.data.batched import BatchedAugmentation, Cuts
-from gtacli.data.images import ImageError
+from gtacli.data.augment.batched import BatchedAugmentation, Cuts
+from gtacli.data.augment.transforms import Shown, Transform
 from gtacli.data.store import ImageStore
-from gtacli.data.transforms import Shown, Transform
+from gtacli.images.decode import ImageError
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 

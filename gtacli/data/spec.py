@@ -10,15 +10,15 @@ import logging
 import re
 from pathlib import Path
 
-from gtacli.data.aircraft import Aircraft
 from gtacli.data.base import DatasetFamily, DatasetReader, ImageDataset
-from gtacli.data.cars import Cars
-from gtacli.data.cub import CUB
-from gtacli.data.dogs import Dogs
-from gtacli.data.folder import Folder
-from gtacli.data.pets import Pets
-from gtacli.data.published import require_images
-from gtacli.data.table import Csv, has_tables
+from gtacli.data.readers.aircraft import Aircraft
+from gtacli.data.readers.cars import Cars
+from gtacli.data.readers.cub import CUB
+from gtacli.data.readers.dogs import Dogs
+from gtacli.data.readers.folder import Folder
+from gtacli.data.readers.pets import Pets
+from gtacli.data.readers.published import require_images
+from gtacli.data.readers.table import Csv, has_tables
 from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.data.images import ImageError, load, opened
-from gtacli.data.machine import available_memory, usable_cores
-from gtacli.models.pixels import Size, cover_size
+from gtacli.images.decode import ImageError, load, opened
+from gtacli.images.sizes import Size, cover_size
+from gtacli.runtime.machine import available_memory, usable_cores
 
 log = logging.getLogger(__name__)
 Cache = Literal["auto", "ram", "none"]

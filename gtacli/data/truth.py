@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gtacli.data.annotations import read_boxes
 from gtacli.data.base import Box, Record
-from gtacli.data.files import IMAGE_SUFFIXES
-from gtacli.data.images import ImageError, decode
-from gtacli.models.pixels import Size
+from gtacli.data.readers.annotations import read_boxes
+from gtacli.images.decode import ImageError, decode
+from gtacli.images.find import IMAGE_SUFFIXES
+from gtacli.images.sizes import Size
+from gtacli.measures.segmentation import VOID
 
-VOID = -1
 _VOID_IN_FILES = 255
 _WHITE_16 = 224 * 257
 _MOST_IDS = 200  # a photograph or a soft map in PNG has more different greys

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, Record
-from gtacli.data.files import find_images, subfolders
-from gtacli.data.shards import Shards
+from gtacli.data.readers.shards import Shards
+from gtacli.data.readers.table import Csv
 from gtacli.data.spec import is_plain_folder, load_dataset
-from gtacli.data.table import Csv
 from gtacli.errors import GtaError
+from gtacli.images.find import find_images, subfolders
 
 log = logging.getLogger(__name__)
 _WDS = "wds/"

@@ -6,13 +6,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from gtacli.attention_maps.demo import demo_images
-from gtacli.attention_maps.files import MapFiles
-from gtacli.attention_maps.make import make_lookers
-from gtacli.attention_maps.sheet import Sheet
-from gtacli.attention_maps.stream import look
 from gtacli.config.attention_map import AttentionMapConfig
-from gtacli.training.devices import Compute
+from gtacli.demo.defaults import demo_images
+from gtacli.inference.attention_maps.files import MapFiles
+from gtacli.inference.attention_maps.make import make_lookers
+from gtacli.inference.attention_maps.sheet import Sheet
+from gtacli.inference.attention_maps.stream import look
+from gtacli.runtime.devices import Compute
 
 ROWS = 6
 

@@ -13,13 +13,13 @@ from gtacli.data.spec import load_dataset
 from gtacli.demo.runs import Run
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.probing.attention import AttentionProbe
-from gtacli.probing.background import BackgroundProbe
-from gtacli.probing.background_figures import Answers
-from gtacli.probing.background_figures import figures as background_figures
-from gtacli.probing.backgrounds import ImageScenes
-from gtacli.probing.classes import matched
-from gtacli.probing.variant_sources import BuiltVariants
-from gtacli.training.devices import Compute
+from gtacli.probing.backgrounds.metrics import Answers
+from gtacli.probing.backgrounds.metrics import figures as background_figures
+from gtacli.probing.backgrounds.probe import BackgroundProbe
+from gtacli.probing.backgrounds.sources import BuiltVariants
+from gtacli.probing.backgrounds.variants import ImageScenes
+from gtacli.probing.class_map import matched
+from gtacli.runtime.devices import Compute
 
 FIGURES = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
 """Of a run, as in `measure`."""

@@ -12,10 +12,11 @@ from gtacli.config.base import build
 from gtacli.config.demo import DemoConfig
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, UsageError
-from gtacli.training.distribution import ALONE
-from gtacli.training.finetune import finetune
+from gtacli.finetuning.run import finetune
+from gtacli.runtime.distribution import ALONE
+from gtacli.runtime.run_files import STATE_FILE
+from gtacli.runtime.run_folder import RunFolder, environment
 from gtacli.training.loop import Observer
-from gtacli.training.runs import STATE_FILE, RunFolder, environment
 
 log = logging.getLogger(__name__)
 RECORD = "run.json"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gtacli.discovery.threads import each
+from gtacli.runtime.threads import each
 
 # Rows of a panel: on a CPU a panel of a few MB stays in the cache, on a GPU launches count.
 _PANEL = {"cpu": 256}

@@ -25,16 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gtacli.data.cache import cache_dir
-from gtacli.data.demo.readers import drawing_digest
-from gtacli.data.demo.trials import trial
 from gtacli.discovery.masks import mask_on
-from gtacli.discovery.metrics import iou
 from gtacli.discovery.ncut import normalized_cut
-from gtacli.files import replace_whole
+from gtacli.measures.segmentation import iou
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention
+from gtacli.runtime.atomic import replace_whole
+from gtacli.runtime.cache import cache_dir
+from gtacli.scenes.digest import drawing_digest
+from gtacli.scenes.trials import trial
 
 log = logging.getLogger(__name__)
 

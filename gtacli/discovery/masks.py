@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from gtacli.models.pixels import Size
+from gtacli.images.sizes import Size
 
 T = TypeVar("T", bound=np.generic)
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from gtacli.discovery.affinity import Affinity
 from gtacli.discovery.bipartition import NormalizedCut, bipartition
 from gtacli.discovery.krylov import BLOCK, second_eigenvectors
-from gtacli.discovery.threads import each, one_thread
 from gtacli.errors import RunError, UsageError
+from gtacli.runtime.threads import each, one_thread
 
 Solver = Literal["auto", "krylov", "eigh", "scipy"]
 

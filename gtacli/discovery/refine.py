@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
-from gtacli.models.pixels import Size
+from gtacli.images.sizes import Size
 
 SIGMA_SPATIAL, SIGMA_LUMA, SIGMA_CHROMA = 16, 16, 8
 LAM = 256.0

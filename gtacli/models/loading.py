@@ -20,8 +20,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
+from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
-from gtacli.models.preprocessing import InputView, Preprocess
 from gtacli.models.specs import Weights, architecture_of, resolve, started_from
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 

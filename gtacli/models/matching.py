@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from gtacli.errors import UsageError
-from gtacli.models.tap import Tap, absolute_layers
+from gtacli.models.tap import absolute_layers
 
 
 def require_same(target: nn.Module, source: nn.Module, what: str, *measures: str) -> None:
@@ -62,25 +60,3 @@ def paired_layers(
         )
     ours, theirs = (absolute_layers(layers, depth) for depth in depths)
     return tuple(zip(ours, theirs, strict=True))
-
-
-def comparable_rows(target: Tap, source: Tap, cls_column: bool = False) -> tuple[Tensor, Tensor]:
-    """The CLS rows of two networks on the same columns and heads: twice (B, H, 1, C) logits.
-
-    The columns are the target's patches, after the CLS token's own column if asked; never
-    registers.
-    """
-    rows = [_columns(tap.cls(), target.grid, cls_column) for tap in (target, source)]
-    if rows[0].shape[1] != rows[1].shape[1]:
-        rows = [row.mean(1, keepdim=True) for row in rows]
-    return rows[0], rows[1]
-
-
-def _columns(tap: Tap, grid: tuple[int, int], cls_column: bool) -> Tensor:
-    patches = tap.logits[..., tap.num_prefix_tokens :]
-    if tap.grid != grid:
-        maps = patches.squeeze(2).unflatten(-1, tap.grid)
-        # Antialiased: a mean where the grid gets coarser, not a sample.
-        maps = F.interpolate(maps, grid, mode="bilinear", antialias=True, align_corners=False)
-        patches = maps.flatten(-2).unsqueeze(2)
-    return torch.cat((tap.logits[..., :1], patches), -1) if cls_column else patches

@@ -24,8 +24,9 @@ from torch import Tensor
 from gtacli.errors import GtaError
 from gtacli.models import timm_blocks
 from gtacli.models.layouts import recognise
-from gtacli.models.weights import WEIGHTS_FILE, read_weights
+from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
+from gtacli.runtime.run_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 

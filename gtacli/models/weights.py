@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from gtacli.errors import GtaError
 from gtacli.models import positions
 
-WEIGHTS_FILE = "model.safetensors"  # in a run folder
 MIN_COVERAGE = 0.9
 # Where checkpoints keep a network, the preferred first: averaged weights before raw ones, DINO's
 # teacher before its student.

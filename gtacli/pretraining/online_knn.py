@@ -1,7 +1,7 @@
 """A look at the representation while it is learnt: held-out images by their nearest neighbours.
 
-DINO's weighted vote (`gtacli.neighbours`), k = 20, on the features that the network's own head
-would get. Small, since it is to be seen often; `gta probe` measures in earnest.
+DINO's weighted vote (`gtacli.measures.neighbors`), k = 20, on the features that the network's own
+head would get. Small, since it is to be seen often; `gta probe` measures in earnest.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
 from gtacli.data.sampling import hold_out, keep
-from gtacli.data.transforms import EvalTransform
 from gtacli.data.unlabelled import has_labels
-from gtacli.neighbours import knn_hits, nearest
-from gtacli.pretraining.setup import Job
-from gtacli.training.devices import choose_workers
+from gtacli.measures.neighbors import knn_hits, nearest
+from gtacli.pretraining.prepare import Job
+from gtacli.runtime.devices import choose_workers
 
 KEYS, QUERIES, NEIGHBOURS = 5000, 1000, 20
 

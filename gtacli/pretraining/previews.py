@@ -9,16 +9,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.images import ImageError
+from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.loader import Batch
-from gtacli.data.map_views import view_maps
-from gtacli.data.transforms import EvalTransform
+from gtacli.images.decode import ImageError
 from gtacli.models.patches import mask_order, patchify, unpatchify
-from gtacli.pretraining.setup import Job
+from gtacli.pretraining.guidance import normalised
+from gtacli.pretraining.noise import image_noise
+from gtacli.pretraining.prepare import Job
 from gtacli.rendering.heat import overlay, range_of, smooth
 from gtacli.rendering.sheet import Row, draw_sheet
-from gtacli.training.guidance import normalised
-from gtacli.training.noise import image_noise
 
 IMAGES = 8
 GREY = 128

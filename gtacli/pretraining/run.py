@@ -11,16 +11,18 @@ import torch
 
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.data.loader import Batch, make_loader
+from gtacli.models.metadata import model_metadata
 from gtacli.pretraining.online_knn import OnlineKnn
+from gtacli.pretraining.prepare import Job, prepare
 from gtacli.pretraining.previews import Previews
-from gtacli.pretraining.setup import Job, prepare
+from gtacli.runtime.devices import choose_workers
+from gtacli.runtime.distribution import Processes, joined
+from gtacli.runtime.run_files import DECODER_FILE
+from gtacli.runtime.run_folder import RunFolder, median_rate
 from gtacli.training.begin import begin, folder_of, record_of, resumed_config
-from gtacli.training.devices import choose_workers
-from gtacli.training.distribution import Processes, joined
 from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, Plan, Unobserved, fit
 from gtacli.training.optimization import make_schedule
-from gtacli.training.runs import DECODER_FILE, RunFolder, median_rate, model_metadata
 from gtacli.training.state import Progress, make_ready
 from gtacli.training.stores import prepare_training
 

@@ -14,22 +14,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gtacli.data.ahead import ahead
-from gtacli.data.chunks import chunks
-from gtacli.data.images import ImageError
 from gtacli.data.inputs import Named
 from gtacli.data.truth import Truth, read_truth, record_truth
 from gtacli.discovery import Discovery
 from gtacli.errors import UsageError
-from gtacli.finding import Failed, Reader, View
+from gtacli.images.decode import ImageError
+from gtacli.images.sizes import Size
+from gtacli.inference.objects import Failed, Reader, View
+from gtacli.measures.attention import HealthSums
+from gtacli.measures.object_shares import object_shares, regrid
 from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import paired_layers
-from gtacli.models.pixels import Size
 from gtacli.models.tap import Tap, absolute_layers, attention, require_cls
-from gtacli.probing.health import HealthSums
-from gtacli.probing.masks import object_shares, regrid
-from gtacli.training.devices import Compute
+from gtacli.runtime.batching import chunks
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.prefetch import ahead
 
 log = logging.getLogger(__name__)
 Masks = Path | Discovery[Any] | Literal["data"]

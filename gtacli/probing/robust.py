@@ -28,19 +28,19 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.ahead import ahead
-from gtacli.data.chunks import chunks
-from gtacli.data.files import find_images, subfolders
-from gtacli.data.images import ImageError, decode
 from gtacli.data.inputs import Named
 from gtacli.errors import UsageError
-from gtacli.finding import Failed
+from gtacli.images.decode import ImageError, decode
+from gtacli.images.find import find_images, subfolders
+from gtacli.inference.objects import Failed
+from gtacli.inference.views import Views
+from gtacli.measures.statistics import share_difference
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.bench import accuracy
-from gtacli.probing.classes import matched, output_names
-from gtacli.probing.intervals import share_difference
-from gtacli.probing.views import Views
-from gtacli.training.devices import Compute
+from gtacli.probing.class_map import matched, output_names
+from gtacli.probing.features.evaluation import accuracy
+from gtacli.runtime.batching import chunks
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.prefetch import ahead
 
 SUBSETS = {"r": 200, "a": 200}
 """Sets whose classes alone compete, and how many there are."""

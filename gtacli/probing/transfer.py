@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.bench import Bench, Outcome
-from gtacli.probing.knn import knn
-from gtacli.probing.linear import Sweep, linear
+from gtacli.probing.classifiers.knn import knn
+from gtacli.probing.classifiers.linear import Sweep, linear
+from gtacli.probing.features.evaluation import Bench, Outcome
 
 
 def transfer(bench: Bench, model: LoadedModel, k: int = 20, with_linear: bool = True) -> Outcome:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import GTAOptions, RegularizerOptions
 from gtacli.errors import UsageError
-from gtacli.models.matching import comparable_rows, paired_layers, require_same
+from gtacli.measures.attention import comparable_rows
+from gtacli.models.matching import paired_layers, require_same
 from gtacli.models.tap import Request, require_cls
 from gtacli.regularizers.base import Needs, Regularizer, Step
 from gtacli.regularizers.distance import attention_distance, rows_distance, rows_divergence

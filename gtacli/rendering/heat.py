@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gtacli.rendering.colour import RED, Colours, palette
+from gtacli.rendering.color import RED, Colours, palette
 
 FAINT, STRONG = 0.15, 0.85
 """Share of the colour in an overlay where the map is lowest and highest: the image stays legible

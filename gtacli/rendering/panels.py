@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gtacli.rendering.colour import palette
+from gtacli.rendering.color import palette
 from gtacli.rendering.sheet import shortened
 
 CELL_HEIGHT, TEXT, GAP, BAR = 18, 11, 24, 9

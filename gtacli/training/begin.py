@@ -11,7 +11,7 @@ from gtacli.config.training import TrainingConfig
 from gtacli.data.base import ImageDataset
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel
-from gtacli.training.runs import RunFolder, default_out, environment
+from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
 Config = TypeVar("Config", bound=TrainingConfig)
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from gtacli.data.loader import Batch
 from gtacli.errors import Interrupted, RunError
-from gtacli.training.devices import Compute
-from gtacli.training.distribution import ALONE, Processes
-from gtacli.training.interrupts import StopSignal
-from gtacli.training.runs import RunFolder
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.interrupts import StopSignal
+from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.state import Progress, state_of
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
 from torch import Tensor
 
-from gtacli.training import rng
-from gtacli.training.devices import Compute
-from gtacli.training.distribution import ALONE, Processes
+from gtacli.runtime import rng
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.distribution import ALONE, Processes
 
 
 @dataclass

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from gtacli.data.base import Record
 from gtacli.data.store import Cache, ImageStore
 from gtacli.errors import GtaError
-from gtacli.models.pixels import Size
-from gtacli.training.distribution import Processes
+from gtacli.images.sizes import Size
+from gtacli.runtime.distribution import Processes
 
 
 @dataclass

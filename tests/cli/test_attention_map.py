@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gtacli import attention, load_model
-from gtacli.attention_maps import demo
 from gtacli.cli.lazy import _one_each
+from gtacli.demo import defaults as demo
 from gtacli.models.specs import ModelProvider, Weights
 from gtacli.registry import MODELS
 from gtacli.rendering.sheet import SIDE

@@ -18,11 +18,11 @@ import gtacli.cli.demo as command
 from gtacli import attention, load_model
 from gtacli.config.demo import DemoConfig
 from gtacli.data import load_dataset
-from gtacli.data.demo import Demo
-from gtacli.data.demo.world import DEMO
-from gtacli.data.images import decode
 from gtacli.data.truth import read_mask
+from gtacli.demo.dataset import Demo
 from gtacli.demo.runs import METHODS
+from gtacli.images.decode import decode
+from gtacli.scenes.world import DEMO
 
 Gta = Callable[..., Any]
 SHORT = ("--sampling-rate", "100", "--epochs", "2", "--device", "cpu", "--workers", "0")

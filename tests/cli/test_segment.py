@@ -17,10 +17,10 @@ from PIL import Image
 
 from gtacli.data.inputs import Named
 from gtacli.discovery.build import make_backend
-from gtacli.finding import Finder
+from gtacli.inference.objects import Finder
+from gtacli.inference.segment.stream import Output, segment
 from gtacli.models import load_model
-from gtacli.segmentation import Output, segment
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 
 @pytest.mark.usefixtures("bright")
@@ -179,7 +179,9 @@ def test_a_refinement_that_leaves_nothing_is_not_taken(
     words: Any,
 ) -> None:
     truth = scene(tmp_path / "a.png")
-    monkeypatch.setattr("gtacli.segmentation.finish.bilateral", lambda image, target: target * 0.4)
+    monkeypatch.setattr(
+        "gtacli.inference.segment.finish.bilateral", lambda image, target: target * 0.4
+    )
     given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
     done = gta(*given, "--json", "--refine", "bilateral")
     assert (read(done.lines[0]["mask"]) == truth * np.uint8(255)).all()

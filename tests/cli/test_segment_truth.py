@@ -11,9 +11,9 @@ from PIL import Image
 
 from gtacli.data.inputs import Named
 from gtacli.discovery.build import make_backend
-from gtacli.finding import Finder
+from gtacli.inference.objects import Finder
 from gtacli.models import load_model
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 GRID = 4  # of the tiny model, 32 pixels
 
@@ -165,8 +165,8 @@ def test_jaccard_is_of_the_best_head_of_each_class(
     gta: Any, tiny_model: Path, tmp_path: Path, words: Any
 ) -> None:
     """On the model's input, labels by nearest neighbour: by loops over its pixels."""
-    from gtacli.data.images import decode
     from gtacli.discovery.dino import mass_mask
+    from gtacli.images.decode import decode
     from gtacli.models import attention
 
     rng = np.random.default_rng(2)

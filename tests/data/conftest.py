@@ -4,44 +4,29 @@ import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from gtacli.data.base import Record
 
 
-def _image(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def _folder(root: Path, names: Iterable[str]) -> Path:
-    for seed, name in enumerate(names):
-        _image(root / name, seed=seed)
-    return root
-
-
 @pytest.fixture
-def make_image() -> Callable[..., Path]:
-    """(path, (width, height), seed): writes a smooth picture, different for every seed."""
-    return _image
-
-
-@pytest.fixture
-def make_folder() -> Callable[..., Path]:
+def make_folder(make_image: Callable[..., Path]) -> Callable[..., Path]:
     """(root, relative names): writes an image at each of the names."""
-    return _folder
+
+    def make(root: Path, names: Iterable[str]) -> Path:
+        for seed, name in enumerate(names):
+            make_image(root / name, seed=seed)
+        return root
+
+    return make
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> list[Record]:
+def records(tmp_path: Path, make_image: Callable[..., Path]) -> list[Record]:
     """Eleven images of three classes, of several sizes, wide and tall."""
     sizes = [(64, 48), (48, 64), (90, 40), (20, 24), (50, 50)]
     return [
-        Record(f"{i}.png", i % 3, _image(tmp_path / f"{i}.png", sizes[i % 5], seed=i))
+        Record(f"{i}.png", i % 3, make_image(tmp_path / f"{i}.png", sizes[i % 5], seed=i))
         for i in range(11)
     ]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gtacli.data import Record
+from gtacli.data.augment.transforms import EvalTransform, TrainTransform
 from gtacli.data.loader import Batch, ImageStore, Loader, make_loader
-from gtacli.data.transforms import EvalTransform, TrainTransform
 
 TRAIN, EVAL = TrainTransform((24, 32)), EvalTransform((24, 32))
 

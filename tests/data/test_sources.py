@@ -10,9 +10,9 @@ import torch
 
 from gtacli.cli import main
 from gtacli.data import load_dataset
+from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
-from gtacli.data.transforms import TrainTransform
 
 Layout = Callable[[str, Path], str]
 TRAIN = TrainTransform((24, 24))

@@ -8,8 +8,8 @@ import torch
 
 from gtacli.data import Record
 from gtacli.data import store as module
-from gtacli.data.images import ImageError
 from gtacli.data.store import ImageStore
+from gtacli.images.decode import ImageError
 
 
 def test_cached_equals_uncached(records: list[Record]) -> None:

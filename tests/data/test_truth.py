@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from gtacli.data.base import Record
-from gtacli.data.images import ImageError
-from gtacli.data.truth import VOID, Truth, read_mask, read_truth, record_truth
+from gtacli.data.truth import Truth, read_mask, read_truth, record_truth
+from gtacli.images.decode import ImageError
+from gtacli.measures.segmentation import VOID
 
 OBJECT = np.zeros((6, 9), bool)
 OBJECT[2:5, 3:8] = True

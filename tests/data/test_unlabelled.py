@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.data.images import decode
 from gtacli.data.unlabelled import has_labels, load_images
 from gtacli.errors import GtaError
+from gtacli.images.decode import decode
 
 MakeImage = Callable[..., Path]
 

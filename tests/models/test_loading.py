@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from gtacli import load_model
 from gtacli.errors import GtaError
+from gtacli.models.metadata import model_metadata
 from gtacli.models.weights import load_weights
-from gtacli.training.runs import RunFolder, model_metadata
+from gtacli.runtime.run_folder import RunFolder
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gtacli.errors import UsageError
-from gtacli.models.matching import comparable_rows, paired_layers, require_same
+from gtacli.measures.attention import comparable_rows
+from gtacli.models.matching import paired_layers, require_same
 from gtacli.models.tap import Tap
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}

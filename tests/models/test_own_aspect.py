@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gtacli.models.pixels import own_aspect
+from gtacli.images.sizes import own_aspect
 
 sides = st.integers(1, 20_000)
 grids = st.integers(1, 60)

@@ -11,10 +11,10 @@ import pytest
 
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.data import load_dataset
-from gtacli.data.images import encoded
 from gtacli.discovery.maps.digests import digest
 from gtacli.discovery.maps.kind import MapKind
 from gtacli.discovery.maps.writer import Writer
+from gtacli.images.decode import encoded
 
 Make = Callable[..., PretrainConfig]
 

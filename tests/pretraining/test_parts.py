@@ -13,18 +13,18 @@ from torch.nn import functional as F
 
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.data import load_dataset
-from gtacli.data.images import load
 from gtacli.data.loader import Batch
 from gtacli.discovery.maps import MapCache
+from gtacli.images.decode import load
+from gtacli.images.preprocessing import eval_view
 from gtacli.models.loading import load_model
-from gtacli.models.preprocessing import eval_view
-from gtacli.pretraining.guides import FoundMaps, KeptMaps
 from gtacli.pretraining.online_knn import OnlineKnn
+from gtacli.pretraining.prepare import prepare
 from gtacli.pretraining.previews import Previews
 from gtacli.pretraining.run import _filled
-from gtacli.pretraining.setup import prepare
-from gtacli.training.devices import Compute
-from gtacli.training.distribution import ALONE
+from gtacli.pretraining.teacher_maps import FoundMaps, KeptMaps
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.distribution import ALONE
 
 Make = Callable[..., PretrainConfig]
 CPU = Compute(torch.device("cpu"), torch.float32)

@@ -20,10 +20,10 @@ import gtacli.training.loop as loop
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.errors import GtaError, Interrupted
+from gtacli.finetuning.run import finetune
 from gtacli.models.loading import load_model
 from gtacli.pretraining.run import pretrain
-from gtacli.training.finetune import finetune
-from gtacli.training.pretrain_task import PretrainTask
+from gtacli.pretraining.task import PretrainTask
 
 Together = Callable[..., list[Any]]
 Make = Callable[..., PretrainConfig]

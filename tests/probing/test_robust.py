@@ -16,10 +16,10 @@ from timm.data import ImageNetInfo
 
 from gtacli import load_model
 from gtacli.errors import UsageError
-from gtacli.finding import Failed
+from gtacli.inference.objects import Failed
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.robust import SIXTEEN, Asked, ImageSet, class_folders, cue_conflicts
-from gtacli.training.devices import choose_compute
+from gtacli.runtime.devices import choose_compute
 
 CPU = choose_compute("cpu", "fp32")
 SYNSETS = ImageNetInfo("imagenet1k").label_names()

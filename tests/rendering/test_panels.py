@@ -6,7 +6,7 @@ from collections import Counter
 
 from PIL import Image
 
-from gtacli.rendering.colour import palette
+from gtacli.rendering.color import palette
 from gtacli.rendering.panels import Measure, draw_panels
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.data.base import Packed
-from gtacli.data.files import file_state
+from gtacli.images.find import file_state
+from gtacli.images.packed import Packed
 
 SIZE = 16
 """Bytes: among 10^9 images two share a digest with a probability of 10^-21."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
-from gtacli.files import replace_whole
+from gtacli.runtime.atomic import replace_whole
 
 Rows = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache

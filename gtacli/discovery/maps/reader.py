@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.data.ahead import ahead
-from gtacli.data.images import ImageError, encoded
 from gtacli.discovery.maps.digests import SIZE, DigestTable, Source, digest, sighting, stack
 from gtacli.discovery.maps.files import MAPS, SEEN, SEEN_TYPE, Rows, files_in, load, maps_type
 from gtacli.discovery.maps.kind import read_kind
 from gtacli.errors import GtaError
+from gtacli.images.decode import ImageError, encoded
+from gtacli.runtime.prefetch import ahead
 
 BULK = 4096  # images that are looked up together
 PIECE = 256  # of them a thread

@@ -17,10 +17,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from gtacli.discovery import Discovery, Found
 from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps.writer import Writer
-from gtacli.finding import Finder
-from gtacli.labelling import Step, kind_of, label
+from gtacli.inference.discover import Step, kind_of, label
+from gtacli.inference.objects import Finder
 from gtacli.models import load_model
-from gtacli.training.devices import Compute
+from gtacli.runtime.devices import Compute
 
 GRID = 4  # of the tiny model, 32 pixels
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtacli.data.images import Encoded
 from gtacli.discovery.maps import digests
 from gtacli.discovery.maps.digests import SIZE, DigestTable, Known, digest, sighting, stack
+from gtacli.images.decode import Encoded
 
 # Few different bytes, so that first halves are often equal.
 halves = st.sampled_from([bytes(8), b"\0" * 7 + b"\1", b"\xff" * 8, b"abcdefgh"])

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from gtacli.data.images import decode
 from gtacli.discovery.maps import MapCache, files
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.kind import check_same
 from gtacli.discovery.maps.writer import Writer, block_size
 from gtacli.errors import GtaError, Interrupted, UsageError
+from gtacli.images.decode import decode
 
 from .conftest import Setup, hashes, noise
 

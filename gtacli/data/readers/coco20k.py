@@ -1,0 +1,86 @@
+"""Reader `coco20k`: the 19,817 images of COCO train2014 on which object discovery is measured.
+
+Vo et al. (2020) drew them; LOST (arXiv 2109.14279) and TokenCut published the list,
+coco_20k_filenames.txt, with lines such as `train2014/COCO_train2014_000000560992.jpg`. The boxes
+are those of instances_train2014.json without crowds, rounded as LOST does it.
+
+ROOT holds train2014/ (or images/train2014/) and annotations/ as COCO's archives unpack, and the
+list (or it lies beside ROOT, as in LOST). All images have the one class `image`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gtacli.data.base import Box, DatasetReader, ImageDataset, Published, Record, require_folder
+from gtacli.data.readers.published import list_lines
+from gtacli.data.readers.voc import CLASSES, Archive
+from gtacli.errors import GtaError
+
+HOME = "http://images.cocodataset.org/"
+IMAGES = Archive("train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88")
+ANNOTATIONS = Archive(
+    "annotations_trainval2014.zip", 252_872_794, "0a379cfc70b0e71301e0f377548639bd"
+)
+LIST = "coco_20k_filenames.txt"
+LIST_HOME = "https://github.com/YangtaoWANG95/TokenCut/tree/master/datasets"
+
+
+class COCO20k(DatasetReader):
+    help = "the 19,817 images of COCO train2014 of object discovery, with boxes, for gta segment"
+
+    def read(self, root: Path | None) -> ImageDataset:
+        root = require_folder(root, "coco20k")
+        names = _names(root)
+        folder = _photographs(root)
+        boxes = _boxes(root / "annotations" / "instances_train2014.json", set(names))
+        records = tuple(
+            Record(f"train2014/{name}", 0, folder / name, boxes=boxes[name]) for name in names
+        )
+        home = f"{HOME}zips/ as {IMAGES}"
+        published = Published("COCO 20k", home, {"train": 19_817}, len(CLASSES))
+        return ImageDataset("coco20k", CLASSES, {"train": records}, published)
+
+
+def _names(root: Path) -> list[str]:
+    for path in (root / LIST, root.resolve().parent / LIST):
+        if path.is_file():
+            return [Path(line).name for _, line in list_lines(path)]
+    raise GtaError(f"{root / LIST} is missing: it is published in {LIST_HOME}")
+
+
+def _photographs(root: Path) -> Path:
+    for folder in (root / "train2014", root / "images" / "train2014"):
+        if folder.is_dir():
+            return folder
+    raise GtaError(f"{root / 'train2014'} is missing: unpack {HOME}zips/{IMAGES} in {root}")
+
+
+def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
+    """By the image's file name; of the images asked for."""
+    if not path.is_file():
+        raise GtaError(
+            f"{path} is missing: unpack {HOME}annotations/{ANNOTATIONS} in {path.parent.parent}"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+        by_id = {i["id"]: i["file_name"] for i in content["images"] if i["file_name"] in names}
+        found: dict[str, list[Box]] = {name: [] for name in by_id.values()}
+        for one in content["annotations"]:
+            name = by_id.get(one["image_id"])
+            if name is not None and one["iscrowd"] != 1:
+                found[name].append(_box(one["bbox"]))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise GtaError(f"cannot read {path}: {reason}; compare {ANNOTATIONS}") from error
+    unknown = names - set(found)
+    if unknown:
+        raise GtaError(f"{path} has no image {min(unknown)}; compare {ANNOTATIONS}")
+    return {name: tuple(boxes) for name, boxes in found.items()}
+
+
+def _box(xywh: Any) -> Box:
+    x, y, w, h = xywh
+    return round(x), round(y), round(x + w), round(y + h)

@@ -1,0 +1,1 @@
+"""Image files to pixels: finding, decoding, sizes and preprocessing."""

@@ -1,0 +1,1 @@
+"""Running networks over streams of images: predictions, objects, attention maps, masks."""

@@ -1,0 +1,23 @@
+"""The model card in the header of a weights file."""
+
+from __future__ import annotations
+
+import json
+
+from gtacli.models.loading import LoadedModel
+
+
+def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:
+    """What model.safetensors says of itself, enough to load it and to prepare its inputs."""
+    return {
+        "format": "pt",
+        "architecture": model.architecture,
+        "kwargs": json.dumps(dict(model.kwargs or {})),
+        "num_classes": str(len(classes)),
+        "classes": json.dumps(list(classes)),
+        "image_size": json.dumps(list(model.image_size)),
+        "mean": json.dumps(list(model.mean)),
+        "std": json.dumps(list(model.std)),
+        "interpolation": model.interpolation,
+        "crop_pct": str(model.crop_pct),
+    }

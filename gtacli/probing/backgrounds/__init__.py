@@ -1,0 +1,1 @@
+"""Background robustness: images with swapped backgrounds (ImageNet-9 protocol)."""

@@ -1,0 +1,1 @@
+"""Classifiers on frozen features: linear, k-NN, few-shot."""

@@ -1,0 +1,1 @@
+"""Frozen features of a network: extracted once, cached, and evaluated."""

@@ -1,0 +1,1 @@
+"""Image retrieval with frozen features: by class, and revisited Oxford and Paris."""

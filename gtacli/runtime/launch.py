@@ -1,0 +1,83 @@
+"""`--nproc N`: the same command again in N processes under torchrun's agent.
+
+The agent restarts nothing and says nothing here: what there is to say, the processes say once, and
+of one that was killed this one tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from gtacli.errors import Interrupted, RunError
+from gtacli.runtime.processes import LAUNCHER, SAID
+
+# The agent's own 30 seconds may be less than a step on the CPU and the state's way to the disk.
+GRACE = "600"
+
+
+def launch(words: Sequence[str], nproc: int) -> int:
+    """Run `gta WORDS` in `nproc` processes on this machine; returns their exit status.
+
+    Raises:
+        RunError: one was killed from outside.
+        Interrupted: by a signal, before there was anything to save.
+    """
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_SHORT)
+    os.environ[LAUNCHER] = f"localhost:{store.port}"
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    logging.disable(logging.CRITICAL)  # the agent's own log
+    try:
+        elastic_launch(config, sys.executable)("-m", "gtacli", *words)
+    except ChildFailedError as error:
+        if store.check([_KEY]):
+            return _status(store)
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        raise RunError(_why(codes)) from error
+    except SignalException as error:
+        if store.check([_KEY]):
+            return _status(store)
+        raise Interrupted("interrupted") from error
+    finally:
+        logging.disable(logging.NOTSET)
+        del os.environ[LAUNCHER]
+    return 0
+
+
+_SHORT = timedelta(seconds=5)
+_KEY = f"{SAID}/0"
+
+
+def _status(store: TCPStore) -> int:
+    return int(store.get(_KEY).split()[0])
+
+
+def _why(codes: dict[int, int]) -> str:
+    """One line on processes that ended without a word, by rank: exit status, or -signal.
+
+    The agent ends the others by SIGTERM; they are not the cause.
+    """
+    causes = {r: c for r, c in codes.items() if c < 0 and c != -signal.SIGTERM} or codes
+    rank, code = next(iter(causes.items()))
+    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+    return f"process {rank} {how}; --resume goes on from the last saved state"

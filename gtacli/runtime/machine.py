@@ -1,0 +1,42 @@
+"""What this process may use of the machine: cores, and memory where the system says it.
+
+Several processes of one run (torchrun) share them equally.
+"""
+
+import os
+from pathlib import Path
+
+from gtacli.runtime.processes import here
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // here().local_size)
+
+
+def available_memory() -> int | None:
+    """Free bytes for this process: the machine's, or less in a container; None if unknown."""
+    free = [value for value in (_machine(), _container()) if value is not None]
+    return min(free) // here().local_size if free else None
+
+
+def _machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _container() -> int | None:
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())  # "max" where there is none
+        return max(0, limit - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return None

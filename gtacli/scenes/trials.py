@@ -1,0 +1,37 @@
+"""Scenes of both worlds to try on whatever looks for objects: a known creature on two grounds.
+
+On a single ground the mean colour of a patch tells a drawn creature from what is behind it, and any
+network finds it. In photographs that is not enough. So two sceneries meet behind each creature: who
+goes by colours or textures alone parts the one from the other.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gtacli.scenes.scene import paint_on
+from gtacli.scenes.scenery import SCENERY
+from gtacli.scenes.world import DEMO, RELATIVES
+
+SEED = 20240322
+_SPECIES = tuple(s for pair in zip(DEMO.species, RELATIVES, strict=True) for s in pair)
+
+
+def trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Trial `index` of an endless, fixed series: pixels (size, size, 3) and the creature's mask."""
+    rng = np.random.default_rng((SEED, index))
+    drawers = tuple(SCENERY.values())
+    one = 5 * index + index // len(drawers)
+    other = one + 1 + index % (len(drawers) - 1)  # never the same
+    grounds = [drawers[k % len(drawers)](size, rng) for k in (one, other)]
+    ground = np.where(_part(size, rng)[..., None], *grounds)
+    image, mask = paint_on(ground, _SPECIES[index % len(_SPECIES)], rng)
+    return np.asarray(image), np.asarray(mask) > 127
+
+
+def _part(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """One side of a wavy line through the image, not far from its middle."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    turn, shift = rng.uniform(0, np.pi), rng.uniform(-0.15, 0.15)
+    wave = 0.02 * np.sin(8 * (x - y))
+    side: NDArray[np.bool_] = np.cos(turn) * x + np.sin(turn) * y > shift + wave
+    return side

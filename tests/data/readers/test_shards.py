@@ -1,0 +1,205 @@
+import io
+import shlex
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.data.readers.reader_wds import ReaderWds
+from webdataset.shardlists import expand_urls
+
+from gtacli.data import ImageDataset, load_dataset
+from gtacli.data.readers.shards import expand_braces
+from gtacli.errors import GtaError
+from gtacli.images.decode import decode
+
+Layout = Callable[[str, Path], str]
+
+
+def write(path: Path, *members: tuple[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def labels(data: ImageDataset, split: str = "train") -> list[str]:
+    return [data.classes[record.label] for record in data[split]]
+
+
+def test_as_timm_reads_them(layout: Layout, tmp_path: Path) -> None:
+    """Same images under the same labels in the same order as timm's reader streams them."""
+    data = load_dataset(layout("wds", tmp_path))
+    assert data.classes == ("Abyssinian", "american_bulldog", "Bengal")
+    for split, pattern, count in (("train", "{000..001}", 12), ("test", "{000..000}", 6)):
+        theirs = list(ReaderWds(str(tmp_path), split=f"{split}-{pattern}.tar|{count}"))
+        assert len(data[split]) == len(theirs) == count
+        for record, (image, label) in zip(data[split], theirs, strict=True):
+            assert record.label == label
+            assert np.array_equal(decode(record.path), image)
+    assert data["train"][0].key == "train-000.tar/Abyssinian_0.jpg"
+
+
+def test_what_webdataset_writes(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    image = make_image(tmp_path / "x.png").read_bytes()
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        for i in range(3):
+            writer.write({"__key__": f"a.b/{i}", "png": image, "cls": i % 2, "json": {"a": 1}})
+    data = load_dataset(f"wds/{tmp_path / 'x.tar'}")
+    assert [record.key for record in data["train"]] == [f"x.tar/a.b/{i}.png" for i in range(3)]
+    assert labels(data) == ["0", "1", "0"]
+    assert data["train"][2].open().read() == image
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("s/{train,test}-{000..001}.tar", 4),
+        ("s/*.tar", 4),
+        ("s/train-{000..001}.tar", 2),
+        ("s/{train-000,train-001}.tar", 2),
+        ("s/train-000.tar", 1),
+        ("s", 4),
+    ],
+)
+def test_patterns(
+    pattern: str, count: int, tmp_path: Path, make_image: Callable[..., Path]
+) -> None:
+    image = make_image(tmp_path / "x.png").read_bytes()
+    for part in ("train", "test"):
+        for i in range(2):
+            write(tmp_path / f"s/{part}-00{i}.tar", ("k.png", image), ("k.cls", b"cat"))
+    data = load_dataset(f"wds/{tmp_path / pattern}")
+    assert sum(map(len, data.splits.values())) == count
+    assert data["train"][0].key == "train-000.tar/k.png"  # the same whichever pattern names it
+    assert set(data.splits) == ({"train", "test"} if count == 4 else {"train"})
+
+
+def test_parts_by_folder_and_keys(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    image = make_image(tmp_path / "x.png").read_bytes()
+    for part in ("train", "test"):
+        write(tmp_path / f"s/{part}/0.tar", ("./d/k.png", image), ("./d/k.cls", b"7"))
+    data = load_dataset(f"wds/{tmp_path / 's'}")
+    assert [record.key for _, record in data.records()] == [
+        "train/0.tar/d/k.png",
+        "test/0.tar/d/k.png",
+    ]
+    assert data.classes == ("7",)
+
+
+def test_labels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    """.cls wins over .json; numbers sort as numbers; a mask and hidden members are no images."""
+    image = make_image(tmp_path / "x.png").read_bytes()
+    path = write(
+        tmp_path / "s.tar",
+        ("1.json", b'{"label": 3}'), ("1.png", image), ("1.cls", b"10\n"),
+        ("2.PNG", image), ("2.json", b'{"label": 9}'), ("2.seg.png", b"mask"),
+        ("._2.png", b"mac"), ("3.txt", b"no image"),
+    )  # fmt: skip
+    data = load_dataset(f"wds/{path}")
+    assert data.classes == ("9", "10")
+    assert labels(data) == ["10", "9"]
+    assert [record.path.name for record in data["train"]] == ["1.png", "2.PNG"]
+
+
+def test_numbers_as_timm_reads_them(
+    tmp_path: Path, make_image: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """007 is 7; -1 says that there is no label."""
+    image = make_image(tmp_path / "x.png").read_bytes()
+    texts = [b"007", b"7", b"-1", b"10"]
+    members = [[(f"{i}.png", image), (f"{i}.cls", text)] for i, text in enumerate(texts)]
+    path = write(tmp_path / "s.tar", *[member for pair in members for member in pair])
+    assert labels(load_dataset(f"wds/{path}")) == ["7", "7", "10"]
+    assert "s.tar: 1 samples with a negative label are left out" in caplog.text
+
+
+@pytest.mark.parametrize("listed", ["cat\ndog\n", "1\n0\n"])
+def test_names_of_classes(listed: str, tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    """Numbers index the list, unless they are names in it."""
+    image = make_image(tmp_path / "x.png").read_bytes()
+    write(
+        tmp_path / "s.tar", *[(f"{i}.png", image) for i in (0, 1)], ("0.cls", b"1"), ("1.cls", b"0")
+    )
+    (tmp_path / "classes.txt").write_text(listed)
+    assert labels(load_dataset(f"wds/{tmp_path}")) == (
+        ["dog", "cat"] if "cat" in listed else ["1", "0"]
+    )
+    (tmp_path / "classnames.txt").write_text("only\n")
+    with pytest.raises(GtaError, match=r"classnames\.txt lists 1 classes, which do not fit"):
+        load_dataset(f"wds/{tmp_path}")
+
+
+def test_remote_shards_are_fetched_once(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
+    local = load_dataset(layout("wds", tmp_path / "far"))
+    url = f"pipe:cat {shlex.quote(str(tmp_path / 'far'))}/{{train-000,train-001,test-000}}.tar"
+    data = load_dataset(f"wds/{url}")
+    assert [(s, r.key) for s, r in data.records()] == [(s, r.key) for s, r in local.records()]
+    for (_, one), (_, other) in zip(data.records(), local.records(), strict=True):
+        assert one.open().read() == other.open().read()
+    for path in (tmp_path / "far").glob("*.tar"):
+        path.unlink()
+    assert load_dataset(f"wds/{url}").fingerprint() == data.fingerprint()
+    assert len(list((tmp_path / "cache/wds").iterdir())) == 3
+
+
+def test_a_broken_fetch_leaves_nothing(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
+    layout("wds", tmp_path)
+    for command in ("cat gone.tar", f"head -c 900 {tmp_path / 'test-000.tar'}"):
+        with pytest.raises(GtaError, match="cannot fetch shard pipe:") as caught:
+            load_dataset(f"wds/pipe:{command}")
+        assert "\n" not in str(caught.value)
+    assert list((tmp_path / "cache/wds").iterdir()) == []
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
+    with pytest.raises(GtaError, match=r"pip install 'gtacli\[wds\]'"):
+        load_dataset("wds/https://example.org/0.tar")
+
+
+def test_every_mistake_has_its_line(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    image = make_image(tmp_path / "x.png").read_bytes()
+    good = ("k.png", image), ("k.cls", b"1")
+    write(tmp_path / "packed.tar", *good, mode="w:gz")
+    write(tmp_path / "mixed/train-0.tar", *good)
+    write(tmp_path / "mixed/other-0.tar", *good)
+    write(tmp_path / "bare.tar", ("k.png", image), ("k.json", b"{}"))
+    write(tmp_path / "json.tar", ("k.png", image), ("k.json", b"{"))
+    write(tmp_path / "empty.tar")
+    (tmp_path / "none").mkdir()
+    for name, message in {
+        "packed.tar": r"cannot read shard .*packed\.tar as a plain tar",
+        "json.tar": r"cannot read shard .*json\.tar",
+        "mixed": r"does other-0\.tar belong to train, val or test",
+        "bare.tar": r"bare\.tar:k\.png has no label: no k\.cls, and no 'label' in k\.json",
+        "empty.tar": "no image in it",
+        "none": r"no \.tar in that folder",
+        "gone/{0..1}.tar": r"no such shard: .*gone/0\.tar",
+        "gone/*.tar": r"no such shard",
+    }.items():
+        with pytest.raises(GtaError, match=message) as caught:
+            load_dataset(f"wds/{tmp_path / name}")
+        assert "\n" not in str(caught.value)
+
+
+WORDS = st.lists(
+    st.sampled_from(["a", "b/", "-", "c.tar", "{0..3}", "{08..11}", "{x,y}"]), max_size=5
+)
+
+
+@given(WORDS)
+def test_braces_expand_as_webdataset_s(words: list[str]) -> None:
+    pattern = "".join(words)
+    assert expand_braces(pattern) == expand_urls(pattern)

@@ -1,0 +1,174 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gtacli.data import ImageDataset, load_dataset
+from gtacli.data.readers.table import Csv
+from gtacli.errors import GtaError
+
+
+@pytest.fixture
+def root(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
+    return make_folder(tmp_path, ["x/1.png", "x/2.png", "3.png"])
+
+
+def read(root: Path, text: str | bytes) -> ImageDataset:
+    path = root / "set.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_dataset(str(path))
+
+
+def test_with_splits_masks_and_other_columns(root: Path) -> None:
+    data = read(
+        root,
+        "\ufeffPath, label ,note,split,mask\nx/1.png,cat,!,train,3.png\n"
+        'x/2.png,cat,"a, b",validation,\n3.png,cat,,TEST,\n',
+    )
+    assert {split: [r.key for r in part] for split, part in data.splits.items()} == {
+        "train": ["x/1.png"],
+        "val": ["x/2.png"],
+        "test": ["3.png"],
+    }
+    assert data["train"][0].mask == root / "3.png"
+    assert data.classes == ("cat",)
+
+
+def test_without_split_all_is_training_and_numbers_sort_as_numbers(root: Path) -> None:
+    data = read(root, "path,label\nx/1.png,10\nx/2.png,2\n3.png,2\n")
+    assert data.classes == ("2", "10")
+    assert [r.label for r in data["train"]] == [1, 0, 0]
+
+
+def test_absolute_paths(root: Path) -> None:
+    data = read(root, f"path,label\n{root / '3.png'},a\n")
+    assert data["train"][0].path == root / "3.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no column 'path' in its header \(found an empty file\)"),
+        ("file,label\n3.png,a\n", r"no column 'path' in its header \(found file, label\)"),
+        ("path,class\n3.png,a\n", "no column 'label'"),
+        ("path,label\n", "no row below its header"),
+        ("path,label\n3.png\n", "line 2: no label"),
+        ("path,label\n,a\n", "line 2: no path"),
+        ("path,label\n3.png,a\nno.png,a\n", r"line 3: no such image: .*no\.png"),
+        ("path,label,mask\n3.png,a,no.png\n", r"line 2: no such mask: .*no\.png"),
+        ("path,label,split\n3.png,a,dev\n", "line 2: split must be train, val or test, got 'dev'"),
+        ("path,label,split\n3.png,a,\n", "got ''"),
+        ("path,label\n3.png,a\n3.png,a\n", "3.png is listed twice"),
+        ("path,label,split\n3.png,a,train\nx/1.png,b,test\n", "class 'b' is in test but not in"),
+        (b"path,label\n\xff\xfe,a\n", "not a readable csv"),
+    ],
+)
+def test_every_mistake_has_its_line(root: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(GtaError, match=message) as caught:
+        read(root, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_by_name(root: Path) -> None:
+    data = read(root, "path,label\n3.png,a\n")
+    assert load_dataset(f"csv:{root / 'set.csv'}") == data
+
+
+def test_no_file(root: Path) -> None:
+    with pytest.raises(GtaError, match="no such file"):
+        load_dataset(str(root / "gone.csv"))
+    with pytest.raises(GtaError, match=r"write csv:FILE\.csv"):
+        Csv().read(None)
+
+
+def parts(data: ImageDataset) -> dict[str, list[tuple[str, str]]]:
+    return {s: [(r.key, data.classes[r.label]) for r in part] for s, part in data.splits.items()}
+
+
+def write(path: Path, *rows: str, head: str = "path,label") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([head, *rows, ""]))
+    return path
+
+
+def test_a_table_a_part(root: Path) -> None:
+    """The part is in the name; classes are those of all tables."""
+    write(root / "birds_train.csv", "x/1.png,10", "x/2.png,9")
+    write(root / "birds-test.csv", "3.png,9")
+    spec = f"{root / 'birds_train.csv'}, {root / 'birds-test.csv'}"
+    data = load_dataset(spec)
+    assert parts(data) == {"train": [("x/1.png", "10"), ("x/2.png", "9")], "test": [("3.png", "9")]}
+    assert data.classes == ("9", "10")
+    assert load_dataset(f"csv:{spec}") == data
+
+
+def test_a_folder_of_tables(root: Path) -> None:
+    write(root / "train.csv", "x/1.png,a")
+    write(root / "valid.csv", "x/2.png,a")
+    data = load_dataset(str(root))
+    assert parts(data) == {"train": [("x/1.png", "a")], "val": [("x/2.png", "a")]}
+    assert load_dataset(f"csv:{root}") == data
+
+
+def test_class_folders_win_over_tables_beside_them(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, ["train/a/1.png", "train/b/1.png"])
+    write(tmp_path / "train.csv", "train/a/1.png,other")
+    assert load_dataset(str(tmp_path)).classes == ("a", "b")
+
+
+def test_a_table_of_something_else_beside_class_folders(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, ["a/1.png", "b/1.png"])
+    write(tmp_path / "train.csv", "1,0.5", head="epoch,loss")
+    assert load_dataset(str(tmp_path)).classes == ("a", "b")
+
+
+def test_tables_in_several_folders(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    """The same relative path is another image in another folder; keys tell them apart."""
+    make_folder(tmp_path, ["a/1.png", "b/1.png"])
+    one, other = (
+        write(tmp_path / "a/train.csv", "1.png,x"),
+        write(tmp_path / "b/test.csv", "1.png,x"),
+    )
+    data = load_dataset(f"{one},{other}")
+    assert parts(data) == {"train": [("a/1.png", "x")], "test": [("b/1.png", "x")]}
+
+
+def test_a_split_column_wins_over_the_name(root: Path) -> None:
+    write(root / "train.csv", "x/1.png,a,train", "x/2.png,a,test", head="path,label,split")
+    write(root / "test.csv", "3.png,a")
+    data = load_dataset(f"{root / 'train.csv'},{root / 'test.csv'}")
+    assert [r.key for r in data["test"]] == ["x/2.png", "3.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("test", ["3.png,b"], r"test\.csv, line 2: class 'b' is in test but not in train"),
+        (
+            "test",
+            ["x/1.png,a"],
+            r"test\.csv, line 2: x/1\.png is listed twice, first in .*train\.csv, line 2",
+        ),
+        ("test", ["3.png,a", "no.png,a"], r"test\.csv, line 3: no such image"),
+        ("test", [], r"test\.csv has no row"),
+        ("more", ["3.png,a"], r"more\.csv: which part is it\? Give it a column 'split'"),
+        ("train_test", ["3.png,a"], r"train_test\.csv: which part is it\?"),
+    ],
+)
+def test_mistakes_in_one_of_several(root: Path, name: str, rows: list[str], message: str) -> None:
+    one, other = write(root / "train.csv", "x/1.png,a"), write(root / f"{name}.csv", *rows)
+    with pytest.raises(GtaError, match=message) as caught:
+        load_dataset(f"{one},{other}")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_of_several_is_missing(root: Path) -> None:
+    one = write(root / "train.csv", "x/1.png,a")
+    with pytest.raises(GtaError, match=r"no such file: .*gone\.csv"):
+        load_dataset(f"{one},{root / 'gone.csv'}")
+    with pytest.raises(GtaError, match=r"holds no train\.csv"):
+        Csv().read(root / "x")

@@ -1,0 +1,75 @@
+"""A small fine-tuning run, ready to start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gtacli.training.loop as loop
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import Interrupted
+from gtacli.finetuning.run import finetune
+
+
+@pytest.fixture
+def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., FinetuneConfig]:
+    """FinetuneConfig of a run of three epochs of four batches, with changes."""
+
+    def make(**changes: Any) -> FinetuneConfig:
+        values = {
+            "model": str(tiny_model),
+            "data": str(tiny_data),
+            "out": tmp_path / "run",
+            "epochs": 3,
+            "batch_size": 4,
+            "lr": 1e-3,
+            "device": "cpu",
+            "workers": 0,
+        }
+        return FinetuneConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def interrupted(
+    recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[FinetuneConfig, int, int], dict[str, Any]]:
+    """Run a config, stop it after a batch of an epoch, and resume it: the summary."""
+
+    def run(config: FinetuneConfig, epoch: int = 1, batch: int = 2) -> dict[str, Any]:
+        def stop(*now: int) -> None:
+            if now == (epoch, batch):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+        recorder.at_step = stop
+        with pytest.raises(Interrupted):
+            finetune(config, recorder)
+        recorder.at_step = lambda epoch, batch: None
+        torch.manual_seed(99)  # the resumed process starts elsewhere
+        return finetune(FinetuneConfig(resume=config.out), recorder)
+
+    return run
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The jobs that `finetune` prepares during the test."""
+    import gtacli.finetuning.run as module
+
+    prepared: list[Any] = []
+    original = module.prepare
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        prepared.append(original(*args, **kwargs))
+        return prepared[-1]
+
+    monkeypatch.setattr(module, "prepare", spy)
+    return prepared

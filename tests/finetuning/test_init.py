@@ -1,0 +1,138 @@
+"""--init: other weights to start from, the source as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gtacli import load_model
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import GtaError
+from gtacli.finetuning.prepare import prepare
+from gtacli.finetuning.run import finetune
+
+Make = Callable[..., FinetuneConfig]
+
+
+@pytest.fixture
+def other(tiny_model: Path, tmp_path: Path) -> Path:
+    """A weights file alone: the model's tensors, all one larger."""
+    tensors = {k: v + 1 for k, v in load_file(tiny_model / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "other.safetensors")
+    return tmp_path / "other.safetensors"
+
+
+def backbone(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("head")}
+
+
+def test_a_file_alone(config: Make, tiny_model: Path, other: Path) -> None:
+    job = prepare(config(init=str(other), precision="bf16"))  # else the source is packed
+    own, start = load_file(tiny_model / "model.safetensors"), load_file(other)
+    assert job.source is not None
+    assert not job.target.report.missing
+    for name, value in backbone(job.target.model).items():
+        assert torch.equal(value, start[name])
+        assert torch.equal(job.source.model.state_dict()[name], own[name])
+    assert job.target.model.head.weight.abs().sum() == 0  # type: ignore[union-attr, operator]
+    reference = job.task.regularizers["gta"].source
+    assert reference is job.source.model
+
+
+def test_l2_sp_starts_where_the_run_does(config: Make, recorder: Any, other: Path) -> None:
+    finetune(config(init=str(other), regularizer="l2-sp", epochs=1, lr=1e-9), recorder)
+    assert recorder.rows[0]["reg.l2-sp"] < 1e-6
+
+
+def test_a_run_folder(config: Make, recorder: Any, tmp_path: Path, tiny_data: Path) -> None:
+    finetune(config(out=tmp_path / "first", image_size=64), recorder)
+    first = load_file(tmp_path / "first" / "model.safetensors")
+    job = prepare(config(init=str(tmp_path / "first")))
+    assert job.target.image_size == (32, 32)  # the model's, not that of the weights
+    assert "pos_embed" in job.target.report.resized
+    # The same classes: the classifier goes on too.
+    assert torch.equal(job.target.model.head.weight, first["head.weight"])  # type: ignore[union-attr, arg-type]
+    summary = finetune(config(init=str(tmp_path / "first"), epochs=1, lr=1e-9), recorder)
+    assert summary["attention_drift"] > 0  # from the model's own weights
+    loaded = load_model(str(tmp_path / "run"))
+    torch.testing.assert_close(
+        loaded.model.state_dict()["norm.weight"], first["norm.weight"], rtol=1e-4, atol=1e-5
+    )
+    for split in ("train", "test"):
+        (tiny_data / split / "red").rename(tiny_data / split / "crimson")
+    other = prepare(config(init=str(tmp_path / "first")))
+    assert other.target.model.head.weight.abs().sum() == 0  # type: ignore[union-attr, operator]
+
+
+def test_images_are_prepared_as_the_weights_want(
+    config: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    metadata = {
+        "architecture": "vit_tiny_patch16_224",
+        "mean": json.dumps([0.1, 0.2, 0.3]),
+        "std": json.dumps([0.4, 0.5, 0.6]),
+        "kwargs": "{}",
+    }
+    folder = tmp_path / "start"
+    folder.mkdir()
+    save_file(load_file(tiny_model / "model.safetensors"), folder / "model.safetensors", metadata)
+    job = prepare(config(init=str(folder)))
+    assert job.source is not None
+    assert (job.target.mean, job.target.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert job.source.mean == load_model(str(tiny_model)).mean != job.target.mean
+
+
+def test_random_with_weights_is_the_file(config: Make, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = load_model("vit_tiny_patch16_224@none", 0, 32).model
+    save_file(model.state_dict(), tmp_path / "tiny.safetensors")
+    file = str(tmp_path / "tiny.safetensors")
+    same = {"image_size": 32, "precision": "bf16"}
+    job = prepare(config(model="vit_tiny_patch16_224@none", init=file, **same))
+    by_file = prepare(config(model=f"vit_tiny_patch16_224@{file}", **same))
+    assert job.source is not None
+    for name, value in backbone(by_file.target.model).items():
+        assert torch.equal(job.target.model.state_dict()[name], value)
+        assert torch.equal(job.source.model.state_dict()[name], value)
+    larger = prepare(config(model="vit_tiny_patch16_224@none", init=file, source_size=64, **same))
+    assert larger.source is not None
+    value = larger.source.model.state_dict()["norm.weight"]
+    assert torch.equal(value, model.state_dict()["norm.weight"])
+    assert larger.source.image_size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("vit_tiny_patch16_224@none", "--init: .* has no weights to start from"),
+        ("nowhere.pth", "--init: unknown name"),
+        ("folder/nowhere.pth", "--init: no folder"),
+        ("small.safetensors", r"fills only \d+ of \d+ tensors"),
+        ("broken.pth", "--init: weights: .*broken.pth holds more than tensors, or is damaged"),
+    ],
+)
+def test_what_cannot_be_started_from(
+    init: str, message: str, config: Make, recorder: Any, tmp_path: Path
+) -> None:
+    model = load_model("vit_tiny_patch16_224@none", 0, 32).model  # another width and depth
+    save_file(model.state_dict(), tmp_path / "small.safetensors")
+    (tmp_path / "broken.pth").write_bytes(b"nothing")
+    there = tmp_path / init
+    with pytest.raises(GtaError, match=message):
+        finetune(config(init=str(there) if there.is_file() else init), recorder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resumed(
+    config: Make, recorder: Any, interrupted: Any, other: Path, tmp_path: Path
+) -> None:
+    finetune(config(init=str(other), out=tmp_path / "whole"), recorder)
+    interrupted(config(init=str(other), out=tmp_path / "cut"))
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)

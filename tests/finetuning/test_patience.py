@@ -1,0 +1,103 @@
+"""Early stopping."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import UsageError
+from gtacli.finetuning.evaluation import Evaluator
+from gtacli.finetuning.run import finetune
+from gtacli.training.loop import out_of_patience
+
+Make = Callable[..., FinetuneConfig]
+SCORES = [0.2, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9, 0.9]
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation finds SCORES, whatever it sees."""
+    scores = iter([*SCORES, 0.0, *SCORES])
+    original = Evaluator.__call__
+
+    def call(self: Evaluator, prefix: str, last: int | None = None) -> dict[str, Any]:
+        figures = original(self, prefix, last)
+        return figures if prefix == "test" else {**figures, "val_top1": next(scores)}
+
+    monkeypatch.setattr(Evaluator, "__call__", call)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1), st.integers(1, 5))
+def test_patience_is_counted_from_the_last_better_epoch(scores: list[int], patience: int) -> None:
+    best, waited = -1, 0
+    for score in scores:
+        better = score > best
+        best, waited = max(best, score), 0 if better else waited + 1
+    rows = [{"val_top1": score} for score in scores]
+    assert out_of_patience(rows, "val_top1", patience) == (waited >= patience)
+    assert not out_of_patience(rows, "val_top1", None)
+
+
+@pytest.mark.parametrize(("patience", "epochs_run", "best"), [(1, 3, 1), (3, 5, 3), (4, 8, 7)])
+def test_stops_and_says_so(
+    patience: int,
+    epochs_run: int,
+    best: int,
+    config: Make,
+    recorder: Any,
+    scored: None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    summary = finetune(config(patience=patience, epochs=8), recorder)
+    assert summary["epochs"] == 8
+    assert summary["epochs_run"] == epochs_run == len(recorder.rows)
+    assert summary["best_epoch"] == best
+    assert summary["stopped_early"] == (epochs_run < 8)
+    line = f"stopped early: no better val_top1 for {patience} epochs"
+    assert (line in caplog.messages) == summary["stopped_early"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_the_schedule_is_that_of_all_epochs(
+    config: Make, recorder: Any, scored: None, tmp_path: Path
+) -> None:
+    finetune(config(patience=1, epochs=8), recorder)
+    rates = [row["lr"] for row in recorder.rows]
+    finetune(config(epochs=8, out=tmp_path / "whole"), recorder)
+    assert rates == [row["lr"] for row in recorder.rows[3:6]]
+
+
+def test_a_run_that_stopped_early_does_not_go_on(
+    config: Make, recorder: Any, scored: None, tmp_path: Path
+) -> None:
+    before = finetune(config(patience=1, epochs=8), recorder)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    again = finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+    assert len(recorder.rows) == 3
+    assert again["test_top1"] == before["test_top1"]
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(weights[k].equal(after[k]) for k in weights)
+
+
+def test_a_refit_does_not_wait(config: Make, recorder: Any, scored: None) -> None:
+    summary = finetune(config(patience=2, epochs=8, refit=True), recorder)
+    # Epochs 0 to 3, of which 1 and 3 are best; the refit trains for four.
+    assert summary["epochs_run"] == 4
+    assert [r["epoch"] for r in recorder.rows if r.get("phase")] == [0, 1, 2, 3]
+
+
+def test_nothing_to_watch(config: Make, recorder: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--patience: no image is held out"):
+        finetune(config(patience=2, shots=2), recorder)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,210 @@
+"""A run that was stopped and resumed ends with the weights of one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gtacli.training.loop as loop
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import GtaError, Interrupted, RunError, UsageError
+from gtacli.finetuning.run import finetune
+
+Make = Callable[..., FinetuneConfig]
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_killed_after_an_epoch(refit: bool, config: Make, recorder: Any, tmp_path: Path) -> None:
+    whole = finetune(config(out=tmp_path / "whole", refit=refit), recorder)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["epoch"] == 1 and (not refit or row.get("phase")):
+            raise Killed
+
+    if refit and whole["best_epoch"] < 1:
+        pytest.fail("the refit is too short to be killed; change the seed")
+    recorder.at_epoch = kill
+    with pytest.raises(Killed):
+        finetune(config(out=tmp_path / "cut", refit=refit), recorder)
+    recorder.at_epoch = lambda row: None
+    again = finetune(FinetuneConfig(resume=tmp_path / "cut"), recorder)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    for key in ("test_top1", "best_epoch", "attention_drift", "n_train", "val_top1"):
+        assert again[key] == whole[key]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_middle_of_an_epoch(
+    number: int, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Drop path and the head's dropout draw from the global random numbers.
+    finetune(config(out=tmp_path / "whole"), recorder)
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+
+    def stop(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (1, 2):
+            os.kill(os.getpid(), number)
+
+    recorder.at_step = stop
+    with pytest.raises(Interrupted, match=r"epoch 2, batch [23].*--resume"):
+        finetune(config(out=tmp_path / "cut"), recorder)
+    recorder.at_step = lambda epoch, batch: None
+    finetune(FinetuneConfig(resume=tmp_path / "cut"), recorder)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+
+
+def test_the_random_numbers_go_on_where_they_were() -> None:
+    import random
+
+    import numpy as np
+
+    from gtacli.runtime import rng
+
+    rng.seed_everything(3)
+    random.gauss(0, 1)
+    np.random.standard_normal()
+    state = rng.capture()
+    drawn = (random.random(), random.gauss(0, 1), np.random.standard_normal(3), torch.rand(3))
+    rng.restore(state)
+    again = (random.random(), random.gauss(0, 1), np.random.standard_normal(3), torch.rand(3))
+    assert drawn[:2] == again[:2]
+    assert (drawn[2] == again[2]).all()
+    assert torch.equal(drawn[3], again[3])
+
+
+def test_a_resumed_run_keeps_its_configuration(
+    config: Make, recorder: Any, tmp_path: Path, tiny_data: Path
+) -> None:
+    finetune(config(epochs=1), recorder)
+    run = tmp_path / "run"
+    with pytest.raises(UsageError, match=r"lr was 0\.001"):
+        finetune(FinetuneConfig(resume=run, lr=0.5), recorder)
+    finetune(FinetuneConfig(resume=run, lr=0.001, device="cpu"), recorder)  # the same: no quarrel
+    (tiny_data / "train" / "red" / "5.png").unlink()
+    with pytest.raises(GtaError, match="not what the run began with"):
+        finetune(FinetuneConfig(resume=run), recorder)
+
+
+def test_what_cannot_be_resumed(config: Make, recorder: Any, tmp_path: Path) -> None:
+    with pytest.raises(GtaError, match="run folder"):
+        finetune(FinetuneConfig(resume=tmp_path / "nowhere"), recorder)
+    finetune(config(epochs=1), recorder)
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(GtaError, match="damaged"):
+        finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+
+
+def test_a_loss_that_is_not_finite(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtacli.regularizers.gta import GTA
+
+    penalty = GTA.penalty
+    calls = []
+
+    def explode(self: GTA, step: Any) -> torch.Tensor:
+        calls.append(1)
+        value = penalty(self, step)
+        return value * float("nan") if len(calls) == 7 else value  # the second epoch's third batch
+
+    monkeypatch.setattr(GTA, "penalty", explode)
+    with pytest.raises(RunError, match=r"epoch 2, batch 3.*kept"):
+        finetune(config(), recorder)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["progress"]["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    monkeypatch.setattr(GTA, "penalty", penalty)
+    finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+    finetune(config(out=tmp_path / "whole"), recorder)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_weights_that_a_last_gradient_spoilt(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of an epoch's last batch is finite, its gradient is not."""
+    finetune(config(epochs=2, out=tmp_path / "good"), recorder)
+    step = torch.optim.AdamW.step
+    calls = []
+
+    def spoil(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        result = step(self, *args, **kwargs)
+        if len(calls) == 8:  # the last of epoch 1
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(RunError, match=r"weights are not finite at epoch 2.*kept"):
+        finetune(config(), recorder)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "run").values())
+
+
+def test_a_folder_of_something_else(config: Make, recorder: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="no run of gta finetune"):
+        finetune(FinetuneConfig(resume=tmp_path), recorder)
+    finetune(config(epochs=1), recorder)
+    with pytest.raises(UsageError, match="--out"):
+        finetune(FinetuneConfig(resume=tmp_path / "run", out=tmp_path / "else"), recorder)
+
+
+def test_another_source_file(config: Make, recorder: Any, tmp_path: Path, tiny_model: Path) -> None:
+    finetune(config(epochs=1), recorder)
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    file = tiny_model / "model.safetensors"
+    with safe_open(file, "pt") as f:
+        meta = f.metadata()
+    tensors = load_file(file)
+    tensors["norm.weight"] += 1
+    save_file(tensors, file, meta)
+    with pytest.raises(GtaError, match=r"the model at .* is not what the run began with"):
+        finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+
+
+def test_workers_leave_signals_to_the_training_process(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group."""
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+    finetune(config(out=tmp_path / "whole"), recorder)
+    import multiprocessing
+
+    def stop(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (1, 1):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGTERM)  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    recorder.at_step = stop
+    with pytest.raises(Interrupted):
+        finetune(config(out=tmp_path / "cut", workers=2, accumulate=1), recorder)
+    recorder.at_step = lambda epoch, batch: None
+    finetune(FinetuneConfig(resume=tmp_path / "cut", workers=0), recorder)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

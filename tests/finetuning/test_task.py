@@ -1,0 +1,125 @@
+"""One step of the fine-tuning task, option by option."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from timm.data.mixup import Mixup
+from timm.layers import DropPath
+from timm.loss import SoftTargetCrossEntropy
+
+from gtacli import load_model
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.finetuning.prepare import Job, prepare
+from gtacli.finetuning.run import finetune
+from gtacli.models.weights import read_weights
+
+Make = Callable[..., FinetuneConfig]
+
+
+def batch(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return images, torch.arange(count) % 3
+
+
+def ready(config: FinetuneConfig) -> Job:
+    """A job with a classifier that says something (a new one starts at zero)."""
+    job = prepare(config)
+    torch.nn.init.normal_(job.target.model.head.weight)  # type: ignore[union-attr, arg-type]
+    return job
+
+
+def test_smoothed_labels(config: Make) -> None:
+    task = ready(config(label_smoothing=0.3, regularizer="none")).task
+    images, labels = batch()
+    result = task.train()(images, labels)
+    targets = torch.full((4, 3), 0.1)  # 0.3 over three classes
+    targets[range(4), labels] += 0.7
+    expected = -(targets * result["output"].detach().double().log_softmax(-1)).sum(-1).mean()
+    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert result["ce"].item() == result["loss"].item()
+
+
+def test_smoothed_and_mixed_labels_are_timms(config: Make) -> None:
+    task = ready(config(label_smoothing=0.1, regularizer="none", mix="cutmix")).task
+    images, labels = batch()
+    np.random.seed(3)
+    result = task.train()(images, labels)
+    np.random.seed(3)
+    timm_mix = Mixup(mixup_alpha=0, cutmix_alpha=1, label_smoothing=0.1, num_classes=3)
+    _, targets = timm_mix(images.float(), labels)
+    expected = SoftTargetCrossEntropy()(result["output"], targets)
+    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation_is_not_smoothed(config: Make, recorder: Any) -> None:
+    finetune(config(epochs=2), recorder)
+    finetune(config(epochs=2, label_smoothing=0.9, overwrite=True), recorder)
+    plain, smoothed = recorder.rows[0], recorder.rows[2]
+    # All labels nearly alike: the network learns next to nothing, and the loss does not hide it.
+    assert smoothed["val_loss"] > plain["val_loss"]
+
+
+def test_drop_path_is_timms(config: Make) -> None:
+    job = ready(config(drop_path=0.5, regularizer="gta"))
+    images, labels = batch(8)
+    torch.manual_seed(0)
+    output = job.task.train()(images, labels)["output"]
+    torch.manual_seed(0)
+    expected = job.target.model(job.target.view(torch.device("cpu"))(images))
+    torch.testing.assert_close(output, expected)
+    torch.manual_seed(1)
+    assert not torch.allclose(job.task(images, labels)["output"], output)
+
+
+@pytest.mark.parametrize("source", [None, "vit_tiny_patch16_224@none"])
+def test_the_source_drops_nothing(source: str | None, config: Make) -> None:
+    size = {} if source is None else {"image_size": 32}
+    layers = {"layers": "all" if source is None else "last"}
+    job = ready(config(drop_path=0.9, source=source, regularizer={"gta": layers}, **size))
+    assert job.task._source is not None
+    walker, run = job.task.train()._source
+    assert not any(module.training for module in walker.modules())
+    view = job.target.view(torch.device("cpu"))(batch(8)[0])
+    torch.manual_seed(0)
+    first = run(view).row[-1]
+    torch.manual_seed(1)
+    assert torch.equal(run(view).row[-1], first)
+    if source is None:
+        # The weights that it would have had without drop path.
+        plain = ready(config(source=source))
+        torch.testing.assert_close(plain.task._source[1](view).row[-1], first)
+
+
+def test_drop_path_stays_in_the_run(config: Make, recorder: Any, tmp_path: Path) -> None:
+    finetune(config(drop_path=0.5, epochs=1, shots=2), recorder)
+    loaded = load_model(str(tmp_path / "run"))
+    own = json.loads(read_weights(tmp_path / "run" / "model.safetensors")[1]["kwargs"])
+    assert "drop_path_rate" not in own
+    assert own == dict(load_model(str(tmp_path / "tiny-model")).kwargs or {})
+    assert not any(isinstance(m, DropPath) for m in loaded.model.modules())
+
+
+def test_drop_path_goes_on_with_the_same_draws(
+    config: Make, recorder: Any, interrupted: Any, tmp_path: Path
+) -> None:
+    finetune(config(drop_path=0.5, out=tmp_path / "whole"), recorder)
+    interrupted(config(drop_path=0.5, out=tmp_path / "cut"))
+    whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_checkpointed_it_learns_the_same(config: Make, recorder: Any, tmp_path: Path) -> None:
+    options = {"drop_path": 0.3, "regularizer": ["gta", "bss:0.01"], "epochs": 2}
+    finetune(config(out=tmp_path / "a", **options), recorder)
+    finetune(config(out=tmp_path / "b", grad_checkpointing=True, **options), recorder)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)

@@ -1,0 +1,159 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gtacli.images.decode import ImageError, cover_size, decode, load, upright_size
+
+RED, GREEN = (255, 0, 0), (0, 200, 0)
+
+
+def pixels(path: Path) -> np.ndarray:
+    image = decode(path)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    """Orientation 6: the camera was turned; what is stored left belongs on top."""
+    image = Image.new("RGB", (64, 32), RED)
+    image.paste(GREEN, (32, 0, 64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "x.jpg", exif=exif, quality=95)
+    upright = pixels(tmp_path / "x.jpg")
+    assert upright.shape == (64, 32, 3)
+    assert np.abs(upright[8, 16] - RED).max() < 12
+    assert np.abs(upright[56, 16] - GREEN).max() < 12
+    assert load(tmp_path / "x.jpg", (8, 8)).shape == (16, 8, 3)
+
+
+def test_unreadable_exif_does_not_harm(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\xff\1\2")
+    assert pixels(tmp_path / "x.jpg").shape == (8, 8, 3)
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
+    assert np.abs(pixels(tmp_path / "x.jpg") - RED).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16", "F"])
+def test_grey_of_every_depth(tmp_path: Path, mode: str) -> None:
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(4, 0)
+    if mode == "I;16":
+        Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path / "x.png")
+    elif mode == "F":
+        Image.fromarray(ramp).save(tmp_path / "x.tif")
+    else:
+        Image.fromarray((ramp * 255).astype(np.uint8)).convert(mode).save(tmp_path / "x.png")
+    got = pixels(next(tmp_path.glob("x.*")))
+    assert (got[..., 0] == got[..., 2]).all()
+    assert (got[0, 0] == 0).all()
+    assert (got[0, -1] == 255).all()
+    if mode != "1":
+        assert np.abs(got[0, :, 0] - np.arange(256)).max() <= 1
+
+
+def test_sixteen_bit_colour(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)
+    Image.fromarray(ramp[None].repeat(4, 0)).save(tmp_path / "x.tif")
+    assert pixels(tmp_path / "x.tif")[0, :, 0].tolist() == [round(v / 257) for v in ramp.tolist()]
+
+
+def test_what_is_not_a_number_is_black(tmp_path: Path) -> None:
+    """Depth and satellite images mark places without a value so; the rest is still an image."""
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(4, 0)
+    ramp[1], ramp[2], ramp[3] = np.nan, np.inf, -np.inf
+    Image.fromarray(ramp).save(tmp_path / "x.tif")
+    got = pixels(tmp_path / "x.tif")[..., 0]
+    assert got[0].tolist() == [round(255 * k / 63) for k in range(64)]
+    assert not got[1:].any()
+
+
+def test_alpha_lies_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 4, 8))
+    image.save(tmp_path / "x.png")
+    got = pixels(tmp_path / "x.png")
+    assert got[0, 0].tolist() == [255, 0, 0]
+    assert got[0, 7].tolist() == [255, 255, 255]
+
+
+def test_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([0, 0, 255, 0, 200, 0])
+    image.paste(1, (0, 0, 4, 8))
+    image.save(tmp_path / "x.gif", transparency=0)
+    got = pixels(tmp_path / "x.gif")
+    assert got[0, 0].tolist() == [0, 200, 0]
+    assert got[0, 7].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_truncated_file_is_named(
+    tmp_path: Path, suffix: str, make_image: Callable[..., Path]
+) -> None:
+    path = make_image(tmp_path / f"broken.{suffix}", (200, 200))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=f"broken.{suffix}") as caught:
+        decode(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_not_an_image_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(ImageError, match=r"text\.jpg: not an image"):
+        decode(tmp_path / "text.jpg")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty\.png"):
+        decode(tmp_path / "empty.png")
+    with pytest.raises(ImageError, match="no such image"):
+        decode(tmp_path / "gone.png")
+    with pytest.raises(ImageError) as caught:
+        decode(tmp_path)
+    assert str(caught.value) == f"cannot read image {tmp_path}: Is a directory"
+
+
+def test_draft_mode_changes_little(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    path = make_image(tmp_path / "x.jpg", (1000, 800))
+    assert decode(path, (100, 100)).size == (250, 200)  # a quarter: twice the size asked for
+    assert decode(path, (400, 400)).size == (1000, 800)
+    drafted = load(path, (100, 100)).astype(int)
+    full = np.asarray(decode(path).resize((125, 100), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(drafted - full).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "cover", "expected"),
+    [
+        ((300, 400), (150, 150), (150, 200)),
+        ((400, 300), (150, 150), (200, 150)),
+        ((100, 400), (50, 300), (75, 300)),
+        ((40, 30), (150, 150), (40, 30)),
+        ((10000, 3), (2, 2), (6667, 2)),
+    ],
+)
+def test_cover_size(
+    size: tuple[int, int], cover: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert cover_size(*size, cover) == expected
+
+
+def test_cover_size_may_enlarge() -> None:
+    assert cover_size(40, 30, (60, 60), enlarge=True) == (80, 60)
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_is_that_of_the_decoded_image(tmp_path: Path, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    decoded = decode(tmp_path / "a.jpg")
+    assert upright_size(tmp_path / "a.jpg") == (decoded.height, decoded.width)
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"cannot read image .*b.jpg"):
+        upright_size(tmp_path / "b.jpg")

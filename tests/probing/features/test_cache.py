@@ -1,0 +1,327 @@
+"""Features on disk: the right ones, made once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torchvision import transforms
+
+from gtacli import load_model
+from gtacli.data.base import Record
+from gtacli.data.spec import load_dataset
+from gtacli.errors import GtaError, RunError
+from gtacli.models.loading import LoadedModel
+from gtacli.probing.features import cache as module
+from gtacli.probing.features.cache import FeatureCache, Features
+from gtacli.probing.features.columns import Column
+from gtacli.probing.features.extraction import Extractor
+from gtacli.runtime.devices import choose_compute
+
+Photos = Callable[..., Path]
+Model = Callable[..., str]
+LAST = (Column(2, "cls"),)
+CPU = choose_compute("cpu", "fp32")
+
+
+def records_of(folder: Path, part: str = "train") -> tuple[Record, ...]:
+    return load_dataset(str(folder))[part]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that are read from now on."""
+    read: list[str] = []
+    before = Extractor._read
+
+    def spy(self: Extractor, record: Record) -> Any:
+        read.append(record.key)
+        return before(self, record)
+
+    monkeypatch.setattr(Extractor, "_read", spy)
+    return read
+
+
+def by_hand(model: LoadedModel, records: tuple[Record, ...]) -> torch.Tensor:
+    """DINO's preprocessing by torchvision on PIL, timm's forward pass."""
+    size = model.image_size[0]
+    see = transforms.Compose(
+        [
+            transforms.Resize(size * 256 // 224, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(model.mean, model.std),
+        ]
+    )
+    images = torch.stack([see(Image.open(r.path)) for r in records])  # type: ignore[arg-type]
+    with torch.no_grad():
+        network: Any = model.model
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+
+
+@pytest.mark.parametrize("threads", [0, 2, None])
+def test_they_are_those_of_dinos_protocol(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, threads: int | None
+) -> None:
+    records = records_of(class_folders(train=4))
+    model = load_model(small_vit())
+    cache = FeatureCache(tmp_path / "cache", CPU, batch_size=5, threads=threads)
+    found = cache.features(model, records, LAST)
+    assert found.keys == tuple(r.key for r in records)
+    assert len(set(found.keys)) == 12  # names come again in every folder
+    assert found.labels.tolist() == [r.label for r in records]
+    torch.testing.assert_close(found.values, by_hand(model, records), atol=2e-3, rtol=1e-3)
+
+
+def test_they_are_made_once(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = records_of(class_folders(train=4))
+    read = counted(monkeypatch)
+    first = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
+    assert len(read) == 12
+    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
+    assert len(read) == 12
+    assert torch.equal(first.values, again.values)
+    # Another column of the same images is another file; both together are read from disk.
+    both = (*LAST, Column(0, "mean"))
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    found = cache.features(load_model(small_vit()), records, both)
+    assert len(read) == 24
+    assert found.values.shape == (12, 48)
+    assert torch.equal(found.of(LAST).values, first.values)
+    FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, both)
+    assert len(read) == 24
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_another_models_file_is_never_used(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = records_of(class_folders(train=3))
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    one = cache.features(load_model(small_vit(1)), records, LAST).values.clone()
+    (file,) = (tmp_path / "cache").iterdir()
+    other = cache.features(load_model(small_vit(2)), records, LAST).values.clone()
+    assert not torch.allclose(one, other)
+    (second,) = {*(tmp_path / "cache").iterdir()} - {file}
+    second.write_bytes(file.read_bytes())  # even under the other's name
+    again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit(2)), records, LAST)
+    assert torch.equal(again.values, other)
+    assert "holds other features" in caplog.text
+
+
+def test_another_size_and_a_changed_image_have_their_own(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(train=3)
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    spec = small_vit()
+    before = cache.features(load_model(spec), records_of(folder), LAST).values.clone()
+    large = cache.features(load_model(spec, image_size=48), records_of(folder), LAST).values
+    assert not torch.allclose(before, large)
+    changed = records_of(folder)[4].path
+    assert isinstance(changed, Path)
+    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(changed)
+    after = cache.features(load_model(spec), records_of(folder), LAST).values
+    differs = (before != after).any(1)
+    assert differs.tolist() == [i == 4 for i in range(9)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text"])
+def test_a_damaged_file_is_made_again(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, damage: str
+) -> None:
+    records = records_of(class_folders(train=2))
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    before = cache.features(load_model(small_vit()), records, LAST).values.clone()
+    (file,) = (tmp_path / "cache").iterdir()
+    data = file.read_bytes()
+    file.unlink()  # what is mapped must not be cut
+    file.write_bytes(data[:-40] if damage == "cut" else b"nothing of the kind")
+    assert torch.equal(cache.features(load_model(small_vit()), records, LAST).values, before)
+
+
+def test_interrupted_it_goes_on_after_the_last_block(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCKS", 4)  # of 15 images: four each, and three
+    records = records_of(class_folders(train=5))
+    done = 0
+
+    class Progress:
+        def __enter__(self) -> Callable[[int], object]:
+            return self.advance
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def advance(self, images: int) -> None:
+            nonlocal done
+            done += images
+            if done == 10:
+                raise KeyboardInterrupt
+
+    spec = small_vit()
+    cut = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Progress())
+    with pytest.raises(KeyboardInterrupt):
+        cut.features(load_model(spec), records, LAST)
+    read = counted(monkeypatch)
+    found = FeatureCache(tmp_path / "cache", CPU).features(load_model(spec), records, LAST)
+    assert len(read) == 15 - 8
+    whole = FeatureCache(tmp_path / "whole", CPU).features(load_model(spec), records, LAST)
+    assert torch.equal(found.values, whole.values)
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_unreadable_images_are_left_out_and_remembered(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    folder = class_folders(train=3)
+    (folder / "train/green/1.png").write_bytes(b"no image")
+    records = records_of(folder)
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    for _ in range(2):
+        found = cache.features(load_model(small_vit()), records, LAST)
+        assert len(found) == len(found.values) == len(found.labels) == 8
+        assert [*found.skipped] == ["train/green/1.png"]
+        assert "not an image" in found.skipped["train/green/1.png"]
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    (file,) = (tmp_path / "cache").iterdir()
+    with safe_open(file, "pt") as stored:  # as anybody would read it
+        assert stored.get_tensor("rows").tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+        assert torch.equal(stored.get_tensor("labels"), found.labels)
+        keys = bytes(stored.get_tensor("keys").tolist()).decode().split("\0")[:-1]
+        assert keys == [*found.keys]
+        assert json.loads(stored.metadata()["kind"])["pool"] == "cls"
+
+
+def test_what_can_be_read_again_is_made(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that did not answer, a folder that was closed: the file is as it was."""
+    records = records_of(class_folders(train=2))
+    before = Extractor._read
+
+    def read(self: Extractor, record: Record) -> Any:
+        return "no answer" if record is records[3] else before(self, record)
+
+    with monkeypatch.context() as closed:
+        closed.setattr(Extractor, "_read", read)
+        cache = FeatureCache(tmp_path / "cache", CPU)
+        assert [*cache.features(load_model(small_vit()), records, LAST).skipped] == [records[3].key]
+    found = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
+    assert not found.skipped
+    whole = FeatureCache(tmp_path / "whole", CPU).features(load_model(small_vit()), records, LAST)
+    assert torch.equal(found.values, whole.values)
+
+
+def test_of_columns_made_at_different_times_what_both_have(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = records_of(class_folders(train=2))
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    before = cache.features(load_model(small_vit()), records, LAST).values.clone()
+
+    def fail(self: Extractor, record: Record) -> Any:
+        return "no answer" if record is records[3] else read(self, record)
+
+    read = Extractor._read
+    monkeypatch.setattr(Extractor, "_read", fail)
+    monkeypatch.setattr(module, "_readable", lambda record: False)
+    both = (*LAST, Column(0, "mean"))
+    found = cache.features(load_model(small_vit()), records, both)
+    assert [*found.skipped] == [records[3].key]
+    assert len(found) == len(found.labels) == len(found.values) == 5
+    assert torch.equal(found.of(LAST).values, before[[0, 1, 2, 4, 5]])
+
+
+def test_a_changed_image_of_equal_size_in_a_shard_is_noticed(
+    tmp_path: Path, small_vit: Model
+) -> None:
+    def shard(seed: int) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for i in range(3):
+                pixels = np.random.default_rng((seed, i)).integers(0, 255, (36, 36, 3), np.uint8)
+                data = BytesIO()
+                Image.fromarray(pixels).save(data, "BMP")  # all of one size
+                for name, content in ((f"{i}.bmp", data.getvalue()), (f"{i}.cls", b"%d" % (i % 2))):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+
+    found = []
+    for seed in (0, 1):
+        shard(seed)
+        records = load_dataset(f"wds/{tmp_path}/a.tar")["train"]
+        cache = FeatureCache(tmp_path / "cache", CPU)
+        found.append(cache.features(load_model(small_vit()), records, LAST).values.clone())
+    assert not torch.allclose(*found)
+
+
+def test_two_commands_may_make_the_same_features_at_once(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    records = records_of(class_folders(train=2))
+    model, other = load_model(small_vit()), load_model(small_vit())
+    expected = FeatureCache(tmp_path / "alone", CPU).features(model, records, LAST).values
+    found = {}
+
+    class Meanwhile:
+        """When the first is in the middle, the second makes them all."""
+
+        def __enter__(self) -> Callable[[int], object]:
+            return self.advance
+
+        def __exit__(self, *error: object) -> None: ...
+
+        done = 0
+
+        def advance(self, images: int) -> None:
+            self.done += images
+            if self.done == 3:
+                cache = FeatureCache(tmp_path / "cache", CPU)
+                found["second"] = cache.features(other, records, LAST).values
+
+    cache = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Meanwhile())
+    found["first"] = cache.features(model, records, LAST).values
+    assert torch.equal(found["first"], expected)
+    assert torch.equal(found["second"], expected)
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_no_readable_image_is_an_error(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    folder = class_folders(train=1)
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(GtaError, match="no image can be read: cannot read"):
+        FeatureCache(tmp_path / "cache", CPU).features(
+            load_model(small_vit()), records_of(folder), LAST
+        )
+
+
+def test_values_that_are_not_finite_are_refused_and_not_kept(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    records = records_of(class_folders(train=1))
+    model = load_model(small_vit(spoil=float("nan")))
+    with pytest.raises(RunError, match="not finite"):
+        FeatureCache(tmp_path / "cache", CPU).features(model, records, LAST)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_values_side_by_side() -> None:
+    a, b = torch.ones(2, 3), torch.zeros(2, 3)
+    columns = {Column(0, "cls"): a, Column(1, "cls"): b}
+    both = Features(columns, torch.tensor([0, 1]), ("x", "y"), {})
+    assert both.values.tolist() == [[1, 1, 1, 0, 0, 0]] * 2
+    assert both.of([Column(1, "cls")]).values is b

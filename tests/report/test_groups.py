@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtacli.report import figures
+from gtacli.report.groups import grouped, mean_of, run_labels
+from gtacli.report.runs import Run
+
+
+def run(name: str, summary: dict[str, Any] | None = None, **config: Any) -> Run:
+    return Run(Path(name), name, {"command": "finetune", "config": config}, summary, [])
+
+
+GTA: dict[str, Any] = {"regularizer": {"gta": {}}, "lam": None}
+NONE: dict[str, Any] = {"regularizer": {}, "lam": None}
+
+
+def test_runs_that_differ_in_their_seed_and_folder_are_one_setting() -> None:
+    keys, groups = grouped(
+        [
+            run("a", seed=1, out="a", device="cpu", **GTA),
+            run("b", seed=1, out="b", device="cpu", **NONE),
+            run("c", seed=2, out="c", device="cuda", **GTA),
+        ]
+    )
+    assert keys == ("regularizer", "lam")
+    assert [(g.label, g.runs, g.settings) for g in groups] == [
+        ("gta", (0, 2), ("gta", "0.1")),
+        ("none", (1,), ("none", "–")),
+    ]
+
+
+def test_a_default_strength_is_that_strength() -> None:
+    _, groups = grouped([run("a", **GTA), run("b", regularizer={"gta": {"lam": 0.1}}, lam=None)])
+    assert len(groups) == 1
+
+
+def test_labels_name_the_strength_where_it_tells_two_apart_and_the_rate() -> None:
+    runs = [
+        run("a", sampling_rate=15.0, **GTA),
+        run("b", sampling_rate=15.0, regularizer={"gta": {}}, lam=1.0),
+        run("c", sampling_rate=100.0, **NONE),
+    ]
+    assert [g.label for g in grouped(runs)[1]] == [
+        "gta, lam 0.1, 15 %",
+        "gta, lam 1, 15 %",
+        "none, 100 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        ([run("x", seed=1, **GTA)], ["seed 1"]),
+        ([run("x", seed=1, **GTA), run("y", seed=2, **GTA)], ["seed 1", "seed 2"]),
+        ([run("x", seed=1, **GTA), run("y", seed=1, **GTA)], ["x", "y"]),
+        ([run("x", seed=1, **GTA), run("y", seed=1, **NONE)], ["gta", "none"]),
+        (
+            [run("x", seed=1, **GTA), run("y", seed=3, **GTA), run("z", seed=1, **NONE)],
+            ["gta · 1", "gta · 3", "none"],
+        ),
+    ],
+)
+def test_labels_of_runs(runs: list[Run], labels: list[str]) -> None:
+    assert run_labels(runs, grouped(runs)[1]) == labels
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))
+def test_the_deviation_is_the_sample_s(values: list[float]) -> None:
+    found = mean_of(values)
+    assert found is not None
+    assert found.value == pytest.approx(mean(values))
+    assert found.deviation == pytest.approx(stdev(values))
+
+
+def test_one_run_has_no_deviation_and_none_no_mean() -> None:
+    assert mean_of([]) is None
+    alone = mean_of([0.5])
+    assert alone is not None
+    assert alone.deviation is None
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "shown"),
+    [
+        (0.7265, True, "72.7"),
+        (1.0, True, "100.0"),
+        (3.514, False, "3.51"),
+        (25.97, False, "26.0"),
+        (9493.2, False, "9493"),
+        (0.25, False, "0.25"),
+        (0.0, False, "0"),
+        (8.6e-5, False, "8.60e-05"),
+        (-3.514, False, "-3.51"),
+    ],
+)
+def test_numbers_have_the_digits_that_say_something(
+    value: float, percent: bool, shown: str
+) -> None:
+    assert figures.number(value, percent) == shown
+
+
+def test_unknown_numbers_of_a_summary_are_figures_and_costs_are_not() -> None:
+    found = figures.figures_of(
+        [
+            {
+                "seconds": 3,
+                "test_top1": 0.5,
+                "attention_inside": 0.3,
+                "odd": 2,
+                "stopped_early": False,
+            }
+        ]
+    )
+    assert [(f.key, f.percent) for f in found] == [
+        ("test_top1", True),
+        ("attention_inside", True),
+        ("odd", False),
+    ]

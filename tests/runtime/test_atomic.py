@@ -1,0 +1,40 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gtacli.errors import RunError
+from gtacli.runtime.atomic import replace_whole, write_whole
+
+
+def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.txt"
+    for text in ("one", "two"):
+        assert write_whole(file, lambda draft, text=text: draft.write_text(text)) == str(file)
+        assert file.read_text() == text
+    replace_whole(file, lambda draft: draft.write_text("three"), sync=True)
+    assert [p.name for p in file.parent.iterdir()] == ["a.txt"]
+    assert file.read_text() == "three"
+
+
+def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("whole")
+
+    def half(draft: Path) -> None:
+        draft.write_text("ha")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        replace_whole(file, half, draft=tmp_path / "mine")
+    assert file.read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_option_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"--sheet: cannot write .*file/a.png"):
+        write_whole(tmp_path / "file" / "a.png", lambda draft: draft.touch(), "--sheet")

@@ -1,0 +1,44 @@
+"""A few images at a time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtacli.runtime.batching import (
+    CHUNK,
+    CHUNK_PATCHES,
+    MANY_PATCHES,
+    a_core_each,
+    chunk_size,
+    chunks,
+)
+
+
+@given(st.lists(st.integers()), st.integers(1, 9))
+def test_all_in_order_and_none_too_large(items: list[int], size: int) -> None:
+    parts = list(chunks(items, size))
+    assert [item for part in parts for item in part] == items
+    assert all(len(part) == size for part in parts[:-1])
+    assert all(1 <= len(part) <= size for part in parts)
+
+
+def test_they_are_read_as_they_are_asked_for() -> None:
+    taken: list[int] = []
+    parts = chunks((taken.append(i) or i for i in range(100)), 4)  # type: ignore[func-returns-value]
+    next(parts)
+    assert taken == [0, 1, 2, 3]
+
+
+@given(st.integers(1, 64), st.integers(1, 20_000))
+def test_a_chunk_fits_the_memory(batch_size: int, patches: int) -> None:
+    size = chunk_size(batch_size, patches)
+    assert 1 <= size <= min(batch_size, CHUNK)
+    assert size == 1 or size * patches <= CHUNK_PATCHES
+
+
+def test_large_images_and_gpus_take_all_cores_together() -> None:
+    assert a_core_each(True, 196, None)
+    assert not a_core_each(True, MANY_PATCHES, None)
+    assert not a_core_each(False, 196, None)
+    assert not a_core_each(True, 196, 0)

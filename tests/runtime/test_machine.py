@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from gtacli.runtime import machine
+from gtacli.runtime.cache import cache_dir
+from gtacli.runtime.processes import Place
+
+
+def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_machine", lambda: 1000)
+    assert machine.available_memory() == 1000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_memory() == 1000
+    (tmp_path / "memory.max").write_text("700\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    assert machine.available_memory() == 400
+    monkeypatch.setattr(machine, "_machine", lambda: None)
+    monkeypatch.setattr(machine, "_container", lambda: None)
+    assert machine.available_memory() is None
+
+
+def test_there_is_a_core() -> None:
+    assert machine.usable_cores() >= 1
+
+
+def test_processes_of_a_run_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = machine.usable_cores()
+    monkeypatch.setattr(machine, "_machine", lambda: 1000)
+    monkeypatch.setattr(machine, "_container", lambda: None)
+    monkeypatch.setattr(machine, "here", lambda: Place(local_size=4))
+    assert machine.available_memory() == 250
+    assert machine.usable_cores() == max(1, cores // 4)
+
+
+def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GTA_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_dir() == Path.home() / ".cache" / "gta"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_dir() == Path("/x/gta")
+    monkeypatch.setenv("GTA_CACHE", "/y")
+    assert cache_dir() == Path("/y")
