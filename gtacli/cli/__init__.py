@@ -28,12 +28,13 @@ def _run(words: list[str]) -> int:
     import typer
 
     from gtacli.cli.lazy import usage_errors
+    from gtacli.cli.spelling import describe
     from gtacli.errors import GtaError, PeerLost
 
     try:
         return _invoke(words)
     except GtaError as error:
-        return _fail(str(error), error.exit_code, isinstance(error, PeerLost))
+        return _fail(describe(error), error.exit_code, isinstance(error, PeerLost))
     except usage_errors() as error:
         return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -14,6 +14,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.spelling import with_flags
 from gtacli.runtime.atomic import as_json
 from gtacli.runtime.processes import here
 
@@ -34,7 +35,7 @@ def stderr() -> Console:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = with_flags(self.format(record))
             if record.levelno >= logging.WARNING:
                 style = "yellow" if record.levelno < logging.ERROR else "red"
                 text = f"{record.levelname.lower()}: {text}"

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
+from gtacli.cli.spelling import with_flags
 from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
@@ -207,7 +208,7 @@ def _help(field: FieldInfo, extra: Mapping[str, Any], boolean: bool) -> str:
             else value
         )
     shown = "" if default is None else f" [default: {default}]"
-    return text + shown
+    return with_flags(text + shown)
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -1,0 +1,46 @@
+"""Errors carry the option that they are about; only the command line writes flags."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from gtacli.cli.spelling import describe, with_flags
+from gtacli.errors import GtaError, RunError, UsageError, errors_about
+
+
+def test_an_error_names_its_option_as_the_config_does() -> None:
+    error = UsageError("must be at least 1; `shots=5` keeps five", option="sampling_rate")
+    assert str(error) == "sampling_rate: must be at least 1; `shots=5` keeps five"
+    assert describe(error) == "--sampling-rate: must be at least 1; --shots 5 keeps five"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("`image_size`", "--image-size"),
+        ("`guide=none` or `maps=CACHE`", "--guide none or --maps CACHE"),
+        ("`drift=false`, `refit=true`", "--no-drift, --refit"),
+        ("see `gta doctor` and `Tap.maps`", "see `gta doctor` and `Tap.maps`"),
+    ],
+)
+def test_options_in_a_text_become_flags(text: str, written: str) -> None:
+    assert with_flags(text) == written
+
+
+def test_an_option_of_a_part_is_no_flag() -> None:
+    assert describe(UsageError("unknown", option="discovery.tokencut")).startswith("discovery.")
+
+
+def test_a_caller_says_which_option_a_helpers_error_is_about() -> None:
+    with pytest.raises(RunError) as caught, errors_about("teacher", image_size="teacher_size"):
+        raise RunError("try `image_size=224`", option="image_size")
+    assert str(caught.value) == "teacher_size: try `teacher_size=224`"
+    with pytest.raises(GtaError, match=r"^teacher: no such file$"), errors_about("teacher"):
+        raise GtaError("no such file")
+
+
+def test_errors_survive_a_process() -> None:
+    error = pickle.loads(pickle.dumps(UsageError("wrong", option="lam")))
+    assert (str(error), error.option) == ("lam: wrong", "lam")
