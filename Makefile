@@ -1,31 +1,48 @@
-# Everything lives in .venv in this folder; nothing outside it is touched.
+# Everything lives in .venv (and .venv-min) in this folder; nothing outside it is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+MIN := .venv-min/bin
 
-.PHONY: install demo test test-all lint bench
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all test-min lint docs wheel bench
 
-install: $(STAMP)
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv and install the project with its development tools
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision -e '.[dev]'
 	touch $(STAMP)
 
-demo: install
+demo: install ## compare plain fine-tuning with GTA on the built-in dataset (minutes)
 	$(BIN)/gta demo --out runs/demo
 
-test: install
+test: install ## run the test suite without the slow tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: install
+test-all: install ## run every test
 	$(BIN)/python -m pytest
 
-lint: install
+test-min: install ## run the test suite on the lowest versions that pyproject.toml declares
+	test -x $(MIN)/python || $(PYTHON) -m venv .venv-min
+	$(BIN)/uv pip install --quiet --python $(MIN)/python --resolution lowest-direct -e '.[test]'
+	$(MIN)/python -m pytest -m "not slow"
+
+lint: install ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
-bench: install
+docs: install ## build the documentation site in build/site; dead links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+wheel: install ## build the wheel in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+bench: install ## measure start-up and a training step
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/finetune_step.py
