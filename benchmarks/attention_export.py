@@ -30,7 +30,7 @@ from gtacli.inference.attention_maps.files import PNG_LEVEL, MapFiles
 from gtacli.inference.attention_maps.make import make_lookers
 from gtacli.inference.attention_maps.stream import look
 from gtacli.models import load_model
-from gtacli.rendering.heat import overlay, range_of, smooth
+from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.runtime.devices import Compute, choose_compute
 
 BATCH = 32
@@ -135,8 +135,8 @@ def unfused(
             network(model.preprocess(picture)[None].to(compute.device))
             rows = caught["attention"][0, :, 0, model.num_prefix_tokens :]
             grid = rows.amax(0).reshape(model.grid).cpu().numpy()
-            grey = smooth(grid, (picture.height, picture.width), range_of(grid))
-            overlay(picture, grey, "plasma").save(folder / f"{i}.png")
+            grey = resize_map(grid, (picture.height, picture.width), value_range(grid))
+            overlay_map(picture, grey, "plasma").save(folder / f"{i}.png")
 
     return run
 

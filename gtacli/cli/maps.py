@@ -145,7 +145,7 @@ def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
     import numpy as np
 
     from gtacli.images.decode import Encoded, ImageError, decode, encoded
-    from gtacli.rendering.heat import overlay, smooth
+    from gtacli.rendering.heatmap import overlay_map, resize_map
     from gtacli.runtime.atomic import write_whole
 
     data = encoded(image.source)
@@ -153,8 +153,8 @@ def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
     if found is None:
         raise ImageError(f"no map of {image.path} in {cache.folder}")
     picture = decode(Encoded(image.path, data))
-    grey = smooth(found.astype(np.float32), (picture.height, picture.width), (0, 255))
-    drawn = overlay(picture, grey, "plasma")
+    grey = resize_map(found.astype(np.float32), (picture.height, picture.width), (0, 255))
+    drawn = overlay_map(picture, grey, "plasma")
     return {
         "image": image.path,
         "output": write_whole(path, lambda p: drawn.save(p, format="PNG")),

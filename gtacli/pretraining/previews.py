@@ -17,8 +17,8 @@ from gtacli.models.patches import mask_order, patchify, unpatchify
 from gtacli.pretraining.guidance import normalised
 from gtacli.pretraining.noise import image_noise
 from gtacli.pretraining.prepare import Job
-from gtacli.rendering.heat import overlay, range_of, smooth
-from gtacli.rendering.sheet import Row, draw_sheet
+from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
+from gtacli.rendering.sheet import SheetRow, draw_sheet
 
 IMAGES = 8
 GREY = 128
@@ -62,7 +62,7 @@ class Previews:
             titles.append("map")
             found = maps.cpu().numpy()
             pictures.append([_over(p, m) for p, m in zip(pictures[0], found, strict=True)])
-        return draw_sheet([Row(row) for row in zip(*pictures, strict=True)], titles)
+        return draw_sheet([SheetRow(row) for row in zip(*pictures, strict=True)], titles)
 
     def _read(self) -> Batch:
         """Images from all over the training part; unreadable ones are left out."""
@@ -101,4 +101,4 @@ class Previews:
 
 def _over(picture: Image.Image, found: NDArray[np.float32]) -> Image.Image:
     size = (picture.height, picture.width)
-    return overlay(picture, smooth(found, size, range_of(found)), "plasma")
+    return overlay_map(picture, resize_map(found, size, value_range(found)), "plasma")

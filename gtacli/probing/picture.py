@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from gtacli.rendering.panels import Measure, draw_panels
+from gtacli.rendering.panels import PanelColumn, draw_panels
 
 
 def health_picture(names: Sequence[str], results: Sequence[dict[str, Any]]) -> Image.Image:
@@ -23,17 +23,17 @@ def health_picture(names: Sequence[str], results: Sequence[dict[str, Any]]) -> I
     if first["area"] is not None:
         note = f"% of what is on patches; the area: {100 * first['area']:.1f}"
         tables = [_table(r, "inside", 100) for r in results]
-        measures.append(Measure("Inside the object", note, tables, "{:.0f}"))
+        measures.append(PanelColumn("Inside the object", note, tables, "{:.0f}"))
     note = f"nats, of the full row; at most {math.log(first['tokens']):.2f}"
-    measures.append(Measure("Entropy", note, [_table(r, "entropy") for r in results], low=0))
+    measures.append(PanelColumn("Entropy", note, [_table(r, "entropy") for r in results], low=0))
     if any(layer["drift"] for result in results for layer in result["layers"]):
         corner += f"; drift and KL are from {names[0]}"
         note = "of the logits, squared"
         tables = [_table(r, "drift") for r in results]
-        measures.append(Measure("Drift", note, tables, "{:.0f}", 0))
+        measures.append(PanelColumn("Drift", note, tables, "{:.0f}", 0))
         note = "nats, of the patches"
         tables = [_table(r, "kl") for r in results]
-        measures.append(Measure("KL", note, tables, "{:.2f}", 0))
+        measures.append(PanelColumn("KL", note, tables, "{:.2f}", 0))
     lines = [[str(layer["layer"]) for layer in result["layers"]] for result in results]
     return draw_panels(names, measures, lines, corner)
 

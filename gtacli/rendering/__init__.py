@@ -1,1 +1,1 @@
-"""Pictures of what the networks see and find."""
+"""Functions that draw attention maps, object masks and tables of numbers as pictures."""

@@ -1,4 +1,4 @@
-"""A sheet: pictures in rows and columns, with titles above and captions below them."""
+"""Contact sheets: pictures in rows and columns, with titles above and captions below them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ INK, FAINT = (20, 20, 20), (95, 95, 95)
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One row of a sheet.
 
     Attributes:
-        pictures: one a column, of any size and mode; None leaves its place empty.
-        captions: under the pictures, from the first on.
+        pictures: one per column, of any size and mode; None leaves its place empty.
+        captions: text below the pictures, from the first column on.
     """
 
     pictures: Sequence[Image.Image | None]
     captions: Sequence[str] = ()
 
 
-def draw_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
-    """The pictures side by side on white.
+def draw_sheet(rows: Sequence[SheetRow], columns: Sequence[str]) -> Image.Image:
+    """Draw pictures side by side on white.
 
-    Each is brought to a square of SIDE pixels, in its own shape; a row is as high as its highest.
-    Text that is too long for its column loses its beginning.
+    Every picture is scaled to a longer side of SIDE pixels; a row is as high as its highest
+    picture. A text that is too long for its column loses its beginning.
 
     Args:
-        rows: each with a picture a column.
-        columns: title above each, of one or several lines; all but the first are faint.
+        rows: each with one picture per column.
+        columns: titles, of one or several lines; all lines but the first are gray.
     """
     font = ImageFont.load_default(TEXT)
-    thumbs = [[p if p is None else thumbnail(p) for p in row.pictures] for row in rows]
+    thumbs = [[p if p is None else make_thumbnail(p) for p in row.pictures] for row in rows]
     heights = [max((p.height for p in row if p is not None), default=0) for row in thumbs]
     titles = [title.split("\n") for title in columns]
     head = GAP + LINE * max(map(len, titles), default=0)
@@ -45,15 +45,14 @@ def draw_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
     sheet = Image.new("RGB", (GAP + len(columns) * (SIDE + GAP), height), "white")
     pen = ImageDraw.Draw(sheet)
 
-    def write(text: str, column: int, y: int, ink: tuple[int, int, int]) -> None:
-        """In the middle of its column."""
-        text = shortened(text, SIDE, font)
+    def write_centered(text: str, column: int, y: int, ink: tuple[int, int, int]) -> None:
+        text = truncate_start(text, SIDE, font)
         x = _left(column) + (SIDE - font.getlength(text)) / 2
         pen.text((x, y), text, fill=ink, font=font)
 
     for column, lines in enumerate(titles):
         for i, line in enumerate(lines):
-            write(line, column, GAP + i * LINE, FAINT if i else INK)
+            write_centered(line, column, GAP + i * LINE, FAINT if i else INK)
     top = head + GAP
     for row, pictures, tall in zip(rows, thumbs, heights, strict=True):
         for column, picture in enumerate(pictures):
@@ -62,7 +61,7 @@ def draw_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
                 sheet.paste(picture, (x, top + (tall - picture.height) // 2))
         top += tall
         for column, caption in enumerate(row.captions):
-            write(caption, column, top + 2, FAINT)
+            write_centered(caption, column, top + 2, FAINT)
         top += GAP + (LINE if any(row.captions) else 0)
     return sheet
 
@@ -71,15 +70,17 @@ def _left(column: int) -> int:
     return GAP + column * (SIDE + GAP)
 
 
-def thumbnail(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, its longer side SIDE pixels; a small one is enlarged."""
+def make_thumbnail(picture: Image.Image) -> Image.Image:
+    """Scale a picture up or down to a longer side of SIDE pixels, as RGB."""
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def shortened(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The text's end, as far as it fits: of paths and file names that says more."""
+def truncate_start(
+    text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> str:
+    """Cut a text at its beginning to fit `width` pixels; the end of a path says more."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("…" + text) > width:

@@ -79,8 +79,8 @@ def _curve(
 
 
 def _maps(gallery: Gallery) -> dict[str, Any]:
-    from gtacli.rendering.color import palette
-    from gtacli.rendering.heat import FAINT, STRONG
+    from gtacli.rendering.colormap import palette
+    from gtacli.rendering.heatmap import FAINT, STRONG
 
     plan = gallery.plan
     assert plan is not None

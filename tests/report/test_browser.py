@@ -15,7 +15,7 @@ from PIL import Image
 from gtacli import attention, load_model
 from gtacli.cli import main
 from gtacli.images.decode import decode
-from gtacli.rendering.heat import FAINT, STRONG
+from gtacli.rendering.heatmap import FAINT, STRONG
 
 pytestmark = pytest.mark.browser
 

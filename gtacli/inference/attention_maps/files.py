@@ -16,8 +16,8 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.attention_maps.extractor import Looker
 from gtacli.inference.attention_maps.kinds import Seen
-from gtacli.rendering.color import Colours
-from gtacli.rendering.heat import heat, overlay, range_of, smooth
+from gtacli.rendering.colormap import Colormap
+from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
 from gtacli.runtime.atomic import write_whole
 
 Style = Literal["overlay", "heat", "mask", "raw"]
@@ -39,7 +39,7 @@ class MapFiles:
 
     folder: Path | None
     style: Style = "overlay"
-    colours: Colours = "plasma"
+    colours: Colormap = "plasma"
     clip: float = 1.0
 
     def write(
@@ -117,10 +117,10 @@ class MapFiles:
             assert seen.masks is not None
             return Image.fromarray(mask_on(size, seen.masks.numpy())).convert("L")
         grid = seen.maps.numpy()
-        grey = smooth(grid, size, range_of(grid, self.clip))
+        grey = resize_map(grid, size, value_range(grid, self.clip))
         if picture is None or self.style == "heat":
-            return heat(grey, self.colours)
-        return overlay(picture, grey, self.colours)
+            return colorize(grey, self.colours)
+        return overlay_map(picture, grey, self.colours)
 
 
 def heads_name(looker: Looker, seen: Seen) -> str:

@@ -14,8 +14,8 @@ from gtacli.inference.attention_maps.extractor import Looker
 from gtacli.inference.attention_maps.files import MapFiles
 from gtacli.inference.attention_maps.kinds import Seen
 from gtacli.inference.attention_maps.stream import Looked
-from gtacli.rendering.heat import heat, overlay, range_of, smooth
-from gtacli.rendering.sheet import Row, draw_sheet, thumbnail
+from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
+from gtacli.rendering.sheet import SheetRow, draw_sheet, make_thumbnail
 from gtacli.runtime.atomic import write_whole
 
 
@@ -34,19 +34,19 @@ class Sheet:
     def __init__(self, file: Path, lookers: Sequence[Looker], files: MapFiles, rows: int) -> None:
         self.file, self.lookers, self.files, self.most = file, lookers, files, rows
         self.columns: list[str] = []
-        self.rows: list[Row] = []
+        self.rows: list[SheetRow] = []
 
     def add(self, looked: Looked) -> None:
         """An image's maps, as long as there is room."""
         if not looked.seen or len(self.rows) == self.most:
             return
         maps = [one for seen in looked.seen for one in seen]
-        picture = thumbnail(decode(looked.image.source))
-        low, high = range_of(
+        picture = make_thumbnail(decode(looked.image.source))
+        low, high = value_range(
             np.concatenate([m.maps.numpy().ravel() for m in maps]), self.files.clip
         )
         drawn = (self._drawn(picture, one, (low, high)) for one in maps)
-        self.rows.append(Row([picture, *drawn], [looked.image.below.as_posix()]))
+        self.rows.append(SheetRow([picture, *drawn], [looked.image.below.as_posix()]))
         self.columns = [
             "image",
             *(
@@ -61,10 +61,10 @@ class Sheet:
         if self.files.style == "mask" and seen.masks is not None:
             return Image.fromarray(mask_on(size, seen.masks.numpy()))
         grid = seen.maps.numpy()
-        grey = smooth(grid if grid.ndim == 2 else grid.max(0), size, scale)
+        grey = resize_map(grid if grid.ndim == 2 else grid.max(0), size, scale)
         if self.files.style == "heat":
-            return heat(grey, self.files.colours)
-        return overlay(picture, grey, self.files.colours)
+            return colorize(grey, self.files.colours)
+        return overlay_map(picture, grey, self.files.colours)
 
     def save(self) -> None:
         """Write what there is. Raises RunError where it cannot be written."""

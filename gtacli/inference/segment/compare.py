@@ -14,9 +14,9 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import Seen
 from gtacli.inference.segment.finish import Finished, Mask
-from gtacli.rendering.heat import overlay, smooth
-from gtacli.rendering.overlay import mask_overlay, outlined
-from gtacli.rendering.sheet import Row, draw_sheet, thumbnail
+from gtacli.rendering.heatmap import overlay_map, resize_map
+from gtacli.rendering.masks import highlight_objects, outline_masks
+from gtacli.rendering.sheet import SheetRow, draw_sheet, make_thumbnail
 
 ROWS = 8
 """Images on a sheet: the first ones."""
@@ -25,9 +25,9 @@ _HEADLINES = {"jaccard": "Jaccard", "mean_iou": "IoU", "corloc": "CorLoc"}
 
 def row(
     seen: Seen, truth: Truth | None, finished: Sequence[tuple[Finished, Sequence[Mask]]]
-) -> Row:
+) -> SheetRow:
     """An image, its truth if any, and what each model found. Raises ImageError."""
-    image = thumbnail(decode(seen.image.source))
+    image = make_thumbnail(decode(seen.image.source))
     size = (image.height, image.width)
     pictures: list[Image.Image | None] = [
         image,
@@ -36,23 +36,25 @@ def row(
     for grids, (_, found) in zip(seen.grids, finished, strict=True):
         masks = [mask_on(size, mask) for mask in found]
         if grids.heads is None and grids.mask is not None:
-            pictures.append(mask_overlay(image, masks))
+            pictures.append(highlight_objects(image, masks))
         else:
-            red = overlay(image, smooth(grids.map, size, (0.0, 1.0)), "red")
-            pictures.append(outlined(red, masks))
+            red = overlay_map(image, resize_map(grids.map, size, (0.0, 1.0)), "red")
+            pictures.append(outline_masks(red, masks))
     captions = [seen.image.below.stem, "", *(_caption(one) for one, _ in finished)]
-    return Row(pictures, captions)
+    return SheetRow(pictures, captions)
 
 
 def draw(
-    rows: Sequence[Row], names: Sequence[str], summaries: Sequence[Mapping[str, Any]]
+    rows: Sequence[SheetRow], names: Sequence[str], summaries: Sequence[Mapping[str, Any]]
 ) -> Image.Image:
     """The sheet: each model's name over its mean figure. Without any truth its column is not
     there."""
     titles = ["image", "ground truth"]
     titles += [name + _headline(summary) for name, summary in zip(names, summaries, strict=True)]
     shown = [i for i in range(len(titles)) if i != 1 or any(row.pictures[1] for row in rows)]
-    kept = [Row([row.pictures[i] for i in shown], [row.captions[i] for i in shown]) for row in rows]
+    kept = [
+        SheetRow([row.pictures[i] for i in shown], [row.captions[i] for i in shown]) for row in rows
+    ]
     return draw_sheet(kept, [titles[i] for i in shown])
 
 
@@ -66,7 +68,7 @@ def _truth(image: Image.Image, truth: Truth, whole: Size) -> Image.Image:
         masks = [labels == n for n in np.unique(labels) if n > 0] or [labels > 0]
     y, x = (a / b for a, b in zip(size, whole, strict=True))
     scaled = [(x * a, y * b, x * c, y * d) for a, b, c, d in boxes]
-    return mask_overlay(image, masks, [tuple(map(round, box)) for box in scaled])
+    return highlight_objects(image, masks, [tuple(map(round, box)) for box in scaled])
 
 
 def _caption(one: Finished) -> str:

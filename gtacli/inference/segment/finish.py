@@ -19,7 +19,7 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import Grids, Seen
 from gtacli.measures.segmentation import VOID, Score, best_heads, located, score
-from gtacli.rendering.overlay import mask_overlay
+from gtacli.rendering.masks import highlight_objects
 from gtacli.runtime.atomic import write_whole
 
 OVERLAY_SUFFIX = ".overlay.jpg"
@@ -105,7 +105,7 @@ class Finisher:
             result["objects"] = [each for each in objects if each["box"] is not None]
         boxes = [each["box"] for each in objects if each["box"] is not None]
         if o.overlay and pixels is not None:
-            drawn = mask_overlay(pixels, masks, boxes)
+            drawn = highlight_objects(pixels, masks, boxes)
             drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
             name = image.below.with_suffix(OVERLAY_SUFFIX)
             result["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)

@@ -16,7 +16,7 @@ from gtacli.inference.objects import Failed, Finder, Seen, find_all
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.finish import Finished, Finisher, Output, mask_name
 from gtacli.measures.segmentation import Totals
-from gtacli.rendering.sheet import Row
+from gtacli.rendering.sheet import SheetRow
 from gtacli.runtime.atomic import write_whole
 from gtacli.runtime.prefetch import ahead
 
@@ -60,7 +60,7 @@ def segment(
     work = _Work([_finisher(finder, output, several) for finder in finders])
     seen = find_all(finders, _claimed(images, output, objects), batch_size, threads, stop)
     totals, done, failed = [Totals() for _ in finders], 0, 0
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     for outcome in ahead(work.do, enumerate(seen), 2 * batch_size, threads):
         done, failed = done + (not outcome.error), failed + bool(outcome.error)
         if outcome.error:
@@ -92,7 +92,7 @@ class _Outcome(NamedTuple):
     image: str
     error: str = ""
     finished: Sequence[Finished] = ()
-    row: Row | None = None
+    row: SheetRow | None = None
 
 
 class _Work:
