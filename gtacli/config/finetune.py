@@ -200,6 +200,19 @@ class FinetuneConfig(TrainingConfig):
         "held-out images",
     )
 
+    @property
+    def strengths(self) -> dict[str, float | Literal["auto"] | None]:
+        """The strength of every regularizer by name, in order; None: the regularizer's own default.
+
+        A strength has one home: `lam` for the first regularizer, `lam` in its own table for every
+        other one. So it stands in recipes, in `run.json` and in printed configs.
+        """
+        first = next(iter(self.regularizer), None)
+        return {
+            name: self.lam if name == first else options.get("lam")
+            for name, options in self.regularizer.items()
+        }
+
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
         from gtacli.config.parts import GTAOptions

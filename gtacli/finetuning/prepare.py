@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -285,16 +284,16 @@ def _source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
 
 
 def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:
-    """Validated options by name; `lam` is the first one's, and what has no strength is left out.
-    Where the strength is still to be chosen (auto) it is the regulariser's own.
+    """Return the validated options of the active regularizers by name, without those of strength 0.
+
+    A strength that is still to be chosen (auto) is the regularizer's own default.
 
     Raises UsageError that names the option.
     """
     result = {}
-    for i, (name, given) in enumerate(config.regularizer.items()):
-        values: Mapping[str, Any] = given
-        if i == 0 and isinstance(config.lam, float):
-            values = {**given, "lam": config.lam}
+    for name, lam in config.strengths.items():
+        own = {} if lam in (None, "auto") else {"lam": lam}
+        values = {**config.regularizer[name], **own}
         options = build(REGULARIZERS.load(name).Options, values, f"regularizer {name}:")
         if options.lam > 0:
             result[name] = options
