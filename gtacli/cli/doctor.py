@@ -16,7 +16,7 @@ from gtacli.cli.plugins import check_all
 
 PACKAGES = (
     *("gtacli", "torch", "torchvision", "timm", "kornia", "numpy", "scipy", "pillow"),
-    *("safetensors", "torchmetrics", "pydantic", "typer", "rich"),
+    *("safetensors", "jinja2", "pydantic", "typer", "rich"),
 )
 app = new_app()
 
