@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from gtacli.config.attention_map import AttentionMapConfig
-from gtacli.data.inputs import Named, named_images
+from gtacli.data.inputs import InputImage, iter_images
 from gtacli.images.decode import decode
 from gtacli.inference.attention_maps.files import PNG_LEVEL, MapFiles
 from gtacli.inference.attention_maps.make import make_lookers
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--naive", type=int, default=40, help="images of the usual way; 0: none")
     a = parser.parse_args()
     compute = choose_compute(a.device, a.precision)
-    images = list(named_images([a.images], sys.stdin.buffer))[: a.count]
+    images = list(iter_images([a.images], sys.stdin.buffer))[: a.count]
     size = {} if a.image_size is None else {"image_size": a.image_size}
     model = load_model(a.model, **size)
     ways: dict[str, tuple[Callable[[], object], int]] = {
@@ -108,7 +108,7 @@ def bare(model: Any, count: int, compute: Compute) -> Callable[[], object]:
 
 
 def export(
-    config: AttentionMapConfig, images: list[Named], compute: Compute, folder: Path
+    config: AttentionMapConfig, images: list[InputImage], compute: Compute, folder: Path
 ) -> Callable[[], object]:
     lookers = make_lookers(config, [str(config.model)], compute)
     files = MapFiles(folder, config.style)
@@ -116,7 +116,7 @@ def export(
 
 
 def unfused(
-    spec: str, size: dict[str, Any], images: list[Named], compute: Compute, folder: Path
+    spec: str, size: dict[str, Any], images: list[InputImage], compute: Compute, folder: Path
 ) -> Callable[[], object]:
     """A forward hook on the last block's attention, whose softmax is made to exist."""
     model = load_model(spec, **size)

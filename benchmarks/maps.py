@@ -129,13 +129,13 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def lookups(folder: Path, data: str) -> dict[str, float]:
     """Maps a second, of images in random order, and images found by their sightings."""
-    from gtacli.data.inputs import data_sources
+    from gtacli.data.inputs import list_sources
     from gtacli.discovery.maps import MapCache
 
     start = time.perf_counter()
     cache = MapCache(folder)
     opened = time.perf_counter()
-    images = data_sources(data)
+    images = list_sources(data)
     listed = time.perf_counter()
     rows = cache.rows(images)
     found = time.perf_counter()

@@ -32,7 +32,7 @@ import torch
 from pretrain_parity import HEADS, official, ours
 from torch import Tensor
 
-from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.loader import Batch
 from gtacli.models.loading import load_model
 from gtacli.models.patches import mask_order, take
@@ -77,7 +77,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         if variant not in ("guided", "teacher"):
             return errors.mean()
         found, where = (maps, shown) if guide is None else guide.maps(batch)
-        views = normalised(view_maps(found, where, (14, 14)).flatten(1))
+        views = normalised(crop_maps(found, where, (14, 14)).flatten(1))
         masked = take(views, order[:, -errors.shape[1] :])
         return (guided_weights(masked, 0.7) * errors).mean()
 
@@ -98,7 +98,7 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
         torch.cuda.empty_cache()
         step = make_step(variant, args)
         step()  # compiling takes memory too
-        compute.forget_peak_memory()
+        compute.reset_peak_memory()
         for _ in range(3):
             step()
         return compute.peak_memory_mb()

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from gtacli import attention, load_model, normalized_cut
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.discovery.build import make_backend
 from gtacli.discovery.masks import box_around
 from gtacli.discovery.refine import bilateral, largest_object
@@ -211,7 +211,7 @@ def main() -> None:
     model = load_model(args.model, image_size=args.image_size)
     backend = make_backend("tokencut", {"layer": args.layer}, model)
     finder = Finder(model, backend, compute)
-    named = [Named(str(path), Path(path.name)) for path in images]
+    named = [InputImage(str(path), Path(path.name)) for path in images]
 
     def ours(folder: Path | None = None) -> None:
         output = Output(folder, "bilateral" if args.refine else "none")

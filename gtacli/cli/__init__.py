@@ -72,9 +72,9 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(text: str, status: int, lost: bool = False) -> int:
-    from gtacli.runtime.processes import already_said
+    from gtacli.runtime.processes import claim_report
 
-    silent = already_said(status, lost)
+    silent = claim_report(status, lost)
     if silent is not None:
         return silent
     print("error:", " ".join(text.split()), file=sys.stderr)

@@ -41,7 +41,7 @@ def attention_map(
         from gtacli.registry import DISCOVERY
 
         DISCOVERY.origin(config.kind)  # a wrong name is said before anything is loaded
-    from gtacli.data.inputs import named_images
+    from gtacli.data.inputs import iter_images
     from gtacli.inference.attention_maps.files import MapFiles
     from gtacli.inference.attention_maps.make import make_lookers
     from gtacli.inference.attention_maps.sheet import Sheet
@@ -58,7 +58,7 @@ def attention_map(
         paths = demo_images()
     else:
         spec = config.model
-        paths = named_images(images or [], sys.stdin.buffer, null)
+        paths = iter_images(images or [], sys.stdin.buffer, null)
     folder = RunFolder(config.out or default_out("attention-map"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     lookers = make_lookers(config, [spec, *config.compare], compute)

@@ -15,8 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.spelling import with_flags
-from gtacli.runtime.atomic import as_json
-from gtacli.runtime.processes import here
+from gtacli.runtime.atomic import to_json
+from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
     quiet: warnings only. verbose: everything of gtacli's. Of several processes the first one's.
     """
-    others = here().rank > 0
+    others = process_info().rank > 0
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
@@ -76,11 +76,11 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
 def emit(result: Any) -> None:
     """One result as a line of JSON. A number that is not finite becomes null."""
-    text = as_json(result, ensure_ascii=False)
+    text = to_json(result, ensure_ascii=False)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:  # a path that is no text in this encoding, as bytes may be
-        sys.stdout.write(as_json(result) + "\n")
+        sys.stdout.write(to_json(result) + "\n")
     sys.stdout.flush()
 
 

@@ -86,11 +86,11 @@ def discover(
 def _sources(given: list[str], data: str | None, null: bool) -> list[Source]:
     if bool(given) == (data is not None):
         raise UsageError("give either images (files, folders, patterns, -) or --data SPEC")
-    from gtacli.data.inputs import data_sources, named_images
+    from gtacli.data.inputs import iter_images, list_sources
 
     if data is not None:
-        return data_sources(data)
-    return [image.source for image in named_images(given, sys.stdin.buffer, null)]
+        return list_sources(data)
+    return [image.source for image in iter_images(given, sys.stdin.buffer, null)]
 
 
 def _run(

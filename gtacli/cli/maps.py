@@ -15,7 +15,7 @@ from gtacli.cli.options import Images, Json, NullSeparated, Quiet, Verbose
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gtacli.data.inputs import Named
+    from gtacli.data.inputs import InputImage
     from gtacli.discovery.maps import MapCache
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ def verify(
     given. Exit status 1 when something is damaged, unfinished or missing: gta discover mends it.
     """
     console.setup(quiet=quiet, verbose=verbose)
-    from gtacli.data.inputs import data_sources, named_images
+    from gtacli.data.inputs import iter_images, list_sources
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
 
     opened = MapCache(cache, skip_damaged=True)
-    sources = [] if data is None else data_sources(data)
+    sources = [] if data is None else list_sources(data)
     if images:
-        sources += [image.source for image in named_images(images, sys.stdin.buffer, null)]
+        sources += [image.source for image in iter_images(images, sys.stdin.buffer, null)]
     with console.progress("looked up", len(sources), lines=30) as advance:
         found = opened.rows(sources, progress=advance)
     lacking = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]
@@ -111,12 +111,12 @@ def show(
     console.setup(quiet=quiet, verbose=verbose)
     if out is None:
         raise UsageError("--out: name a folder, or a .png for one image")
-    from gtacli.data.inputs import named_images
+    from gtacli.data.inputs import iter_images
     from gtacli.discovery.maps import MapCache
     from gtacli.images.decode import ImageError
 
     opened = MapCache(cache)
-    named = named_images(images or [], sys.stdin.buffer, null)
+    named = iter_images(images or [], sys.stdin.buffer, null)
     single = out.suffix.lower() == ".png"
     if single:
         named = iter([_only(list(named))])
@@ -135,18 +135,18 @@ def show(
     return status
 
 
-def _only(named: list[Named]) -> Named:
+def _only(named: list[InputImage]) -> InputImage:
     if len(named) != 1:
         raise UsageError(f"--out: {len(named)} images need a folder, not a .png")
     return named[0]
 
 
-def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
+def _draw(cache: MapCache, image: InputImage, path: Path) -> dict[str, Any]:
     import numpy as np
 
     from gtacli.images.decode import Encoded, ImageError, decode, encoded
     from gtacli.rendering.heatmap import overlay_map, resize_map
-    from gtacli.runtime.atomic import write_whole
+    from gtacli.runtime.atomic import write_atomic
 
     data = encoded(image.source)
     found = cache.find(data)
@@ -157,7 +157,7 @@ def _draw(cache: MapCache, image: Named, path: Path) -> dict[str, Any]:
     drawn = overlay_map(picture, grey, "plasma")
     return {
         "image": image.path,
-        "output": write_whole(path, lambda p: drawn.save(p, format="PNG")),
+        "output": write_atomic(path, lambda p: drawn.save(p, format="PNG")),
         "grid": list(cache.grid),
     }
 

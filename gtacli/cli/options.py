@@ -31,7 +31,7 @@ from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import Interrupted
-from gtacli.runtime.processes import here
+from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
     Body = TypeVar("Body", bound=Callable[..., int | None])
@@ -108,7 +108,7 @@ def config_command(
             if given["print_config"]:
                 from gtacli.config.toml import to_toml
 
-                if not here().rank:
+                if not process_info().rank:
                     sys.stdout.write(to_toml(config, command))
                 return 0
             from gtacli.cli import console

@@ -28,13 +28,13 @@ def predict(
     """
     if config.model is None:
         raise UsageError("--model: name a run folder of gta finetune, or another model")
-    from gtacli.data.inputs import image_paths
+    from gtacli.data.inputs import iter_paths
     from gtacli.inference.predict import predict as run
     from gtacli.models import load_model
     from gtacli.runtime.devices import choose_compute
 
     compute = choose_compute(config.device, config.precision)
-    paths = image_paths(images or [], sys.stdin.buffer, null)
+    paths = iter_paths(images or [], sys.stdin.buffer, null)
     model = load_model(config.model)
     failed = False
     for result in run(model, paths, compute, config.top, config.batch_size):

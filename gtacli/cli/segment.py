@@ -15,7 +15,7 @@ from gtacli.config.segment import SegmentConfig
 from gtacli.errors import GtaError, UsageError
 
 if TYPE_CHECKING:
-    from gtacli.data.inputs import Named
+    from gtacli.data.inputs import InputImage
     from gtacli.inference.objects import Finder
     from gtacli.runtime.devices import Compute
 
@@ -125,13 +125,13 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
     return finders
 
 
-def _images(given: list[str], data: str | None, null: bool) -> Iterator[Named]:
+def _images(given: list[str], data: str | None, null: bool) -> Iterator[InputImage]:
     """Those that are named, and those of a data set."""
-    from gtacli.data.inputs import given_images
+    from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset
 
     dataset = None if data is None else load_dataset(data)
-    return given_images(given, dataset, sys.stdin.buffer, null)
+    return iter_inputs(given, dataset, sys.stdin.buffer, null)
 
 
 def _show(result: dict[str, Any]) -> None:

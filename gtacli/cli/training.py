@@ -11,7 +11,7 @@ from gtacli.cli import console
 from gtacli.cli.options import Call
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import UsageError
-from gtacli.runtime.processes import here
+from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
     from gtacli.training.loop import Observer
@@ -38,7 +38,7 @@ def train(
     """
     from gtacli.training.begin import resumed_config
 
-    place = here()
+    place = process_info()
     if place.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:
         from gtacli.runtime.launch import launch
 

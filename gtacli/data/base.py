@@ -30,7 +30,7 @@ SPLIT_NAMES = {
 }
 
 
-def part_in_name(name: str) -> str | None:
+def split_in_name(name: str) -> str | None:
     """The part that the words of a file's name say (`birds-train-000.tar`), if they say one."""
     words = re.split(r"[^a-z]+", name.lower())
     parts = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
@@ -65,7 +65,7 @@ NO_CLASS = ("",)
 
 
 @dataclass(frozen=True)
-class Published:
+class Publication:
     """A set as its authors publish it: its name, its page, images a part, number of classes."""
 
     title: str
@@ -81,7 +81,7 @@ class ImageDataset:
     name: str
     classes: tuple[str, ...]
     splits: dict[str, tuple[Record, ...]]
-    published: Published | None = None
+    published: Publication | None = None
     """What it should be, where that is known."""
 
     def __post_init__(self) -> None:

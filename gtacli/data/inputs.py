@@ -19,7 +19,7 @@ from gtacli.images.packed import Packed
 log = logging.getLogger(__name__)
 
 
-class Named(NamedTuple):
+class InputImage(NamedTuple):
     """An image's path as it was given or found, and where it lies below what was given: results
     are written in the same folders. One of a data set knows its record; it need not be a file."""
 
@@ -33,13 +33,13 @@ class Named(NamedTuple):
         return Path(self.path) if self.record is None else self.record.path
 
 
-class Claims:
+class OutputNames:
     """The names of results that are taken: no two images share a file."""
 
     def __init__(self) -> None:
         self._owners: dict[int, int] = {}  # hashes: a stream of a million paths still fits
 
-    def clash(self, image: Named, what: str, names: Sequence[PurePath]) -> str | None:
+    def reserve(self, image: InputImage, what: str, names: Sequence[PurePath]) -> str | None:
         """Take `names` for the image's results (`what`), or say why it cannot have them."""
         owner = hash(os.path.abspath(image.path))
         for name in names:
@@ -52,14 +52,14 @@ class Claims:
         return None
 
 
-def dataset_images(dataset: ImageDataset, part: str | None = None) -> Iterator[Named]:
+def iter_dataset_images(dataset: ImageDataset, part: str | None = None) -> Iterator[InputImage]:
     """All images of a data set, part by part, or those of one; each lies where its key says."""
     for split, record in dataset.records():
         if part in (None, split):
-            yield Named(str(record.path), _without_root(record.key), record)
+            yield InputImage(str(record.path), _without_root(record.key), record)
 
 
-def data_sources(spec: str) -> list[Path | Packed]:
+def list_sources(spec: str) -> list[Path | Packed]:
     """All images of a data set, part by part, for those who need no labels: a folder of images
     without classes will do. Raises GtaError where there is no image."""
     try:
@@ -73,24 +73,24 @@ def data_sources(spec: str) -> list[Path | Packed]:
         return [*found]
 
 
-def given_images(
+def iter_inputs(
     arguments: Sequence[str], dataset: ImageDataset | None, stream: BinaryIO, nul: bool = False
-) -> Iterator[Named]:
+) -> Iterator[InputImage]:
     """Images named on a command line, and after them those of a data set.
 
-    Raises UsageError where there is neither, and as `named_images` does.
+    Raises UsageError where there is neither, and as `iter_images` does.
     """
     if dataset is None:
         if not arguments:
             raise UsageError(
                 "no images: give files, folders, patterns, - for paths on stdin, or --data SPEC"
             )
-        return named_images(arguments, stream, nul)
-    named = named_images(arguments, stream, nul) if arguments else iter(())
-    return chain(named, dataset_images(dataset))
+        return iter_images(arguments, stream, nul)
+    named = iter_images(arguments, stream, nul) if arguments else iter(())
+    return chain(named, iter_dataset_images(dataset))
 
 
-def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
+def iter_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
     """Paths in the order given; those of a stream one after the other, never all at once.
 
     A folder stands for all images below it, sorted; a pattern for what it matches, sorted; `-` for
@@ -100,10 +100,12 @@ def image_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -
     Raises UsageError when there is no argument, or a folder or pattern holds no image,
     before the first path is given.
     """
-    return (image.path for image in named_images(arguments, stream, nul))
+    return (image.path for image in iter_images(arguments, stream, nul))
 
 
-def named_images(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[Named]:
+def iter_images(
+    arguments: Sequence[str], stream: BinaryIO, nul: bool = False
+) -> Iterator[InputImage]:
     """The same, with the place of each: below its folder, below the part of a pattern before the
     first wildcard, below the folder that all single files have in common. A path from the stream
     keeps the folders that it names."""
@@ -112,11 +114,12 @@ def named_images(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) 
     groups = [_expanded(a, stream, nul) for a in arguments]
     root = _common_folder([group for group in groups if isinstance(group, str)])
     return chain.from_iterable(
-        [Named(group, _below(group, root))] if isinstance(group, str) else group for group in groups
+        [InputImage(group, _below(group, root))] if isinstance(group, str) else group
+        for group in groups
     )
 
 
-def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Named]:
+def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[InputImage]:
     if argument == "-":
         return _named_in(stream, b"\0" if nul else b"\n")
     if Path(argument).is_dir():
@@ -130,14 +133,14 @@ def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Name
         return argument
     if not found:
         raise UsageError(f"no image in {argument}")
-    return [Named(path, _below(path, root)) for path in found]
+    return [InputImage(path, _below(path, root)) for path in found]
 
 
-def _named_in(stream: BinaryIO, separator: bytes) -> Iterator[Named]:
+def _named_in(stream: BinaryIO, separator: bytes) -> Iterator[InputImage]:
     """None is no error: `find` may have found nothing."""
     path = None
     for path in _streamed(stream, separator):
-        yield Named(path, _without_root(path))
+        yield InputImage(path, _without_root(path))
     if path is None:
         log.warning("no paths on stdin")
 

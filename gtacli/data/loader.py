@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gtacli.data.augment.batched import BatchedAugmentation, Cuts
-from gtacli.data.augment.transforms import Shown, Transform
+from gtacli.data.augment.batched import BatchedAugmentation, CroppedBatch
+from gtacli.data.augment.transforms import RelativeCrop, Transform
 from gtacli.data.store import ImageStore
 from gtacli.images.decode import ImageError
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     """int64 (B,)."""
     indices: Tensor
     """int64 (B,): places in the store's records; see `make_loader` where they repeat."""
-    shown: Tensor
+    crops: Tensor
     """fp32 (B, 5): x0, y0, x1, y1 of what each view shows, as shares of its image, and 1 where it
     is mirrored (`transforms.Shown`)."""
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 class _Part(NamedTuple):
     batch: Batch
     failed: list[tuple[int, str]]
-    cuts: Cuts | None = None
+    cuts: CroppedBatch | None = None
     """What becomes the batch's images in the training process, on a device."""
 
 
@@ -168,7 +168,7 @@ class _Epoch(Dataset[_Part]):
     def __getitem__(self, number: int) -> _Part:
         transform = self.transform
         views: list[Any] = []
-        shown: list[Shown] = []
+        shown: list[RelativeCrop] = []
         kept: list[int] = []
         failed: list[tuple[int, str]] = []
         start, (first, step) = number * self.batch_size, self.part
@@ -180,7 +180,7 @@ class _Epoch(Dataset[_Part]):
                 continue
             for own in range(index * self.repeats, (index + 1) * self.repeats):
                 rng = np.random.default_rng((*self.view_seed, own)) if self.train else None
-                view, where = transform.see(image, rng)
+                view, where = transform.make_view(image, rng)
                 views.append(view)
                 shown.append(where)
                 kept.append(own)

@@ -35,7 +35,7 @@ class Split:
         return {**self.info, **keys}
 
 
-def keep(
+def sample_records(
     records: Sequence[Record],
     *,
     rate: float | Fraction = 100,
@@ -80,7 +80,7 @@ def make_split(
     seed: int = 0,
 ) -> Split:
     """Sample the training part; hold some of it out where the data has no validation part."""
-    kept = keep(dataset["train"], rate=rate, shots=shots, seed=seed)
+    kept = sample_records(dataset["train"], rate=rate, shots=shots, seed=seed)
     if dataset["val"]:
         train, val, origin = kept, dataset["val"], "data"
     else:

@@ -84,7 +84,7 @@ def is_plain_folder(spec: str) -> bool:
 
 def _folder_reader(path: Path) -> DatasetReader:
     for layout in LAYOUTS:
-        if layout.recognises(path):
+        if layout.recognizes(path):
             return layout()
     return Csv() if has_tables(path) else Folder()
 

@@ -20,7 +20,7 @@ from gtacli.images.sizes import Size, cover_size
 from gtacli.runtime.machine import available_memory, usable_cores
 
 log = logging.getLogger(__name__)
-Cache = Literal["auto", "ram", "none"]
+CacheMode = Literal["auto", "ram", "none"]
 AUTO_BYTES = 2 << 30
 AUTO_SHARE = 0.25
 _PROBED = 64
@@ -40,7 +40,7 @@ class ImageStore:
         load_size: int | Size,
         *,
         interpolation: str = "bicubic",
-        cache: Cache = "auto",
+        cache: CacheMode = "auto",
     ) -> None:
         self.records = tuple(records)
         self.cover = (load_size, load_size) if isinstance(load_size, int) else load_size

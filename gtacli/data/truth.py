@@ -29,7 +29,7 @@ _SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml")
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is truly in an image.
 
     Attributes:
@@ -42,7 +42,7 @@ class Truth:
     boxes: tuple[Box, ...] | None = None
 
 
-def read_truth(folder: Path, image: PurePath, size: Size) -> Truth:
+def read_truth(folder: Path, image: PurePath, size: Size) -> GroundTruth:
     """The true objects of an image.
 
     Args:
@@ -56,11 +56,11 @@ def read_truth(folder: Path, image: PurePath, size: Size) -> Truth:
     """
     path = _find(folder, image)
     if path.suffix == ".xml":
-        return Truth(boxes=read_boxes(path, size))
-    return Truth(read_mask(path, size))
+        return GroundTruth(boxes=read_boxes(path, size))
+    return GroundTruth(read_mask(path, size))
 
 
-def record_truth(record: Record, size: Size) -> Truth | None:
+def read_record_truth(record: Record, size: Size) -> GroundTruth | None:
     """The true objects of a data set's image; None where the set says nothing of them.
 
     Raises ImageError as `read_truth` does.
@@ -68,11 +68,11 @@ def record_truth(record: Record, size: Size) -> Truth | None:
     if record.mask is None and record.boxes is None:
         return None
     labels = None if record.mask is None else read_mask(record.mask, size)
-    return Truth(labels, record.boxes)
+    return GroundTruth(labels, record.boxes)
 
 
 def read_mask(path: Path, size: Size | None = None) -> NDArray[np.int32]:
-    """(h, w) as in `Truth.labels`; a black and white mask is the object 1.
+    """(h, w) as in `GroundTruth.labels`; a black and white mask is the object 1.
 
     Raises ImageError.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gtacli.data.base import ImageDataset
-from gtacli.data.inputs import Named, dataset_images
+from gtacli.data.inputs import InputImage, iter_dataset_images
 from gtacli.data.spec import load_dataset
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
@@ -30,9 +30,9 @@ def _on_demo(record: Path) -> bool:
         return False  # another tool's folder, or a run that was stopped while it began
 
 
-def demo_images() -> Iterator[Named]:
+def demo_images() -> Iterator[InputImage]:
     """The first test image of each class."""
     demo = load_dataset("demo")
     first = {record.label: record for record in reversed(demo["test"])}
     chosen = tuple(first[label] for label in sorted(first))
-    return dataset_images(ImageDataset(demo.name, demo.classes, {"test": chosen}))
+    return iter_dataset_images(ImageDataset(demo.name, demo.classes, {"test": chosen}))

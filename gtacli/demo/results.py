@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.data.base import ImageDataset
-from gtacli.data.inputs import dataset_images
+from gtacli.data.inputs import iter_dataset_images
 from gtacli.data.spec import load_dataset
 from gtacli.demo.runs import Run
 from gtacli.models.loading import LoadedModel, load_model
@@ -38,7 +38,7 @@ def measure(
     demo = load_dataset("demo")
     models = [load_model(spec) for spec in ("demo", *(str(run.path) for run in runs))]
     probe = AttentionProbe(models, "all", "data", compute)
-    for _ in probe.see(dataset_images(demo, "test")):
+    for _ in probe.see(iter_dataset_images(demo, "test")):
         pass
     source, *attention = (_attention(result) for result in probe.results())
     variants = [background_figures(answers) for answers in _answers(models[1:], demo, compute)]
@@ -58,7 +58,9 @@ def measure(
 
 
 def _answers(models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute) -> list[Answers]:
-    scenes, grounds = (ImageScenes([*dataset_images(demo, part)]) for part in ("test", "train"))
+    scenes, grounds = (
+        ImageScenes([*iter_dataset_images(demo, part)]) for part in ("test", "train")
+    )
     probe = BackgroundProbe(models, [matched(model, demo.classes) for model in models], compute)
     for _ in probe.see(BuiltVariants(scenes, demo.classes, grounds), batch_size=64):
         pass

@@ -31,10 +31,10 @@ from gtacli.measures.segmentation import iou
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention
-from gtacli.runtime.atomic import replace_whole
+from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
 from gtacli.scenes.digest import drawing_digest
-from gtacli.scenes.trials import trial
+from gtacli.scenes.trials import draw_trial
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def drawn(model: LoadedModel, scenes: Sequence[int]) -> Iterator[Batch]:
     device = next(model.model.parameters()).device
     as_input = model.view(device)
     for start in range(0, len(scenes), BATCH):
-        trials = [trial(k, max(model.image_size)) for k in scenes[start : start + BATCH]]
+        trials = [draw_trial(k, max(model.image_size)) for k in scenes[start : start + BATCH]]
         pixels = torch.from_numpy(np.stack([image for image, _ in trials])).permute(0, 3, 1, 2)
         yield as_input(pixels.to(device)), [mask for _, mask in trials]
 
@@ -142,6 +142,6 @@ def _read(file: Path) -> Choice | None:
 def _keep(file: Path, choice: Choice) -> None:
     text = json.dumps(asdict(choice))
     try:
-        replace_whole(file, lambda draft: draft.write_text(text, encoding="utf-8"))
+        replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
     except OSError as error:
         log.warning("%s cannot be written (%s): the choice is made again next time", file, error)

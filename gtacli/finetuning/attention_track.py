@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.data.truth import record_truth
+from gtacli.data.truth import read_record_truth
 from gtacli.images.decode import ImageError, upright_size
 from gtacli.images.preprocessing import eval_box
 from gtacli.measures.attention import HealthSums
@@ -74,7 +74,7 @@ class AttentionTrack:
     def figures(self) -> dict[str, Any] | None:
         """`inside`, `entropy` and `kl` as lists over the blocks, means over heads and images;
         `area`, `n_images`, `n_inside` as in `HealthSums.means`. None without an image."""
-        self.sums.total(self.processes.total)
+        self.sums.total(self.processes.all_reduce)
         for faults in self.processes.gather(self._faults):
             for key in faults.keys() - self._told:
                 log.warning("without a mask: %s", faults[key])
@@ -99,7 +99,7 @@ class AttentionTrack:
         if record.mask is None:
             return torch.zeros(self.target.grid)
         size = upright_size(record.path)
-        truth = record_truth(record, size)
+        truth = read_record_truth(record, size)
         assert truth is not None
         assert truth.labels is not None
         box = eval_box(size, self.target.image_size, self.target.crop_pct)

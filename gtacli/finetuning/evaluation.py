@@ -16,7 +16,7 @@ from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.measures.attention import comparable_rows
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
-from gtacli.runtime.devices import Compute, wide
+from gtacli.runtime.devices import Compute, widen
 from gtacli.runtime.distribution import ALONE, Processes
 
 Batches = Callable[[], Iterable[Batch]]
@@ -73,8 +73,8 @@ class Evaluator:
         device = self.compute.device
         # Losses, distances, hits at 5. float64 holds sums of fp32 numbers exactly or nearly so: the
         # figures do not depend on who measured which image.
-        sums = wide(torch.zeros(3, device=device))
-        by_class = wide(torch.zeros(2, self.target.model.num_classes, device=device))
+        sums = widen(torch.zeros(3, device=device))
+        by_class = widen(torch.zeros(2, self.target.model.num_classes, device=device))
         for number, (images, labels, indices, *_) in enumerate(self.batches()):
             if last is not None and number >= last:
                 break
@@ -87,18 +87,18 @@ class Evaluator:
             ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
             hits = ranked == labels[:, None]
             losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
-            sums[0] += wide(losses).sum()
+            sums[0] += widen(losses).sum()
             taps = [*reading.taps.values()]
             source = None if self.source is None else self._source_taps(images, number)
             if source is not None:
-                sums[1] += wide(_distances(taps, source)).sum()
+                sums[1] += widen(_distances(taps, source)).sum()
             if self.track is not None:
                 self.track.add(taps, source, indices)
             sums[2] += hits.sum()
             by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
             by_class[1] += labels.bincount(minlength=by_class.shape[1])
-        loss, drift, top5 = self.processes.total(sums).tolist()
-        by_class = self.processes.total(by_class).long()
+        loss, drift, top5 = self.processes.all_reduce(sums).tolist()
+        by_class = self.processes.all_reduce(by_class).long()
         self.by_class = list(zip(*by_class.tolist(), strict=True))
         top1, count = by_class.sum(1).tolist()
         attention = None if self.track is None else self.track.figures()

@@ -147,7 +147,7 @@ def test(job: Job, run: RunFolder, dry_run: bool) -> dict[str, Any]:
     """One test at the end, with the weights that validation chose."""
     if not run.dry:
         # The folder may be on another node.
-        tensors = job.processes.from_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
+        tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
         job.evaluated.model.load_state_dict(tensors)
     measure = evaluator(job, job.split.test, drift=False)
     figures = measure("test", 1 if dry_run else None)

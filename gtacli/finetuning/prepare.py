@@ -14,7 +14,7 @@ from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import load_dataset
 from gtacli.data.augment.augmentation import Augmentation
-from gtacli.data.augment.batched import BatchedAugmentation, on_device
+from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform, Transform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.sampling import Split, make_split
@@ -224,7 +224,7 @@ def training_view(
         target.mean,
         target.std,
     )
-    return on_device(augmentation, config.augment_device, device)
+    return place_augmentation(augmentation, config.augment_device, device)
 
 
 def mixing_of(config: FinetuneConfig) -> Mixing | None:

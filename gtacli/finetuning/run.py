@@ -16,7 +16,7 @@ from gtacli.finetuning.per_class import log_balance
 from gtacli.finetuning.phases import run_phase, test
 from gtacli.finetuning.prepare import Job, Kept, prepare
 from gtacli.finetuning.search import SEARCH_FILE, Search, choices, require_search, search
-from gtacli.runtime.distribution import Processes, joined
+from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder, median_rate
 from gtacli.training.begin import begin, folder_of, record_of, resumed_config
@@ -50,27 +50,29 @@ def finetune(
         PeerLost: another process has ended.
     """
     if processes is None:
-        with joined() as processes:
+        with join_processes() as processes:
             return finetune(config, observer, dry_run, processes)
     if not processes.is_main:
         observer = Unobserved()
     started = time.perf_counter()
     given = config
-    config = with_demo(processes.from_main(lambda: resumed_config(given, "finetune")))
+    config = with_demo(processes.run_on_main(lambda: resumed_config(given, "finetune")))
     idle = config.freeze_epochs + config.warmup
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     observer = loggers = Loggers(config.log, observer, config.epochs)
     if dry_run or not processes.is_main:
         loggers.active.clear()
-    run = RunFolder(processes.from_main(lambda: folder_of(config, "finetune")), dry_run, processes)
+    run = RunFolder(
+        processes.run_on_main(lambda: folder_of(config, "finetune")), dry_run, processes
+    )
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
     if config.track_attention and not job.split.val:
         log.warning("--track-attention: no image is held out, so there is nothing to track")
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val), idle)
-    job.compute.forget_peak_memory()
+    job.compute.reset_peak_memory()
     fingerprint = job.fingerprint
     record = record_of("finetune", config, job.dataset, job.target, fingerprint, processes.size)
     begin(run, config, record, job.split.to_json())

@@ -122,7 +122,7 @@ def search(
         RunError: when every candidate failed.
     """
     started = time.perf_counter()
-    folders = {c: run.below(f"search/{c:g}") for c in candidates}
+    folders = {c: run.subfolder(f"search/{c:g}") for c in candidates}
     scores: dict[float, list[float]] = {c: [] for c in candidates}
     trained = dict.fromkeys(candidates, 0)
     alive, chosen = sorted(candidates), 0.0
@@ -143,7 +143,7 @@ def search(
         sum(trained.values()),
         round(time.perf_counter() - started, 2),
     )
-    run.adopt(folders[chosen])
+    run.copy_progress(folders[chosen])
     run.write_json(SEARCH_FILE, asdict(found))
     run.remove("search")
     return found

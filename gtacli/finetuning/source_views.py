@@ -96,7 +96,7 @@ class SourceViews:
                 if len(images):
                     rows[view, indices] = torch.stack(read(images).row, 1).squeeze(-2).cpu()
         # Each process has filled its own images and left the others' at zero.
-        self._rows = processes.total(rows)
+        self._rows = processes.all_reduce(rows)
         seconds = time.perf_counter() - started
         log.info(
             "the source has read %d views of %d images: %.0f MB, %.0f s",

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.discovery import Discovery, Found
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.sizes import Size
@@ -36,7 +36,7 @@ class View(NamedTuple):
         pixels: uint8 (3, *what the models see).
     """
 
-    image: Named
+    image: InputImage
     size: Size
     pixels: Tensor
 
@@ -44,7 +44,7 @@ class View(NamedTuple):
 class Failed(NamedTuple):
     """An image that cannot be done, and the line that says why."""
 
-    image: Named
+    image: InputImage
     error: str
 
 
@@ -60,7 +60,7 @@ class Grids(NamedTuple):
 class Seen(NamedTuple):
     """An image and what each model found in it, in their order."""
 
-    image: Named
+    image: InputImage
     size: Size
     grids: tuple[Grids, ...]
 
@@ -71,7 +71,7 @@ class Reader:
     def __init__(self, model: LoadedModel) -> None:
         self.size, self.interpolation = model.image_size, InterpolationMode(model.interpolation)
 
-    def read(self, image: Named | Failed) -> View | Failed:
+    def read(self, image: InputImage | Failed) -> View | Failed:
         """The view of an image, on the CPU."""
         if isinstance(image, Failed):
             return image
@@ -126,7 +126,7 @@ class Finder(Reader):
 
 def find_all(
     finders: Sequence[Finder],
-    images: Iterable[Named | Failed],
+    images: Iterable[InputImage | Failed],
     batch_size: int = 32,
     threads: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -155,9 +155,9 @@ def find_all(
 
 
 def _a_core_each(
-    finders: Sequence[Finder], batches: Iterable[list[Named | Failed]], threads: int | None
+    finders: Sequence[Finder], batches: Iterable[list[InputImage | Failed]], threads: int | None
 ) -> Iterator[list[Seen | Failed]]:
-    def work(images: list[Named | Failed]) -> list[Seen | Failed]:
+    def work(images: list[InputImage | Failed]) -> list[Seen | Failed]:
         return _find(finders, [finders[0].read(image) for image in images])
 
     workers = thread_count(threads)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtacli.runtime.devices import wide
+from gtacli.runtime.devices import widen
 
 if TYPE_CHECKING:
     from gtacli.models.tap import Tap
@@ -48,7 +48,7 @@ def row_entropy(tap: Tap) -> Tensor:
 def row_distances(tap: Tap, reference: Tap) -> tuple[Tensor, Tensor]:
     """(drift, kl), each (B, H), or (B, 1) of the heads' mean where their numbers differ."""
     # In float64, where it exists: a small KL is a difference of large sums.
-    ours, theirs = (wide(row.squeeze(2)) for row in comparable_rows(tap, reference))
+    ours, theirs = (widen(row.squeeze(2)) for row in comparable_rows(tap, reference))
     log_ours, log_theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
     kl = (log_theirs.exp() * (log_theirs - log_ours)).sum(-1)
     return (ours - theirs).square().sum(-1), kl
@@ -90,8 +90,8 @@ class HealthSums:
         self.compared = compared
         # float64 holds sums of fp32 numbers exactly or nearly so: the figures depend neither on
         # batches nor on who measured which image.
-        self.sums = wide(torch.zeros(len(MEASURES), layers, heads, device=device))
-        self.counts = wide(torch.zeros(3, device=device))  # images, with an object, its area
+        self.sums = widen(torch.zeros(len(MEASURES), layers, heads, device=device))
+        self.counts = widen(torch.zeros(3, device=device))  # images, with an object, its area
 
     def add(
         self,

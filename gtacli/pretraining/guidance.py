@@ -94,7 +94,7 @@ def guided_weights(
     if count:
         sums[processes.rank] = logits[:count].logsumexp((0, 1))
         counts[processes.rank] = count * logits.shape[1]
-    sums, counts = processes.total(torch.stack([sums, counts])).unbind()
+    sums, counts = processes.all_reduce(torch.stack([sums, counts])).unbind()
     total = torch.where(counts > 0, sums, -torch.inf).logsumexp(0)
     return (logits - (total - counts.sum().log())).exp()
 

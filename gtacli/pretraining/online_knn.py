@@ -15,8 +15,8 @@ from torch import Tensor
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
-from gtacli.data.sampling import hold_out, keep
-from gtacli.data.unlabelled import has_labels
+from gtacli.data.sampling import hold_out, sample_records
+from gtacli.data.unlabeled import has_labels
 from gtacli.measures.neighbors import knn_hits, nearest
 from gtacli.pretraining.prepare import Job
 from gtacli.runtime.devices import choose_workers
@@ -95,7 +95,7 @@ def _parts(dataset: ImageDataset, seed: int) -> tuple[tuple[Record, ...], tuple[
         keys, queries = hold_out(keys, seed)
     classes = len(dataset.classes)
     few = [
-        keep(part, shots=ceil(most / classes), seed=seed) if len(part) > most else part
+        sample_records(part, shots=ceil(most / classes), seed=seed) if len(part) > most else part
         for part, most in ((keys, KEYS), (queries, QUERIES))
     ]
     return few[0], few[1]

@@ -12,11 +12,11 @@ import torch
 
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.data.augment.augmentation import Augmentation
-from gtacli.data.augment.batched import BatchedAugmentation, on_device
+from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.store import ImageStore
-from gtacli.data.unlabelled import load_images
+from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
@@ -189,7 +189,7 @@ def _training_view(
         encoder.interpolation,
         load_ratio=1 / sqrt(config.crop_scale),
     )
-    return on_device(Augmentation(crop), config.augment_device, device)
+    return place_augmentation(Augmentation(crop), config.augment_device, device)
 
 
 def _optimizer(config: PretrainConfig, model: MaskedAutoencoder) -> torch.optim.Optimizer:

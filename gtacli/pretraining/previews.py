@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.loader import Batch
 from gtacli.images.decode import ImageError
@@ -75,7 +75,7 @@ class Previews:
         views, shown, kept = [], [], []
         for number, place in enumerate(places.tolist()):
             try:
-                view, where = transform.see(store.get(number))
+                view, where = transform.make_view(store.get(number))
             except ImageError:  # training names it
                 continue
             views.append(view)
@@ -90,7 +90,7 @@ class Previews:
         if self.job.guide is None:
             return None
         maps, shown = self.job.guide.maps(self.batch)
-        return view_maps(maps.to(self.job.compute.device), shown, self.job.model.grid)
+        return crop_maps(maps.to(self.job.compute.device), shown, self.job.model.grid)
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Normalised images as uint8."""

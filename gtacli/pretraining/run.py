@@ -16,7 +16,7 @@ from gtacli.pretraining.online_knn import OnlineKnn
 from gtacli.pretraining.prepare import Job, prepare
 from gtacli.pretraining.previews import Previews
 from gtacli.runtime.devices import choose_workers
-from gtacli.runtime.distribution import Processes, joined
+from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.run_files import DECODER_FILE
 from gtacli.runtime.run_folder import RunFolder, median_rate
 from gtacli.training.begin import begin, folder_of, record_of, resumed_config
@@ -49,19 +49,21 @@ def pretrain(
         PeerLost: another process has ended.
     """
     if processes is None:
-        with joined() as processes:
+        with join_processes() as processes:
             return pretrain(config, observer, dry_run, processes)
     if not processes.is_main:
         observer = Unobserved()
     started = time.perf_counter()
     given = config
-    config = processes.from_main(lambda: resumed_config(given, "pretrain"))
+    config = processes.run_on_main(lambda: resumed_config(given, "pretrain"))
     observer = loggers = Loggers(config.log, observer, config.epochs)
     if dry_run or not processes.is_main:
         loggers.active.clear()
-    run = RunFolder(processes.from_main(lambda: folder_of(config, "pretrain")), dry_run, processes)
+    run = RunFolder(
+        processes.run_on_main(lambda: folder_of(config, "pretrain")), dry_run, processes
+    )
     job = prepare(config, processes)
-    job.compute.forget_peak_memory()
+    job.compute.reset_peak_memory()
     record = _begin(job, run)
     loggers.start(record["config"], run.path)
     state = None if config.resume is None else run.read_state()
@@ -141,7 +143,7 @@ def _train(
             maps = None
             if job.guide is not None:
                 maps, shown = job.guide.maps(batch)
-                batch = batch._replace(shown=shown)
+                batch = batch._replace(crops=shown)
             job.task.look(epoch, batch, maps)
             yield batch
 

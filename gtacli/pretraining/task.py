@@ -13,7 +13,7 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.loader import Batch
 from gtacli.images.preprocessing import InputView
 from gtacli.models.mae import MaskedAutoencoder, Reconstruction
@@ -111,7 +111,7 @@ class PretrainTask(TrainingTask):  # type: ignore[misc]
             maps: (B, mh, mw) bytes or floats, of the whole images; all 0 where an image has none,
                 which weighs as if no part of it were an object.
         """
-        self._now = (epoch, batch.indices, batch.shown, maps)
+        self._now = (epoch, batch.indices, batch.crops, maps)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One step.
@@ -163,7 +163,7 @@ class PretrainTask(TrainingTask):  # type: ignore[misc]
             assert self.guidance is None, "guidance needs maps"
             return real, mask_order(noise, masking=self.masking), None, None
         moved = given.to(device, non_blocking=True)
-        guide = maps = normalised(view_maps(moved, shown, grid).flatten(1))
+        guide = maps = normalised(crop_maps(moved, shown, grid).flatten(1))
         if self.guidance is not None and self.guidance.shuffle:
             guide = shuffled(maps, image_noise(indices, patches, self.seed, epoch, _SHUFFLES))
         return real, mask_order(noise, guide, self.masking), maps, guide

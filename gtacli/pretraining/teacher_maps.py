@@ -33,7 +33,7 @@ class Guide(Protocol):
 
     def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, mh, mw) maps, bytes or floats in [0, 1], and (B, 5) what the views show of them, as
-        `Batch.shown`."""
+        `Batch.crops`."""
         ...
 
 
@@ -65,7 +65,7 @@ class KeptMaps:
         if backend not in ("", "none", made_by):
             raise GtaError(f"--maps: {folder} holds maps of {made_by}, not of {backend} (--guide)")
         sources = [record.path for record in records]
-        self.rows = processes.from_main(lambda: self.cache.rows(sources))
+        self.rows = processes.run_on_main(lambda: self.cache.rows(sources))
         missing = int((self.rows < 0).sum())
         if missing == len(records):
             raise GtaError(
@@ -88,7 +88,7 @@ class KeptMaps:
         rows = self.rows[(batch.indices // self._repeats).numpy()].tolist()
         found = [self._none if row < 0 else self.cache[row] for row in rows]
         maps = np.stack(found) if found else np.empty((0, *self.cache.grid), np.uint8)
-        return torch.from_numpy(maps), batch.shown
+        return torch.from_numpy(maps), batch.crops
 
 
 class FoundMaps:
@@ -114,9 +114,9 @@ class FoundMaps:
         self._view = teacher.view(compute.device)
 
     def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        whole = batch.shown.new_tensor([0, 0, 1, 1, 0]).expand(len(batch.images), 5)
+        whole = batch.crops.new_tensor([0, 0, 1, 1, 0]).expand(len(batch.images), 5)
         if not len(batch.images):
-            return batch.shown.new_zeros(0, 1, 1), whole
+            return batch.crops.new_zeros(0, 1, 1), whole
         pixels = batch.images.to(self._compute.device, non_blocking=True)
         with torch.no_grad(), self._compute.autocast():
             return self.backend.find(self._view(pixels)).maps.float(), whole

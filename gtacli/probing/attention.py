@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gtacli.data.inputs import Named
-from gtacli.data.truth import Truth, read_truth, record_truth
+from gtacli.data.inputs import InputImage
+from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
 from gtacli.discovery import Discovery
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError
@@ -86,7 +86,7 @@ class AttentionProbe:
         self._grids = tuple(dict.fromkeys(model.grid for model in models))
 
     def see(
-        self, images: Iterable[Named], batch_size: int = 32, threads: int | None = None
+        self, images: Iterable[InputImage], batch_size: int = 32, threads: int | None = None
     ) -> Iterator[Failed | int]:
         """Measures each image, in constant memory.
 
@@ -127,7 +127,7 @@ class AttentionProbe:
             return False
         return True
 
-    def _read(self, image: Named) -> _Item | Failed:
+    def _read(self, image: InputImage) -> _Item | Failed:
         view = self._reader.read(image)
         if isinstance(view, Failed):
             return view
@@ -136,16 +136,16 @@ class AttentionProbe:
         except ImageError as error:
             return Failed(image, str(error))
 
-    def _shares(self, image: Named, size: Size) -> dict[Size, Tensor]:
+    def _shares(self, image: InputImage, size: Size) -> dict[Size, Tensor]:
         if isinstance(self.masks, Discovery):
             return {}
-        truth: Truth | None
+        truth: GroundTruth | None
         if isinstance(self.masks, Path):
             truth = read_truth(self.masks, image.below, size)
             if truth.labels is None:
                 raise ImageError(f"ground truth of {image.path} has boxes alone; masks are needed")
         else:
-            truth = None if image.record is None else record_truth(image.record, size)
+            truth = None if image.record is None else read_record_truth(image.record, size)
         if truth is None or truth.labels is None:
             return {grid: torch.zeros(grid) for grid in self._grids}
         return {grid: object_shares(truth.labels, grid) for grid in self._grids}

@@ -28,7 +28,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.find import find_images, subfolders
@@ -78,7 +78,7 @@ class ImageSet:
     """
 
     name: str
-    images: Sequence[Named]
+    images: Sequence[InputImage]
     labels: Sequence[int]
     classes: Sequence[str]
     textures: Sequence[int] | None = None
@@ -112,7 +112,7 @@ def class_folders(name: str, root: Path) -> ImageSet:
         raise UsageError(f"{option}: {root} holds no class folder with images")
     classes = sorted(by_class)
     files = [(file, label) for label, synset in enumerate(classes) for file in by_class[synset]]
-    images = [Named(str(file), file.relative_to(root)) for file, _ in files]
+    images = [InputImage(str(file), file.relative_to(root)) for file, _ in files]
     return ImageSet(name, images, [label for _, label in files], classes)
 
 
@@ -126,7 +126,7 @@ def cue_conflicts(root: Path) -> ImageSet:
     for file in find_images(root):
         cues = _CUES.fullmatch(file.stem)
         if cues and cues[1] in SIXTEEN and cues[2] in SIXTEEN:
-            images.append(Named(str(file), file.relative_to(root)))
+            images.append(InputImage(str(file), file.relative_to(root)))
             shapes.append(classes.index(cues[1]))
             textures.append(classes.index(cues[2]))
     if not images:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
-from gtacli.data.unlabelled import load_images
+from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.models.loading import load_model
 from gtacli.report.runs import Run

@@ -19,8 +19,8 @@ from gtacli.config.common import ImageSize
 from gtacli.config.report import ReportConfig
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import ImageDataset, Record
-from gtacli.data.inputs import Named
-from gtacli.data.unlabelled import has_labels
+from gtacli.data.inputs import InputImage
+from gtacli.data.unlabeled import has_labels
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
 from gtacli.images.packed import Packed
@@ -123,7 +123,7 @@ def make_gallery(
     runs: Sequence[Run],
     labels: Sequence[str],
     order: Sequence[int],
-    named: Sequence[Named],
+    named: Sequence[InputImage],
     room: float,
     compute: Compute,
     progress: Progress,
@@ -169,7 +169,7 @@ def _chosen(
     runs: Sequence[Run],
     examiner: Examiner,
     exams: Sequence[Exam],
-    named: Sequence[Named],
+    named: Sequence[InputImage],
 ) -> list[_Image]:
     images = [_Image(image.path, image.source, None) for image in named]
     if not named:

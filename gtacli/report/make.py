@@ -16,7 +16,7 @@ from gtacli.report.page import render
 from gtacli.report.previews import Previews, read_previews
 from gtacli.report.probes import is_probe, probe_tables
 from gtacli.report.runs import Run, read_runs
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 
 if TYPE_CHECKING:
     from gtacli.report.examining import Progress
@@ -61,7 +61,7 @@ def make_report(
         for line in missing:
             gallery.notes.add(line)
     page = _page(config, runs, labels, kinds, previews, gallery, probes)
-    write_whole(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+    write_atomic(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
     return {
         "report": str(config.out),
         "runs": len(folders_read),
@@ -85,11 +85,11 @@ def _gallery(
     null: bool,
 ) -> Gallery:
     # Only here: with --no-images torch is not loaded.
-    from gtacli.data.inputs import named_images
+    from gtacli.data.inputs import iter_images
     from gtacli.report.gallery import make_gallery
     from gtacli.runtime.devices import choose_compute
 
-    named = [*named_images(config.images, stream, null)] if config.images else []
+    named = [*iter_images(config.images, stream, null)] if config.images else []
     order = [number for kind in kinds for number in kind.runs]
     compute = choose_compute(config.device, config.precision)
     return make_gallery(config, runs, labels, order, named, room, compute, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.errors import GtaError
-from gtacli.runtime.atomic import finite
+from gtacli.runtime.atomic import replace_nonfinite
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 
@@ -85,7 +85,7 @@ def _hint(path: Path) -> str:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        value = finite(json.loads(file.read_text(encoding="utf-8")))
+        value = replace_nonfinite(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     if not isinstance(value, dict):
@@ -98,7 +98,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        rows = [finite(json.loads(line)) for line in file.read_text("utf-8").splitlines() if line]
+        rows = [
+            replace_nonfinite(json.loads(line))
+            for line in file.read_text("utf-8").splitlines()
+            if line
+        ]
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     return [_with_last_block(row) for row in rows if isinstance(row, dict)]

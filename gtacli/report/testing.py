@@ -17,7 +17,7 @@ from gtacli.errors import GtaError, RunError
 from gtacli.models.loading import LoadedModel
 from gtacli.report.looking import readied, transform_of
 from gtacli.report.runs import Run
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
 
@@ -111,7 +111,7 @@ def keep_answers(run: Run, digest: str, answers: Answers) -> None:
     content = {"of": digest, "top1": {k: [c, round(p, 4)] for k, (c, p) in answers.items()}}
     text = json.dumps(content, indent=0) + "\n"
     try:
-        write_whole(run.path / PREDICTIONS_FILE, lambda p: p.write_text(text, encoding="utf-8"))
+        write_atomic(run.path / PREDICTIONS_FILE, lambda p: p.write_text(text, encoding="utf-8"))
     except RunError as error:
         log.debug("%s", error)
 

@@ -13,7 +13,7 @@ from typing import Any
 from gtacli.errors import RunError
 
 
-def replace_whole(
+def replace_atomic(
     path: Path,
     write: Callable[[Path], object],
     *,
@@ -41,30 +41,31 @@ def replace_whole(
         draft.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Path], object], option: str = "--out") -> str:
+def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out") -> str:
     """The same for what a command makes. Returns the path as text.
 
     Raises RunError, which names `option`, where it cannot be written.
     """
     try:
-        replace_whole(path, write)
+        replace_atomic(path, write)
     except OSError as error:
-        raise RunError(f"{option}: cannot write {path} ({error.strerror or error})") from error
+        reason = error.strerror or error
+        raise RunError(f"cannot write {path} ({reason})", option=option) from error
     return str(path)
 
 
-def as_json(value: Any, **options: Any) -> str:
+def to_json(value: Any, **options: Any) -> str:
     """`json.dumps`, in which a number that is not finite becomes null and what JSON does not know
     a text: Python would write NaN, which nobody else reads."""
-    return json.dumps(finite(value), default=str, **options)
+    return json.dumps(replace_nonfinite(value), default=str, **options)
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """The same with None for every number that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
+        return {str(k): replace_nonfinite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
+        return [replace_nonfinite(v) for v in value]
     return value

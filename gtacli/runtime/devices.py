@@ -12,7 +12,7 @@ import torch
 
 from gtacli.errors import UsageError
 from gtacli.runtime.machine import usable_cores
-from gtacli.runtime.processes import here
+from gtacli.runtime.processes import process_info
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Compute:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
-    def forget_peak_memory(self) -> None:
+    def reset_peak_memory(self) -> None:
         """Count the peak from here on, where the device can."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -116,7 +116,7 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise UsageError("--precision: fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if chosen.type == "cpu":
         keep_freed_memory()
-        if here().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        if process_info().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(usable_cores())
     return Compute(chosen, dtype)
 
@@ -126,7 +126,7 @@ def _own_device(device: torch.device) -> torch.device:
 
     Raises UsageError where they would share one.
     """
-    place = here()
+    place = process_info()
     if place.local_size == 1 or device.type == "cpu":
         return device
     if str(device) != "cuda":
@@ -145,7 +145,7 @@ def _own_device(device: torch.device) -> torch.device:
     return own
 
 
-def wide(values: torch.Tensor) -> torch.Tensor:
+def widen(values: torch.Tensor) -> torch.Tensor:
     """In float64, for sums over many images; in float32 on MPS, which has no other."""
     return values.double() if values.device.type != "mps" else values
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from gtacli.errors import GtaError, PeerLost, exit_status
-from gtacli.runtime.devices import wide
-from gtacli.runtime.processes import already_said, here
+from gtacli.runtime.devices import widen
+from gtacli.runtime.processes import claim_report, process_info
 
 T = TypeVar("T")
 # Longer than anything one process does while the others wait: a download, a large file to write.
@@ -43,7 +43,7 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def agree(self, images: int, stop: bool) -> tuple[int, bool]:
+    def combine(self, images: int, stop: bool) -> tuple[int, bool]:
         """(images of all, whether any wants to stop). All wait here for each other."""
         if self.size == 1:
             return images, stop
@@ -51,18 +51,18 @@ class Processes:
         dist.all_reduce(both)
         return int(both[0]), bool(both[1])
 
-    def sums(self, figures: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+    def weighted_sums(self, figures: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         """Means over this process's `images` as sums over the images of all (0-dim tensors on
         their device). Without images the figures count for nothing, finite or not."""
         named = {k: v.detach() for k, v in figures.items() if v.ndim == 0}
         if not named:
             return {}
-        sums = wide(torch.stack([v.float() for v in named.values()])) * images
+        sums = widen(torch.stack([v.float() for v in named.values()])) * images
         if not images:
             sums = torch.zeros_like(sums)
-        return dict(zip(named, self.total(sums).unbind(), strict=True))
+        return dict(zip(named, self.all_reduce(sums).unbind(), strict=True))
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over the processes, on the device of `values`."""
         if self.size > 1:
             dist.all_reduce(values)
@@ -76,7 +76,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def run_on_main(self, make: Callable[[], T]) -> T:
         """What `make` gives process 0, for everyone; a GtaError of its is raised by everyone."""
         if self.size == 1:
             return make()
@@ -96,12 +96,12 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def join_processes() -> Iterator[Processes]:
     """Meet the other processes that the launcher has started; nothing where there are none.
 
     Raises PeerLost when an exchange fails because another process has ended.
     """
-    place = here()
+    place = process_info()
     if place.size == 1:
         yield ALONE
         return
@@ -116,7 +116,7 @@ def joined() -> Iterator[Processes]:
         )
         if not lost:
             # Before the others notice: their error is only that this process has gone.
-            already_said(exit_status(error))
+            claim_report(exit_status(error))
         if backend == "gloo" and dist.is_initialized():  # NCCL's would wait for the others
             dist.destroy_process_group()
         if lost:

@@ -6,7 +6,7 @@ Several processes of one run (torchrun) share them equally.
 import os
 from pathlib import Path
 
-from gtacli.runtime.processes import here
+from gtacli.runtime.processes import process_info
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -15,13 +15,13 @@ def usable_cores() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // here().local_size)
+    return max(1, cores // process_info().local_size)
 
 
 def available_memory() -> int | None:
     """Free bytes for this process: the machine's, or less in a container; None if unknown."""
     free = [value for value in (_machine(), _container()) if value is not None]
-    return min(free) // here().local_size if free else None
+    return min(free) // process_info().local_size if free else None
 
 
 def _machine() -> int | None:

@@ -15,7 +15,7 @@ SAID = "gta/said"
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """A process among those of a run.
 
     Attributes:
@@ -30,19 +30,19 @@ class Place:
     local_size: int = 1
 
 
-def here() -> Place:
+def process_info() -> ProcessInfo:
     """This process's place; alone where no launcher says otherwise."""
     env = os.environ
     if any(name not in env for name in ("MASTER_ADDR", "MASTER_PORT")):
-        return Place()
+        return ProcessInfo()
     try:
         rank, size, local_rank = (int(env[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return Place(rank, size, local_rank, int(env.get("LOCAL_WORLD_SIZE", 1)))
+        return ProcessInfo(rank, size, local_rank, int(env.get("LOCAL_WORLD_SIZE", 1)))
     except (KeyError, ValueError):
-        return Place()
+        return ProcessInfo()
 
 
-def already_said(status: int, lost: bool = False) -> int | None:
+def claim_report(status: int, lost: bool = False) -> int | None:
     """Claim the word for this process, which is about to end with `status`.
 
     An error is said once: all processes may find the same one, and where one ends, the others fail
@@ -53,7 +53,7 @@ def already_said(status: int, lost: bool = False) -> int | None:
         lost: the error is that another process has ended. If that one has not said why, it was
             killed, and a launcher of ours is the one to say so.
     """
-    if here().size == 1:
+    if process_info().size == 1:
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -61,7 +61,7 @@ def already_said(status: int, lost: bool = False) -> int | None:
     launcher = env.get(LAUNCHER)
     host, _, port = (launcher or f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}").rpartition(":")
     key = f"{SAID}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # a restarted job speaks anew
-    mine = f"{status} {here().rank}"
+    mine = f"{status} {process_info().rank}"
     try:
         store = TCPStore(host, int(port), timeout=timedelta(seconds=5), wait_for_workers=False)
         if lost and launcher:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gtacli.errors import GtaError, RunError, UsageError
-from gtacli.runtime.atomic import as_json, replace_whole
+from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.run_files import (
     FILES,
@@ -52,7 +52,7 @@ class RunFolder:
         self.dry = dry
         self.processes = processes
 
-    def below(self, name: str) -> RunFolder:
+    def subfolder(self, name: str) -> RunFolder:
         """A folder in this one, for a run that is part of the run."""
         return RunFolder(self.path / name, self.dry, self.processes)
 
@@ -85,7 +85,7 @@ class RunFolder:
         if self.processes.is_main and not self.dry:
             shutil.rmtree(self.path / folder, ignore_errors=True)
 
-    def adopt(self, other: RunFolder) -> None:
+    def copy_progress(self, other: RunFolder) -> None:
         """Take over what another run trained so far; the state last, since with it the run can
         go on."""
         for name in ("metrics.jsonl", WEIGHTS_FILE, STATE_FILE):
@@ -94,22 +94,22 @@ class RunFolder:
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` fill a file; readers never see half of it, see `gtacli.runtime.atomic`."""
         if not self.dry:
-            self.processes.from_main(lambda: self._write(name, write))
+            self.processes.run_on_main(lambda: self._write(name, write))
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         try:
-            replace_whole(self.path / name, write, sync=True)
+            replace_atomic(self.path / name, write, sync=True)
         except (OSError, RuntimeError, SafetensorError) as e:  # a full disk looks different to each
             text = f"--out: cannot write {self.path / name} ({_reason(e)})"
             # Before the first step it is the user's input that is wrong, later the run has failed.
             raise (GtaError if name in ("run.json", "split.json") else RunError)(text) from e
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        text = as_json(value, indent=1) + "\n"
+        text = to_json(value, indent=1) + "\n"
         self.write(name, lambda p: p.write_text(text, encoding="utf-8"))
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(as_json(row) + "\n" for row in rows)
+        text = "".join(to_json(row) + "\n" for row in rows)
         self.write("metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
 
     def write_model(
@@ -130,7 +130,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises GtaError for a missing or damaged file."""
-        return self.processes.from_main(lambda: self._read_json(name))
+        return self.processes.run_on_main(lambda: self._read_json(name))
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -141,11 +141,11 @@ class RunFolder:
             ) from e
 
     def has(self, name: str) -> bool:
-        return self.processes.from_main((self.path / name).is_file)
+        return self.processes.run_on_main((self.path / name).is_file)
 
     def read_state(self) -> dict[str, Any]:
         """The state of an interrupted run. Raises GtaError when there is none."""
-        return self.processes.from_main(self._read_state)
+        return self.processes.run_on_main(self._read_state)
 
     def _read_state(self) -> dict[str, Any]:
         file = self.path / STATE_FILE

@@ -16,7 +16,7 @@ SEED = 20240322
 _SPECIES = tuple(s for pair in zip(DEMO.species, RELATIVES, strict=True) for s in pair)
 
 
-def trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def draw_trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Trial `index` of an endless, fixed series: pixels (size, size, 3) and the creature's mask."""
     rng = np.random.default_rng((SEED, index))
     drawers = tuple(SCENERY.values())

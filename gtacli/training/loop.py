@@ -151,7 +151,7 @@ def fit(
                 schedule.step_update(update)
                 task.progress = update / (plan.epochs * plan.updates)
                 count = len(images)
-                everyone, stopping = processes.agree(count, stop.requested)
+                everyone, stopping = processes.combine(count, stop.requested)
                 if not count:
                     # Too few for all, or none could be read: the others wait for our gradients.
                     images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
@@ -164,7 +164,7 @@ def fit(
                     # Gradients are averaged over the processes; the step's are to be summed.
                     share = count * processes.size / plan.group(batch)
                     scaler.scale(result["loss"] * share).backward()
-                sums = processes.sums(result, count)
+                sums = processes.weighted_sums(result, count)
                 finite = torch.isfinite(sums["loss"])
                 bad_batch = torch.where((bad_batch < 0) & ~finite, batch, bad_batch)
                 _add(progress, sums, everyone)
@@ -219,7 +219,7 @@ def fit(
             run.write_rows(progress.rows)
             save()
             observer.epoch(row)
-            if processes.agree(0, stop.requested)[1]:
+            if processes.combine(0, stop.requested)[1]:
                 raise Interrupted(
                     f"stopped after epoch {epoch + 1}; go on with --resume {run.path}"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gtacli.data.base import Record
-from gtacli.data.store import Cache, ImageStore
+from gtacli.data.store import CacheMode, ImageStore
 from gtacli.errors import GtaError
 from gtacli.images.sizes import Size
 from gtacli.runtime.distribution import Processes
@@ -22,7 +22,7 @@ class Stores:
     stores: list[ImageStore] = field(default_factory=list)
 
     def of(
-        self, records: tuple[Record, ...], load_size: Size, interpolation: str, cache: Cache
+        self, records: tuple[Record, ...], load_size: Size, interpolation: str, cache: CacheMode
     ) -> ImageStore:
         """The store of `records`; asked again, the same with what it holds."""
         for store in self.stores:

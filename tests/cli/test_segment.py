@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.discovery.build import make_backend
 from gtacli.inference.objects import Finder
 from gtacli.inference.segment.stream import Output, segment
@@ -330,7 +330,7 @@ def test_an_endless_stream_is_read_as_it_is_needed(
     scene(tmp_path / "a.png")
     model = load_model(str(tiny_model))
     taken = count()
-    endless = (Named(str(tmp_path / "a.png"), PurePath(f"{next(taken)}.png")) for _ in count())
+    endless = (InputImage(str(tmp_path / "a.png"), PurePath(f"{next(taken)}.png")) for _ in count())
     output = Output(tmp_path / "out")
     compute = choose_compute("cpu", "auto")
     finder = Finder(model, make_backend("bright", {}, model), compute)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.discovery.build import make_backend
 from gtacli.inference.objects import Finder
 from gtacli.models import load_model
@@ -180,7 +180,7 @@ def test_jaccard_is_of_the_best_head_of_each_class(
     Image.fromarray(noise).save(tmp_path / "a.png")
     model = load_model(str(tiny_model))
     finder = Finder(model, make_backend("dino", {}, model), choose_compute("cpu", "auto"))
-    view = finder.read(Named(str(tmp_path / "a.png"), PurePath("a.png")))
+    view = finder.read(InputImage(str(tmp_path / "a.png"), PurePath("a.png")))
     (tap,) = attention(model.model, finder.as_input(view.pixels[None]))  # type: ignore[union-attr]
     heads = mass_mask(tap.maps()[0], 0.6).numpy()
     assert decode(tmp_path / "a.png").size == labels.shape[::-1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gtacli.data import ImageDataset, load_dataset
-from gtacli.data.base import Published
+from gtacli.data.base import Publication
 from gtacli.data.check import check
 from gtacli.data.spec import read_dataset
 
@@ -17,7 +17,7 @@ def as_published(data: ImageDataset) -> ImageDataset:
     """The same, as if its authors had published so few."""
     counts = {split: len(part) for split, part in data.splits.items()}
     home = "https://example.org/pets"
-    return replace(data, published=Published("Few Pets", home, counts, len(data.classes)))
+    return replace(data, published=Publication("Few Pets", home, counts, len(data.classes)))
 
 
 @pytest.mark.parametrize("name", ["pets", "dogs", "cifar10", "hfds", "wds", "tables"])

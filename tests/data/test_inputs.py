@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.data.inputs import image_paths, named_images
+from gtacli.data.inputs import iter_images, iter_paths
 from gtacli.errors import UsageError
 
 
 def named(*arguments: str, stream: bytes = b"", nul: bool = False) -> list[tuple[str, str]]:
-    found = named_images(arguments, io.BytesIO(stream), nul)
+    found = iter_images(arguments, io.BytesIO(stream), nul)
     return [(image.path, image.below.as_posix()) for image in found]
 
 
@@ -63,7 +63,7 @@ def test_a_stream_keeps_its_folders_but_leads_nowhere_else() -> None:
 
 
 def test_paths_alone_and_nothing(photos: Path) -> None:
-    assert list(image_paths(["photos/b", "x.jpg"], io.BytesIO())) == ["photos/b/1.jpg", "x.jpg"]
+    assert list(iter_paths(["photos/b", "x.jpg"], io.BytesIO())) == ["photos/b/1.jpg", "x.jpg"]
     with pytest.raises(UsageError, match="no images"):
         named()
     with pytest.raises(UsageError, match=r"no image in \*\.gif"):
@@ -72,10 +72,12 @@ def test_paths_alone_and_nothing(photos: Path) -> None:
 
 def test_a_data_sets_images_lie_where_their_keys_say(tmp_path):
     from gtacli.data.base import ImageDataset, Record
-    from gtacli.data.inputs import dataset_images
+    from gtacli.data.inputs import iter_dataset_images
 
     record = Record("test/a/one.jpg", 0, tmp_path / "test/a/one.jpg")
     first = Record("train/a/../two.jpg", 0, tmp_path / "two.jpg")
-    images = list(dataset_images(ImageDataset("x", ("a",), {"test": (record,), "train": (first,)})))
+    images = list(
+        iter_dataset_images(ImageDataset("x", ("a",), {"test": (record,), "train": (first,)}))
+    )
     assert [str(image.below) for image in images] == ["train/two.jpg", "test/a/one.jpg"]
     assert [image.source for image in images] == [first.path, record.path]

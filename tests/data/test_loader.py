@@ -145,5 +145,5 @@ def test_repeats_are_views_of_an_image_that_is_read_once(
     assert labels.tolist() == [records[i // 2].label for i in views.tolist()]
     first = batches[0]
     assert not torch.equal(first.images[0], first.images[1])
-    assert not torch.equal(first.shown[0], first.shown[1])
+    assert not torch.equal(first.crops[0], first.crops[1])
     assert same(batches, list(loader(records, "none", repeats=2, workers=2)))

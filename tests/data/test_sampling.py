@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.data import ImageDataset, Record
-from gtacli.data.sampling import hold_out, keep, make_split
+from gtacli.data.sampling import hold_out, make_split, sample_records
 from gtacli.errors import UsageError
 
 counts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
@@ -35,19 +35,19 @@ def sizes_of(records: tuple[Record, ...], classes: int) -> list[int]:
     [(20, 15, 3), (30, 15, 5), (100, 0.1, 1), (60, 5, 3), (7, 100, 7), (10, 70, 7), (1, 0.01, 1)],
 )
 def test_rates_round_up_exactly(n: int, rate: float, kept: int) -> None:
-    assert len(keep(make([n]), rate=rate)) == kept
+    assert len(sample_records(make([n]), rate=rate)) == kept
 
 
 @given(counts, rates, seeds)
 def test_rate_of_every_class(sizes: list[int], rate: float, seed: int) -> None:
     share = Fraction(str(rate)) / 100
-    kept = keep(make(sizes), rate=rate, seed=seed)
+    kept = sample_records(make(sizes), rate=rate, seed=seed)
     assert sizes_of(kept, len(sizes)) == [ceil(share * n) for n in sizes]
 
 
 @given(counts, st.integers(1, 40), seeds)
 def test_shots_of_every_class(sizes: list[int], shots: int, seed: int) -> None:
-    kept = keep(make(sizes), shots=shots, seed=seed)
+    kept = sample_records(make(sizes), shots=shots, seed=seed)
     assert sizes_of(kept, len(sizes)) == [min(shots, n) for n in sizes]
 
 
@@ -57,7 +57,9 @@ def test_smaller_rates_are_part_of_larger(
 ) -> None:
     small, large = sorted((one, other))
     records = make(sizes)
-    assert set(keep(records, rate=small, seed=seed)) <= set(keep(records, rate=large, seed=seed))
+    assert set(sample_records(records, rate=small, seed=seed)) <= set(
+        sample_records(records, rate=large, seed=seed)
+    )
 
 
 @given(counts, rates, seeds, st.randoms(use_true_random=False))
@@ -65,9 +67,11 @@ def test_neither_order_nor_other_classes_matter(sizes, rate, seed, random) -> No
     records = make(sizes)
     shuffled = list(records)
     random.shuffle(shuffled)
-    kept = keep(records, rate=rate, seed=seed)
-    assert set(keep(shuffled, rate=rate, seed=seed)) == set(kept)
-    alone = keep([record for record in records if record.label == 0], rate=rate, seed=seed)
+    kept = sample_records(records, rate=rate, seed=seed)
+    assert set(sample_records(shuffled, rate=rate, seed=seed)) == set(kept)
+    alone = sample_records(
+        [record for record in records if record.label == 0], rate=rate, seed=seed
+    )
     assert alone == tuple(record for record in kept if record.label == 0)
     train, val = hold_out(kept, seed)
     again, val_again = hold_out(kept[::-1], seed)
@@ -76,9 +80,9 @@ def test_neither_order_nor_other_classes_matter(sizes, rate, seed, random) -> No
 
 def test_order_is_kept_and_the_seed_matters() -> None:
     records = make([50])
-    kept = keep(records, rate=30, seed=1)
+    kept = sample_records(records, rate=30, seed=1)
     assert list(kept) == [record for record in records if record in kept]
-    assert kept != keep(records, rate=30, seed=2)
+    assert kept != sample_records(records, rate=30, seed=2)
 
 
 @given(counts, seeds)
@@ -93,20 +97,20 @@ def test_hold_out_rules(sizes: list[int], seed: int) -> None:
 def test_hold_out_is_not_the_end_of_what_is_kept() -> None:
     """Another purpose, another order: the held-out images differ from a smaller rate's rest."""
     records = make([100])
-    kept = keep(records, rate=50, seed=0)
+    kept = sample_records(records, rate=50, seed=0)
     _, val = hold_out(kept, seed=0)
-    assert set(val) - (set(kept) - set(keep(records, rate=40, seed=0)))
+    assert set(val) - (set(kept) - set(sample_records(records, rate=40, seed=0)))
 
 
 @pytest.mark.parametrize("options", [{"rate": 0}, {"rate": 101}, {"rate": -1}, {"shots": 0}])
 def test_senseless_amounts(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        keep(make([5]), **options)
+        sample_records(make([5]), **options)
 
 
 def test_rate_and_shots_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        keep(make([5]), rate=15, shots=2)
+        sample_records(make([5]), rate=15, shots=2)
 
 
 def dataset(sizes: list[int], **others: int) -> ImageDataset:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gtacli.data.base import Record
-from gtacli.data.truth import Truth, read_mask, read_truth, record_truth
+from gtacli.data.truth import GroundTruth, read_mask, read_record_truth, read_truth
 from gtacli.images.decode import ImageError
 from gtacli.measures.segmentation import VOID
 
@@ -139,7 +139,7 @@ ANNOTATION = """<annotation><folder>VOC2007</folder><filename>a.jpg</filename>
 def test_boxes_of_an_annotation(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(ANNOTATION)
     truth = read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
-    assert truth == Truth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
+    assert truth == GroundTruth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
     with pytest.raises(ImageError, match="is of 9 x 6 pixels, its image 9 x 5"):
         read_truth(tmp_path, PurePath("a.jpg"), (5, 9))
     (tmp_path / "a.xml").write_text("<annotation><size/></annotation>")
@@ -164,13 +164,13 @@ def test_broken_annotations(text: str, message: str, tmp_path: Path) -> None:
 def test_of_a_record(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(OBJECT).save(path)
-    assert record_truth(Record("a", 0, path), (6, 9)) is None
-    assert record_truth(Record("a", 0, path, boxes=()), (6, 9)) == Truth(boxes=())
-    both = record_truth(Record("a", 0, path, path, ((1, 2, 3, 4),)), (6, 9))
+    assert read_record_truth(Record("a", 0, path), (6, 9)) is None
+    assert read_record_truth(Record("a", 0, path, boxes=()), (6, 9)) == GroundTruth(boxes=())
+    both = read_record_truth(Record("a", 0, path, path, ((1, 2, 3, 4),)), (6, 9))
     assert both is not None
     assert both.boxes == ((1, 2, 3, 4),)
     assert (both.labels == OBJECT).all()
     with pytest.raises(ImageError, match="is 9 x 6 pixels"):
-        record_truth(Record("a", 0, path, path), (5, 9))
+        read_record_truth(Record("a", 0, path, path), (5, 9))
     with pytest.raises(ImageError, match="no such image"):
         read_mask(tmp_path / "none.png")

@@ -16,7 +16,7 @@ from gtacli.measures.attention import inside_share
 from gtacli.measures.object_shares import object_shares
 from gtacli.models.specs import resolve
 from gtacli.models.weights import read_weights
-from gtacli.scenes.trials import trial
+from gtacli.scenes.trials import draw_trial
 from gtacli.scenes.world import DEMO, DEMO_SOURCE
 
 
@@ -62,7 +62,7 @@ def test_its_attention_finds_creatures_that_it_has_not_learnt() -> None:
     model = load_model("demo")
     shares, areas = [], []
     for index in range(0, 24, 2):  # of the demo's species
-        image, mask = trial(index, 96)
+        image, mask = draw_trial(index, 96)
         pixels = torch.tensor(image).permute(2, 0, 1)[None]
         (tap,) = attention(model.model, model.view(torch.device("cpu"))(pixels))
         share = object_shares(mask.astype("int32"), model.grid)

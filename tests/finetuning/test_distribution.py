@@ -23,8 +23,8 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import make_loader
 from gtacli.errors import GtaError, Interrupted, PeerLost, RunError
 from gtacli.finetuning.run import finetune
-from gtacli.runtime.distribution import ALONE, Processes, joined
-from gtacli.runtime.processes import Place, already_said, here
+from gtacli.runtime.distribution import ALONE, Processes, join_processes
+from gtacli.runtime.processes import ProcessInfo, claim_report, process_info
 
 Make = Callable[..., FinetuneConfig]
 Together = Callable[..., list[Any]]
@@ -106,7 +106,7 @@ def test_evaluation_counts_every_image_once(config: Make, together: Together) ->
         return phases.evaluator(job, job.split.test, drift=True)("test")
 
     def share(rank: int) -> dict[str, Any]:
-        with joined() as processes:
+        with join_processes() as processes:
             return measure(rank, processes)
 
     whole = measure(0)
@@ -214,14 +214,14 @@ def test_an_error_is_said_once(config: Make, together: Together, tmp_path: Path)
 
     def fail(rank: int, where: str) -> tuple[str, int | None]:
         try:
-            with joined() as processes:
+            with join_processes() as processes:
                 if where == "everywhere" or rank == 1:
                     raise RunError("a full disk")
                 while True:
-                    processes.agree(1, False)
+                    processes.combine(1, False)
         except GtaError as error:
             lost = isinstance(error, PeerLost)
-            return type(error).__name__, already_said(error.exit_code, lost)
+            return type(error).__name__, claim_report(error.exit_code, lost)
 
     everywhere = together(lambda rank: fail(rank, "everywhere"))
     assert sorted(everywhere, key=str) == [("RunError", 3), ("RunError", None)]
@@ -283,7 +283,7 @@ def test_bad_input_before_the_first_step(
     (other / "train" / "red" / "extra.png").write_bytes(b"1")
     load = setup.load_dataset
     monkeypatch.setattr(
-        setup, "load_dataset", lambda spec: load(str(other) if here().rank else spec)
+        setup, "load_dataset", lambda spec: load(str(other) if process_info().rank else spec)
     )
     found = together(run(config(out=tmp_path / "b")))
     assert all("not the same for every process" in str(e) for e in found)
@@ -292,13 +292,13 @@ def test_bad_input_before_the_first_step(
 
 def test_the_numbers_that_processes_exchange(together: Together) -> None:
     def exchange(rank: int) -> Any:
-        with joined() as p:
+        with join_processes() as p:
             nan = torch.tensor(math.nan if rank else 2.0)
-            sums = p.sums({"loss": nan, "output": torch.ones(2, 3)}, 0 if rank else 3)
+            sums = p.weighted_sums({"loss": nan, "output": torch.ones(2, 3)}, 0 if rank else 3)
             sums = {name: float(value) for name, value in sums.items()}
             with pytest.raises(GtaError, match="first"):
-                p.from_main(fail)
-            return p.agree(rank + 1, rank == 1), sums, p.gather(rank), p.from_main(lambda: rank)
+                p.run_on_main(fail)
+            return p.combine(rank + 1, rank == 1), sums, p.gather(rank), p.run_on_main(lambda: rank)
 
     def fail() -> int:
         raise GtaError("the first one's")
@@ -308,21 +308,21 @@ def test_the_numbers_that_processes_exchange(together: Together) -> None:
         assert sums == {"loss": 6.0}
         assert ranks == [0, 1]
         assert first == 0
-    assert ALONE.agree(2, False) == (2, False)
+    assert ALONE.combine(2, False) == (2, False)
 
 
 def test_place_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert here() == Place()
-    assert already_said(2) is None
+    assert process_info() == ProcessInfo()
+    assert claim_report(2) is None
     monkeypatch.setenv("RANK", "3")
-    assert here() == Place()  # a variable of that name alone is no launcher
+    assert process_info() == ProcessInfo()  # a variable of that name alone is no launcher
     for name, value in {"WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", "1")
-    assert here() == Place(3, 8, 1, 2)
+    assert process_info() == ProcessInfo(3, 8, 1, 2)
     monkeypatch.setenv("RANK", "x")
-    assert here() == Place()
+    assert process_info() == ProcessInfo()
 
 
 def test_parts_of_a_batch_are_the_batch(config: Make) -> None:

@@ -20,7 +20,7 @@ from gtacli.pretraining.guidance import (
     scheduled,
     shuffled,
 )
-from gtacli.runtime.distribution import joined
+from gtacli.runtime.distribution import join_processes
 
 Together = Callable[..., list[Any]]
 shapes = st.tuples(st.integers(1, 4), st.integers(2, 12))
@@ -146,7 +146,7 @@ def test_the_gradients_of_two_processes_are_those_of_one(
     whole = [p.grad for p in net.parameters()]
 
     def work(rank: int) -> list[Any]:
-        with joined() as processes:
+        with join_processes() as processes:
             ddp = DistributedDataParallel(Net())
             start, count = (0, shares[0]) if rank == 0 else (shares[0], shares[1])
             mine = slice(start, start + count) if count else slice(0, 1)

@@ -51,7 +51,7 @@ def test_each_view_gets_the_map_of_its_image(
         assert np.array_equal(got, np.zeros((3, 5)) if own is None else own)
     assert not found[1].any()
     assert found[0].any()
-    assert torch.equal(shown, batch.shown)
+    assert torch.equal(shown, batch.crops)
     assert guide.maps(batch_of([]))[0].shape == (0, 3, 5)
 
 

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
-from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.loader import Batch
 from gtacli.images.preprocessing import InputView
 from gtacli.models.mae import MaskedAutoencoder, Method
@@ -19,7 +19,7 @@ from gtacli.pretraining.guidance import Guidance, guided_weights, normalised
 from gtacli.pretraining.noise import image_noise
 from gtacli.pretraining.task import PretrainTask
 from gtacli.runtime.devices import Compute
-from gtacli.runtime.distribution import ALONE, Processes, joined
+from gtacli.runtime.distribution import ALONE, Processes, join_processes
 
 Together = Callable[..., list[Any]]
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -87,7 +87,7 @@ def test_a_guided_step_weighs_the_errors_by_the_view_s_own_map(
     task.progress = 0.5
     result = task(batch.images, batch.labels)
     assert result["tau"].item() == pytest.approx(0.6)
-    views = normalised(view_maps(maps, batch.shown, (4, 6)).flatten(1))
+    views = normalised(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
     errors = result["output"]
     order = mask_order(image_noise(batch.indices, N, 5, 0))
     masked = take(views, order[:, -errors.shape[1] :])
@@ -122,7 +122,7 @@ def test_images_without_a_map_weigh_alike() -> None:
 
 def test_attention_decides_what_is_masked() -> None:
     batch, maps = data()
-    views = normalised(view_maps(maps, batch.shown, (4, 6)).flatten(1))
+    views = normalised(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
     masses = {}
     for masking in ("attention", "random", "inverse"):
         task, _ = make(masking=masking)
@@ -166,7 +166,7 @@ def test_two_processes_take_the_step_of_one(
         return [p.grad.tolist() for p in task.model.parameters() if p.requires_grad]
 
     def work(rank: int) -> list[Any]:
-        with joined() as processes:
+        with join_processes() as processes:
             task, _ = make(processes=processes, guidance=guidance)
             task.prepare_distributed()
             which = slice(0, shares[0]) if rank == 0 else slice(shares[0], 6)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from gtacli.errors import RunError
-from gtacli.runtime.atomic import replace_whole, write_whole
+from gtacli.runtime.atomic import replace_atomic, write_atomic
 
 
 def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     file = tmp_path / "new" / "a.txt"
     for text in ("one", "two"):
-        assert write_whole(file, lambda draft, text=text: draft.write_text(text)) == str(file)
+        assert write_atomic(file, lambda draft, text=text: draft.write_text(text)) == str(file)
         assert file.read_text() == text
-    replace_whole(file, lambda draft: draft.write_text("three"), sync=True)
+    replace_atomic(file, lambda draft: draft.write_text("three"), sync=True)
     assert [p.name for p in file.parent.iterdir()] == ["a.txt"]
     assert file.read_text() == "three"
 
@@ -29,12 +29,12 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        replace_whole(file, half, draft=tmp_path / "mine")
+        replace_atomic(file, half, draft=tmp_path / "mine")
     assert file.read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_the_option_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"--sheet: cannot write .*file/a.png"):
-        write_whole(tmp_path / "file" / "a.png", lambda draft: draft.touch(), "--sheet")
+    with pytest.raises(RunError, match=r"sheet: cannot write .*file/a.png"):
+        write_atomic(tmp_path / "file" / "a.png", lambda draft: draft.touch(), "sheet")

@@ -8,7 +8,7 @@ import torch
 from gtacli.errors import UsageError
 from gtacli.runtime import devices
 from gtacli.runtime.devices import choose_compute
-from gtacli.runtime.processes import Place
+from gtacli.runtime.processes import ProcessInfo
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 
 def of_two(monkeypatch: pytest.MonkeyPatch, local_size: int = 2) -> None:
-    monkeypatch.setattr(devices, "here", lambda: Place(3, 4, 1, local_size))
+    monkeypatch.setattr(devices, "process_info", lambda: ProcessInfo(3, 4, 1, local_size))
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

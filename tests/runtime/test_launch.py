@@ -66,7 +66,7 @@ def test_torchrun_and_nproc_disagree(
     place = {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}
     for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("gtacli.runtime.processes.already_said", lambda *a: None)
+    monkeypatch.setattr("gtacli.runtime.processes.claim_report", lambda *a: None)
     assert main(words(tiny_model, tiny_data, tmp_path / "run")) == 2
     assert "torchrun has started 4 processes here, not 2" in capfd.readouterr().err
 

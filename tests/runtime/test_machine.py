@@ -4,7 +4,7 @@ import pytest
 
 from gtacli.runtime import machine
 from gtacli.runtime.cache import cache_dir
-from gtacli.runtime.processes import Place
+from gtacli.runtime.processes import ProcessInfo
 
 
 def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_processes_of_a_run_share_the_machine(monkeypatch: pytest.MonkeyPatch) -
     cores = machine.usable_cores()
     monkeypatch.setattr(machine, "_machine", lambda: 1000)
     monkeypatch.setattr(machine, "_container", lambda: None)
-    monkeypatch.setattr(machine, "here", lambda: Place(local_size=4))
+    monkeypatch.setattr(machine, "process_info", lambda: ProcessInfo(local_size=4))
     assert machine.available_memory() == 250
     assert machine.usable_cores() == max(1, cores // 4)
 

@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from gtacli.scenes.scene import paint
 from gtacli.scenes.scenery import SCENERY
-from gtacli.scenes.trials import trial
+from gtacli.scenes.trials import draw_trial
 from gtacli.scenes.world import DEMO
 
 CORNER, END = slice(16), slice(-16, None)
 
 
 def test_a_trial_is_the_same_every_time_and_unlike_the_others() -> None:
-    image, mask = trial(5, 48)
-    again, same = trial(5, 48)
-    other, _ = trial(6, 48)
+    image, mask = draw_trial(5, 48)
+    again, same = draw_trial(5, 48)
+    other, _ = draw_trial(6, 48)
     assert image.shape == (48, 48, 3)
     assert image.dtype == np.uint8
     assert np.array_equal(image, again)
@@ -27,7 +27,7 @@ def test_a_trial_is_the_same_every_time_and_unlike_the_others() -> None:
 
 @pytest.mark.parametrize("index", range(24))
 def test_a_creature_is_whole_and_of_some_size(index: int) -> None:
-    _, mask = trial(index, 64)
+    _, mask = draw_trial(index, 64)
     assert mask.dtype == bool
     assert 0.03 < mask.mean() < 0.5
 
@@ -43,10 +43,10 @@ def test_two_grounds_meet_behind_the_creature() -> None:
         np.asarray(paint(DEMO.species[k], name, np.random.default_rng(k), 64)[0])
         for k, name in enumerate(SCENERY)
     ]
-    ours = [corners_apart(trial(k, 64)[0]) for k in range(24)]
+    ours = [corners_apart(draw_trial(k, 64)[0]) for k in range(24)]
     assert np.median(ours) > 1.5 * np.median([corners_apart(image) for image in plain])
 
 
 def test_a_trial_of_another_size_is_another_drawing_of_its_kind() -> None:
-    small, large = trial(3, 48)[1], trial(3, 96)[1]
+    small, large = draw_trial(3, 48)[1], draw_trial(3, 96)[1]
     assert abs(small.mean() - large.mean()) < 0.25

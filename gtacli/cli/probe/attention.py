@@ -46,7 +46,7 @@ def attention(
         )
     if config.masks is not None and not config.masks.is_dir():
         raise UsageError(f"--masks: no folder {config.masks}")
-    from gtacli.data.inputs import given_images
+    from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset
     from gtacli.discovery import Discovery
     from gtacli.inference.objects import Failed
@@ -59,7 +59,7 @@ def attention(
 
     compute = choose_compute(config.device, config.precision)
     dataset = None if config.data is None else load_dataset(config.data)
-    named = given_images(images or [], dataset, sys.stdin.buffer, null)
+    named = iter_inputs(images or [], dataset, sys.stdin.buffer, null)
     folder = RunFolder(config.out or default_out("probe-attention"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     specs = [config.model, *config.compare]
@@ -185,7 +185,7 @@ def _mean(values: list[float]) -> float:
 
 def _draw(path: Any, names: list[str], results: list[dict[str, Any]]) -> None:
     from gtacli.probing.picture import health_picture
-    from gtacli.runtime.atomic import write_whole
+    from gtacli.runtime.atomic import write_atomic
 
     drawn = health_picture(names, results)
-    write_whole(path, lambda p: drawn.save(p, format="PNG"))
+    write_atomic(path, lambda p: drawn.save(p, format="PNG"))

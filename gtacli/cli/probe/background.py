@@ -95,7 +95,7 @@ def background(
 
 
 def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> VariantSource:
-    from gtacli.data.inputs import named_images
+    from gtacli.data.inputs import iter_images
     from gtacli.data.spec import load_dataset
     from gtacli.probing.backgrounds.sources import BuiltVariants, FolderVariants
     from gtacli.probing.backgrounds.variants import ImageScenes
@@ -118,7 +118,7 @@ def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> Var
         return BuiltVariants(scenes, classes, backgrounds, config.seed)
     if config.masks is None:
         raise UsageError("--masks: name the folder of the images' masks")
-    named = [*named_images(images, sys.stdin.buffer, null)]
+    named = [*iter_images(images, sys.stdin.buffer, null)]
     return BuiltVariants(ImageScenes(named, config.masks), (), seed=config.seed)
 
 
@@ -126,7 +126,7 @@ def _scenes(
     config: BackgroundProbeConfig, dataset: ImageDataset
 ) -> tuple[ImageScenes, ImageScenes | None, Sequence[str]]:
     """(whose objects, whose backgrounds, names of the classes)"""
-    from gtacli.data.inputs import dataset_images
+    from gtacli.data.inputs import iter_dataset_images
     from gtacli.probing.backgrounds.variants import ImageScenes
 
     part = next(part for part in ("test", "val", "train") if dataset[part])
@@ -136,7 +136,7 @@ def _scenes(
         raise UsageError(f"--backgrounds train: {config.data} has no training images")
     log.info("%d images of the part %s", len(dataset[part]), part)
     scenes, train = (
-        ImageScenes([*dataset_images(dataset, name)], config.masks) for name in (part, "train")
+        ImageScenes([*iter_dataset_images(dataset, name)], config.masks) for name in (part, "train")
     )
     return scenes, train if config.backgrounds == "train" else None, dataset.classes
 

@@ -23,7 +23,7 @@ from gtacli.cli.probe.table import Figure, show_figures
 from gtacli.config.common import CommonConfig
 from gtacli.config.probe import FeatureProbeConfig
 from gtacli.errors import UsageError
-from gtacli.runtime.processes import here
+from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
@@ -134,10 +134,10 @@ def begun(
     from gtacli.probing.features.cache import FeatureCache
     from gtacli.probing.features.evaluation import Bench, parts_of
     from gtacli.runtime.devices import choose_compute
-    from gtacli.runtime.distribution import joined
+    from gtacli.runtime.distribution import join_processes
 
     with ExitStack() as stack:
-        processes = stack.enter_context(joined())
+        processes = stack.enter_context(join_processes())
         compute = choose_compute(config.device, config.precision)
         parts = read(config.data) if read else parts_of(load_dataset(config.data), config.seed)
         folder = open_folder(config, call, task, processes)
@@ -147,7 +147,7 @@ def begun(
             parts = replace(parts, train=parts.train[:few], val=parts.val[:few])
             parts = replace(parts, test=parts.test[:few])
             own = stack.enter_context(TemporaryDirectory())
-            kept = Path(processes.from_main(lambda: own))
+            kept = Path(processes.run_on_main(lambda: own))
         cache = FeatureCache(
             kept,
             compute,
@@ -168,7 +168,7 @@ def open_folder(config: CommonConfig, call: Call, task: str, processes: Processe
     from gtacli.runtime.run_files import WEIGHTS_FILE
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
-    out = config.out or processes.from_main(lambda: default_out(f"probe-{task}"))
+    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}"))
     folder = RunFolder(out, call.dry_run, processes)
     if not _is_probe(folder):
         if folder.has(WEIGHTS_FILE):
@@ -176,7 +176,7 @@ def open_folder(config: CommonConfig, call: Call, task: str, processes: Processe
                 f"--out: {out} holds a trained network, which no probe overwrites; choose another "
                 "folder"
             )
-        processes.from_main(lambda: folder.check_free(config.overwrite, resumable=False))
+        processes.run_on_main(lambda: folder.check_free(config.overwrite, resumable=False))
         folder.clear()
     settings = {"command": call.command, "config": config.model_dump(mode="json")}
     folder.write_json("run.json", {**settings, **environment()})
@@ -205,8 +205,8 @@ def _identity(result: dict[str, Any]) -> list[Any]:
 
 def tell(call: Call, skipped: Mapping[str, str], results: Sequence[dict[str, Any]]) -> bool:
     """Results on stdout as JSON Lines; else whether there is a table to show."""
-    if here().rank or not call.json:
-        return not here().rank
+    if process_info().rank or not call.json:
+        return not process_info().rank
     for key, reason in skipped.items():
         console.emit({"image": key, "error": reason})
     for result in results:

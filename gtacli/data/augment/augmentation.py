@@ -1,8 +1,8 @@
 """What a training image goes through: crop and flip, timm's policies, colour jitter, erasing.
 
 As in `transforms`, a draw is kept apart from its application: what is drawn for an image is plain
-values (`View`), all from the image's own generator. So the same draws can be applied by Pillow
-here or in batches on a GPU (`batched`), and a map can still travel with its image.
+values (`ViewParams`), all from the image's own generator. So the same draws can be applied by
+Pillow here or in batches on a GPU (`batched`), and a map can still travel with its image.
 
 The order is timm's: crop, flip, policy, jitter, erasing. Pixels stay uint8 throughout, since each
 network normalises them its own way, later.
@@ -24,7 +24,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_policies
 from torch import Tensor
 
-from gtacli.data.augment.transforms import Crop, Shown, TrainTransform
+from gtacli.data.augment.transforms import Crop, RelativeCrop, TrainTransform
 from gtacli.errors import UsageError
 from gtacli.images.sizes import Size
 
@@ -55,7 +55,7 @@ class Erasure(NamedTuple):
     seed: int
 
 
-class View(NamedTuple):
+class ViewParams(NamedTuple):
     """All that is drawn for an image."""
 
     crop: Crop
@@ -110,7 +110,7 @@ class Augmentation:
         """The mean colour: what a shifted or turned image leaves open."""
         return tuple(min(255, round(255 * v)) for v in self.mean)
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> View:
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> ViewParams:
         """The view of a `height` x `width` image; its crop does not depend on the options."""
         crop = self.crop.draw(height, width, rng)
         ops: tuple[Op, ...] = ()
@@ -119,9 +119,9 @@ class Augmentation:
         if self.color_jitter:
             ops += draw_jitter(self.color_jitter, rng)
         erased = self.random_erasing and rng.random() < self.random_erasing
-        return View(crop, ops, draw_erasure(*self.image_size, rng) if erased else None)
+        return ViewParams(crop, ops, draw_erasure(*self.image_size, rng) if erased else None)
 
-    def apply(self, image: Tensor, view: View) -> Tensor:
+    def apply(self, image: Tensor, view: ViewParams) -> Tensor:
         """`view` of `image` (3, H, W)."""
         out = apply_ops(self.crop.apply(image, view.crop), view.ops, self.fill)
         if view.erasure is None:
@@ -142,16 +142,18 @@ class Augmentation:
             pixels = rng.standard_normal(shape, np.float32) * std + mean
         return torch.from_numpy((255 * pixels).round().clip(0, 255).astype(np.uint8))
 
-    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+    def make_view(
+        self, image: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, RelativeCrop]:
         """The view, and what its crop shows; policies may shift and turn that a little."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
         height, width = image.shape[-2:]
         view = self.draw(height, width, rng)
-        return self.apply(image, view), view.crop.shown(height, width)
+        return self.apply(image, view), view.crop.relative(height, width)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        return self.see(image, rng)[0]
+        return self.make_view(image, rng)[0]
 
 
 def draw_policy(policy: str, side: int, rng: np.random.Generator) -> tuple[Op, ...]:

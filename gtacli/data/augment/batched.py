@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtacli.data.augment.augmentation import Augmentation, View
-from gtacli.data.augment.recolor import apply_op, to_device
-from gtacli.data.augment.transforms import Shown
+from gtacli.data.augment.augmentation import Augmentation, ViewParams
+from gtacli.data.augment.batched_ops import apply_op, to_device
+from gtacli.data.augment.transforms import RelativeCrop
 from gtacli.errors import UsageError
 from gtacli.images.sizes import Size
 
 
-class Cut(NamedTuple):
+class CroppedImage(NamedTuple):
     """What a worker makes of an image."""
 
     pixels: Tensor
     """uint8 (3, h, w): what the crop's box shows."""
-    view: View
+    view: ViewParams
 
 
-class Cuts(NamedTuple):
+class CroppedBatch(NamedTuple):
     """A batch on its way to the device: few tensors, whatever the number of images."""
 
     pixels: Tensor
@@ -40,7 +40,7 @@ class Cuts(NamedTuple):
     """int64 (B, 3): height, width, and whether it is mirrored."""
     noise: Tensor
     """uint8: what erased rectangles show, one after the other."""
-    views: list[View]
+    views: list[ViewParams]
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,21 @@ class BatchedAugmentation:
     def load_size(self) -> Size:
         return self.augmentation.load_size
 
-    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Cut, Shown]:
+    def make_view(
+        self, image: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[CroppedImage, RelativeCrop]:
         """Draws the view of `image` (3, H, W) and keeps what its crop needs; and what it shows."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
         view = self.augmentation.draw(image.shape[-2], image.shape[-1], rng)
         top, left, height, width, _ = view.crop
-        cut = Cut(image[:, top : top + height, left : left + width], view)
-        return cut, view.crop.shown(image.shape[-2], image.shape[-1])
+        cut = CroppedImage(image[:, top : top + height, left : left + width], view)
+        return cut, view.crop.relative(image.shape[-2], image.shape[-1])
 
-    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Cut:
-        return self.see(image, rng)[0]
+    def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> CroppedImage:
+        return self.make_view(image, rng)[0]
 
-    def pack(self, cuts: Sequence[Cut]) -> Cuts:
+    def pack(self, cuts: Sequence[CroppedImage]) -> CroppedBatch:
         """One canvas for all of them, as large as the largest box."""
         views = [cut.view for cut in cuts]
         boxes = torch.tensor(
@@ -82,16 +84,18 @@ class BatchedAugmentation:
         for canvas, cut in zip(pixels, cuts, strict=True):
             canvas[:, : cut.pixels.shape[1], : cut.pixels.shape[2]] = cut.pixels
         noise = [self.augmentation.noise(v.erasure).flatten() for v in views if v.erasure]
-        return Cuts(pixels, boxes, torch.cat(noise) if noise else pixels.new_empty(0), views)
+        return CroppedBatch(
+            pixels, boxes, torch.cat(noise) if noise else pixels.new_empty(0), views
+        )
 
     @torch.no_grad()
-    def finish(self, cuts: Cuts) -> Tensor:
+    def finish(self, cuts: CroppedBatch) -> Tensor:
         """The views: uint8 (B, 3, *image_size), on the device."""
         pixels, boxes, noise = (
             x.to(self.device, non_blocking=True) for x in (cuts.pixels, cuts.boxes, cuts.noise)
         )
         crop = self.augmentation.crop
-        images = resized(pixels, boxes, self.image_size, crop.interpolation)
+        images = resize_crops(pixels, boxes, self.image_size, crop.interpolation)
         self._recolour(images, cuts.views)
         start = 0
         for image, view in zip(images, cuts.views, strict=True):
@@ -101,7 +105,7 @@ class BatchedAugmentation:
                 start += 3 * h * w
         return images.to(torch.uint8)
 
-    def _recolour(self, images: Tensor, views: Sequence[View]) -> None:
+    def _recolour(self, images: Tensor, views: Sequence[ViewParams]) -> None:
         """Everyone's first operation, then everyone's second, ..."""
         for place in range(max((len(view.ops) for view in views), default=0)):
             drawn: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
@@ -115,7 +119,7 @@ class BatchedAugmentation:
                 images[where] = apply_op(name, images[where], given, self.augmentation.fill)
 
 
-def resized(pixels: Tensor, boxes: Tensor, size: Size, interpolation: str) -> Tensor:
+def resize_crops(pixels: Tensor, boxes: Tensor, size: Size, interpolation: str) -> Tensor:
     """Each box of a canvas at `size`, antialiased, mirrored where it says so.
 
     Args:
@@ -125,15 +129,15 @@ def resized(pixels: Tensor, boxes: Tensor, size: Size, interpolation: str) -> Te
 
     Returns: fp32 (B, 3, *size), whole numbers 0..255.
     """
-    rows = resize_weights(boxes[:, 0], size[0], pixels.shape[2], interpolation)
-    columns = resize_weights(boxes[:, 1], size[1], pixels.shape[3], interpolation)
+    rows = resampling_weights(boxes[:, 0], size[0], pixels.shape[2], interpolation)
+    columns = resampling_weights(boxes[:, 1], size[1], pixels.shape[3], interpolation)
     columns = torch.where(boxes[:, 2, None, None] != 0, columns.flip(1), columns)
     # torchvision rounds and clips in between, too: a clipped overshoot is more than rounding.
     wide = (pixels.float() @ columns[:, None].mT).round_().clamp_(0, 255)
     return (rows[:, None] @ wide).round_().clamp_(0, 255)
 
 
-def resize_weights(lengths: Tensor, size: int, canvas: int, interpolation: str) -> Tensor:
+def resampling_weights(lengths: Tensor, size: int, canvas: int, interpolation: str) -> Tensor:
     """(B, size, canvas): every output pixel's weights on a line whose first `lengths` (B,) pixels
     are resampled to `size`; those of Pillow, which torchvision's antialiased resize has too."""
     scale = (lengths.float() / size)[:, None, None]
@@ -157,7 +161,7 @@ def resize_weights(lengths: Tensor, size: int, canvas: int, interpolation: str) 
     return weights / weights.sum(-1, keepdim=True)
 
 
-def on_device(
+def place_augmentation(
     augmentation: Augmentation, where: str, device: torch.device
 ) -> Augmentation | BatchedAugmentation:
     """The augmentation in the workers, or (`--augment-device cuda`) in batches on the GPU.

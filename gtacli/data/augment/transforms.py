@@ -6,7 +6,7 @@ a random flip, evaluation resizes to input / crop_pct and cuts the centre (timm'
 is not done here but on the device, by each model's own mean and std.
 
 A draw (`Crop`) is kept apart from its application, and every view says what part of its image it
-shows (`Shown`), so that a map can travel with its image.
+shows (`RelativeCrop`), so that a map can travel with its image.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 
 
-class Shown(NamedTuple):
+class RelativeCrop(NamedTuple):
     """What part of its image a view shows: a box as shares of the sides, and whether mirrored."""
 
     x0: float
@@ -49,7 +49,9 @@ class Transform(Protocol):
         """(height, width) that an image must cover when it is loaded."""
         ...
 
-    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+    def make_view(
+        self, image: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, RelativeCrop]:
         """The view, and what it shows."""
         ...
 
@@ -65,11 +67,11 @@ class Crop(NamedTuple):
     width: int
     flip: bool
 
-    def shown(self, height: int, width: int) -> Shown:
+    def relative(self, height: int, width: int) -> RelativeCrop:
         """The same of a `height` x `width` image."""
         right, bottom = self.left + self.width, self.top + self.height
         box = self.left / width, self.top / height, right / width, bottom / height
-        return Shown(*box, self.flip)
+        return RelativeCrop(*box, self.flip)
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,18 @@ class TrainTransform:
         )
         return out.flip(-1) if crop.flip else out
 
-    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+    def make_view(
+        self, image: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, RelativeCrop]:
         """The view, and what it shows."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
         height, width = image.shape[-2:]
         crop = self.draw(height, width, rng)
-        return self.apply(image, crop), crop.shown(height, width)
+        return self.apply(image, crop), crop.relative(height, width)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        return self.see(image, rng)[0]
+        return self.make_view(image, rng)[0]
 
 
 @dataclass(frozen=True)
@@ -142,11 +146,13 @@ class EvalTransform:
     def load_size(self) -> Size:
         return resized_size(self.image_size, self.crop_pct)
 
-    def see(self, image: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Shown]:
+    def make_view(
+        self, image: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, RelativeCrop]:
         """The view, and what it shows."""
         height, width = image.shape[-2:]
         y0, x0, y1, x1 = eval_box((height, width), self.image_size, self.crop_pct)
-        return self(image), Shown(x0 / width, y0 / height, x1 / width, y1 / height)
+        return self(image), RelativeCrop(x0 / width, y0 / height, x1 / width, y1 / height)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
         return eval_view(image, self.image_size, self.crop_pct, self.interpolation)

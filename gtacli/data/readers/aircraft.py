@@ -8,7 +8,7 @@ out of what the rate keeps, as for the other sets.
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.base import ImageDataset, Publication, Record
 from gtacli.data.readers.published import PublishedReader, list_fields, list_lines
 from gtacli.errors import GtaError
 
@@ -18,7 +18,7 @@ _LISTS = ("images_variant_trainval.txt", "images_variant_test.txt")
 class Aircraft(PublishedReader):
     help = "FGVC-Aircraft as published: data/images, data/images_variant_trainval.txt"
     name = "aircraft"
-    published = Published(
+    published = Publication(
         "FGVC-Aircraft",
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
         {"train": 6667, "test": 3333},

@@ -8,7 +8,7 @@
 from pathlib import Path
 from typing import Any
 
-from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.base import ImageDataset, Publication, Record
 from gtacli.data.readers.published import PublishedReader, read_mat
 from gtacli.errors import GtaError
 
@@ -19,7 +19,7 @@ _DEVKIT = ("cars_train", "cars_test", "devkit/cars_train_annos.mat", "devkit/car
 class Cars(PublishedReader):
     help = "Stanford Cars as published: cars_train/, cars_test/, devkit/, or car_ims/"
     name = "cars"
-    published = Published(
+    published = Publication(
         "Stanford Cars",
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (offline since; seek a copy)",
         {"train": 8144, "test": 8041},

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gtacli.data.base import Box, DatasetReader, ImageDataset, Published, Record, require_folder
+from gtacli.data.base import Box, DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
@@ -40,7 +40,7 @@ class COCO20k(DatasetReader):
             Record(f"train2014/{name}", 0, folder / name, boxes=boxes[name]) for name in names
         )
         home = f"{HOME}zips/ as {IMAGES}"
-        published = Published("COCO 20k", home, {"train": 19_817}, len(CLASSES))
+        published = Publication("COCO 20k", home, {"train": 19_817}, len(CLASSES))
         return ImageDataset("coco20k", CLASSES, {"train": records}, published)
 
 

@@ -7,7 +7,7 @@
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.base import ImageDataset, Publication, Record
 from gtacli.data.readers.published import PublishedReader, list_fields
 from gtacli.errors import GtaError
 
@@ -15,7 +15,7 @@ from gtacli.errors import GtaError
 class CUB(PublishedReader):
     help = "CUB-200-2011 as published: images.txt, image_class_labels.txt, train_test_split.txt"
     name = "cub"
-    published = Published(
+    published = Publication(
         "CUB-200-2011",
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
         {"train": 5994, "test": 5794},

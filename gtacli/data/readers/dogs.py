@@ -6,7 +6,7 @@ from 1), beside `Images` or in `lists/`. The boxes in `Annotation/` are not used
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.base import ImageDataset, Publication, Record
 from gtacli.data.readers.published import PublishedReader, read_mat
 from gtacli.errors import GtaError
 
@@ -14,7 +14,7 @@ from gtacli.errors import GtaError
 class Dogs(PublishedReader):
     help = "Stanford Dogs as published: Images/, train_list.mat, test_list.mat"
     name = "dogs"
-    published = Published(
+    published = Publication(
         "Stanford Dogs",
         "http://vision.stanford.edu/aditya86/ImageNetDogs/",
         {"train": 12000, "test": 8580},

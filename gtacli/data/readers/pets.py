@@ -6,7 +6,7 @@ from 1). The trimaps are not read as masks: 1, 2, 3 in them mean pet, background
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Published, Record
+from gtacli.data.base import ImageDataset, Publication, Record
 from gtacli.data.readers.published import PublishedReader, list_fields
 from gtacli.errors import GtaError
 
@@ -14,7 +14,7 @@ from gtacli.errors import GtaError
 class Pets(PublishedReader):
     help = "Oxford-IIIT Pets as published: images/, annotations/trainval.txt, annotations/test.txt"
     name = "pets"
-    published = Published(
+    published = Publication(
         "Oxford-IIIT Pets",
         "https://www.robots.ox.ac.uk/~vgg/data/pets/",
         {"train": 3680, "test": 3669},

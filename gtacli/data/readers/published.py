@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gtacli.data.base import DatasetReader, ImageDataset, Published, Record, require_folder
+from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.errors import GtaError
 
 
@@ -17,14 +17,14 @@ class PublishedReader(DatasetReader):
     """A set whose folder looks as its authors' archives unpack."""
 
     name: ClassVar[str]
-    published: ClassVar[Published]
+    published: ClassVar[Publication]
     tops: ClassVar[tuple[str, ...]] = ()
     """Top folders of its archives: the set may lie in one of them below the given folder."""
     layouts: ClassVar[tuple[tuple[str, ...], ...]]
     """Each the files and folders, all of which mark one known layout."""
 
     @classmethod
-    def recognises(cls, root: Path) -> bool:
+    def recognizes(cls, root: Path) -> bool:
         """Whether `root` itself is laid out so."""
         return any(all((root / mark).exists() for mark in marks) for marks in cls.layouts)
 
@@ -32,7 +32,7 @@ class PublishedReader(DatasetReader):
         root = require_folder(root, self.name)
         places = [root, *(root / top for top in self.tops if (root / top).is_dir())]
         for place in places:
-            if self.recognises(place):
+            if self.recognizes(place):
                 return self.read_layout(place)
         place = places[-1]
         nearest = min(self.layouts, key=lambda marks: len(_absent(place, marks)))

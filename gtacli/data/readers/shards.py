@@ -27,7 +27,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, part_in_name
+from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, split_in_name
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import file_state, is_hidden, is_image
@@ -144,7 +144,7 @@ def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
 
 def _part(name: str) -> str | None:
     """What the shard's name says, else the nearest of its folders."""
-    steps = [part_in_name(step) for step in reversed(name.split("/"))]
+    steps = [split_in_name(step) for step in reversed(name.split("/"))]
     return next((part for part in steps if part), None)
 
 

@@ -19,7 +19,7 @@ from gtacli.data.base import (
     DatasetReader,
     ImageDataset,
     Record,
-    part_in_name,
+    split_in_name,
 )
 from gtacli.errors import GtaError
 from gtacli.images.find import subfolders
@@ -75,7 +75,7 @@ def _dataset(root: Path, columns: Columns) -> ImageDataset:
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
     seen: dict[str, Row] = {}
     for source, part in rows.items():
-        default = "train" if len(sources) == 1 else part_in_name(source.stem)
+        default = "train" if len(sources) == 1 else split_in_name(source.stem)
         for row in part:
             record = _record(row, labels, top)
             if record.key in seen:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gtacli.data.base import Published
+from gtacli.data.base import Publication
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class TorchSet:
     cls: str
     folder: str
     needs: tuple[str, ...]
-    published: Published
+    published: Publication
     parts: tuple[tuple[str, str], ...] = (("train", "train"), ("test", "test"))
     """(part, torchvision's word for it); `train=True` where `flag` is set."""
     flag: bool = False
@@ -31,7 +31,7 @@ SETS = {
             "Flowers102",
             "flowers-102",
             ("jpg", "imagelabels.mat", "setid.mat"),
-            Published(
+            Publication(
                 "Oxford Flowers 102",
                 "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
                 {"train": 1020, "val": 1020, "test": 6149},
@@ -43,7 +43,7 @@ SETS = {
             "Food101",
             "food-101",
             ("images", "meta/train.json", "meta/test.json"),
-            Published(
+            Publication(
                 "Food-101",
                 "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
                 {"train": 75750, "test": 25250},
@@ -54,7 +54,7 @@ SETS = {
             "DTD",
             "dtd",
             ("dtd/images", *(f"dtd/labels/{part}1.txt" for part in ("train", "val", "test"))),
-            Published(
+            Publication(
                 "Describable Textures (DTD)",
                 "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
                 {"train": 1880, "val": 1880, "test": 1880},
@@ -66,7 +66,7 @@ SETS = {
             "Country211",
             "country211",
             ("train", "valid", "test"),
-            Published(
+            Publication(
                 "Country211",
                 "https://github.com/openai/CLIP (data/country211.md)",
                 {"train": 31650, "val": 10550, "test": 21100},
@@ -78,7 +78,7 @@ SETS = {
             "GTSRB",
             "gtsrb",
             ("GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv"),
-            Published(
+            Publication(
                 "GTSRB",
                 "https://benchmark.ini.rub.de/gtsrb_dataset.html",
                 {"train": 26640, "test": 12630},
@@ -89,7 +89,7 @@ SETS = {
             "CIFAR10",
             "cifar-10-batches-py",
             ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
-            Published(
+            Publication(
                 "CIFAR-10",
                 "https://www.cs.toronto.edu/~kriz/cifar.html",
                 {"train": 50000, "test": 10000},
@@ -101,7 +101,7 @@ SETS = {
             "CIFAR100",
             "cifar-100-python",
             ("meta", "train", "test"),
-            Published(
+            Publication(
                 "CIFAR-100",
                 "https://www.cs.toronto.edu/~kriz/cifar.html",
                 {"train": 50000, "test": 10000},
@@ -117,7 +117,7 @@ SETS = {
                 "unlabeled_X.bin",  # not read, but torchvision refuses the set without it
                 "class_names.txt",
             ),
-            Published(
+            Publication(
                 "STL-10",
                 "https://cs.stanford.edu/~acoates/stl10/",
                 {"train": 5000, "test": 8000},
@@ -128,7 +128,7 @@ SETS = {
             "SVHN",
             "",
             ("train_32x32.mat", "test_32x32.mat"),
-            Published(
+            Publication(
                 "SVHN",
                 "http://ufldl.stanford.edu/housenumbers/",
                 {"train": 73257, "test": 26032},
@@ -139,7 +139,7 @@ SETS = {
             "MNIST",
             "MNIST",
             _MNIST,
-            Published(
+            Publication(
                 "MNIST", "http://yann.lecun.com/exdb/mnist/", {"train": 60000, "test": 10000}, 10
             ),
             flag=True,
@@ -148,7 +148,7 @@ SETS = {
             "FashionMNIST",
             "FashionMNIST",
             _MNIST,
-            Published(
+            Publication(
                 "Fashion-MNIST",
                 "https://github.com/zalandoresearch/fashion-mnist",
                 {"train": 60000, "test": 10000},

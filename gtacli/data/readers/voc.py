@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gtacli.data.base import Box, DatasetFamily, ImageDataset, Published, Record, require_folder
+from gtacli.data.base import Box, DatasetFamily, ImageDataset, Publication, Record, require_folder
 from gtacli.data.readers.annotations import read_boxes
 from gtacli.data.readers.published import list_lines
 from gtacli.errors import GtaError
@@ -165,11 +165,11 @@ def _lacks(path: Path, which: _Which) -> GtaError:
     )
 
 
-def _published(which: _Which) -> Published | None:
+def _published(which: _Which) -> Publication | None:
     """What photographs there should be; -nohard leaves a number out that nobody published."""
     if not which.hard:
         return None
     counts = COUNTS[which.year, which.lists]
     home = f"http://host.robots.ox.ac.uk/pascal/VOC/ as {which.archive}; take a mirror's copy"
     title = f"PASCAL VOC {which.year}"
-    return Published(title, home, {s: counts[s] for s in PARTS[which.part]}, len(CLASSES))
+    return Publication(title, home, {s: counts[s] for s in PARTS[which.part]}, len(CLASSES))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
-from gtacli.runtime.atomic import replace_whole
+from gtacli.runtime.atomic import replace_atomic
 
 Rows = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache
@@ -41,7 +41,7 @@ def save(folder: Path, rows: Rows, draft: Path) -> Path:
 def put(path: Path, data: bytes, draft: Path) -> Path:
     """Write a file whole. Raises RunError where it cannot be."""
     try:
-        replace_whole(path, lambda file: file.write_bytes(data), draft=draft, sync=True)
+        replace_atomic(path, lambda file: file.write_bytes(data), draft=draft, sync=True)
     except OSError as error:
         raise RunError(f"--out: cannot write {path} ({error.strerror or error})") from error
     return path

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.discovery.masks import mask_on
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
@@ -18,7 +18,7 @@ from gtacli.inference.attention_maps.extractor import Looker
 from gtacli.inference.attention_maps.kinds import Seen
 from gtacli.rendering.colormap import Colormap
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 
 Style = Literal["overlay", "heat", "mask", "raw"]
 PNG_LEVEL = 1
@@ -44,7 +44,7 @@ class MapFiles:
 
     def write(
         self,
-        image: Named,
+        image: InputImage,
         size: Size,
         picture: Image.Image | None,
         lookers: Sequence[Looker],
@@ -86,7 +86,7 @@ class MapFiles:
     def _write(
         self,
         folder: Path | None,
-        image: Named,
+        image: InputImage,
         size: Size,
         picture: Image.Image | None,
         looker: Looker,
@@ -96,7 +96,7 @@ class MapFiles:
             return None
         suffix = "npy" if self.style == "raw" else "png"
         name = f"{image.below.stem}.layer{seen.layer}.{heads_name(looker, seen)}.{suffix}"
-        return write_whole(folder / image.below.with_name(name), self._saver(size, picture, seen))
+        return write_atomic(folder / image.below.with_name(name), self._saver(size, picture, seen))
 
     def _saver(
         self, size: Size, picture: Image.Image | None, seen: Seen

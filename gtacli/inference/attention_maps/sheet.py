@@ -16,7 +16,7 @@ from gtacli.inference.attention_maps.kinds import Seen
 from gtacli.inference.attention_maps.stream import Looked
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import SheetRow, draw_sheet, make_thumbnail
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 
 
 class Sheet:
@@ -71,7 +71,7 @@ class Sheet:
         if self.rows:
             drawn = draw_sheet(self.rows, self.columns)
             kind = "JPEG" if self.file.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-            write_whole(self.file, lambda path: drawn.save(path, format=kind), "--sheet")
+            write_atomic(self.file, lambda path: drawn.save(path, format=kind), "sheet")
 
 
 def _title(looker: Looker, seen: Seen, named: bool) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import Claims, Named
+from gtacli.data.inputs import InputImage, OutputNames
 from gtacli.images.decode import ImageError, decode
 from gtacli.inference.attention_maps.extractor import Looker
 from gtacli.inference.attention_maps.files import MapFiles
@@ -39,13 +39,13 @@ class Looked(NamedTuple):
         seen: each model's maps, none for an image that could not be read.
     """
 
-    image: Named
+    image: InputImage
     results: list[dict[str, Any]]
     seen: list[list[Seen]]
 
 
 class _View(NamedTuple):
-    image: Named
+    image: InputImage
     picture: Image.Image | None  # decoded, where it is small enough to wait
     size: tuple[int, int]
     inputs: list[Tensor]  # of each looker
@@ -53,7 +53,7 @@ class _View(NamedTuple):
 
 def look(
     lookers: Sequence[Looker],
-    images: Iterable[Named],
+    images: Iterable[InputImage],
     compute: Compute,
     files: MapFiles,
     batch_size: int = 32,
@@ -82,11 +82,11 @@ def look(
             yield from looked
 
 
-def _claimed(images: Iterable[Named]) -> Iterator[Named | Looked]:
+def _claimed(images: Iterable[InputImage]) -> Iterator[InputImage | Looked]:
     """Two images never share their files."""
-    claims = Claims()
+    claims = OutputNames()
     for image in images:
-        error = claims.clash(image, "maps", [image.below.with_suffix(".*")])
+        error = claims.reserve(image, "maps", [image.below.with_suffix(".*")])
         yield image if error is None else _failed(image, error)
 
 
@@ -102,7 +102,7 @@ class _Work:
     ) -> None:
         self.lookers, self.compute, self.files, self.turn = lookers, compute, files, turn
 
-    def __call__(self, chunk: list[Named | Looked]) -> list[Looked]:
+    def __call__(self, chunk: list[InputImage | Looked]) -> list[Looked]:
         read = [self._read(image) for image in chunk]
         views = [view for view in read if isinstance(view, _View)]
         with self.turn:
@@ -116,7 +116,7 @@ class _Work:
             for view in read
         ]
 
-    def _read(self, image: Named | Looked) -> _View | Looked:
+    def _read(self, image: InputImage | Looked) -> _View | Looked:
         if isinstance(image, Looked):
             return image
         try:
@@ -136,5 +136,5 @@ class _Work:
         return Looked(view.image, results, seen)
 
 
-def _failed(image: Named, error: str) -> Looked:
+def _failed(image: InputImage, error: str) -> Looked:
     return Looked(image, [{"image": image.path, "error": error}], [])

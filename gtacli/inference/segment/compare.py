@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gtacli.data.truth import Truth
+from gtacli.data.truth import GroundTruth
 from gtacli.discovery.masks import mask_on
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
@@ -24,7 +24,7 @@ _HEADLINES = {"jaccard": "Jaccard", "mean_iou": "IoU", "corloc": "CorLoc"}
 
 
 def row(
-    seen: Seen, truth: Truth | None, finished: Sequence[tuple[Finished, Sequence[Mask]]]
+    seen: Seen, truth: GroundTruth | None, finished: Sequence[tuple[Finished, Sequence[Mask]]]
 ) -> SheetRow:
     """An image, its truth if any, and what each model found. Raises ImageError."""
     image = make_thumbnail(decode(seen.image.source))
@@ -58,7 +58,7 @@ def draw(
     return draw_sheet(kept, [titles[i] for i in shown])
 
 
-def _truth(image: Image.Image, truth: Truth, whole: Size) -> Image.Image:
+def _truth(image: Image.Image, truth: GroundTruth, whole: Size) -> Image.Image:
     size = (image.height, image.width)
     boxes = truth.boxes or ()
     if truth.labels is None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gtacli.data.inputs import Named
-from gtacli.data.truth import Truth, read_truth, record_truth
+from gtacli.data.inputs import InputImage
+from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
 from gtacli.images.decode import decode
@@ -20,7 +20,7 @@ from gtacli.images.sizes import Size
 from gtacli.inference.objects import Grids, Seen
 from gtacli.measures.segmentation import VOID, Score, best_heads, located, score
 from gtacli.rendering.masks import highlight_objects
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 
 OVERLAY_SUFFIX = ".overlay.jpg"
 OVERLAY_QUALITY = 90
@@ -69,11 +69,11 @@ def mask_name(below: PurePath, k: int = 0) -> PurePath:
     return below.with_name(below.stem + (f".object{k + 1}" if k else "") + ".png")
 
 
-def truth_of(folder: Path | None, image: Named, size: Size) -> Truth | None:
+def truth_of(folder: Path | None, image: InputImage, size: Size) -> GroundTruth | None:
     """What is truly in an image. Raises ImageError."""
     if folder is not None:
         return read_truth(folder, image.below, size)
-    return None if image.record is None else record_truth(image.record, size)
+    return None if image.record is None else read_record_truth(image.record, size)
 
 
 class Finisher:
@@ -82,14 +82,14 @@ class Finisher:
     def __init__(self, output: Output) -> None:
         self.output = output
 
-    def read(self, seen: Seen) -> tuple[Truth | None, Image.Image | None]:
+    def read(self, seen: Seen) -> tuple[GroundTruth | None, Image.Image | None]:
         """An image's truth, and its pixels where they are needed. Raises ImageError."""
         o = self.output
         truth = truth_of(o.truth, seen.image, seen.size)
         return truth, decode(seen.image.source) if o.needs_pixels else None
 
     def finish(
-        self, seen: Seen, grids: Grids, truth: Truth | None, pixels: Image.Image | None
+        self, seen: Seen, grids: Grids, truth: GroundTruth | None, pixels: Image.Image | None
     ) -> tuple[Finished, list[Mask]]:
         """What is said of an image, and the masks of its objects, the main one first; that one is
         empty where nothing is found. The masks are large: they are not to wait in memory.
@@ -119,7 +119,7 @@ class Finisher:
         known = {key: value for key, value in said.items() if value is not None}
         return Finished({**result, **known}, one), masks
 
-    def _object(self, image: Named, k: int, mask: Mask) -> dict[str, Any]:
+    def _object(self, image: InputImage, k: int, mask: Mask) -> dict[str, Any]:
         picture = Image.fromarray(mask).convert("L")
         return {
             "mask": self._write(mask_name(image.below, k), picture, format="PNG"),
@@ -129,7 +129,7 @@ class Finisher:
 
     def _score(
         self,
-        truth: Truth,
+        truth: GroundTruth,
         mask: Mask,
         soft: Soft,
         boxes: Sequence[list[int]],
@@ -174,7 +174,7 @@ class Finisher:
         if self.output.folder is None:
             return None
         path = self.output.folder / name
-        return write_whole(path, lambda file: picture.save(file, **how))
+        return write_atomic(path, lambda file: picture.save(file, **how))
 
 
 def _one_by_one(grids: Grids) -> list[Grids]:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gtacli.data.inputs import Claims, Named
+from gtacli.data.inputs import InputImage, OutputNames
 from gtacli.images.decode import ImageError
 from gtacli.inference.objects import Failed, Finder, Seen, find_all
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.finish import Finished, Finisher, Output, mask_name
 from gtacli.measures.segmentation import Totals
 from gtacli.rendering.sheet import SheetRow
-from gtacli.runtime.atomic import write_whole
+from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.prefetch import ahead
 
 __all__ = ["Output", "segment"]
@@ -25,7 +25,7 @@ __all__ = ["Output", "segment"]
 
 def segment(
     finders: Sequence[Finder],
-    images: Iterable[Named],
+    images: Iterable[InputImage],
     output: Output,
     batch_size: int = 32,
     threads: int | None = None,
@@ -82,7 +82,7 @@ def segment(
     if rows and output.folder is not None:
         path = output.folder / "sheet.png"
         drawn = draw(rows, [f.name for f in finders], summaries)
-        yield {"sheet": write_whole(path, lambda file: drawn.save(file, format="PNG"))}
+        yield {"sheet": write_atomic(path, lambda file: drawn.save(file, format="PNG"))}
     yield from ({"summary": summary} for summary in summaries)
 
 
@@ -124,19 +124,21 @@ def _finisher(finder: Finder, output: Output, several: bool) -> Finisher:
     return Finisher(replace(output, folder=folder, input_size=finder.size))
 
 
-def _claimed(images: Iterable[Named], output: Output, objects: int) -> Iterator[Named | Failed]:
+def _claimed(
+    images: Iterable[InputImage], output: Output, objects: int
+) -> Iterator[InputImage | Failed]:
     """A mask overwrites neither another one nor its own image."""
-    claims = Claims()
+    claims = OutputNames()
     for image in images:
         names = [mask_name(image.below, k) for k in range(objects)]
         if any(_is_image(output.folder, name, image) for name in names):
             yield Failed(image, f"{image.path}: its mask would overwrite it; choose another --out")
         else:
-            error = claims.clash(image, "mask", names)
+            error = claims.reserve(image, "mask", names)
             yield image if error is None else Failed(image, error)
 
 
-def _is_image(folder: Path | None, name: Path | Any, image: Named) -> bool:
+def _is_image(folder: Path | None, name: Path | Any, image: InputImage) -> bool:
     if folder is None:
         return False
     one, other = folder / name, Path(image.path)

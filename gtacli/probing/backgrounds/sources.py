@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.images.decode import decode
 from gtacli.images.find import find_images, subfolders
@@ -45,7 +45,7 @@ class VariantSource(Protocol):
         ...
 
     @property
-    def images(self) -> Sequence[Named]:
+    def images(self) -> Sequence[InputImage]:
         """What `draw` takes, in order."""
         ...
 
@@ -113,13 +113,13 @@ class FolderVariants:
         self.classes: list[str] = [""] * (1 + max(labels.values()))
         for of_class, label in labels.items():
             self.classes[label] = of_class
-        self.images: list[Named] = []
+        self.images: list[InputImage] = []
         self._files: list[_File] = []
         for name, by_class in folders.items():
             for of_class, folder in sorted(by_class.items()):
                 files = find_images(folder)
                 keys = _keys(of_class, files)
-                self.images += [Named(str(f), f.relative_to(root)) for f in files]
+                self.images += [InputImage(str(f), f.relative_to(root)) for f in files]
                 self._files += [_File(name, key, labels[of_class]) for key in keys]
             if not any(file.variant == name for file in self._files):
                 raise UsageError(f"--variants: {found[name]} holds no image")

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import Named
-from gtacli.data.truth import Truth, read_truth, record_truth
+from gtacli.data.inputs import InputImage
+from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.sizes import cover_size
@@ -115,7 +115,7 @@ class ImageScenes:
         masks: folder of the masks, named like the images; None: the data set's.
     """
 
-    images: Sequence[Named]
+    images: Sequence[InputImage]
     masks: Path | None = None
 
     @property
@@ -127,9 +127,9 @@ class ImageScenes:
         pixels = F.pil_to_tensor(decode(image.source))
         size = pixels.shape[-2], pixels.shape[-1]
         if self.masks is not None:
-            truth: Truth | None = read_truth(self.masks, image.below, size)
+            truth: GroundTruth | None = read_truth(self.masks, image.below, size)
         else:
-            truth = None if image.record is None else record_truth(image.record, size)
+            truth = None if image.record is None else read_record_truth(image.record, size)
         if truth is None or truth.labels is None:
             raise ImageError(f"{image.path} has no mask, and its background is not known")
         label = 0 if image.record is None else image.record.label

@@ -113,7 +113,7 @@ class FeatureCache:
         kinds = {column: self._kind(model, records, column) for column in columns}
         found = {column: self._open(kind) for column, kind in kinds.items()}
         # Every process must see the same files before one of them makes some.
-        missing = self.processes.from_main(lambda: _missing(records, found))
+        missing = self.processes.run_on_main(lambda: _missing(records, found))
         if missing:
             self._make(model, records, {column: kinds[column] for column in missing})
             found |= {column: self._open(kinds[column]) for column in missing}
@@ -177,7 +177,7 @@ class FeatureCache:
                 for i, folder in enumerate(folders.values()):
                     write_block(block_file(folder, number), made, i, skipped)
         self.processes.gather(0)  # all blocks are there
-        self.processes.from_main(lambda: self._merge(records, kinds, count))
+        self.processes.run_on_main(lambda: self._merge(records, kinds, count))
 
     def _merge(
         self, records: tuple[Record, ...], kinds: dict[Column, FeatureKind], count: int

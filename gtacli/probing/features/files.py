@@ -27,7 +27,7 @@ from gtacli.config.base import StrictModel
 from gtacli.data.base import Record
 from gtacli.errors import RunError
 from gtacli.probing.features.columns import Pool
-from gtacli.runtime.atomic import replace_whole
+from gtacli.runtime.atomic import replace_atomic
 
 METHOD = 1
 """Version of the way from an image to its values."""
@@ -153,7 +153,7 @@ def _read_block(path: Path) -> tuple[Tensor, Tensor, dict[int, str]]:
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Nobody reads half a file. Raises RunError where it cannot be written."""
     try:
-        replace_whole(path, write)
+        replace_atomic(path, write)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"features: cannot write {path} ({reason})") from error

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import RandomResizedCrop
 
 from gtacli.data import Record
 from gtacli.data.augment.augmentation import Augmentation
-from gtacli.data.augment.batched import BatchedAugmentation, resize_weights
+from gtacli.data.augment.batched import BatchedAugmentation, resampling_weights
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.loader import Batch, ImageStore, make_loader
 
@@ -68,7 +68,7 @@ def test_hardly_a_pixel_of_a_photograph_differs() -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("length", "size"), [(37, 24), (24, 37), (100, 7), (1, 5), (5, 5)])
 def test_weights_are_those_of_torchs_resize(interpolation: str, length: int, size: int) -> None:
-    got = resize_weights(torch.tensor([length]), size, length + 9, interpolation)[0]
+    got = resampling_weights(torch.tensor([length]), size, length + 9, interpolation)[0]
     impulses = torch.eye(length).view(1, length, length, 1).expand(1, length, length, 4)
     want = F.interpolate(impulses, size=(size, 4), mode=interpolation, antialias=True)[0, :, :, 0]
     assert torch.allclose(got[:, :length], want.T, atol=1e-5)

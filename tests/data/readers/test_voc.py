@@ -15,7 +15,7 @@ from torchvision.datasets import VOCDetection, VOCSegmentation
 from gtacli.data import load_dataset
 from gtacli.data.base import ImageDataset
 from gtacli.data.spec import read_dataset
-from gtacli.data.truth import record_truth
+from gtacli.data.truth import read_record_truth
 from gtacli.errors import GtaError
 from gtacli.measures.segmentation import VOID
 
@@ -114,7 +114,7 @@ def test_boxes_of_trainval_as_lost_reads_them(year: str, hard: bool, devkit: Pat
 def test_masks_of_val_as_torchvision_reads_them(word: str, column: int, devkit: Path) -> None:
     dataset = load_dataset(f"voc/2012-{word}:{devkit}")
     ((_, record),) = dataset.records()
-    truth = record_truth(record, SIZE[::-1])
+    truth = read_record_truth(record, SIZE[::-1])
     assert truth is not None
     assert truth.labels is not None
     assert truth.boxes is None

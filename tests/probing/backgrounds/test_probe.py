@@ -14,7 +14,7 @@ from scipy import stats
 
 from gtacli import load_model
 from gtacli.data.base import Record
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.inference.objects import Failed
 from gtacli.models.loading import LoadedModel
@@ -50,7 +50,7 @@ def scenes(tmp_path: Path) -> ImageScenes:
         Image.fromarray(pixels).save(image)
         Image.fromarray(mask).save(of_object)
         record = Record(f"{i}.png", i % 7, image, of_object)
-        found.append(Named(str(image), PurePath(f"{i}.png"), record))
+        found.append(InputImage(str(image), PurePath(f"{i}.png"), record))
     return ImageScenes(found)
 
 

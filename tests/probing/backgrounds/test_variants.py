@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gtacli.data.base import Record
-from gtacli.data.inputs import Named
+from gtacli.data.inputs import InputImage
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
 from gtacli.probing.backgrounds.variants import (
@@ -184,8 +184,8 @@ def donors_of_first(held: HeldScenes, seed: int) -> list[int]:
     return [int(drawn["mixed-same"][0, 0, 0])]
 
 
-def named(record: Record) -> Named:
-    return Named(str(record.path), PurePath(record.key), record)
+def named(record: Record) -> InputImage:
+    return InputImage(str(record.path), PurePath(record.key), record)
 
 
 def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
         ImageScenes([named(Record("a", 4, tmp_path / "a.png"))])[0]
     (tmp_path / "m.png").rename(tmp_path / "a.mask.png")  # no mask of that name in the folder
     with pytest.raises(ImageError, match="no ground truth for b"):
-        ImageScenes([Named(str(tmp_path / "a.png"), PurePath("b.png"))], tmp_path)[0]
+        ImageScenes([InputImage(str(tmp_path / "a.png"), PurePath("b.png"))], tmp_path)[0]
 
 
 def test_the_tile_is_laid_from_the_images_corner() -> None:

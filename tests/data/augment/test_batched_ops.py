@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_policies
 
 from gtacli.data.augment.augmentation import FUNCTIONS
-from gtacli.data.augment.recolor import apply_op
+from gtacli.data.augment.batched_ops import apply_op
 
 FILL = (124, 116, 104)
 FACTORS = st.floats(0, 2)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 
-def view_maps(maps: Tensor, shown: Tensor, grid: tuple[int, int]) -> Tensor:
+def crop_maps(maps: Tensor, shown: Tensor, grid: tuple[int, int]) -> Tensor:
     """What views of images show of their maps.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.data.unlabelled import has_labels, load_images
+from gtacli.data.unlabeled import has_labels, load_images
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtacli.data.augment.map_views import view_maps
+from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.augment.transforms import Crop, EvalTransform, TrainTransform
 
 sides = st.integers(1, 9)
@@ -23,8 +23,8 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 def view_map(
     values: Tensor, box: tuple[float, float, float, float], flip: bool, grid: tuple[int, int]
 ) -> Tensor:
-    """`view_maps` of one map."""
-    return view_maps(values[None], torch.tensor([[*box, float(flip)]]), grid)[0]
+    """`crop_maps` of one map."""
+    return crop_maps(values[None], torch.tensor([[*box, float(flip)]]), grid)[0]
 
 
 def integral(
@@ -109,14 +109,14 @@ def test_each_image_has_its_own_crop() -> None:
     maps = torch.randint(0, 256, (3, 8, 6), dtype=torch.uint8)
     corners = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.5, 0.25, 1.0, 0.75], [0.1, 0.2, 0.3, 0.9]])
     flips = torch.tensor([False, True, True])
-    views = view_maps(maps, torch.cat([corners, flips[:, None]], dim=1), (4, 4))
+    views = crop_maps(maps, torch.cat([corners, flips[:, None]], dim=1), (4, 4))
     for view, one, box, flip in zip(views, maps, corners.tolist(), flips, strict=True):
         torch.testing.assert_close(view, view_map(one / 255, tuple(box), bool(flip), (4, 4)))
 
 
 def test_a_crop_of_pixels_is_the_box_that_its_map_is_seen_in() -> None:
     """The image's own crop, pooled to the grid, shows what the map's does."""
-    shown = Crop(top=8, left=16, height=32, width=40, flip=True).shown(height=64, width=80)
+    shown = Crop(top=8, left=16, height=32, width=40, flip=True).relative(height=64, width=80)
     assert shown == pytest.approx((0.2, 0.125, 0.7, 0.625, 1))
     image = torch.rand(64, 80)
     cut = image[8:40, 16:56].flip(1)
@@ -131,7 +131,7 @@ def test_a_view_and_its_map_show_the_same(transform: TrainTransform | EvalTransf
     image = F.interpolate(smooth, (110, 150), mode="bicubic").clamp(0, 1)[0]
     pixels = (255 * image).round().to(torch.uint8).expand(3, -1, -1)
     for seed in range(8):
-        view, shown = transform.see(pixels, np.random.default_rng(seed))
+        view, shown = transform.make_view(pixels, np.random.default_rng(seed))
         mine = view_map(pixels[0], shown[:4], shown.flip, (4, 6))
         seen = F.interpolate(view[None, :1].float() / 255, (4, 6), mode="area")[0, 0]
         torch.testing.assert_close(mine, seen, atol=0.01, rtol=0)
