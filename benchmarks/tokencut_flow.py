@@ -10,7 +10,7 @@ official   get_saliency.py, one image at a time: decode, Lanczos to the nearest 
            the word "cuda", the URL of the weights, an unused import, an argument that scipy has
            renamed. Block and normalisation are the model's. Measured with BLAS on one thread and
            on all; the faster one counts.
-ours       gtacli.inference.segment.stream.segment, same files and weights, as batches, at
+ours       gtacli.inference.segment.segmentation.segment, same files and weights, as batches, at
            --image-size. Neither writes files.
 
 Prints one JSON line: images per second, the median ratio of interleaved repeats, and how far the
@@ -55,7 +55,7 @@ from gtacli.discovery.masks import box_around
 from gtacli.discovery.refine import bilateral, largest_object
 from gtacli.images.find import find_images
 from gtacli.inference.objects import Finder
-from gtacli.inference.segment.stream import Output, segment
+from gtacli.inference.segment.segmentation import MaskOptions, segment
 from gtacli.models import LoadedModel
 from gtacli.runtime.devices import choose_compute
 
@@ -214,7 +214,7 @@ def main() -> None:
     named = [InputImage(str(path), Path(path.name)) for path in images]
 
     def ours(folder: Path | None = None) -> None:
-        output = Output(folder, "bilateral" if args.refine else "none")
+        output = MaskOptions(folder, "bilateral" if args.refine else "none")
         for line in segment([finder], named, output):
             assert "error" not in line, line
 

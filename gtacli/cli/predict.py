@@ -1,17 +1,18 @@
-"""`gta predict`: classes of images, one line an image."""
+"""`gta predict`: the classes of images, one line per image."""
 
 from __future__ import annotations
 
-import logging
 import sys
+from typing import TYPE_CHECKING
 
-from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from gtacli.inference.results import Prediction
+
 app = new_app()
 
 
@@ -22,12 +23,13 @@ def predict(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Name the classes of images, the likeliest first.
+    """Name the classes of images, the most probable first.
 
-    Unreadable images are named, the rest is done, and the exit status is 1.
+    An image that cannot be read is reported, and the others are processed; the exit status is 1.
     """
     if config.model is None:
-        raise UsageError("--model: name a run folder of gta finetune, or another model")
+        raise UsageError("name a run folder of gta finetune, or another model", option="model")
+    from gtacli.cli.follow import follow, lines
     from gtacli.data.inputs import iter_paths
     from gtacli.inference.predict import predict as run
     from gtacli.models import load_model
@@ -36,14 +38,14 @@ def predict(
     compute = choose_compute(config.device, config.precision)
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     model = load_model(config.model)
-    failed = False
-    for result in run(model, paths, compute, config.top, config.batch_size):
-        if "error" in result:
-            failed = True
-            log.warning("%s", result["error"])
-        if call.json:
-            console.emit(result)
-        elif "top" in result:
-            ranked = (f"{t['class']} {100 * t['probability']:.1f} %" for t in result["top"])
-            console.say(f"{result['image']}\t{', '.join(ranked)}")
-    return 1 if failed else 0
+    ending = follow(
+        lambda stop: run(model, paths, compute, config.top, config.batch_size, stop),
+        lines(call.json, _text),
+        call.json,
+    )
+    return ending.status
+
+
+def _text(result: Prediction) -> str:
+    ranked = (f"{t['class']} {100 * t['probability']:.1f} %" for t in result["top"])
+    return f"{result['image']}\t{', '.join(ranked)}"

@@ -1,10 +1,11 @@
-"""`gta segment`: the object in each image, a mask and a line an image."""
+"""`gta segment`: the objects in images, a mask and a line per image."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
-from gtacli.errors import GtaError, UsageError
+from gtacli.errors import UsageError, errors_about
 
 if TYPE_CHECKING:
     from gtacli.data.inputs import InputImage
     from gtacli.inference.objects import Finder
+    from gtacli.inference.results import SegmentSummary
     from gtacli.runtime.devices import Compute
+    from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -32,31 +35,69 @@ def segment(
 ) -> int:
     """Find the object in images, without labels: a black and white mask of each, and its box.
 
-    Masks are at the image's own size, in the folders that the images lie in below what was given.
-    Images that cannot be done are named, the rest is done, and the exit status is 1.
-    With --compare every model looks at every image: a table, and sheet.png with the first ones.
+    Masks have the size of their image, and lie in the same subfolders as the images. An image that
+    cannot be processed is reported, and the others are processed; the exit status is 1. With
+    --compare every model processes every image: a table, and sheet.png with the first images.
     """
     if config.spec is None:
         raise UsageError(
-            "--model: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, "
-            "ARCH@FILE); the built-in demo's is too small for photographs"
+            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE); the "
+            "built-in demo's is too small for photographs",
+            option="model",
         )
     if config.ground_truth is not None and not config.ground_truth.is_dir():
-        raise UsageError(f"--ground-truth: no folder {config.ground_truth}")
+        raise UsageError(f"no folder {config.ground_truth}", option="ground_truth")
     from gtacli.registry import DISCOVERY
 
-    DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
-    from gtacli.inference.segment.stream import Output
-    from gtacli.inference.segment.stream import segment as run
+    DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
+    from gtacli.cli.follow import follow
+    from gtacli.inference.segment.masks import MaskOptions
+    from gtacli.inference.segment.segmentation import segment as run
     from gtacli.runtime.devices import choose_compute
-    from gtacli.runtime.interrupts import StopSignal
-    from gtacli.runtime.run_folder import RunFolder, default_out, environment
+    from gtacli.runtime.run_folder import RunFolder, default_out
 
     compute = choose_compute(config.device, config.precision)
     named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     finders = _finders(config, compute)
+    _write_record(folder, config, finders)
+    if call.dry_run:
+        named = islice(named, config.batch_size)
+    options = MaskOptions(
+        None if call.dry_run else folder.path,
+        config.refine,
+        config.overlay,
+        config.ground_truth,
+        config.void,
+    )
+    size, workers, objects = config.batch_size, config.workers, config.options.get("objects", 1)
+    summaries: list[SegmentSummary] = []
+
+    def show(line: Mapping[str, Any]) -> None:
+        if "summary" in line:
+            summaries.append(line["summary"])
+        if call.json:
+            console.emit(line)
+        elif "sheet" in line:
+            log.info("sheet: %s", line["sheet"])
+        elif "image" in line and len(finders) == 1:
+            console.say(_text(line))
+
+    ending = follow(
+        lambda stop: run(finders, named, options, size, workers, objects, stop), show, call.json
+    )
+    if any(summary["images"] for summary in summaries):
+        whole = summaries[0] if len(finders) == 1 else {"models": summaries}
+        folder.write_json("summary.json", whole)
+    if not call.json:
+        _table(summaries)
+    return ending.status
+
+
+def _write_record(folder: RunFolder, config: SegmentConfig, finders: list[Finder]) -> None:
+    from gtacli.runtime.run_folder import environment
+
     record = {
         "command": "segment",
         "config": config.model_dump(mode="json"),
@@ -64,46 +105,10 @@ def segment(
         **environment(),
     }
     folder.write_json("run.json", record)
-    if call.dry_run:
-        named = islice(named, config.batch_size)
-    output = Output(
-        None if call.dry_run else folder.path,
-        config.refine,
-        config.overlay,
-        config.ground_truth,
-        config.void,
-    )
-    objects = config.options.get("objects", 1)
-    status = 0
-    summaries: list[dict[str, Any]] = []
-    with StopSignal() as stop:
-        many = (config.batch_size, config.workers, objects)
-        for result in run(finders, named, output, *many, lambda: stop.requested):
-            if "error" in result:
-                status = 1
-                log.warning("%s", result["error"])
-            if "summary" in result:
-                summaries.append(result["summary"])
-            if call.json:
-                console.emit(result)
-            elif "sheet" in result:
-                log.info("sheet: %s", result["sheet"])
-            elif len(finders) == 1:
-                _show(result)
-    if stop.requested:
-        status = 130
-        log.warning("interrupted; these are the images so far")
-    if any(summary["images"] for summary in summaries):
-        whole = summaries[0] if len(finders) == 1 else {"models": summaries}
-        folder.write_json("summary.json", whole)
-    if not call.json:
-        _table(summaries)
-    return status
 
 
 def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
-    """A finder a model, all of the first one's input size; every model is loaded first, so that
-    what is wrong with the last is said before the first step."""
+    """Load the models, all at the first one's input size, before any image is processed."""
     from gtacli.discovery.build import make_backend
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
@@ -114,19 +119,18 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
     size = config.image_size
     finders: list[Finder] = []
     for spec, name in zip(specs, short_names(specs), strict=True):
-        try:
+        compared = f"compare={spec}"
+        with errors_about(compared, model=compared) if finders else nullcontext():
             model = load_model(spec, image_size=size)
             model.model.to(compute.device)
             backend = make_backend(config.backend, config.options, model)
-        except GtaError as error:
-            raise type(error)(f"--compare {spec}: {error}" if finders else str(error)) from error
         size = size or model.image_size
         finders.append(Finder(model, backend, compute, name))
     return finders
 
 
 def _images(given: list[str], data: str | None, null: bool) -> Iterator[InputImage]:
-    """Those that are named, and those of a data set."""
+    """List the named images, and after them those of a dataset."""
     from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset
 
@@ -134,14 +138,12 @@ def _images(given: list[str], data: str | None, null: bool) -> Iterator[InputIma
     return iter_inputs(given, dataset, sys.stdin.buffer, null)
 
 
-def _show(result: dict[str, Any]) -> None:
-    """The line of one image."""
-    if "error" in result or "summary" in result:
-        return
+def _text(result: Mapping[str, Any]) -> str:
+    """Format the line of one image."""
     found = [each["box"] for each in result.get("objects", [result]) if each["box"] is not None]
     boxes = "; ".join(" ".join(map(str, box)) for box in found) or "nothing found"
     score = f"\tIoU {100 * result['iou']:.1f} %" if "iou" in result else ""
-    console.say(f"{result['image']}\t{result['mask'] or ''}\t{boxes}{score}")
+    return f"{result['image']}\t{result['mask'] or ''}\t{boxes}{score}"
 
 
 _COLUMNS = {
@@ -153,8 +155,8 @@ _COLUMNS = {
 }
 
 
-def _table(summaries: list[dict[str, Any]]) -> None:
-    """A row a model, with the figures that there are."""
+def _table(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row per model, with the metrics that were computed."""
     present = [key for key in _COLUMNS if any(s.get(key) is not None for s in summaries)]
     plain = ["images", "failed"] if len(summaries) == 1 else []
     names = [summary.get("model") for summary in summaries]

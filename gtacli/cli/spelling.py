@@ -31,6 +31,9 @@ def with_flags(text: str) -> str:
 
 
 def describe(error: GtaError) -> str:
-    """Return the line that the command line prints for an error."""
+    """Return the line that the command line prints for an error; `option` may be `option=value`."""
     text = with_flags(error.message)
-    return f"{flag(error.option)}: {text}" if error.option else text
+    if not error.option:
+        return text
+    key, _, value = error.option.partition("=")
+    return f"{flag(key)} {value}".rstrip() + f": {text}"

@@ -160,7 +160,7 @@ class _Labelling:
         """Give the waiting images to the model. A GPU works at them while the batch before is put
         away; the CPU has nothing to gain."""
         reads, self.waiting = self.waiting, []
-        maps = self.finder.look([r.view for r in reads if r.view is not None]).maps
+        maps = self.finder.run([r.view for r in reads if r.view is not None]).maps
         if maps.shape[1:] != self.finder.grid:
             got, wanted = ("x".join(map(str, s)) for s in (maps.shape[1:], self.finder.grid))
             raise GtaError(f"the maps are {got}, not on the model's patch grid {wanted}")

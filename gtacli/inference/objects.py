@@ -1,12 +1,12 @@
-"""From paths of images to objects on the patch grid, by one model or by several at once.
+"""Object discovery on batches of images, by one model or by several.
 
-Reading is apart from looking, so that threads decode ahead of the model. Of an image no more than
-the models' input waits in memory.
+Reading is separate from running the models, so that threads decode ahead of them. Of an image no
+more than the models' input waits in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,21 +19,19 @@ from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.inputs import InputImage
 from gtacli.discovery import Discovery, Found
-from gtacli.images.decode import ImageError, decode
+from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.models.loading import LoadedModel
-from gtacli.runtime.batching import a_core_each, chunk_size, chunks, thread_count
 from gtacli.runtime.devices import Compute
-from gtacli.runtime.prefetch import ahead
-from gtacli.runtime.threads import one_thread
 
 
-class View(NamedTuple):
-    """An image as models see it: the whole of it, stretched to their size.
+class ImageView(NamedTuple):
+    """A model's input of one image: all of the image, stretched to the model's size.
 
     Attributes:
+        image: its name.
         size: (h, w) of the upright image.
-        pixels: uint8 (3, *what the models see).
+        pixels: uint8 (3, h, w) at the model's size.
     """
 
     image: InputImage
@@ -41,15 +39,8 @@ class View(NamedTuple):
     pixels: Tensor
 
 
-class Failed(NamedTuple):
-    """An image that cannot be done, and the line that says why."""
-
-    image: InputImage
-    error: str
-
-
-class Grids(NamedTuple):
-    """What a back-end finds in one image; see `gtacli.discovery.Found`."""
+class ObjectGrids(NamedTuple):
+    """A back-end's maps and masks of one image; see `gtacli.discovery.Found`."""
 
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
@@ -57,42 +48,37 @@ class Grids(NamedTuple):
     objects: NDArray[np.bool_] | None
 
 
-class Seen(NamedTuple):
-    """An image and what each model found in it, in their order."""
+class ImageObjects(NamedTuple):
+    """One image's objects by each model, in the order of the models."""
 
     image: InputImage
     size: Size
-    grids: tuple[Grids, ...]
+    grids: tuple[ObjectGrids, ...]
 
 
-class Reader:
-    """Reads images as a model sees them: the whole of each, stretched to its size."""
+class ViewReader:
+    """Reads images as inputs of a model: all of each image, stretched to the model's size."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.size, self.interpolation = model.image_size, InterpolationMode(model.interpolation)
 
-    def read(self, image: InputImage | Failed) -> View | Failed:
-        """The view of an image, on the CPU."""
-        if isinstance(image, Failed):
-            return image
-        try:
-            picture = decode(image.source)
-        except ImageError as error:
-            return Failed(image, str(error))
-        return View(image, (picture.height, picture.width), self.view(picture))
+    def read(self, image: InputImage) -> ImageView:
+        """Return the model's input of an image, on the CPU. Raises ImageError."""
+        picture = decode(image.source)
+        return ImageView(image, (picture.height, picture.width), self.view(picture))
 
     def view(self, picture: Image.Image) -> Tensor:
-        """What the model sees of an upright RGB image: uint8 (3, *size), on the CPU."""
+        """Return the model's input of an upright RGB image: uint8 (3, *size), on the CPU."""
         pixels = F.pil_to_tensor(picture)
         return F.resize(pixels, list(self.size), self.interpolation, antialias=True)
 
 
-class Finder(Reader):
-    """A model and the back-end that reads it.
+class Finder(ViewReader):
+    """A model and the discovery back-end that reads it.
 
     Args:
         model: that `backend` was made with; moved to the device.
-        name: of the model, for people.
+        name: of the model in results; default: its spec.
     """
 
     def __init__(
@@ -104,17 +90,17 @@ class Finder(Reader):
         self.backend, self.compute, self.name = backend, compute, name or model.spec
         self.as_input = model.view(compute.device)
 
-    def find(self, views: Sequence[View]) -> list[Grids]:
-        """The objects of one batch of at least one view."""
-        found = self.look([view.pixels for view in views])
+    def find(self, views: Sequence[ImageView]) -> list[ObjectGrids]:
+        """Find the objects in a batch of at least one image."""
+        found = self.run([view.pixels for view in views])
         columns = (
             [None] * len(views) if values is None else list(values.cpu().numpy())
             for values in (found.maps, found.masks, found.head_masks, found.objects)
         )
-        return [Grids(*grids) for grids in zip(*columns, strict=True)]
+        return [ObjectGrids(*grids) for grids in zip(*columns, strict=True)]
 
-    def look(self, views: Sequence[Tensor]) -> Found:
-        """What the back-end finds in at least one image of `view`, on the model's device."""
+    def run(self, views: Sequence[Tensor]) -> Found:
+        """Run the back-end on at least one input of `view`; return tensors on the device."""
         pixels = torch.stack([*views])
         if self.compute.device.type == "cuda":
             # Pinned, the copy runs beside what the device computes.
@@ -124,52 +110,15 @@ class Finder(Reader):
             return self.backend.find(self.as_input(pixels))
 
 
-def find_all(
-    finders: Sequence[Finder],
-    images: Iterable[InputImage | Failed],
-    batch_size: int = 32,
-    threads: int | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Seen | Failed]:
-    """What every finder finds in each image, in the order of `images`, in constant memory.
-
-    Each image is read once, as the first finder reads it.
+def find_objects(finders: Sequence[Finder], views: Sequence[ImageView]) -> list[ImageObjects]:
+    """Find the objects in a batch of at least one image, by every finder.
 
     Args:
         finders: of models of one input size, on one device.
-        batch_size: images at a time; on a CPU at most.
-        threads: for reading, on a CPU for looking too; 0: none; default: by the machine.
-        stop: asked before each batch; the rest of the images is left.
+        views: as the first finder reads them.
     """
-    first = finders[0]
-    patches = first.grid[0] * first.grid[1]
-    if a_core_each(first.compute.device.type == "cpu", patches, threads):
-        batches = _a_core_each(finders, chunks(images, chunk_size(batch_size, patches)), threads)
-    else:
-        views = ahead(first.read, images, 2 * batch_size, threads)
-        batches = (_find(finders, batch) for batch in chunks(views, batch_size))
-    for found in batches:
-        yield from found
-        if stop():
-            return
-
-
-def _a_core_each(
-    finders: Sequence[Finder], batches: Iterable[list[InputImage | Failed]], threads: int | None
-) -> Iterator[list[Seen | Failed]]:
-    def work(images: list[InputImage | Failed]) -> list[Seen | Failed]:
-        return _find(finders, [finders[0].read(image) for image in images])
-
-    workers = thread_count(threads)
-    with one_thread():
-        yield from ahead(work, batches, workers + 1, workers)
-
-
-def _find(finders: Sequence[Finder], batch: Sequence[View | Failed]) -> list[Seen | Failed]:
-    """What every finder finds in one batch."""
-    good = [view for view in batch if isinstance(view, View)]
-    by_image = zip(*(finder.find(good) if good else [] for finder in finders), strict=True)
+    by_image = zip(*(finder.find(views) for finder in finders), strict=True)
     return [
-        view if isinstance(view, Failed) else Seen(view.image, view.size, next(by_image))
-        for view in batch
+        ImageObjects(view.image, view.size, grids)
+        for view, grids in zip(views, by_image, strict=True)
     ]

@@ -20,7 +20,8 @@ from gtacli.discovery import Discovery
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Size
-from gtacli.inference.objects import Failed, Reader, View
+from gtacli.inference.objects import ImageView, ViewReader
+from gtacli.inference.stream import Failure
 from gtacli.measures.attention import HealthSums
 from gtacli.measures.object_shares import object_shares, regrid
 from gtacli.models import timm_blocks
@@ -38,7 +39,7 @@ them, or the images' own data set."""
 
 
 class _Item(NamedTuple):
-    view: View
+    view: ImageView
     shares: dict[Size, Tensor]  # of the object, on each patch grid; empty: to be found
 
 
@@ -81,13 +82,13 @@ class AttentionProbe:
             )
             for of, count, compared in zip(self.layers, heads, self.compared, strict=True)
         ]
-        self._reader = Reader(models[0])
+        self._reader = ViewReader(models[0])
         self._views = [model.view(compute.device) for model in models]
         self._grids = tuple(dict.fromkeys(model.grid for model in models))
 
     def see(
         self, images: Iterable[InputImage], batch_size: int = 32, threads: int | None = None
-    ) -> Iterator[Failed | int]:
+    ) -> Iterator[Failure | int]:
         """Measures each image, in constant memory.
 
         Args:
@@ -98,7 +99,7 @@ class AttentionProbe:
         items = ahead(self._read, images, 2 * batch_size, threads)
         for batch in chunks(items, batch_size):
             good = [item for item in batch if isinstance(item, _Item)]
-            yield from (item for item in batch if isinstance(item, Failed))
+            yield from (item for item in batch if isinstance(item, Failure))
             if good:
                 self._measure(good)
                 yield len(good)
@@ -127,14 +128,12 @@ class AttentionProbe:
             return False
         return True
 
-    def _read(self, image: InputImage) -> _Item | Failed:
-        view = self._reader.read(image)
-        if isinstance(view, Failed):
-            return view
+    def _read(self, image: InputImage) -> _Item | Failure:
         try:
+            view = self._reader.read(image)
             return _Item(view, self._shares(image, view.size))
         except ImageError as error:
-            return Failed(image, str(error))
+            return Failure(image.path, str(error))
 
     def _shares(self, image: InputImage, size: Size) -> dict[Size, Tensor]:
         if isinstance(self.masks, Discovery):

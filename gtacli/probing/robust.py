@@ -32,7 +32,7 @@ from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.find import find_images, subfolders
-from gtacli.inference.objects import Failed
+from gtacli.inference.stream import Failure
 from gtacli.inference.views import Views
 from gtacli.measures.statistics import share_difference
 from gtacli.models.loading import LoadedModel
@@ -176,22 +176,22 @@ class Asked:
 
     def see(
         self, batch_size: int = 32, threads: int | None = None, most: int | None = None
-    ) -> Iterator[Failed | int]:
+    ) -> Iterator[Failure | int]:
         """Yields an image that cannot be read, or how many have just been seen."""
         numbers = range(len(self.images.images))[:most]
         for batch in chunks(ahead(self._read, numbers, 2 * batch_size, threads), batch_size):
             good = [item for item in batch if isinstance(item, _Item)]
-            yield from (item for item in batch if isinstance(item, Failed))
+            yield from (item for item in batch if isinstance(item, Failure))
             if good:
                 self._look(good)
                 yield len(good)
 
-    def _read(self, index: int) -> _Item | Failed:
+    def _read(self, index: int) -> _Item | Failure:
         image = self.images.images[index]
         try:
             return _Item(index, self._views.make(F.pil_to_tensor(decode(image.source))))
         except ImageError as error:
-            return Failed(image, str(error))
+            return Failure(image.path, str(error))
 
     @torch.no_grad()
     def _look(self, batch: Sequence[_Item]) -> None:

@@ -1,4 +1,4 @@
-"""Work on a stream of items in threads, a little ahead of whoever reads the results."""
+"""Process a stream of items in threads, a little ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ R = TypeVar("R")
 def ahead(
     work: Callable[[T], R], items: Iterable[T], most: int, threads: int | None = None
 ) -> Iterator[R]:
-    """`map(work, items)` in threads, in order, at most `most` results ahead of the reader.
+    """Yield `work(item)` of each item, in order, computed in threads.
 
-    threads: how many; 0: none, the reader does the work; default: as many as there are cores.
+    Args:
+        most: results that may wait for the consumer.
+        threads: default: one per core, at most 16; 0: none, the consumer's thread works.
     """
     if threads == 0:
         yield from map(work, items)

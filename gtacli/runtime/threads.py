@@ -1,4 +1,4 @@
-"""Many small products on a CPU: threads over images or panels, not over the parts of a product.
+"""Many small products on a CPU: threads over images or panels, not within a product.
 
 A product of 0.1 ms gains little from being split, and each split waits for the slowest thread: on
 a machine that does something else as well (loading the next images) that wait is a scheduler's
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """torch's operators run on the calling thread alone."""
+    """Run torch's operators on the calling thread alone, if `wanted`."""
     before = torch.get_num_threads()
     if not wanted or before == 1:
         yield
@@ -33,10 +33,10 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def each(work: Callable[[T], Tensor], items: Sequence[T], threads: int) -> list[Tensor]:
-    """`work` of every item, in order, on a number of threads.
+    """Return `work(item)` of every item, in order, computed on a number of threads.
 
-    To be called with torch's operators on one thread. The modes of autograd are each thread's own.
-    The pool lives no longer than the call: threads do not survive a fork.
+    Call it with torch's operators on one thread. Each thread has its own autograd modes. The pool
+    ends with the call: threads do not survive a fork.
     """
     threads = min(threads, len(items))
     if threads <= 1:

@@ -18,7 +18,7 @@ from PIL import Image
 from gtacli.data.inputs import InputImage
 from gtacli.discovery.build import make_backend
 from gtacli.inference.objects import Finder
-from gtacli.inference.segment.stream import Output, segment
+from gtacli.inference.segment.segmentation import MaskOptions, segment
 from gtacli.models import load_model
 from gtacli.runtime.devices import choose_compute
 
@@ -180,7 +180,7 @@ def test_a_refinement_that_leaves_nothing_is_not_taken(
 ) -> None:
     truth = scene(tmp_path / "a.png")
     monkeypatch.setattr(
-        "gtacli.inference.segment.finish.bilateral", lambda image, target: target * 0.4
+        "gtacli.inference.segment.masks.bilateral", lambda image, target: target * 0.4
     )
     given = words(tiny_model, tmp_path / "out", tmp_path / "a.png")
     done = gta(*given, "--json", "--refine", "bilateral")
@@ -331,7 +331,7 @@ def test_an_endless_stream_is_read_as_it_is_needed(
     model = load_model(str(tiny_model))
     taken = count()
     endless = (InputImage(str(tmp_path / "a.png"), PurePath(f"{next(taken)}.png")) for _ in count())
-    output = Output(tmp_path / "out")
+    output = MaskOptions(tmp_path / "out")
     compute = choose_compute("cpu", "auto")
     finder = Finder(model, make_backend("bright", {}, model), compute)
     results = segment([finder], endless, output, 2)

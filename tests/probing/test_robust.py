@@ -16,7 +16,7 @@ from timm.data import ImageNetInfo
 
 from gtacli import load_model
 from gtacli.errors import UsageError
-from gtacli.inference.objects import Failed
+from gtacli.inference.stream import Failure
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.robust import SIXTEEN, Asked, ImageSet, class_folders, cue_conflicts
 from gtacli.runtime.devices import choose_compute
@@ -139,7 +139,7 @@ def test_a_broken_image_is_named(model: LoadedModel, tmp_path: Path) -> None:
     draw(tmp_path / "set" / SYNSETS[0] / "a.png", 0)
     (tmp_path / "set" / SYNSETS[0] / "b.png").write_bytes(b"none")
     asked = Asked([model], class_folders("sketch", tmp_path / "set"), CPU)
-    (failed,) = (one for one in asked.see() if isinstance(one, Failed))
+    (failed,) = (one for one in asked.see() if isinstance(one, Failure))
     assert "b.png: not an image" in failed.error
     assert asked.results()[0]["n_test"] == 1
 

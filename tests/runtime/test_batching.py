@@ -9,9 +9,9 @@ from gtacli.runtime.batching import (
     CHUNK,
     CHUNK_PATCHES,
     MANY_PATCHES,
-    a_core_each,
     chunk_size,
     chunks,
+    fits_one_core,
 )
 
 
@@ -38,7 +38,7 @@ def test_a_chunk_fits_the_memory(batch_size: int, patches: int) -> None:
 
 
 def test_large_images_and_gpus_take_all_cores_together() -> None:
-    assert a_core_each(True, 196, None)
-    assert not a_core_each(True, MANY_PATCHES, None)
-    assert not a_core_each(False, 196, None)
-    assert not a_core_each(True, 196, 0)
+    assert fits_one_core(True, 196, None)
+    assert not fits_one_core(True, MANY_PATCHES, None)
+    assert not fits_one_core(False, 196, None)
+    assert not fits_one_core(True, 196, 0)

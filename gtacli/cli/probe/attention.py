@@ -49,7 +49,7 @@ def attention(
     from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset
     from gtacli.discovery import Discovery
-    from gtacli.inference.objects import Failed
+    from gtacli.inference.stream import Failure
     from gtacli.models import load_model
     from gtacli.models.names import short_names
     from gtacli.probing.attention import AttentionProbe
@@ -80,11 +80,11 @@ def attention(
     start, status = perf_counter(), 0
     with StopSignal() as stop, console.progress("measuring images", None) as advance:
         for done in probe.see(named, config.batch_size, config.workers):
-            if isinstance(done, Failed):
+            if isinstance(done, Failure):
                 status = 1
                 log.warning("%s", done.error)
                 if call.json:
-                    console.emit({"image": done.image.path, "error": done.error})
+                    console.emit({"image": done.image, "error": done.error})
             else:
                 advance(done)
             if stop.requested:

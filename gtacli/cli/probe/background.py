@@ -48,7 +48,7 @@ def background(
     """
     if config.model is None:
         raise UsageError("--model: name a ViT (a run of gta finetune, a timm name, ARCH@FILE)")
-    from gtacli.inference.objects import Failed
+    from gtacli.inference.stream import Failure
     from gtacli.models import load_model
     from gtacli.probing.backgrounds.probe import BackgroundProbe
     from gtacli.runtime.devices import choose_compute
@@ -70,11 +70,11 @@ def background(
         console.progress("looking", pictures) as advance,
     ):
         for done in probe.see(source, config.batch_size, config.workers, most):
-            if isinstance(done, Failed):
+            if isinstance(done, Failure):
                 status = 1
                 log.warning("%s", done.error)
                 if call.json:
-                    console.emit({"image": done.image.path, "error": done.error})
+                    console.emit({"image": done.image, "error": done.error})
             else:
                 advance(done)
             if stop.requested:

@@ -41,7 +41,7 @@ def robust(config: RobustProbeConfig, call: Call) -> int:
     """
     if config.model is None:
         raise UsageError("--model: name a classifier of ImageNet (a timm name, ARCH@FILE)")
-    from gtacli.inference.objects import Failed
+    from gtacli.inference.stream import Failure
     from gtacli.models import load_model
     from gtacli.models.names import short_names
     from gtacli.probing.robust import Asked
@@ -62,11 +62,11 @@ def robust(config: RobustProbeConfig, call: Call) -> int:
             start = perf_counter()
             with console.progress(SETS[images.name], len(images.images)) as advance:
                 for done in one.see(config.batch_size, config.workers, most):
-                    if isinstance(done, Failed):
+                    if isinstance(done, Failure):
                         status = 1
                         log.warning("%s", done.error)
                         if call.json:
-                            console.emit({"image": done.image.path, "error": done.error})
+                            console.emit({"image": done.image, "error": done.error})
                     else:
                         advance(done)
                     if stop.requested:

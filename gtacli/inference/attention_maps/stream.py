@@ -21,7 +21,7 @@ from gtacli.images.decode import ImageError, decode
 from gtacli.inference.attention_maps.extractor import Looker
 from gtacli.inference.attention_maps.files import MapFiles
 from gtacli.inference.attention_maps.kinds import Seen
-from gtacli.runtime.batching import a_core_each, chunk_size, chunks, thread_count
+from gtacli.runtime.batching import chunk_size, chunks, fits_one_core, thread_count
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.prefetch import ahead
 from gtacli.runtime.threads import one_thread
@@ -73,7 +73,7 @@ def look(
         looker.model.model.to(compute.device)
     patches = max(looker.patches for looker in lookers)
     on_cpu = compute.device.type == "cpu"
-    apart = a_core_each(on_cpu, patches, threads)
+    apart = fits_one_core(on_cpu, patches, threads)
     size = chunk_size(batch_size, patches) if on_cpu else batch_size
     work = _Work(lookers, compute, files, nullcontext() if apart else Lock())
     workers = thread_count(threads)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gtacli.images.decode import ImageError
-from gtacli.inference.objects import Failed
 from gtacli.inference.predict import has_classifier
+from gtacli.inference.stream import Failure
 from gtacli.inference.views import Views
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.backgrounds.metrics import PAIR, Answers
@@ -49,7 +49,7 @@ class BackgroundProbe:
         self.answers = [Answers() for _ in models]
         self.left_out = 0
         self._views = Views(models, compute)
-        self._failed: list[Failed] = []
+        self._failed: list[Failure] = []
 
     def see(
         self,
@@ -57,7 +57,7 @@ class BackgroundProbe:
         batch_size: int = 32,
         threads: int | None = None,
         most: int | None = None,
-    ) -> Iterator[Failed | int]:
+    ) -> Iterator[Failure | int]:
         """Shows the models all variants of each image.
 
         Args:
@@ -67,11 +67,11 @@ class BackgroundProbe:
         Yields: an image that cannot be done, or how many pictures have just been seen.
         """
 
-        def read(index: int) -> list[_Item] | Failed:
+        def read(index: int) -> list[_Item] | Failure:
             try:
                 return [self._item(drawn) for drawn in source.draw(index)]
             except ImageError as error:
-                return Failed(source.images[index], str(error))
+                return Failure(source.images[index].path, str(error))
 
         count = len(source.images) if most is None else min(most, len(source.images))
         items = self._flat(ahead(read, range(count), batch_size, threads))
@@ -81,7 +81,7 @@ class BackgroundProbe:
             yield len(batch)
         yield from self._told()
 
-    def _told(self) -> list[Failed]:
+    def _told(self) -> list[Failure]:
         failed, self._failed = self._failed, []
         return failed
 
@@ -99,9 +99,9 @@ class BackgroundProbe:
                 logits = network.forward_head(tokens).float() if has_classifier(model) else None
             _note(self.answers[m], [item.drawn for item in batch], features, logits, self.maps[m])
 
-    def _flat(self, groups: Iterator[list[_Item] | Failed]) -> Iterator[_Item]:
+    def _flat(self, groups: Iterator[list[_Item] | Failure]) -> Iterator[_Item]:
         for group in groups:
-            if isinstance(group, Failed):
+            if isinstance(group, Failure):
                 self._failed.append(group)
             elif group:
                 yield from group

@@ -17,7 +17,7 @@ from gtacli.errors import RunError
 from gtacli.images.decode import ImageError, load
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.columns import Column, Columns
-from gtacli.runtime.batching import a_core_each, chunk_size, chunks, thread_count
+from gtacli.runtime.batching import chunk_size, chunks, fits_one_core, thread_count
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.prefetch import ahead
 from gtacli.runtime.threads import one_thread
@@ -49,7 +49,7 @@ class Extractor:
         self.as_input = model.view(compute.device)
         self.batch_size = batch_size
         patches = model.grid[0] * model.grid[1]
-        self.each = a_core_each(compute.device.type == "cpu", patches, threads)
+        self.each = fits_one_core(compute.device.type == "cpu", patches, threads)
         if compute.device.type == "cpu":
             self.batch_size = chunk_size(batch_size, patches)
 

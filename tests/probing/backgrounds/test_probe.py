@@ -16,7 +16,7 @@ from gtacli import load_model
 from gtacli.data.base import Record
 from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
-from gtacli.inference.objects import Failed
+from gtacli.inference.stream import Failure
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.backgrounds.metrics import Answers, compared, figures
 from gtacli.probing.backgrounds.probe import BackgroundProbe
@@ -209,7 +209,7 @@ def test_a_broken_image_is_named_and_the_rest_is_done(model: LoadedModel, tmp_pa
     (root / "original/val/00_dog/a.png").write_bytes(b"no image")
     probe = BackgroundProbe([model], [ClassMap(torch.arange(7))], CPU)
     done = [*probe.see(FolderVariants(root), batch_size=1)]
-    (failed,) = (one for one in done if isinstance(one, Failed))
+    (failed,) = (one for one in done if isinstance(one, Failure))
     assert "a.png: not an image" in failed.error
     assert figures(probe.answers[0])["n_test"] == 2
 

@@ -1,0 +1,94 @@
+"""The JSON lines of the commands that run models on images."""
+
+from __future__ import annotations
+
+from typing import Annotated, NotRequired, TypedDict
+
+from gtacli.runtime.results import Doc
+
+_Path = Annotated[str, Doc("path of the image, as it was given")]
+_Model = Annotated[str, Doc("name of the model; only with several models")]
+_Box = Annotated[
+    list[int] | None,
+    Doc("[x0, y0, x1, y1) around the mask in the upright image; null around an empty mask", "px"),
+]
+_Area = Annotated[float, Doc("fraction of the image that the mask covers")]
+
+
+class ImageFailure(TypedDict):
+    """An image that could not be processed; any command."""
+
+    image: _Path
+    error: Annotated[str, Doc("the reason, in one line")]
+
+
+ClassProbability = TypedDict(
+    "ClassProbability",
+    {
+        "class": Annotated[str, Doc("name of the class; its number where it has no name")],
+        "probability": Annotated[float, Doc("softmax of the logits, 0 to 1")],
+    },
+)
+"""A class and its probability."""
+
+
+class Prediction(TypedDict):
+    """The classes of one image by `gta predict`."""
+
+    image: _Path
+    top: Annotated[list[ClassProbability], Doc("most probable classes, the first one first")]
+
+
+class SegmentObject(TypedDict):
+    """One object of an image."""
+
+    mask: Annotated[str | None, Doc("file of the mask; null in a dry run")]
+    box: _Box
+    area: _Area
+
+
+class Segmentation(SegmentObject):
+    """The objects of one image by `gta segment`; mask, box and area are the main object's."""
+
+    model: NotRequired[_Model]
+    image: _Path
+    objects: NotRequired[
+        Annotated[list[SegmentObject], Doc("all objects, of a back-end that finds several")]
+    ]
+    overlay: NotRequired[
+        Annotated[str | None, Doc("file of the image with its masks; null in a dry run")]
+    ]
+    iou: NotRequired[Annotated[float, Doc("IoU of the main mask with the ground truth, 0 to 1")]]
+    located: NotRequired[
+        Annotated[bool, Doc("whether any box has an IoU of at least 0.5 with a true one")]
+    ]
+
+
+class SegmentSummary(TypedDict):
+    """The totals of `gta segment` by one model; the means are there with ground truth."""
+
+    model: NotRequired[_Model]
+    images: Annotated[int, Doc("images that were processed")]
+    failed: Annotated[int, Doc("images that could not be processed")]
+    mean_iou: NotRequired[Annotated[float | None, Doc("mean IoU of the masks, 0 to 1")]]
+    jaccard: NotRequired[
+        Annotated[float | None, Doc("mean over images of the best head's Jaccard index, 0 to 1")]
+    ]
+    corloc: NotRequired[Annotated[float | None, Doc("fraction of images with a located object")]]
+    max_f_beta: NotRequired[
+        Annotated[float | None, Doc("maximum over thresholds of the mean F measure, 0 to 1")]
+    ]
+    accuracy: NotRequired[Annotated[float | None, Doc("mean fraction of correct pixels")]]
+    images_per_second: Annotated[float, Doc("throughput", "1/s")]
+
+
+class SegmentTotals(TypedDict):
+    """The last lines of `gta segment`, one per model."""
+
+    summary: SegmentSummary
+
+
+class SegmentSheet(TypedDict):
+    """The line of `gta segment` about its sheet, with several models."""
+
+    sheet: Annotated[str, Doc("file with the first images side by side")]

@@ -1,0 +1,197 @@
+"""From objects on the patch grid to masks on the image: refined, scored, written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gtacli.data.inputs import InputImage
+from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
+from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
+from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
+from gtacli.images.decode import decode
+from gtacli.images.sizes import Size
+from gtacli.inference.objects import ImageObjects, ObjectGrids
+from gtacli.inference.results import Segmentation, SegmentObject
+from gtacli.measures.segmentation import VOID, Score, best_heads, located, score
+from gtacli.rendering.masks import highlight_objects
+from gtacli.runtime.atomic import write_atomic
+
+OVERLAY_SUFFIX = ".overlay.jpg"
+OVERLAY_QUALITY = 90
+OVERLAY_SIDE = 2048  # enough for a screen; a JPEG has at most 65,500 pixels per side
+
+Mask = NDArray[np.bool_]
+SoftMap = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """The options of what is made of the objects.
+
+    Attributes:
+        folder: for the masks; None: nothing is written.
+        refine: see `gtacli.discovery.refine`.
+        overlay: also write the image with its masks.
+        truth: folder of the ground truth; None: that of the image's dataset, if any.
+        void: pixels that the annotators left open are dropped, or count as background, as in
+            ports of DINO's evaluation.
+    """
+
+    folder: Path | None
+    refine: Literal["none", "bilateral", "guided"] = "none"
+    overlay: bool = False
+    truth: Path | None = None
+    void: Literal["drop", "keep"] = "drop"
+
+
+class ImageResult(NamedTuple):
+    """One image by one model: its JSON line, and its score if there is ground truth."""
+
+    line: Segmentation
+    score: Score | None
+
+
+def mask_name(below: PurePath, k: int = 0) -> PurePath:
+    """Return the name of the mask of an image's k-th object: STEM.png, STEM.object2.png, ..."""
+    return below.with_name(below.stem + (f".object{k + 1}" if k else "") + ".png")
+
+
+class MaskWriter:
+    """Makes the masks of one model's objects, scores and writes them; usable in any thread.
+
+    Args:
+        input_size: (h, w) of the model's input; the Jaccard index of heads is computed on it
+            (DINO's protocol).
+        model: its name, which its folder and lines get; None for a single model.
+    """
+
+    def __init__(self, options: MaskOptions, input_size: Size, model: str | None = None) -> None:
+        self.options, self.input_size = options, input_size
+        self.folder = options.folder
+        if self.folder is not None and model is not None:
+            self.folder = self.folder / model
+        self.named = {} if model is None else {"model": model}
+
+    def read(self, found: ImageObjects) -> tuple[GroundTruth | None, Image.Image | None]:
+        """Return an image's ground truth, and its pixels if they are needed. Raises ImageError."""
+        o, image = self.options, found.image
+        if o.truth is not None:
+            truth: GroundTruth | None = read_truth(o.truth, image.below, found.size)
+        else:
+            truth = None if image.record is None else read_record_truth(image.record, found.size)
+        return truth, decode(image.source) if o.overlay or o.refine != "none" else None
+
+    def finish(
+        self,
+        found: ImageObjects,
+        grids: ObjectGrids,
+        truth: GroundTruth | None,
+        pixels: Image.Image | None,
+    ) -> tuple[ImageResult, list[Mask]]:
+        """Return an image's result and its objects' masks, the main one first.
+
+        The main mask is empty where nothing is found. The masks are large: do not let them wait.
+
+        Raises ImageError, and RunError for a file that cannot be written.
+        """
+        image = found.image
+        made = [self._on_pixels(each, found.size, pixels) for each in _one_by_one(grids)]
+        masks = [mask for mask, _ in made]
+        objects = [self._write_mask(image, k, mask) for k, mask in enumerate(masks)]
+        line: dict[str, Any] = {**self.named, "image": image.path, **objects[0]}
+        if grids.objects is not None:
+            line["objects"] = [each for each in objects if each["box"] is not None]
+        boxes = [each["box"] for each in objects if each["box"] is not None]
+        if self.options.overlay and pixels is not None:
+            drawn = highlight_objects(pixels, masks, boxes)
+            drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+            name = image.below.with_suffix(OVERLAY_SUFFIX)
+            line["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)
+        one = None
+        if truth is not None:
+            mask, soft = made[0]
+            if soft is None:
+                soft = map_on(found.size, grids.map)
+            one = self._score(truth, mask, soft, boxes, grids.heads)
+            known = {"iou": one.iou, "located": one.located}
+            line |= {key: value for key, value in known.items() if value is not None}
+        return ImageResult(cast(Segmentation, line), one), masks
+
+    def _write_mask(self, image: InputImage, k: int, mask: Mask) -> SegmentObject:
+        picture = Image.fromarray(mask).convert("L")
+        return {
+            "mask": self._write(mask_name(image.below, k), picture, format="PNG"),
+            "box": box_around(mask),
+            "area": float(mask.mean()),
+        }
+
+    def _score(
+        self,
+        truth: GroundTruth,
+        mask: Mask,
+        soft: SoftMap,
+        boxes: Sequence[list[int]],
+        heads: Mask | None,
+    ) -> Score:
+        if truth.labels is None:
+            return Score(located=located(boxes, truth.boxes or ()))
+        labels = truth.labels
+        if self.options.void == "keep":
+            labels = np.where(labels == VOID, 0, labels)
+        best = None
+        if heads is not None:
+            size = self.input_size
+            best = best_heads(mask_on(size, heads), mask_on(size, labels))
+        one = score(mask, soft, labels, boxes, best)
+        if truth.boxes is not None:
+            one = replace(one, located=located(boxes, truth.boxes))
+        return one
+
+    def _on_pixels(
+        self, grids: ObjectGrids, whole: Size, pixels: Image.Image | None
+    ) -> tuple[Mask, SoftMap | None]:
+        """Return the mask at the image's size, and the soft map if one was made for it."""
+        mask, soft = _coarse(grids, whole)
+        if pixels is None or self.options.refine == "none" or not mask.any():
+            return mask, soft
+        size = working_size(whole)
+        rgb = np.array(pixels.resize(size[::-1], Image.Resampling.BICUBIC))
+        target = _coarse(grids, size)[0].astype(np.float64)
+        if self.options.refine == "bilateral":
+            refined = bilateral(rgb, target)
+        else:
+            patch = max(-(-h // gh) for h, gh in zip(size, grids.map.shape, strict=True))
+            refined = guided(rgb, target, 2 * patch)
+        if size != whole:
+            refined = map_on(whole, refined.astype(np.float32))
+        largest = largest_object(refined)
+        # Refinement may leave nothing in an image of noise: then the coarse mask is better.
+        return (largest, refined) if largest.any() else (mask, soft)
+
+    def _write(self, name: PurePath, picture: Image.Image, **how: Any) -> str | None:
+        if self.folder is None:
+            return None
+        return write_atomic(self.folder / name, lambda file: picture.save(file, **how))
+
+
+def _one_by_one(grids: ObjectGrids) -> list[ObjectGrids]:
+    """Return one item per object; at least one."""
+    if grids.objects is None:
+        return [grids]
+    objects = [mask for mask in grids.objects if mask.any()] or [grids.objects[0]]
+    return [grids._replace(mask=mask) for mask in objects]
+
+
+def _coarse(grids: ObjectGrids, size: Size) -> tuple[Mask, SoftMap | None]:
+    """Resize to (h, w) pixels: the mask, or of a back-end without masks the map and its mask."""
+    if grids.mask is not None:
+        return mask_on(size, grids.mask), None
+    soft = map_on(size, grids.map)
+    return soft > MAP_THRESHOLD, soft

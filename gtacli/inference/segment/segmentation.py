@@ -1,0 +1,149 @@
+"""Segment the objects in a stream of images, by one model or several, without labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple, cast
+
+from gtacli.data.inputs import InputImage, OutputNames
+from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objects
+from gtacli.inference.results import Segmentation, SegmentSheet, SegmentSummary, SegmentTotals
+from gtacli.inference.segment.compare import ROWS, draw, row
+from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
+from gtacli.inference.stream import Failure, Stop, never, stream
+from gtacli.measures.segmentation import Totals
+from gtacli.rendering.sheet import SheetRow
+from gtacli.runtime.atomic import write_atomic
+from gtacli.runtime.batching import chunk_size, fits_one_core
+
+
+def segment(
+    finders: Sequence[Finder],
+    images: Iterable[InputImage],
+    options: MaskOptions,
+    batch_size: int = 32,
+    threads: int | None = None,
+    objects: int = 1,
+    stop: Stop = never,
+) -> Iterator[Segmentation | SegmentSheet | SegmentTotals | Failure]:
+    """Find and write the objects of each image, in the order of `images`, in constant memory.
+
+    With several finders, each image goes to all of them; the masks of each lie in a folder of its
+    name, and the first images are drawn side by side into `sheet.png`.
+
+    Args:
+        finders: of models of one input size.
+        batch_size: images at a time; on a CPU at most.
+        threads: default: one per core; 0: none.
+        objects: of an image at most; as many mask files are claimed for it.
+        stop: checked between batches; what has run by then is still written and summed up.
+
+    Yields:
+        For each image a line per finder, or a failure; then the sheet of several finders, and a
+        line with the totals of each.
+
+    Raises RunError for a file that cannot be written.
+    """
+    start = time.perf_counter()
+    first, pipeline = finders[0], _Pipeline(finders, options)
+    patches = first.grid[0] * first.grid[1]
+    per_core = fits_one_core(first.compute.device.type == "cpu", patches, threads)
+    outcomes = stream(
+        _claimed(images, options.folder, objects),
+        pipeline.read,
+        pipeline.run,
+        chunk_size(batch_size, patches) if per_core else batch_size,
+        finish=pipeline.finish,
+        per_core=per_core,
+        threads=threads,
+        name=lambda item: item[1].path,
+        stop=stop,
+    )
+    totals, done, failed = [Totals() for _ in finders], 0, 0
+    rows: list[SheetRow] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failed += 1
+            yield outcome
+            continue
+        done += 1
+        rows += [outcome.row] if outcome.row else []
+        for total, result in zip(totals, outcome.results, strict=True):
+            if result.score is not None:
+                total.add(result.score)
+            yield result.line
+    rate = done / (time.perf_counter() - start)
+    summaries = [
+        cast(
+            SegmentSummary,
+            writer.named
+            | {"images": done, "failed": failed}
+            | (total.means() if options.truth is not None or total.count else {})
+            | {"images_per_second": rate},
+        )
+        for writer, total in zip(pipeline.writers, totals, strict=True)
+    ]
+    if rows and options.folder is not None:
+        path = options.folder / "sheet.png"
+        drawn = draw(rows, [f.name for f in finders], summaries)
+        yield {"sheet": write_atomic(path, lambda file: drawn.save(file, format="PNG"))}
+    for summary in summaries:
+        yield {"summary": summary}
+
+
+class _Outcome(NamedTuple):
+    """One image's results, one per finder, and its row on the sheet."""
+
+    results: list[ImageResult]
+    row: SheetRow | None
+
+
+class _Pipeline:
+    """The three steps of one image, which keeps its number on the way."""
+
+    def __init__(self, finders: Sequence[Finder], options: MaskOptions) -> None:
+        self.finders = finders
+        self.several = len(finders) > 1
+        self.writers = [
+            MaskWriter(options, finder.size, finder.name if self.several else None)
+            for finder in finders
+        ]
+
+    def read(self, item: tuple[int, InputImage]) -> tuple[int, ImageView]:
+        return item[0], self.finders[0].read(item[1])
+
+    def run(self, batch: list[tuple[int, ImageView]]) -> list[tuple[int, ImageObjects]]:
+        found = find_objects(self.finders, [view for _, view in batch])
+        return [(number, one) for (number, _), one in zip(batch, found, strict=True)]
+
+    def finish(self, item: tuple[int, ImageObjects]) -> _Outcome:
+        number, found = item
+        truth, pixels = self.writers[0].read(found)
+        pairs = zip(self.writers, found.grids, strict=True)
+        finished = [writer.finish(found, grids, truth, pixels) for writer, grids in pairs]
+        wanted = self.several and number < ROWS
+        drawn = row(found, truth, finished) if wanted else None
+        return _Outcome([result for result, _ in finished], drawn)
+
+
+def _claimed(
+    images: Iterable[InputImage], folder: Path | None, objects: int
+) -> Iterator[tuple[int, InputImage] | Failure]:
+    """Number the images; those whose mask would overwrite a file of another one fail."""
+    claims = OutputNames()
+    for number, image in enumerate(images):
+        names = [mask_name(image.below, k) for k in range(objects)]
+        if any(_is_image(folder, name, image) for name in names):
+            error: str | None = f"{image.path}: its mask would overwrite it; choose another `out`"
+        else:
+            error = claims.reserve(image, "mask", names)
+        yield (number, image) if error is None else Failure(image.path, error)
+
+
+def _is_image(folder: Path | None, name: PurePath, image: InputImage) -> bool:
+    if folder is None:
+        return False
+    one, other = folder / name, Path(image.path)
+    return one.exists() and other.exists() and one.samefile(other)
