@@ -1,1 +1,1 @@
-"""The ground floor: devices, processes, run folders, caches, threads; no images, no models."""
+"""The machine and the run: devices, processes, run folders, atomic files, the cache, threads."""

@@ -1,5 +1,4 @@
-"""Files that are whole or not there, and JSON that all can read. A leaf: whatever writes builds on
-it."""
+"""Atomic writing of files, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -20,14 +19,19 @@ def replace_atomic(
     draft: Path | None = None,
     sync: bool = False,
 ) -> None:
-    """Let `write` make a draft, then rename that to `path`: who watches the folder never sees half
-    a file, and what was there stays if writing fails. The folder is made.
+    """Let `write` fill a draft, then rename the draft to `path`.
+
+    Readers never see half a file, and an existing file stays if writing fails. The folder is
+    created.
 
     Args:
-        draft: on the same disk, nobody else's; default: hidden beside the file, this process's.
-        sync: on the disk before it is renamed, so that no power failure leaves it empty.
+        path: file to create or replace.
+        write: called with the draft's path.
+        draft: path of the draft, on the same disk and used by no other process. Default: a hidden
+            file beside `path` with the process id in its name.
+        sync: flush the draft to the disk first, so that a power failure cannot leave an empty file.
 
-    Raises OSError, and what `write` raises.
+    Raises OSError, and whatever `write` raises.
     """
     draft = draft or path.with_name(f".{os.getpid()}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +46,7 @@ def replace_atomic(
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out") -> str:
-    """The same for what a command makes. Returns the path as text.
-
-    Raises RunError, which names `option`, where it cannot be written.
-    """
+    """Like `replace_atomic`, but return the path as text, and raise RunError about `option`."""
     try:
         replace_atomic(path, write)
     except OSError as error:
@@ -55,13 +56,15 @@ def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """`json.dumps`, in which a number that is not finite becomes null and what JSON does not know
-    a text: Python would write NaN, which nobody else reads."""
+    """Return `value` as JSON; non-finite numbers become null, and unknown types become strings.
+
+    Python would write NaN, which is not JSON and which other programs cannot read.
+    """
     return json.dumps(replace_nonfinite(value), default=str, **options)
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """The same with None for every number that is not finite."""
+    """Return `value` with None in place of every non-finite number, at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

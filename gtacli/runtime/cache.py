@@ -1,13 +1,12 @@
-"""Where the program keeps what it can make again: $GTA_CACHE, else gta/ in the user's cache."""
+"""The folder for files that the program can create again: $GTA_CACHE or the user's cache folder."""
 
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def cache_dir() -> Path:
-    """The cache folder (not created)."""
+    """Return the cache folder, which need not exist yet."""
     own = os.environ.get("GTA_CACHE")
-    if own:
-        return Path(own).expanduser()
-    user = os.environ.get("XDG_CACHE_HOME")
-    return (Path(user) if user else Path.home() / ".cache") / "gta"
+    return Path(own).expanduser() if own else user_cache_path("gta", appauthor=False)

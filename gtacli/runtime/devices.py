@@ -1,4 +1,4 @@
-"""Where and in which precision a run computes."""
+"""The device and the precision with which a run computes."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ class Compute:
     """A device and the precision of the forward passes on it.
 
     Attributes:
-        device: a torch device that exists.
-        dtype: of autocast; fp32 means no autocast.
+        device: an existing torch device.
+        dtype: of autocast; fp32 disables autocast.
     """
 
     device: torch.device
     dtype: torch.dtype
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Return a context for forward passes in `dtype`."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property
     def loss_scaling(self) -> bool:
-        """fp16 gradients underflow without it."""
+        """Whether the loss must be scaled: fp16 gradients would underflow."""
         return self.dtype == torch.float16
 
     def synchronize(self) -> None:
+        """Wait for the device to finish."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def reset_peak_memory(self) -> None:
-        """Count the peak from here on, where the device can."""
+        """Start to measure the peak memory anew; CUDA only."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory_mb(self) -> float:
-        """MB at the highest: allocated on a CUDA device, else resident in this process."""
+        """Return the peak in MB: allocated on a CUDA device, else resident in this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return _peak_resident_mb()
@@ -71,24 +73,24 @@ def _peak_resident_mb() -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back to the kernel.
+    """Let glibc keep freed memory instead of returning it to the kernel; Linux only.
 
-    Source and target take turns, so the top of the heap is freed and faulted in again in every
-    step: 20,000 page faults, 3 % of a step of a ViT-Tiny. Elsewhere than on Linux: nothing.
+    Source and target alternate, so the top of the heap is freed and faulted in again in every
+    step: 20,000 page faults, 3 % of a step of a ViT-Tiny.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
+    mallopt(mmap_threshold, 32 * 2**20)  # the maximum
     mallopt(trim_threshold, 2**31 - 1)
 
 
 def choose_compute(device: str, precision: str) -> Compute:
-    """Resolve `auto`: the GPU when there is one, bf16 on CUDA, fp32 elsewhere.
+    """Resolve "auto": the GPU if there is one; bf16 on CUDA, fp32 elsewhere.
 
-    Raises UsageError for a device that this machine has not.
+    Raises UsageError for a device that does not exist here, and for fp16 on the CPU.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,22 +100,23 @@ def choose_compute(device: str, precision: str) -> Compute:
         chosen = torch.device(device)
     except RuntimeError as e:
         raise UsageError(
-            f"--device: unknown device {device!r}; use auto, cpu, cuda, cuda:1, mps"
+            f"unknown device {device!r}; use auto, cpu, cuda, cuda:1 or mps", option="device"
         ) from e
     chosen = _own_device(chosen)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"--device: there is no {device} here ({torch.cuda.device_count()} CUDA devices); "
-            "`gta doctor` shows why"
+            f"there is no {device} here ({torch.cuda.device_count()} CUDA devices); "
+            "`gta doctor` shows why",
+            option="device",
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device: there is no mps here")
+        raise UsageError("there is no mps here", option="device")
     if precision == "auto":
         native = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if dtype == torch.float16 and chosen.type == "cpu":
-        raise UsageError("--precision: fp16 needs a GPU; use bf16 or fp32 on the CPU")
+        raise UsageError("fp16 needs a GPU; use bf16 or fp32 on the CPU", option="precision")
     if chosen.type == "cpu":
         keep_freed_memory()
         if process_info().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -122,37 +125,40 @@ def choose_compute(device: str, precision: str) -> Compute:
 
 
 def _own_device(device: torch.device) -> torch.device:
-    """The device of this one of several processes: each has a GPU of its own.
+    """Return the device of this process: each process of a run has a GPU of its own.
 
-    Raises UsageError where they would share one.
+    Raises UsageError if processes would share a GPU.
     """
-    place = process_info()
-    if place.local_size == 1 or device.type == "cpu":
+    info = process_info()
+    if info.local_size == 1 or device.type == "cpu":
         return device
     if str(device) != "cuda":
         raise UsageError(
-            f"--device: {place.local_size} processes cannot share {device}; "
-            "use cuda (a GPU each) or cpu"
+            f"{info.local_size} processes cannot share {device}; use cuda (a GPU each) or cpu",
+            option="device",
         )
     count = torch.cuda.device_count()
-    if place.local_size > count:
+    if info.local_size > count:
         raise UsageError(
-            f"--nproc: {place.local_size} processes here, but {count} CUDA devices; "
-            "one process takes one"
+            f"{info.local_size} processes here, but {count} CUDA devices; each process needs one",
+            option="nproc",
         )
-    own = torch.device("cuda", place.local_rank)
+    own = torch.device("cuda", info.local_rank)
     torch.cuda.set_device(own)
     return own
 
 
 def widen(values: torch.Tensor) -> torch.Tensor:
-    """In float64, for sums over many images; in float32 on MPS, which has no other."""
+    """Convert to float64 for sums over many images; MPS has float32 only."""
     return values.double() if values.device.type != "mps" else values
 
 
 def choose_workers(workers: int | None, device: torch.device, cached: bool) -> int:
-    """Processes that load data. On the CPU, cached images come faster from the training process
-    itself than from one that competes with it for the cores."""
+    """Return the number of processes that load data; `workers` if it is given.
+
+    On the CPU, cached images load faster in the training process than in one that competes with it
+    for the cores.
+    """
     if workers is not None:
         return workers
     if device.type == "cpu":

@@ -1,7 +1,7 @@
-"""The processes of a run: what they exchange beside the gradients, which are DDP's.
+"""Exchange between the processes of a run, apart from the gradients, which DDP exchanges.
 
-Two kinds of exchange, so that nothing waits for the device within a step: numbers of the host
-(images read, a wish to stop) go over gloo, figures on the device over its own backend.
+Numbers of the host (images read, a request to stop) go over gloo, and tensors over the backend of
+their device, so that no exchange makes the host wait for the device within a step.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from gtacli.runtime.devices import widen
 from gtacli.runtime.processes import claim_report, process_info
 
 T = TypeVar("T")
-# Longer than anything one process does while the others wait: a download, a large file to write.
+# Longer than anything that one process does while others wait: a download, writing a large file.
 TIMEOUT = timedelta(minutes=30)
 _CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that share a run; alone, every exchange returns what it was given.
+    """The processes of a run; every method must be called by all of them.
+
+    In a single process each exchange returns what it was given.
 
     Attributes:
-        rank: this one's number; number 0 writes and prints.
-        size: how many they are.
+        rank: of this process; process 0 writes and prints.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -44,17 +46,19 @@ class Processes:
         return self.rank == 0
 
     def combine(self, images: int, stop: bool) -> tuple[int, bool]:
-        """(images of all, whether any wants to stop). All wait here for each other."""
+        """Return the sum of `images` and whether any process requests to stop."""
         if self.size == 1:
             return images, stop
         both = torch.tensor([images, stop])
         dist.all_reduce(both)
         return int(both[0]), bool(both[1])
 
-    def weighted_sums(self, figures: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Means over this process's `images` as sums over the images of all (0-dim tensors on
-        their device). Without images the figures count for nothing, finite or not."""
-        named = {k: v.detach() for k, v in figures.items() if v.ndim == 0}
+    def weighted_sums(self, metrics: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Return the sums over all images of metrics that are means over `images` of this process.
+
+        0-dim tensors on their device. Without images a process adds zero, even if a mean is NaN.
+        """
+        named = {k: v.detach() for k, v in metrics.items() if v.ndim == 0}
         if not named:
             return {}
         sums = widen(torch.stack([v.float() for v in named.values()])) * images
@@ -63,27 +67,27 @@ class Processes:
         return dict(zip(named, self.all_reduce(sums).unbind(), strict=True))
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum over the processes, on the device of `values`."""
+        """Return the sum of `values` over the processes, in place, on their device."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: T) -> list[T]:
-        """Everyone's value, by rank, for everyone."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def run_on_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives process 0, for everyone; a GtaError of its is raised by everyone."""
+    def run_on_main(self, function: Callable[[], T]) -> T:
+        """Call `function` in process 0; return its result, or raise its GtaError, in all."""
         if self.size == 1:
-            return make()
+            return function()
         box: list[Any] = [None, None]
         if self.is_main:
             try:
-                box[0] = make()
+                box[0] = function()
             except GtaError as error:
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
@@ -97,32 +101,32 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes() -> Iterator[Processes]:
-    """Meet the other processes that the launcher has started; nothing where there are none.
+    """Connect to the other processes that the launcher has started, if there are any.
 
     Raises PeerLost when an exchange fails because another process has ended.
     """
-    place = process_info()
-    if place.size == 1:
+    info = process_info()
+    if info.size == 1:
         yield ALONE
         return
     # NCCL connects at its first use; a run on the CPU never does.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
-        yield Processes(place.rank, place.size)
+        yield Processes(info.rank, info.size)
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and (
             isinstance(error, dist.DistError) or _CONNECTION.search(str(error))
         )
         if not lost:
-            # Before the others notice: their error is only that this process has gone.
+            # Before the others notice: their error is only that this process has ended.
             claim_report(exit_status(error))
         if backend == "gloo" and dist.is_initialized():  # NCCL's would wait for the others
             dist.destroy_process_group()
         if lost:
             raise PeerLost(
                 "another process of this run has ended or does not answer; "
-                "--resume goes on from the last saved state"
+                "`resume` continues from the last saved state"
             ) from error
         raise
     dist.destroy_process_group()

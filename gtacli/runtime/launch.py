@@ -1,7 +1,7 @@
-"""`--nproc N`: the same command again in N processes under torchrun's agent.
+"""Launching of the same command in several processes, with torchrun's agent.
 
-The agent restarts nothing and says nothing here: what there is to say, the processes say once, and
-of one that was killed this one tells.
+The agent restarts nothing, and its log is off: the processes report their own errors, once. Only a
+process that was killed is reported here.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gtacli.errors import Interrupted, RunError
-from gtacli.runtime.processes import LAUNCHER, SAID
+from gtacli.runtime.processes import LAUNCHER, REPORTED
 
-# The agent's own 30 seconds may be less than a step on the CPU and the state's way to the disk.
-GRACE = "600"
+# The agent's default of 30 seconds may be less than a step on the CPU plus writing the state.
+SHUTDOWN_SECONDS = "600"
+_STORE_TIMEOUT = timedelta(seconds=5)
+_KEY = f"{REPORTED}/0"
 
 
 def launch(words: Sequence[str], nproc: int) -> int:
-    """Run `gta WORDS` in `nproc` processes on this machine; returns their exit status.
+    """Run `gta WORDS` in `nproc` processes on this machine and return their exit status.
 
     Raises:
-        RunError: one was killed from outside.
-        Interrupted: by a signal, before there was anything to save.
+        RunError: a process was killed.
+        Interrupted: a signal stopped the processes before they had a state to save.
     """
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_SHORT)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_STORE_TIMEOUT)
     os.environ[LAUNCHER] = f"localhost:{store.port}"
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -51,12 +53,12 @@ def launch(words: Sequence[str], nproc: int) -> int:
         elastic_launch(config, sys.executable)("-m", "gtacli", *words)
     except ChildFailedError as error:
         if store.check([_KEY]):
-            return _status(store)
+            return _reported_status(store)
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        raise RunError(_why(codes)) from error
+        raise RunError(_describe_failure(codes)) from error
     except SignalException as error:
         if store.check([_KEY]):
-            return _status(store)
+            return _reported_status(store)
         raise Interrupted("interrupted") from error
     finally:
         logging.disable(logging.NOTSET)
@@ -64,20 +66,18 @@ def launch(words: Sequence[str], nproc: int) -> int:
     return 0
 
 
-_SHORT = timedelta(seconds=5)
-_KEY = f"{SAID}/0"
-
-
-def _status(store: TCPStore) -> int:
+def _reported_status(store: TCPStore) -> int:
     return int(store.get(_KEY).split()[0])
 
 
-def _why(codes: dict[int, int]) -> str:
-    """One line on processes that ended without a word, by rank: exit status, or -signal.
+def _describe_failure(codes: dict[int, int]) -> str:
+    """Describe why processes ended that reported nothing.
 
-    The agent ends the others by SIGTERM; they are not the cause.
+    Args:
+        codes: exit status or -signal by rank. The agent ends the others by SIGTERM; they are not
+            the cause.
     """
     causes = {r: c for r, c in codes.items() if c < 0 and c != -signal.SIGTERM} or codes
     rank, code = next(iter(causes.items()))
     how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-    return f"process {rank} {how}; --resume goes on from the last saved state"
+    return f"process {rank} {how}; `resume` continues from the last saved state"

@@ -1,7 +1,4 @@
-"""What this process may use of the machine: cores, and memory where the system says it.
-
-Several processes of one run (torchrun) share them equally.
-"""
+"""The cores and the memory that this process may use; the processes of a run share them equally."""
 
 import os
 from pathlib import Path
@@ -12,14 +9,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // process_info().local_size)
 
 
 def available_memory() -> int | None:
-    """Free bytes for this process: the machine's, or less in a container; None if unknown."""
+    """Return the free bytes for this process, of the machine or its container; None if unknown."""
     free = [value for value in (_machine(), _container()) if value is not None]
     return min(free) // process_info().local_size if free else None
 
@@ -36,7 +33,7 @@ def _machine() -> int | None:
 
 def _container() -> int | None:
     try:
-        limit = int((_CGROUP / "memory.max").read_text())  # "max" where there is none
+        limit = int((_CGROUP / "memory.max").read_text())  # "max" if there is no limit
         return max(0, limit - int((_CGROUP / "memory.current").read_text()))
     except (OSError, ValueError):
         return None

@@ -1,6 +1,6 @@
-"""Which of a run's processes this one is, as torchrun says in the environment; who speaks for all.
+"""The rank of this process among those of a run, and the choice of the one that reports an error.
 
-Nothing here imports torch before it is needed: the command line asks it before anything else.
+torch is imported late: the command line needs the rank before anything else.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-# Where `gta finetune --nproc` listens for what its processes have said: HOST:PORT.
+# HOST:PORT of the store in which `launch` finds the status that its processes have reported.
 LAUNCHER = "GTA_LAUNCHER"
-SAID = "gta/said"
+REPORTED = "gta/reported"
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """A process among those of a run.
+    """The rank of a process, as torchrun sets it in the environment.
 
     Attributes:
-        rank: its number, 0 to size - 1; number 0 writes and prints.
-        size: processes on all nodes.
-        local_rank, local_size: the same on its own node.
+        rank: 0 to size - 1; process 0 writes and prints.
+        size: number of processes on all nodes.
+        local_rank, local_size: rank and number of processes on its own node.
     """
 
     rank: int = 0
@@ -31,7 +31,7 @@ class ProcessInfo:
 
 
 def process_info() -> ProcessInfo:
-    """This process's place; alone where no launcher says otherwise."""
+    """Return the rank of this process; rank 0 of 1 without a launcher."""
     env = os.environ
     if any(name not in env for name in ("MASTER_ADDR", "MASTER_PORT")):
         return ProcessInfo()
@@ -43,15 +43,18 @@ def process_info() -> ProcessInfo:
 
 
 def claim_report(status: int, lost: bool = False) -> int | None:
-    """Claim the word for this process, which is about to end with `status`.
+    """Elect the one process that reports an error.
 
-    An error is said once: all processes may find the same one, and where one ends, the others fail
-    for want of it. None: this process may speak. Else the status to end with in silence: that of
-    the process that spoke first.
+    All processes may find the same error, and if one ends, the others fail for that reason.
 
     Args:
-        lost: the error is that another process has ended. If that one has not said why, it was
-            killed, and a launcher of ours is the one to say so.
+        status: exit status with which this process is about to end.
+        lost: the error is that another process has ended. If that one reported nothing, it was
+            killed, and `launch` reports it.
+
+    Returns:
+        None if this process is to report its error; otherwise the status of the process that
+        reported first, with which this one ends in silence.
     """
     if process_info().size == 1:
         return None
@@ -60,7 +63,7 @@ def claim_report(status: int, lost: bool = False) -> int | None:
     env = os.environ
     launcher = env.get(LAUNCHER)
     host, _, port = (launcher or f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}").rpartition(":")
-    key = f"{SAID}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # a restarted job speaks anew
+    key = f"{REPORTED}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # one report per restart
     mine = f"{status} {process_info().rank}"
     try:
         store = TCPStore(host, int(port), timeout=timedelta(seconds=5), wait_for_workers=False)
@@ -68,5 +71,5 @@ def claim_report(status: int, lost: bool = False) -> int | None:
             return int(store.get(key).split()[0]) if store.check([key]) else status
         first = store.compare_set(key, "", mine).decode()
     except (RuntimeError, ValueError):
-        return None  # nobody there to ask: better said twice than not at all
+        return None  # no store to ask: two reports are better than none
     return None if first == mine else int(first.split()[0])

@@ -1,4 +1,4 @@
-"""The random states of every library, in forms that load with weights_only=True."""
+"""The random states of every library, in a form that loads with weights_only=True."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 
 def capture() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and torch's generators."""
     version, internal, gauss = random.getstate()
     name, keys, pos, has_gauss, cached = np.random.get_state()
     return {
@@ -27,6 +28,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
+    """Set the states that `capture` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, pos, has_gauss, cached = state["numpy"]
@@ -37,7 +39,7 @@ def restore(state: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed Python, numpy and torch; another `rank` draws other numbers (0: those of `seed`)."""
+    """Seed Python, NumPy and torch; each `rank` draws other numbers, rank 0 those of `seed`."""
     if rank:
         seed = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
     random.seed(seed)

@@ -1,15 +1,15 @@
 """The names of the files in a run folder.
 
-run.json          resolved config, argv, versions, seeds, data fingerprint
-split.json        which images were kept, held out and tested
-metrics.jsonl     one object an epoch
-model.safetensors the best weights in timm's layout; its metadata says how to use them
-state.pt          everything a resumed run needs; loads with weights_only=True
-summary.json      the result
-search.json       how `--lam auto` chose; until then its candidates train in search/
-decoder.safetensors  of a pre-training: what the encoder is made to fill images in with
-previews/         of a pre-training: pictures of reconstructions
-predictions.json  what it answers on its test images, once `gta report` has asked
+run.json             resolved config, argv, versions, seeds, data fingerprint
+split.json           keys of the images trained, validated and tested on
+metrics.jsonl        one JSON object per epoch
+model.safetensors    the best weights in timm's layout, with metadata to load them
+state.pt             everything that a resumed run needs; loads with weights_only=True
+summary.json         the result
+search.json          the choice of `lam=auto`; its candidates train in search/
+decoder.safetensors  decoder of a pre-training
+previews/            reconstructions of a pre-training, as images
+predictions.json     predictions on the test images, written by `gta report`
 """
 
 WEIGHTS_FILE = "model.safetensors"

@@ -239,7 +239,7 @@ def test_a_process_that_is_killed_ends_the_others(
     first, second = together(lambda rank: finetune(config(), Kill()))
     assert first is None
     assert isinstance(second, PeerLost)
-    assert "--resume" in str(second)
+    assert "`resume`" in str(second)
     together(run(FinetuneConfig(resume=tmp_path / "run")))
     together(run(config(out=tmp_path / "whole")))
     assert farthest(tmp_path / "whole", tmp_path / "run") == 0

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Tests of atomic writing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gtacli.errors import RunError
 from gtacli.runtime.atomic import replace_atomic, write_atomic
 
 
-def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+def test_file_is_replaced_and_folder_created(tmp_path: Path) -> None:
     file = tmp_path / "new" / "a.txt"
     for text in ("one", "two"):
         assert write_atomic(file, lambda draft, text=text: draft.write_text(text)) == str(file)
@@ -20,7 +20,7 @@ def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     assert file.read_text() == "three"
 
 
-def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
+def test_existing_file_stays_if_writing_fails(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("whole")
 
@@ -34,7 +34,7 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_the_option_is_named(tmp_path: Path) -> None:
+def test_error_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"sheet: cannot write .*file/a.png"):
         write_atomic(tmp_path / "file" / "a.png", lambda draft: draft.touch(), "sheet")

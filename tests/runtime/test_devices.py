@@ -1,4 +1,4 @@
-"""Which device a process takes."""
+"""Tests of the choice of device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gtacli.runtime.processes import ProcessInfo
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
-    """Pretend there are two; what is made current is noted."""
+    """Simulate two GPUs; return the list of devices that are made current."""
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -23,37 +23,39 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     return current
 
 
-def of_two(monkeypatch: pytest.MonkeyPatch, local_size: int = 2) -> None:
+def fake_processes(monkeypatch: pytest.MonkeyPatch, local_size: int = 2) -> None:
     monkeypatch.setattr(devices, "process_info", lambda: ProcessInfo(3, 4, 1, local_size))
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_each_process_has_a_gpu(
+def test_each_process_gets_its_own_gpu(
     device: str, two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_compute(device, "auto").device == torch.device("cuda")
-    of_two(monkeypatch)
+    fake_processes(monkeypatch)
     assert choose_compute(device, "auto").device == torch.device("cuda:1")
     assert two_gpus == [torch.device("cuda:1")]
     assert choose_compute("cpu", "auto").device.type == "cpu"
 
 
-def test_gpus_are_not_shared(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
-    of_two(monkeypatch)
+def test_processes_cannot_share_a_gpu(
+    two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_processes(monkeypatch)
     with pytest.raises(UsageError, match="2 processes cannot share cuda:1; use cuda"):
         choose_compute("cuda:1", "auto")
-    of_two(monkeypatch, 3)
+    fake_processes(monkeypatch, 3)
     with pytest.raises(UsageError, match="3 processes here, but 2 CUDA devices"):
         choose_compute("auto", "auto")
 
 
-def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     monkeypatch.setattr(devices, "usable_cores", lambda: 3)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     choose_compute("cpu", "fp32")
-    of_two(monkeypatch)
+    fake_processes(monkeypatch)
     choose_compute("cpu", "fp32")
     assert given == []
     monkeypatch.delenv("OMP_NUM_THREADS")

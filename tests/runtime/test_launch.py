@@ -1,4 +1,4 @@
-"""`gta finetune --nproc` as a user and a script meet it."""
+"""Tests of `gta finetune --nproc`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gtacli.cli import main
-from gtacli.runtime.launch import _why
+from gtacli.runtime.launch import _describe_failure
 
 
 def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -24,7 +24,7 @@ def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_one_result_and_one_voice(
+def test_one_process_prints_result_and_log(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -37,7 +37,7 @@ def test_one_result_and_one_voice(
 
 
 @pytest.mark.slow
-def test_what_every_process_finds_is_said_once(
+def test_common_error_is_reported_once(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Any
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -49,7 +49,7 @@ def test_what_every_process_finds_is_said_once(
     assert "not empty" in err
 
 
-def test_what_needs_no_process(
+def test_invalid_options_start_no_process(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Any
 ) -> None:
     asked = words(tiny_model, tiny_data, tmp_path / "run")
@@ -60,7 +60,7 @@ def test_what_needs_no_process(
     assert not (tmp_path / "run").exists()
 
 
-def test_torchrun_and_nproc_disagree(
+def test_nproc_must_match_torchrun(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}
@@ -71,25 +71,25 @@ def test_torchrun_and_nproc_disagree(
     assert "torchrun has started 4 processes here, not 2" in capfd.readouterr().err
 
 
-def test_the_cause_is_named() -> None:
-    assert _why({0: -15, 1: -9}) == (
-        "process 1 was killed (SIGKILL); --resume goes on from the last saved state"
+def test_message_names_the_process_that_failed() -> None:
+    assert _describe_failure({0: -15, 1: -9}) == (
+        "process 1 was killed (SIGKILL); `resume` continues from the last saved state"
     )
-    assert "process 1 ended with status 7" in _why({1: 7})
-    assert "process 0 was killed (SIGTERM)" in _why({0: -15})
+    assert "process 1 ended with status 7" in _describe_failure({1: 7})
+    assert "process 0 was killed (SIGTERM)" in _describe_failure({0: -15})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "to", "status", "said"),
+    ("number", "to", "status", "message"),
     [
         (signal.SIGKILL, 1, 3, "process 1 was killed (SIGKILL); --resume"),
         (signal.SIGINT, None, 130, "go on with --resume"),
         (signal.SIGTERM, 0, 130, "go on with --resume"),
     ],
 )
-def test_stopped_from_outside(
-    number: int, to: int | None, status: int, said: str, tiny_model: Path, tiny_data: Path,
+def test_signals_and_killed_processes(
+    number: int, to: int | None, status: int, message: str, tiny_model: Path, tiny_data: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
@@ -109,12 +109,12 @@ def test_stopped_from_outside(
     assert gta.returncode == status
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert message in err
     assert (run / "state.pt").exists()
 
 
 def child(parent: int, rank: int) -> int:
-    """The process of that rank; Linux alone says which it is."""
+    """Return the id of the child process with this rank; needs Linux's /proc."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             above = int((entry / "stat").read_text().rpartition(")")[2].split()[1])

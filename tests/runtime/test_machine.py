@@ -1,3 +1,5 @@
+"""Tests of usable cores, available memory and the cache folder."""
+
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.processes import ProcessInfo
 
 
-def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine, "_machine", lambda: 1000)
     assert machine.available_memory() == 1000
@@ -21,7 +23,7 @@ def test_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert machine.available_memory() is None
 
 
-def test_there_is_a_core() -> None:
+def test_at_least_one_core() -> None:
     assert machine.usable_cores() >= 1
 
 
@@ -34,7 +36,7 @@ def test_processes_of_a_run_share_the_machine(monkeypatch: pytest.MonkeyPatch) -
     assert machine.usable_cores() == max(1, cores // 4)
 
 
-def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GTA_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_dir() == Path.home() / ".cache" / "gta"
