@@ -347,7 +347,7 @@ def test_what_is_excepted_is_there() -> None:
 
 def test_options_exist() -> None:
     """Each `--option` that is spoken of is one of some command."""
-    known = {*options(), "--help"}
+    known = {*options(), "--help", "--install-completion"}
     for document in DOCUMENTS:
         for line in document.read_text(encoding="utf-8").splitlines():
             if "$ torchrun" not in line:
