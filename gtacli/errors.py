@@ -9,7 +9,8 @@
 
 A message is one line: what is wrong, where, and what to do. It names options as the configs do, in
 backticks where they stand in the text (`` `image_size` ``, `` `guide=none` ``), and the one it is
-about as `option`. Only the command line prints errors, and only it knows how a flag is written.
+about as `option`; `source` says where that option's value was written. Only the command line prints
+errors, and only it knows how a flag is written.
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ class GtaError(Exception):
     Attributes:
         message: one line without the option's name.
         option: key of the config that the message is about ("image_size"), or None.
+        source: where the value was written, if it was no argument of this call: "recipe my.toml",
+            or an environment variable, which names the option itself; then `option` is None.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, option: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, option: str | None = None, source: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.option = option
+        self.source = source
 
     def __str__(self) -> str:
-        return f"{self.option}: {self.message}" if self.option else self.message
+        return ": ".join(filter(None, (self.source, self.option, self.message)))
 
     def rename(self, default: str | None, names: dict[str, str]) -> None:
         """Replace option names, in `option` and in the message; `default` is set where none is."""

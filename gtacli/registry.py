@@ -205,7 +205,7 @@ DISCOVERY: Registry[Discovery[Any]] = Registry(
     "gta.discovery", "gtacli.discovery:Discovery", "discovery backend"
 )
 REGULARIZERS: Registry[Regularizer[Any]] = Registry(
-    "gta.regularizers", "gtacli.regularizers:Regularizer", "regulariser"
+    "gta.regularizers", "gtacli.regularizers:Regularizer", "regularizer"
 )
 DATASETS: Registry[DatasetReader] = Registry("gta.datasets", "gtacli.data:DatasetReader", "dataset")
 GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS)

@@ -44,3 +44,9 @@ def test_a_caller_says_which_option_a_helpers_error_is_about() -> None:
 def test_errors_survive_a_process() -> None:
     error = pickle.loads(pickle.dumps(UsageError("wrong", option="lam")))
     assert (str(error), error.option) == ("lam: wrong", "lam")
+
+
+def test_an_error_says_where_the_value_was_written() -> None:
+    error = UsageError("must be at least 1", option="epochs", source="recipe my.toml")
+    assert str(error) == describe(error) == "recipe my.toml: epochs: must be at least 1"
+    assert describe(UsageError("is no key", source="GTA_FINETUNE__")) == "GTA_FINETUNE__: is no key"

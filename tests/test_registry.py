@@ -73,12 +73,12 @@ def test_names_are_listed_without_importing_torch() -> None:
 
 @pytest.mark.parametrize(("typo", "meant"), [("gtaa", "gta"), ("l2sp", "l2-sp"), ("bs", "bss")])
 def test_a_wrong_name_answers_did_you_mean(typo: str, meant: str) -> None:
-    with pytest.raises(UsageError, match=f"unknown regulariser '{typo}'; did you mean '{meant}'"):
+    with pytest.raises(UsageError, match=f"unknown regularizer '{typo}'; did you mean '{meant}'"):
         REGULARIZERS.load(typo)
 
 
 def test_a_name_like_no_other_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown regulariser 'zzzz'; known: .*bss, .*gta, l2-sp"):
+    with pytest.raises(UsageError, match=r"unknown regularizer 'zzzz'; known: .*bss, .*gta, l2-sp"):
         REGULARIZERS.origin("zzzz")
 
 
@@ -112,7 +112,7 @@ def test_a_broken_plugin_harms_nobody_else(site: Path, module: str) -> None:
         REGULARIZERS.load("bad")
     message = str(caught.value)
     assert "bad-dist 1.2" in message
-    assert "regulariser 'bad'" in message
+    assert "regularizer 'bad'" in message
     assert "\n" not in message
     errors = {o.name: e for o, e in REGULARIZERS.check()}
     assert errors["gta"] is None

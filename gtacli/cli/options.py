@@ -104,6 +104,7 @@ def config_command(
                 recipe=given["recipe"],
                 sets=given["set"] or (),
                 flags=flags,
+                set_label="--set",
             )
             if given["print_config"]:
                 from gtacli.config.toml import to_toml

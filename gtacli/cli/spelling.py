@@ -33,6 +33,8 @@ def with_flags(text: str) -> str:
 def describe(error: GtaError) -> str:
     """Return the line that the command line prints for an error; `option` may be `option=value`."""
     text = with_flags(error.message)
+    if error.source:  # a recipe, whose keys are no flags, or an environment variable
+        return ": ".join(filter(None, (error.source, error.option, text)))
     if not error.option:
         return text
     key, _, value = error.option.partition("=")

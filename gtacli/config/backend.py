@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import CommonConfig, ImageSize
-from gtacli.config.parts import DinoOptions, DiscoveryOptions, GradCAMOptions, TokenCutOptions
-from gtacli.config.values import Given, Level, Rank, Tree, find, merge, plain, tree_of
-from gtacli.errors import UsageError
+from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
+from gtacli.config.values import Level, Setting, Tree, find, merge
+from gtacli.registry import DISCOVERY
 
 KEY = "discovery"
 
@@ -20,6 +20,7 @@ class BackendConfig(CommonConfig):
     """How objects are found in images."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
+    parts_key: ClassVar[str] = KEY
     short: ClassVar[tuple[str, ...]] = ("layer", "tau")
     """Keys that are options of the back-end, whichever source names it."""
 
@@ -78,58 +79,29 @@ class BackendConfig(CommonConfig):
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
-        """All sources, lowest first; the `short` keys go to the back-end's own table."""
+        """Merge all sources; the `short` keys go to the back-end's own table."""
         backend = cls.model_fields["backend"].default
         for level in levels:
             given = level.tree.get("backend")
-            if isinstance(given, Given):
+            if isinstance(given, Setting):
                 backend = given.value
-        known = _built_in(str(backend))
+        backend = str(backend)
+        known = cls.part_options(backend)
         tree: Tree = {}
         for level in levels:
             rest = dict(level.tree)
             short = {key: rest.pop(key) for key in cls.short if key in rest}
             for key, value in short.items():
-                leaf = find(value, ())
-                if leaf is None or leaf.value is None:
+                setting = find(value, ())
+                if setting is None or setting.value is None:
                     continue
                 if known is not None and key not in known.model_fields:
-                    lacks = "finds one object an image" if key == "objects" else f"has no {key}"
-                    raise UsageError(f"{leaf.label or key}: the backend {backend} {lacks}")
-                rest = merge(rest, {KEY: {str(backend): {key: value}}})
+                    lacks = "finds one object per image" if key == "objects" else f"has no {key}"
+                    raise setting.error(f"the backend {backend} {lacks}")
+                rest = merge(rest, {KEY: {backend: {key: value}}})
             tree = merge(tree, rest)
         return tree
 
     @classmethod
-    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        return backend_parts(tree)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fold(cls, values: Any) -> Any:
-        """The same short forms in Python: SegmentConfig(layer=-6)."""
-        if not isinstance(values, Mapping):
-            return values
-        given = {k: v for k, v in values.items() if v is not None}
-        return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
-
-
-def backend_parts(tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-    """Where in a tree which back-end's options lie; see `CommandConfig.parts`."""
-    asked = tree.get(KEY)
-    tables = asked if isinstance(asked, dict) else {}
-    known = {name: _built_in(name) for name in tables if isinstance(tables[name], dict)}
-    return [((KEY, name), options) for name, options in known.items() if options is not None]
-
-
-def _built_in(backend: str) -> type[DiscoveryOptions] | None:
-    """Options of a backend that can be read without torch."""
-    from gtacli.registry import DISCOVERY
-
-    known: dict[str, type[DiscoveryOptions]] = {
-        "tokencut": TokenCutOptions,
-        "dino": DinoOptions,
-        "gradcam": GradCAMOptions,
-    }
-    found = known.get(backend)
-    return found if found is not None and DISCOVERY.origin(backend).builtin else None
+    def part_options(cls, name: str) -> type[StrictModel] | None:
+        return built_in(DISCOVERY, name, DISCOVERY_OPTIONS)

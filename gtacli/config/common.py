@@ -1,17 +1,27 @@
-"""What the configs of all commands share."""
+"""Base classes and field types of the commands' configs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
-from gtacli.config.values import Level, Tree, merge
+from gtacli.config.values import Level, Rank, Tree, merge, plain, tree_of
+
+MERGED = "merged"
+"""The validation context of values that `CommandConfig.merge_levels` has merged."""
 
 # A path may be written as text.
 FilePath = Annotated[Path, Field(strict=False)]
@@ -53,7 +63,9 @@ def read_words(value: object) -> object:
     """Accept `linear,knn` from a command line, a bare word, and a list from a recipe."""
     if isinstance(value, list):
         return tuple(value)
-    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
 
 
 def _write_size(size: tuple[int, int]) -> int | str:
@@ -75,15 +87,17 @@ ImageSize = Annotated[
 
 
 class CommandConfig(StrictModel):
-    """A command's config, with what the resolver and the command line ask of it."""
+    """A command's config, with what the resolver and the command line need to know about it."""
 
-    # Pairs of keys of which the higher source silences the lower ("--shots" over a recipe's rate);
-    # the second of a pair is None where the first counts.
+    # Pairs of keys of which the higher source overrides the lower one (`shots` a recipe's
+    # `sampling_rate`); the second of a pair must be None where the first counts.
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # The key whose tables hold the options of parts, by the part's name.
+    parts_key: ClassVar[str] = ""
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
-        """All sources, lowest first, as one tree."""
+        """Merge all sources, lowest first, into one tree; short forms become full ones."""
         tree: Tree = {}
         for level in levels:
             tree = merge(tree, level.tree)
@@ -91,13 +105,22 @@ class CommandConfig(StrictModel):
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
-        """Keys that are accepted beside the fields (they are folded into one by merge_levels)."""
+        """Return the keys that are accepted beside the fields; merge_levels moves them."""
         return {}
 
     @classmethod
-    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        """Where in the merged tree which part's options lie, for those checked without torch."""
-        return []
+    def part_options(cls, name: str) -> type[StrictModel] | None:
+        """Return the options' class of a built-in part, which can be read without torch."""
+        return None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge(cls, values: Any, info: ValidationInfo) -> Any:
+        """Accept the short forms in Python too: FinetuneConfig(regularizer="bss:0.001")."""
+        if info.context == MERGED or not isinstance(values, Mapping):
+            return values
+        given = {k: v for k, v in values.items() if v is not None}
+        return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
 
 
 class DeviceConfig(CommandConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,9 +10,11 @@ from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import ImageSize
+from gtacli.config.parts import REGULARIZER_OPTIONS, GTAOptions, built_in
 from gtacli.config.regularizers import KEY, fold
 from gtacli.config.training import TrainingConfig
-from gtacli.config.values import Level, Rank, Tree, plain, tree_of
+from gtacli.config.values import Level, Tree
+from gtacli.registry import REGULARIZERS
 
 
 def _default_regularizer() -> dict[str, dict[str, Any]]:
@@ -26,6 +28,7 @@ class FinetuneConfig(TrainingConfig):
     """How a pretrained ViT is trained on a labelled set while a regulariser holds it."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
+    parts_key: ClassVar[str] = KEY
 
     model: str | None = Field(
         default=None,
@@ -215,8 +218,6 @@ class FinetuneConfig(TrainingConfig):
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
-        from gtacli.config.parts import GTAOptions
-
         return {k: v for k, v in GTAOptions.model_fields.items() if k != "lam"}
 
     @classmethod
@@ -224,30 +225,8 @@ class FinetuneConfig(TrainingConfig):
         return fold(levels, cls.flat_fields())
 
     @classmethod
-    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
-        from gtacli.registry import REGULARIZERS
-
-        built_in: dict[str, type[StrictModel]] = {
-            "gta": GTAOptions,
-            "l2-sp": L2SPOptions,
-            "bss": BSSOptions,
-        }
-        asked = tree.get(KEY)
-        return [
-            ((KEY, name), built_in[name])
-            for name in (asked if isinstance(asked, dict) else ())
-            if name in built_in and REGULARIZERS.origin(name).builtin
-        ]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fold(cls, values: Any) -> Any:
-        """The same short forms in Python: FinetuneConfig(regularizer="bss:0.001")."""
-        if not isinstance(values, Mapping):
-            return values
-        given = {k: v for k, v in values.items() if v is not None}
-        return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+    def part_options(cls, name: str) -> type[StrictModel] | None:
+        return built_in(REGULARIZERS, name, REGULARIZER_OPTIONS)
 
     @model_validator(mode="after")
     def _views_as_they_are(self) -> FinetuneConfig:

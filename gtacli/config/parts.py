@@ -3,13 +3,37 @@ command line can be read, checked and printed without loading torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from gtacli.config.base import StrictModel
+from gtacli.config.common import read_numbers
 
-Layers = Literal["all", "last"] | tuple[int, ...]
+if TYPE_CHECKING:
+    from gtacli.registry import Registry
+
+
+def _read_layers(value: object) -> object:
+    read = read_numbers(value)
+    if isinstance(read, str) and read not in ("all", "last"):
+        raise ValueError("must be all, last, or block numbers such as -1,-2")
+    return read
+
+
+def _write_layers(layers: str | tuple[int, ...]) -> str | int:
+    if isinstance(layers, str):
+        return layers
+    return layers[0] if len(layers) == 1 else ",".join(map(str, layers))
+
+
+# Block numbers; written as -1 or "-1,-2".
+Layers = Annotated[
+    Literal["all", "last"] | tuple[int, ...],
+    BeforeValidator(_read_layers),
+    PlainSerializer(_write_layers),
+]
 
 
 class RegularizerOptions(StrictModel):
@@ -50,21 +74,6 @@ class GTAOptions(RegularizerOptions):
     decay: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="how the strength develops over the training"
     )
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _parse_layers(cls, value: object) -> object:
-        """Accept `-1,-2` from a command line, a bare number, and a list from a recipe."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return (value,)
-        if isinstance(value, list):
-            return tuple(value)
-        if isinstance(value, str) and value not in ("all", "last"):
-            try:
-                return tuple(int(part) for part in value.split(","))
-            except ValueError:
-                raise ValueError("must be all, last, or block numbers such as -1,-2") from None
-        return value
 
 
 class L2SPOptions(RegularizerOptions):
@@ -135,3 +144,22 @@ class GradCAMOptions(DiscoveryOptions):
         default="predicted",
         description="class index whose evidence is shown, or each predicted one",
     )
+
+
+REGULARIZER_OPTIONS: dict[str, type[StrictModel]] = {
+    "gta": GTAOptions,
+    "l2-sp": L2SPOptions,
+    "bss": BSSOptions,
+}
+DISCOVERY_OPTIONS: dict[str, type[StrictModel]] = {
+    "tokencut": TokenCutOptions,
+    "dino": DinoOptions,
+    "gradcam": GradCAMOptions,
+}
+
+
+def built_in(
+    registry: Registry[Any], name: str, options: Mapping[str, type[StrictModel]]
+) -> type[StrictModel] | None:
+    """Return the options' class of a part, or None if a plug-in offers the part."""
+    return options[name] if name in options and registry.origin(name).builtin else None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from gtacli.config.backend import backend_parts
 from gtacli.config.base import StrictModel
 from gtacli.config.common import FilePath, ImageSize
+from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.training import TrainingConfig
-from gtacli.config.values import Tree
+from gtacli.registry import DISCOVERY
 
 # exp(1 / tau) is no fp32 number below this.
 LEAST_TAU = 1 / math.log(3.4e38)
@@ -43,6 +43,8 @@ Tau = Annotated[
 
 class PretrainConfig(TrainingConfig):
     """How a ViT learns to fill in images without labels, led to their objects by maps."""
+
+    parts_key: ClassVar[str] = "discovery"
 
     model: str | None = Field(
         default=None,
@@ -181,8 +183,8 @@ class PretrainConfig(TrainingConfig):
     batch_size: int = Field(default=64, ge=1, description="images a step, shared by all processes")
 
     @classmethod
-    def parts(cls, tree: Tree) -> list[tuple[tuple[str, ...], type[StrictModel]]]:
-        return backend_parts(tree)
+    def part_options(cls, name: str) -> type[StrictModel] | None:
+        return built_in(DISCOVERY, name, DISCOVERY_OPTIONS)
 
     @property
     def backend(self) -> str:

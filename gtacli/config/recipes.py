@@ -1,6 +1,6 @@
-"""Recipes: TOML files that hold a command's options; shipped ones are found by name.
+"""Recipes: TOML files with a command's options; shipped ones are found by name.
 
-The first line of each says the command that runs it: `# gta finetune --recipe NAME ...`.
+The first line of each is the command that runs it: `# gta finetune --recipe NAME ...`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,27 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe's text and where it lies."""
+    """A recipe file.
+
+    Attributes:
+        name: its name as the user gives it.
+        path: the file.
+    """
 
     name: str
     path: Path
+
+    @property
+    def label(self) -> str:
+        """The name for messages."""
+        return f"recipe {self.name}"
 
     @property
     def text(self) -> str:
         try:
             return self.path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"recipe {self.name}: cannot be read ({error})") from None
+            raise UsageError(f"cannot be read ({error})", source=self.label) from None
 
     @property
     def launch(self) -> str:
@@ -36,39 +46,39 @@ class Recipe:
         return self.text.split("\n", 1)[0].removeprefix("#").strip()
 
     def values(self, command: str) -> dict[str, Any]:
-        """Its keys. A recipe that names another command is refused."""
+        """Return its settings. Raises UsageError for a recipe of another command."""
         try:
             values = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"recipe {self.name}: is not TOML: {error}") from None
-        meant = values.pop("command", command)
-        if meant != command:
-            raise UsageError(
-                f"recipe {self.name}: is for `gta {meant}`, not for `gta {command}`"
-                if isinstance(meant, str)
-                else f"recipe {self.name}: command must be text, got {meant!r}"
-            )
+            raise UsageError(f"is not TOML: {error}", source=self.label) from None
+        named = values.pop("command", command)
+        if not isinstance(named, str):
+            raise UsageError(f"command must be text, got {named!r}", source=self.label)
+        if named != command:
+            text = f"is for `gta {named}`, not for `gta {command}`"
+            raise UsageError(text, source=self.label)
         return values
 
 
 def folder() -> Path:
-    """Where the shipped recipes lie: inside the wheel, or beside the package in a checkout."""
+    """Return the folder of the shipped recipes: in the wheel, or beside the package."""
     inside = _PACKAGE / "_recipes"
     return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
 
 
 def shipped() -> dict[str, Recipe]:
-    """The shipped recipes by name."""
+    """Return the shipped recipes by name."""
     return {p.stem: Recipe(p.stem, p) for p in sorted(folder().glob("*.toml"))}
 
 
 def find(spec: str) -> Recipe:
-    """A shipped recipe by its name, or a file."""
+    """Return a shipped recipe by its name, or the recipe of a file."""
     path = Path(spec)
     if path.suffix == ".toml" or len(path.parts) > 1:
+        recipe = Recipe(spec, path)
         if not path.is_file():
-            raise UsageError(f"recipe {spec}: there is no such file")
-        return Recipe(spec, path)
+            raise UsageError("there is no such file", source=recipe.label)
+        return recipe
     known = shipped()
     if spec not in known:
         raise UsageError(

@@ -1,15 +1,18 @@
-"""From all the ways to ask for regularisers to one form: name -> its own options, in order.
+"""Folding of everything that asks for regularizers into one form.
 
-Asked for by name ("gta", "bss:0.001", a list, "none") or by tables ([regularizer.gta]). A name or
-a list sets the active ones; a table adds its names to those given by name, or, if none were, sets
-them. Options of a lower source are kept for the names that end up active.
+The form has an ordered table of active regularizers, name -> its own options, and `lam`, the
+strength of the first one. Every other strength stands in its regularizer's own table.
 
-`lam` is the strength of the first regulariser. Written in a source that also says which
-regularisers there are, it belongs to that source's first, so that a recipe's strength for one is
-not applied to another that a flag puts in its place. The higher source wins between `lam` and the
-first one's own table; within one source `lam` does.
+A source asks by name ("gta", "bss:0.001", a list, "none") or by tables ([regularizer.gta]). A name
+or a list sets the active regularizers. A table adds its name to those given by name; if none were,
+the tables set them. Options from lower sources are kept for the names that end up active.
 
-The options of `gta` are accepted flat too (`--layers last`).
+A `lam` in a source that also names regularizers belongs to the first one of that source, so that a
+recipe's strength is not applied to another regularizer that a flag puts in its place. Alone in its
+source it belongs to whichever comes first in the end. Between strengths of one regularizer the
+higher source wins; within one source `lam` wins over the table.
+
+The options of `gta` are accepted beside `lam` too (`layers=last`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
-from gtacli.config.values import Given, Level, Tree, literal, merge
+from gtacli.config.values import Level, Setting, Tree, leaves, literal, merge
 from gtacli.errors import UsageError
 
 DEFAULT = "gta"
@@ -25,137 +28,124 @@ KEY = "regularizer"
 
 
 def fold(levels: Sequence[Level], flat: Collection[str]) -> Tree:
-    """All sources, lowest first, as one tree with `regularizer` in its final form.
+    """Fold all sources, lowest first, into one tree with the regularizers in their final form.
 
     Args:
         levels: the sources; several of one rank count as one source.
         flat: the keys that belong to `gta`.
     """
     rest: Tree = {}
-    regularizers = _Folded()
-    for rank, group in groupby(levels, key=lambda level: level.rank):
-        lam: Given | None = None
+    fold = _Fold()
+    for _, group in groupby(levels, key=lambda level: level.rank):
+        lam: Setting | None = None
         named = False
         for level in group:
             tree = dict(level.tree)
-            named |= regularizers.ask(tree.pop(KEY, None), rank)
-            own: Tree = {key: tree.pop(key) for key in list(tree) if key in flat}
-            if own:
-                regularizers.give(DEFAULT, own, rank)
-            strength = tree.pop("lam", None)
-            if strength is not None:
-                lam = _leaf(strength, "lam")
+            asked = tree.pop(KEY, None)
+            if asked is not None:
+                fold.ask(asked)
+                named = True
+            fold.add_options(DEFAULT, {key: tree.pop(key) for key in list(tree) if key in flat})
+            if "lam" in tree:
+                lam = _number(tree.pop("lam"))
             rest = merge(rest, tree)
         if lam is not None:
-            regularizers.strength(lam, rank, own=named)
-    return {**rest, **regularizers.result()}
+            fold.strengths.append((fold.active[0] if named and fold.active else None, lam))
+    return {**rest, **fold.result()}
 
 
-class _Folded:
+class _Fold:
+    """Regularizers as far as the sources were read.
+
+    Attributes:
+        active: the names, in order; None while no source has named any.
+        options: the tables of all names, without their strengths.
+        strengths: (name, strength), the later one wins; the name None stands for the first one.
+    """
+
     def __init__(self) -> None:
         self.active: list[str] | None = None
-        self.by_name = False
         self.options: dict[str, Tree] = {}
-        # Strengths by the rank they came from, a table's below a flat one's of the same rank.
-        self.own_lam: dict[str, tuple[float, Given]] = {}
-        self.free_lam: tuple[float, Given] | None = None
+        self.strengths: list[tuple[str | None, Setting]] = []
 
-    def ask(self, asked: Given | Tree | None, rank: int) -> bool:
-        """Takes one `regularizer` entry; whether it named any."""
-        if asked is None:
-            return False
+    def ask(self, asked: Setting | Tree) -> None:
+        """Add the value of `regularizer` in one source."""
         if isinstance(asked, dict):
+            self.active = self.active or []
             for name, table in asked.items():
-                self._add_table(name, table, rank)
-            return True
-        if asked.value == {}:
-            self.active, self.by_name = [], True
-            return True
-        names = asked.value if isinstance(asked.value, list | tuple) else [asked.value]
-        self.active, self.by_name = [], True
-        for spec in names:
+                self._add_table(name, table)
+            return
+        self.active = []
+        value = literal(asked.value) if asked.typed and asked.value[:1] == "[" else asked.value
+        if value in ("none", ["none"], {}):
+            return
+        for spec in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(spec, str) or not spec:
-                raise UsageError(_at(asked, f"must be a regulariser's name, got {spec!r}"))
-            if spec == "none" and len(names) == 1:
-                break
+                raise asked.error(f"must be a regularizer's name, got {spec!r}")
             name, colon, strength = spec.partition(":")
-            name = _known(name, asked)
+            name = _registered(name, asked)
             if name in self.active:
-                raise UsageError(_at(asked, f"'{name}' is given twice"))
+                raise asked.error(f"'{name}' is given twice")
             self.active.append(name)
             if colon:
-                leaf = Given(literal(strength), asked.source, asked.key, strength)
-                self.own_lam[name] = (rank, leaf)
-        return True
+                lam = Setting(literal(strength), asked.source, asked.key)
+                self.strengths.append((name, lam))
 
-    def give(self, name: str, options: Tree, rank: int) -> None:
+    def add_options(self, name: str, options: Tree) -> None:
+        """Add options from a table, its strength too."""
         options = dict(options)
-        lam = options.pop("lam", None)
-        if lam is not None:
-            self.own_lam[name] = (rank, _leaf(lam, f"{KEY}.{name}.lam"))
+        if "lam" in options:
+            self.strengths.append((name, _number(options.pop("lam"))))
         self.options[name] = merge(self.options.get(name, {}), options)
 
-    def strength(self, lam: Given, rank: int, own: bool) -> None:
-        above = rank + 0.5
-        if not own:
-            self.free_lam = (above, lam)
-        elif self.active:
-            self.own_lam[self.active[0]] = (above, lam)
-        else:  # of no regulariser: kept to be checked
-            self.free_lam = (above, lam)
-
     def result(self) -> Tree:
+        """Return `regularizer` and `lam`, as far as a source has given them."""
         active = [DEFAULT] if self.active is None else self.active
+        first = active[0] if active else None
         tables: Tree = {}
         for name in active:
-            tables[name] = dict(self.options.get(name, {}))
-            if name in self.own_lam and name != active[0]:
-                tables[name] = {**tables[name], "lam": self.own_lam[name][1]}  # type: ignore[dict-item]
-        first = self.own_lam.get(active[0]) if active else None
-        found = [lam for lam in (first, self.free_lam) if lam is not None]
-        # Nothing asked: the field's default stands, and the key does not count as given.
-        result: Tree = {} if self.active is None and not tables[DEFAULT] else {KEY: tables}
-        if found:
-            result["lam"] = max(found, key=lambda lam: lam[0])[1]
-        return result
+            table = dict(self.options.get(name, {}))
+            lam = self._strength(name)
+            tables[name] = table if lam is None or name == first else {**table, "lam": lam}
+        result: Tree = {KEY: tables}
+        if self.active is None and not tables[DEFAULT]:
+            result = {}  # so that the key does not count as given
+        # Without a regularizer the strength is kept only to be validated.
+        lam = self._strength(first, None)
+        return result if lam is None else {**result, "lam": lam}
 
-    def _add_table(self, name: str, table: Given | Tree, rank: int) -> None:
-        if isinstance(table, Given) and table.value != {}:
-            raise UsageError(_at(table, f"must be a table of options, got {table.value!r}"))
-        leaf = table if isinstance(table, Given) else next(iter(_leaves(table)))
-        name = _known(name, leaf)
-        self.active = [] if self.active is None else self.active
+    def _strength(self, *names: str | None) -> Setting | None:
+        return next((lam for name, lam in reversed(self.strengths) if name in names), None)
+
+    def _add_table(self, name: str, table: Setting | Tree) -> None:
+        if isinstance(table, Setting) and table.value != {}:
+            raise table.error(f"must be a table of options, got {table.value!r}")
+        name = _registered(name, next(iter(leaves(table))))
+        assert self.active is not None
         if name not in self.active:
             self.active.append(name)
-        self.give(name, {} if isinstance(table, Given) else table, rank)
+        self.add_options(name, {} if isinstance(table, Setting) else table)
 
 
-def _known(name: str, asked: Given) -> str:
-    """The registered name; an environment's variable cannot spell the dash of `l2-sp`."""
+def _registered(name: str, asked: Setting) -> str:
+    """Return the registered name; an environment variable cannot spell the dash of `l2-sp`."""
     from gtacli.registry import REGULARIZERS
 
+    known = REGULARIZERS.names()
+    dashed = name.replace("_", "-")
+    if name not in known and dashed in known:
+        return dashed
     try:
         return REGULARIZERS.origin(name).name
     except UsageError as error:
-        dashed = name.replace("_", "-")
-        if dashed in REGULARIZERS.names():
-            return dashed
-        raise UsageError(f"{asked.source}: {error}" if asked.source else str(error)) from None
+        if asked.source:
+            error.source = asked.source
+        else:
+            error.option = asked.key or None
+        raise
 
 
-def _at(given: Given, text: str) -> str:
-    return f"{given.label}: {text}" if given.label else text
-
-
-def _leaf(value: Given | Tree, key: str) -> Given:
-    if isinstance(value, Given):
+def _number(value: Setting | Tree) -> Setting:
+    if isinstance(value, Setting):
         return value
-    leaf = next(iter(_leaves(value)))
-    raise UsageError(f"{leaf.source}: {key} must be a number, got a table")
-
-
-def _leaves(tree: Tree) -> list[Given]:
-    found: list[Given] = []
-    for value in tree.values():
-        found.extend([value] if isinstance(value, Given) else _leaves(value))
-    return found
+    raise next(iter(leaves(value))).error("`lam` must be a number, got a table")

@@ -1,36 +1,36 @@
-"""One precedence: defaults < recipe < environment < --set < flags.
+"""Resolution of a command's config: defaults < recipe < environment < `set` < flags.
 
-Every error names the source that it came from and says what is accepted there.
+Every error says where the faulty value was written and what is accepted there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from gtacli.config import recipes
-from gtacli.config.base import first_problem
-from gtacli.config.common import CommandConfig
+from gtacli.config.base import ModelT, first_problem, read_text
+from gtacli.config.common import MERGED, CommandConfig
 from gtacli.config.values import (
-    Given,
     Level,
     Rank,
+    Setting,
     Tree,
     find,
+    literal,
     nest,
     plain,
-    read_text,
-    replace,
-    second_reading,
     tree_of,
+    typed,
 )
 from gtacli.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound=CommandConfig)
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def resolve(
@@ -41,29 +41,30 @@ def resolve(
     env: Mapping[str, str] | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    set_label: str = "set",
 ) -> ConfigT:
-    """The validated config of `command`.
+    """Return the validated config of `command`.
 
     Args:
         model: its class.
-        command: its name ("finetune"); it is in the environment's variables and in recipes.
+        command: its name ("finetune"), which environment variables and recipes contain.
         recipe: name of a shipped recipe, or a .toml file.
-        env: the environment; None: the process's own.
-        sets: "key.sub=value" each.
-        flags: key -> what was typed (text, a list of texts, or True / False); None: not given.
+        env: the environment; None: that of this process.
+        sets: settings of the form "key.sub=value".
+        flags: key -> what was typed (text, a list of texts, True or False); None: not given.
+        set_label: name of the option that `sets` come from, for errors.
 
-    `model_fields_set` of the result holds the keys that were given somewhere.
+    `model_fields_set` of the result holds the keys that some source has given.
     """
     levels = [
         *_from_recipe(recipe, command),
         *_from_environment(os.environ if env is None else env, command),
-        *(_from_set(text) for text in sets),
+        *(_from_set(text, f"{set_label} {text}") for text in sets),
         *_from_flags(flags or {}),
     ]
     tree = model.merge_levels(_settle_exclusive(model, levels))
-    for path, options in model.parts(tree):
-        tree, _ = _validate(options, tree, path, [])
-    return _validate(model, tree, (), list(model.flat_fields()))[1]
+    tree = _read_texts(_check_parts(model, tree), model.model_fields)
+    return _validate(model, tree, (), model.flat_fields())
 
 
 def _from_recipe(recipe: str | None, command: str) -> list[Level]:
@@ -76,40 +77,41 @@ def _from_recipe(recipe: str | None, command: str) -> list[Level]:
 def _from_environment(env: Mapping[str, str], command: str) -> list[Level]:
     prefix = f"GTA_{command.upper().replace('-', '_').replace(' ', '_')}__"
     levels = []
-    # The shorter first: GTA_FINETUNE__REGULARIZER, then what it says of one of them.
+    # The shorter first: GTA_FINETUNE__REGULARIZER, then the options of one of them.
     for name in sorted(env, key=lambda n: (n.count("__"), n)):
         if not name.startswith(prefix) or not env[name]:
             continue
         path = name.removeprefix(prefix).lower().split("__")
         if not all(path):
-            raise UsageError(f"{name}: is no key ({prefix}KEY or ..__KEY__SUBKEY)")
-        levels.append(Level(Rank.ENVIRONMENT, nest(path, read_text(env[name], name))))
+            raise UsageError(f"is no key ({prefix}KEY or ..__KEY__SUBKEY)", source=name)
+        levels.append(Level(Rank.ENVIRONMENT, nest(path, typed(env[name], name))))
     return levels
 
 
-def _from_set(text: str) -> Level:
+def _from_set(text: str, source: str) -> Level:
     key, equals, value = text.partition("=")
     path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):
-        raise UsageError(f"--set {text}: must be KEY=VALUE or KEY.SUBKEY=VALUE")
-    # Keys as in a recipe; the dashes of option names are understood. A part's name stays.
+        raise UsageError("must be KEY=VALUE or KEY.SUBKEY=VALUE", source=source)
+    # Keys are written as in a recipe, or with the dashes of flags. A part's name stays as it is.
     path = [part if i == 1 else part.replace("-", "_") for i, part in enumerate(path)]
-    return Level(Rank.SET, nest(path, read_text(value.strip(), f"--set {text}")))
+    return Level(Rank.SET, nest(path, typed(value.strip(), source)))
 
 
 def _from_flags(flags: Mapping[str, Any]) -> list[Level]:
-    tree: Tree = {}
-    for key, value in flags.items():
-        if value is None:
-            continue
-        source = "--" + key.replace("_", "-")
-        tree[key] = read_text(value, source) if isinstance(value, str) else Given(value, source)
+    tree: Tree = {
+        key: typed(value, key=key) if isinstance(value, str) else Setting(value, key=key)
+        for key, value in flags.items()
+        if value is not None
+    }
     return [Level(Rank.FLAGS, tree)] if tree else []
 
 
 def _settle_exclusive(model: type[CommandConfig], levels: list[Level]) -> list[Level]:
-    """Of two keys that exclude each other the higher source's stays; from one source it is an
-    error."""
+    """Keep the higher source's of two keys that exclude each other.
+
+    Raises UsageError for two from one source.
+    """
     for pair in model.exclusive:
         highest = {
             key: max((lv for lv in levels if key in lv.tree), key=lambda lv: lv.rank, default=None)
@@ -119,45 +121,64 @@ def _settle_exclusive(model: type[CommandConfig], levels: list[Level]) -> list[L
         if one is None or other is None:
             continue
         if one.rank == other.rank:
-            labels = [find(lv.tree, (k,)) for k, lv in zip(pair, (one, other), strict=True)]
-            names = " and ".join(given.label for given in labels if given)
+            found = [find(lv.tree, (k,)) for k, lv in zip(pair, (one, other), strict=True)]
+            names = " and ".join(setting.label for setting in found if setting)
             raise UsageError(f"{names} exclude each other; give one of them")
         loser = pair[1] if one.rank > other.rank else pair[0]
         levels = [Level(lv.rank, {k: v for k, v in lv.tree.items() if k != loser}) for lv in levels]
     return levels
 
 
+def _check_parts(model: type[CommandConfig], tree: Tree) -> Tree:
+    """Read and validate the options of built-in parts; they stay as a recipe would hold them."""
+    tables = tree.get(model.parts_key)
+    if not isinstance(tables, dict):
+        return tree
+    read: Tree = {}
+    for name, table in tables.items():
+        options = model.part_options(name)
+        if options is not None and isinstance(table, dict):
+            table = _read_texts(table, options.model_fields, as_written=True)
+            _validate(options, table, (model.parts_key, name), ())
+        read[name] = table
+    return {**tree, model.parts_key: read}
+
+
+def _read_texts(tree: Tree, fields: Mapping[str, FieldInfo], *, as_written: bool = False) -> Tree:
+    """Read what was typed in a shell by the type of its field.
+
+    Where no field says the type, as in the options of a plug-in, a text is read as a TOML value if
+    it is one.
+    """
+    read: Tree = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            read[key] = _read_texts(value, {})
+        elif not value.typed:
+            read[key] = value
+        elif key not in fields:
+            read[key] = replace(value, value=literal(value.value), typed=False)
+        else:
+            try:
+                result = read_text(value.value, fields[key], as_written=as_written)
+            except ValidationError as error:
+                problem = first_problem(error, (key,), at=(key,), typed=True)
+                raise value.error(problem.text) from None
+            read[key] = replace(value, value=result, typed=False)
+    return read
+
+
 def _validate(
-    model: type[ModelT], tree: Tree, prefix: tuple[str, ...], known: list[str]
-) -> tuple[Tree, ModelT]:
-    """`model` of the subtree at `prefix`, and the tree as it was finally read."""
-    tried: set[tuple[str, ...]] = set()
-    first_text: dict[tuple[str, ...], str] = {}
-    while True:
-        try:
-            return tree, model.model_validate(plain(_at(tree, prefix)))
-        except ValidationError as error:
-            path, text = first_problem(error, model, known)
-            where = (*prefix, *path)
-            given = find(tree, where) if path else None
-            text = first_text.setdefault(where, text)
-            again = second_reading(given, text) if given and where not in tried else None
-            if again is None:
-                raise UsageError(_message(given, where, text)) from None
-            tried.add(where)
-            tree = replace(tree, where, again)
-
-
-def _at(tree: Tree, path: tuple[str, ...]) -> Tree:
-    for step in path:
-        below = tree[step]
-        assert isinstance(below, dict)
-        tree = below
-    return tree
-
-
-def _message(given: Given | None, path: tuple[str, ...], text: str) -> str:
-    if given is None:
-        key = ".".join(path)
-        return f"{key}: {text}" if key else text
-    return f"{given.source if text.startswith('unknown key') else given.label}: {text}"
+    model: type[ModelT], tree: Tree, at: tuple[str, ...], more_keys: Collection[str]
+) -> ModelT:
+    """Build `model` from its tree, which lies at the path `at` of the config's."""
+    try:
+        return model.model_validate(plain(tree), context=MERGED)
+    except ValidationError as error:
+        problem = first_problem(error, [*model.model_fields, *more_keys])
+    setting = find(tree, problem.path) if problem.path else None
+    if setting is None:
+        raise UsageError(problem.text, option=".".join((*at, *problem.path)) or None)
+    if problem.unknown_key and setting.source:
+        raise UsageError(problem.text, source=setting.source)
+    raise setting.error(problem.text)

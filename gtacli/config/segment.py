@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath
-from gtacli.config.values import Given, Level, Tree
-from gtacli.errors import UsageError
+from gtacli.config.values import Level, Setting, Tree
 
 KINDS = {"attention": "dino"}
 """Other names of back-ends: what the paper's figures call them."""
+
+
+def _listed(value: object) -> object:
+    """Accept one name alone, and a list."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 class SegmentConfig(BackendConfig):
@@ -38,7 +44,7 @@ class SegmentConfig(BackendConfig):
         description="tokencut: objects an image at most, by repeated cuts (MaskCut)",
         json_schema_extra={"default": "1"},
     )
-    compare: tuple[str, ...] = Field(
+    compare: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
         default=(),
         description="further models on the same images, at the first one's input size: all words "
         "up to the next option",
@@ -73,18 +79,6 @@ class SegmentConfig(BackendConfig):
     )
     overlay: bool = Field(default=False, description="also write STEM.overlay.jpg beside each mask")
 
-    @field_validator("compare", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        """A list from a recipe or the command line, and one name alone."""
-        return (
-            (value,)
-            if isinstance(value, str)
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-        )
-
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
         return super().merge_levels([Level(lv.rank, _one_name(lv.tree)) for lv in levels])
@@ -94,8 +88,8 @@ def _one_name(tree: Tree) -> Tree:
     """`kind` as `backend`."""
     kind, backend = tree.get("kind"), tree.get("backend")
     rest = {key: value for key, value in tree.items() if key != "kind"}
-    if not isinstance(kind, Given) or kind.value is None:
+    if not isinstance(kind, Setting) or kind.value is None:
         return rest
-    if isinstance(backend, Given) and backend.value is not None:
-        raise UsageError(f"{kind.label or 'kind'} and backend are two names of one option")
+    if isinstance(backend, Setting) and backend.value is not None:
+        raise kind.error("`kind` and `backend` are two names of one option; give one of them")
     return {**rest, "backend": replace(kind, value=KINDS.get(str(kind.value), kind.value))}

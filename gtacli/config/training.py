@@ -6,14 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gtacli.config.common import CommonConfig, FilePath
-
-
-def _listed(value: object) -> object:
-    """A list, a single word, or words with commas between them (from the environment)."""
-    if isinstance(value, str):
-        value = [word.strip() for word in value.split(",") if word.strip()]
-    return tuple(value) if isinstance(value, list) else value
+from gtacli.config.common import CommonConfig, FilePath, read_words
 
 
 class TrainingConfig(CommonConfig):
@@ -46,7 +39,7 @@ class TrainingConfig(CommonConfig):
         "batch, so their number changes the speed, not the result",
     )
     log: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_listed)
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(read_words)
     ] = Field(
         default=(),
         description="report to this logger too (extra `loggers`): tensorboard, wandb, mlflow; may "

@@ -1,7 +1,7 @@
-"""Values with their source: what a person wrote, where, and how it reads.
+"""Settings with their sources, as nested tables.
 
-A `Tree` is a nested dict whose leaves are `Given`. A `Level` is one tree at its source's rank;
-sources of a higher rank win.
+A `Tree` is a nested dict whose leaves are `Setting` objects. A `Level` is the tree of one source
+with its rank; sources of a higher rank win.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias, Union
 
+from gtacli.errors import UsageError
+
 
 class Rank(IntEnum):
-    """The one precedence."""
+    """The precedence of the sources."""
 
     RECIPE = 1
     ENVIRONMENT = 2
@@ -23,37 +25,46 @@ class Rank(IntEnum):
 
 
 @dataclass(frozen=True)
-class Given:
-    """One value as it was given.
+class Setting:
+    """A value as one source gives it.
 
     Attributes:
-        value: as read.
-        source: what to name in an error ("--epochs", "recipe my.toml").
-        key: the key within the source, where the source has several.
-        raw: the text that `value` was read from; it may have been meant as plain text.
+        value: the value.
+        source: where it is written ("recipe my.toml"); "" for an argument of the call.
+        key: its key within the source; "" where the source names the key itself.
+        typed: whether `value` is text from a shell, to be read by the type of its field.
     """
 
     value: Any
     source: str = ""
     key: str = ""
-    raw: str | None = None
+    typed: bool = False
 
     @property
     def label(self) -> str:
+        """The place where the value is written, for the text of a message."""
+        if not self.source:
+            return f"`{self.key}`"
         return f"{self.source}: {self.key}" if self.key else self.source
 
+    def error(self, text: str) -> UsageError:
+        """Return an error about this setting."""
+        return UsageError(text, option=self.key or None, source=self.source or None)
 
-Tree: TypeAlias = dict[str, Union["Given", "Tree"]]
+
+Tree: TypeAlias = dict[str, Union["Setting", "Tree"]]
 
 
 @dataclass(frozen=True)
 class Level:
+    """The settings of one source, or of one of several sources of a rank."""
+
     rank: Rank
     tree: Tree
 
 
 def literal(text: str) -> Any:
-    """`text` as a TOML value if it is one (or a number spelt `.5`, `1.`, `+3`), else as it is."""
+    """Return the TOML value, or the number (`.5`, `1.`, `+3`), that `text` is; else the text."""
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except (tomllib.TOMLDecodeError, KeyError):
@@ -66,46 +77,32 @@ def literal(text: str) -> Any:
     return text
 
 
-def read_text(text: str, source: str) -> Given:
-    """What was typed in a shell."""
-    return Given(literal(text), source, raw=text)
-
-
-def second_reading(given: Given, problem: str) -> Given | None:
-    """Another way to read a text whose first reading did not fit: as text, or as yes or no."""
-    if given.raw is None:
-        return None
-    if problem.startswith("must be true or false"):
-        word = given.raw.lower()
-        if word in ("1", "yes", "on", "true"):
-            return Given(True, given.source, given.key)
-        if word in ("0", "no", "off", "false"):
-            return Given(False, given.source, given.key)
-    if isinstance(given.value, str):
-        return None
-    return Given(given.raw, given.source, given.key)
+def typed(text: str, source: str = "", key: str = "") -> Setting:
+    """Return the setting of a text from a shell; a TOML string loses its quotes."""
+    value = literal(text) if text[:1] in ("'", '"') else text
+    return Setting(value if isinstance(value, str) else text, source, key, typed=True)
 
 
 def tree_of(values: Mapping[str, Any], source: str = "", prefix: str = "") -> Tree:
-    """A mapping with every leaf marked by its source. Empty tables stay as leaves."""
+    """Return a mapping with every leaf labeled by its source. Empty tables stay leaves."""
     tree: Tree = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
             tree[name] = tree_of(value, source, f"{key}.")
         else:
-            tree[name] = Given(value, source, key if source else "")
+            tree[name] = Setting(value, source, key)
     return tree
 
 
-def nest(path: Iterable[str], leaf: Given) -> Tree:
-    """`{a: {b: leaf}}` of path (a, b)."""
+def nest(path: Iterable[str], leaf: Setting) -> Tree:
+    """Return `{a: {b: leaf}}` for the path (a, b)."""
     first, *rest = path
     return {first: nest(rest, leaf) if rest else leaf}
 
 
 def merge(low: Tree, high: Tree) -> Tree:
-    """Tables key by key, everything else replaced."""
+    """Merge two trees: tables key by key, everything else is replaced by the higher one."""
     merged = dict(low)
     for key, value in high.items():
         old = merged.get(key)
@@ -115,21 +112,25 @@ def merge(low: Tree, high: Tree) -> Tree:
 
 
 def plain(tree: Tree) -> dict[str, Any]:
-    """The values alone."""
+    """Return the values without their sources."""
     return {k: plain(v) if isinstance(v, dict) else v.value for k, v in tree.items()}
 
 
-def find(tree: Tree | Given, path: tuple[str, ...]) -> Given | None:
-    """The leaf at `path`, above it, or the first one below it."""
-    if isinstance(tree, Given):
-        return tree
-    if path:
-        return find(tree[path[0]], path[1:]) if path[0] in tree else None
-    return next((leaf for sub in tree.values() if (leaf := find(sub, ()))), None)
+def leaves(tree: Tree | Setting) -> Iterable[Setting]:
+    """Yield the settings of a tree, in order."""
+    if isinstance(tree, Setting):
+        yield tree
+    else:
+        for below in tree.values():
+            yield from leaves(below)
 
 
-def replace(tree: Tree, path: tuple[str, ...], leaf: Given) -> Tree:
-    """A copy of `tree` with the leaf at (or above) `path` replaced."""
-    below = tree[path[0]]
-    changed = replace(below, path[1:], leaf) if isinstance(below, dict) and path[1:] else leaf
-    return {**tree, path[0]: changed}
+def find(tree: Tree | Setting, path: tuple[str, ...]) -> Setting | None:
+    """Return the setting at `path`, the one above it, or the first one below it."""
+    for step in path:
+        if isinstance(tree, Setting):
+            break
+        if step not in tree:
+            return None
+        tree = tree[step]
+    return next(iter(leaves(tree)), None)

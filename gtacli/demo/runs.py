@@ -92,7 +92,7 @@ def claim(config: DemoConfig, folder: RunFolder) -> tuple[DemoConfig, bool]:
 def _continued(config: DemoConfig, earlier: dict[str, Any], path: Path) -> DemoConfig:
     if earlier.get("methods") != METHODS:
         raise UsageError(f"--out: the demo in {path} is another version's; --overwrite starts anew")
-    before = build(DemoConfig, earlier.get("config", {}), f"--out: {path}:")
+    before = build(DemoConfig, earlier.get("config", {}), source=f"{path}/{RECORD}")
     for key in config.model_fields_set - MAY_CHANGE:
         if getattr(config, key) != getattr(before, key):
             raise UsageError(

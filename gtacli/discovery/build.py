@@ -18,5 +18,5 @@ def make_backend(name: str, options: Mapping[str, Any], model: LoadedModel) -> D
     """
     part = DISCOVERY.load(name)
     network = model.model.eval().requires_grad_(False)
-    asked = build(part.Options, options, f"[discovery.{name}]")
+    asked = build(part.Options, options, f"discovery.{name}")
     return part(part.resolve(asked, model), network)

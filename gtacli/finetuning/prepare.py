@@ -294,7 +294,7 @@ def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:
     for name, lam in config.strengths.items():
         own = {} if lam in (None, "auto") else {"lam": lam}
         values = {**config.regularizer[name], **own}
-        options = build(REGULARIZERS.load(name).Options, values, f"regularizer {name}:")
+        options = build(REGULARIZERS.load(name).Options, values, f"regularizer.{name}")
         if options.lam > 0:
             result[name] = options
     return result

@@ -99,7 +99,7 @@ def resumed_config(config: Config, command: str) -> Config:
     recorded = RunFolder(config.resume).read_json("run.json")
     if recorded.get("command") != command or "data" not in recorded:
         raise UsageError(f"--resume: {config.resume} is no run of gta {command}")
-    before = build(type(config), recorded.get("config", {}), f"--resume: {config.resume}:")
+    before = build(type(config), recorded.get("config", {}), source=f"{config.resume}/run.json")
     if config.out is not None and config.out != config.resume:
         raise UsageError("--resume: the run goes on in its own folder; leave out --out")
     for key in config.model_fields_set - MAY_CHANGE:

@@ -249,8 +249,8 @@ def test_what_is_wrong_is_said_first(
             "segment", str(image), "-m", str(_without_head(tiny_model, headless)), "-o", str(out),
             "--backend", "gradcam",
         ],
-        "the backend dino finds one object an image": [*dino, "--objects", "2"],
-        "the backend gradcam finds one object an image": [
+        "the backend dino finds one object per image": [*dino, "--objects", "2"],
+        "the backend gradcam finds one object per image": [
             *words(tiny_model, out, image, backend="gradcam"), "--objects", "2",
         ],
         "two names of one option": [*dino, "--kind", "attention"],

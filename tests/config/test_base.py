@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from gtacli.config.base import StrictModel, build, did_you_mean
+from gtacli.config.base import StrictModel, build, did_you_mean, first_problem, read_text
 from gtacli.errors import UsageError
 
 
@@ -43,22 +43,55 @@ class Options(StrictModel):
 )
 def test_errors_in_words(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        build(Options, values, "[options]")
-    assert str(caught.value) == f"[options] {message}"
+        build(Options, values, "options")
+    assert str(caught.value) == f"options.{message}"
 
 
 def test_values_stay() -> None:
-    options = build(Options, {"epochs": 4}, "")
+    options = build(Options, {"epochs": 4})
     with pytest.raises(ValidationError):
         options.epochs = 5  # type: ignore[misc]
 
 
 def test_long_values_are_cut() -> None:
     with pytest.raises(UsageError) as caught:
-        build(Options, {"epochs": "x" * 1000}, "[options]")
+        build(Options, {"epochs": "x" * 1000}, "options")
     assert len(str(caught.value)) < 120
 
 
 def test_did_you_mean() -> None:
     assert did_you_mean("epoch", ["lr", "epochs"]) == "; did you mean 'epochs'?"
     assert did_you_mean("qqq", ["lr", "epochs"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("epochs", "007", 7),
+        ("lr", ".5", 0.5),
+        ("lr", "1e-3", 1e-3),
+        ("flip", "1", True),
+        ("flip", "no", False),
+        ("size", "3", 3),
+        ("size", "3x", "3x"),
+        ("names", "[1, 2]", (1, 2)),
+    ],
+)
+def test_text_is_read_by_the_type_of_its_field(field: str, text: str, value: Any) -> None:
+    read = read_text(text, Options.model_fields[field])
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("epochs", "2.5", "must be a whole number, got 2.5"),
+        ("epochs", "ten", "must be a whole number, got 'ten'"),
+        ("flip", "perhaps", "must be true or false, got 'perhaps'"),
+        ("names", "[1, 'a']", "must be a whole number, got 'a'"),
+    ],
+)
+def test_a_text_that_does_not_fit_its_field(field: str, text: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read_text(text, Options.model_fields[field])
+    assert first_problem(caught.value, (field,), at=(field,), typed=True).text == message

@@ -1,4 +1,4 @@
-"""The folding of everything that asks for regularisers."""
+"""The folding of everything that asks for regularizers."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_strength(levels: list[tuple[Rank, dict[str, Any]]], lam: float) -> None
     assert all("lam" not in table for table in got.get("regularizer", {}).values())
 
 
-def test_a_recipes_strength_is_not_given_to_another_regulariser() -> None:
+def test_a_recipes_strength_is_not_given_to_another_regularizer() -> None:
     recipe = (RECIPE, {"regularizer": "gta", "lam": 0.5})
     assert folded(recipe, (FLAGS, {"regularizer": "bss"})) == {"regularizer": {"bss": {}}}
     second = folded(recipe, (FLAGS, {"regularizer": ["bss", "gta"]}))
@@ -154,12 +154,12 @@ def test_strength_of_none_is_kept_to_be_checked() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("gtaa", "here: unknown regulariser 'gtaa'; did you mean 'gta'?"),
-        ({"gtaa": {}}, "here: unknown regulariser 'gtaa'; did you mean 'gta'?"),
-        (["gta", "none"], "here: unknown regulariser 'none'"),
+        ("gtaa", "here: unknown regularizer 'gtaa'; did you mean 'gta'?"),
+        ({"gtaa": {}}, "here: unknown regularizer 'gtaa'; did you mean 'gta'?"),
+        (["gta", "none"], "here: unknown regularizer 'none'"),
         (["gta", "gta:2"], "here: regularizer: 'gta' is given twice"),
-        ([3], "here: regularizer: must be a regulariser's name, got 3"),
-        ("", "here: regularizer: must be a regulariser's name, got ''"),
+        ([3], "here: regularizer: must be a regularizer's name, got 3"),
+        ("", "here: regularizer: must be a regularizer's name, got ''"),
         ({"gta": 0.1}, "here: regularizer.gta: must be a table of options, got 0.1"),
     ],
 )
@@ -170,6 +170,6 @@ def test_errors_name_the_source(asked: Any, message: str) -> None:
 
 
 @pytest.mark.usefixtures("delta")
-def test_a_plugins_regulariser_is_accepted_with_its_table() -> None:
+def test_a_plugins_regularizer_is_accepted_with_its_table() -> None:
     got = folded((RECIPE, {"regularizer": {"delta": {"layers": "last", "lam": 0.3}}}))
     assert got == {"regularizer": {"delta": {"layers": "last"}}, "lam": 0.3}

@@ -1,4 +1,4 @@
-"""Short options belong to the backend, whoever names it."""
+"""Short options belong to the backend, whichever source names it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_model_and_teacher_are_one() -> None:
 @pytest.mark.parametrize(
     ("sets", "flags", "message"),
     [
-        ((), {"backend": "dino", "tau": "0.2"}, "--tau: the backend dino has no tau"),
-        ((), {"layer": "last"}, "--layer: must be a whole number or auto, got 'last'"),
-        ((), {"backend": "dino", "layer": "auto"}, "--layer: must be a whole number, got 'auto'"),
+        ((), {"backend": "dino", "tau": "0.2"}, "^tau: the backend dino has no tau"),
+        ((), {"layer": "last"}, "^layer: must be a whole number or auto, got 'last'"),
+        ((), {"backend": "dino", "layer": "auto"}, "^layer: must be a whole number, got 'auto'"),
         ((), {"backend": "gradcam", "layer": "auto"}, "layer: must be a whole number, got 'auto'"),
         (("discovery.tokencut.tu=1",), {}, "unknown key 'tu'; did you mean 'tau'"),
-        ((), {"refine": "bilaterial"}, "--refine: must be one of none, bilateral, guided"),
+        ((), {"refine": "bilaterial"}, "^refine: must be one of none, bilateral, guided"),
     ],
 )
 def test_faults_name_their_source(

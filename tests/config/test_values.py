@@ -1,4 +1,4 @@
-"""How typed text is read, and trees of values with their source."""
+"""Texts from a shell, and trees of settings with their sources."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtacli.config.values import (
-    Given,
-    find,
-    literal,
-    merge,
-    nest,
-    plain,
-    read_text,
-    replace,
-    second_reading,
-    tree_of,
-)
+from gtacli.config.values import Setting, find, leaves, literal, merge, nest, plain, tree_of, typed
 
 
 @pytest.mark.parametrize(
@@ -54,28 +43,33 @@ def test_any_text_can_be_read(text: str) -> None:
     literal(text)
 
 
-def test_second_reading() -> None:
-    assert second_reading(read_text("2024", "--out"), "must be a path, got 2024") == Given(
-        "2024", "--out"
-    )
-    yes = second_reading(read_text("1", "X"), "must be true or false, got 1")
-    assert yes == Given(True, "X")
-    assert second_reading(read_text("ten", "--epochs"), "must be a whole number") is None
-    assert second_reading(Given(3, "recipe"), "must be text") is None
+def test_a_typed_text_stays_text_until_its_field_is_known() -> None:
+    assert typed("2024", "X") == Setting("2024", "X", typed=True)
+    assert typed('"2024"').value == "2024"
+    assert typed('"a" + "b"').value == '"a" + "b"'
+
+
+def test_labels_and_errors_name_the_source() -> None:
+    flag, recipe = Setting(3, key="lr"), Setting(3, "recipe r", "lr")
+    assert [s.label for s in (flag, recipe, Setting(3, "GTA_X__LR"))] == [
+        "`lr`", "recipe r: lr", "GTA_X__LR"
+    ]  # fmt: skip
+    assert str(flag.error("wrong")) == "lr: wrong"
+    error = recipe.error("wrong")
+    assert (str(error), error.option, error.source) == ("recipe r: lr: wrong", "lr", "recipe r")
+    assert str(Setting(3, "GTA_X__LR").error("wrong")) == "GTA_X__LR: wrong"
 
 
 def test_trees() -> None:
     low = tree_of({"a": 1, "t": {"x": 1, "y": 2}, "e": {}}, "recipe r")
-    high = nest(("t", "y"), Given(3, "--set"))
+    high = nest(("t", "y"), Setting(3, "--set"))
     merged = merge(low, high)
     assert plain(merged) == {"a": 1, "t": {"x": 1, "y": 3}, "e": {}}
     found = find(merged, ("t", "x"))
     assert found is not None
     assert found.label == "recipe r: t.x"
-    assert find(merged, ("t", "y")) == Given(3, "--set")
+    assert find(merged, ("t", "y")) == Setting(3, "--set")
     assert find(merged, ("t",)) is not None
     assert find(merged, ("a", "deeper")) == low["a"]
     assert find(merged, ("nothing",)) is None
-    changed = replace(merged, ("t", "x"), Given(9))
-    assert plain(changed)["t"] == {"x": 9, "y": 3}
-    assert plain(merged)["t"] == {"x": 1, "y": 3}
+    assert list(leaves(merged)) == [low["a"], found, Setting(3, "--set"), low["e"]]

@@ -35,7 +35,7 @@ def make(arch: str = "vit_tiny_patch16_224", **kwargs: Any) -> nn.Module:
 def backend(name: str, model: nn.Module, **options: Any) -> Discovery[Any]:
     part = DISCOVERY.load(name)
     plain = {"layer": -1, "tau": 0.2} if name == "tokencut" else {}
-    return part(build(part.Options, plain | options, f"[discovery.{name}]"), model)
+    return part(build(part.Options, plain | options, f"discovery.{name}"), model)
 
 
 def images(h: int, w: int, count: int = 2) -> Tensor:
@@ -224,7 +224,7 @@ def test_gradcam_of_an_image_does_not_depend_on_its_batch() -> None:
         ("gradcam", {"layer": 3}, {}, "there is no block 3; this model has 3"),
         ("tokencut", {"layer": -4}, {}, "there is no block -4"),
         ("dino", {"layer": 7}, {}, "there is no block 7"),
-        ("tokencut", {"tau": "much"}, {}, r"\[discovery.tokencut\] tau: must be a number"),
+        ("tokencut", {"tau": "much"}, {}, r"discovery.tokencut.tau: must be a number"),
         ("dino", {"heads": "median"}, {}, "heads: must be one of max, mean, best"),
         ("dino", {"mass": 1.5}, {}, "mass: must be less than 1"),
     ],

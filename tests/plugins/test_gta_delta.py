@@ -30,7 +30,7 @@ def vit(seed: int, **changes: Any) -> Any:
 
 def regularizer(target: Any, source: Any, **options: Any) -> Any:
     Delta = REGULARIZERS.load("delta")
-    return Delta(build(Delta.Options, options, "[regularizer.delta]"), target, source)
+    return Delta(build(Delta.Options, options, "regularizer.delta"), target, source)
 
 
 def step(part: Any, target: Any, source: Any, images: torch.Tensor) -> Step:
@@ -119,7 +119,7 @@ def test_its_strength_is_lam() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1}, r"\[regularizer.delta\] lam: must be at least 0"),
+        ({"lam": -1}, r"regularizer.delta.lam: must be at least 0"),
         ({"layer": "all"}, "unknown key 'layer'; did you mean 'layers'"),
         ({"layers": "some"}, "layers: .*must be all, last, or block numbers"),
         ({"layers": "99"}, "there is no block 99"),
