@@ -1,4 +1,4 @@
-"""`gta demo`: plain fine-tuning against GTA on the built-in set, in minutes on two CPU cores."""
+"""The command `gta demo`, which compares GTA with plain fine-tuning on the built-in dataset."""
 
 from __future__ import annotations
 
@@ -25,64 +25,65 @@ app = new_app()
 
 @config_command(app, DemoConfig, "demo")
 def demo(config: DemoConfig, call: Call) -> None:
-    """See in minutes what GTA does: it is compared with plain fine-tuning on a built-in set.
+    """Compare GTA with plain fine-tuning on a built-in dataset, in minutes on two CPU cores.
 
-    The set's twelve classes of creatures are drawn by the program. In training images the scenery
-    gives the class away, in test images it misleads. Both methods start from the built-in source
-    model, which knows other creatures, with few images a class. attention on the object: of the CLS
-    token's in the last block, on test images. drift: how far the attention is from the source's.
-    background gap: accuracy with test objects on backgrounds of their own class less that on any
-    class's.
+    The program draws the dataset, twelve classes of creatures. The scenery indicates the class in
+    training images and misleads in test images. Both methods start from the built-in source model,
+    which was trained on other creatures, and use few images per class. "attention on object" is the
+    fraction of the CLS token's attention in the last block that falls on the object, on test
+    images; "drift" is the distance of the attention from the source's; "background gap" is the
+    accuracy with test objects on backgrounds of their own class minus that on backgrounds of any
+    class.
 
-    Interrupted, the same command with the same --out goes on. --dry-run does all of it with one
-    seed and one epoch, and keeps nothing.
+    The same command with the same --out continues an interrupted demo. --dry-run runs everything
+    with one seed and one epoch, and writes nothing.
     """
-    from gtacli.demo.runs import claim
+    from gtacli.demo.runs import prepare_folder
     from gtacli.runtime.run_folder import RunFolder, default_out
 
     folder = RunFolder(config.out or default_out("demo"), call.dry_run)
-    config, anew = claim(config, folder)
+    config, anew = prepare_folder(config, folder)
     if not call.dry_run:
         _demo(config, call, folder, anew)
         return
-    with TemporaryDirectory() as elsewhere:
+    with TemporaryDirectory() as temporary:
         short = config.model_copy(update={"seeds": 1, "epochs": 1})
-        _demo(short, call, RunFolder(Path(elsewhere)), anew=True)
+        _demo(short, call, RunFolder(Path(temporary)), anew=True)
 
 
 def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None:
     from gtacli.config.report import ReportConfig
     from gtacli.demo.picture import draw_attention
-    from gtacli.demo.results import compare, measure, pair_of
-    from gtacli.demo.runs import planned, train
+    from gtacli.demo.results import compare, first_pair, measure
+    from gtacli.demo.runs import plan_runs, train
     from gtacli.report.make import make_report
     from gtacli.runtime.devices import choose_compute
 
     start = perf_counter()
     compute = choose_compute(config.device, config.precision)
-    runs = planned(config, folder.path)
+    runs = plan_runs(config, folder.path)
     summaries = []
     bar = console.progress("training", len(runs) * config.epochs)
-    with _quieter(call.verbose), bar as advance:
-        for run, summary in train(runs, anew, lambda run: Epochs(advance, run)):
+    with _hide_repeated_messages(call.verbose), bar as advance:
+        for run, summary in train(runs, anew, lambda run: EpochProgress(advance, run)):
             summaries.append(summary)
             _log(run, summary)
-    with _quieter(call.verbose):
-        log.info("where they look, and on other backgrounds")
-        source, figures = measure(runs, summaries, compute)
-        plain, gta = pair_of(runs)
+    with _hide_repeated_messages(call.verbose):
+        log.info("evaluating attention and background robustness")
+        source, rows = measure(runs, summaries, compute)
+        plain, gta = first_pair(runs)
         sheet, page = folder.path / "attention.png", folder.path / "report.html"
         draw_attention(plain, gta, sheet, compute)
         options = ReportConfig(out=page, device=config.device, precision=config.precision)
         make_report(options, [str(run.path) for run in runs], console.progress, sys.stdin.buffer)
-    result = {"source": source, **compare(figures), "sheet": str(sheet), "report": str(page)}
+    result = {"source": source, **compare(rows), "sheet": str(sheet), "report": str(page)}
     result |= {"run": str(folder.path), "seconds": round(perf_counter() - start, 2)}
-    if call.dry_run:  # nothing of it is kept
+    if call.dry_run:
         result |= dict.fromkeys(("sheet", "report", "run"))
-        figures = [{**row, "run": None} for row in figures]
-    folder.write_json("summary.json", {"command": "demo", "runs": figures, **result})
+        rows = [{**row, "run": None} for row in rows]
+    folder.write_json("summary.json", {"command": "demo", "runs": rows, **result})
     if call.json:
-        for row in figures:
+        for row in rows:
             console.emit(row)
         console.emit({"summary": result})
         return
@@ -93,24 +94,24 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
 
 
 @contextmanager
-def _quieter(verbose: bool) -> Iterator[None]:
-    """What each of several runs says of its beginning is said of none."""
-    below = [] if verbose else [logging.getLogger(f"gtacli.{name}") for name in REPEATED]
-    levels = [logger.level for logger in below]
-    for logger in below:
+def _hide_repeated_messages(verbose: bool) -> Iterator[None]:
+    """Silence start-up messages that would repeat for every run."""
+    loggers = [] if verbose else [logging.getLogger(f"gtacli.{name}") for name in REPEATED]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(below, levels, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-REPEATED = ("models", "training", "data.store")
+REPEATED = ("models", "training", "finetuning", "data.store")
 
 
-class Epochs:
-    """Moves the bar on; a run's epochs are in its own metrics.jsonl."""
+class EpochProgress:
+    """An observer that advances the progress bar once per epoch."""
 
     def __init__(self, advance: Any, run: Any) -> None:
         self.advance, self.note = advance, f"{run.method}, seed {run.seed}"
@@ -132,24 +133,20 @@ def _show(result: dict[str, Any], seeds: int) -> None:
     methods, difference = result["methods"], result["difference"]
     inside = f"{100 * result['source']['attention_inside']:.1f}"
     rows = [["source", "", inside, "", ""]]
-    rows += [[name, *_cells(of)] for name, of in methods.items()]
+    rows += [[name, *_cells(metrics)] for name, metrics in methods.items()]
     if seeds > 1:
         rows.append(["gta - plain, by seed", *_cells(difference)])
     console.table(COLUMNS, rows)
     area = 100 * result["source"]["area"]
     over = f"mean ± standard deviation of {seeds} seeds; " if seeds > 1 else ""
-    console.say(f"{over}the object's share of the area is {area:.1f} %")
+    console.say(f"{over}the object covers {area:.1f} % of the image")
 
 
-def _cells(of: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        _spread(of["test_top1"], 100),
-        _spread(of["attention_inside"], 100),
-        _spread(of["attention_drift"], 1),
-        _spread(of["bg_gap"], 100),
-    ]
+def _cells(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    scales = {"test_top1": 100, "attention_inside": 100, "attention_drift": 1, "bg_gap": 100}
+    return [_mean_and_sd(metrics[name], scale) for name, scale in scales.items()]
 
 
-def _spread(figure: dict[str, Any], times: float) -> str:
-    mean, deviation = times * figure["mean"], figure["sd"]
-    return f"{mean:.1f}" + ("" if deviation is None else f" ± {times * deviation:.1f}")
+def _mean_and_sd(metric: dict[str, Any], scale: float) -> str:
+    mean, deviation = scale * metric["mean"], metric["sd"]
+    return f"{mean:.1f}" + ("" if deviation is None else f" ± {scale * deviation:.1f}")

@@ -8,15 +8,15 @@ from gtacli.config.common import CommonConfig
 
 
 class DemoConfig(CommonConfig):
-    """How often plain fine-tuning and GTA are run on the built-in set, and how long."""
+    """Number and length of the runs that compare plain fine-tuning with GTA."""
 
     seeds: int = Field(
-        default=3, ge=1, description="runs of each method, with the seeds from --seed on"
+        default=3, ge=1, description="runs of each method; their seeds count from `seed`"
     )
     sampling_rate: float = Field(
         default=15.0,
         gt=0,
         le=100,
-        description="per cent of each class's training images that are kept (rounded up)",
+        description="percentage of each class's training images to keep (rounded up)",
     )
     epochs: int = Field(default=40, ge=1, description="passes over the training images")

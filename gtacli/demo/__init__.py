@@ -1,1 +1,1 @@
-"""`gta demo`: its runs, what they came to, its picture."""
+"""The built-in example: its dataset, its source model, and the runs of `gta demo`."""

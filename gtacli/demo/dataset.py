@@ -1,13 +1,15 @@
-"""Readers `demo` and `demo-source`: drawn once into the cache folder, read from there after.
+"""Readers `demo` and `demo-source`: datasets drawn once into the cache folder, then read from it.
 
-The folder's name holds a digest of the code that draws, so an old drawing is never taken for a new
-one; it is written under another name and renamed when complete. Beside the images lie their masks
-and `scenes.csv` (key, class, scenery).
+The name of a dataset's folder contains a digest of the drawing code, so that a change of the code
+draws anew. The folder is drawn under another name and renamed when it is complete. Beside the
+images it holds their masks and `scenes.csv` (key, class, scenery).
 """
 
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import ClassVar
@@ -22,12 +24,12 @@ from gtacli.scenes.world import DEMO, DEMO_SOURCE, World
 log = logging.getLogger(__name__)
 
 
-class _Drawn(DatasetReader):
+class _WorldReader(DatasetReader):
     needs_root = False
     world: ClassVar[World]
 
     def read(self, root: Path | None) -> ImageDataset:
-        """`root` is where drawings are kept; the user's cache folder by default."""
+        """Read the dataset below `root`, or in the cache folder; draw it if it is absent."""
         world = self.world
         folder = (root or cache_dir() / "data") / f"{world.name}-{drawing_digest()}"
         if not folder.is_dir():
@@ -44,39 +46,44 @@ class _Drawn(DatasetReader):
         return ImageDataset(world.name, classes, splits)
 
 
-class Demo(_Drawn):
-    help = "built in: 12 fine-grained kinds of little creatures, drawn, with masks"
+class Demo(_WorldReader):
+    """The dataset of `gta demo`."""
+
+    help = "built in: drawings of 12 fine-grained classes of creatures, with masks"
     world = DEMO
 
 
-class DemoSource(_Drawn):
-    help = "built in: 48 kinds of other creatures, from which the demo's source model learnt"
+class DemoSource(_WorldReader):
+    """The dataset on which the demo's source model was trained."""
+
+    help = "built in: drawings of 48 classes of other creatures, the demo's source dataset"
     world = DEMO_SOURCE
 
 
 def _draw_once(world: World, folder: Path) -> None:
-    log.info("drawing the data set '%s' into %s (once)", world.name, folder)
+    log.info("drawing the dataset '%s' into %s (once)", world.name, folder)
     start = perf_counter()
-    try:
+    with _errors_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{world.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder.parent, error) from error
-    try:
-        draw_world(world, draft)
-        draft.chmod(0o755)  # mkdtemp's is the owner's alone
         try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, and drew the same
-                raise
-    except OSError as error:
-        raise _unwritable(folder.parent, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            draw_world(world, draft)
+            draft.chmod(0o755)  # mkdtemp's folder is private
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process has drawn the same in between
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     log.info("drawn in %.1f s", perf_counter() - start)
 
 
-def _unwritable(folder: Path, error: OSError) -> GtaError:
-    reason = error.strerror or str(error)
-    return GtaError(f"cannot write to {folder}: {reason}; set GTA_CACHE to another folder")
+@contextmanager
+def _errors_of(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        text = f"cannot write to {folder}: {reason}; set GTA_CACHE to another folder"
+        raise GtaError(text) from error

@@ -1,5 +1,4 @@
-"""What `gta attention-map` draws when nothing is named: the demo's test images, one of each class,
-seen by the newest run on the demo or by its source."""
+"""Defaults of `gta attention-map`: demo images, and the newest run on the demo or its source."""
 
 from __future__ import annotations
 
@@ -16,22 +15,22 @@ RUNS = Path("runs")
 
 
 def demo_spec() -> str:
-    """The newest run folder below runs/ that was trained on the demo, else "demo"."""
-    runs = [path for path in RUNS.glob("*/run.json") if _on_demo(path)]
+    """Return the newest run folder below runs/ that was trained on the demo, or "demo"."""
+    runs = [path for path in RUNS.glob("*/run.json") if _is_demo_run(path)]
     newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
     return "demo" if newest is None else str(newest.parent)
 
 
-def _on_demo(record: Path) -> bool:
+def _is_demo_run(record: Path) -> bool:
     try:
-        of = json.loads(record.read_text(encoding="utf-8"))
-        return of["config"]["data"] in (None, "demo") and (record.parent / WEIGHTS_FILE).is_file()
+        data = json.loads(record.read_text(encoding="utf-8"))["config"]["data"]
+        return data in (None, "demo") and (record.parent / WEIGHTS_FILE).is_file()
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # another tool's folder, or a run that was stopped while it began
+        return False  # a folder of another tool, or a run that was stopped at its start
 
 
 def demo_images() -> Iterator[InputImage]:
-    """The first test image of each class."""
+    """Return the first test image of each class of the demo."""
     demo = load_dataset("demo")
     first = {record.label: record for record in reversed(demo["test"])}
     chosen = tuple(first[label] for label in sorted(first))

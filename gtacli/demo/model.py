@@ -1,9 +1,9 @@
-"""The demo's source model: a small ViT that comes with the package, in half precision.
+"""The demo's source model: a small ViT in half precision that the package contains.
 
-It learned families of creatures that the demo's own classes have no part in (`demo-source`), so
-that `gta finetune` without arguments transfers to something new, without a download. The recipe
-`demo-source` trains it again; docs/demo_model.py makes the file of such a run. Its metadata says
-how it came to be: recipe, seed, the drawing's digest, accuracy.
+It was trained on `demo-source`, creatures that are no classes of the demo, so that `gta finetune`
+without arguments transfers to new classes without a download. The recipe `demo-source` trains it
+again, and docs/demo_model.py converts such a run to the file. The file's metadata contain the
+recipe, the seed, the digest of the drawing code and the accuracy.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Untrained(ModelProvider):
 
 
 class DemoModel(ModelProvider):
-    """The demo's source."""
+    """The demo's source model."""
 
-    help: ClassVar[str] = "the demo's source: a small ViT, pre-trained, built in"
+    help: ClassVar[str] = "the demo's source model: a small pre-trained ViT, built in"
 
     def weights(self) -> Weights:
         tensors, metadata = read_weights(WEIGHTS)

@@ -1,4 +1,4 @@
-"""The sheet of `gta demo`: where source, plain fine-tuning and GTA look, as in GTA's Figure 1."""
+"""The contact sheet of `gta demo`: attention of source, plain fine-tuning and GTA (Figure 1)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ ROWS = 6
 
 
 def draw_attention(plain: Path, gta: Path, file: Path, compute: Compute) -> None:
-    """Test images of every other class, each with the maximum over heads of the CLS token's
-    attention in the last block, in red. Raises RunError where `file` cannot be written."""
+    """Draw the CLS token's attention in the last block, maximum over heads, on test images.
+
+    One image of every other class. Raises RunError if `file` cannot be written.
+    """
     lookers = make_lookers(AttentionMapConfig(), ["demo", str(plain), str(gta)], compute)
     lookers = [
         replace(looker, name=name)

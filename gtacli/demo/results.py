@@ -1,4 +1,4 @@
-"""What the runs of `gta demo` came to: where they look and what the background does to them."""
+"""The metrics of the runs of `gta demo`: accuracy, attention on the object, background gap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from gtacli.data.base import ImageDataset
 from gtacli.data.inputs import iter_dataset_images
 from gtacli.data.spec import load_dataset
-from gtacli.demo.runs import Run
+from gtacli.demo.runs import DemoRun
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.probing.attention import AttentionProbe
 from gtacli.probing.backgrounds.metrics import Answers
@@ -21,19 +21,22 @@ from gtacli.probing.backgrounds.variants import ImageScenes
 from gtacli.probing.class_map import matched
 from gtacli.runtime.devices import Compute
 
-FIGURES = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
-"""Of a run, as in `measure`."""
+METRICS = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
+"""Keys of a run's metrics, see `measure`."""
 
 
 def measure(
-    runs: Sequence[Run], summaries: Sequence[dict[str, Any]], compute: Compute
+    runs: Sequence[DemoRun], summaries: Sequence[dict[str, Any]], compute: Compute
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(of the source, of each run), all on the demo's test images.
+    """Measure the source and each run on the demo's test images.
 
-    `attention_inside` (last block, mean over heads) and `area`, the object's; `attention_drift`
-    (all blocks) from the source; `test_top1`; `accuracy` by variant and `bg_gap`, the objects being
-    of test images and the backgrounds of training images, since in these alone scenery goes with
-    the class.
+    Background variants combine objects of test images with backgrounds of training images, the
+    only ones whose scenery depends on the class.
+
+    Returns:
+        The source's `attention_inside` (last block, mean over heads) and the object's `area`, and
+        for each run `test_top1`, `attention_inside`, `attention_drift` from the source (all
+        blocks), `accuracy` by variant and `bg_gap`.
     """
     demo = load_dataset("demo")
     models = [load_model(spec) for spec in ("demo", *(str(run.path) for run in runs))]
@@ -42,7 +45,7 @@ def measure(
         pass
     source, *attention = (_attention(result) for result in probe.results())
     variants = [background_figures(answers) for answers in _answers(models[1:], demo, compute)]
-    figures = [
+    rows = [
         {
             "method": run.method,
             "seed": run.seed,
@@ -54,7 +57,7 @@ def measure(
         }
         for run, summary, where, variant in zip(runs, summaries, attention, variants, strict=True)
     ]
-    return {"attention_inside": source["attention_inside"], "area": source["area"]}, figures
+    return {"attention_inside": source["attention_inside"], "area": source["area"]}, rows
 
 
 def _answers(models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute) -> list[Answers]:
@@ -77,29 +80,33 @@ def _attention(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def spread(values: Iterable[float]) -> dict[str, float | None]:
-    """Mean and standard deviation of the sample, None of a single value."""
+def mean_and_sd(values: Iterable[float]) -> dict[str, float | None]:
+    """Return the mean and the sample standard deviation, which is None for a single value."""
     known = list(values)
     deviation = statistics.stdev(known) if len(known) > 1 else None
     return {"mean": statistics.fmean(known), "sd": deviation}
 
 
-def compare(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of each method the spread of each figure over the seeds; and of the differences, GTA's figure
-    less the plain one's of the same seed."""
+def compare(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return each metric's mean and deviation over the seeds, by method and of the differences.
+
+    A difference is GTA's metric minus that of plain fine-tuning with the same seed.
+    """
     by_method: dict[str, list[dict[str, Any]]] = {}
-    for row in figures:
+    for row in rows:
         by_method.setdefault(row["method"], []).append(row)
     methods = {
-        method: {name: spread(row[name] for row in rows) for name in FIGURES}
-        for method, rows in by_method.items()
+        method: {name: mean_and_sd(row[name] for row in own) for name in METRICS}
+        for method, own in by_method.items()
     }
     pairs = list(zip(by_method["plain"], by_method["gta"], strict=True))
-    difference = {name: spread(gta[name] - plain[name] for plain, gta in pairs) for name in FIGURES}
+    difference = {
+        name: mean_and_sd(gta[name] - plain[name] for plain, gta in pairs) for name in METRICS
+    }
     return {"methods": methods, "difference": difference}
 
 
-def pair_of(runs: Sequence[Run]) -> tuple[Path, Path]:
-    """The first seed's plain and GTA runs, for pictures."""
+def first_pair(runs: Sequence[DemoRun]) -> tuple[Path, Path]:
+    """Return the folders of the first seed's plain and GTA runs."""
     first = {run.method: run.path for run in reversed(runs)}
     return first["plain"], first["gta"]

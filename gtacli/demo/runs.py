@@ -1,4 +1,4 @@
-"""The runs of `gta demo`: each method with each seed, in folders below one, resumable."""
+"""The fine-tuning runs of `gta demo`: each method with each seed, resumable."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from gtacli.training.loop import Observer
 log = logging.getLogger(__name__)
 RECORD = "run.json"
 SUMMARY = "summary.json"
-# Each the best of four settings by the held-out images of seed 100, which is not reported (plain:
-# lr 2e-4, 5e-4, 1e-3, 2e-3; GTA: lr 5e-4, 1e-3 with lam 0.1, 1). Their accuracy is the same for all
-# four (12 images), so it was their loss that chose.
+# Each is the best of four settings on the held-out images of seed 100, which is not reported
+# (plain: lr 2e-4, 5e-4, 1e-3, 2e-3; GTA: lr 5e-4, 1e-3 with lam 0.1, 1). All four have the same
+# accuracy on these 12 images, so the loss decided.
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {"regularizer": "none", "lr": 1e-3},
     "gta": {"regularizer": "gta", "lr": 1e-3, "lam": 0.1},
@@ -32,8 +32,8 @@ MAY_CHANGE = frozenset(["out", "overwrite", "seeds", "device", "workers"])
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run: what `gta finetune` would be called with."""
+class DemoRun:
+    """One run of `gta finetune`."""
 
     method: str
     seed: int
@@ -45,8 +45,8 @@ class Run:
         return self.config.out
 
 
-def planned(config: DemoConfig, folder: Path) -> list[Run]:
-    """All methods with the first seed, then with the next: what is there early can be compared."""
+def plan_runs(config: DemoConfig, folder: Path) -> list[DemoRun]:
+    """Plan all methods with the first seed, then with the next, so that early results compare."""
     shared: dict[str, Any] = {
         "model": "demo",
         "data": "demo",
@@ -60,7 +60,7 @@ def planned(config: DemoConfig, folder: Path) -> list[Run]:
         "overwrite": True,
     }
     return [
-        Run(
+        DemoRun(
             method,
             seed,
             FinetuneConfig(**shared, **own, seed=seed, out=folder / f"{method}-{seed}"),
@@ -70,13 +70,14 @@ def planned(config: DemoConfig, folder: Path) -> list[Run]:
     ]
 
 
-def claim(config: DemoConfig, folder: RunFolder) -> tuple[DemoConfig, bool]:
-    """Make `folder` this demo's, or see that it is.
+def prepare_folder(config: DemoConfig, folder: RunFolder) -> tuple[DemoConfig, bool]:
+    """Start a demo in `folder`, or continue the one in it.
 
-    Returns: its config, which is the earlier demo's but for what may change; whether it begins
-    anew; else what lies in the folder counts.
+    Returns:
+        The config, which is the earlier demo's except for what may change; and whether the demo
+        starts anew, so that files in the folder do not count.
 
-    Raises UsageError for a folder in use by something else, or by a demo of another kind.
+    Raises UsageError if the folder is in use by something else or by a demo with another config.
     """
     if not config.overwrite and folder.has(RECORD):
         earlier = folder.read_json(RECORD)
@@ -91,27 +92,31 @@ def claim(config: DemoConfig, folder: RunFolder) -> tuple[DemoConfig, bool]:
 
 def _continued(config: DemoConfig, earlier: dict[str, Any], path: Path) -> DemoConfig:
     if earlier.get("methods") != METHODS:
-        raise UsageError(f"--out: the demo in {path} is another version's; --overwrite starts anew")
+        text = f"the demo in {path} was written by another version; `overwrite` starts anew"
+        raise UsageError(text, option="out")
     before = build(DemoConfig, earlier.get("config", {}), source=f"{path}/{RECORD}")
     for key in config.model_fields_set - MAY_CHANGE:
         if getattr(config, key) != getattr(before, key):
             raise UsageError(
-                f"--out: the demo in {path} has --{key.replace('_', '-')} {getattr(before, key)}; "
-                "leave it out, choose another folder or --overwrite"
+                f"the demo in {path} has `{key}={getattr(before, key)}`; omit the option, "
+                "choose another folder, or `overwrite`",
+                option="out",
             )
     changed = {key: getattr(config, key) for key in config.model_fields_set & MAY_CHANGE}
     return before.model_copy(update=changed)
 
 
 def train(
-    runs: list[Run], anew: bool, observe: Callable[[Run], Observer]
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Each run with its summary; those that are finished are read, an interrupted one goes on.
+    runs: list[DemoRun], anew: bool, observe: Callable[[DemoRun], Observer]
+) -> Iterator[tuple[DemoRun, dict[str, Any]]]:
+    """Train the runs and yield each with its summary; finished ones are read, others resumed.
 
     Args:
-        anew: forget what lies in the folders.
+        runs: see `plan_runs`.
+        anew: ignore existing files in their folders.
+        observe: creates a run's observer.
 
-    Raises Interrupted, and as `finetune` does.
+    Raises Interrupted, and whatever `finetune` raises.
     """
     for run in runs:
         folder = RunFolder(run.path)
@@ -125,6 +130,6 @@ def train(
             yield run, finetune(config, observe(run), processes=ALONE)
         except Interrupted as error:
             raise Interrupted(
-                f"stopped in {run.method}, seed {run.seed}; go on with "
+                f"stopped in {run.method}, seed {run.seed}; continue with "
                 f"`gta demo --out {run.path.parent}`"
             ) from error

@@ -1,27 +1,28 @@
 """The creatures of `demo`: pips (birds), beetles, fish and lopers, three species each.
 
-Species of a genus share their body and differ in a crest, a tail, ears, horns or the coat.
+Species of a genus share their body and differ in a crest, a tail, ears, horns or the coat. Each
+function draws one individual with a pen.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from gtacli.scenes.patterns import marks
-from gtacli.scenes.pen import Color, Pen, bezier, dark, ellipse, light
+from gtacli.scenes.patterns import make_marks
+from gtacli.scenes.pen import Color, Pen, Rng, bezier, dark, ellipse, light
 
 
 @dataclass(frozen=True)
 class Coat:
-    """What an individual wears: body colour, colour of marks, and the kind of marks."""
+    """The colors of an individual's body and marks, and the kind of marks."""
 
     body: Color
     mark: Color
     kind: str
 
 
-def pip(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """A small round bird; trait: crest, longtail or bigbeak."""
+def pip(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a small round bird; `trait` is crest, longtail or bigbeak."""
     swing, lift = rng.uniform(-0.12, 0.12, 2)
     fat = rng.uniform(0.94, 1.06)
     for x, bend in ((-0.05, swing), (0.2, -swing)):
@@ -39,7 +40,7 @@ def pip(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
     body = ellipse(0, 0.1, 0.66 * fat, 0.54, -14)
     pen.shape(body, coat.body)
     pen.inside(body, [ellipse(0.14, 0.46, 0.52, 0.3, -14)], light(coat.body, 0.6))
-    pen.inside(body, marks(coat.kind, (-0.7, -0.5, 0.2, 0.55), rng, 1.1), coat.mark)
+    pen.inside(body, make_marks(coat.kind, (-0.7, -0.5, 0.2, 0.55), rng, 1.1), coat.mark)
     if trait == "crest":
         for x, height in ((0.28, 0.28), (0.4, 0.4), (0.52, 0.34)):
             tip = (x - 0.16, -0.72 - height + lift)
@@ -56,8 +57,8 @@ def pip(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
     pen.eye(0.56, -0.42, 0.12)
 
 
-def beetle(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """From above, head to the right; trait: horn, feelers or jaws."""
+def beetle(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a beetle from above, head to the right; `trait` is horn, feelers or jaws."""
     wide = rng.uniform(0.48, 0.55)
     for x, reach in ((-0.4, -0.42), (-0.05, 0.02), (0.3, 0.4)):
         for side in (-1, 1):
@@ -82,15 +83,15 @@ def beetle(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
     pen.shape(ellipse(0.48, 0, 0.26, wide * 0.82), dark(coat.body, 0.68))
     back = ellipse(-0.22, 0, 0.72, wide)
     pen.shape(back, coat.body)
-    pen.inside(back, marks(coat.kind, (-0.95, -wide, 0.5, wide), rng, 1.15), coat.mark)
+    pen.inside(back, make_marks(coat.kind, (-0.95, -wide, 0.5, wide), rng, 1.15), coat.mark)
     pen.inside(back, [ellipse(-0.25, -0.55 * wide, 0.42, 0.06)], light(coat.body, 0.55))
     pen.stroke(np.array([(-0.93, 0.0), (0.3, 0.0)]), 0.03, pen.ink, outline=False)
     for side in (-1, 1):
         pen.eye(0.86, side * 0.17, 0.075)
 
 
-def fish(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """trait: sail (a high back fin), forktail or veil (round tail, long lower fins)."""
+def fish(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a fish; `trait` is sail (high back fin), forktail or veil (long lower fins)."""
     beat = rng.uniform(-0.14, 0.14)
     fin = light(coat.mark, 0.3)
     if trait == "forktail":
@@ -119,15 +120,15 @@ def fish(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
     body = np.concatenate([back, belly])
     pen.shape(body, coat.body)
     pen.inside(body, [ellipse(0.1, 0.5, 0.85, 0.3)], light(coat.body, 0.5))
-    pen.inside(body, marks(coat.kind, (-0.75, -0.5, 0.5, 0.5), rng, 1.1), coat.mark)
+    pen.inside(body, make_marks(coat.kind, (-0.75, -0.5, 0.5, 0.5), rng, 1.1), coat.mark)
     pen.stroke(bezier((0.45, -0.3), (0.32, 0.0), (0.45, 0.3)), 0.03, pen.ink, outline=False)
     pen.shape(bezier((0.25, 0.05), (-0.1, 0.1), (-0.12, 0.38 + beat), (0.22, 0.18)), fin)
     pen.eye(0.66, -0.12, 0.12)
     pen.stroke(bezier((0.97, 0.06), (0.88, 0.14), (0.82, 0.12)), 0.03, pen.ink, outline=False)
 
 
-def loper(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """A four-legged runner; trait: bushtail, longear or antler."""
+def loper(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a four-legged runner; `trait` is bushtail, longear or antler."""
     gait = rng.uniform(-0.2, 0.2)
     wag = rng.uniform(-0.15, 0.15)
     for x, bend, near in ((-0.4, -gait, 0), (0.32, gait, 0), (-0.52, gait, 1), (0.44, -gait, 1)):
@@ -144,7 +145,7 @@ def loper(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
     body = ellipse(-0.1, 0.04, 0.68, 0.36 * rng.uniform(0.92, 1.1), -4)
     pen.shape(body, coat.body)
     pen.inside(body, [ellipse(-0.05, 0.36, 0.6, 0.17)], light(coat.body, 0.5))
-    pen.inside(body, marks(coat.kind, (-0.75, -0.35, 0.45, 0.3), rng, 1.2), coat.mark)
+    pen.inside(body, make_marks(coat.kind, (-0.75, -0.35, 0.45, 0.3), rng, 1.2), coat.mark)
     neck = np.array([(0.3, -0.15), (0.62, -0.5), (0.86, -0.3), (0.52, 0.15)])
     pen.shape(neck, coat.body, outline=False)
     tilt = rng.uniform(-0.06, 0.06)

@@ -1,4 +1,4 @@
-"""A digest of the code that draws, by which cached drawings are told apart."""
+"""A digest of the drawing code, which is part of the name of cached drawings."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @cache
 def drawing_digest() -> str:
-    """Hash the drawing code; another digest invalidates cached drawings."""
+    """Return the hash of the drawing code; a new hash invalidates cached drawings."""
     return digest_of(sorted(Path(__file__).parent.glob("*.py")))
 
 

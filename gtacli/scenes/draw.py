@@ -1,4 +1,4 @@
-"""Drawing of a whole world: every image with its mask, and a table of the scenery behind it."""
+"""Drawing of all images of a world, with their masks and a table of their sceneries."""
 
 import csv
 import multiprocessing
@@ -23,7 +23,7 @@ def draw_world(world: World, folder: Path) -> None:
     ]
     cores = min(8, usable_cores())
     if "fork" in multiprocessing.get_all_start_methods() and cores > 1:
-        # Forking needs no importable main module, as spawning would; elsewhere one process serves.
+        # Unlike spawning, forking needs no importable main module; elsewhere one process draws.
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(cores, context) as pool:
             drawn = list(pool.map(_draw_class, jobs))
@@ -44,7 +44,7 @@ def _draw_class(job: tuple[World, Path, str, int]) -> list[tuple[str, str, str]]
         place.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(world.counts[split]):
-        # Each image has its own stream: neither their order nor their number matters.
+        # Each image has its own stream, so that neither order nor number of images matters.
         rng = np.random.default_rng((world.seed, SPLITS.index(split), label, index))
         scenery = world.scenery(split, label, index)
         image, mask = paint(species, scenery, rng)

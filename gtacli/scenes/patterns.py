@@ -1,16 +1,16 @@
-"""Marks of a coat: spots, stripes, bands. Each returns outlines within the box of a body."""
+"""Marks of a coat: outlines of spots, stripes and bands within the bounds of a body."""
 
 import numpy as np
 
-from gtacli.scenes.pen import Points, ellipse
+from gtacli.scenes.pen import Points, Rng, ellipse
 
-Box = tuple[float, float, float, float]
+Bounds = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
-def spots(box: Box, rng: np.random.Generator, size: float = 0.1) -> list[Points]:
-    """Round marks on a jittered triangular grid."""
-    left, top, right, bottom = box
+def spots(bounds: Bounds, rng: Rng, size: float = 0.1) -> list[Points]:
+    """Return round marks on a jittered triangular grid."""
+    left, top, right, bottom = bounds
     step = 2.9 * size
     marks = []
     shift = rng.uniform(0, step, 2)
@@ -22,9 +22,9 @@ def spots(box: Box, rng: np.random.Generator, size: float = 0.1) -> list[Points]
     return marks
 
 
-def bands(box: Box, rng: np.random.Generator, count: int = 4, lean: float = 0.06) -> list[Points]:
-    """Upright bars, evenly apart."""
-    left, top, right, bottom = box
+def bands(bounds: Bounds, rng: Rng, count: int = 4, lean: float = 0.06) -> list[Points]:
+    """Return upright bars at equal distances."""
+    left, top, right, bottom = bounds
     step = (right - left) / count
     width = 0.45 * step
     marks = []
@@ -36,9 +36,9 @@ def bands(box: Box, rng: np.random.Generator, count: int = 4, lean: float = 0.06
     return marks
 
 
-def stripes(box: Box, rng: np.random.Generator, count: int = 3) -> list[Points]:
-    """Lines along the body, slightly wavy."""
-    left, top, right, bottom = box
+def stripes(bounds: Bounds, rng: Rng, count: int = 3) -> list[Points]:
+    """Return slightly wavy lines along the body."""
+    left, top, right, bottom = bounds
     step = (bottom - top) / count
     x = np.linspace(left, right, 12)
     marks = []
@@ -51,12 +51,12 @@ def stripes(box: Box, rng: np.random.Generator, count: int = 3) -> list[Points]:
     return marks
 
 
-def marks(kind: str, box: Box, rng: np.random.Generator, fineness: float = 1) -> list[Points]:
-    """By name; `plain` has none."""
+def make_marks(kind: str, bounds: Bounds, rng: Rng, fineness: float = 1) -> list[Points]:
+    """Return the marks of this kind; "plain" has none."""
     if kind == "spots":
-        return spots(box, rng, 0.11 / fineness)
+        return spots(bounds, rng, 0.11 / fineness)
     if kind == "bands":
-        return bands(box, rng, round(4 * fineness))
+        return bands(bounds, rng, round(4 * fineness))
     if kind == "stripes":
-        return stripes(box, rng, round(3 * fineness))
+        return stripes(bounds, rng, round(3 * fineness))
     return []

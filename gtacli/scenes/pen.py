@@ -1,7 +1,7 @@
-"""A pen that draws outlined shapes in a creature's own coordinates.
+"""A pen that draws outlined shapes in the coordinates of a creature.
 
-A creature looks to the right, is about two units long, its middle at (0, 0), y downward. The pen
-turns, mirrors, scales and places it on a canvas three times as fine as the image.
+A creature faces right and is about two units long; its center is (0, 0), and y points down. The pen
+rotates, mirrors, scales and places it on a canvas of three times the image's resolution.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw
 
 Color = tuple[int, int, int]
 Points = NDArray[np.float64]
+Rng = np.random.Generator
 FINE = 3
 """Canvas pixels per image pixel and side."""
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0, n: int = 28) -> Points:
-    """Outline of an ellipse, `turn` in degrees."""
+    """Return the outline of an ellipse rotated by `turn` degrees."""
     t = np.linspace(0, 2 * pi, n, endpoint=False)
     a = turn * pi / 180
     u, v = rx * np.cos(t), ry * np.sin(t)
@@ -27,7 +28,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0, n: int = 
 
 
 def bezier(*corners: tuple[float, float], n: int = 12) -> Points:
-    """Curve that starts at the first point, ends at the last, pulled by those between."""
+    """Return `n` points of the Bézier curve with these control points."""
     points = [np.repeat([corner], n, axis=0).astype(float) for corner in corners]
     t = np.linspace(0, 1, n)[:, None]
     while len(points) > 1:
@@ -36,17 +37,19 @@ def bezier(*corners: tuple[float, float], n: int = 12) -> Points:
 
 
 def dark(color: Color, factor: float = 0.6) -> Color:
+    """Return the color multiplied by `factor`."""
     r, g, b = (int(channel * factor) for channel in color)
     return r, g, b
 
 
-def light(color: Color, share: float = 0.45) -> Color:
-    r, g, b = (int(channel + (255 - channel) * share) for channel in color)
+def light(color: Color, fraction: float = 0.45) -> Color:
+    """Return the color mixed with a fraction of white."""
+    r, g, b = (int(channel + (255 - channel) * fraction) for channel in color)
     return r, g, b
 
 
 class Pen:
-    """Draws on `image` (RGBA, transparent at first)."""
+    """A pen that draws on `image`, which is RGBA and transparent at first."""
 
     def __init__(
         self,
@@ -57,9 +60,9 @@ class Pen:
         turn: float,
         mirror: bool,
     ) -> None:
-        """`at` in parts of the image, `scale` = unit length in parts of it, `turn` in degrees."""
+        """Place a creature: `at` and `scale` (a unit) relative to the image, `turn` in degrees."""
         side = size * FINE
-        # The ink's colour under full transparency keeps reduced edges from going pale.
+        # Transparent pixels have the color of the ink, so that edges stay dark when reduced.
         self.image = Image.new("RGBA", (side, side), (*ink, 0))
         self.ink = ink
         self._unit = scale * side
@@ -71,14 +74,14 @@ class Pen:
         self._draw = ImageDraw.Draw(self.image)
 
     def shape(self, points: Points, fill: Color, outline: bool = True) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         corners = self._place(points)
         self._draw.polygon(corners, fill=fill)
         if outline:
             self._outline(corners)
 
     def stroke(self, points: Points, width: float, fill: Color, outline: bool = True) -> None:
-        """A line with round ends; `width` in units."""
+        """Draw a line with round ends; `width` is in units."""
         corners = self._place(points)
         thick = max(1, round(width * self._unit))
         if outline:
@@ -86,16 +89,17 @@ class Pen:
         self._thick(corners, thick, fill)
 
     def dot(self, x: float, y: float, radius: float, fill: Color, outline: bool = False) -> None:
+        """Draw a disk."""
         self.shape(ellipse(x, y, radius, radius, n=16), fill, outline)
 
     def eye(self, x: float, y: float, radius: float = 0.1) -> None:
-        """White, a pupil that looks ahead, a glint."""
+        """Draw a white eye with a pupil and a highlight."""
         self.dot(x, y, radius, (250, 250, 245), outline=True)
         self.dot(x + 0.25 * radius, y, 0.6 * radius, (25, 20, 30))
         self.dot(x + 0.4 * radius, y - 0.3 * radius, 0.22 * radius, (255, 255, 255))
 
     def inside(self, points: Points, marks: Iterable[Points], fill: Color) -> None:
-        """Marks that are cut off at the border of the shape `points`; then its outline anew."""
+        """Draw marks clipped to the shape `points`, then the shape's outline again."""
         mask = Image.new("L", self.image.size)
         corners = self._place(points)
         ImageDraw.Draw(mask).polygon(corners, fill=255)
@@ -111,7 +115,7 @@ class Pen:
         self._outline(corners)
 
     def _outline(self, corners: list[tuple[float, float]]) -> None:
-        # Joints are slow, and show only where a line turns sharply: on shapes of few corners.
+        # Joints are slow and visible only at sharp turns, that is, on shapes with few corners.
         joint = "curve" if len(corners) < 10 else None
         self._draw.line([*corners, *corners[:2]], self.ink, self._line, joint=joint)
 

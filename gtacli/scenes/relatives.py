@@ -1,7 +1,7 @@
-"""The creatures of `demo-source`: snails, butterflies, turtles and octopuses, three species each,
-which `world` clothes in four coats each.
+"""The creatures of `demo-source`: snails, butterflies, turtles and octopuses, three species each.
 
-None of them is a class of `demo`; eyes, coats, limbs and the hand that draws are the same.
+None of them is a class of `demo`; the drawing of eyes, coats and limbs is the same. `world`
+combines each species with four coats.
 """
 
 from math import cos, pi, sin
@@ -9,12 +9,12 @@ from math import cos, pi, sin
 import numpy as np
 
 from gtacli.scenes.creatures import Coat
-from gtacli.scenes.patterns import marks
-from gtacli.scenes.pen import Pen, Points, bezier, dark, ellipse, light
+from gtacli.scenes.patterns import make_marks
+from gtacli.scenes.pen import Pen, Points, Rng, bezier, dark, ellipse, light
 
 
-def snail(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """trait: spiral, cone or spiked shell."""
+def snail(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a snail; `trait` is spiral, cone or spiked (the shell)."""
     stretch = rng.uniform(-0.12, 0.12)
     skin = light(coat.mark, 0.35)
     for x, lean in ((0.82, 0.05), (0.98, 0.22)):
@@ -38,7 +38,7 @@ def snail(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
             tip = base + 0.36 * np.array([cos(a), sin(a)])
             pen.shape(np.array([base - side, tip, base + side]), dark(coat.body, 0.7))
     pen.shape(shell, coat.body)
-    pen.inside(shell, marks(coat.kind, (-0.9, -0.9, 0.5, 0.65), rng), coat.mark)
+    pen.inside(shell, make_marks(coat.kind, (-0.9, -0.9, 0.5, 0.65), rng), coat.mark)
     if trait == "spiral":
         t = np.linspace(0, 4.2 * pi, 44)
         r = 0.05 + 0.5 * t / t[-1]
@@ -46,8 +46,8 @@ def snail(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
         pen.stroke(spiral, 0.06, dark(coat.body, 0.45), outline=False)
 
 
-def butterfly(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """From above, head to the right; trait: round, swallow (tailed wings) or scallop."""
+def butterfly(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a butterfly from above; `trait` is round, swallow (tailed wings) or scallop."""
     spread = rng.uniform(0.82, 1.05)
     for side in (-1, 1):
         s = side * spread
@@ -72,7 +72,7 @@ def butterfly(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> Non
             pen.shape(wing, coat.body)
             low, high = wing.min(axis=0), wing.max(axis=0)
             box = (low[0], low[1], high[0], high[1])
-            pen.inside(wing, marks(coat.kind, box, rng, 0.9), coat.mark)
+            pen.inside(wing, make_marks(coat.kind, box, rng, 0.9), coat.mark)
         pen.shape(ellipse(0.42, 0.72 * s, 0.16, 0.16), light(coat.mark, 0.3))
         pen.dot(0.42, 0.72 * s, 0.07, pen.ink)
         pen.stroke(bezier((0.6, 0.0), (0.9, 0.1 * side), (1.1, 0.35 * s)), 0.03, pen.ink, False)
@@ -82,8 +82,8 @@ def butterfly(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> Non
         pen.eye(0.64, side * 0.1, 0.07)
 
 
-def turtle(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """trait: dome, flat (with flippers) or ridge (plates along the back)."""
+def turtle(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw a turtle; `trait` is dome, flat (with flippers) or ridge (plates on the back)."""
     step = rng.uniform(-0.12, 0.12)
     skin = light(coat.mark, 0.25)
     reach = rng.uniform(-0.08, 0.08)
@@ -107,12 +107,12 @@ def turtle(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
             pen.shape(plate, coat.mark)
     shell = bezier((-0.85, 0.42), (-0.85, top), (0.72, top), (0.75, 0.42), n=22)
     pen.shape(shell, coat.body)
-    pen.inside(shell, marks(coat.kind, (-0.85, top * 0.7, 0.75, 0.42), rng), coat.mark)
+    pen.inside(shell, make_marks(coat.kind, (-0.85, top * 0.7, 0.75, 0.42), rng), coat.mark)
     pen.stroke(np.array([(-0.86, 0.42), (0.76, 0.42)]), 0.1, dark(coat.body, 0.7))
 
 
-def octopus(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
-    """trait: ball, tall or finned head."""
+def octopus(pen: Pen, coat: Coat, trait: str, rng: Rng) -> None:
+    """Draw an octopus; `trait` is ball, tall or finned (the head)."""
     tall = {"ball": 0.0, "tall": 0.42, "finned": 0.2}[trait]
     for index, x in enumerate(np.linspace(-0.5, 0.5, 6)):
         way = 1 if x > 0 else -1
@@ -135,7 +135,7 @@ def octopus(pen: Pen, coat: Coat, trait: str, rng: np.random.Generator) -> None:
         n=24,
     )
     pen.shape(head, coat.body)
-    pen.inside(head, marks(coat.kind, (-0.7, -1.0 - tall, 0.7, -0.15), rng, 1.1), coat.mark)
+    pen.inside(head, make_marks(coat.kind, (-0.7, -1.0 - tall, 0.7, -0.15), rng, 1.1), coat.mark)
     for x in (-0.22, 0.24):
         pen.eye(x, -0.02, 0.15)
     pen.stroke(bezier((-0.1, 0.2), (0.02, 0.28), (0.14, 0.2)), 0.03, pen.ink, outline=False)
@@ -146,7 +146,7 @@ def _closed(wing: Points) -> Points:
 
 
 def _scalloped(wing: Points) -> Points:
-    """The outline drawn in at every other point, so that the wing's edge has teeth."""
+    """Pull every third point inward, so that the wing's edge has teeth."""
     middle = wing.mean(axis=0)
     teeth = np.where(np.arange(len(wing)) % 3 == 1, 0.83, 1.0)[:, None]
     scalloped: Points = middle + (wing - middle) * teeth

@@ -1,4 +1,4 @@
-"""One image: a creature of a species in a scenery, with its shadow, and its mask."""
+"""Drawing of one image: a creature with its shadow on a scenery, and its mask."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,14 @@ _INK = (36, 26, 34)
 def paint(
     species: Species, scenery: str, rng: np.random.Generator, size: int = SIZE
 ) -> tuple[Image.Image, Image.Image]:
-    """(RGB image, mask 0 / 255), size x size; everything in it is drawn from `rng`."""
+    """Draw a creature on a scenery; return the RGB image and the mask (0 or 255), size x size."""
     return paint_on(SCENERY[scenery](size, rng), species, rng)
 
 
 def paint_on(
     ground_hw3: NDArray[np.floating], species: Species, rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
-    """The same on a given square ground, of values 0 to 255."""
+    """Draw a creature on a square ground with values 0 to 255, see `paint`."""
     ground, size = ground_hw3, len(ground_hw3)
     scale = rng.uniform(0.22, 0.33)
     room = 0.5 - 1.22 * scale
@@ -33,7 +33,7 @@ def paint_on(
     drawn = np.asarray(pen.image.reduce(FINE), dtype=np.float32)
     alpha = drawn[..., 3:] / 255
     row, column = np.mgrid[:size, :size].astype(np.float32) / size
-    # Lit from above left, like the shadow below right; without it creatures look pasted.
+    # Light from the upper left, shadow to the lower right; otherwise creatures look pasted.
     lit = 1.08 - 0.28 * ((row - y) + 0.5 * (column - x)) / (2 * scale)
     body = drawn[..., :3] * lit[..., None] + 6 * rng.standard_normal((size, size, 1), np.float32)
     off = np.exp(-(((column - x - 0.02) / scale) ** 2) - ((row - y - 0.5 * scale) / scale) ** 2)

@@ -1,4 +1,4 @@
-"""Twelve textured backgrounds, each drawn anew for every image: float (size, size, 3), 0 to 255."""
+"""Twelve textured backgrounds, drawn anew for every image: float (size, size, 3), 0 to 255."""
 
 from collections.abc import Callable
 
@@ -6,23 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from gtacli.scenes.pen import Color, Rng
+
 Picture = NDArray[np.float32]
-Rng = np.random.Generator
-Color = tuple[int, int, int]
 
 
 def noise(size: int, cells: int | tuple[int, int], rng: Rng) -> Picture:
-    """Smooth noise in 0..1, (size, size); `cells` across, or (down, across)."""
+    """Return smooth noise in 0..1, (size, size); `cells` per side, or (down, across)."""
     down, across = (cells, cells) if isinstance(cells, int) else cells
     grid = rng.random((down, across), dtype=np.float32)
     field = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(field, dtype=np.float32), 0, 1)
 
 
-def blend(first: Color, second: Color, share: Picture) -> Picture:
-    """Colours between two, by `share` (size, size)."""
+def blend(first: Color, second: Color, fraction: Picture) -> Picture:
+    """Mix two colors by the second's fraction (size, size)."""
     a, b = np.array(first, np.float32), np.array(second, np.float32)
-    return a + (b - a) * share[..., None]
+    return a + (b - a) * fraction[..., None]
 
 
 def _drawn(base: Picture) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -40,6 +40,7 @@ def _shade(color: Color, factor: float) -> Color:
 
 
 def meadow(size: int, rng: Rng) -> Picture:
+    """Draw blades of grass."""
     image, draw = _drawn(blend((58, 110, 48), (122, 168, 74), noise(size, 6, rng)))
     for _ in range(170):
         x, y = rng.uniform(0, size, 2)
@@ -49,6 +50,7 @@ def meadow(size: int, rng: Rng) -> Picture:
 
 
 def pebbles(size: int, rng: Rng) -> Picture:
+    """Draw round stones."""
     image, draw = _drawn(blend((70, 66, 64), (92, 88, 84), noise(size, 12, rng)))
     for _ in range(120):
         x, y = rng.uniform(0, size, 2)
@@ -60,6 +62,7 @@ def pebbles(size: int, rng: Rng) -> Picture:
 
 
 def pond(size: int, rng: Rng) -> Picture:
+    """Draw waves on water."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     phase = y * rng.uniform(0.42, 0.6) + 5 * noise(size, 5, rng) + 0.04 * x
     wave = 0.5 + 0.5 * np.sin(phase)
@@ -67,6 +70,7 @@ def pond(size: int, rng: Rng) -> Picture:
 
 
 def dunes(size: int, rng: Rng) -> Picture:
+    """Draw ridges of sand."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     ridge = (y * 0.09 + x * rng.uniform(0.02, 0.06) + 1.4 * noise(size, 4, rng)) % 1
     grain = rng.random((size, size), dtype=np.float32)
@@ -74,6 +78,7 @@ def dunes(size: int, rng: Rng) -> Picture:
 
 
 def bark(size: int, rng: Rng) -> Picture:
+    """Draw the cracked bark of a tree."""
     streak = noise(size, (4, 30), rng)
     crack = np.abs(noise(size, (5, 18), rng) - 0.5) < 0.06
     picture = blend((84, 58, 42), (158, 118, 84), streak)
@@ -82,6 +87,7 @@ def bark(size: int, rng: Rng) -> Picture:
 
 
 def leaves(size: int, rng: Rng) -> Picture:
+    """Draw fallen leaves."""
     image, draw = _drawn(blend((74, 46, 30), (104, 66, 38), noise(size, 8, rng)))
     colors = ((196, 88, 40), (214, 140, 48), (160, 58, 40), (132, 110, 50))
     for _ in range(75):
@@ -96,6 +102,7 @@ def leaves(size: int, rng: Rng) -> Picture:
 
 
 def snow(size: int, rng: Rng) -> Picture:
+    """Draw sparkling snow with hollows."""
     picture = blend((186, 204, 226), (248, 250, 255), noise(size, 5, rng))
     sparkle = rng.random((size, size)) > 0.97
     picture[sparkle] = 255
@@ -105,6 +112,7 @@ def snow(size: int, rng: Rng) -> Picture:
 
 
 def bricks(size: int, rng: Rng) -> Picture:
+    """Draw a brick wall."""
     image, draw = _drawn(blend((196, 186, 172), (214, 206, 192), noise(size, 20, rng)))
     h, w = rng.uniform(9, 12), rng.uniform(19, 25)
     shift = rng.uniform(0, w, 2)
@@ -118,6 +126,7 @@ def bricks(size: int, rng: Rng) -> Picture:
 
 
 def night(size: int, rng: Rng) -> Picture:
+    """Draw a sky with stars."""
     image, draw = _drawn(blend((18, 18, 52), (70, 44, 104), noise(size, 4, rng)))
     for _ in range(90):
         x, y = rng.uniform(0, size, 2)
@@ -127,11 +136,13 @@ def night(size: int, rng: Rng) -> Picture:
 
 
 def clouds(size: int, rng: Rng) -> Picture:
+    """Draw clouds in a blue sky."""
     puff = 0.6 * noise(size, 4, rng) + 0.3 * noise(size, 9, rng) + 0.1 * noise(size, 20, rng)
     return blend((92, 156, 222), (250, 250, 252), np.clip((puff - 0.36) * 3.4, 0, 1))
 
 
 def reeds(size: int, rng: Rng) -> Picture:
+    """Draw upright reeds."""
     image, draw = _drawn(blend((124, 132, 78), (160, 160, 96), noise(size, (3, 10), rng)))
     for _ in range(46):
         x, w = rng.uniform(-4, size + 4), rng.uniform(1.5, 4)
@@ -142,6 +153,7 @@ def reeds(size: int, rng: Rng) -> Picture:
 
 
 def coral(size: int, rng: Rng) -> Picture:
+    """Draw branching coral."""
     field = np.abs(noise(size, 9, rng) - 0.5) + 0.35 * np.abs(noise(size, 18, rng) - 0.5)
     ridge = np.clip(1 - field * 5, 0, 1)
     return blend((38, 88, 96), (226, 116, 122), ridge)

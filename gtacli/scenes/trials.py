@@ -1,8 +1,8 @@
-"""Scenes of both worlds to try on whatever looks for objects: a known creature on two grounds.
+"""Scenes of both worlds that calibrate object discovery: a creature on a ground of two sceneries.
 
-On a single ground the mean colour of a patch tells a drawn creature from what is behind it, and any
-network finds it. In photographs that is not enough. So two sceneries meet behind each creature: who
-goes by colours or textures alone parts the one from the other.
+On a single scenery the mean color of a patch separates a drawn creature from its background, and
+any network finds it. Photographs are harder. With two sceneries behind each creature, a method that
+relies on color or texture alone separates the sceneries instead.
 """
 
 import numpy as np
@@ -17,19 +17,19 @@ _SPECIES = tuple(s for pair in zip(DEMO.species, RELATIVES, strict=True) for s i
 
 
 def draw_trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Trial `index` of an endless, fixed series: pixels (size, size, 3) and the creature's mask."""
+    """Draw scene `index` of a fixed series: pixels (size, size, 3) and the creature's mask."""
     rng = np.random.default_rng((SEED, index))
     drawers = tuple(SCENERY.values())
     one = 5 * index + index // len(drawers)
-    other = one + 1 + index % (len(drawers) - 1)  # never the same
+    other = one + 1 + index % (len(drawers) - 1)
     grounds = [drawers[k % len(drawers)](size, rng) for k in (one, other)]
-    ground = np.where(_part(size, rng)[..., None], *grounds)
+    ground = np.where(_side(size, rng)[..., None], *grounds)
     image, mask = paint_on(ground, _SPECIES[index % len(_SPECIES)], rng)
     return np.asarray(image), np.asarray(mask) > 127
 
 
-def _part(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """One side of a wavy line through the image, not far from its middle."""
+def _side(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return one side of a wavy line near the center of the image."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     turn, shift = rng.uniform(0, np.pi), rng.uniform(-0.15, 0.15)
     wave = 0.02 * np.sin(8 * (x - y))

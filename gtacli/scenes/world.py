@@ -1,4 +1,4 @@
-"""The two worlds: which species there are, how many images, how scenery goes with the class."""
+"""The two worlds of creatures: species, numbers of images, and scenery by class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from gtacli.scenes.scenery import SCENERY
 
 SIZE = 96
 
-# Body and marks. Every genus meets every colour, so colour alone does not tell the species.
+# Body and marks. Every genus occurs in every color, so that color alone is not the species.
 PALETTE: tuple[tuple[Color, Color], ...] = (
     ((232, 92, 70), (70, 32, 48)),
     ((246, 186, 66), (120, 58, 36)),
@@ -23,12 +23,12 @@ PALETTE: tuple[tuple[Color, Color], ...] = (
     ((146, 104, 78), (242, 214, 164)),
     ((72, 84, 104), (248, 196, 92)),
 )
-_OWN_COLOR = 0.5  # chance that an individual wears its species' usual colours
+_OWN_COLOR = 0.5  # probability of the species' usual colors
 
 
 @dataclass(frozen=True)
 class Species:
-    """A class: how it is drawn, the trait it is told by, its marks, usual palette, steadiness."""
+    """A class of creatures: its drawing function, distinctive trait, marks and usual palette."""
 
     name: str
     draw: Callable[[Pen, Coat, str, np.random.Generator], None]
@@ -36,9 +36,10 @@ class Species:
     marks: str
     palette: int
     turn: float = 22
-    """Degrees by which an individual may be tilted; those seen from above may turn further."""
+    """Maximum rotation in degrees; larger for creatures drawn from above."""
 
     def coat(self, rng: np.random.Generator) -> Coat:
+        """Draw the coat of an individual."""
         own = rng.random() < _OWN_COLOR
         body, mark = PALETTE[self.palette if own else rng.integers(len(PALETTE))]
         return Coat(_jitter(body, rng), _jitter(mark, rng), self.marks)
@@ -46,8 +47,13 @@ class Species:
 
 @dataclass(frozen=True)
 class World:
-    """A data set to draw: `counts` images of each species a part; `bound` of ten training images
-    (0 to 10) show the species' own scenery, the others and all test images any."""
+    """A dataset to draw.
+
+    Attributes:
+        counts: images of each species, by split.
+        bound: training images out of ten (0 to 10) that show the species' own scenery; the others,
+            and all test images, show any scenery.
+    """
 
     name: str
     seed: int
@@ -56,13 +62,13 @@ class World:
     bound: int
 
     def scenery(self, split: str, label: int, index: int) -> str:
-        """The scenery of an image: exact shares, not a draw."""
+        """Return the scenery of an image; the fractions are exact, not random."""
         names = tuple(SCENERY)
         if split == "train" and index % 10 < self.bound:
             return names[label % len(names)]
         if split == "train" and self.bound:  # one of the eleven others
             return names[(label + 1 + index // 10 * 3 % 11) % len(names)]
-        return names[(label + index * 5) % len(names)]  # 5 and 12 are coprime: each in turn
+        return names[(label + index * 5) % len(names)]  # 5 and 12 are coprime: all in turn
 
 
 def _jitter(color: Color, rng: np.random.Generator) -> Color:
@@ -111,8 +117,8 @@ RELATIVES = (
 """The species of `demo-source`, each with its usual coat."""
 
 COATS = ("plain", "spots", "bands", "stripes")
-# Each species in four coats, each a class of its own: what the coat is can be told from nothing but
-# the body, and the species from nothing but its outline. So the source learns to look at both.
+# Each species in each of four coats is a class of its own. Only the body shows the coat, and only
+# the outline shows the species, so that the source model learns features of both.
 DEMO_SOURCE = World(
     name="demo-source",
     seed=20240215,

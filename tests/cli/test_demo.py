@@ -1,4 +1,4 @@
-"""`gta demo` whole, in small."""
+"""Tests of `gta demo`, with few images."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def without_times(lines: list[Any]) -> list[Any]:
 
 
 @torch.no_grad()
-def looked(run: Path) -> tuple[float, float]:
-    """Share of the last block's attention inside the object, and drift, image by image."""
+def measure_slowly(run: Path) -> tuple[float, float]:
+    """Compute attention inside the object (last block) and drift, image by image."""
     source, model = load_model("demo"), load_model(str(run))
     view = model.view(torch.device("cpu"))
     insides, drifts = [], []
@@ -77,7 +77,7 @@ def test_table_pictures_and_report(gta: Gta, tmp_path: Path) -> None:
         )
     for row in summary["runs"]:
         of_run = json.loads((Path(row["run"]) / "summary.json").read_text())
-        inside, drift = looked(Path(row["run"]))
+        inside, drift = measure_slowly(Path(row["run"]))
         assert row["attention_inside"] == pytest.approx(inside, rel=1e-3)
         assert row["attention_drift"] == pytest.approx(drift, rel=1e-2)
         assert row["accuracy"]["original"] == of_run["test_top1"]
@@ -85,25 +85,25 @@ def test_table_pictures_and_report(gta: Gta, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_demo_goes_on(
+def test_interrupted_demo_continues(
     gta: Gta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = gta("demo", *SHORT, "--seeds", "1", "-o", str(tmp_path / "whole"), "--json")
     out = tmp_path / "demo"
     words = ("demo", *SHORT, "--seeds", "1", "-o", str(out), "--json")
 
-    class Stop(command.Epochs):
+    class Stop(command.EpochProgress):
         def epoch(self, row: dict[str, Any]) -> None:
             if self.note.startswith("gta") and row["epoch"] == 0:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "Epochs", Stop)
+        patch.setattr(command, "EpochProgress", Stop)
         stopped = gta(*words)
     assert stopped.status == 130
     assert f"gta demo --out {out}" in stopped.err
     kept = (out / "plain-0" / "state.pt").stat().st_mtime_ns
-    done = gta("demo", "-o", str(out), "--json")  # as the message says
+    done = gta("demo", "-o", str(out), "--json")  # as the message suggests
     assert done.status == 0, done.err
     assert (out / "plain-0" / "state.pt").stat().st_mtime_ns == kept
     text = json.dumps(without_times(done.lines))
@@ -111,7 +111,7 @@ def test_an_interrupted_demo_goes_on(
 
 
 @pytest.mark.slow
-def test_a_dry_run_does_all_of_it_and_keeps_nothing(
+def test_dry_run_runs_everything_and_writes_nothing(
     gta: Gta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,7 +124,7 @@ def test_a_dry_run_does_all_of_it_and_keeps_nothing(
     assert not list(tmp_path.glob("runs*"))
 
 
-def test_a_dry_run_names_a_folder_in_use(gta: Gta, tmp_path: Path) -> None:
+def test_dry_run_rejects_a_folder_in_use(gta: Gta, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     assert gta("demo", *SHORT, "--dry-run", "-o", str(tmp_path)).status == 2
 
@@ -136,7 +136,7 @@ def test_a_dry_run_names_a_folder_in_use(gta: Gta, tmp_path: Path) -> None:
         (("--sampling-rate", "50"), "has --sampling-rate 100"),
     ],
 )
-def test_a_demo_of_another_kind_is_not_continued(
+def test_demo_with_other_options_is_not_continued(
     gta: Gta, tmp_path: Path, changes: tuple[str, str], message: str
 ) -> None:
     config = DemoConfig(sampling_rate=100.0, epochs=2).model_dump(mode="json")
@@ -147,14 +147,14 @@ def test_a_demo_of_another_kind_is_not_continued(
     assert message in refused.err
 
 
-def test_a_demo_of_another_version_is_not_continued(gta: Gta, tmp_path: Path) -> None:
+def test_demo_of_another_version_is_not_continued(gta: Gta, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"command": "demo", "methods": {}}))
     refused = gta("demo", "-o", str(tmp_path))
     assert refused.status == 2
-    assert "another version's" in refused.err
+    assert "written by another version" in refused.err
 
 
-def test_a_folder_of_something_else_is_not_used(gta: Gta, tmp_path: Path) -> None:
+def test_folder_of_something_else_is_not_used(gta: Gta, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     refused = gta("demo", *SHORT, "-o", str(tmp_path))
     assert refused.status == 2

@@ -1,4 +1,4 @@
-"""The drawn sets, in small; one test draws `demo` whole."""
+"""Tests of the drawn datasets, mostly with few images."""
 
 import csv
 from collections import Counter
@@ -24,15 +24,15 @@ WORLDS = pytest.mark.parametrize("world", [DEMO, DEMO_SOURCE], ids=lambda world:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def small_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(Demo, "world", SMALL)
     monkeypatch.setenv("GTA_CACHE", str(tmp_path))
     return tmp_path
 
 
 @WORLDS
-def test_every_species_in_every_scenery(world: World) -> None:
-    """Images differ, masks cover a sensible share, and the mask is where the creature is."""
+def test_every_species_is_drawn_in_every_scenery(world: World) -> None:
+    """Masks cover a plausible fraction of the image, and the same seed draws the same image."""
     for species in world.species:
         for index, scenery in enumerate(SCENERY):
             image, mask = paint(species, scenery, np.random.default_rng(index))
@@ -45,8 +45,8 @@ def test_every_species_in_every_scenery(world: World) -> None:
 
 
 @WORLDS
-def test_masks_are_right(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same creature on black and on white ground: pixels that stay are the creature."""
+def test_masks_cover_the_creature(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels that are equal on a black and on a white ground belong to the creature."""
     for species in world.species:
         shots = []
         for ground in (0, 255):
@@ -59,7 +59,7 @@ def test_masks_are_right(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @WORLDS
-def test_scenery_goes_with_the_class_in_training_only(world: World) -> None:
+def test_scenery_depends_on_the_class_in_training_only(world: World) -> None:
     names = tuple(SCENERY)
     for label in range(12):
         train = Counter(world.scenery("train", label, i) for i in range(world.counts["train"]))
@@ -75,14 +75,14 @@ def test_scenery_goes_with_the_class_in_training_only(world: World) -> None:
         assert max(every.values()) - min(every.values()) <= 1
 
 
-def test_the_worlds_share_no_class() -> None:
+def test_worlds_share_no_class() -> None:
     names = [species.name for world in (DEMO, DEMO_SOURCE) for species in world.species]
     assert len(set(names)) == 12 + 4 * len(RELATIVES) == 60
     assert not {s.draw for s in DEMO.species} & {s.draw for s in DEMO_SOURCE.species}
 
 
-def test_drawn_once_and_the_same_again(
-    small: Path, tmp_path_factory: pytest.TempPathFactory
+def test_dataset_is_drawn_once_and_reproducible(
+    small_demo: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = load_dataset("demo")
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 24, "test": 12}
@@ -96,13 +96,13 @@ def test_drawn_once_and_the_same_again(
     changed = first.stat().st_mtime_ns
     assert load_dataset("demo").fingerprint() == data.fingerprint()
     assert first.stat().st_mtime_ns == changed
-    assert not list((small / "data").glob(".*"))  # no draft is left behind
+    assert not list((small_demo / "data").glob(".*"))  # no draft is left behind
     elsewhere = load_dataset(f"demo:{tmp_path_factory.mktemp('other')}")
     for here, there in zip(data.records(), elsewhere.records(), strict=True):
         assert here[1].path.read_bytes() == there[1].path.read_bytes()
 
 
-def test_scenes_are_listed(tmp_path: Path) -> None:
+def test_scenes_csv_lists_all_images(tmp_path: Path) -> None:
     draw_world(SMALL, tmp_path)
     with (tmp_path / "scenes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -113,8 +113,8 @@ def test_scenes_are_listed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_an_interrupted_drawing_leaves_nothing(
-    small: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_drawing_leaves_no_files(
+    small_demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(world: World, folder: Path) -> None:
         (folder / "train").mkdir()
@@ -124,11 +124,11 @@ def test_an_interrupted_drawing_leaves_nothing(
         patch.setattr(readers, "draw_world", stopped)
         with pytest.raises(KeyboardInterrupt):
             load_dataset("demo")
-    assert list((small / "data").iterdir()) == []
+    assert list((small_demo / "data").iterdir()) == []
     assert len(load_dataset("demo")["train"]) == 24
 
 
-def test_another_process_was_first(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_drew_first(small_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def both(world: World, folder: Path) -> None:
         draw_world(world, folder)
         other = folder.parent / f"demo-{readers.drawing_digest()}"
@@ -137,19 +137,19 @@ def test_another_process_was_first(small: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(readers, "draw_world", both)
     load_dataset("demo")
-    assert [path.name for path in (small / "data").iterdir()] == [
+    assert [path.name for path in (small_demo / "data").iterdir()] == [
         f"demo-{readers.drawing_digest()}"
     ]
 
 
-def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_for_an_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GTA_CACHE", str(tmp_path / "file"))
     with pytest.raises(GtaError, match=r"cannot write to .*; set GTA_CACHE"):
         load_dataset("demo")
 
 
-def test_digest_follows_the_code_but_not_its_line_ends(tmp_path: Path) -> None:
+def test_digest_depends_on_code_but_not_on_line_endings(tmp_path: Path) -> None:
     one, other = tmp_path / "a.py", tmp_path / "b.py"
     one.write_bytes(b"x = 1\n")
     other.write_bytes(b"x = 1\r\n")
@@ -159,7 +159,7 @@ def test_digest_follows_the_code_but_not_its_line_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_set(tmp_path: Path) -> None:
+def test_whole_dataset(tmp_path: Path) -> None:
     data = Demo().read(tmp_path)
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 480, "test": 240}
     contents = {record.path.read_bytes() for _, record in data.records()}

@@ -1,4 +1,4 @@
-"""The source model that comes with the package."""
+"""Tests of the demo's source model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gtacli.scenes.trials import draw_trial
 from gtacli.scenes.world import DEMO, DEMO_SOURCE
 
 
-def test_it_loads_whole_without_training_anything(own_cache: Path) -> None:
+def test_all_weights_load_without_drawing_data(own_cache: Path) -> None:
     model = load_model("demo")
     assert model.report.coverage == 1
     assert not model.report.unexpected
@@ -29,14 +29,14 @@ def test_it_loads_whole_without_training_anything(own_cache: Path) -> None:
     assert all(p.dtype == torch.float32 for p in model.model.parameters())
 
 
-def test_it_knows_none_of_the_demos_classes() -> None:
+def test_source_and_demo_share_no_class() -> None:
     model = load_model("demo")
     assert model.classes == tuple(species.name for species in DEMO_SOURCE.species)
     families = {name.split("-")[1] for name in model.classes}
     assert not families & {species.name.split("-")[1] for species in DEMO.species}
 
 
-def test_its_file_says_how_it_came_to_be() -> None:
+def test_metadata_describe_the_training_run() -> None:
     _, metadata = read_weights(WEIGHTS)
     recipe = shipped()[metadata["recipe"]]
     values = recipe.values("finetune")
@@ -50,15 +50,15 @@ def test_its_file_says_how_it_came_to_be() -> None:
     assert WEIGHTS.stat().st_size < 4e6
 
 
-def test_the_recipe_starts_from_nothing() -> None:
+def test_recipe_starts_from_random_weights() -> None:
     start = resolve("demo-untrained")
     assert start.tensors is None
     assert start.kwargs == resolve("demo").kwargs
 
 
 @torch.no_grad()
-def test_its_attention_finds_creatures_that_it_has_not_learnt() -> None:
-    """On two grounds at once, which it has not learnt either."""
+def test_attention_falls_on_unknown_creatures() -> None:
+    """Neither the creatures nor grounds of two sceneries occur in the training data."""
     model = load_model("demo")
     shares, areas = [], []
     for index in range(0, 24, 2):  # of the demo's species
@@ -71,23 +71,22 @@ def test_its_attention_finds_creatures_that_it_has_not_learnt() -> None:
     assert sum(shares) > 2.5 * sum(areas)
 
 
-def test_a_built_wheel_has_it(tmp_path: Path) -> None:
-    """What is packed follows from pyproject.toml: everything below gtacli/ that git does not
-    ignore."""
+def test_wheel_contains_the_weights(tmp_path: Path) -> None:
+    """pyproject.toml includes everything below gtacli/ that git does not ignore."""
     builder = pytest.importorskip("hatchling.builders.wheel")
-    root = WEIGHTS.parents[1]
+    root = WEIGHTS.parents[2]
     if not (root / "pyproject.toml").is_file():
         pytest.skip("not in a checkout")
     packed = {
         file.distribution_path for file in builder.WheelBuilder(str(root)).recurse_included_files()
     }
-    assert f"gtacli/{WEIGHTS.name}" in packed
+    assert WEIGHTS.relative_to(root).as_posix() in packed
 
 
-def test_the_name_wins_over_a_folder_of_the_same_name(
+def test_name_takes_precedence_over_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`gta demo --out demo` makes one."""
+    """`gta demo --out demo` creates such a folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     assert load_model("demo").report.coverage == 1
