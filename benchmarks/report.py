@@ -31,7 +31,7 @@ from gtacli.data import load_dataset
 from gtacli.images.decode import decode
 from gtacli.models import load_model
 from gtacli.models.metadata import model_metadata
-from gtacli.report.make import make_report
+from gtacli.report.writer import write_report
 
 INPUTS = {
     "slider": "const s = document.querySelector('.layer'); s.value = i % (+s.max + 1);"
@@ -65,7 +65,7 @@ def main() -> None:
         images = photographs(root, a.images)
         folders = runs(root, a.runs, a.model)
         config = ReportConfig(out=root / "report.html", images=images, device="cpu", workers=0)
-        told = make_report(config, folders, silent, BytesIO())
+        told = write_report(config, folders, silent, BytesIO())
         bare = forward(a.model, images) * (a.runs + 1)
         result: dict[str, Any] = {
             "runs": a.runs,

@@ -56,7 +56,7 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
     from gtacli.demo.picture import draw_attention
     from gtacli.demo.results import compare, first_pair, measure
     from gtacli.demo.runs import plan_runs, train
-    from gtacli.report.make import make_report
+    from gtacli.report.writer import write_report
     from gtacli.runtime.devices import choose_compute
 
     start = perf_counter()
@@ -75,7 +75,7 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
         sheet, page = folder.path / "attention.png", folder.path / "report.html"
         draw_attention(plain, gta, sheet, compute)
         options = ReportConfig(out=page, device=config.device, precision=config.precision)
-        make_report(options, [str(run.path) for run in runs], console.progress, sys.stdin.buffer)
+        write_report(options, [str(run.path) for run in runs], console.progress, sys.stdin.buffer)
     result = {"source": source, **compare(rows), "sheet": str(sheet), "report": str(page)}
     result |= {"run": str(folder.path), "seconds": round(perf_counter() - start, 2)}
     if call.dry_run:

@@ -17,29 +17,29 @@ from gtacli.cli.options import Call, NullSeparated, config_command
 from gtacli.config.report import ReportConfig
 
 app = new_app()
-PACE = 30.0
-"""Seconds from one line on the test images to the next, where there is no terminal."""
-Runs = Annotated[list[str] | None, typer.Argument(help="run folders", metavar="RUN")]
+LOG_INTERVAL = 30.0
+"""Seconds between progress lines if there is no terminal."""
+RunFolders = Annotated[list[str] | None, typer.Argument(help="run folders", metavar="RUN")]
 
 
 @config_command(app, ReportConfig, "report", dry_run=False)
 def report(
     config: ReportConfig,
     call: Call,
-    runs: Runs = None,
+    runs: RunFolders = None,
     null: NullSeparated = False,
 ) -> int:
     """Show runs side by side on one page: results, curves, attention maps, mistakes.
 
-    Runs of gta finetune and gta pretrain, each with a table and curves of their own. Runs that
-    differ in nothing but their seed are one setting. The page is a single file that needs no
-    network. The networks are loaded for the maps and for their answers on the test images.
+    Runs of gta finetune and gta pretrain have a table and curves each, gta probe results a table.
+    Runs that differ only in their seed are averaged. The page is a single file that works offline.
+    The models are loaded to compute attention maps and predictions on the test images.
     """
-    from gtacli.report.make import make_report
+    from gtacli.report.writer import write_report
 
-    progress = partial(console.progress, lines=PACE)
-    with _hushed(logging.getLogger("gtacli.models.loading"), call.verbose):
-        result = make_report(config, runs or [], progress, sys.stdin.buffer, null)
+    progress = partial(console.progress, lines=LOG_INTERVAL)
+    with _quiet_loading(call.verbose):
+        result = write_report(config, runs or [], progress, sys.stdin.buffer, null)
     if call.json:
         console.emit(result)
     else:
@@ -48,8 +48,9 @@ def report(
 
 
 @contextmanager
-def _hushed(log: logging.Logger, verbose: bool) -> Iterator[None]:
-    """Without a line for each of the many networks that are loaded."""
+def _quiet_loading(verbose: bool) -> Iterator[None]:
+    """Suppress per-model loading messages."""
+    log = logging.getLogger("gtacli.models.loading")
     level = log.level
     if not verbose:
         log.setLevel(logging.WARNING)

@@ -10,35 +10,37 @@ from gtacli.config.common import DeviceConfig, FilePath
 
 
 class ReportConfig(DeviceConfig):
-    """What a report of several runs shows."""
+    """Options of a report."""
 
     out: FilePath = Field(
         default=Path("report.html"),
-        description="the page to write; an earlier one is replaced",
+        description="the page to write; an existing file is replaced",
         json_schema_extra={"metavar": "FILE.html"},
     )
     title: str | None = Field(
         default=None,
-        description="of the page",
-        json_schema_extra={"default": "the data set's name"},
+        description="title of the page",
+        json_schema_extra={"default": "the dataset's name"},
     )
     images: list[str] = Field(
         default_factory=list,
-        description="images to look at: files, folders, patterns, - [default: the test images, "
-        "one of each class]",
+        description="images to show with attention maps: files, folders, patterns, - [default: "
+        "test images, one per class]",
         json_schema_extra={"metavar": "IMAGE...", "multiple": True, "variadic": True},
     )
     max_images: int = Field(
-        default=24, ge=1, description="test images to look at, where none are named"
+        default=24, ge=1, description="maximum number of test images if `images` is not given"
     )
     mistakes: int = Field(
-        default=12, ge=0, description="test images to show of those that are mistaken worst"
+        default=12, ge=0, description="number of most confidently misclassified test images to show"
     )
     no_images: bool = Field(
         default=False,
-        description="table, curves and settings alone, at once: no model is loaded",
+        description="show only tables, curves and settings; no model is loaded",
         json_schema_extra={"switch": True},
     )
     max_mb: float = Field(
-        default=12.0, gt=0, description="size of the page; of many images and runs less is kept"
+        default=12.0,
+        gt=0,
+        description="maximum size of the page in MB; maps of many images and runs are thinned out",
     )

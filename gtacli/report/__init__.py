@@ -1,6 +1,6 @@
-"""The report: several runs on one self-contained page.
+"""The HTML report: several runs on one self-contained page.
 
-`runs` reads the folders, `groups` finds what differs between them and takes means over seeds;
-`looking` and `testing` load the models for what they attend to and what they answer; `tables` and
-`page` write the HTML. What moves on the page is in static/*.js: curves (with uPlot), maps, answers.
+`run_folders` reads the runs, `groups` groups them by their settings and `metrics` averages over
+seeds. `predictions` and `attention` run the models. The page's templates are in templates/, its
+scripts in static/: curves (with uPlot), previews, attention maps, predictions.
 """

@@ -1,5 +1,7 @@
-"""What pre-training made of masked images (`pretraining.previews`), as small as the page needs it:
-the newest picture of every run, and earlier ones as far as they fit."""
+"""Reconstructions that pre-training runs saved (`pretraining.previews`), shrunk for the page.
+
+The newest picture of every run is always there, earlier ones if they fit.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,22 @@ from pathlib import Path
 
 from PIL import Image
 
-from gtacli.report.runs import Run
+from gtacli.report.run_folders import ReportRun
 
-# Width in pixels, pictures a run at most: the richest first.
-_PLANS = ((640, 12), (480, 12), (480, 6), (400, 4), (400, 2), (400, 1), (240, 1))
+# Width in pixels and maximum number of pictures per run, the largest first.
+_SIZES = ((640, 12), (480, 12), (480, 6), (400, 4), (400, 2), (400, 1), (240, 1))
 _QUALITY = 80
 _BASE64 = 4 / 3
 
 
 @dataclass(frozen=True)
-class Previews:
-    """A run's.
+class RunPreviews:
+    """The previews of one run.
 
     Attributes:
-        run: its number.
-        epochs: after how many epochs each was drawn, rising.
-        pictures: JPEG.
+        run: index of the run.
+        epochs: number of completed epochs at each picture, increasing.
+        pictures: JPEG files.
     """
 
     run: int
@@ -34,61 +36,61 @@ class Previews:
     pictures: tuple[bytes, ...]
 
 
-def read_previews(runs: Sequence[Run], size: float) -> tuple[list[Previews], list[str]]:
-    """Those of the runs that have some, in `size` bytes of a page or the least that there is.
+def read_previews(runs: Sequence[ReportRun], size: float) -> tuple[list[RunPreviews], list[str]]:
+    """Read the runs' previews and shrink them to `size` bytes of the page, if that is possible.
 
-    The newest of each run stands for its others where their size is asked.
+    The newest picture of a run is used to estimate the size of its others.
 
-    Returns: also what is missing, a line each.
+    Returns: the previews, and a line for each run whose previews cannot be read.
     """
     files = {number: found for number, run in enumerate(runs) if (found := [*_files(run.path)])}
     missing: list[str] = []
     newest: dict[int, Image.Image] = {}
     for number in [*files]:
         try:
-            newest[number] = _opened(files[number][-1][1])
+            newest[number] = _open(files[number][-1][1])
         except OSError as error:
             del files[number]
             missing.append(f"{runs[number].name}: its newest preview cannot be read ({error})")
     if not files:
         return [], missing
-    width, most = next((p for p in _PLANS if _bytes(newest, files, *p) <= size), _PLANS[-1])
-    return [_shrunk(number, _thinned(of, most), width) for number, of in files.items()], missing
+    width, most = next((s for s in _SIZES if _total_bytes(newest, files, *s) <= size), _SIZES[-1])
+    return [_shrink(run, _thin_out(own, most), width) for run, own in files.items()], missing
 
 
 def _files(run: Path) -> Iterator[tuple[int, Path]]:
-    """(epochs, file), the oldest first."""
+    """Yield (epochs, file), the oldest first."""
     for file in sorted((run / "previews").glob("epoch-*.png")):
-        if found := re.fullmatch(r"epoch-(\d+)", file.stem):
-            yield int(found[1]), file
+        if match := re.fullmatch(r"epoch-(\d+)", file.stem):
+            yield int(match[1]), file
 
 
-def _opened(file: Path) -> Image.Image:
+def _open(file: Path) -> Image.Image:
     with Image.open(file) as picture:
         return picture.convert("RGB")
 
 
-def _bytes(
+def _total_bytes(
     newest: dict[int, Image.Image], files: dict[int, list[tuple[int, Path]]], width: int, most: int
 ) -> float:
     jpegs = ((min(most, len(files[n])), _jpeg(picture, width)) for n, picture in newest.items())
     return _BASE64 * sum(count * len(jpeg) for count, jpeg in jpegs)
 
 
-def _thinned(files: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
-    """At most so many, evenly from all, with the last."""
+def _thin_out(files: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
+    """Select at most `most` files, evenly spaced and including the last."""
     count = min(most, len(files))
     return [files[len(files) - 1 - i * len(files) // count] for i in range(count)][::-1]
 
 
-def _shrunk(run: int, files: Sequence[tuple[int, Path]], width: int) -> Previews:
-    found = []
+def _shrink(run: int, files: Sequence[tuple[int, Path]], width: int) -> RunPreviews:
+    shrunk = []
     for epochs, file in files:
         try:
-            found.append((epochs, _jpeg(_opened(file), width)))
-        except OSError:  # an earlier one: the newest could be read
+            shrunk.append((epochs, _jpeg(_open(file), width)))
+        except OSError:  # an earlier picture; the newest one was readable
             continue
-    return Previews(run, tuple(e for e, _ in found), tuple(jpeg for _, jpeg in found))
+    return RunPreviews(run, tuple(e for e, _ in shrunk), tuple(jpeg for _, jpeg in shrunk))
 
 
 def _jpeg(picture: Image.Image, width: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Small runs whose every name is an attack, and a real browser to look at their report."""
+"""Small runs whose names are HTML injections, and a browser that opens their report."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ ATTACK = "</script><img src=x onerror=document.title='pwned'>"
 CLASSES = (ATTACK, "<script>document.title='pwned'</script>", "&lt;b&gt; \"blue' ${title}")
 
 
-class Quiet:
+class SilentObserver:
+    """An observer that ignores the progress of a run."""
+
     def step(self, *at: float) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
 
 def write_data(root: Path) -> Path:
-    """A table of three classes that their colour tells apart, not always."""
+    """Write a CSV dataset of three classes that differ, not always, in their color."""
     rng = np.random.default_rng(0)
     rows = []
     for split, count in (("train", 5), ("test", 4)):
@@ -54,7 +56,7 @@ def write_data(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two methods, two seeds of each, and a run that was stopped after its second epoch."""
+    """Return runs of two methods with two seeds each, and a run that stopped after epoch 2."""
     root = tmp_path_factory.mktemp("report")
     torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
@@ -62,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     (root / "source").mkdir()
     save_file(network.state_dict(), root / "source" / "model.safetensors", weights)
     data = write_data(root)
-    made = []
+    folders = []
     for regularizer in ("none", "gta"):
         for seed in (1, 2):
             out = root / f"<i>{regularizer}-{seed}"
@@ -79,40 +81,42 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                     device="cpu",
                     workers=0,
                 ),
-                Quiet(),
+                SilentObserver(),
             )
-            made.append(out)
+            folders.append(out)
     stopped = root / "stopped"
-    shutil.copytree(made[0], stopped)
+    shutil.copytree(folders[0], stopped)
     stop(stopped)
     record = json.loads((stopped / "run.json").read_text())
     record["config"]["lr"] = 0.5
     (stopped / "run.json").write_text(json.dumps(record))
-    return [*made, stopped]
+    return [*folders, stopped]
 
 
 @pytest.fixture(scope="session")
 def pretrainings(runs: list[Path]) -> list[Path]:
-    """Plain, guided, with shuffled maps, two seeds each; the last sees images without labels and
-    was stopped after its second epoch."""
+    """Return plain and guided runs and runs with shuffled maps, two seeds each.
+
+    The last one has images without labels and stopped after its second epoch.
+    """
     root = runs[0].parent
-    found = []
+    folders = []
     teacher: dict[str, Any] = {"teacher": str(root / "source"), "guide": "dino"}
-    hows: dict[str, dict[str, Any]] = {
+    options: dict[str, dict[str, Any]] = {
         "plain": {},
-        "led": teacher,
+        "guided": teacher,
         "shuffled": {**teacher, "shuffle_maps": True},
     }
     (root / "photos").mkdir()
     for file in sorted(root.glob("*train-0*.png")):
         shutil.copy(file, root / "photos")
-    for name, how in hows.items():
+    for name, extra in options.items():
         for seed in (1, 2):
             out = root / f"<i>{name}-{seed}"
-            alone = (name, seed) == ("shuffled", 2)
+            unlabeled = (name, seed) == ("shuffled", 2)
             config = PretrainConfig(
                 model=str(root / "source"),
-                data=str(root / "photos" if alone else root / "images.csv"),
+                data=str(root / "photos" if unlabeled else root / "images.csv"),
                 out=out,
                 seed=seed,
                 epochs=3,
@@ -124,17 +128,17 @@ def pretrainings(runs: list[Path]) -> list[Path]:
                 knn_every=2,
                 device="cpu",
                 workers=0,
-                **how,
+                **extra,
             )
-            pretrain(config, Quiet())
-            found.append(out)
-    stop(found[-1])
-    (found[-1] / "previews" / "epoch-0003.png").unlink()
-    return found
+            pretrain(config, SilentObserver())
+            folders.append(out)
+    stop(folders[-1])
+    (folders[-1] / "previews" / "epoch-0003.png").unlink()
+    return folders
 
 
 def stop(run: Path) -> None:
-    """As it would be if it had been stopped after its second epoch."""
+    """Remove what a run writes after its second epoch."""
     (run / "summary.json").unlink()
     rows = (run / "metrics.jsonl").read_text().splitlines()[:2]
     (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
@@ -147,45 +151,49 @@ def classes() -> tuple[str, ...]:
 
 @pytest.fixture
 def copies(runs: list[Path], tmp_path: Path) -> list[Path]:
-    """The runs, for a test that changes them."""
+    """Copy the runs for a test that changes them."""
     return [shutil.copytree(run, tmp_path / run.name) for run in runs]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium without a screen."""
+    """Start a headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     binary = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if binary is None:
         pytest.skip("no chromium on this machine")
-    with api.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """`visit(file, width=, scheme=, said=)`: its page, loaded. What the console says, and what the
-    page would load from elsewhere, fails the test or is put into `said`."""
+    """Return `visit(file, width=, scheme=, messages=)`, which opens a page.
+
+    Console messages and requests for other files fail the test or are added to `messages`.
+    """
     contexts: list[Any] = []
-    unwanted: list[str] = []
+    unexpected: list[str] = []
 
     def open_page(
-        file: Path, width: int = 1280, scheme: str = "light", said: list[str] | None = None
+        file: Path, width: int = 1280, scheme: str = "light", messages: list[str] | None = None
     ) -> Any:
-        said = unwanted if said is None else said
+        messages = unexpected if messages is None else messages
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.on(
             "request",
-            lambda r: r.url.startswith(("file:", "data:")) or said.append(f"loads {r.url}"),
+            lambda r: (
+                r.url.startswith(("file:", "data:")) or messages.append(f"request for {r.url}")
+            ),
         )
         page.goto(file.as_uri())
         return page
@@ -193,4 +201,4 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     yield open_page
     for context in contexts:
         context.close()
-    assert unwanted == []
+    assert unexpected == []

@@ -1,4 +1,4 @@
-"""The report as a reader meets it, in Chromium."""
+"""The report in Chromium."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ PICTURE = """([row, tile]) => document.querySelectorAll('#maps .row')[row]
 
 
 def picture(page: Any, row: int, tile: int) -> np.ndarray:
-    """RGBA (h, w, 4) of a tile's map; tile 0 is the source's."""
+    """Return a tile's map as RGBA (h, w, 4); tile 0 belongs to the source."""
     text = page.evaluate(PICTURE, [row, tile]).partition(",")[2]
     return np.asarray(Image.open(BytesIO(base64.b64decode(text))))
 
 
-def ready(page: Any) -> None:
-    """Rows are built when they come near the screen."""
+def show_maps(page: Any) -> None:
+    """Scroll to the maps: a row is built when it comes near the screen."""
     page.locator("#maps .row").first.scroll_into_view_if_needed()
     page.locator("#maps .row canvas").first.wait_for()
 
 
-def test_nothing_of_a_name_is_run_and_all_of_it_is_shown(
+def test_names_are_shown_as_text_and_never_run(
     visit: Visit, report: Path, classes: tuple[str, ...]
 ) -> None:
     page = visit(report)
-    ready(page)
+    show_maps(page)
     assert page.title() != "pwned"
     titles = page.locator("#maps .row .title").all_text_contents()
     assert classes[1] in titles
@@ -58,22 +58,26 @@ def test_nothing_of_a_name_is_run_and_all_of_it_is_shown(
     assert "incomplete: 2 of 3 epochs" in page.locator(".results").inner_text()
 
 
-def test_an_injected_script_would_not_run(visit: Visit, report: Path, tmp_path: Path) -> None:
-    """The policy holds even if the escaping once did not."""
+def test_content_security_policy_blocks_an_injected_script(
+    visit: Visit, report: Path, tmp_path: Path
+) -> None:
+    """The policy is a second defense in addition to escaping."""
     broken = tmp_path / "broken.html"
     text = report.read_text(encoding="utf-8")
     broken.write_text(text.replace("<main>", "<main><script>document.title='pwned'</script>"))
-    said: list[str] = []
-    page = visit(broken, said=said)
-    ready(page)
+    messages: list[str] = []
+    page = visit(broken, messages=messages)
+    show_maps(page)
     assert page.title() != "pwned"
-    assert any("Content Security Policy" in text for text in said)
+    assert any("Content Security Policy" in text for text in messages)
 
 
-def test_the_maps_are_the_networks_own(visit: Visit, report: Path, runs: list[Path]) -> None:
-    """Opacity grows with the attention: the last block's greatest head, enlarged by Pillow."""
+def test_maps_show_the_attention_of_the_models(
+    visit: Visit, report: Path, runs: list[Path]
+) -> None:
+    """Opacity is the maximum over heads in the last block, enlarged as Pillow does."""
     page = visit(report)
-    ready(page)
+    show_maps(page)
     key = page.locator("#maps .row .name").first.get_attribute("title")
     image = decode(runs[0].parent / key)
     maps = []
@@ -89,32 +93,30 @@ def test_the_maps_are_the_networks_own(visit: Visit, report: Path, runs: list[Pa
         assert np.abs(picture(page, 0, tile)[..., 3] / 255 - expected).max() < 0.02
 
 
-def test_the_slider_changes_the_picture(visit: Visit, report: Path) -> None:
+def test_slider_selects_the_block(visit: Visit, report: Path) -> None:
     page = visit(report)
-    ready(page)
+    show_maps(page)
     before = picture(page, 0, 1)
-    page.locator("#maps .layer").fill("0")
+    page.locator("#maps .block").fill("0")
     assert page.locator("#maps output").inner_text() == "0"
     assert not np.array_equal(before, picture(page, 0, 1))
-    page.locator("#maps .layer").fill("2")
+    page.locator("#maps .block").fill("2")
     assert np.array_equal(before, picture(page, 0, 1))
 
 
-def test_heads_change_the_picture(visit: Visit, report: Path) -> None:
+def test_select_box_selects_the_heads(visit: Visit, report: Path) -> None:
     page = visit(report)
-    ready(page)
-    seen = []
+    show_maps(page)
+    pictures = []
     for choice in ("max", "mean", "0", "1", "2"):
         page.locator("#maps .heads").select_option(choice)
-        seen.append(picture(page, 0, 1).tobytes())
-    assert len(set(seen)) == 5
+        pictures.append(picture(page, 0, 1).tobytes())
+    assert len(set(pictures)) == 5
 
 
-def test_a_click_shows_the_patch_s_attention_and_another_the_cls_token_s(
-    visit: Visit, report: Path
-) -> None:
+def test_click_shows_the_attention_of_a_patch(visit: Visit, report: Path) -> None:
     page = visit(report)
-    ready(page)
+    show_maps(page)
     cls = picture(page, 0, 1)
     frame = page.locator("#maps .row .frame").first
     frame.click(position={"x": 5, "y": 5})
@@ -129,30 +131,28 @@ def test_a_click_shows_the_patch_s_attention_and_another_the_cls_token_s(
     assert page.locator("#maps .row .mark:visible").count() == 0
 
 
-def test_the_slider_moves_the_patch_s_attention_too(visit: Visit, report: Path) -> None:
+def test_slider_selects_the_block_of_a_patch_s_attention(visit: Visit, report: Path) -> None:
     page = visit(report)
-    ready(page)
-    assert "in the slider's block" in page.locator("#maps .lead").inner_text()
+    show_maps(page)
+    assert "in the selected block" in page.locator("#maps .lead").inner_text()
     page.locator("#maps .row .frame").first.click(position={"x": 5, "y": 5})
-    seen = []
+    pictures = []
     for block in ("2", "1", "0"):
-        page.locator("#maps .layer").fill(block)
-        seen.append(picture(page, 0, 1).tobytes())
-    assert len(set(seen)) == 3
+        page.locator("#maps .block").fill(block)
+        pictures.append(picture(page, 0, 1).tobytes())
+    assert len(set(pictures)) == 3
 
 
-def test_a_network_can_be_put_aside(visit: Visit, report: Path) -> None:
+def test_models_can_be_hidden(visit: Visit, report: Path) -> None:
     page = visit(report)
-    ready(page)
+    show_maps(page)
     tiles = page.locator("#maps .row").first.locator(".tiles figure:visible")
     assert tiles.count() == 7  # image, source, five runs
     page.locator("#maps .columns input").first.uncheck()
     assert tiles.count() == 6
 
 
-def test_the_legend_takes_lines_away_and_the_pointer_reads_values(
-    visit: Visit, report: Path
-) -> None:
+def test_legend_hides_curves_and_pointer_shows_values(visit: Visit, report: Path) -> None:
     page = visit(report)
     plot = page.locator(".plots .u-over").first
     plot.hover()
@@ -164,40 +164,40 @@ def test_the_legend_takes_lines_away_and_the_pointer_reads_values(
     page.wait_for_function(f"before => ({drawn})() !== before", arg=before)
 
 
-def test_answers_can_be_read_off_the_matrix(visit: Visit, report: Path) -> None:
+def test_matrix_shows_counts(visit: Visit, report: Path) -> None:
     page = visit(report)
     choices = page.locator(".whose option").all_text_contents()
     assert choices[0].endswith("2 runs")
-    assert "of 24 right" in page.locator(".matrix figcaption").inner_text()
+    assert "of 24 correct" in page.locator(".matrix figcaption").inner_text()
     page.locator(".matrix canvas").hover(position={"x": 3, "y": 3})
-    assert "right" in page.locator(".matrix figcaption").inner_text()
+    assert "correct" in page.locator(".matrix figcaption").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_does_not_scroll_sideways(visit: Visit, report: Path, scheme: str) -> None:
+def test_page_fits_the_width_of_a_phone(visit: Visit, report: Path, scheme: str) -> None:
     page = visit(report, width=360, scheme=scheme)
-    ready(page)
+    show_maps(page)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 360
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_it_prints_with_its_pictures(visit: Visit, report: Path) -> None:
+def test_printed_page_contains_all_pictures(visit: Visit, report: Path) -> None:
     page = visit(report)
-    assert page.locator("#answers .worst canvas").count() == 0  # far below the screen
+    assert page.locator("#predictions .worst canvas").count() == 0  # far below the screen
     assert page.pdf().startswith(b"%PDF")
-    assert page.locator("#answers .worst canvas").count() > 0
+    assert page.locator("#predictions .worst canvas").count() > 0
 
 
-def test_a_small_page_says_what_it_lacks(visit: Visit, runs: list[Path], tmp_path: Path) -> None:
+def test_a_small_page_states_what_it_omits(visit: Visit, runs: list[Path], tmp_path: Path) -> None:
     file = tmp_path / "small.html"
     assert main(["report", *map(str, runs), "-o", str(file), "--max-mb", "0.001", "-q"]) == 0
     page = visit(file)
-    ready(page)
-    told = page.locator("#maps .lead").inner_text()
-    assert "every 48th block, and of the heads their mean and maximum" in told
-    assert "Click" not in told
+    show_maps(page)
+    lead = page.locator("#maps .lead").inner_text()
+    assert "only every 48th block and the mean and maximum over heads" in lead
+    assert "Click" not in lead
     assert page.locator("#maps .heads option").all_text_contents() == ["max", "mean"]
     before = picture(page, 0, 1)
     page.locator("#maps .row .frame").first.click()

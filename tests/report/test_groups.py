@@ -1,3 +1,5 @@
+"""Groups of runs, their labels, and the format of metrics."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,21 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtacli.report import figures
-from gtacli.report.groups import grouped, mean_of, run_labels
-from gtacli.report.runs import Run
+from gtacli.report.groups import group_by_settings, label_runs
+from gtacli.report.metrics import compute_mean, format_number, summary_metrics
+from gtacli.report.run_folders import ReportRun
 
 
-def run(name: str, summary: dict[str, Any] | None = None, **config: Any) -> Run:
-    return Run(Path(name), name, {"command": "finetune", "config": config}, summary, [])
+def run(name: str, summary: dict[str, Any] | None = None, **config: Any) -> ReportRun:
+    return ReportRun(Path(name), name, {"command": "finetune", "config": config}, summary, [])
 
 
 GTA: dict[str, Any] = {"regularizer": {"gta": {}}, "lam": None}
 NONE: dict[str, Any] = {"regularizer": {}, "lam": None}
 
 
-def test_runs_that_differ_in_their_seed_and_folder_are_one_setting() -> None:
-    keys, groups = grouped(
+def test_runs_that_differ_in_seed_folder_and_device_are_one_setting() -> None:
+    keys, groups = group_by_settings(
         [
             run("a", seed=1, out="a", device="cpu", **GTA),
             run("b", seed=1, out="b", device="cpu", **NONE),
@@ -36,18 +38,20 @@ def test_runs_that_differ_in_their_seed_and_folder_are_one_setting() -> None:
     ]
 
 
-def test_a_default_strength_is_that_strength() -> None:
-    _, groups = grouped([run("a", **GTA), run("b", regularizer={"gta": {"lam": 0.1}}, lam=None)])
+def test_default_lam_equals_the_same_explicit_lam() -> None:
+    _, groups = group_by_settings(
+        [run("a", **GTA), run("b", regularizer={"gta": {"lam": 0.1}}, lam=None)]
+    )
     assert len(groups) == 1
 
 
-def test_labels_name_the_strength_where_it_tells_two_apart_and_the_rate() -> None:
+def test_labels_name_the_sampling_rate_and_lam_if_it_differs() -> None:
     runs = [
         run("a", sampling_rate=15.0, **GTA),
         run("b", sampling_rate=15.0, regularizer={"gta": {}}, lam=1.0),
         run("c", sampling_rate=100.0, **NONE),
     ]
-    assert [g.label for g in grouped(runs)[1]] == [
+    assert [g.label for g in group_by_settings(runs)[1]] == [
         "gta, lam 0.1, 15 %",
         "gta, lam 1, 15 %",
         "none, 100 %",
@@ -67,21 +71,21 @@ def test_labels_name_the_strength_where_it_tells_two_apart_and_the_rate() -> Non
         ),
     ],
 )
-def test_labels_of_runs(runs: list[Run], labels: list[str]) -> None:
-    assert run_labels(runs, grouped(runs)[1]) == labels
+def test_run_labels(runs: list[ReportRun], labels: list[str]) -> None:
+    assert label_runs(runs, group_by_settings(runs)[1]) == labels
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))
-def test_the_deviation_is_the_sample_s(values: list[float]) -> None:
-    found = mean_of(values)
-    assert found is not None
-    assert found.value == pytest.approx(mean(values))
-    assert found.deviation == pytest.approx(stdev(values))
+def test_deviation_is_the_sample_deviation(values: list[float]) -> None:
+    result = compute_mean(values)
+    assert result is not None
+    assert result.value == pytest.approx(mean(values))
+    assert result.deviation == pytest.approx(stdev(values))
 
 
-def test_one_run_has_no_deviation_and_none_no_mean() -> None:
-    assert mean_of([]) is None
-    alone = mean_of([0.5])
+def test_one_value_has_no_deviation_and_no_value_no_mean() -> None:
+    assert compute_mean([]) is None
+    alone = compute_mean([0.5])
     assert alone is not None
     assert alone.deviation is None
 
@@ -100,14 +104,12 @@ def test_one_run_has_no_deviation_and_none_no_mean() -> None:
         (-3.514, False, "-3.51"),
     ],
 )
-def test_numbers_have_the_digits_that_say_something(
-    value: float, percent: bool, shown: str
-) -> None:
-    assert figures.number(value, percent) == shown
+def test_number_format(value: float, percent: bool, shown: str) -> None:
+    assert format_number(value, percent) == shown
 
 
-def test_unknown_numbers_of_a_summary_are_figures_and_costs_are_not() -> None:
-    found = figures.figures_of(
+def test_unknown_numbers_of_a_summary_are_metrics_and_costs_are_not() -> None:
+    metrics = summary_metrics(
         [
             {
                 "seconds": 3,
@@ -118,7 +120,7 @@ def test_unknown_numbers_of_a_summary_are_figures_and_costs_are_not() -> None:
             }
         ]
     )
-    assert [(f.key, f.percent) for f in found] == [
+    assert [(f.key, f.percent) for f in metrics] == [
         ("test_top1", True),
         ("attention_inside", True),
         ("odd", False),

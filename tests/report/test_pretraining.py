@@ -1,4 +1,4 @@
-"""Reports of pre-training runs, alone and among others, without a browser."""
+"""Reports of pre-training runs, alone and with other runs, without a browser."""
 
 from __future__ import annotations
 
@@ -16,35 +16,33 @@ import pytest
 from PIL import Image
 
 from gtacli.cli import main
-from gtacli.report.groups import kinds_of
+from gtacli.report.groups import group_by_command
 from gtacli.report.previews import read_previews
-from gtacli.report.runs import Run
-from tests.report.test_report import Reader, data_of, page_of
+from gtacli.report.run_folders import ReportRun
+from tests.report.test_report import PageParser, data_of, page_of
 
 
-def write(out: Path, runs: Sequence[Path], *words: object) -> Reader:
+def write(out: Path, runs: Sequence[Path], *words: object) -> PageParser:
     assert main(["report", *map(str, runs), "-o", str(out), "-q", *map(str, words)]) == 0
     return page_of(out)
 
 
 def summary(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return content
 
 
-def pictures(page: Reader) -> dict[str, bytes]:
-    found = {str(attrs["id"]): text for _, attrs, text in page.raw if "id" in attrs}
-    return {key: base64.b64decode(text) for key, text in found.items() if key.startswith("v")}
+def pictures(page: PageParser) -> dict[str, bytes]:
+    texts = {str(attrs["id"]): text for _, attrs, text in page.raw if "id" in attrs}
+    return {key: base64.b64decode(text) for key, text in texts.items() if key.startswith("v")}
 
 
 @pytest.fixture(scope="module")
-def page(pretrainings: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Reader:
+def page(pretrainings: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PageParser:
     return write(tmp_path_factory.mktemp("page") / "report.html", pretrainings)
 
 
-def test_the_table_has_means_and_deviations_of_what_was_measured(
-    pretrainings: list[Path], page: Reader
-) -> None:
+def test_table_has_means_and_deviations(pretrainings: list[Path], page: PageParser) -> None:
     for pair in (pretrainings[0:2], pretrainings[2:4]):
         for key in ("final_loss", "recon"):
             values = [summary(run)[key] for run in pair]
@@ -52,16 +50,16 @@ def test_the_table_has_means_and_deviations_of_what_was_measured(
             assert f"± {stdev(values):.2f}" in page.words
     top1 = [100 * summary(run)["knn_top1"] for run in pretrainings[2:4]]
     assert {f"{value:.1f}" for value in top1} <= {*page.words}
-    heads = {"final loss", "error of a masked patch", "inside the object", "outside", "k-NN top-1"}
-    assert heads <= {*page.words}
+    titles = {"final loss", "reconstruction error", "error inside the object", "k-NN top-1"}
+    assert titles <= {*page.words}
     assert "incomplete: 2 of 3 epochs" in page.words
     assert "best_epoch" not in str(page.words)
 
 
-def test_labels_say_what_guides(page: Reader) -> None:
-    told = data_of(page)
-    assert told["kinds"] == ["Pre-training"]
-    assert [(group["label"], len(group["runs"])) for group in told["groups"]] == [
+def test_labels_name_the_guide(page: PageParser) -> None:
+    data = data_of(page)
+    assert data["commands"] == ["Pre-training"]
+    assert [(group["label"], len(group["runs"])) for group in data["groups"]] == [
         ("no guide, images.csv", 2),
         ("dino, images.csv", 2),
         ("dino, shuffled, images.csv", 1),
@@ -69,52 +67,51 @@ def test_labels_say_what_guides(page: Reader) -> None:
     ]
 
 
-def test_curves_hold_the_metrics_and_gaps_where_there_were_none(
-    pretrainings: list[Path], page: Reader
+def test_curves_contain_the_metrics_and_gaps_for_missing_values(
+    pretrainings: list[Path], page: PageParser
 ) -> None:
     curves = {curve["title"]: curve for curve in data_of(page)["curves"]}
     rows = [json.loads(line) for line in (pretrainings[2] / "metrics.jsonl").open()]
     for title, key in (
         ("training loss", "train_loss"),
         ("error inside the object", "recon_fg"),
-        ("error outside", "recon_bg"),
+        ("error outside the object", "recon_bg"),
         ("tau", "tau"),
     ):
         assert curves[title]["runs"][2] == [row[key] for row in rows]
-    assert curves["error inside the object"]["runs"][0] is None  # nothing found its object
+    assert curves["error inside the object"]["runs"][0] is None  # an unguided run has no object
     neighbours = curves["k-NN top-1"]
     assert neighbours["sparse"]
     assert neighbours["runs"][2] == [None, 100 * rows[1]["knn_top1"], 100 * rows[2]["knn_top1"]]
 
 
-def test_every_preview_is_there_small(pretrainings: list[Path], page: Reader) -> None:
-    told, shown = data_of(page)["previews"], pictures(page)
+def test_page_has_every_preview_shrunk(pretrainings: list[Path], page: PageParser) -> None:
+    previews, shown = data_of(page)["previews"], pictures(page)
     epochs = [[1, 2, 3]] * 5 + [[1, 2]]
-    assert told == [{"run": n, "epochs": e} for n, e in enumerate(epochs)]
+    assert previews == [{"run": n, "epochs": e} for n, e in enumerate(epochs)]
     assert len(shown) == 17
     whole = Image.open(pretrainings[3] / "previews" / "epoch-0002.png").convert("RGB")
     small = Image.open(BytesIO(shown["v3-1"]))
     assert (small.format, small.width) == ("JPEG", 640)
     wanted = np.asarray(whole.resize(small.size, Image.Resampling.LANCZOS), float)
-    assert np.abs(np.asarray(small, float) - wanted).mean() < 12  # of 255; it is mostly noise
+    assert (
+        np.abs(np.asarray(small, float) - wanted).mean() < 12
+    )  # of 255; the picture is mostly noise
 
 
-def test_attention_of_the_encoders_alone(page: Reader) -> None:
-    """Random weights are nothing to compare with."""
+def test_random_weights_have_no_column(page: PageParser) -> None:
     maps = data_of(page)["maps"]
     assert [column["run"] for column in maps["columns"]] == [0, 1, 2, 3, 4, 5]
     assert len({image["label"] for image in maps["images"]}) == 3
-    assert data_of(page)["answers"] is None
+    assert data_of(page)["predictions"] is None
 
 
-def test_images_without_labels_are_looked_at_too(pretrainings: list[Path], tmp_path: Path) -> None:
-    told = data_of(write(tmp_path / "r.html", pretrainings[5:], "--max-images", 3))
-    assert [image["label"] for image in told["maps"]["images"]] == [None] * 3
+def test_images_without_labels_are_shown(pretrainings: list[Path], tmp_path: Path) -> None:
+    data = data_of(write(tmp_path / "r.html", pretrainings[5:], "--max-images", 3))
+    assert [image["label"] for image in data["maps"]["images"]] == [None] * 3
 
 
-def test_other_weights_are_a_source_to_compare_with(
-    pretrainings: list[Path], tmp_path: Path
-) -> None:
+def test_initial_weights_are_a_source(pretrainings: list[Path], tmp_path: Path) -> None:
     run = shutil.copytree(pretrainings[0], tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
     record["config"]["init"] = str(pretrainings[2])
@@ -126,48 +123,48 @@ def test_other_weights_are_a_source_to_compare_with(
     ]
 
 
-def test_kinds_do_not_mix(runs: list[Path], pretrainings: list[Path], tmp_path: Path) -> None:
+def test_commands_are_separate(runs: list[Path], pretrainings: list[Path], tmp_path: Path) -> None:
     page = write(tmp_path / "r.html", [pretrainings[0], *runs[:2], pretrainings[2]])
-    told = data_of(page)
-    assert told["kinds"] == ["Pre-training", "Fine-tuning"]
-    assert [(g["kind"], g["runs"]) for g in told["groups"]] == [(0, [0]), (0, [3]), (1, [1, 2])]
-    titles = [(curve["kind"], curve["title"]) for curve in told["curves"]]
+    data = data_of(page)
+    assert data["commands"] == ["Pre-training", "Fine-tuning"]
+    assert [(g["command"], g["runs"]) for g in data["groups"]] == [(0, [0]), (0, [3]), (1, [1, 2])]
+    titles = [(curve["command"], curve["title"]) for curve in data["curves"]]
     assert titles.count((0, "training loss")) == titles.count((1, "training loss")) == 1
     assert (0, "cross-entropy") not in titles
-    losses = [curve["runs"] for curve in told["curves"] if curve["title"] == "training loss"]
-    assert [[run is not None for run in of_kind] for of_kind in losses] == [
+    losses = [curve["runs"] for curve in data["curves"] if curve["title"] == "training loss"]
+    assert [[run is not None for run in own] for own in losses] == [
         [True, False, False, True],
         [False, True, True, False],
     ]
     assert {"Pre-training", "Fine-tuning", "test top-1", "final loss"} <= {*page.words}
-    columns = [column["run"] for column in told["maps"]["columns"]]
+    columns = [column["run"] for column in data["maps"]["columns"]]
     assert columns == [None, 0, 3, 1, 2]
-    assert [entry["run"] for entry in told["answers"]["runs"]] == [1, 2]
+    assert [entry["run"] for entry in data["predictions"]["runs"]] == [1, 2]
 
 
-def test_without_images_there_are_no_previews(pretrainings: list[Path], tmp_path: Path) -> None:
+def test_no_images_omits_previews(pretrainings: list[Path], tmp_path: Path) -> None:
     page = write(tmp_path / "r.html", pretrainings, "--no-images")
     assert data_of(page)["previews"] == []
     assert pictures(page) == {}
 
 
-def test_a_damaged_preview_is_told_and_an_earlier_one_left_out(
+def test_damaged_newest_preview_is_noted_and_earlier_one_skipped(
     pretrainings: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = (shutil.copytree(r, tmp_path / r.name) for r in pretrainings[:2])
     (one / "previews" / "epoch-0003.png").write_bytes(b"no picture")
     (two / "previews" / "epoch-0001.png").write_bytes(b"no picture")
-    told = data_of(write(tmp_path / "r.html", [one, two]))
-    assert told["previews"] == [{"run": 1, "epochs": [2, 3]}]
+    data = data_of(write(tmp_path / "r.html", [one, two]))
+    assert data["previews"] == [{"run": 1, "epochs": [2, 3]}]
     assert "its newest preview cannot be read" in capsys.readouterr().err
 
 
-def run_of(folder: Path, **config: Any) -> Run:
-    return Run(folder, folder.name, {"command": "pretrain", "config": config}, None, [])
+def make_run(folder: Path, **config: Any) -> ReportRun:
+    return ReportRun(folder, folder.name, {"command": "pretrain", "config": config}, None, [])
 
 
-def test_many_previews_are_thinned_and_shrunk_into_their_room(tmp_path: Path) -> None:
-    """Twenty runs of forty pictures each; the newest of each stays, and the page its size."""
+def test_many_previews_are_thinned_out_and_shrunk(tmp_path: Path) -> None:
+    """Twenty runs of forty pictures each keep their newest one, within the size limit."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (150, 74, 3), dtype=np.uint8))
     sheet = coarse.resize((936, 1891), Image.Resampling.BICUBIC)
@@ -179,13 +176,13 @@ def test_many_previews_are_thinned_and_shrunk_into_their_room(tmp_path: Path) ->
             continue
     for number in range(1, 20):
         (tmp_path / str(number)).symlink_to(first.parents[1])
-    runs = [run_of(tmp_path / str(number)) for number in range(20)]
+    runs = [make_run(tmp_path / str(number)) for number in range(20)]
     room = 6 * 2**20
-    found, missing = read_previews(runs, room)
+    previews, missing = read_previews(runs, room)
     assert missing == []
-    assert sum(len(jpeg) for one in found for jpeg in one.pictures) * 4 / 3 <= room
-    assert all(one.epochs[-1] == 40 for one in found)
-    assert len({one.epochs for one in found}) == 1
+    assert sum(len(jpeg) for one in previews for jpeg in one.pictures) * 4 / 3 <= room
+    assert all(one.epochs[-1] == 40 for one in previews)
+    assert len({one.epochs for one in previews}) == 1
     (least,), _ = read_previews(runs[:1], 1)
     assert least.epochs == (40,)
     assert Image.open(BytesIO(least.pictures[0])).width == 240
@@ -224,7 +221,7 @@ PLAIN = {
         ([{"teacher": "t"}, {"method": "crossmae"}], ["tokencut, mae", "no guide, crossmae"],
          ("guide", "tau", "method")),
         ([{}, {"previews_every": 1, "knn_every": 0}], ["mae"], ()),
-        # maps that only measure are no method
+        # maps that are used only for metrics do not change the method
         ([{}, {"maps": "m", "guide": "none"}, {"guide": "none", "tau": 0.1}], ["mae"], ()),
         (
             [{"guide": "none"}, {"guide": "none", "maps": "m", "mask": "attention"}],
@@ -233,10 +230,10 @@ PLAIN = {
         ),
     ],
 )  # fmt: skip
-def test_what_pre_training_settings_are_called(
+def test_labels_of_pre_training_settings(
     changes: list[dict[str, Any]], labels: list[str], columns: tuple[str, ...]
 ) -> None:
-    runs = [run_of(Path(str(n)), **PLAIN | change) for n, change in enumerate(changes)]
-    (kind,) = kinds_of(runs)
-    assert [group.label for group in kind.groups] == labels
-    assert {*kind.keys} == {*columns}
+    runs = [make_run(Path(str(n)), **PLAIN | change) for n, change in enumerate(changes)]
+    (command,) = group_by_command(runs)
+    assert [group.label for group in command.groups] == labels
+    assert {*command.keys} == {*columns}

@@ -1,4 +1,4 @@
-"""Reports of pre-training runs as a reader meets them, in Chromium."""
+"""Reports of pre-training runs in Chromium."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gtacli.cli import main
-from tests.report.test_browser import ready
+from tests.report.test_browser import show_maps
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +36,7 @@ def mixed(
     return write(tmp_path_factory.mktemp("page") / "report.html", [*runs[:4], *pretrainings[:4]])
 
 
-def test_the_newest_pictures_are_shown_first(visit: Visit, report: Path) -> None:
+def test_page_starts_with_the_newest_previews(visit: Visit, report: Path) -> None:
     page = visit(report)
     assert page.locator(".sheets figure").count() == 6
     newest = page.locator(".sheets figcaption").all_inner_texts()
@@ -46,7 +46,7 @@ def test_the_newest_pictures_are_shown_first(visit: Visit, report: Path) -> None
     )
 
 
-def test_the_slider_goes_back_in_time(visit: Visit, report: Path) -> None:
+def test_slider_selects_the_epoch(visit: Visit, report: Path) -> None:
     page = visit(report)
     newest = page.evaluate(SHOWN)
     page.locator("#previews input").fill("0")
@@ -57,10 +57,10 @@ def test_the_slider_goes_back_in_time(visit: Visit, report: Path) -> None:
     second = page.evaluate(SHOWN)
     page.locator("#previews input").fill("2")
     assert page.evaluate(SHOWN) == newest
-    assert newest[5] == second[5]  # which was stopped then
+    assert newest[5] == second[5]  # the stopped run
 
 
-def test_a_click_makes_a_picture_larger_and_another_small(visit: Visit, report: Path) -> None:
+def test_click_enlarges_a_preview_and_a_second_click_shrinks_it(visit: Visit, report: Path) -> None:
     page = visit(report)
     image = page.locator(".sheets img").first
     before = image.bounding_box()["width"]
@@ -70,12 +70,12 @@ def test_a_click_makes_a_picture_larger_and_another_small(visit: Visit, report: 
     assert image.bounding_box()["width"] == before
 
 
-def test_every_kind_has_its_table_curves_and_legend(visit: Visit, mixed: Path) -> None:
+def test_every_command_has_its_table_curves_and_legend(visit: Visit, mixed: Path) -> None:
     page = visit(mixed)
     assert page.locator("#results h2").all_inner_texts() == ["Fine-tuning", "Pre-training"]
     assert page.locator("#curves h3").all_inner_texts() == ["Fine-tuning", "Pre-training"]
     legends = page.locator("#curves .legend")
-    assert [legends.nth(k).locator("button").all_inner_texts() for k in (0, 1)] == [
+    assert [legends.nth(i).locator("button").all_inner_texts() for i in (0, 1)] == [
         ["none", "gta"],
         ["no guide", "dino"],
     ]
@@ -92,7 +92,7 @@ def test_every_kind_has_its_table_curves_and_legend(visit: Visit, mixed: Path) -
     assert page.evaluate(other) == rest
 
 
-COLOURED = """() => {
+COLORED = """() => {
   const figures = [...document.querySelectorAll('#curves .plots figure')];
   const canvas = figures.find((f) => f.textContent.startsWith('k-NN')).querySelector('canvas');
   const { width, height } = canvas;
@@ -104,10 +104,10 @@ COLOURED = """() => {
   }
   return columns.size / width;
 }"""
-"""The share of the k-NN chart's width in which there is colour: axes and text are grey."""
+"""The fraction of the k-NN chart's width that has color: axes and text are gray."""
 
 
-def test_a_figure_that_is_measured_seldom_is_a_line(
+def test_sparse_metric_is_drawn_as_a_line(
     visit: Visit, pretrainings: list[Path], tmp_path: Path
 ) -> None:
     run = shutil.copytree(pretrainings[2], tmp_path / "run")
@@ -118,25 +118,27 @@ def test_a_figure_that_is_measured_seldom_is_a_line(
     out = tmp_path / "r.html"
     assert main(["report", str(run), "-o", str(out), "--no-images", "-q"]) == 0
     page = visit(out)
-    assert page.evaluate(COLOURED) > 0.6
+    assert page.evaluate(COLORED) > 0.6
 
 
-def test_attention_of_both_kinds_stands_side_by_side(visit: Visit, mixed: Path) -> None:
+def test_maps_of_both_commands_are_side_by_side(visit: Visit, mixed: Path) -> None:
     page = visit(mixed)
-    ready(page)
+    show_maps(page)
     tiles = page.locator("#maps .row").first.locator(".tiles figure:visible")
-    assert tiles.count() == 1 + 1 + 4  # the image; of nine networks the source and a run a setting
-    assert "of 24 right" in page.locator(".matrix figcaption").inner_text()
+    assert (
+        tiles.count() == 1 + 1 + 4
+    )  # the image; of nine models the source and one run per setting
+    assert "of 24 correct" in page.locator(".matrix figcaption").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_does_not_scroll_sideways(visit: Visit, mixed: Path, scheme: str) -> None:
+def test_page_fits_the_width_of_a_phone(visit: Visit, mixed: Path, scheme: str) -> None:
     page = visit(mixed, width=360, scheme=scheme)
-    ready(page)
+    show_maps(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_reports_of_fine_tuning_have_no_place_for_pictures(
+def test_report_of_fine_tuning_has_no_previews(
     visit: Visit, runs: list[Path], tmp_path: Path
 ) -> None:
     page = visit(write(tmp_path / "r.html", runs[:1]))

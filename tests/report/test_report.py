@@ -1,4 +1,4 @@
-"""`gta report` as a command, its page without a browser."""
+"""The command `gta report` and its page, without a browser."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.cli import main
-from gtacli.report.page import as_json, render
+from gtacli.report.page import as_json, render_page
 
 
-class Reader(HTMLParser):
-    """What a browser makes of a page: elements, their attributes, texts of scripts and styles."""
+class PageParser(HTMLParser):
+    """A parser that collects elements, attributes, words, and the text of scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -44,57 +44,57 @@ class Reader(HTMLParser):
             self.words.append(data.strip())
 
 
-def page_of(file: Path) -> Reader:
-    return Reader(file.read_text(encoding="utf-8"))
+def page_of(file: Path) -> PageParser:
+    return PageParser(file.read_text(encoding="utf-8"))
 
 
 def report(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     capsys.readouterr()
     status = main(["report", *map(str, words)])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    output = capsys.readouterr()
+    return status, output.out, output.err
 
 
 @pytest.fixture(scope="module")
-def page(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Reader:
+def page(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PageParser:
     file = tmp_path_factory.mktemp("page") / "report.html"
     assert main(["report", *map(str, runs), "-o", str(file), "--quiet"]) == 0
     return page_of(file)
 
 
-def data_of(page: Reader) -> dict[str, Any]:
+def data_of(page: PageParser) -> dict[str, Any]:
     (text,) = (text for _, attrs, text in page.raw if attrs.get("id") == "data")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    data: dict[str, Any] = json.loads(text)
+    return data
 
 
-def test_no_name_becomes_an_element(page: Reader, classes: tuple[str, ...]) -> None:
+def test_names_never_become_elements(page: PageParser, classes: tuple[str, ...]) -> None:
     tags = [tag for tag, _ in page.tags]
     assert not {"img", "b", "i"} & {*tags} - {"b"}
     assert tags.count("script") == 3 + sum(
         attrs.get("type") == "text/plain" for tag, attrs in page.tags if tag == "script"
     )
-    assert {*data_of(page)["answers"]["classes"][0]} == {*classes}
+    assert {*data_of(page)["predictions"]["classes"][0]} == {*classes}
     assert any("<i>gta-1" in words for words in page.words)
 
 
-def test_the_policy_names_every_style_and_script_that_runs(page: Reader) -> None:
+def test_policy_has_the_hash_of_every_style_and_script(page: PageParser) -> None:
     (policy,) = (
         attrs["content"] or "" for _, attrs in page.tags
         if attrs.get("http-equiv") == "Content-Security-Policy"
     )  # fmt: skip
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    running = [text for _, attrs, text in page.raw if "type" not in attrs]
-    assert len(running) == 3
-    for text in running:
+    executable = [text for _, attrs, text in page.raw if "type" not in attrs]
+    assert len(executable) == 3
+    for text in executable:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert not any("src" in attrs or "href" in attrs for _, attrs in page.tags)
 
 
-def test_the_table_has_means_deviations_and_every_run(runs: list[Path], page: Reader) -> None:
+def test_table_has_means_deviations_and_every_run(runs: list[Path], page: PageParser) -> None:
     def top1(run: Path) -> float:
         return float(json.loads((run / "summary.json").read_text())["test_top1"])
 
@@ -106,69 +106,67 @@ def test_the_table_has_means_deviations_and_every_run(runs: list[Path], page: Re
     assert "incomplete: 2 of 3 epochs" in page.words
 
 
-def test_curves_hold_the_metrics_per_cent_where_they_are_shares(
-    runs: list[Path], page: Reader
+def test_curves_contain_the_metrics_fractions_in_percent(
+    runs: list[Path], page: PageParser
 ) -> None:
     curves = {curve["title"]: curve for curve in data_of(page)["curves"]}
     rows = [json.loads(line) for line in (runs[2] / "metrics.jsonl").read_text().splitlines()]
     assert curves["cross-entropy"]["epochs"] == [0, 1, 2]
     assert curves["cross-entropy"]["runs"][2] == [row["ce"] for row in rows]
     assert curves["validation top-1"]["runs"][2] == [100 * row["val_top1"] for row in rows]
-    assert curves["penalty gta, without lam"]["runs"][0] is None
-    assert curves["cross-entropy"]["runs"][4][2] is None  # the stopped one's third epoch
+    assert curves["penalty gta, before lam"]["runs"][0] is None
+    assert curves["cross-entropy"]["runs"][4][2] is None  # the third epoch of the stopped run
 
 
-def test_counts_are_those_of_the_summaries(runs: list[Path], page: Reader) -> None:
-    entries = data_of(page)["answers"]["runs"]
+def test_counts_agree_with_the_summaries(runs: list[Path], page: PageParser) -> None:
+    entries = data_of(page)["predictions"]["runs"]
     assert [entry["run"] for entry in entries] == [0, 1, 2, 3]
     for entry, run in zip(entries, runs, strict=False):
-        right = sum(count for truth, answer, count in entry["counts"] if truth == answer)
-        all_of = sum(count for *_, count in entry["counts"])
+        correct = sum(count for truth, label, count in entry["counts"] if truth == label)
+        total = sum(count for *_, count in entry["counts"])
         summary = json.loads((run / "summary.json").read_text())
-        assert (right / all_of, all_of) == (pytest.approx(summary["test_top1"]), 12)
+        assert (correct / total, total) == (pytest.approx(summary["test_top1"]), 12)
 
 
-def test_answers_are_kept_until_the_weights_change(
+def test_predictions_are_cached_until_the_weights_change(
     copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other, out = copies[0], copies[2], tmp_path / "r.html"
     report(capsys, run, "-o", out)
-    kept = run / "predictions.json"
-    told = json.loads(kept.read_text())
-    key = next(k for k, (label, _) in told["top1"].items() if f"test-{label}-" in k)
-    told["top1"][key] = [(told["top1"][key][0] + 1) % 3, 0.99]
-    kept.write_text(json.dumps(told))
+    cache = run / "predictions.json"
+    content = json.loads(cache.read_text())
+    key = next(k for k, (label, _) in content["top1"].items() if f"test-{label}-" in k)
+    content["top1"][key] = [(content["top1"][key][0] + 1) % 3, 0.99]
+    cache.write_text(json.dumps(content))
     _, _, err = report(capsys, run, "-o", out)
-    assert "right here, but" in err  # the forged answer was taken, and the summary disagrees
+    assert "correct here, but" in err  # the forged prediction was used; the summary disagrees
     shutil.copy(other / "model.safetensors", run)
     shutil.copy(other / "summary.json", run)
     _, _, err = report(capsys, run, "-o", out)
-    assert "right here" not in err
+    assert "correct here" not in err
 
 
-def test_without_images_torch_is_not_loaded(runs: list[Path], tmp_path: Path) -> None:
+def test_no_images_does_not_import_torch(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "r.html"
     code = (
         "import sys; from gtacli.cli import main; status = main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
     words = ["report", *map(str, runs), "--no-images", "-o", str(out)]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
-    found = data_of(page_of(out))
-    assert found["maps"] is None
-    assert found["curves"]
+    process = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"{out}\n", "")
+    data = data_of(page_of(out))
+    assert data["maps"] is None
+    assert data["curves"]
 
 
-def test_json_tells_what_was_written(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_result(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r.html"
-    status, said, _ = report(capsys, *runs, "--json", "--mistakes", 2, "-o", out)
-    told = json.loads(said)
+    status, stdout, _ = report(capsys, *runs, "--json", "--mistakes", 2, "-o", out)
+    result = json.loads(stdout)
     assert status == 0
-    assert told.pop("seconds") > 0
-    assert told == {
+    assert result.pop("seconds") > 0
+    assert result == {
         "report": str(out),
         "runs": 5,
         "complete": 4,
@@ -179,7 +177,7 @@ def test_json_tells_what_was_written(
     }
 
 
-def test_without_its_data_the_rest_is_shown(
+def test_report_of_runs_without_their_dataset(
     copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for run in copies:
@@ -189,14 +187,14 @@ def test_without_its_data_the_rest_is_shown(
     out = tmp_path / "r.html"
     status, _, err = report(capsys, *copies, "-o", out)
     assert status == 0
-    assert "the data set /nowhere/<b> cannot be read" in err
+    assert "the dataset /nowhere/<b> cannot be read" in err
     page = page_of(out)
     assert any("/nowhere/<b> cannot be read" in words for words in page.words)
-    assert data_of(page)["answers"] is None
+    assert data_of(page)["predictions"] is None
     assert data_of(page)["curves"]
 
 
-def test_a_run_without_weights_and_a_source_that_is_gone_are_told(
+def test_missing_weights_and_missing_source_are_noted(
     copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copies[0] / "model.safetensors").unlink()
@@ -210,22 +208,22 @@ def test_a_run_without_weights_and_a_source_that_is_gone_are_told(
     assert [c["run"] for c in data_of(page_of(out))["maps"]["columns"]] == [None, 1, 2]
 
 
-def test_named_images_are_looked_at_and_a_bad_one_is_told(
+def test_named_images_are_shown_and_an_unreadable_one_is_reported(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = next(runs[0].parent.glob("*test-0-0.png"))
     bad = tmp_path / "bad.png"
-    bad.write_text("no image")
+    bad.write_text("not an image")
     out = tmp_path / "r.html"
     words = [runs[0], "--images", good, bad, "--mistakes", 0, "-o", out, "--json"]
-    status, said, err = report(capsys, *words)
+    status, stdout, err = report(capsys, *words)
     assert status == 1
-    assert [*json.loads(said)["failed"]] == [str(bad)]
+    assert [*json.loads(stdout)["failed"]] == [str(bad)]
     assert "bad.png" in err
     assert [i["name"] for i in data_of(page_of(out))["maps"]["images"]] == [str(good)]
 
 
-def test_max_images_takes_them_evenly(
+def test_max_images_limits_the_test_images(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: tuple[str, ...]
 ) -> None:
     out = tmp_path / "r.html"
@@ -239,15 +237,15 @@ def test_max_images_takes_them_evenly(
     [
         ([], "name the folders"),
         (["nowhere"], "no such folder: nowhere"),
-        (["."], "is no run folder (it has no run.json)"),
-        (["parent"], "the runs are in it: parent/*"),
+        (["."], "is not a run folder (it has no run.json)"),
+        (["parent"], "its subfolders are runs: parent/*"),
         (["parent/damaged"], "run.json cannot be read"),
-        (["parent/list"], "holds no JSON object"),
+        (["parent/list"], "is not a JSON object"),
         (["parent/rows"], "metrics.jsonl cannot be read"),
         (["parent/fine", "-o", "parent"], "--out: parent is a folder"),
     ],
 )
-def test_what_is_no_run_is_one_line_and_status_2(
+def test_wrong_folders_end_with_status_2_and_one_line(
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -266,7 +264,7 @@ def test_what_is_no_run_is_one_line_and_status_2(
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_run_that_has_hardly_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_without_any_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     out = tmp_path / "r.html"
@@ -276,27 +274,31 @@ def test_a_run_that_has_hardly_begun(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @given(st.recursive(st.text() | st.none() | st.integers(), lambda inner: st.lists(inner)))
-def test_json_stays_in_its_element_and_is_read_as_it_was(value: Any) -> None:
+def test_embedded_json_stays_in_its_element_and_is_unchanged(value: Any) -> None:
     text = as_json(value)
     assert not re.search("[<>&]", text)
     assert json.loads(text) == value
 
 
 @given(st.text())
-def test_titles_and_notes_are_text(text: str) -> None:
-    places = dict.fromkeys(("results", "probes", "common", "provenance", "footer"), "")
-    page = Reader(render(text, text, [text], places, {}, {}))
-    plain = Reader(render("", "", ["x"], places, {}, {}))
+def test_titles_and_notes_are_escaped(text: str) -> None:
+    empty: dict[str, Any] = dict.fromkeys(("results", "probes", "shared", "runs"), ())
+
+    def parse(word: str, note: str) -> PageParser:
+        texts = {"title": word, "subtitle": word, "notes": [note], "footer": word}
+        return PageParser(render_page(empty | texts, {}, {}))
+
+    page, plain = parse(text, text), parse("", "x")
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
 
 
-def test_tracked_attention_is_a_curve_of_the_last_block(
+def test_tracked_attention_of_the_last_block_is_a_curve(
     copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = (copies[0] / "metrics.jsonl").read_text().splitlines()
     tracked = {"inside": [0.1, 0.2, 0.3], "entropy": [1.0, 2.0, 3.0], "kl": None, "area": 0.4}
-    told = [json.dumps(json.loads(row) | {"attention": tracked}) for row in rows]
-    (copies[0] / "metrics.jsonl").write_text("\n".join(told))
+    changed = [json.dumps(json.loads(row) | {"attention": tracked}) for row in rows]
+    (copies[0] / "metrics.jsonl").write_text("\n".join(changed))
     out = tmp_path / "r.html"
     report(capsys, copies[0], "--no-images", "-o", out)
     curves = {curve["title"]: curve["runs"][0] for curve in data_of(page_of(out))["curves"]}

@@ -1,31 +1,31 @@
-// What the other scripts share. Text enters the page as text nodes only.
+// Functions that the other scripts share. Text enters the page as text nodes only.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const COLOURS = 10;
+const COLORS = 10;
 
-/** An element with properties and children; a string child is text. */
+/** Create an element with properties and children; a string child becomes a text node. */
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children.filter((child) => child !== null));
   return node;
 }
 
-/** A colour of the style sheet, which knows light and dark. */
-function colour(name) {
+/** Return a color of the style sheet, which has a light and a dark scheme. */
+function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 }
 
 function swatch(group) {
-  return make("span", { className: "swatch c" + (group % COLOURS) });
+  return make("span", { className: "swatch c" + (group % COLORS) });
 }
 
-/** The bytes of a payload element. */
+/** Return the bytes of a payload element. */
 function bytesOf(id) {
   const binary = atob(document.getElementById(id).textContent);
   return Uint8Array.from(binary, (c) => c.charCodeAt(0));
 }
 
-/** 72.7, 3.51, 9493, 8.6e-5: three digits say enough. */
+/** Format a number with three digits: 72.7, 3.51, 9493, 8.6e-5. */
 function short(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -33,7 +33,7 @@ function short(value) {
   return String(Number(value.toPrecision(size >= 1000 ? 4 : 3)));
 }
 
-/** A class's name without its number and underscores: 003.Sooty_Albatross. */
+/** Remove number and underscores from a class name such as 003.Sooty_Albatross. */
 function readable(name) {
   return name.replace(/^\d+[.\-_ ]+/, "").replaceAll("_", " ");
 }

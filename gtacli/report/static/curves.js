@@ -1,25 +1,26 @@
-// Training curves, one kind of run after the other: a chart a figure, thin lines for runs, a strong one for the mean over seeds.
+// Training curves, one command after the other. Each metric has a chart: thin lines for runs and a
+// thick one for the mean over seeds.
 
 function curves() {
   const section = document.getElementById("curves");
   if (!data.curves.length) return;
   section.hidden = false;
-  data.kinds.forEach((title, kind) => {
-    const own = data.curves.filter((curve) => curve.kind === kind);
+  data.commands.forEach((title, command) => {
+    const own = data.curves.filter((curve) => curve.command === command);
     if (!own.length) return;
-    if (data.kinds.length > 1) section.append(make("h3", {}, title));
+    if (data.commands.length > 1) section.append(make("h3", {}, title));
     const keys = make("div", { className: "legend" });
     const plots = make("div", { className: "plots" });
     section.append(keys, plots);
     const charts = own.map((curve) => chart(plots, curve));
-    legend(keys, charts, kind);
+    legend(keys, charts, command);
     onTheme.push(() => charts.forEach((c) => c.plot.redraw(false)));
   });
 }
 
-function legend(place, charts, kind) {
+function legend(place, charts, command) {
   data.groups.forEach((group, g) => {
-    if (group.kind !== kind) return;
+    if (group.command !== command) return;
     const button = make("button", { type: "button" }, swatch(g), group.label);
     button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
@@ -33,18 +34,18 @@ function legend(place, charts, kind) {
   });
 }
 
-/** Series of a curve: of each group its runs, and their mean where there are several. */
-function seriesOf(curve) {
-  const found = [];
+/** Return the series of a chart: each group's runs and, for several runs, their mean. */
+function makeSeries(curve) {
+  const series = [];
   data.groups.forEach((group, g) => {
     const runs = group.runs.filter((run) => curve.runs[run]);
     const many = runs.length > 1;
     for (const run of runs) {
-      found.push({ group: g, values: curve.runs[run], thin: many });
+      series.push({ group: g, values: curve.runs[run], thin: many });
     }
-    if (many) found.push({ group: g, values: means(runs.map((run) => curve.runs[run])), mean: true });
+    if (many) series.push({ group: g, values: means(runs.map((run) => curve.runs[run])), mean: true });
   });
-  return found;
+  return series;
 }
 
 function means(lists) {
@@ -55,15 +56,15 @@ function means(lists) {
 }
 
 function chart(place, curve) {
-  const series = seriesOf(curve);
+  const series = makeSeries(curve);
   const box = make("div", { className: "plot" });
   const tip = make("div", { className: "tip", hidden: true });
   const unit = curve.percent ? make("span", { className: "faint" }, " %") : null;
   place.append(make("figure", {}, make("figcaption", {}, curve.title, unit), box));
   const axis = {
-    stroke: () => colour("faint"),
+    stroke: () => color("faint"),
     font: "11px system-ui, sans-serif",
-    grid: { stroke: () => colour("line"), width: 1 },
+    grid: { stroke: () => color("line"), width: 1 },
     ticks: { show: false },
   };
   const options = {
@@ -72,7 +73,7 @@ function chart(place, curve) {
     padding: [8, 8, 0, 0],
     legend: { show: false },
     scales: { x: { time: false } },
-    cursor: { sync: { key: "epochs" + curve.kind }, y: false, drag: { x: false, y: false } },
+    cursor: { sync: { key: "epochs" + curve.command }, y: false, drag: { x: false, y: false } },
     axes: [
       { ...axis, size: 24, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], grid: { show: false } },
       { ...axis, size: 46, values: (_, ticks) => ticks.map(short) },
@@ -80,14 +81,14 @@ function chart(place, curve) {
     series: [
       {},
       ...series.map((s) => ({
-        stroke: () => colour("c" + (s.group % COLOURS)),
+        stroke: () => color("c" + (s.group % COLORS)),
         width: s.thin ? 1 : 2,
         alpha: s.thin ? 0.4 : 1,
         points: { show: curve.sparse || curve.epochs.length < 2, size: 4 },
         spanGaps: curve.sparse,
       })),
     ],
-    hooks: { setCursor: [(plot) => tell(plot, tip, curve)] },
+    hooks: { setCursor: [(plot) => showTip(plot, tip, curve)] },
   };
   const plot = new uPlot(options, [curve.epochs, ...series.map((s) => s.values)], box);
   plot.over.append(tip);
@@ -98,20 +99,20 @@ function chart(place, curve) {
   return { plot, series };
 }
 
-/** What the runs had at the epoch under the pointer, beside it. */
-function tell(plot, tip, curve) {
+/** Show the runs' values at the epoch under the pointer. */
+function showTip(plot, tip, curve) {
   const at = plot.cursor.idx;
   tip.hidden = at === null || at === undefined || !plot.over.matches(":hover");
   if (tip.hidden) return;
   const lines = data.groups.map((group, g) => {
     const values = group.runs.map((run) => curve.runs[run]?.[at] ?? null);
-    const found = values.filter((value) => value !== null);
-    if (!found.length) return null;
-    const mean = found.reduce((a, b) => a + b, 0) / found.length;
-    const each = found.length > 1 && found.length <= 5 ? found.map(short).join("  ") : "";
+    const known = values.filter((value) => value !== null);
+    if (!known.length) return null;
+    const mean = known.reduce((a, b) => a + b, 0) / known.length;
+    const each = known.length > 1 && known.length <= 5 ? known.map(short).join("  ") : "";
     return make(
       "div",
-      { className: "of" },
+      { className: "values" },
       swatch(g),
       make("span", {}, group.label),
       make("b", {}, short(mean)),

@@ -1,4 +1,5 @@
-// What pre-training runs made of the same masked images: a picture a run, a slider over the epochs.
+// Reconstructions of the same masked images by pre-training runs: one picture per run, with a slider
+// over the epochs.
 
 function previews() {
   if (!data.previews.length) return;
@@ -35,7 +36,7 @@ class Sheet {
     place.append(this.figure);
   }
 
-  /** The last picture that was drawn until then; before the first, the first. */
+  /** Show the last picture up to an epoch; before the first picture, the first. */
   show(epoch) {
     const { epochs } = this.entry;
     const at = Math.max(0, epochs.findLastIndex((drawn) => drawn <= epoch));

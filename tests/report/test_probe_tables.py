@@ -1,4 +1,4 @@
-"""What `gta probe` found, in a report."""
+"""Results of `gta probe` in a report."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from gtacli.cli import main
-from gtacli.report.probes import rows_of
+from gtacli.report.probe_tables import probe_metrics
 
 
-def folder(path: Path, task: str, *results: dict[str, Any]) -> Path:
+def write_probe(path: Path, task: str, *results: dict[str, Any]) -> Path:
     path.mkdir()
     record = {"command": f"probe {task}", "config": {"seed": 0}, "argv": ["gta", "probe", task]}
     (path / "run.json").write_text(json.dumps(record))
     about = {"task": task, "data": "<birds>"}
-    found = [{**about, **result} for result in results]
-    (path / "summary.json").write_text(json.dumps({"results": found}))
+    written = [{**about, **result} for result in results]
+    (path / "summary.json").write_text(json.dumps({"results": written}))
     return path
 
 
@@ -58,55 +58,57 @@ BACKGROUND = {
 }
 
 
-def test_a_result_says_what_its_figures_are() -> None:
-    assert [(row.label, row.value) for row in rows_of(KNN)] == [
+def test_metrics_of_a_result() -> None:
+    assert [(row.title, row.value) for row in probe_metrics(KNN)] == [
         ("k-NN, k = 10", 0.5), ("k-NN, k = 20", 0.625), ("top 1", 0.625),
     ]  # fmt: skip
-    assert [row.test for row in rows_of(BETTER)] == [
+    assert [row.test for row in probe_metrics(BETTER)] == [
         None, {"difference": 0.025, "p": 0.0001}, {"difference": -0.1, "p": 0.2},
     ]  # fmt: skip
-    assert [(*row[:3], row.test is None) for row in rows_of(FEWSHOT)] == [
-        ("linear, 1 a class", 0.3, [0.25, 0.35], False),
-        ("centroid, 1 a class", 0.25, [None, None], True),
+    assert [(*row[:3], row.test is None) for row in probe_metrics(FEWSHOT)] == [
+        ("linear, 1 per class", 0.3, [0.25, 0.35], False),
+        ("centroid, 1 per class", 0.25, [None, None], True),
     ]
-    assert [(row.label, row.value, row.interval) for row in rows_of(BACKGROUND)] == [
+    assert [(row.title, row.value, row.interval) for row in probe_metrics(BACKGROUND)] == [
         ("mixed-same", 0.75, [0.7, 0.8]), ("BG-Gap", 0.25, [0.1, 0.4]),
     ]  # fmt: skip
-    assert [*rows_of({"model": "a", "task": "attention", "layers": [{"inside": [0.1]}]})] == []
+    assert [
+        *probe_metrics({"model": "a", "task": "attention", "layers": [{"inside": [0.1]}]})
+    ] == []
 
 
-def test_probes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_probes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probes = [
-        folder(tmp_path / "knn", "knn", KNN, BETTER),
-        folder(tmp_path / "background", "background", BACKGROUND),
+        write_probe(tmp_path / "knn", "knn", KNN, BETTER),
+        write_probe(tmp_path / "background", "background", BACKGROUND),
     ]
     out = tmp_path / "report.html"
     assert main(["report", *map(str, probes), "-o", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["runs"], said["complete"], said["images"]) == (2, 2, 0)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["runs"], result["complete"], result["images"]) == (2, 2, 0)
     page = out.read_text()
     assert "knn, &lt;birds&gt;, 1,389 images" in page
     assert "<birds>" not in page
     for text in ("62.5", "50.0 to 75.0", "+2.5, p &lt; 0.001", "-10.0, p = 0.200", "2 probes"):
         assert text in page
-    assert "over the runs of a setting" not in page  # there is none
+    assert "over the runs of a setting" not in page  # there are no settings
 
 
-def test_probes_beside_runs(
+def test_report_of_probes_and_runs(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = folder(tmp_path / "probe", "fewshot", FEWSHOT)
+    probe = write_probe(tmp_path / "probe", "fewshot", FEWSHOT)
     out = tmp_path / "report.html"
     assert main(["report", str(runs[0]), str(probe), "-o", str(out), "--no-images"]) == 0
     capsys.readouterr()
     page = out.read_text()
     assert "over the runs of a setting" in page
-    assert "linear, 1 a class" in page
+    assert "linear, 1 per class" in page
     assert "1 run, 1 setting, 1 probe" in page
 
 
-def test_a_report_of_probes_needs_no_torch(tmp_path: Path) -> None:
-    probe = folder(tmp_path / "probe", "knn", KNN)
+def test_report_of_probes_does_not_import_torch(tmp_path: Path) -> None:
+    probe = write_probe(tmp_path / "probe", "knn", KNN)
     words = ["report", str(probe), "-o", str(tmp_path / "r.html")]
     code = f"""
 import sys

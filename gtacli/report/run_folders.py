@@ -1,4 +1,4 @@
-"""Run folders as a report reads them. No torch: a report without images is there at once."""
+"""Run folders as input of a report. Nothing here imports torch, to keep `no_images` fast."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gtacli.runtime.run_files import WEIGHTS_FILE
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a run folder holds.
+class ReportRun:
+    """The content of a run folder.
 
     Attributes:
         path: the folder.
-        name: tells it from the report's other runs.
+        name: the folder's name, with as many parents as make it unique in the report.
         record: run.json.
-        summary: summary.json; None: the run has not come to its end.
-        rows: metrics.jsonl, an object an epoch.
+        summary: summary.json; None: the run is incomplete.
+        rows: metrics.jsonl, one object per epoch.
     """
 
     path: Path
@@ -31,19 +31,19 @@ class Run:
     summary: dict[str, Any] | None
     rows: list[dict[str, Any]]
 
-    def part(self, name: str) -> dict[str, Any]:
-        """A table of the record, empty where it has none."""
-        found = self.record.get(name)
-        return found if isinstance(found, dict) else {}
+    def section(self, name: str) -> dict[str, Any]:
+        """Return an object of the record; empty if the record has none of that name."""
+        value = self.record.get(name)
+        return value if isinstance(value, dict) else {}
 
     @property
     def command(self) -> str:
-        """Which made it; "run" where its record does not say."""
+        """The command that created the run; "run" if the record does not say."""
         return str(self.record.get("command", "run"))
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.part("config")
+        return self.section("config")
 
     @property
     def has_weights(self) -> bool:
@@ -51,49 +51,47 @@ class Run:
 
     @property
     def epochs(self) -> tuple[int, int | None]:
-        """How many are done, of how many."""
+        """The number of completed epochs and the number of planned ones."""
         done = 1 + max((row["epoch"] for row in self.rows if "epoch" in row), default=-1)
         return done, self.config.get("epochs")
 
 
-def read_runs(folders: Sequence[str]) -> list[Run]:
-    """The runs in the order given, each folder once.
+def read_runs(folders: Sequence[str]) -> list[ReportRun]:
+    """Read run folders in the given order, each folder once.
 
-    Raises GtaError for a folder that is no run, or whose files are damaged.
+    Raises GtaError for a folder that is not a run folder or has damaged files.
     """
     if not folders:
         raise GtaError("no run: name the folders of one or more runs (runs/*)")
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
-    return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    return [_read_run(path, name) for path, name in zip(paths, _unique_names(paths), strict=True)]
 
 
-def _read(path: Path, name: str) -> Run:
+def _read_run(path: Path, name: str) -> ReportRun:
     if not path.exists():
         raise GtaError(f"no such folder: {path}")
     if not (path / "run.json").is_file():
-        raise GtaError(f"{path} is no run folder (it has no run.json){_hint(path)}")
+        below = path.is_dir() and any(path.glob("*/run.json"))
+        hint = f"; its subfolders are runs: {path}/*" if below else ""
+        raise GtaError(f"{path} is not a run folder (it has no run.json){hint}")
+    record = _read_object(path / "run.json")
     summary = path / "summary.json"
-    record = _object(path / "run.json")
-    return Run(path, name, record, _object(summary) if summary.is_file() else None, _rows(path))
+    return ReportRun(
+        path, name, record, _read_object(summary) if summary.is_file() else None, _read_rows(path)
+    )
 
 
-def _hint(path: Path) -> str:
-    if path.is_dir() and any(path.glob("*/run.json")):
-        return f"; the runs are in it: {path}/*"
-    return ""
-
-
-def _object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = replace_nonfinite(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     if not isinstance(value, dict):
-        raise GtaError(f"{file} holds no JSON object")
+        raise GtaError(f"{file} is not a JSON object")
     return value
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     if not file.is_file():
         return []
@@ -109,15 +107,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _with_last_block(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of --track-attention are lists over the blocks; the last one's sum them up."""
+    """Add the last block's values of the per-block lists that `track_attention` logs."""
     tracked = row.get("attention")
     lists = tracked.items() if isinstance(tracked, dict) else ()
     last = {f"attention_{k}": v[-1] for k, v in lists if isinstance(v, list) and v}
     return {**row, **last}
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many of the folders above as it takes to tell them apart."""
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with as many parent folders as make them unique."""
     resolved = [path.resolve() for path in paths]
     for depth in range(1, max((len(p.parts) for p in resolved), default=1) + 1):
         names = ["/".join(p.parts[-depth:]) for p in resolved]

@@ -1,0 +1,113 @@
+"""Evaluation of the runs on their own test images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from gtacli.data.base import ImageDataset, Record
+from gtacli.data.unlabeled import load_images
+from gtacli.errors import GtaError
+from gtacli.models.loading import load_model
+from gtacli.report.predictions import (
+    Predictions,
+    Predictor,
+    find_test_images,
+    hash_inputs,
+    load_predictions,
+    save_predictions,
+)
+from gtacli.report.run_folders import ReportRun
+
+log = logging.getLogger(__name__)
+
+ReportProgress = Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
+"""A function (label, total) that returns a context of `advance(steps=1)`."""
+TOLERANCE = 0.005
+"""Accepted difference in accuracy: another device or batch size may flip close decisions."""
+
+
+class Notes(list[str]):
+    """The missing content and its reasons, listed on the page and logged at once."""
+
+    def add(self, text: str) -> None:
+        if text not in self:
+            self.append(text)
+            log.warning("%s", text)
+
+
+class RunPredictions(NamedTuple):
+    """A run's test images and its predictions on them."""
+
+    dataset: ImageDataset
+    records: tuple[Record, ...]
+    predictions: Predictions
+
+
+class RunEvaluator:
+    """An evaluator of runs that reads each dataset once; a failure becomes a note."""
+
+    def __init__(self, predictor: Predictor, notes: Notes, progress: ReportProgress) -> None:
+        self.predictor, self.notes, self.progress = predictor, notes, progress
+        self._datasets: dict[str, tuple[ImageDataset, str] | None] = {}
+
+    def load_dataset(self, run: ReportRun) -> tuple[ImageDataset, str] | None:
+        """Return the run's dataset and its fingerprint; None if it cannot be read."""
+        spec = run.config.get("data")
+        if not isinstance(spec, str):
+            self.notes.add(f"{run.name}: its run.json does not name its dataset")
+            return None
+        if spec not in self._datasets:
+            self._datasets[spec] = None
+            try:
+                dataset = load_images(spec)
+                self._datasets[spec] = dataset, dataset.fingerprint()
+            except GtaError as error:
+                self.notes.add(f"the dataset {spec} cannot be read: {error}")
+        loaded = self._datasets[spec]
+        recorded = run.section("data").get("fingerprint")
+        if loaded is not None and recorded not in (None, loaded[1]):
+            self.notes.add(f"the dataset {spec} has changed since {run.name} was trained")
+        return loaded
+
+    def evaluate(self, run: ReportRun, label: str) -> RunPredictions | None:
+        """Return a run's predictions; None for one without a test: incomplete or pre-training."""
+        if run.summary is None or not run.has_weights or run.summary.get("test_top1") is None:
+            return None
+        loaded = self.load_dataset(run)
+        if loaded is None:
+            return None
+        dataset, fingerprint = loaded
+        try:
+            records = find_test_images(run, dataset)
+            digest = hash_inputs(run, fingerprint)
+            predictions = load_predictions(run, digest, records)
+            if predictions is None:
+                predictions = self._predict(run, label, dataset, records)
+                save_predictions(run, digest, predictions)
+        except GtaError as error:
+            self.notes.add(f"{run.name}: no predictions on its test images ({error})")
+            return None
+        self._check(run, records, predictions)
+        return RunPredictions(dataset, records, predictions)
+
+    def _predict(
+        self, run: ReportRun, label: str, dataset: ImageDataset, records: Sequence[Record]
+    ) -> Predictions:
+        model = load_model(str(run.path))
+        if model.classes != dataset.classes:
+            raise GtaError("its classes are not those of the dataset")
+        with self.progress(f"test images, {label}", len(records)) as advance:
+            return self.predictor.predict(model, records, advance)
+
+    def _check(self, run: ReportRun, records: Sequence[Record], predictions: Predictions) -> None:
+        """Note a difference between the predictions and the summary."""
+        hits = [predictions[r.key][0] == r.label for r in records if r.key in predictions]
+        reported = (run.summary or {})["test_top1"]
+        if hits and abs(sum(hits) / len(hits) - reported) > TOLERANCE:
+            self.notes.add(
+                f"{run.name}: {100 * sum(hits) / len(hits):.1f} % of its test images are correct "
+                f"here, but {100 * reported:.1f} % according to its summary"
+            )

@@ -1,0 +1,138 @@
+"""Predictions of the runs' models on their test images.
+
+They are cached in the run folder (predictions.json), so the next report does not run the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from gtacli.data.base import ImageDataset, Record
+from gtacli.data.loader import make_loader
+from gtacli.data.store import ImageStore
+from gtacli.errors import GtaError, RunError
+from gtacli.models.loading import LoadedModel
+from gtacli.report.attention import eval_transform, prepare_network
+from gtacli.report.run_folders import ReportRun
+from gtacli.runtime.atomic import write_atomic
+from gtacli.runtime.devices import Compute, choose_workers
+from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
+
+log = logging.getLogger(__name__)
+
+Predictions = dict[str, tuple[int, float]]
+"""Class index and probability by image key."""
+
+
+def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...]:
+    """Return the images that the run was tested on, by default the test split.
+
+    Raises GtaError if the dataset no longer has one of them.
+    """
+    try:
+        keys = json.loads((run.path / "split.json").read_text(encoding="utf-8"))["test"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return dataset["test"]
+    records = {record.key: record for _, record in dataset.records()}
+    missing = [key for key in keys if key not in records]
+    if missing:
+        raise GtaError(f"the data lacks {len(missing)} of its test images, such as {missing[0]}")
+    return tuple(records[key] for key in keys)
+
+
+class Predictor:
+    """A runner of models on test images; models with equal input share the decoded pixels."""
+
+    def __init__(self, compute: Compute, batch_size: int, workers: int | None) -> None:
+        self.compute, self.batch_size, self.workers = compute, batch_size, workers
+        self._store: ImageStore | None = None
+
+    def predict(
+        self, model: LoadedModel, records: Sequence[Record], advance: Callable[[int], object]
+    ) -> Predictions:
+        """Return the most probable class of each readable image."""
+        transform = eval_transform(model)
+        store = self._open_store(tuple(records), transform.load_size, model.interpolation)
+        network = prepare_network(model, self.compute)
+        as_input = model.view(self.compute.device)
+        predictions: Predictions = {}
+        workers = choose_workers(self.workers, self.compute.device, store.cached)
+        size = 2 * self.batch_size
+        for batch in make_loader(store, transform, size, train=False, workers=workers):
+            if len(batch.images):
+                images = batch.images.to(self.compute.device)
+                with torch.inference_mode(), self.compute.autocast():
+                    best = network(as_input(images)).float().softmax(-1).max(-1)
+                keys = [store.records[i].key for i in batch.indices.tolist()]
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                predictions |= dict(zip(keys, pairs, strict=True))
+            advance(len(batch.images))
+        return predictions
+
+    def _open_store(
+        self, records: tuple[Record, ...], cover: tuple[int, int], interpolation: str
+    ) -> ImageStore:
+        store = self._store
+        if store is None or (store.records, store.cover, store.interpolation) != (
+            records, cover, interpolation,
+        ):  # fmt: skip
+            store = self._store = ImageStore(records, cover, interpolation=interpolation)
+        return store
+
+
+def hash_inputs(run: ReportRun, fingerprint: str) -> str:
+    """Hash the run's weights and the dataset's fingerprint."""
+    digest = hashlib.sha256(fingerprint.encode())
+    with (run.path / WEIGHTS_FILE).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_predictions(run: ReportRun, digest: str, records: Sequence[Record]) -> Predictions | None:
+    """Return the cached predictions; None if they are from other weights or images."""
+    try:
+        content = json.loads((run.path / PREDICTIONS_FILE).read_text(encoding="utf-8"))
+        cached = {key: (int(c), float(p)) for key, (c, p) in content["top1"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    valid = content.get("of") == digest and set(cached) <= {r.key for r in records}
+    return cached if valid else None
+
+
+def save_predictions(run: ReportRun, digest: str, predictions: Predictions) -> None:
+    """Cache predictions in the run folder; skip a folder that is not writable."""
+    content = {"of": digest, "top1": {k: [c, round(p, 4)] for k, (c, p) in predictions.items()}}
+    text = json.dumps(content, indent=0) + "\n"
+    try:
+        write_atomic(run.path / PREDICTIONS_FILE, lambda p: p.write_text(text, encoding="utf-8"))
+    except RunError as error:
+        log.debug("%s", error)
+
+
+def count_confusions(records: Sequence[Record], predictions: Predictions) -> list[list[int]]:
+    """Return [true class, predicted class, number of images] for every pair that occurs."""
+    counts: dict[tuple[int, int], int] = {}
+    for record in records:
+        if record.key in predictions:
+            pair = (record.label, predictions[record.key][0])
+            counts[pair] = counts.get(pair, 0) + 1
+    return [[*pair, count] for pair, count in sorted(counts.items())]
+
+
+def worst_mistakes(
+    records: Sequence[Record], by_run: Sequence[Mapping[str, tuple[int, float]]], count: int
+) -> list[Record]:
+    """Return the images with the highest total probability of wrong classes, highest first."""
+
+    def wrong_probability(record: Record) -> float:
+        own = [predictions[record.key] for predictions in by_run if record.key in predictions]
+        return sum(p for label, p in own if label != record.label)
+
+    wrong = [record for record in records if wrong_probability(record) > 0]
+    return sorted(wrong, key=lambda record: (-wrong_probability(record), record.key))[:count]

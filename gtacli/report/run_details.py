@@ -1,0 +1,83 @@
+"""Details of the runs: command lines, versions, costs and settings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gtacli.report.groups import CommandRuns
+from gtacli.report.run_folders import ReportRun
+from gtacli.report.settings import flatten, setting_text
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """The origin of one run.
+
+    Attributes:
+        label: short name of the run in the report.
+        name: name of its folder.
+        command: the command line.
+        facts: values by title.
+        config: all settings as JSON.
+    """
+
+    label: str
+    name: str
+    command: str
+    facts: dict[str, str]
+    config: str
+
+
+def describe_run(run: ReportRun, label: str) -> RunDetails:
+    """Collect a run's details from its record and its summary."""
+    record, summary = run.record, run.summary or {}
+    data, model, versions = run.section("data"), run.section("model"), run.section("versions")
+    argv = record.get("argv")
+    held_out = "classified" if run.command == "pretrain" else "held out"
+    uses = (("n_train", "for training"), ("n_val", held_out), ("n_test", "for testing"))
+    facts = {
+        "folder": str(run.path),
+        "seed": setting_text(run.config.get("seed")),
+        "data": f"{data.get('name', '–')}, fingerprint {data.get('fingerprint', '–')}",
+        "weights": f"{model.get('weights', '–')}, fingerprint {model.get('fingerprint', '–')}",
+        "images": ", ".join(
+            f"{summary[key]:,} {use}" for key, use in uses if isinstance(summary.get(key), int)
+        ),
+        "selected": _selection(summary),
+        "cost": _cost(summary),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "machine": f"{record.get('platform', '–')}, {record.get('threads', '–')} threads",
+    }
+    return RunDetails(
+        label,
+        run.name,
+        shlex.join(map(str, argv)) if isinstance(argv, list) else "–",
+        {title: value for title, value in facts.items() if value},
+        json.dumps(run.config, indent=1, ensure_ascii=False),
+    )
+
+
+def shared_settings(runs: Sequence[ReportRun], command: CommandRuns) -> dict[str, str]:
+    """Return the settings that all runs of a command share."""
+    first, *others = (dict(flatten(runs[number].config)) for number in command.runs)
+    same = {k: v for k, v in first.items() if all(s.get(k, object) == v for s in others)}
+    return {k: setting_text(v) for k, v in same.items() if v is not None and k != "out"}
+
+
+def _selection(summary: dict[str, Any]) -> str:
+    parts = []
+    if isinstance(summary.get("best_epoch"), int):
+        parts.append(f"epoch {summary['best_epoch']}")
+    if isinstance(summary.get("lam"), int | float):
+        parts.append(f"lam {summary['lam']:g} (auto)")
+    return ", ".join(parts)
+
+
+def _cost(summary: dict[str, Any]) -> str:
+    units = {"seconds": "s", "images_per_second": "images/s", "peak_memory_mb": "MB"}
+    values = [(summary.get(key), unit) for key, unit in units.items()]
+    return ", ".join(f"{v:,.0f} {unit}" for v, unit in values if isinstance(v, int | float))
