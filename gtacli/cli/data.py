@@ -1,4 +1,4 @@
-"""`gta data check`: whether a data set is whole and readable, before a run relies on it."""
+"""The command `gta data check`, which checks a dataset before a run uses it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from gtacli.cli import console
 from gtacli.cli.lazy import group
 from gtacli.cli.options import Quiet, Verbose
 
-SHOWN = 10
+MOST_LINES = 10
 COLUMNS = ("images", "published", "classes", "fewest", "most")
-app = group("Data sets: whether they are whole and readable.")
+app = group("Check a dataset for missing, unreadable and duplicate images.")
 
 
 @app.command()
 def check(
     name: Annotated[
-        str, typer.Argument(help="pets, cub, folder, csv, torch/cifar10, ...; or a whole data spec")
+        str,
+        typer.Argument(help="pets, cub, folder, csv, torch/cifar10, …; or a data spec"),
     ],
-    root: Annotated[str | None, typer.Argument(help="where it lies")] = None,
+    root: Annotated[str | None, typer.Argument(help="the dataset's folder or file")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="do not decode the images")] = False,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Read a data set as --data does: counts, missing and unreadable images, images that lie in
-    two parts, and what was published. Exit status 1 when something is wrong with it."""
+    """Check a dataset for missing, unreadable and duplicate images.
+
+    The dataset is read as with --data. The report compares the number of images with the published
+    one and lists images that are in several splits. Exit status 1 if there is a problem.
+    """
     console.setup(quiet=quiet, verbose=verbose)
-    from gtacli.data.check import check as run
+    from gtacli.data.check import check_dataset
     from gtacli.data.spec import read_dataset
 
     spec = name if root is None else _spec(name, root)
     dataset = read_dataset(spec)
     total = sum(map(len, dataset.splits.values()))
     with console.progress("reading", total) as advance:
-        report = {"data": spec, **run(dataset, quick, advance)}
+        report = {"data": spec, **check_dataset(dataset, quick, advance)}
     if json:
         console.emit(report)
     else:
@@ -45,7 +49,7 @@ def check(
 
 
 def _spec(name: str, root: str) -> str:
-    """NAME and ROOT as `--data` takes them."""
+    """Return the data spec of NAME and ROOT."""
     from gtacli.data.base import DatasetFamily
     from gtacli.registry import DATASETS
 
@@ -56,9 +60,10 @@ def _spec(name: str, root: str) -> str:
 def _show(report: dict[str, Any]) -> None:
     title = f" ({report['published']})" if report["published"] else ""
     console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
-    rows = [(part, *(row[c] for c in COLUMNS)) for part, row in report["parts"].items()]
-    shown = [i for i, _ in enumerate(("part", *COLUMNS)) if any(row[i] is not None for row in rows)]
-    console.table([("part", *COLUMNS)[i] for i in shown], [[row[i] for i in shown] for row in rows])
+    rows = report["parts"].values()
+    columns = [c for c in COLUMNS if any(row[c] is not None for row in rows)]
+    table = [[split, *(row[c] for c in columns)] for split, row in report["parts"].items()]
+    console.table(["split", *columns], table)
     for kind in ("missing", "unreadable"):
         _list([row["error"] for row in report[kind]])
     same = [
@@ -72,7 +77,7 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _list(lines: list[str]) -> None:
-    for line in lines[:SHOWN]:
+    for line in lines[:MOST_LINES]:
         console.say(line)
-    if len(lines) > SHOWN:
-        console.say(f"… and {len(lines) - SHOWN} more (--json lists all)")
+    if len(lines) > MOST_LINES:
+        console.say(f"… and {len(lines) - MOST_LINES} more (--json lists all)")

@@ -1,7 +1,6 @@
-"""Data sets: reading, per-class sampling, decoding, geometry and batches.
+"""Datasets: readers, per-class sampling, caching, augmentation and batches.
 
-Importing this package imports neither torch nor Pillow; `images`, `transforms`, `store` and
-`loader` do.
+Importing this package imports neither torch nor Pillow; `store`, `loader` and `augment` do.
 """
 
 from gtacli.data.base import DatasetReader, ImageDataset, Record

@@ -1,11 +1,10 @@
-"""What a data set is: records in up to three parts, and the contract of a reader.
+"""Datasets as records in up to three splits, and the base classes of dataset readers.
 
-A record need not be a file: whatever can be opened by itself (a member of a shard, a row of a
-table, an array) is `Packed`. So sampling, hold-out, caching, shuffling and resuming are the same
-for every source. A stream without labels and without a length would be no ImageDataset.
+A record is a file, or an image that is `Packed` (a member of a shard, a row of a table, an array),
+so that sampling, hold-out, caching, shuffling and resuming work the same for every source.
 
-A plug-in of the group `gta.datasets` subclasses `DatasetReader`; everything it returns is checked
-here once, so that a mistake in any layout ends in the same clear line.
+A plug-in of the group `gta.datasets` subclasses `DatasetReader`. Everything that a reader returns
+is validated here.
 """
 
 import hashlib
@@ -18,6 +17,7 @@ from typing import BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
 from gtacli.images.packed import Packed
+from gtacli.images.sizes import Box
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -31,22 +31,22 @@ SPLIT_NAMES = {
 
 
 def split_in_name(name: str) -> str | None:
-    """The part that the words of a file's name say (`birds-train-000.tar`), if they say one."""
+    """Return the split that a file's name contains (`birds-train-000.tar`), else None."""
     words = re.split(r"[^a-z]+", name.lower())
-    parts = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return parts.pop() if len(parts) == 1 else None
-
-
-Box = tuple[int, int, int, int]
-"""[x0, y0, x1, y1) in pixels."""
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image. `key` names it for ever (its path relative to the data set, with `/`).
+    """One image of a dataset.
 
-    `mask` shows its objects and `boxes` are around them, where the set has them; no box at all
-    (`()`) says that there is no object.
+    Attributes:
+        key: permanent name, the path relative to the dataset with `/`.
+        label: index of the class.
+        path: the image.
+        mask: mask file of its objects, if the dataset has one.
+        boxes: boxes of its objects, if the dataset has them; `()` means that there is no object.
     """
 
     key: str
@@ -56,17 +56,17 @@ class Record:
     boxes: tuple[Box, ...] | None = None
 
     def open(self) -> BinaryIO:
-        """The encoded image. Raises OSError, or what the image's container raises."""
+        """Open the encoded image. Raises OSError, or what the image's container raises."""
         return self.path.open("rb") if isinstance(self.path, Path) else self.path.open()
 
 
 NO_CLASS = ("",)
-"""The classes of a set without labels."""
+"""The classes of a dataset without labels."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A set as its authors publish it: its name, its page, images a part, number of classes."""
+    """A dataset as its authors publish it: title, home page, images by split, number of classes."""
 
     title: str
     home: str
@@ -76,29 +76,29 @@ class Publication:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A labelled image set; `splits` holds only the parts that exist (train, val, test)."""
+    """A labeled set of images; `splits` holds only the splits that exist (train, val, test)."""
 
     name: str
     classes: tuple[str, ...]
     splits: dict[str, tuple[Record, ...]]
     published: Publication | None = None
-    """What it should be, where that is known."""
+    """The expected content, if it is known."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def __getitem__(self, split: str) -> tuple[Record, ...]:
-        """The records of a part, none where the data set lacks it."""
+        """Return the records of a split; none if the dataset lacks it."""
         return self.splits.get(split, ())
 
     def records(self) -> Iterator[tuple[str, Record]]:
-        """Every (split, record), the parts in the order train, val, test."""
+        """Yield every (split, record) in the order train, val, test."""
         for split in SPLITS:
             for record in self[split]:
                 yield split, record
 
     def fingerprint(self) -> str:
-        """SHA-256 over class names, keys, labels, parts and sizes; not over their order."""
+        """Return a SHA-256 of class names, keys, labels, splits and sizes, independent of order."""
         lines = [
             f"{record.key}\0{record.label}\0{split}\0{_stamp(record.path)}"
             for split, record in self.records()
@@ -110,36 +110,36 @@ class ImageDataset:
 
 
 class DatasetReader(ABC):
-    """Base of the `gta.datasets` entries: one layout on disk, or one set by name."""
+    """Base class of the `gta.datasets` entries: one layout on disk, or one dataset by name."""
 
     help: ClassVar[str] = ""
     """One line for listings."""
     needs_root: ClassVar[bool] = True
-    """False: the reader knows where its data lies, so a bare `--data NAME` is enough."""
+    """False if the reader finds its data itself, so that the name alone is a data spec."""
 
     @abstractmethod
     def read(self, root: Path | None) -> ImageDataset:
-        """The data set at `root` (None: none was given). Raises GtaError with one clear line."""
+        """Read the dataset at `root` (None if no root was given). Raises GtaError."""
 
 
 class DatasetFamily(DatasetReader):
-    """Base of readers of many sets: `--data FAMILY/REST`, such as `torch/pets:ROOT`."""
+    """Base class of readers of many datasets with specs `FAMILY/REST` (`torch/pets:ROOT`)."""
 
     usage: ClassVar[str]
-    """How it is written, for messages."""
+    """The form of a data spec, for messages."""
 
     @abstractmethod
     def open(self, rest: str) -> ImageDataset:
-        """The data set that `rest` names. Raises GtaError with one clear line."""
+        """Read the dataset that `rest` names. Raises GtaError."""
 
     def read(self, root: Path | None) -> ImageDataset:
-        raise GtaError(f"these data sets have names of their own: write {self.usage}")
+        raise GtaError(f"the spec must name one dataset of the family: write {self.usage}")
 
 
 def require_folder(root: Path | None, reader: str) -> Path:
-    """`root` if it is a folder; the reader's error line otherwise."""
+    """Return `root` if it is a folder. Raises GtaError otherwise."""
     if root is None:
-        raise GtaError(f"data set '{reader}' needs a folder: write {reader}:FOLDER")
+        raise GtaError(f"dataset '{reader}' needs a folder: write {reader}:FOLDER")
     if not root.exists():
         raise GtaError(f"no such folder: {root}")
     if not root.is_dir():
@@ -153,27 +153,27 @@ def _stamp(path: Path | Packed) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return -1  # a broken link is named when it is decoded; it must not break the fingerprint
+        return -1  # a broken link is reported when it is decoded
 
 
 def _check(dataset: ImageDataset) -> None:
     unknown = set(dataset.splits) - set(SPLITS)
     if unknown:
-        raise GtaError(f"data set {dataset.name}: unknown part '{min(unknown)}'")
+        raise GtaError(f"dataset {dataset.name}: unknown split '{min(unknown)}'")
     if not any(dataset.splits.values()):
-        raise GtaError(f"data set {dataset.name}: no image in it")
+        raise GtaError(f"dataset {dataset.name}: it has no image")
     seen: dict[str, str] = {}
     present: dict[str, set[int]] = {split: set() for split in SPLITS}
     for split, record in dataset.records():
         if not 0 <= record.label < len(dataset.classes):
             raise GtaError(
-                f"data set {dataset.name}: {record.key} has label {record.label}, "
+                f"dataset {dataset.name}: {record.key} has label {record.label}, "
                 f"outside the {len(dataset.classes)} classes"
             )
         if record.key in seen:
             where = {seen[record.key], split}
-            parts = "twice" if len(where) == 1 else f"in both {' and '.join(sorted(where))}"
-            raise GtaError(f"data set {dataset.name}: {record.key} is listed {parts}")
+            splits = "twice" if len(where) == 1 else f"in both {' and '.join(sorted(where))}"
+            raise GtaError(f"dataset {dataset.name}: {record.key} is listed {splits}")
         seen[record.key] = split
         present[split].add(record.label)
     if dataset["train"]:
@@ -182,5 +182,5 @@ def _check(dataset: ImageDataset) -> None:
             if missing:
                 name = dataset.classes[min(missing)]
                 raise GtaError(
-                    f"data set {dataset.name}: class '{name}' is in {split} but not in train"
+                    f"dataset {dataset.name}: class '{name}' is in {split} but not in train"
                 )

@@ -1,5 +1,4 @@
-"""Whether a data set is whole: every image there and readable, none in two parts, and as many as
-were published (a subset of a published set is told so)."""
+"""Check of a dataset: missing and unreadable images, duplicates, and published numbers."""
 
 import hashlib
 from collections import Counter
@@ -13,32 +12,37 @@ from gtacli.images.decode import ImageError, decode
 from gtacli.runtime.machine import usable_cores
 
 
-class Looked(NamedTuple):
-    """One image: the digest of its encoded bytes, or what is wrong with it."""
+class ImageCheck(NamedTuple):
+    """The result for one image: the digest of its encoded bytes, or an error."""
 
     digest: bytes | None = None
     missing: bool = False
     error: str | None = None
 
 
-def check(
+def check_dataset(
     dataset: ImageDataset,
     quick: bool = False,
     progress: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Reads every image and, unless `quick`, decodes it.
+    """Read every image and, unless `quick`, decode it.
 
-    `progress()` is called after each. Gives figures a part, `missing` and `unreadable` images,
-    `duplicates` (groups of images with the same bytes that lie in more than one part), and `wrong`:
-    a line for whatever is not as it should be.
+    Args:
+        dataset: the dataset to check.
+        quick: do not decode the images.
+        progress: called after every image.
+
+    Returns:
+        Numbers by split, `missing` and `unreadable` images, `duplicates` (groups of images with the
+        same bytes in more than one split), and `wrong`, one line per problem.
     """
     records = list(dataset.records())
     missing: list[dict[str, Any]] = []
     unreadable: list[dict[str, Any]] = []
     by_content: dict[bytes, list[tuple[str, Record]]] = {}
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
-        looked = pool.map(lambda pair: _look(pair[1], quick), records)
-        for (split, record), found in zip(records, looked, strict=True):
+        checks = pool.map(lambda pair: _check_image(pair[1], quick), records)
+        for (split, record), found in zip(records, checks, strict=True):
             if found.digest is not None:
                 by_content.setdefault(found.digest, []).append((split, record))
             if found.error is not None:
@@ -56,49 +60,49 @@ def check(
         "published": dataset.published.title if dataset.published else None,
         "images": len(records),
         "classes": len(dataset.classes),
-        "parts": _parts(dataset),
+        "parts": _count_by_split(dataset),
         "missing": missing,
         "unreadable": unreadable,
         "duplicates": duplicates,
     }
-    wrong = list(_wrong(dataset, missing, unreadable, duplicates))
+    wrong = list(_find_problems(dataset, missing, unreadable, duplicates))
     return {**report, "wrong": wrong, "ok": not wrong}
 
 
-def _look(record: Record, quick: bool) -> Looked:
+def _check_image(record: Record, quick: bool) -> ImageCheck:
     if is_missing(record):
-        return Looked(missing=True, error=f"no such image: {record.path}")
+        return ImageCheck(missing=True, error=f"no such image: {record.path}")
     try:
         with record.open() as stream:
             digest = hashlib.sha256(stream.read()).digest()
-    except Exception as error:  # a shard or a table can fail in its own ways
-        return Looked(error=f"cannot read image {record.path}: {' '.join(str(error).split())}")
+    except Exception as error:  # shards and tables raise errors of their own
+        return ImageCheck(error=f"cannot read image {record.path}: {' '.join(str(error).split())}")
     if not quick:
         try:
             decode(record.path)
         except ImageError as error:
-            return Looked(digest, error=str(error))
-    return Looked(digest)
+            return ImageCheck(digest, error=str(error))
+    return ImageCheck(digest)
 
 
-def _parts(dataset: ImageDataset) -> dict[str, dict[str, int | None]]:
-    """Images, what was published of them, classes that occur, and the least and most a class."""
+def _count_by_split(dataset: ImageDataset) -> dict[str, dict[str, int | None]]:
+    """Count images, published images, classes, and the fewest and most images of a class."""
     expected = dataset.published.counts if dataset.published else {}
-    parts: dict[str, dict[str, int | None]] = {}
+    counts: dict[str, dict[str, int | None]] = {}
     for split in SPLITS:
         sizes = Counter(record.label for record in dataset[split]).values()
         if sizes or split in expected:
-            parts[split] = {
+            counts[split] = {
                 "images": sum(sizes),
                 "published": expected.get(split),
                 "classes": len(sizes),
                 "fewest": min(sizes, default=0),
                 "most": max(sizes, default=0),
             }
-    return parts
+    return counts
 
 
-def _wrong(
+def _find_problems(
     dataset: ImageDataset,
     missing: list[dict[str, Any]],
     unreadable: list[dict[str, Any]],
@@ -107,21 +111,21 @@ def _wrong(
     published = dataset.published
     home = f"; {published.title} is published at {published.home}" if published else ""
     if missing:
-        yield f"{_images(missing)} missing, first {missing[0]['image']}{home}"
+        yield f"{_count_text(missing)} missing, first {missing[0]['image']}{home}"
     if unreadable:
-        yield f"{_images(unreadable)} unreadable, first {unreadable[0]['image']}{home}"
+        yield f"{_count_text(unreadable)} unreadable, first {unreadable[0]['image']}{home}"
     if duplicates:
         places = " and ".join(f"{d['image']} ({d['part']})" for d in duplicates[0])
-        yield f"{_images(duplicates)} in more than one part, first {places}"
+        yield f"{_count_text(duplicates)} in more than one split, first {places}"
     if published is None:
         return
     for split, count in published.counts.items():
         if len(dataset[split]) != count:
-            have = f"{len(dataset[split]):,} images, published are {count:,}"
-            yield f"the {split} part has {have}{home}"
+            numbers = f"{len(dataset[split]):,} images, {count:,} are published"
+            yield f"the {split} split has {numbers}{home}"
     if len(dataset.classes) != published.classes:
-        yield f"{len(dataset.classes)} classes, published are {published.classes}{home}"
+        yield f"{len(dataset.classes)} classes, {published.classes} are published{home}"
 
 
-def _images(rows: list[Any]) -> str:
+def _count_text(rows: list[Any]) -> str:
     return "1 image is" if len(rows) == 1 else f"{len(rows):,} images are"

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gtacli.data.base import Box, Record
+from gtacli.data.base import Record
 from gtacli.data.readers.annotations import read_boxes
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.find import IMAGE_SUFFIXES
-from gtacli.images.sizes import Size
+from gtacli.images.sizes import Box, Size
 from gtacli.measures.segmentation import VOID
 
 _VOID_IN_FILES = 255

@@ -5,6 +5,8 @@ from PIL import Image, ImageOps
 
 Size = tuple[int, int]
 """(height, width)."""
+Box = tuple[int, int, int, int]
+"""[x0, y0, x1, y1) in pixels."""
 
 
 def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:

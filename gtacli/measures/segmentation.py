@@ -27,9 +27,6 @@ BETA2 = 0.3
 THRESHOLDS = np.arange(255) / 255
 _EIGHT_CONNECTED = np.ones((3, 3), bool)
 
-Box = Sequence[int]
-"""[x0, y0, x1, y1)."""
-
 
 @dataclass(frozen=True)
 class Score:
@@ -51,7 +48,7 @@ def score(
     mask_hw: NDArray[np.bool_],
     soft_hw: NDArray[np.float64],
     labels_hw: NDArray[np.int32],
-    boxes: Iterable[Box] = (),
+    boxes: Iterable[Sequence[int]] = (),
     jaccard: float | None = None,
 ) -> Score:
     """What is found in an image against its true labels.
@@ -74,7 +71,7 @@ def score(
     )
 
 
-def located(boxes: Iterable[Box], true: Sequence[Box]) -> bool | None:
+def located(boxes: Iterable[Sequence[int]], true: Sequence[Sequence[int]]) -> bool | None:
     """Whether any box meets any true one; None where there is none to meet."""
     if not true:
         return None
@@ -97,7 +94,7 @@ def iou(a_hw: NDArray[np.bool_], b_hw: NDArray[np.bool_]) -> float:
     return np.count_nonzero(a_hw & b_hw) / union if union else 1.0
 
 
-def box_iou(a: Box, b: Box) -> float:
+def box_iou(a: Sequence[int], b: Sequence[int]) -> float:
     """Intersection over union of two boxes."""
     shared = 1
     for low, high in ((0, 2), (1, 3)):

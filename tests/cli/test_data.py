@@ -1,4 +1,4 @@
-"""`gta data check`."""
+"""Tests of `gta data check`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def test_a_good_set(gta: Any, tiny_data: Path) -> None:
+def test_dataset_without_problems(gta: Any, tiny_data: Path) -> None:
     result = gta("data", "check", str(tiny_data))
     assert result.status == 0
     assert "tiny-data: 30 images, 3 classes" in result.out
@@ -18,7 +18,7 @@ def test_a_good_set(gta: Any, tiny_data: Path) -> None:
     assert report["parts"]["test"]["images"] == 12
 
 
-def test_bad_images(gta: Any, tiny_data: Path) -> None:
+def test_unreadable_and_duplicate_images(gta: Any, tiny_data: Path) -> None:
     for i in range(1, 6):
         (tiny_data / f"train/red/{i}.png").write_bytes(b"no image")
     copy = (tiny_data / "train/blue/0.png").read_bytes()
@@ -32,10 +32,10 @@ def test_bad_images(gta: Any, tiny_data: Path) -> None:
     assert [row["image"] for row in report["unreadable"]] == [
         f"train/red/{i}.png" for i in range(1, 6)
     ]
-    assert gta("data", "check", str(tiny_data), "--quick").status == 1  # the twin
+    assert gta("data", "check", str(tiny_data), "--quick").status == 1  # the duplicate
 
 
-def test_long_lists_are_cut(gta: Any, tiny_data: Path) -> None:
+def test_long_lists_are_truncated(gta: Any, tiny_data: Path) -> None:
     for path in tiny_data.glob("train/*/*.png"):
         path.write_bytes(path.name.encode() + path.parent.name.encode())
     out = gta("data", "check", str(tiny_data)).out
@@ -43,7 +43,7 @@ def test_long_lists_are_cut(gta: Any, tiny_data: Path) -> None:
     assert "… and 8 more (--json lists all)" in out
 
 
-def test_unreadable_as_a_whole(gta: Any, tmp_path: Path) -> None:
+def test_unreadable_dataset(gta: Any, tmp_path: Path) -> None:
     for words in (["pets", str(tmp_path)], ["pets", "gone"], ["torch/cifar10", str(tmp_path)]):
         result = gta("data", "check", *words)
         assert result.status == 2
@@ -53,7 +53,7 @@ def test_unreadable_as_a_whole(gta: Any, tmp_path: Path) -> None:
     assert gta("data", "check", "pest", str(tmp_path)).status == 2
 
 
-def test_a_family_by_name_and_root(gta: Any, tmp_path: Path) -> None:
+def test_family_with_name_and_root(gta: Any, tmp_path: Path) -> None:
     result = gta("data", "check", "wds", str(tmp_path))
     assert result.status == 2
     assert f"wds/{tmp_path}: no .tar in that folder" in result.err

@@ -1,3 +1,5 @@
+"""Tests of datasets and their validation."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ def dataset(**splits: list[Record]) -> ImageDataset:
     return ImageDataset("set", ("a", "b"), {name: tuple(part) for name, part in splits.items()})
 
 
-def test_missing_part_is_empty() -> None:
+def test_missing_split_is_empty() -> None:
     data = dataset(train=[record("x")])
     assert data["test"] == ()
     assert [split for split, _ in data.records()] == ["train"]
@@ -24,8 +26,8 @@ def test_missing_part_is_empty() -> None:
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"trian": [record("x")]}, "unknown part 'trian'"),
-        ({"train": []}, "no image"),
+        ({"trian": [record("x")]}, "unknown split 'trian'"),
+        ({"train": []}, "it has no image"),
         ({"train": [record("x", 2)]}, "label 2, outside the 2 classes"),
         ({"train": [record("x"), record("x")]}, "x is listed twice"),
         ({"train": [record("x")], "test": [record("x")]}, "x is listed in both test and train"),
@@ -33,13 +35,13 @@ def test_missing_part_is_empty() -> None:
         ({"train": [record("x")], "val": [record("y", 1)]}, "class 'b' is in val but not in"),
     ],
 )
-def test_every_mistake_has_its_line(splits: dict[str, list[Record]], message: str) -> None:
+def test_invalid_datasets_raise_one_line(splits: dict[str, list[Record]], message: str) -> None:
     with pytest.raises(GtaError, match=message) as caught:
         dataset(**splits)
     assert "\n" not in str(caught.value)
 
 
-def test_fingerprint_sees_content_but_not_order(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_content_but_not_on_order(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("x", "y")]
     for file in files:
         file.write_bytes(b"123")

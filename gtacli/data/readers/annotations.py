@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from gtacli.data.base import Box
 from gtacli.images.decode import ImageError
-from gtacli.images.sizes import Size
+from gtacli.images.sizes import Box, Size
 
 
 def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple[Box, ...]:

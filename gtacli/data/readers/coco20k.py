@@ -14,10 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gtacli.data.base import Box, DatasetReader, ImageDataset, Publication, Record, require_folder
+from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
+from gtacli.images.sizes import Box
 
 HOME = "http://images.cocodataset.org/"
 IMAGES = Archive("train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88")

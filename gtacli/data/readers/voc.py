@@ -19,11 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gtacli.data.base import Box, DatasetFamily, ImageDataset, Publication, Record, require_folder
+from gtacli.data.base import DatasetFamily, ImageDataset, Publication, Record, require_folder
 from gtacli.data.readers.annotations import read_boxes
 from gtacli.data.readers.published import list_lines
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
+from gtacli.images.sizes import Box
 
 CLASSES = ("image",)
 
