@@ -34,7 +34,7 @@ from gtacli.models.metadata import model_metadata
 from gtacli.report.writer import write_report
 
 INPUTS = {
-    "slider": "const s = document.querySelector('.layer'); s.value = i % (+s.max + 1);"
+    "slider": "const s = document.querySelector('.block'); s.value = i % (+s.max + 1);"
     "s.dispatchEvent(new Event('input'))",
     "heads": "const s = document.querySelector('.heads'); s.selectedIndex = i % s.options.length;"
     "s.dispatchEvent(new Event('change'))",

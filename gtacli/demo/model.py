@@ -2,7 +2,7 @@
 
 It was trained on `demo-source`, creatures that are no classes of the demo, so that `gta finetune`
 without arguments transfers to new classes without a download. The recipe `demo-source` trains it
-again, and docs/demo_model.py converts such a run to the file. The file's metadata contain the
+again, and docs/scripts/demo_model.py converts such a run to the file. Its metadata contain the
 recipe, the seed, the digest of the drawing code and the accuracy.
 """
 

@@ -1,6 +1,6 @@
-"""Draws the README's picture of a report: its table and the first rows of its maps.
+"""Draw the README's picture of a report: its table and the first rows of its maps.
 
-python docs/report_picture.py REPORT.html docs/report.png
+python docs/scripts/report_picture.py REPORT.html docs/report.png
 """
 
 import shutil
@@ -13,8 +13,8 @@ from playwright.sync_api import sync_playwright
 
 ROWS = 2
 
-with sync_playwright() as started:
-    browser = started.chromium.launch(
+with sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
         executable_path=shutil.which("chromium"), args=["--no-sandbox"]
     )
     page = browser.new_page(viewport={"width": 1000, "height": 1400})

@@ -1,7 +1,8 @@
-"""Draws the pre-training page's picture: the first rows of a preview.
+"""Draw the picture of the pre-training page: the first rows of a preview.
 
 gta pretrain --recipe pretrain-demo --out runs/pretrain-demo
-python docs/pretraining_picture.py runs/pretrain-demo/previews/epoch-0040.png docs/pretraining.png
+python docs/scripts/pretraining_picture.py \
+    runs/pretrain-demo/previews/epoch-0040.png docs/pretraining.png
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Makes the built-in source model's file of a run: half precision, and how it came to be.
+"""Convert a run to the file of the built-in source model: half precision, with its origin.
 
 gta finetune --recipe demo-source --out runs/demo-source
-python docs/demo_model.py runs/demo-source
+python docs/scripts/demo_model.py runs/demo-source
 """
 
 import json
@@ -19,6 +19,7 @@ RECIPE = "demo-source"
 
 
 def main(run: str) -> None:
+    """Write the weights of a run folder to the package."""
     folder = Path(run)
     tensors, metadata = read_weights(folder / WEIGHTS_FILE)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

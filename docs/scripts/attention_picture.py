@@ -1,7 +1,7 @@
-"""Draws the README's picture: where source, plain fine-tuning and GTA look on the demo's test set.
+"""Draw the README's picture: attention of source, plain and GTA fine-tuning on demo images.
 
 gta demo --out runs/demo
-python docs/picture.py runs/demo docs/attention.png
+python docs/scripts/attention_picture.py runs/demo docs/attention.png
 """
 
 import sys
@@ -16,6 +16,7 @@ WIDTH = 560
 
 
 def main(demo: str, out: str) -> None:
+    """Draw the picture of a demo folder and shrink it."""
     folder, file = Path(demo), Path(out)
     draw_attention(folder / "plain-0", folder / "gta-0", file, choose_compute("cpu", "fp32"))
     with Image.open(file) as sheet:
