@@ -26,9 +26,9 @@ from torch import nn
 from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.data.inputs import InputImage, iter_images
 from gtacli.images.decode import decode
+from gtacli.inference.attention_maps.export import export_maps
 from gtacli.inference.attention_maps.files import PNG_LEVEL, MapFiles
-from gtacli.inference.attention_maps.make import make_lookers
-from gtacli.inference.attention_maps.stream import look
+from gtacli.inference.attention_maps.make import make_extractors
 from gtacli.models import load_model
 from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.runtime.devices import Compute, choose_compute
@@ -110,9 +110,9 @@ def bare(model: Any, count: int, compute: Compute) -> Callable[[], object]:
 def export(
     config: AttentionMapConfig, images: list[InputImage], compute: Compute, folder: Path
 ) -> Callable[[], object]:
-    lookers = make_lookers(config, [str(config.model)], compute)
+    extractors = make_extractors(config, [str(config.model)], compute)
     files = MapFiles(folder, config.style)
-    return lambda: [None for _ in look(lookers, images, compute, files)]
+    return lambda: [None for _ in export_maps(extractors, images, compute, files)]
 
 
 def unfused(

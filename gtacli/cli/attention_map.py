@@ -1,18 +1,23 @@
-"""`gta attention-map`, also `gta attn-maps`: what a model looks at, a picture and a line a map."""
+"""`gta attention-map`, also `gta attn-maps`: a picture and a line per attention map."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
-from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gtacli.data.inputs import InputImage
+    from gtacli.inference.results import AttentionMapFile
+    from gtacli.inference.stream import Failure, Stop
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -25,72 +30,82 @@ def attention_map(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Draw what a ViT looks at in images: a picture (or an array) and a line a map.
+    """Draw a ViT's attention maps of images: a picture (or an array) and a line per map.
 
-    Files are called STEM.layerL.HEADS.png, in the folders that the images lie in below what was
-    given. Images that cannot be read are named, the rest is done, and the exit status is 1.
-    Without images and --model: the built-in demo's, seen by the newest run on it.
+    Files are called STEM.layerL.HEADS.png, and lie in the same subfolders as the images. An image
+    that cannot be read is reported, and the others are processed; the exit status is 1. Without
+    images and --model: the built-in demo's images and the newest run on them.
     """
-    if config.model is None and images:
-        raise UsageError(
-            "--model: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)"
-        )
-    if config.sheet is not None and config.sheet.is_dir():
-        raise UsageError(f"--sheet: {config.sheet} is a folder")
-    if config.kind not in ("cls", "rollout"):
-        from gtacli.registry import DISCOVERY
-
-        DISCOVERY.origin(config.kind)  # a wrong name is said before anything is loaded
-    from gtacli.data.inputs import iter_images
+    _check(config, images)
+    from gtacli.cli.follow import follow, lines
+    from gtacli.inference.attention_maps.export import export_maps
     from gtacli.inference.attention_maps.files import MapFiles
-    from gtacli.inference.attention_maps.make import make_lookers
-    from gtacli.inference.attention_maps.sheet import Sheet
-    from gtacli.inference.attention_maps.stream import look
+    from gtacli.inference.attention_maps.make import make_extractors
+    from gtacli.inference.attention_maps.sheet import MapSheet
+    from gtacli.inference.stream import Failure
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     compute = choose_compute(config.device, config.precision)
-    if config.model is None:
-        from gtacli.demo.defaults import demo_images, demo_spec
-
-        spec = demo_spec()
-        log.warning("no images and no --model: the built-in demo's images, seen by %s", spec)
-        paths = demo_images()
-    else:
-        spec = config.model
-        paths = iter_images(images or [], sys.stdin.buffer, null)
+    spec, named = _inputs(config.model, images or [], null)
     folder = RunFolder(config.out or default_out("attention-map"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
-    lookers = make_lookers(config, [spec, *config.compare], compute)
+    extractors = make_extractors(config, [spec, *config.compare], compute)
     record = {"command": "attention-map", "config": config.model_dump(mode="json"), **environment()}
     folder.write_json("run.json", record)
     if call.dry_run:
-        paths = islice(paths, config.batch_size)
-    files = MapFiles(
-        None if call.dry_run else folder.path, config.style, config.colormap, config.clip
-    )
-    failed = False
+        named = islice(named, config.batch_size)
+    out = None if call.dry_run else folder.path
+    files = MapFiles(out, config.style, config.colormap, config.clip)
+    sheet = None
+    if config.sheet is not None and not call.dry_run:
+        sheet = MapSheet(config.sheet, extractors, files, config.sheet_rows)
+
+    def maps(stop: Stop) -> Iterator[AttentionMapFile | Failure]:
+        size, workers = config.batch_size, config.workers
+        for result in export_maps(extractors, named, compute, files, size, workers, stop):
+            if isinstance(result, Failure):
+                yield result
+            else:
+                if sheet is not None:
+                    sheet.add(result)
+                yield from result.lines
+
     with ExitStack() as at_the_end:
-        sheet = None
-        if config.sheet is not None and not call.dry_run:
-            sheet = Sheet(config.sheet, lookers, files, config.sheet_rows)
-            # What has been seen is drawn even if the stream breaks off.
-            at_the_end.callback(sheet.save)
-        for looked in look(lookers, paths, compute, files, config.batch_size, config.workers):
-            if sheet is not None:
-                sheet.add(looked)
-            for result in looked.results:
-                if "error" in result:
-                    failed = True
-                    log.warning("%s", result["error"])
-                _show(result, call.json)
-    return 1 if failed else 0
+        if sheet is not None:
+            at_the_end.callback(sheet.save)  # also if the stream breaks off
+        return follow(maps, lines(call.json, _text), call.json).status
 
 
-def _show(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        console.emit(result)
-    elif "error" not in result:
-        what = (result["image"], result["output"] or "", f"layer {result['layer']}")
-        heads = result["heads"]
-        console.say("\t".join((*what, "" if heads is None else str(heads))).rstrip())
+def _check(config: AttentionMapConfig, images: list[str] | None) -> None:
+    """Report wrong options before anything is loaded."""
+    if config.model is None and images:
+        raise UsageError(
+            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
+            option="model",
+        )
+    if config.sheet is not None and config.sheet.is_dir():
+        raise UsageError(f"{config.sheet} is a folder", option="sheet")
+    if config.kind not in ("cls", "rollout"):
+        from gtacli.registry import DISCOVERY
+
+        DISCOVERY.origin(config.kind)
+
+
+def _inputs(model: str | None, images: list[str], null: bool) -> tuple[str, Iterator[InputImage]]:
+    """Return the first model's spec and the images; without a model those of the demo."""
+    if model is None:
+        from gtacli.demo.defaults import demo_images, demo_spec
+
+        spec = demo_spec()
+        log.warning("no images and no `model`: the built-in demo's images, model %s", spec)
+        return spec, demo_images()
+    from gtacli.data.inputs import iter_images
+
+    return model, iter_images(images, sys.stdin.buffer, null)
+
+
+def _text(line: AttentionMapFile) -> str:
+    heads = "" if line["heads"] is None else str(line["heads"])
+    words = (line["image"], line["output"] or "", f"layer {line['layer']}", heads)
+    return "\t".join(words).rstrip()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.demo.defaults import demo_images
+from gtacli.inference.attention_maps.export import export_maps
 from gtacli.inference.attention_maps.files import MapFiles
-from gtacli.inference.attention_maps.make import make_lookers
-from gtacli.inference.attention_maps.sheet import Sheet
-from gtacli.inference.attention_maps.stream import look
+from gtacli.inference.attention_maps.make import make_extractors
+from gtacli.inference.attention_maps.sheet import MapSheet
+from gtacli.inference.stream import Failure
 from gtacli.runtime.devices import Compute
 
 ROWS = 6
@@ -22,13 +23,14 @@ def draw_attention(plain: Path, gta: Path, file: Path, compute: Compute) -> None
 
     One image of every other class. Raises RunError if `file` cannot be written.
     """
-    lookers = make_lookers(AttentionMapConfig(), ["demo", str(plain), str(gta)], compute)
-    lookers = [
-        replace(looker, name=name)
-        for looker, name in zip(lookers, ("source", "plain", "GTA"), strict=True)
+    extractors = make_extractors(AttentionMapConfig(), ["demo", str(plain), str(gta)], compute)
+    extractors = [
+        replace(extractor, name=name)
+        for extractor, name in zip(extractors, ("source", "plain", "GTA"), strict=True)
     ]
-    files = MapFiles(None, colours="red")
-    sheet = Sheet(file, lookers, files, ROWS)
-    for looked in look(lookers, islice(demo_images(), 0, None, 2), compute, files):
-        sheet.add(looked)
+    files = MapFiles(None, colors="red")
+    sheet = MapSheet(file, extractors, files, ROWS)
+    for result in export_maps(extractors, islice(demo_images(), 0, None, 2), compute, files):
+        if not isinstance(result, Failure):
+            sheet.add(result)
     sheet.save()

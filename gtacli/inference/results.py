@@ -92,3 +92,18 @@ class SegmentSheet(TypedDict):
     """The line of `gta segment` about its sheet, with several models."""
 
     sheet: Annotated[str, Doc("file with the first images side by side")]
+
+
+class AttentionMapFile(TypedDict):
+    """One attention map of one image by `gta attention-map`."""
+
+    image: _Path
+    model: NotRequired[_Model]
+    output: Annotated[str | None, Doc("file of the map; null in a dry run")]
+    layer: Annotated[int, Doc("number of the block, from 0")]
+    heads: Annotated[
+        str | int | list[int] | None,
+        Doc("max, mean, all, or numbers of heads; null for a kind without heads"),
+    ]
+    grid: Annotated[list[int], Doc("[height, width] of the map", "patches")]
+    source_size: Annotated[list[int], Doc("[height, width] of the upright image", "px")]

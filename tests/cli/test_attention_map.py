@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_bad_images_are_named_and_the_rest_is_done(
         (["--heads", "7"], "no head 7; this model has 3"),
         (["--layer", "5"], "no block 5; this model has 3"),
         (["--kind", "tokncut"], "did you mean 'tokencut'"),
-        (["--kind", "tokencut", "--heads", "max"], "--heads: --kind tokencut has none"),
+        (["--kind", "tokencut", "--heads", "max"], "--heads: --kind tokencut has no heads"),
         (["--kind", "dino", "--layer", "0,1"], "reads one block"),
         (["--kind", "rollout", "--heads", "all"], "reduces the heads to one"),
         (["--layer", "auto"], "auto is for"),
@@ -258,7 +259,7 @@ def test_alone_it_draws_the_demo(
         done = gta("attn-maps", "--json", "-o", str(tmp_path / "o"), "--device", "cpu")
     assert done.status == 0
     assert len(done.lines) == 12
-    assert "the built-in demo's images, seen by demo" in done.err
+    assert "the built-in demo's images, model demo" in done.err
 
 
 def test_the_newest_run_on_the_demo_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,21 +306,31 @@ def test_an_option_of_several_words(given: str, read: str) -> None:
     assert list(_one_each(given.split(), ("--compare",))) == read.split()
 
 
-def test_an_interruption_is_said_and_leaves_the_sheet(
+def test_an_interruption_keeps_what_is_done_and_the_sheet(
     gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gtacli.cli import attention_map
 
-    for i in range(20):
+    for i in range(60):
         photo(tmp_path / "in" / f"{i:02}.png")
+    text = attention_map._text
+    presses = iter([signal.SIGINT])  # a second one would stop at once
 
-    def interrupted(result: Any, as_json: bool) -> None:
-        raise KeyboardInterrupt
+    def interrupted(line: Any) -> str:
+        for press in presses:
+            signal.raise_signal(press)
+        return text(line)
 
-    monkeypatch.setattr(attention_map, "_show", interrupted)
+    monkeypatch.setattr(attention_map, "_text", interrupted)
     sheet = tmp_path / "s.png"
-    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in", "--sheet", sheet))
-    assert (done.status, done.err.strip().splitlines()[-1]) == (130, "error: interrupted")
+    more = ["--sheet", sheet, "--batch-size", "1"]
+    done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in", *more))
+    assert done.status == 130
+    assert "interrupted" in done.err
+    lines = done.out.splitlines()
+    assert 1 <= len(lines) < 60
+    written = sorted(map(str, (tmp_path / "out").rglob("*.png")))
+    assert sorted(line.split("\t")[1] for line in lines) == written
     assert sheet.is_file()
 
 

@@ -1,1 +1,1 @@
-"""What a model looks at in images, as files: the stream behind `gta attention-map`."""
+"""Attention maps of images as files: the library behind `gta attention-map`."""

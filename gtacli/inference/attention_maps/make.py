@@ -1,4 +1,4 @@
-"""From options to the models that look."""
+"""Make map extractors from the options of `gta attention-map`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from typing import Any
 from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
-from gtacli.inference.attention_maps.extractor import Looker
-from gtacli.inference.attention_maps.kinds import ClsAttention, Found, Heads, Kind, Rollout
+from gtacli.inference.attention_maps.extractor import MapExtractor
+from gtacli.inference.attention_maps.methods import (
+    BackendMaps,
+    ClsAttention,
+    Heads,
+    MapMethod,
+    Rollout,
+)
 from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
@@ -19,44 +25,46 @@ from gtacli.runtime.devices import Compute
 WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino")
 
 
-def make_lookers(
+def make_extractors(
     config: AttentionMapConfig, specs: Sequence[str], compute: Compute
-) -> list[Looker]:
-    """A looker for each model spec, with names of their own.
+) -> list[MapExtractor]:
+    """Return an extractor for each model spec, each with a short name.
 
     Raises GtaError for a model that cannot be loaded, and UsageError for a kind, block or head
-    that it has not.
+    that it does not have.
     """
-    lookers: list[Looker] = []
+    extractors: list[MapExtractor] = []
     for spec, name in zip(specs, short_names(specs), strict=True):
         model = load_model(spec, image_size=config.image_size, any_size=not config.stretched)
-        kind = make_kind(config, model)
+        method = make_method(config, model)
         if config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu":
             pack(model.model)
-        lookers.append(Looker(name, model, kind, config.kind, config.stretched))
-    return lookers
+        extractors.append(MapExtractor(name, model, method, config.kind, config.stretched))
+    return extractors
 
 
-def make_kind(config: AttentionMapConfig, model: LoadedModel) -> Kind:
-    """What `config.kind` names, of a model."""
+def make_method(config: AttentionMapConfig, model: LoadedModel) -> MapMethod:
+    """Return the method that the option `kind` names, for a model."""
     network = model.model.eval().requires_grad_(False)
     mass = config.mass if config.style == "mask" else None
     if config.kind in ("cls", "rollout"):
         if config.layer == "auto":
-            raise UsageError("--layer: auto is for --kind tokencut; give numbers, or all")
+            raise UsageError("auto is for `kind=tokencut`; give numbers, or all", option="layer")
         layers = (-1,) if config.layer is None else config.layer
         if config.kind == "rollout":
             return Rollout(network, layers, config.heads or "mean", mass)
         heads: Heads = config.heads or "max"
         return ClsAttention(network, layers, heads, mass, together=config.style == "raw")
     if config.heads is not None:
-        raise UsageError(f"--heads: --kind {config.kind} has none; --kind cls and rollout have")
+        raise UsageError(
+            f"`kind={config.kind}` has no heads; `kind=cls` and `kind=rollout` have", option="heads"
+        )
     if (isinstance(config.layer, tuple) and len(config.layer) > 1) or config.layer == "all":
-        raise UsageError(f"--layer: --kind {config.kind} reads one block")
+        raise UsageError(f"`kind={config.kind}` reads one block", option="layer")
     options: dict[str, Any] = config.backend_options
     if config.target_class is not None:
         options["target_class"] = _class_number(config.target_class, model)
-    return Found(make_backend(config.kind, options, model), mass)
+    return BackendMaps(make_backend(config.kind, options, model), mass)
 
 
 def _class_number(text: str, model: LoadedModel) -> int:
@@ -66,6 +74,7 @@ def _class_number(text: str, model: LoadedModel) -> int:
         return model.classes.index(text)
     known = ", ".join(model.classes[:5]) + (", …" if len(model.classes) > 5 else "")
     raise UsageError(
-        f"--target-class: {model.spec} has no class '{text}'"
-        + (f"; it has {known}" if known else "; its classes have numbers only")
+        f"{model.spec} has no class '{text}'"
+        + (f"; it has {known}" if known else "; its classes have numbers only"),
+        option="target_class",
     )

@@ -1,5 +1,6 @@
-"""Kinds of maps: the CLS token's attention, attention rolled out, and what a discovery back-end
-finds. Each is called with a batch and hands out maps with their block and heads.
+"""Methods for attention maps: the CLS token's attention, rollout, or a discovery back-end.
+
+Each is called with a batch and returns maps with their block and heads.
 
 Shapes: B images, H heads, gh x gw patches.
 """
@@ -21,19 +22,19 @@ from gtacli.models.rollout import rollout
 from gtacli.models.tap import absolute_layers, attention, require_cls
 
 Heads = str | tuple[int, ...]
-"""max, mean, all, or numbers."""
+""""max", "mean", "all", or numbers."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One map of each image of a batch, or of one of them.
+class AttentionMap:
+    """One map of each image of a batch, or of a single image.
 
     Attributes:
         layer: absolute number of the block.
-        heads: max, mean, a head's number, several, or "all"; None where a kind has no heads.
-        maps: (B, gh, gw), or (B, H, gh, gw) of several heads; fp32, on the CPU. Of one image
+        heads: "max", "mean", a head's number, several, or "all"; None for a method without heads.
+        maps: (B, gh, gw), or (B, H, gh, gw) of several heads; fp32, on the CPU. Of a single image
             without B.
-        masks: bool of the same shape, what the kind takes for the object.
+        masks: bool of the same shape, the object's mask by the method.
     """
 
     layer: int
@@ -41,27 +42,27 @@ class Seen:
     maps: Tensor
     masks: Tensor | None = None
 
-    def of(self, image: int) -> Seen:
-        """One image's."""
+    def select(self, image: int) -> AttentionMap:
+        """Return the map of one image of the batch."""
         masks = None if self.masks is None else self.masks[image]
         return replace(self, maps=self.maps[image], masks=masks)
 
 
-class Kind(Protocol):
-    """Maps of images (B, 3, h, w) that are normalised as the model wants them."""
+class MapMethod(Protocol):
+    """A method that returns maps of normalized images (B, 3, h, w)."""
 
-    def __call__(self, images: Tensor) -> list[Seen]: ...
+    def __call__(self, images: Tensor) -> list[AttentionMap]: ...
 
 
 class ClsAttention:
-    """Softmax of the CLS token's row over all tokens, patch columns.
+    """The CLS token's attention: softmax of its row over all tokens, patch columns.
 
     Args:
         model: a ViT with a CLS token, in eval mode.
         layers: block numbers, "all" or "last".
-        heads: "max" (as in GTA's figures) or "mean" over heads; "all" or numbers: each by itself.
-        mass: share of a map's mass that its mask holds (DINO: 0.6); None: no masks.
-        together: several heads are one map (H, gh, gw), for arrays.
+        heads: "max" (as in GTA's figures) or "mean" over heads; "all" or numbers: one map each.
+        mass: fraction of a map's mass that its mask holds (DINO: 0.6); None: no masks.
+        together: several heads form one map (H, gh, gw), for arrays.
 
     Raises UsageError for a model without a CLS token, or a block or head that it does not have.
     """
@@ -75,7 +76,7 @@ class ClsAttention:
         together: bool = False,
     ) -> None:
         timm_blocks.check(model)
-        require_cls(model, "--kind cls", "use --kind tokencut, or another back-end")
+        require_cls(model, "`kind=cls`", "use `kind=tokencut`, or another back-end")
         blocks: Any = model.blocks
         self.model, self.mass, self.together = model, mass, together
         self.layers = absolute_layers(layers, len(blocks))
@@ -84,19 +85,19 @@ class ClsAttention:
         for head in heads if isinstance(heads, tuple) else ():
             if not 0 <= head < self.count:
                 raise UsageError(
-                    f"--heads: there is no head {head}; this model has {self.count}, "
-                    "numbered from 0"
+                    f"there is no head {head}; this model has {self.count}, numbered from 0",
+                    option="heads",
                 )
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> list[Seen]:
-        seen = []
+    def __call__(self, images: Tensor) -> list[AttentionMap]:
+        extracted = []
         for tap in attention(self.model, images, self.layers):
             maps = tap.maps().float()
             for heads, chosen in self._chosen(maps):
                 mask = None if self.mass is None else mass_mask(chosen, self.mass).cpu()
-                seen.append(Seen(tap.layer, heads, chosen.cpu(), mask))
-        return seen
+                extracted.append(AttentionMap(tap.layer, heads, chosen.cpu(), mask))
+        return extracted
 
     def _chosen(self, maps_BHhw: Tensor) -> list[tuple[Any, Tensor]]:
         if self.heads == "max":
@@ -111,7 +112,7 @@ class ClsAttention:
 
 
 class Rollout:
-    """Attention rolled out to each of `layers` (see `gtacli.models.rollout`).
+    """The rollout of the attention up to each of `layers` (see `gtacli.models.rollout`).
 
     Raises UsageError for a model without a CLS token, a block that it does not have, or heads that
     are not reduced to one.
@@ -121,16 +122,18 @@ class Rollout:
         self, model: nn.Module, layers: Sequence[int] | str, heads: Heads, mass: float | None = None
     ) -> None:
         timm_blocks.check(model)
-        require_cls(model, "--kind rollout", "use --kind tokencut, or another back-end")
+        require_cls(model, "`kind=rollout`", "use `kind=tokencut`, or another back-end")
         if heads not in ("mean", "max"):
-            raise UsageError("--heads: rollout reduces the heads to one: mean (published) or max")
+            raise UsageError(
+                "rollout reduces the heads to one: mean (published) or max", option="heads"
+            )
         self.model, self.heads, self.mass = model, heads, mass
         self.layers = absolute_layers(layers, len(model.blocks))  # type: ignore[arg-type]
 
-    def __call__(self, images: Tensor) -> list[Seen]:
+    def __call__(self, images: Tensor) -> list[AttentionMap]:
         maps = rollout(self.model, images, self.layers, self.heads).cpu()  # type: ignore[arg-type]
         return [
-            Seen(
+            AttentionMap(
                 layer,
                 self.heads,
                 maps[:, i],
@@ -140,11 +143,11 @@ class Rollout:
         ]
 
 
-class Found:
-    """Maps of a discovery back-end, at the block that it reads.
+class BackendMaps:
+    """The maps of a discovery back-end, at the block that it reads.
 
     Args:
-        mass: share of a map's mass in its mask, where the back-end has no masks of its own; None:
+        mass: fraction of a map's mass in its mask, if the back-end has no masks of its own; None:
             no masks.
     """
 
@@ -153,11 +156,10 @@ class Found:
         blocks: Any = backend.model.blocks
         self.layer = absolute_layers((backend.options.layer,), len(blocks))[0]
 
-    def __call__(self, images: Tensor) -> list[Seen]:
+    def __call__(self, images: Tensor) -> list[AttentionMap]:
         found = self.backend.find(images)
-        masks = found.masks
-        if self.mass is None:
-            masks = None
-        elif masks is None:
-            masks = mass_mask(found.maps, self.mass)
-        return [Seen(self.layer, None, found.maps.cpu(), None if masks is None else masks.cpu())]
+        masks = None
+        if self.mass is not None:
+            masks = mass_mask(found.maps, self.mass) if found.masks is None else found.masks
+            masks = masks.cpu()
+        return [AttentionMap(self.layer, None, found.maps.cpu(), masks)]
