@@ -7,17 +7,21 @@ A plug-in of the group `gta.datasets` subclasses `DatasetReader`. Everything tha
 is validated here.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
 from gtacli.images.packed import Packed
-from gtacli.images.sizes import Box
+
+if TYPE_CHECKING:
+    from gtacli.images.sizes import Box
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {

@@ -1,4 +1,4 @@
-"""Images named on a command line: files, folders, globs, paths that stream in, or a data set's."""
+"""Images of a command line: files, folders, patterns, paths from a stream, or a dataset."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class InputImage(NamedTuple):
-    """An image's path as it was given or found, and where it lies below what was given: results
-    are written in the same folders. One of a data set knows its record; it need not be a file."""
+    """An image on which a command runs.
+
+    Attributes:
+        path: path as it was given or found.
+        below: path relative to what was given; results are written to the same subfolders.
+        record: the record of an image of a dataset, which need not be a file.
+    """
 
     path: str
     below: PurePath
@@ -29,39 +34,41 @@ class InputImage(NamedTuple):
 
     @property
     def source(self) -> Path | Packed:
-        """What is decoded."""
+        """The file or packed image to decode."""
         return Path(self.path) if self.record is None else self.record.path
 
 
 class OutputNames:
-    """The names of results that are taken: no two images share a file."""
+    """The names of result files that are in use, so that no two images share a file."""
 
     def __init__(self) -> None:
-        self._owners: dict[int, int] = {}  # hashes: a stream of a million paths still fits
+        self._owners: dict[int, int] = {}  # hashes, so that a million paths fit into memory
 
     def reserve(self, image: InputImage, what: str, names: Sequence[PurePath]) -> str | None:
-        """Take `names` for the image's results (`what`), or say why it cannot have them."""
+        """Reserve `names` for the image's results (`what`); return an error if they are in use."""
         owner = hash(os.path.abspath(image.path))
         for name in names:
             other = self._owners.get(hash(name))
             if other == owner:
-                return f"{image.path}: given a second time; it has its {what} already"
+                return f"{image.path}: is given twice"
             if other is not None:
                 return f"{image.path}: another image has its {what} in {name} already"
         self._owners.update(dict.fromkeys(map(hash, names), owner))
         return None
 
 
-def iter_dataset_images(dataset: ImageDataset, part: str | None = None) -> Iterator[InputImage]:
-    """All images of a data set, part by part, or those of one; each lies where its key says."""
+def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Iterator[InputImage]:
+    """Yield the images of a dataset, or of one split; their keys are their relative paths."""
     for split, record in dataset.records():
-        if part in (None, split):
+        if only in (None, split):
             yield InputImage(str(record.path), _without_root(record.key), record)
 
 
 def list_sources(spec: str) -> list[Path | Packed]:
-    """All images of a data set, part by part, for those who need no labels: a folder of images
-    without classes will do. Raises GtaError where there is no image."""
+    """Return all images of a dataset, split by split, or of a folder without classes.
+
+    Raises GtaError if there is no image.
+    """
     try:
         return [record.path for _, record in load_dataset(spec).records()]
     except GtaError:
@@ -76,42 +83,41 @@ def list_sources(spec: str) -> list[Path | Packed]:
 def iter_inputs(
     arguments: Sequence[str], dataset: ImageDataset | None, stream: BinaryIO, nul: bool = False
 ) -> Iterator[InputImage]:
-    """Images named on a command line, and after them those of a data set.
+    """Yield the images of a command line, then those of a dataset.
 
-    Raises UsageError where there is neither, and as `iter_images` does.
+    Raises UsageError if there are neither, and as `iter_images` does.
     """
-    if dataset is None:
-        if not arguments:
-            raise UsageError(
-                "no images: give files, folders, patterns, - for paths on stdin, or --data SPEC"
-            )
-        return iter_images(arguments, stream, nul)
-    named = iter_images(arguments, stream, nul) if arguments else iter(())
-    return chain(named, iter_dataset_images(dataset))
+    if dataset is None and not arguments:
+        raise UsageError(
+            "no images: give files, folders, patterns, - for paths on stdin, or the option `data`"
+        )
+    images = iter_images(arguments, stream, nul) if arguments else iter(())
+    return chain(images, iter_dataset_images(dataset) if dataset is not None else ())
 
 
 def iter_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
-    """Paths in the order given; those of a stream one after the other, never all at once.
-
-    A folder stands for all images below it, sorted; a pattern for what it matches, sorted; `-` for
-    the paths in `stream`, one a line or, with `nul`, NUL-separated. A path that does not exist is
-    passed on: it is named when it cannot be read, and the others are done.
-
-    Raises UsageError when there is no argument, or a folder or pattern holds no image,
-    before the first path is given.
-    """
+    """Yield the paths of `iter_images`."""
     return (image.path for image in iter_images(arguments, stream, nul))
 
 
 def iter_images(
     arguments: Sequence[str], stream: BinaryIO, nul: bool = False
 ) -> Iterator[InputImage]:
-    """The same, with the place of each: below its folder, below the part of a pattern before the
-    first wildcard, below the folder that all single files have in common. A path from the stream
-    keeps the folders that it names."""
+    """Yield images in the order given; paths from a stream are read one by one.
+
+    A folder stands for all images below it and a pattern for its matches, both sorted; `-` stands
+    for the paths in `stream`, one per line, or NUL-separated with `nul`. A path that does not exist
+    is yielded too: it is reported when it cannot be read.
+
+    The relative path of an image starts at its folder, at the first wildcard of a pattern, or at
+    the common folder of all single files. A path from the stream keeps its folders.
+
+    Raises UsageError, before the first image, if there is no argument, or if a folder or pattern
+    contains no image.
+    """
     if not arguments:
         raise UsageError("no images: give files, folders, patterns, or - for paths on stdin")
-    groups = [_expanded(a, stream, nul) for a in arguments]
+    groups = [_expand(a, stream, nul) for a in arguments]
     root = _common_folder([group for group in groups if isinstance(group, str)])
     return chain.from_iterable(
         [InputImage(group, _below(group, root))] if isinstance(group, str) else group
@@ -119,9 +125,9 @@ def iter_images(
     )
 
 
-def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[InputImage]:
+def _expand(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[InputImage]:
     if argument == "-":
-        return _named_in(stream, b"\0" if nul else b"\n")
+        return _read_stream(stream, b"\0" if nul else b"\n")
     if Path(argument).is_dir():
         root = Path(argument)
         found = [str(path) for path in find_images(root)]
@@ -136,12 +142,11 @@ def _expanded(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[Inpu
     return [InputImage(path, _below(path, root)) for path in found]
 
 
-def _named_in(stream: BinaryIO, separator: bytes) -> Iterator[InputImage]:
-    """None is no error: `find` may have found nothing."""
+def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[InputImage]:
     path = None
-    for path in _streamed(stream, separator):
+    for path in _split_stream(stream, separator):
         yield InputImage(path, _without_root(path))
-    if path is None:
+    if path is None:  # no error: `find` may have found nothing
         log.warning("no paths on stdin")
 
 
@@ -158,16 +163,16 @@ def _below(path: str, root: Path) -> PurePath:
 
 
 def _without_root(path: str) -> PurePath:
-    """Never outside of where results go."""
+    """Remove the root and "..", so that results stay within their folder."""
     pure = PurePath(os.path.normpath(path))
     return PurePath(*(part for part in pure.parts if part not in (pure.anchor, "..")))
 
 
-def _streamed(stream: BinaryIO, separator: bytes) -> Iterator[str]:
-    # A list from Windows ends its lines in two characters.
+def _split_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
+    # Lines of a list from Windows end with two characters.
     end = b"\r" if separator == b"\n" else b""
     rest = b""
-    # read1 hands out what a slow writer has written so far; read would wait for a full block.
+    # read1 returns what a slow writer has written so far; read would wait for a full block.
     read = getattr(stream, "read1", stream.read)
     while block := read(1 << 16):
         *whole, rest = (rest + block).split(separator)

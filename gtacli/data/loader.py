@@ -1,9 +1,9 @@
 """Batches of an epoch, the same for any number of workers, cached or not, resumed or not.
 
-Nothing carries over from batch to batch: the order is a permutation drawn from (seed, epoch), the
-augmentation of an image from (seed, epoch, index). So an epoch can start at any batch, and torch's
-global random numbers are neither read nor moved. Several processes share each batch: process r of n
-has its images r, r + n, ..., so that together they see what one process would.
+The order of the images is a permutation drawn from (seed, epoch), and the augmentation of an image
+is drawn from (seed, epoch, index). So an epoch can start at any batch, and torch's global random
+state is neither read nor changed. Several processes share each batch: process r of n loads its
+images r, r + n, ..., so that together they load what one process would.
 """
 
 import signal
@@ -26,30 +26,32 @@ _MASK = (1 << 64) - 1
 
 
 class Batch(NamedTuple):
+    """A batch of views with their labels."""
+
     images: Tensor
     """uint8 (B, 3, h, w)."""
     labels: Tensor
     """int64 (B,)."""
     indices: Tensor
-    """int64 (B,): places in the store's records; see `make_loader` where they repeat."""
+    """int64 (B,): indices of the store's records; see `make_loader` for `repeats`."""
     crops: Tensor
-    """fp32 (B, 5): x0, y0, x1, y1 of what each view shows, as shares of its image, and 1 where it
-    is mirrored (`transforms.Shown`)."""
+    """fp32 (B, 5): x0, y0, x1, y1 of each view relative to its image, and 1 if it is mirrored (see
+    `transforms.RelativeCrop`)."""
 
 
-class _Part(NamedTuple):
+class _LoadedBatch(NamedTuple):
     batch: Batch
     failed: list[tuple[int, str]]
     cuts: CroppedBatch | None = None
-    """What becomes the batch's images in the training process, on a device."""
+    """Crops from which the training process computes the images, on a device."""
 
 
 class Loader:
-    """The batches of one epoch from `start_batch` on; made by `make_loader`.
+    """The batches of one epoch from `start_batch` on; created by `make_loader`.
 
-    `position` is the number of the batch that comes next: pass it as `start_batch` to go on from
-    there. An unreadable image is left out of its batch and noted in `store.skipped`, so a batch may
-    be smaller than asked, even empty: every batch is given, whatever could be read of it.
+    `position` is the number of the next batch; pass it as `start_batch` to continue there. An
+    unreadable image is omitted from its batch and noted in `store.skipped`, so a batch may be
+    smaller than requested, even empty, but no batch is skipped.
     """
 
     def __init__(
@@ -74,25 +76,25 @@ class Loader:
         store = self._epoch.store
         store.prepare()
         workers = min(self._workers, len(self))
-        parts: DataLoader[_Part] = DataLoader(
+        loaded: DataLoader[_LoadedBatch] = DataLoader(
             self._epoch,
             batch_size=None,  # an item is a batch
             sampler=range(self._start, len(self._epoch)),
             num_workers=workers,
             pin_memory=self._pin,
             multiprocessing_context=self._context if workers else None,
-            generator=torch.Generator(),  # else it would draw from the global one
-            worker_init_fn=_leave_signals_to_parent if workers else None,
+            generator=torch.Generator(),  # the default would draw from the global generator
+            worker_init_fn=_ignore_signals if workers else None,
         )
-        for number, part in enumerate(parts, start=self._start):
+        for number, item in enumerate(loaded, start=self._start):
             self.position = number + 1
-            for index, reason in part.failed:
+            for index, reason in item.failed:
                 store.skip(index, reason)
-            if part.cuts is None:
-                yield part.batch
+            if item.cuts is None:
+                yield item.batch
             else:
                 assert isinstance(self._epoch.transform, BatchedAugmentation)
-                yield part.batch._replace(images=self._epoch.transform.finish(part.cuts))
+                yield item.batch._replace(images=self._epoch.transform.finish(item.cuts))
 
 
 def make_loader(
@@ -108,34 +110,44 @@ def make_loader(
     drop_last: bool = False,
     pin_memory: bool = False,
     context: str | None = None,
-    part: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     views: int | None = None,
     repeats: int = 1,
 ) -> Loader:
-    """Batches of `store`: shuffled and augmented (`train`), or in order and undisturbed.
+    """Create the batches of one epoch.
 
-    `drop_last` leaves out an incomplete last batch, unless it is the only one. `context` is the
-    start method of the workers (fork, spawn; default the platform's). `part` (r, n) gives the r-th
-    of n shares of every batch; some may be empty. With `views` every image is augmented in so many
-    ways in all, which take turns by epoch. With `repeats` an image that is read gives so many views
-    to its batch, of `batch_size` views in all, a multiple of it; their `indices` are then
-    index * repeats + number, each view its own.
+    Args:
+        store: the images.
+        transform: creates the views.
+        batch_size: views per batch; a multiple of `repeats`.
+        train: shuffle and augment.
+        seed, epoch: determine order and augmentation.
+        start_batch: first batch to load.
+        workers: processes that load images.
+        drop_last: omit an incomplete last batch, unless it is the only one.
+        pin_memory: pin the batches, if CUDA is available.
+        context: start method of the workers (fork, spawn); default: the platform's.
+        shard: (r, n) loads the r-th of n parts of every batch; some may be empty.
+        views: number of different augmentations per image, used in turn by epoch; None: no limit.
+        repeats: views per image and batch; `indices` are then index * repeats + number of the view.
     """
     epoch_data = _Epoch(
-        store, transform, batch_size, train, seed, epoch, drop_last, part, views, repeats
+        store, transform, batch_size, train, seed, epoch, drop_last, shard, views, repeats
     )
     return Loader(epoch_data, start_batch, workers, pin_memory, context)
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; the training process answers them, and it
-    may need one more batch before it can save."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group.
+
+    The training process handles them and may need one more batch before it can save.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Epoch(Dataset[_Part]):
-    """Batch number -> batch. What workers get; so it holds nothing that cannot be pickled."""
+class _Epoch(Dataset[_LoadedBatch]):
+    """The batches of one epoch by number; workers receive it pickled."""
 
     def __init__(
         self,
@@ -146,7 +158,7 @@ class _Epoch(Dataset[_Part]):
         seed: int,
         epoch: int,
         drop_last: bool,
-        part: tuple[int, int],
+        shard: tuple[int, int],
         views: int | None,
         repeats: int,
     ) -> None:
@@ -155,7 +167,7 @@ class _Epoch(Dataset[_Part]):
         self.batch_size = batch_size // repeats  # images
         self.repeats = repeats
         self.train = train
-        self.part = part
+        self.shard = shard
         self.seed = (seed & _MASK, epoch)
         self.view_seed = (seed & _MASK, epoch % views if views else epoch)
         self.order = self._order()
@@ -165,13 +177,13 @@ class _Epoch(Dataset[_Part]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number: int) -> _Part:
+    def __getitem__(self, number: int) -> _LoadedBatch:
         transform = self.transform
         views: list[Any] = []
         shown: list[RelativeCrop] = []
         kept: list[int] = []
         failed: list[tuple[int, str]] = []
-        start, (first, step) = number * self.batch_size, self.part
+        start, (first, step) = number * self.batch_size, self.shard
         for index in self.order[start : start + self.batch_size][first::step].tolist():
             try:
                 image = self.store.get(index)
@@ -190,7 +202,7 @@ class _Epoch(Dataset[_Part]):
         images = torch.stack(views) if views and cuts is None else empty
         boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
         labels = self.store.labels[indices // self.repeats]
-        return _Part(Batch(images, labels, indices, boxes), failed, cuts)
+        return _LoadedBatch(Batch(images, labels, indices, boxes), failed, cuts)
 
     def _order(self) -> Tensor:
         if not self.train:

@@ -1,8 +1,9 @@
-"""Which images are trained on: a rate or a number of shots of each class, and what is held out.
+"""Sampling of training images by class, and hold-out of validation images.
 
-Every class is ordered by a hash of (seed, purpose, key). So a draw depends neither on the order of
-the records nor on other classes nor on the platform's random numbers, and the 15 % of a seed are
-part of its 30 %. Rates as in the field's protocol (15, 30, 50, 100 % of each class, rounded up).
+Every class is sorted by a hash of (seed, purpose, key). So a draw depends neither on the order of
+the records nor on other classes nor on the platform, and the 15 % of a seed are a subset of its
+30 %. Rates follow the protocol of fine-grained recognition: 15, 30, 50 or 100 % of each class,
+rounded up.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ MIN_TO_HOLD_OUT = 3
 
 @dataclass(frozen=True)
 class Split:
-    """What one run trains, validates and tests on; `info` says how it came about."""
+    """The images that a run trains, validates and tests on; `info` describes the draw."""
 
     train: tuple[Record, ...]
     val: tuple[Record, ...]
@@ -30,7 +31,7 @@ class Split:
     info: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `split.json`: how it was drawn, figures per class, every key."""
+        """Return the content of `split.json`: the draw, numbers by class, and all keys."""
         keys = {name: [r.key for r in getattr(self, name)] for name in ("train", "val", "test")}
         return {**self.info, **keys}
 
@@ -42,18 +43,18 @@ def sample_records(
     shots: int | None = None,
     seed: int = 0,
 ) -> tuple[Record, ...]:
-    """`rate` per cent of each class, rounded up, or `shots` of each; in the order given."""
+    """Return `rate` percent of each class, rounded up, or `shots` of each; the order stays."""
     if shots is not None and Fraction(str(rate)) != 100:
-        raise UsageError("--sampling-rate and --shots exclude each other")
+        raise UsageError("`sampling_rate` and `shots` exclude each other")
     if not 0 < rate <= 100:
-        raise UsageError(f"the sampling rate must be above 0 and at most 100, got {rate}")
+        raise UsageError(f"must be above 0 and at most 100, got {rate}", option="sampling_rate")
     if shots is not None and shots < 1:
-        raise UsageError(f"--shots must be at least 1, got {shots}")
-    # Through str: 0.1 then is one tenth exactly, and 15 % of 20 is 3, not 3.0000000000000004.
-    share = Fraction(str(rate)) / 100
+        raise UsageError(f"must be at least 1, got {shots}", option="shots")
+    # Through str, so that 0.1 is exactly one tenth, and 15 % of 20 is 3, not 3.0000000000000004.
+    fraction = Fraction(str(rate)) / 100
     kept: set[str] = set()
     for members in _by_class(records).values():
-        count = ceil(share * len(members)) if shots is None else min(shots, len(members))
+        count = ceil(fraction * len(members)) if shots is None else min(shots, len(members))
         kept.update(record.key for record in _shuffled(members, seed, "keep")[:count])
     return tuple(record for record in records if record.key in kept)
 
@@ -61,12 +62,12 @@ def sample_records(
 def hold_out(
     records: Sequence[Record], seed: int = 0
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """(train, val): a fifth of each class of three or more, at least one; no class's last."""
+    """Return (train, val): val has a fifth, at least one, of every class of three or more."""
     held: set[str] = set()
     for members in _by_class(records).values():
         n = len(members)
         if n >= MIN_TO_HOLD_OUT:
-            count = max(1, (2 * n + 5) // 10)  # n/5 to the nearest; a half cannot occur
+            count = max(1, (2 * n + 5) // 10)  # n / 5 rounded; ties cannot occur
             held.update(record.key for record in _shuffled(members, seed, "hold-out")[:count])
     train = tuple(record for record in records if record.key not in held)
     return train, tuple(record for record in records if record.key in held)
@@ -79,7 +80,7 @@ def make_split(
     shots: int | None = None,
     seed: int = 0,
 ) -> Split:
-    """Sample the training part; hold some of it out where the data has no validation part."""
+    """Sample the training split; hold out a part of it if the dataset has no validation split."""
     kept = sample_records(dataset["train"], rate=rate, shots=shots, seed=seed)
     if dataset["val"]:
         train, val, origin = kept, dataset["val"], "data"
@@ -89,7 +90,9 @@ def make_split(
     if shots is not None:
         few = sum(len(members) < shots for members in _by_class(dataset["train"]).values())
         if few:
-            log.warning("%d classes have fewer than %d training images; all are kept", few, shots)
+            log.warning(
+                "%d classes have fewer than %d training images; all of them are used", few, shots
+            )
     test = dataset["test"]
     info = {
         "dataset": dataset.name,

@@ -1,9 +1,9 @@
-"""`--data`: from what the user wrote to a data set.
+"""Data specs, the values of the option `data`.
 
-A folder (recognised by what lies in it), a .csv or several joined by commas, a name of the
-registry `gta.datasets`, `NAME:ROOT`, or `FAMILY/REST` of a family (`torch/pets:ROOT`). A family's
-name, and one whose reader needs no root (`demo`), wins over a folder of the same name in the
-working directory; `./demo` means the folder.
+A spec is a folder (its layout is recognized by its content), one or several .csv joined by commas,
+a name of the registry `gta.datasets`, `NAME:ROOT`, or `FAMILY/REST` of a family
+(`torch/pets:ROOT`). The name of a family, or of a reader that needs no root (`demo`), takes
+precedence over a folder of the same name in the working directory; `./demo` is the folder.
 """
 
 import logging
@@ -23,26 +23,28 @@ from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
 LAYOUTS = (CUB, Dogs, Cars, Aircraft, Pets)
-"""Recognised in a plain folder: their lists' names are their own."""
+"""Layouts that are recognized in a folder by the names of their lists."""
 # Two letters at least, so that a Windows drive (`C:\birds`) is a path.
 _NAMED = re.compile(r"(?P<name>[\w/.-]*[\w.-]{2}):(?P<root>.*)", re.DOTALL)
 
 
 def load_dataset(spec: str) -> ImageDataset:
-    """Read the data set that `spec` names; GtaError with one line where it cannot, or where a
-    photograph of a published set is missing."""
+    """Read the dataset that `spec` names.
+
+    Raises GtaError if it cannot be read, or if an image of a published dataset is missing.
+    """
     dataset = read_dataset(spec)
     require_images(dataset)
     return dataset
 
 
 def read_dataset(spec: str) -> ImageDataset:
-    """The same, without asking whether a published set's photographs are there."""
-    # Late: the registry checks what it loads against this package's DatasetReader.
+    """Like `load_dataset`, but do not check that the images of a published dataset exist."""
+    # Late: the registry validates what it loads against this package's DatasetReader.
     from gtacli.registry import DATASETS
 
     if not spec.strip():
-        raise GtaError("the data spec is empty: give a folder, a .csv or a data set's name")
+        raise GtaError("the data spec is empty: give a folder, a .csv or the name of a dataset")
     path = Path(spec).expanduser()
     names = DATASETS.names()
     if spec in names:
@@ -63,21 +65,21 @@ def read_dataset(spec: str) -> ImageDataset:
     if not known and all(name.strip().lower().endswith(".csv") for name in spec.split(",")):
         return Csv().read(Path(spec))
     if path.exists():
-        raise GtaError(f"{path} is a file; data is a folder, a .csv or a data set's name")
+        raise GtaError(f"{path} is a file; give a folder, a .csv or the name of a dataset")
     if named and (known or not _looks_like_path(named["name"])):
         root = Path(named["root"]).expanduser() if named["root"] else None
         return DATASETS.load(named["name"])().read(root)
     if _looks_like_path(spec):
         raise GtaError(f"no such file or folder: {spec}")
     try:
-        DATASETS.load(spec)  # for its "did you mean"
+        DATASETS.load(spec)  # for its suggestion
     except GtaError as error:
         raise GtaError(f"no folder or file '{spec}'; {error}") from error
-    raise AssertionError(spec)  # a known name was taken above
+    raise AssertionError(spec)  # known names are handled above
 
 
 def is_plain_folder(spec: str) -> bool:
-    """Whether it is a folder with no layout but that of its folders."""
+    """Return whether `spec` is a folder without a published layout or tables."""
     path = Path(spec).expanduser()
     return path.is_dir() and isinstance(_folder_reader(path), Folder)
 
@@ -91,7 +93,11 @@ def _folder_reader(path: Path) -> DatasetReader:
 
 def _note_folder(spec: str, path: Path) -> None:
     if path.exists():
-        log.info("data set '%s', not the folder of that name (write ./%s)", spec, spec)
+        log.info(
+            "using dataset '%s', not the folder of that name (write ./%s for the folder)",
+            spec,
+            spec,
+        )
 
 
 def _looks_like_path(text: str) -> bool:

@@ -1,7 +1,7 @@
-"""Records as pixels: decoded, reduced to the loading size, and kept in memory for small sets.
+"""Decoding of records to pixels at the loading size, with a cache in memory for small datasets.
 
-The cache is one flat uint8 tensor: forked workers share its pages, spawned ones get it through
-shared memory with a single descriptor, and no process ever copies it.
+The cache is one flat uint8 tensor. Forked workers share its pages, spawned ones receive it through
+shared memory with a single descriptor, and no process copies it.
 """
 
 import logging
@@ -22,16 +22,23 @@ from gtacli.runtime.machine import available_memory, usable_cores
 log = logging.getLogger(__name__)
 CacheMode = Literal["auto", "ram", "none"]
 AUTO_BYTES = 2 << 30
-AUTO_SHARE = 0.25
-_PROBED = 64
+AUTO_FRACTION = 0.25
+_SAMPLED = 64
 
 
 class ImageStore:
-    """Images of `records` as uint8 (3, h, w) that just cover `load_size` (an int: a square).
+    """The images of `records` as uint8 (3, h, w) that just cover `load_size` (an int: a square).
 
-    `cache`: "ram" keeps them decoded, "none" decodes anew each time, "auto" keeps what is
-    estimated below 2 GiB and a quarter of the free memory. Both ways give the same pixels.
-    `skipped` maps the key of every unreadable image met so far to its reason.
+    Args:
+        records: the records.
+        load_size: size to cover.
+        interpolation: of the resize.
+        cache: "ram" keeps the decoded images, "none" decodes them anew each time, and "auto" keeps
+            them if they are estimated to need less than 2 GiB and a quarter of the free memory. The
+            pixels are the same.
+
+    Attributes:
+        skipped: reasons by the key of all unreadable images so far.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class ImageStore:
         return len(self.records)
 
     def get(self, index: int) -> Tensor:
-        """The image at `index` (not to be written to). Raises ImageError if it is unreadable."""
+        """Return the image at `index`, read-only. Raises ImageError if it is unreadable."""
         if self._pixels is None:
             return self._load(index)
         place = self._places[index]
@@ -66,19 +73,19 @@ class ImageStore:
         return pixels.view(height, width, 3).permute(2, 0, 1)
 
     def skip(self, index: int, reason: str) -> None:
-        """Note an unreadable image; it is named once."""
+        """Note an unreadable image and warn once."""
         self.note(self.records[index].key, reason)
 
     def note(self, key: str, reason: str) -> None:
-        """The same for an image that another process has met."""
+        """Like `skip`, for an image that another process could not read."""
         if key not in self.skipped:
             self.skipped[key] = reason
             log.warning("skipped: %s", reason)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fill the cache, if there is to be one. `progress(done, total)` is called meanwhile.
+        """Fill the cache, if it is enabled, and call `progress(done, total)` after each image.
 
-        Threads serve: Pillow decodes and resizes without the interpreter's lock.
+        Threads suffice: Pillow decodes and resizes without the interpreter's lock.
         """
         if not self.cached or self._pixels is not None:
             return
@@ -111,7 +118,7 @@ class ImageStore:
         return pixels
 
     def _load(self, index: int) -> Tensor:
-        # Height, width, channel in memory: on this layout torch's uint8 resize is fastest.
+        # In the memory layout (height, width, channel) torch's uint8 resize is fastest.
         pixels = load(self.records[index].path, self.cover, self.interpolation)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -122,10 +129,10 @@ class ImageStore:
             return str(error)
 
     def _fits(self) -> bool:
-        """Whether the decoded images may stay in memory, judged by some of their headers."""
+        """Estimate from some headers whether the decoded images fit into memory."""
         free = available_memory()
-        limit = AUTO_BYTES if free is None else min(AUTO_BYTES, AUTO_SHARE * free)
-        step = max(1, len(self.records) // _PROBED)
+        limit = AUTO_BYTES if free is None else min(AUTO_BYTES, AUTO_FRACTION * free)
+        step = max(1, len(self.records) // _SAMPLED)
         sizes = [_pixels_of(record, self.cover) for record in self.records[::step]]
         return bool(sizes) and 3 * sum(sizes) / len(sizes) * len(self.records) < limit
 
@@ -135,5 +142,5 @@ def _pixels_of(record: Record, cover: Size) -> int:
         with Image.open(opened(record.path)) as image:
             height, width = cover_size(image.height, image.width, cover)
             return height * width
-    except Exception:  # named when it is decoded
+    except Exception:  # reported when it is decoded
         return 0

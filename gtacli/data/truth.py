@@ -1,8 +1,8 @@
-"""Ground truth of objects: masks and boxes, from a folder or a data set's own records.
+"""Ground truth of objects: masks and boxes, from a folder or from the records of a dataset.
 
-A file says by itself what it is: a black and white mask (one object), a mask of numbers (a palette
-or grey PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
-SegmentationObject), or a VOC annotation (.xml, boxes alone).
+The kind of a file is recognized: a black and white mask (one object), a mask of numbers (a palette
+or gray PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
+SegmentationObject), or a VOC annotation (.xml, boxes only).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from gtacli.measures.segmentation import VOID
 
 _VOID_IN_FILES = 255
 _WHITE_16 = 224 * 257
-_MOST_IDS = 200  # a photograph or a soft map in PNG has more different greys
+_MOST_IDS = 200  # photographs and soft maps have more gray levels
 _SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml")
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is truly in an image.
+    """The ground truth of an image.
 
     Attributes:
-        labels: (h, w) int32: 0 background, above it the numbers of objects or classes, VOID where
-            the annotators left it open. None: there are boxes alone.
-        boxes: of the objects, where they are given and not only drawn.
+        labels: (h, w) int32: 0 for background, larger numbers for objects or classes, VOID for
+            unlabeled pixels. None if there are only boxes.
+        boxes: boxes of the objects, if they are annotated.
     """
 
     labels: NDArray[np.int32] | None = None
@@ -43,12 +43,12 @@ class GroundTruth:
 
 
 def read_truth(folder: Path, image: PurePath, size: Size) -> GroundTruth:
-    """The true objects of an image.
+    """Read the ground truth of an image.
 
     Args:
-        folder: of the masks or annotations.
-        image: where the image lies below its own folder; its truth is there too, or in `folder`
-            itself, under the same name but for the suffix.
+        folder: folder of the masks or annotations.
+        image: relative path of the image; the file has the same relative path, or the same name in
+            `folder` itself, with another suffix.
         size: (h, w) of the image.
 
     Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
@@ -61,7 +61,7 @@ def read_truth(folder: Path, image: PurePath, size: Size) -> GroundTruth:
 
 
 def read_record_truth(record: Record, size: Size) -> GroundTruth | None:
-    """The true objects of a data set's image; None where the set says nothing of them.
+    """Read the ground truth of a dataset's image; None if the dataset has none.
 
     Raises ImageError as `read_truth` does.
     """
@@ -72,10 +72,7 @@ def read_record_truth(record: Record, size: Size) -> GroundTruth | None:
 
 
 def read_mask(path: Path, size: Size | None = None) -> NDArray[np.int32]:
-    """(h, w) as in `GroundTruth.labels`; a black and white mask is the object 1.
-
-    Raises ImageError.
-    """
+    """Read a mask as in `GroundTruth.labels`; white becomes object 1. Raises ImageError."""
     labels = _labels(path)
     if size is not None and labels.shape != size:
         h, w = labels.shape
@@ -103,34 +100,33 @@ def _labels(path: Path) -> NDArray[np.int32]:
 
 
 def _numbers(path: Path) -> NDArray[np.integer[Any]] | None:
-    """The indices of a palette that colours ids, or 16 bit numbers too small for a white; None for
-    any other picture."""
+    """Return the indices of a palette of ids, or 16 bit numbers too small for white, else None."""
     try:
         with Image.open(path) as image:
             if image.mode != "P" and not image.mode.startswith("I"):
                 return None
-            colours = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)
+            colors = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)
             indices = np.asarray(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
-    except Exception:  # decoding says it better
+    except Exception:  # decoding reports it better
         return None
-    if not len(colours):
+    if not len(colors):
         return indices if indices.max(initial=0) < _WHITE_16 else None
-    used = colours[np.unique(indices[indices < len(colours)])]
-    grey = (colours == colours[:, :1]).all()
+    used = colors[np.unique(indices[indices < len(colors)])]
+    gray = (colors == colors[:, :1]).all()
     two = np.isin(used, (0, 255)).all() and (used == used[:, :1]).all() and used.any()
-    return None if grey or two else indices
+    return None if gray or two else indices
 
 
-def _black_and_white(grey: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None:
-    """The white, unless what lies between black and white are numbers, not a smoothed border."""
-    between = np.count_nonzero((grey > 0) & (grey < 224))
-    white = np.count_nonzero(grey >= 224)
-    ids_alone = between and not ((grey > 31) & (grey < _VOID_IN_FILES)).any()
-    if between > white or ids_alone:
+def _black_and_white(gray: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None:
+    """Return the white pixels, or None if the values between black and white seem to be ids."""
+    between = np.count_nonzero((gray > 0) & (gray < 224))
+    white = np.count_nonzero(gray >= 224)
+    only_ids = between and not ((gray > 31) & (gray < _VOID_IN_FILES)).any()
+    if between > white or only_ids:
         return None
-    return (grey > 127).astype(np.int32)
+    return (gray > 127).astype(np.int32)
 
 
 def _find(folder: Path, image: PurePath) -> Path:

@@ -1,4 +1,4 @@
-"""Images for those who need no labels: a data set, or a folder with nothing but images in it."""
+"""Datasets for tasks without labels: labeled datasets, folders of images, tables and shards."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _WDS = "wds/"
 
 
 def load_images(spec: str) -> ImageDataset:
-    """The data set that `spec` names. One without labels is one too, in a single class without a
-    name: a folder without class folders (the images of its train/, or all but those of its val/
-    and test/), tables without labels, and WebDataset shards.
+    """Load the dataset that `spec` names, with or without labels.
 
-    Raises GtaError where there is no image.
+    A dataset without labels has a single class without a name. It is a folder without class folders
+    (the images of its train/, or all except those of its val/ and test/), a table without labels,
+    or WebDataset shards.
+
+    Raises GtaError if there is no image.
     """
     try:
         return load_dataset(spec)
@@ -37,20 +39,20 @@ def load_images(spec: str) -> ImageDataset:
 
 def _without_labels(spec: str) -> ImageDataset | None:
     if spec.lower().endswith(".csv"):
-        # What is wrong here has nothing to do with labels.
+        # An error here is not about labels, so it is raised.
         return Csv().images(Path(spec).expanduser())
     if spec.startswith(_WDS):
         try:
             return Shards().images(spec.removeprefix(_WDS))
         except GtaError:
             return None
-    return _in_folder(Path(spec).expanduser()) if is_plain_folder(spec) else None
+    return _images_in_folder(Path(spec).expanduser()) if is_plain_folder(spec) else None
 
 
-def _in_folder(root: Path) -> ImageDataset | None:
-    parts = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in subfolders(root)}
-    training = [folder for folder, part in parts.items() if part == "train"]
-    others = [folder for folder, part in parts.items() if part in ("val", "test")]
+def _images_in_folder(root: Path) -> ImageDataset | None:
+    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in subfolders(root)}
+    training = [folder for folder, split in splits.items() if split == "train"]
+    others = [folder for folder, split in splits.items() if split in ("val", "test")]
     records = tuple(
         Record(path.relative_to(root).as_posix(), 0, path)
         for path in find_images(training[0] if training else root)
@@ -60,5 +62,5 @@ def _in_folder(root: Path) -> ImageDataset | None:
 
 
 def has_labels(dataset: ImageDataset) -> bool:
-    """Whether its labels tell images apart."""
+    """Return whether the dataset has more than one class."""
     return len(dataset.classes) > 1

@@ -71,7 +71,7 @@ def run_phase(
             start_batch=first,
             workers=workers,
             pin_memory=compute.device.type == "cuda",
-            part=(processes.rank, processes.size),
+            shard=(processes.rank, processes.size),
             views=config.source_views,
         ):
             if source_views is not None:
@@ -134,7 +134,7 @@ def evaluator(job: Job, records: tuple[Record, ...], drift: bool) -> Evaluator:
             return ()
         # No gradients are kept, so twice the batch costs no more memory than training.
         size = 2 * config.batch_size
-        return make_loader(store, transform, size, train=False, workers=workers, part=part)
+        return make_loader(store, transform, size, train=False, workers=workers, shard=part)
 
     source = job.source if drift else None
     track = None

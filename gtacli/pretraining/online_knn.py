@@ -71,7 +71,7 @@ class OnlineKnn:
             2 * job.config.batch_size,
             train=False,
             workers=choose_workers(job.config.workers, compute.device, store.cached),
-            part=(processes.rank, processes.size),
+            shard=(processes.rank, processes.size),
         )
         features, labels = [torch.empty(0, network.num_features)], [torch.empty(0).long()]
         for number, batch in enumerate(loader):

@@ -135,7 +135,7 @@ def _train(
             workers=workers,
             drop_last=True,
             pin_memory=compute.device.type == "cuda",
-            part=(processes.rank, processes.size),
+            shard=(processes.rank, processes.size),
             repeats=config.repeats,
         ):
             if config.compile:

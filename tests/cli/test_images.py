@@ -84,7 +84,7 @@ def test_an_image_is_given_twice(
     done = call(command, tmp_path / "a.png", tmp_path, tmp_path / "other")
     assert done.status == 1
     errors = [line["error"] for line in done.lines if "error" in line]
-    assert errors[0] == f"{tmp_path}/a.png: given a second time; it has its {what} already"
+    assert errors[0] == f"{tmp_path}/a.png: is given twice"
     assert f"other/a.png: another image has its {what} in a." in errors[1]
 
 

@@ -1,4 +1,4 @@
-"""Small image folders, made on the spot. Helpers are fixtures, so that nothing imports this."""
+"""Fixtures that create small image folders and datasets."""
 
 import runpy
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from gtacli.data.base import Record
 
 @pytest.fixture
 def make_folder(make_image: Callable[..., Path]) -> Callable[..., Path]:
-    """(root, relative names): writes an image at each of the names."""
+    """Return a function (root, names) that writes an image under each name."""
 
     def make(root: Path, names: Iterable[str]) -> Path:
         for seed, name in enumerate(names):
@@ -23,7 +23,7 @@ def make_folder(make_image: Callable[..., Path]) -> Callable[..., Path]:
 
 @pytest.fixture
 def records(tmp_path: Path, make_image: Callable[..., Path]) -> list[Record]:
-    """Eleven images of three classes, of several sizes, wide and tall."""
+    """Eleven images of three classes, in several sizes and orientations."""
     sizes = [(64, 48), (48, 64), (90, 40), (20, 24), (50, 50)]
     return [
         Record(f"{i}.png", i % 3, make_image(tmp_path / f"{i}.png", sizes[i % 5], seed=i))
@@ -33,9 +33,10 @@ def records(tmp_path: Path, make_image: Callable[..., Path]) -> list[Record]:
 
 @pytest.fixture
 def layout(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], str]:
-    """(name, root): a small set of 3 classes laid out as it is published; gives its data spec.
+    """Return a function (name, root) that creates a small published dataset and returns its spec.
 
-    4 images a class for training, 2 for testing, 1 for validation where the set has such a part.
+    It has 3 classes with 4 training and 2 test images each, and 1 validation image if the dataset
+    has that split.
     """
     layouts = runpy.run_path(str(Path(__file__).with_name("layouts.py")))["LAYOUTS"]
 

@@ -1,4 +1,4 @@
-"""Where images lie below what was given."""
+"""Tests of the images of a command line and their relative paths."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("given", ["photos", "./photos/", "{root}/photos", "photos/a/../"])
-def test_below_a_folder(given: str, photos: Path) -> None:
+def test_paths_are_relative_to_a_folder(given: str, photos: Path) -> None:
     found = named(given.format(root=photos))
     assert [below for _, below in found] == ["a/1.jpg", "a/deep/2.png", "b/1.jpg"]
 
 
-def test_below_the_part_of_a_pattern_without_wildcards(photos: Path) -> None:
+def test_paths_are_relative_to_the_first_wildcard(photos: Path) -> None:
     assert named("photos/*/1.jpg") == [
         ("photos/a/1.jpg", "a/1.jpg"),
         ("photos/b/1.jpg", "b/1.jpg"),
@@ -40,7 +40,7 @@ def test_below_the_part_of_a_pattern_without_wildcards(photos: Path) -> None:
     assert [below for _, below in named("photos/a/**/*.png")] == ["deep/2.png"]
 
 
-def test_below_what_files_have_in_common(photos: Path) -> None:
+def test_paths_are_relative_to_the_common_folder(photos: Path) -> None:
     assert named("photos/a/1.jpg") == [("photos/a/1.jpg", "1.jpg")]
     pair = named("photos/b/1.jpg", f"{photos}/photos/a/deep/2.png")
     assert [below for _, below in pair] == ["b/1.jpg", "a/deep/2.png"]
@@ -48,7 +48,7 @@ def test_below_what_files_have_in_common(photos: Path) -> None:
     assert [b for _, b in mixed] == ["photos/a/1.jpg", "1.jpg", "deep/2.png", "missing.jpg"]
 
 
-def test_a_stream_keeps_its_folders_but_leads_nowhere_else() -> None:
+def test_paths_of_a_stream_keep_their_folders() -> None:
     stream = b"a/1.jpg\n/abs/2.jpg\n../up/3.jpg\na/../../4.jpg\n"
     assert [below for _, below in named("-", stream=stream)] == [
         "a/1.jpg",
@@ -62,7 +62,7 @@ def test_a_stream_keeps_its_folders_but_leads_nowhere_else() -> None:
     assert named("-", stream=b"a b\n.jpg\0", nul=True) == [("a b\n.jpg", "a b\n.jpg")]
 
 
-def test_paths_alone_and_nothing(photos: Path) -> None:
+def test_plain_paths_and_no_images(photos: Path) -> None:
     assert list(iter_paths(["photos/b", "x.jpg"], io.BytesIO())) == ["photos/b/1.jpg", "x.jpg"]
     with pytest.raises(UsageError, match="no images"):
         named()
@@ -70,7 +70,7 @@ def test_paths_alone_and_nothing(photos: Path) -> None:
         named("*.gif")
 
 
-def test_a_data_sets_images_lie_where_their_keys_say(tmp_path):
+def test_relative_paths_of_a_dataset_are_its_keys(tmp_path):
     from gtacli.data.base import ImageDataset, Record
     from gtacli.data.inputs import iter_dataset_images
 

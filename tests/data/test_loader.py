@@ -1,3 +1,5 @@
+"""Tests of the loader."""
+
 import pickle
 import random
 
@@ -26,7 +28,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-def test_batches_of_training(records: list[Record]) -> None:
+def test_training_batches(records: list[Record]) -> None:
     batches = list(loader(records))
     assert [batch.images.shape for batch in batches] == [(4, 3, 24, 32)] * 2 + [(3, 3, 24, 32)]
     assert batches[0].images.dtype == torch.uint8
@@ -37,7 +39,7 @@ def test_batches_of_training(records: list[Record]) -> None:
     assert labels.tolist() == [records[i].label for i in indices.tolist()]
 
 
-def test_evaluation_is_in_order_and_whole(records: list[Record]) -> None:
+def test_evaluation_is_complete_and_in_order(records: list[Record]) -> None:
     batches = list(loader(records, train=False))
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(11))
     assert same(batches, list(loader(records, train=False, seed=9, epoch=9)))
@@ -55,22 +57,22 @@ def test_spawned_workers_change_nothing(records: list[Record]) -> None:
     assert same(list(loader(records, workers=1, context="spawn")), list(loader(records)))
 
 
-def test_what_spawned_workers_get_can_be_pickled(records: list[Record]) -> None:
+def test_epoch_can_be_pickled(records: list[Record]) -> None:
     epoch = loader(records)._epoch
     assert same([pickle.loads(pickle.dumps(epoch))[1].batch], [epoch[1].batch])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_at_a_batch(records: list[Record], workers: int) -> None:
+def test_resume_at_a_batch(records: list[Record], workers: int) -> None:
     whole = loader(records)
-    seen = []
+    loaded = []
     for batch in whole:
-        seen.append(batch)
+        loaded.append(batch)
         if whole.position == 1:
             break
     rest = loader(records, start_batch=whole.position, workers=workers)
     assert len(rest) == 2
-    assert same(seen + list(rest), list(loader(records)))
+    assert same(loaded + list(rest), list(loader(records)))
     assert rest.position == 3
     assert list(loader(records, start_batch=3)) == []
 
@@ -85,7 +87,7 @@ def test_seed_and_epoch_change_order_and_crops(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_global_random_numbers_are_left_alone(records: list[Record], workers: int) -> None:
+def test_global_random_state_is_unchanged(records: list[Record], workers: int) -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
@@ -107,7 +109,7 @@ def test_drop_last(records: list[Record]) -> None:
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_images_are_left_out_and_counted(
+def test_unreadable_images_are_omitted(
     records: list[Record], cache: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     for index in (0, 1, 2, 3, 6):
@@ -122,7 +124,7 @@ def test_unreadable_images_are_left_out_and_counted(
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_all_unreadable(records: list[Record], cache: str) -> None:
+def test_all_images_unreadable(records: list[Record], cache: str) -> None:
     for record in records:
         record.path.write_bytes(b"no image")
     tested = loader(records, cache)
@@ -130,7 +132,7 @@ def test_all_unreadable(records: list[Record], cache: str) -> None:
     assert len(tested._epoch.store.skipped) == 11
 
 
-def test_repeats_are_views_of_an_image_that_is_read_once(
+def test_repeats_read_each_image_once(
     records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []

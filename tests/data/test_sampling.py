@@ -1,3 +1,5 @@
+"""Tests of sampling and hold-out."""
+
 import json
 from fractions import Fraction
 from math import ceil
@@ -40,9 +42,9 @@ def test_rates_round_up_exactly(n: int, rate: float, kept: int) -> None:
 
 @given(counts, rates, seeds)
 def test_rate_of_every_class(sizes: list[int], rate: float, seed: int) -> None:
-    share = Fraction(str(rate)) / 100
+    fraction = Fraction(str(rate)) / 100
     kept = sample_records(make(sizes), rate=rate, seed=seed)
-    assert sizes_of(kept, len(sizes)) == [ceil(share * n) for n in sizes]
+    assert sizes_of(kept, len(sizes)) == [ceil(fraction * n) for n in sizes]
 
 
 @given(counts, st.integers(1, 40), seeds)
@@ -52,7 +54,7 @@ def test_shots_of_every_class(sizes: list[int], shots: int, seed: int) -> None:
 
 
 @given(counts, rates, rates, seeds)
-def test_smaller_rates_are_part_of_larger(
+def test_smaller_rates_are_subsets_of_larger_ones(
     sizes: list[int], one: float, other: float, seed: int
 ) -> None:
     small, large = sorted((one, other))
@@ -78,7 +80,7 @@ def test_neither_order_nor_other_classes_matter(sizes, rate, seed, random) -> No
     assert (set(train), set(val)) == (set(again), set(val_again))
 
 
-def test_order_is_kept_and_the_seed_matters() -> None:
+def test_order_stays_and_seed_matters() -> None:
     records = make([50])
     kept = sample_records(records, rate=30, seed=1)
     assert list(kept) == [record for record in records if record in kept]
@@ -94,8 +96,8 @@ def test_hold_out_rules(sizes: list[int], seed: int) -> None:
     assert min(sizes_of(train, len(sizes))) >= 1
 
 
-def test_hold_out_is_not_the_end_of_what_is_kept() -> None:
-    """Another purpose, another order: the held-out images differ from a smaller rate's rest."""
+def test_hold_out_is_independent_of_the_rate() -> None:
+    """The held-out images are not those that a smaller rate would omit."""
     records = make([100])
     kept = sample_records(records, rate=50, seed=0)
     _, val = hold_out(kept, seed=0)
@@ -103,7 +105,7 @@ def test_hold_out_is_not_the_end_of_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize("options", [{"rate": 0}, {"rate": 101}, {"rate": -1}, {"shots": 0}])
-def test_senseless_amounts(options: dict[str, int]) -> None:
+def test_invalid_rates_and_shots(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         sample_records(make([5]), **options)
 
@@ -120,7 +122,7 @@ def dataset(sizes: list[int], **others: int) -> ImageDataset:
     return ImageDataset("set", tuple(f"c{label}" for label in range(len(sizes))), splits)
 
 
-def test_split_with_held_out_images_is_recorded() -> None:
+def test_split_with_held_out_images() -> None:
     split = make_split(dataset([20, 10], test=4), rate=15, seed=3)
     assert [len(part) for part in (split.train, split.val, split.test)] == [4, 1, 4]
     content = json.loads(json.dumps(split.to_json()))
@@ -131,7 +133,7 @@ def test_split_with_held_out_images_is_recorded() -> None:
     assert not set(content["train"]) & set(content["val"])
 
 
-def test_given_validation_is_used_and_nothing_held_out() -> None:
+def test_existing_validation_split_is_used() -> None:
     split = make_split(dataset([20], val=5))
     assert (len(split.train), len(split.val), split.info["validation"]) == (20, 5, "data")
 

@@ -1,4 +1,4 @@
-"""Every source serves the store, the loader and a fine-tuning run as a folder does."""
+"""Tests that every source works with the store, the loader and fine-tuning."""
 
 import json
 import pickle
@@ -60,7 +60,7 @@ def test_finetune(name: str, n_val: int, layout: Layout, tiny_model: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["cifar10", "hfds", "wds"])
-def test_what_spawned_workers_get_can_be_pickled(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_records_can_be_pickled(name: str, layout: Layout, tmp_path: Path) -> None:
     records = load_dataset(layout(name, tmp_path))["train"]
     copies = pickle.loads(pickle.dumps(records))
     for copy, record in zip(copies, records, strict=True):
@@ -68,7 +68,7 @@ def test_what_spawned_workers_get_can_be_pickled(name: str, layout: Layout, tmp_
         assert (copy.key, copy.path.stamp()) == (record.key, record.path.stamp())
 
 
-def test_an_unreadable_member_is_named(
+def test_unreadable_member_is_reported(
     layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = load_dataset(layout("wds", tmp_path))["train"]

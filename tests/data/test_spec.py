@@ -1,3 +1,5 @@
+"""Tests of data specs."""
+
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from gtacli.registry import DATASETS
 
 
 class Zoo(DatasetFamily):
-    """Remembers what it was asked for."""
+    """A family that stores the rest of the spec in the name."""
 
     usage = "zoo/NAME"
 
@@ -23,7 +25,7 @@ class Zoo(DatasetFamily):
 
 
 class Toy(DatasetReader):
-    """Remembers the root that it was given."""
+    """A reader that stores its root in the name."""
 
     needs_root: ClassVar[bool] = False
 
@@ -42,14 +44,14 @@ def test_names_with_and_without_root(
         assert load_dataset("toy:").name == "toy of None"
 
 
-def test_a_folder_wins_over_a_reader_that_needs_one(
+def test_folder_precedes_a_reader_that_needs_a_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
 ) -> None:
     monkeypatch.chdir(make_folder(tmp_path, ["cub/a/1.png"]))
     assert load_dataset("cub").classes == ("a",)
 
 
-def test_a_family_gets_the_rest_as_it_is(
+def test_family_gets_the_rest_of_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
 ) -> None:
     monkeypatch.chdir(make_folder(tmp_path, ["zoo/cats/a/1.png"]))
@@ -74,7 +76,7 @@ def test_a_family_gets_the_rest_as_it_is(
         ("cub", "needs a folder"),
     ],
 )
-def test_every_mistake_has_its_line(
+def test_invalid_specs_raise_one_line(
     spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,8 +85,8 @@ def test_every_mistake_has_its_line(
     assert "\n" not in str(caught.value)
 
 
-def test_another_kind_of_file(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    with pytest.raises(GtaError, match=r"is a file; data is a folder, a \.csv"):
+def test_file_of_another_kind(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    with pytest.raises(GtaError, match=r"is a file; give a folder, a \.csv"):
         load_dataset(str(make_image(tmp_path / "x.png")))
 
 

@@ -1,3 +1,5 @@
+"""Tests of the image store."""
+
 import logging
 import pickle
 from dataclasses import replace
@@ -26,7 +28,7 @@ def test_cached_equals_uncached(records: list[Record]) -> None:
     assert cached.labels.tolist() == [record.label for record in records]
 
 
-def test_nothing_is_read_twice_once_cached(records: list[Record]) -> None:
+def test_cached_images_are_not_read_again(records: list[Record]) -> None:
     store = ImageStore(records, 30, cache="ram")
     calls: list[tuple[int, int]] = []
     store.prepare(progress=lambda done, total: calls.append((done, total)))
@@ -37,7 +39,7 @@ def test_nothing_is_read_twice_once_cached(records: list[Record]) -> None:
     assert store.get(5).shape[0] == 3
 
 
-def test_auto_keeps_what_fits(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_caches_what_fits(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     need = 3 * sum(image.numel() // 3 for image in map(ImageStore(records, 30).get, range(11)))
     assert ImageStore(records, 30).cached
     monkeypatch.setattr(module, "available_memory", lambda: 4 * need)  # a quarter is not enough
@@ -51,7 +53,7 @@ def test_auto_keeps_what_fits(records: list[Record], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_an_unreadable_image_is_named_once_and_counted(
+def test_unreadable_image_is_reported_once(
     records: list[Record], cache: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     records[4].path.write_bytes(records[4].path.read_bytes()[:60])
@@ -67,7 +69,7 @@ def test_an_unreadable_image_is_named_once_and_counted(
     assert store.get(5).shape[0] == 3
 
 
-def test_all_unreadable(records: list[Record], tmp_path: Path) -> None:
+def test_all_images_unreadable(records: list[Record], tmp_path: Path) -> None:
     gone = [replace(record, path=tmp_path / "gone" / record.key) for record in records]
     store = ImageStore(gone, 30, cache="ram")
     store.prepare()
@@ -75,7 +77,7 @@ def test_all_unreadable(records: list[Record], tmp_path: Path) -> None:
     assert store.skipped["0.png"].startswith("no such image: ")
 
 
-def test_pickles_with_its_cache(records: list[Record]) -> None:
+def test_pickle_includes_the_cache(records: list[Record]) -> None:
     store = ImageStore(records, 30, cache="ram")
     store.prepare()
     copy = pickle.loads(pickle.dumps(store))

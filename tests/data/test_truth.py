@@ -1,4 +1,4 @@
-"""Ground-truth masks as they come."""
+"""Tests of ground-truth masks and boxes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def labels(folder: Path, image: str) -> np.ndarray:
     return found
 
 
-def voc_colours() -> list[int]:
-    """VOC's palette: the bits of an index, spread over the channels from the top."""
+def voc_palette() -> list[int]:
+    """Return VOC's palette: the bits of an index, spread over the channels from the top."""
     palette = []
     for index in range(256):
         rest, shift = index, 7
-        colour = [0, 0, 0]
+        color = [0, 0, 0]
         while rest:
             for channel in range(3):
-                colour[channel] |= (rest >> channel & 1) << shift
+                color[channel] |= (rest >> channel & 1) << shift
             rest, shift = rest >> 3, shift - 1
-        palette += colour
+        palette += color
     return palette
 
 
@@ -43,13 +43,13 @@ def ids(path: Path, numbers: np.ndarray, kind: str = "P") -> None:
         return
     image = Image.fromarray(numbers.astype(np.uint8))
     if kind == "P":
-        image.putpalette(voc_colours())
+        image.putpalette(voc_palette())
         assert image.mode == "P"
     image.save(path)
 
 
 @pytest.mark.parametrize("kind", ["L", "1", "RGB", "zero-one", "I;16", "bmp", "smooth"])
-def test_black_and_white_of_every_kind(kind: str, tmp_path: Path) -> None:
+def test_black_and_white_masks(kind: str, tmp_path: Path) -> None:
     image = Image.fromarray(OBJECT.astype(np.uint8) * (1 if kind == "zero-one" else 255))
     if kind in ("1", "RGB"):
         image = image.convert(kind)
@@ -62,7 +62,7 @@ def test_black_and_white_of_every_kind(kind: str, tmp_path: Path) -> None:
     assert (labels(tmp_path, "a.jpg") == OBJECT).all()
 
 
-def test_found_in_the_image_s_folder_or_at_the_top(tmp_path: Path) -> None:
+def test_mask_is_found_by_path_or_name(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     Image.fromarray(OBJECT).save(tmp_path / "x" / "a.b.png")
     Image.fromarray(~OBJECT).save(tmp_path / "a.b.png")
@@ -70,7 +70,7 @@ def test_found_in_the_image_s_folder_or_at_the_top(tmp_path: Path) -> None:
     assert (labels(tmp_path, "y/a.b.jpg") == ~OBJECT).all()
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_invalid_masks_raise(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no ground truth for a\.jpg in "):
         read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
     Image.fromarray(OBJECT).save(tmp_path / "a.png")
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("numbers", [(15, 1), (1, 1), (21, 60), (7, 7), (30, 150)])
 @pytest.mark.parametrize("void", ["none", "border", "much"])
 def test_masks_of_ids(kind: str, numbers: tuple[int, int], void: str, tmp_path: Path) -> None:
-    """Few patches of an object under a thick border too; 7 is a grey in VOC's palette."""
+    """Includes small objects with a thick void border; 7 is a gray in VOC's palette."""
     drawn = np.zeros((6, 9), int)
     drawn[1:4, 1:4], drawn[3:5, 6:8] = numbers
     if void == "border":
@@ -109,7 +109,7 @@ def test_sixteen_bit_ids_above_255(tmp_path: Path) -> None:
     assert (labels(tmp_path, "a.jpg") == drawn).all()
 
 
-def test_an_empty_mask(tmp_path: Path) -> None:
+def test_empty_mask(tmp_path: Path) -> None:
     for kind in ("P", "L", "I;16"):
         ids(tmp_path / "a.png", np.zeros((6, 9)), kind)
         assert not labels(tmp_path, "a.jpg").any()
@@ -121,7 +121,7 @@ def test_black_and_white_in_a_palette(white_first: bool, tmp_path: Path) -> None
     image.putpalette([255] * 3 + [0] * 3 if white_first else [0] * 3 + [255] * 3)
     image.save(tmp_path / "a.png")
     assert (labels(tmp_path, "a.jpg") == OBJECT).all()
-    Image.fromarray(OBJECT).convert("RGB").convert("P").save(tmp_path / "a.png")  # coloured palette
+    Image.fromarray(OBJECT).convert("RGB").convert("P").save(tmp_path / "a.png")  # color palette
     assert (labels(tmp_path, "a.jpg") == OBJECT).all()
 
 
@@ -136,7 +136,7 @@ ANNOTATION = """<annotation><folder>VOC2007</folder><filename>a.jpg</filename>
 </annotation>"""
 
 
-def test_boxes_of_an_annotation(tmp_path: Path) -> None:
+def test_annotation_boxes(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(ANNOTATION)
     truth = read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
     assert truth == GroundTruth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
@@ -161,7 +161,7 @@ def test_broken_annotations(text: str, message: str, tmp_path: Path) -> None:
         read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
 
 
-def test_of_a_record(tmp_path: Path) -> None:
+def test_record_truth(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(OBJECT).save(path)
     assert read_record_truth(Record("a", 0, path), (6, 9)) is None

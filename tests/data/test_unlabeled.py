@@ -1,4 +1,4 @@
-"""Images without labels: folders and shards of nothing but images."""
+"""Tests of datasets without labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gtacli.images.decode import decode
 MakeImage = Callable[..., Path]
 
 
-def test_a_folder_of_images(tmp_path: Path, make_image: MakeImage) -> None:
+def test_folder_of_images(tmp_path: Path, make_image: MakeImage) -> None:
     for name in ("a.png", "b.png"):
         make_image(tmp_path / "photos" / name)
     data = load_images(str(tmp_path / "photos"))
@@ -23,7 +23,7 @@ def test_a_folder_of_images(tmp_path: Path, make_image: MakeImage) -> None:
     assert not has_labels(data)
 
 
-def test_of_parts_the_training_part(tmp_path: Path, make_image: MakeImage) -> None:
+def test_only_the_training_split_is_used(tmp_path: Path, make_image: MakeImage) -> None:
     for name in ("train/a.png", "train/deep/c.png", "val/b.png"):
         make_image(tmp_path / name)
     (tmp_path / "train" / "deep").rename(tmp_path / "train" / "x")
@@ -39,7 +39,7 @@ def test_of_parts_the_training_part(tmp_path: Path, make_image: MakeImage) -> No
         (("a.png", "more/b.png", "test/c.png"), ["a.png", "more/b.png"]),
     ],
 )
-def test_images_to_test_on_are_never_learnt_from(
+def test_test_images_are_never_used(
     files: tuple[str, ...], kept: list[str], tmp_path: Path, make_image: MakeImage
 ) -> None:
     for name in files:
@@ -47,7 +47,7 @@ def test_images_to_test_on_are_never_learnt_from(
     assert [record.key for record in load_images(str(tmp_path))["train"]] == kept
 
 
-def test_labels_stay_where_there_are_some(tiny_data: Path) -> None:
+def test_existing_labels_are_read(tiny_data: Path) -> None:
     data = load_images(str(tiny_data))
     assert has_labels(data)
     assert len(data["train"]) == 18
@@ -55,8 +55,8 @@ def test_labels_stay_where_there_are_some(tiny_data: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["path", "path,split", "path,label"])
-def test_a_table_of_paths(header: str, tmp_path: Path, make_image: MakeImage) -> None:
-    """Without labels, or with a label in some rows only."""
+def test_table_of_paths(header: str, tmp_path: Path, make_image: MakeImage) -> None:
+    """The table has no labels, or labels in some rows only."""
     for name in ("a.png", "b.png", "c.png"):
         make_image(tmp_path / name)
     rows = ["a.png", "b.png", "c.png"]
@@ -71,15 +71,15 @@ def test_a_table_of_paths(header: str, tmp_path: Path, make_image: MakeImage) ->
     assert len(data["test"]) == ("split" in header)
 
 
-def test_of_a_wrong_table_what_is_wrong_is_told(tmp_path: Path) -> None:
-    """And not that it has no labels, which nobody needs."""
+def test_error_of_an_invalid_table(tmp_path: Path) -> None:
+    """The error is not that labels are missing, which are not needed."""
     (tmp_path / "images.csv").write_text("path\nnowhere.png\n")
     with pytest.raises(GtaError, match="line 2: no such image"):
         load_images(str(tmp_path / "images.csv"))
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_shards(labelled: bool, tmp_path: Path, make_image: MakeImage) -> None:
+@pytest.mark.parametrize("labeled", [False, True])
+def test_shards(labeled: bool, tmp_path: Path, make_image: MakeImage) -> None:
     image = make_image(tmp_path / "image.png")
     (tmp_path / "zero.cls").write_text("cat")
     for part in ("train-000", "train-001", "val-000"):
@@ -87,7 +87,7 @@ def test_shards(labelled: bool, tmp_path: Path, make_image: MakeImage) -> None:
         with tarfile.open(tmp_path / f"s/{part}.tar", "w") as tar:
             for key in ("a", "b"):
                 tar.add(image, f"{key}.png")
-                if labelled and key == "a":
+                if labeled and key == "a":
                     tar.add(tmp_path / "zero.cls", "a.cls")
     data = load_images(f"wds/{tmp_path / 's'}")
     keys = [f"train-00{i}.tar/{key}.png" for i in (0, 1) for key in ("a", "b")]

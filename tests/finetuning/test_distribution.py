@@ -329,7 +329,7 @@ def test_parts_of_a_batch_are_the_batch(config: Make) -> None:
     job = module.prepare(config())
     store = job.store(job.train, job.transform.load_size)
     whole = list(make_loader(store, job.transform, 4, train=True))
-    parts = [list(make_loader(store, job.transform, 4, train=True, part=(r, 3))) for r in range(3)]
+    parts = [list(make_loader(store, job.transform, 4, train=True, shard=(r, 3))) for r in range(3)]
     for number, batch in enumerate(whole):
         for rank, part in enumerate(parts):
             assert torch.equal(part[number].images, batch.images[rank::3])
