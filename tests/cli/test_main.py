@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,8 +48,11 @@ def test_alone_it_shows_its_help(gta: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["finetun"], "error: no such command 'finetun'. Did you mean 'finetune'?; see gta --help"),
-        (["--nope"], "error: no such option: --nope; see gta --help"),
+        (
+            ["finetun"],
+            r"error: no such command 'finetun'\. Did you mean 'finetune'\?; see gta --help",
+        ),
+        (["--nope"], r"error: no such option:? '?--nope'?; see gta --help"),
         (["plugins", "frob"], "error: no such command 'frob'; see gta plugins --help"),
         (["models", "list", "a", "b"], "error: got unexpected extra argument"),
     ],
@@ -57,7 +61,7 @@ def test_wrong_usage_is_one_line(gta: Any, words: list[str], message: str) -> No
     wrong = gta(*words)
     assert wrong.status == 2
     assert wrong.out == ""
-    assert wrong.err.startswith(message)
+    assert re.match(message, wrong.err)  # the wording of some is that of the installed click
     assert wrong.err.count("\n") == 1
 
 

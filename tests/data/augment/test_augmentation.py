@@ -2,13 +2,14 @@
 
 import pickle
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.stats import ks_2samp
 from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
@@ -46,6 +47,15 @@ def picture(height: int = 40, width: int = 50, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_bit_is_kept() -> Iterator[None]:
+    """Let Pillow keep a bit where timm asks for none; it blackens the image, or from 13 on raises."""
+    pillow = ImageOps.posterize
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageOps, "posterize", lambda image, bits: pillow(image, max(1, bits)))
+        yield
+
+
 @given(st.sampled_from(POLICIES), seeds)
 def test_a_policy_is_timms_own(policy: str, seed: int) -> None:
     """Draws and pixels of timm's object, from the same two seeds."""
@@ -61,9 +71,6 @@ def test_a_policy_is_timms_own(policy: str, seed: int) -> None:
     np.random.seed(int(second))
     try:
         want = theirs(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
-    except ValueError:  # the next test's case
-        assert Op("posterize", (1,)) in ops
-        return
     finally:
         random.setstate(python)
         np.random.set_state(legacy)
@@ -72,7 +79,7 @@ def test_a_policy_is_timms_own(policy: str, seed: int) -> None:
 
 @pytest.mark.parametrize("policy", ["rand-m10-n4-p1.0-inc1", "v0"])
 def test_posterize_keeps_a_bit(policy: str) -> None:
-    """At these magnitudes timm asks to keep 0 bits, and Pillow raises."""
+    """At these magnitudes timm asks Pillow to keep 0 bits."""
     drawn = [draw_policy(policy, 40, np.random.default_rng(seed)) for seed in range(200)]
     assert any(Op("posterize", (1,)) in ops for ops in drawn)
     for ops in drawn:
