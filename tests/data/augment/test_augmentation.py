@@ -49,7 +49,7 @@ def picture(height: int = 40, width: int = 50, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module", autouse=True)
 def a_bit_is_kept() -> Iterator[None]:
-    """Let Pillow keep a bit where timm asks for none; it blackens the image, or from 13 on raises."""
+    """Let Pillow keep a bit where timm asks for none, which blackens the image or raises."""
     pillow = ImageOps.posterize
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageOps, "posterize", lambda image, bits: pillow(image, max(1, bits)))
