@@ -12,7 +12,7 @@ from gtacli.cli.options import Quiet, Verbose
 
 MOST_LINES = 10
 COLUMNS = ("images", "published", "classes", "fewest", "most")
-app = group("Check a dataset for missing, unreadable and duplicate images.")
+app = group("data")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`gta doctor`: versions, devices, health of the plug-ins; what a bug report needs."""
+"""`gta doctor`: versions, devices and state of the plug-ins, for a bug report."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import platform
 import sys
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import typer
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
-from gtacli.cli.plugins import check_all
+from gtacli.cli.plugins import CheckedPartRow, check_all
+from gtacli.runtime.results import Doc
 
 PACKAGES = (
     *("gtacli", "torch", "torchvision", "timm", "kornia", "numpy", "scipy", "pillow"),
@@ -21,18 +22,58 @@ PACKAGES = (
 app = new_app()
 
 
+class Device(TypedDict):
+    """A device that torch can use."""
+
+    device: Annotated[str, Doc("its name for `device`")]
+    name: Annotated[str, Doc("model, and cores or memory")]
+
+
+class DoctorReport(TypedDict):
+    """The JSON object of `gta doctor`."""
+
+    system: Annotated[str, Doc("operating system and processor architecture")]
+    python: Annotated[str, Doc("path of the Python interpreter")]
+    versions: Annotated[
+        dict[str, str | None], Doc("versions of Python and packages; null: not installed")
+    ]
+    devices: Annotated[list[Device], Doc("devices that torch can use, the CPU first")]
+    plugins: Annotated[list[CheckedPartRow], Doc("all registered parts, as by `gta plugins check`")]
+    wrong: Annotated[list[str], Doc("the problems that were found")]
+    ok: Annotated[bool, Doc("whether no problem was found")]
+
+
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False) -> int:
-    """Show versions and devices and load every plug-in. Exit status 1 when something is wrong."""
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> int:
+    """Show versions and devices and load every plug-in; exit with status 1 for a problem."""
+    report = _examine()
+    wrong = report["wrong"]
+    if json:
+        console.emit(report)
+        return 1 if wrong else 0
+    versions = [(name, version or "missing") for name, version in report["versions"].items()]
+    console.table(("package", "version"), versions)
+    console.say("")
+    console.table(("device", "name"), [(d["device"], d["name"]) for d in report["devices"]])
+    console.say("")
+    errors = [part["error"] for part in report["plugins"]]
+    console.say(f"parts: {errors.count(None)} of {len(errors)} load")
+    console.say("\n".join(f"wrong: {text}" for text in wrong) or "no problem was found")
+    return 1 if wrong else 0
+
+
+def _examine() -> DoctorReport:
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     devices, trouble = _devices()
     parts = check_all()
     wrong = [
         *(f"{name} is not installed" for name, version in versions.items() if version is None),
         *([trouble] if trouble else []),
-        *(str(part["error"]) for part in parts if part["error"]),
+        *(part["error"] for part in parts if part["error"]),
     ]
-    report = {
+    return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.executable,
         "versions": versions,
@@ -41,17 +82,6 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="one JSON object")]
         "wrong": wrong,
         "ok": not wrong,
     }
-    if json:
-        console.emit(report)
-        return 1 if wrong else 0
-    console.table(("package", "version"), [(k, v or "missing") for k, v in versions.items()])
-    console.say("")
-    console.table(("device", "what"), [(d["device"], d["name"]) for d in devices])
-    console.say("")
-    broken = sum(part["error"] is not None for part in parts)
-    console.say(f"parts: {len(parts) - broken} of {len(parts)} load")
-    console.say("all is well" if not wrong else "\n".join(f"wrong: {text}" for text in wrong))
-    return 1 if wrong else 0
 
 
 def _version(name: str) -> str | None:
@@ -61,10 +91,10 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _devices() -> tuple[list[dict[str, Any]], str | None]:
-    """The devices torch can use, the CPU first; and what went wrong when it was asked."""
+def _devices() -> tuple[list[Device], str | None]:
+    """Return the devices that torch can use, the CPU first, and the problem with torch, if any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices: list[dict[str, Any]] = [
+    devices: list[Device] = [
         {"device": "cpu", "name": f"{platform.processor() or platform.machine()}, {cores} cores"}
     ]
     try:
@@ -76,6 +106,6 @@ def _devices() -> tuple[list[dict[str, Any]], str | None]:
             devices.append({"device": f"cuda:{i}", "name": f"{properties.name}, {memory}"})
         if torch.backends.mps.is_available():
             devices.append({"device": "mps", "name": "Apple GPU"})
-    except Exception as error:  # a broken install of torch is what a doctor must survive
+    except Exception as error:  # whatever a broken installation of torch raises
         return devices, f"torch: {type(error).__name__}: {error}"
     return devices, None

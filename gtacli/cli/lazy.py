@@ -1,4 +1,4 @@
-"""The top-level group: commands by table, each module imported only when its command is used."""
+"""The top-level command `gta`; a command's module is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typer.core import TyperCommand, TyperGroup
 
 # name -> (module with the Typer object `app`, short help)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("gtacli.cli.demo", "Plain fine-tuning against GTA, in minutes."),
-    "finetune": ("gtacli.cli.finetune", "Train a pretrained ViT on your images."),
-    "pretrain": ("gtacli.cli.pretrain", "Train a ViT without labels, led to the objects."),
-    "report": ("gtacli.cli.report", "Show runs side by side on one page."),
-    "predict": ("gtacli.cli.predict", "Name the classes of images."),
-    "segment": ("gtacli.cli.segment", "Find the object in images: masks and boxes."),
-    "attention-map": ("gtacli.cli.attention_map", "Draw what a model looks at in images."),
-    "attn-maps": ("gtacli.cli.attention_map", "The same under a shorter name."),
-    "discover": ("gtacli.cli.discover", "Find the objects of many images once, for training."),
-    "maps": ("gtacli.cli.maps", "The maps that gta discover keeps: figures, check, pictures."),
-    "probe": ("gtacli.cli.probe", "What a network has learnt, measured without training it."),
-    "data": ("gtacli.cli.data", "Data sets: whether they are whole and readable."),
-    "models": ("gtacli.cli.models", "The models that can be used."),
-    "plugins": ("gtacli.cli.plugins", "Installed parts and whether they work."),
-    "recipes": ("gtacli.cli.recipes", "Ready-made options for a command."),
-    "doctor": ("gtacli.cli.doctor", "Versions, devices, health of the plug-ins."),
+    "demo": ("gtacli.cli.demo", "Compare plain fine-tuning with GTA on a built-in dataset."),
+    "finetune": ("gtacli.cli.finetune", "Fine-tune a pretrained ViT on labeled images."),
+    "pretrain": ("gtacli.cli.pretrain", "Pre-train a ViT on images without labels."),
+    "report": ("gtacli.cli.report", "Compare runs on one HTML page."),
+    "predict": ("gtacli.cli.predict", "Classify images with a fine-tuned model."),
+    "segment": ("gtacli.cli.segment", "Find the objects in images: masks and boxes."),
+    "attention-map": ("gtacli.cli.attention_map", "Draw the attention maps of models."),
+    "attn-maps": ("gtacli.cli.attention_map", "Short name of attention-map."),
+    "discover": ("gtacli.cli.discover", "Compute the object maps of a dataset and cache them."),
+    "maps": ("gtacli.cli.maps", "Inspect and verify cached object maps."),
+    "probe": ("gtacli.cli.probe", "Evaluate a pre-trained model's features and attention."),
+    "data": ("gtacli.cli.data", "Check a dataset: missing, unreadable and duplicate images."),
+    "models": ("gtacli.cli.models", "List the models that can be loaded by name."),
+    "plugins": ("gtacli.cli.plugins", "List and check plug-ins and built-in parts."),
+    "recipes": ("gtacli.cli.recipes", "List, show and copy ready-made configurations."),
+    "doctor": ("gtacli.cli.doctor", "Check versions, devices and plug-ins."),
 }
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(TyperGroup):
-    """Lists commands from the table; loads one when it is to run."""
+    """A group that lists commands from a table and imports the module of the one that runs."""
 
     _loading = False
 
@@ -45,14 +45,13 @@ class LazyGroup(TyperGroup):
             return None
         module, short = COMMANDS[cmd_name]
         if not self._loading:
-            # Enough for the listing: no module is imported for its help line.
-            return _stub(cmd_name, short)
+            return _stub(cmd_name, short)  # enough for a listing
         command = typer.main.get_command(importlib.import_module(module).app)
         command.name = cmd_name
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        # The base class suggests near names from this mapping.
+        # The base class takes the names that it suggests for a typing error from this mapping.
         self.commands = cast(Any, dict.fromkeys(COMMANDS))
         self._loading = True
         try:
@@ -62,9 +61,10 @@ class LazyGroup(TyperGroup):
 
 
 class Sectioned(TyperCommand):
-    """A command whose help groups the options by their panel, in plain text.
+    """A command whose plain-text help groups the options by section.
 
-    An option in `variadic` takes every word up to the next option: `--compare A B`.
+    Attributes:
+        variadic: options that take every word up to the next option: `--compare A B`.
     """
 
     variadic: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Sectioned(TyperCommand):
 
 
 def _one_each(words: Sequence[str], variadic: Sequence[str]) -> Iterator[str]:
-    """`--option A B` as `--option A --option B`, which is what the parser understands."""
+    """Write `--option A B` as `--option A --option B`, which the parser understands."""
     option = None
     first = True
     for word in words:
@@ -106,17 +106,17 @@ def _stub(name: str, short: str) -> Any:
 
 
 def _nothing() -> None:
-    """Stands for a command that is not loaded."""
+    """Stand in for a command that is not loaded."""
 
 
 def show_help_if_alone(ctx: typer.Context) -> None:
-    """For a group that was called without a command."""
+    """Print the help of a group that was called without a command."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
 
 def new_app(help_text: str | None = None) -> typer.Typer:
-    """A Typer object in the house's style: plain help, which starts at once and fits anywhere."""
+    """Return a Typer object with plain-text help, which starts fast and fits any terminal."""
     return typer.Typer(
         help=help_text,
         add_completion=False,
@@ -125,15 +125,15 @@ def new_app(help_text: str | None = None) -> typer.Typer:
     )
 
 
-def group(help_text: str) -> typer.Typer:
-    """The same for a command with commands of its own."""
-    app = new_app(help_text)
+def group(command: str) -> typer.Typer:
+    """Return a Typer object for a command that has commands of its own."""
+    app = new_app(COMMANDS[command][1])
     app.callback(invoke_without_command=True)(show_help_if_alone)
     return app
 
 
 def root() -> Any:
-    """The click command `gta`."""
+    """Return the click command `gta`."""
     app = typer.Typer(cls=LazyGroup, context_settings=HELP_NAMES, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(_gta)
     return typer.main.get_command(app)
@@ -143,7 +143,7 @@ def _gta(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Fine-tune vision transformers on few labels while they keep looking at the object."""
+    """Fine-tune, pre-train and evaluate vision transformers with attention guidance."""
     if version:
         from gtacli import __version__
 
@@ -153,9 +153,9 @@ def _gta(
 
 
 def usage_errors() -> type[Exception]:
-    """The base of what Typer raises for wrong usage.
+    """Return the base class of the errors that Typer raises for wrong usage.
 
-    Typer brings its own copy of click in some versions and uses the installed one in others.
+    Some versions of Typer contain a copy of click, others use the installed one.
     """
     bases = typer.BadParameter.__mro__
     return cast(type[Exception], next(c for c in bases if c.__name__ == "ClickException"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gtacli.discovery.maps import MapCache
 
 log = logging.getLogger(__name__)
-app = group("The maps that gta discover keeps: figures, check, pictures.")
+app = group("maps")
 SHOWN = 10
 Cache = Annotated[Path, typer.Argument(help="folder of gta discover", show_default=False)]
 

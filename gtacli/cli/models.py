@@ -1,21 +1,34 @@
-"""`gta models list`: the networks that can be asked for by name."""
+"""`gta models list`: the models that can be loaded by name."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import typer
 
 from gtacli.cli import console
+from gtacli.cli.completion import TIMM_MODULES
 from gtacli.cli.lazy import group
+from gtacli.errors import GtaError, UsageError
+from gtacli.registry import MODELS
+from gtacli.runtime.results import Doc
 
-# timm's modules whose entry functions build the classes that the attention tap reads
-# (VisionTransformer, VisionTransformerDistilled, Eva). Nothing is built for the list.
-MODULES = ("vision_transformer", "deit", "eva")
+app = group("models")
 
-app = group("The models that can be used.")
+ModelRow = TypedDict(
+    "ModelRow",
+    {
+        "model": Annotated[str, Doc("name of the model, as `model` takes it")],
+        "image_size": Annotated[int | None, Doc("side of its input; null: not listed", "px")],
+        "pretrained": Annotated[
+            bool | None, Doc("whether it has weights; null: the part does not load")
+        ],
+        "from": Annotated[str, Doc("distribution that offers it")],
+    },
+)
+"""A model by `gta models list`."""
 
 
 @app.command("list")
@@ -23,37 +36,31 @@ def list_models(
     pattern: Annotated[
         str, typer.Argument(help="part of the name, or a pattern such as 'vit_small*dino*'")
     ] = "*",
-    json: Annotated[bool, typer.Option("--json", help="JSON Lines")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines")] = False,
 ) -> int:
-    """List them: vision transformers of timm, and registered names."""
+    """List timm's vision transformers and the registered models."""
     rows = [row for row in _models() if _matches(row["model"], pattern)]
+    if not rows:
+        raise UsageError(f"no model's name matches '{pattern}'; try `gta models list`")
     if json:
         for row in rows:
             console.emit(row)
-    elif rows:
-        columns = ("model", "image_size", "pretrained", "from")
-        console.table(columns, [[row[c] for c in columns] for row in rows])
-    if not rows:
-        from gtacli.errors import UsageError
-
-        raise UsageError(f"no model's name matches '{pattern}'; try `gta models list`")
+    else:
+        console.table(tuple(rows[0]), [tuple(row.values()) for row in rows])
     return 0
 
 
-def _models() -> Iterator[dict[str, Any]]:
-    from gtacli.registry import MODELS
-
+def _models() -> Iterator[ModelRow]:
     for name in MODELS.names():
-        origin = MODELS.origin(name)
         yield {
             "model": name,
             "image_size": None,
             "pretrained": _is_pretrained(name),
-            "from": origin.distribution,
+            "from": MODELS.origin(name).distribution,
         }
     import timm
 
-    for module in MODULES:
+    for module in TIMM_MODULES:
         for arch in timm.list_models(module=module):
             tagged = timm.list_models(arch + ".*", pretrained=True, module=module)
             for name in tagged or [arch]:
@@ -67,13 +74,10 @@ def _models() -> Iterator[dict[str, Any]]:
 
 
 def _is_pretrained(name: str) -> bool | None:
-    """None of a part that does not load; `gta plugins check` says why."""
-    from gtacli.errors import GtaError
-    from gtacli.registry import MODELS
-
+    """Return whether a registered model has weights; None if it does not load."""
     try:
         return MODELS.load(name).pretrained
-    except GtaError:
+    except GtaError:  # `gta plugins check` shows the reason
         return None
 
 

@@ -1,20 +1,19 @@
-"""From a Pydantic config to a command: its fields become the options, their descriptions the help.
+"""Commands made from Pydantic configs: the fields become options, their descriptions the help.
 
     app = new_app()
 
     @config_command(app, FinetuneConfig, "finetune")
     def finetune(config: FinetuneConfig, call: Call) -> int | None:
-        '''Train a pretrained ViT on your images.'''
+        '''Fine-tune a pretrained ViT on labeled images.'''
 
-What else the function takes (with Typer's annotations) becomes arguments and options of its own.
-A value is read by the config, never by Typer, so that an error reads the same from every source.
+Further parameters of the function (with Typer's annotations) become arguments and options of its
+own. The config reads all values, never Typer, so that an error reads the same from every source.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from gtacli.cli.completion import NAMES, completer, recipe_names
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
-from gtacli.cli.spelling import with_flags
+from gtacli.cli.spelling import flag, with_flags
+from gtacli.config.base import alternatives
 from gtacli.config.common import CommandConfig, CommonConfig
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
@@ -36,31 +37,33 @@ from gtacli.runtime.processes import process_info
 if TYPE_CHECKING:
     Body = TypeVar("Body", bound=Callable[..., int | None])
 
-# What commands that work through images take.
+# Parameters of commands that process images.
 Images = Annotated[
-    list[str] | None, typer.Argument(help="files, folders, patterns; - reads paths from stdin")
+    list[str] | None, typer.Argument(help="files, folders or patterns; - reads paths from stdin")
 ]
-Json = Annotated[bool, typer.Option("--json", help="results as JSON Lines on stdout")]
+Json = Annotated[bool, typer.Option("--json", help="print results as JSON Lines on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="log warnings only")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="log everything; show tracebacks")]
-NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="NUL-separated paths on stdin")]
+NullSeparated = Annotated[
+    bool, typer.Option("-0", "--null", help="paths on stdin are separated by NUL")
+]
 
 SHORT = {"model": "-m", "out": "-o"}
-TRAINING = "Of every training"
+TRAINING = "Training"
 COMMON = "Common to all commands"
 
 
 @dataclass(frozen=True)
 class Call:
-    """How a command was called, beside its config.
+    """The call of a command, beside its config.
 
     Attributes:
         command: its name.
-        json: results as JSON Lines.
-        quiet: log warnings only.
-        verbose: log everything.
-        dry_run: one batch of every phase, nothing written but the report.
-        argv: what was typed after `gta`.
+        json: whether results are JSON Lines.
+        quiet: whether only warnings are logged.
+        verbose: whether everything is logged.
+        dry_run: whether one batch of every phase is run and only the report written.
+        argv: the words after `gta`.
     """
 
     command: str
@@ -74,68 +77,64 @@ class Call:
 def config_command(
     app: typer.Typer, model: type[CommandConfig], command: str, *, dry_run: bool = True
 ) -> Callable[[Body], Body]:
-    """Makes `body(config, call, **its own)` the command of `app`; it may return an exit status.
+    """Make `body(config, call, **its own)` the command of `app`; it may return an exit status.
 
     Args:
         app: the Typer object.
         model: the config's class.
-        command: its name, below a group with the group's ("probe attention"); the environment's
-            variables are called after it.
-        dry_run: whether there is a `--dry-run`.
+        command: its name, with the group's name in front ("probe attention"); the environment's
+            variables are named after it.
+        dry_run: whether the command has `dry_run`.
     """
 
     def decorate(body: Body) -> Body:
-        own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
-        fields = _field_options(model)
-        switches = _switches(dry_run)
-        parameters = [
-            inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context),
-            *(p.replace(kind=_KEYWORD) for p in own),
-            *fields,
-            *switches,
-        ]
-
-        def run(ctx: typer.Context, **given: Any) -> int | None:
-            keys = {p.name for p in fields}
-            flags = {k: given[k] for k in keys if given[k] is not None and given[k] != []}
-            config = resolve(
-                model,
-                command,
-                recipe=given["recipe"],
-                sets=given["set"] or (),
-                flags=flags,
-                set_label="--set",
-            )
-            if given["print_config"]:
-                from gtacli.config.toml import to_toml
-
-                if not process_info().rank:
-                    sys.stdout.write(to_toml(config, command))
-                return 0
-            from gtacli.cli import console
-
-            console.setup(quiet=given["quiet"], verbose=given["verbose"])
-            call = Call(
-                command,
-                json=given["json"],
-                quiet=given["quiet"],
-                verbose=given["verbose"],
-                dry_run=given.get("dry_run", False),
-                argv=tuple(ctx.find_root().obj or sys.argv[1:]),
-            )
-            try:
-                return body(config, call, **{p.name: given[p.name] for p in own})
-            except KeyboardInterrupt:  # of which Typer would make a status without a word
-                raise Interrupted("interrupted") from None
-
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__doc__ = body.__doc__
         kind = type("Command", (Sectioned,), {"variadic": _variadic(model)})
-        app.command(command.split()[-1], cls=kind, context_settings=HELP_NAMES)(run)
+        callback = _callback(body, model, command, dry_run)
+        app.command(command.split()[-1], cls=kind, context_settings=HELP_NAMES)(callback)
         return body
 
     return decorate
+
+
+def _callback(
+    body: Callable[..., int | None], model: type[CommandConfig], command: str, dry_run: bool
+) -> Callable[..., int | None]:
+    """Return the function that Typer calls: it resolves the config and runs `body`."""
+    own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
+    fields = _field_options(model)
+
+    def run(ctx: typer.Context, **given: Any) -> int | None:
+        flags = {p.name: given[p.name] for p in fields if given[p.name] not in (None, [])}
+        recipe, sets = given["recipe"], given["set"] or ()
+        config = resolve(model, command, recipe=recipe, sets=sets, flags=flags, set_label="--set")
+        if given["print_config"]:
+            if process_info().rank == 0:
+                from gtacli.config.toml import to_toml
+
+                sys.stdout.write(to_toml(config, command))
+            return 0
+        from gtacli.cli import console
+
+        switches = {
+            name: given.get(name, False) for name in ("json", "quiet", "verbose", "dry_run")
+        }
+        console.setup(quiet=given["quiet"], verbose=given["verbose"])
+        call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
+        try:
+            return body(config, call, **{p.name: given[p.name] for p in own})
+        except KeyboardInterrupt:  # Typer would turn it into a status without a message
+            raise Interrupted("interrupted") from None
+
+    parameters = [
+        inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context),
+        *(p.replace(kind=_KEYWORD) for p in own),
+        *fields,
+        *_switches(command, dry_run),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = body.__doc__
+    return run
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -146,6 +145,7 @@ def _parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspec
 
 
 def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
+    """Return the options of a config's fields, section by section."""
     fields = model.model_fields
     panels = dict.fromkeys(fields)
     if issubclass(model, TrainingConfig):
@@ -153,79 +153,89 @@ def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
     panels |= dict.fromkeys((k for k in CommonConfig.model_fields if k in fields), COMMON)
 
     def options(panel: str | None) -> list[inspect.Parameter]:
-        shown = (k for k in fields if panels[k] == panel and _has_flag(fields[k]))
+        shown = (k for k in fields if panels[k] == panel and _extra(fields[k]).get("flag", True))
         return [_field_option(k, fields[k], panel) for k in shown]
 
-    flat = [_field_option(k, f, "Regulariser gta") for k, f in model.flat_fields().items()]
+    flat = [_field_option(k, f, "Regularizer gta") for k, f in model.flat_fields().items()]
     return [*options(None), *flat, *options(TRAINING), *options(COMMON)]
 
 
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    """Return what a field says to the command line in its `json_schema_extra`.
+
+    metavar, default: texts for the help. choices: words for the completion beside those of the
+    type. flag=False: no option; recipes and `set` fill the table. switch=True: the option is off
+    unless given, and has no opposite. multiple=True: may be given several times. variadic=True:
+    takes every word up to the next option.
+    """
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
 def _variadic(model: type[CommandConfig]) -> tuple[str, ...]:
-    """Options of several words, as in `--compare A B`."""
-    extras = {k: f.json_schema_extra for k, f in model.model_fields.items()}
-    return tuple(
-        "--" + key.replace("_", "-")
-        for key, extra in extras.items()
-        if isinstance(extra, dict) and extra.get("variadic")
-    )
-
-
-def _has_flag(field: FieldInfo) -> bool:
-    """`json_schema_extra={"flag": False}` is for tables, which recipes and --set fill."""
-    extra = field.json_schema_extra
-    return not isinstance(extra, dict) or extra.get("flag") is not False
+    """Return the options of several words, as in `--compare A B`."""
+    return tuple(flag(k) for k, f in model.model_fields.items() if _extra(f).get("variadic"))
 
 
 def _field_option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    flag = "--" + name.replace("_", "-")
-    kinds = _kinds(field.annotation)
+    extra = _extra(field)
+    kinds = alternatives(field.annotation)
     boolean = kinds == [bool]
-    # A "switch" is off unless it is given, and has no opposite.
-    decls = [f"{flag}/--no-{flag[2:]}"] if boolean and not extra.get("switch") else [flag]
+    pair = boolean and not extra.get("switch")
+    decls = [f"{flag(name)}/{flag(f'no_{name}')}" if pair else flag(name)]
     if name in SHORT:
         decls.append(SHORT[name])
     option = typer.Option(
         *decls,
-        help=_help(field, extra, boolean),
-        metavar=None if boolean else str(extra.get("metavar") or _metavar(kinds, field)),
+        help=_help(field, boolean),
+        metavar=None if boolean else str(extra.get("metavar") or _metavar(kinds)),
         show_default=False,
         rich_help_panel=panel,
+        autocompletion=None if boolean else _completion(name, kinds, extra),
     )
     kind: Any = bool if boolean else list[str] if extra.get("multiple") else str
     return _parameter(name, kind | None, option)
 
 
-def _help(field: FieldInfo, extra: Mapping[str, Any], boolean: bool) -> str:
+def _completion(
+    name: str, kinds: list[Any], extra: Mapping[str, Any]
+) -> Callable[[str], list[str]] | None:
+    """Return the completion of an option's values: its fixed words, and the names it takes."""
+    words = [*_words(kinds), *extra.get("choices", ())]
+    if name not in NAMES and not words:
+        return None
+    names = NAMES.get(name, list)
+    return completer(lambda: [*words, *names()])
+
+
+def _help(field: FieldInfo, boolean: bool) -> str:
+    """Return the description of a field with its default."""
     text = field.description or ""
-    default = extra.get("default")
+    default = _extra(field).get("default")
     value = field.default
     if default is None and value is not None and value is not PydanticUndefined:
-        default = (
-            ("on" if value else "off")
-            if boolean
-            else f"{value:g}"
-            if isinstance(value, float)
-            else value
-        )
-    shown = "" if default is None else f" [default: {default}]"
-    return with_flags(text + shown)
+        if boolean:
+            default = "on" if value else "off"
+        else:
+            default = f"{value:g}" if isinstance(value, float) else value
+    return with_flags(text if default is None else f"{text} [default: {default}]")
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The alternatives of a field's type, without None and without metadata."""
-    if typing.get_origin(annotation) is Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [k for a in typing.get_args(annotation) for k in _kinds(a) if k is not type(None)]
-    return [annotation]
-
-
-def _metavar(kinds: list[Any], field: FieldInfo) -> str:
+def _words(kinds: list[Any]) -> list[str]:
+    """Return the words that a type admits, those of a list's elements too."""
     words: list[str] = []
     for kind in kinds:
         if typing.get_origin(kind) is Literal:
-            words += [str(choice) for choice in typing.get_args(kind)]
+            words += map(str, typing.get_args(kind))
+        elif typing.get_origin(kind) in (tuple, list):
+            words += _words([k for a in typing.get_args(kind) for k in alternatives(a)])
+    return words
+
+
+def _metavar(kinds: list[Any]) -> str:
+    words: list[str] = []
+    for kind in kinds:
+        if typing.get_origin(kind) is Literal:
+            words += _words([kind])
         elif typing.get_origin(kind) in (tuple, list):
             words.append("LIST")
         else:
@@ -233,32 +243,36 @@ def _metavar(kinds: list[Any], field: FieldInfo) -> str:
     return "|".join(words)
 
 
-def _switches(dry_run: bool) -> list[inspect.Parameter]:
-    def switch(name: str, help_text: str, *decls: str) -> inspect.Parameter:
-        option = typer.Option(*decls, help=help_text, rich_help_panel=COMMON)
-        return _parameter(name, bool, option, default=False)
+def _switches(command: str, dry_run: bool) -> list[inspect.Parameter]:
+    """Return the options of every command that no config has."""
 
-    recipe = typer.Option(
+    def option(*decls: str, help_text: str, **settings: Any) -> Any:
+        return typer.Option(*decls, help=help_text, rich_help_panel=COMMON, **settings)
+
+    def switch(name: str, help_text: str, *decls: str) -> inspect.Parameter:
+        declared = option(*decls or (flag(name),), help_text=help_text)
+        return _parameter(name, bool, declared, default=False)
+
+    recipe = option(
         "--recipe",
-        help="options from a TOML file, or from a shipped recipe (`gta recipes list`)",
+        help_text="read options from a TOML file or a shipped recipe (`gta recipes list`)",
         metavar="NAME|FILE.toml",
-        rich_help_panel=COMMON,
+        autocompletion=completer(lambda: recipe_names(command)),
     )
-    sets = typer.Option(
+    sets = option(
         "--set",
-        help="any key of a recipe, a part's own options too; may be given several times",
+        help_text="set any key of a recipe, also in a part's table; may be given several times",
         metavar="KEY.SUB=VALUE",
-        rich_help_panel=COMMON,
     )
     found = [
-        switch("json", "results as JSON Lines on stdout", "--json"),
+        switch("json", "print results as JSON Lines on stdout"),
         switch("quiet", "log warnings only", "--quiet", "-q"),
         switch("verbose", "log everything; show tracebacks", "--verbose", "-v"),
         _parameter("recipe", str | None, recipe),
         _parameter("set", list[str] | None, sets),
-        switch("print_config", "print the resolved config as TOML; do nothing", "--print-config"),
+        switch("print_config", "print the resolved config as TOML and exit"),
     ]
     if dry_run:
-        what = "one batch of every phase; write nothing but the report"
-        found.append(switch("dry_run", what, "--dry-run"))
+        what = "run one batch of every phase; write nothing but the report"
+        found.append(switch("dry_run", what))
     return found

@@ -29,7 +29,7 @@ class AttentionMapConfig(CommonConfig):
         default="cls",
         description="cls: attention of the CLS token; rollout: attention through all blocks up to "
         "--layer; or a discovery back-end: tokencut, gradcam, dino, ... (`gta plugins list`)",
-        json_schema_extra={"metavar": "NAME"},
+        json_schema_extra={"metavar": "NAME", "choices": ["cls", "rollout"]},
     )
     layer: Annotated[
         Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(read_numbers)

@@ -129,7 +129,10 @@ class DeviceConfig(CommandConfig):
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         default="auto",
         description="where to compute (auto: the GPU if there is one)",
-        json_schema_extra={"metavar": "auto|cpu|cuda|cuda:N|mps"},
+        json_schema_extra={
+            "metavar": "auto|cpu|cuda|cuda:N|mps",
+            "choices": ["auto", "cpu", "cuda", "mps"],
+        },
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="arithmetic of the networks (auto: bf16 on CUDA, else fp32)"

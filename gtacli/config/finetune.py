@@ -71,7 +71,12 @@ class FinetuneConfig(TrainingConfig):
         default_factory=_default_regularizer,
         description="what holds the network near its source: gta, l2-sp, bss, none, or a "
         "plug-in's; NAME:LAM sets its strength; may be given several times",
-        json_schema_extra={"metavar": "NAME", "default": "gta", "multiple": True},
+        json_schema_extra={
+            "metavar": "NAME",
+            "default": "gta",
+            "choices": ["none"],
+            "multiple": True,
+        },
     )
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         default=None,

@@ -83,9 +83,12 @@ class PretrainConfig(TrainingConfig):
         default=None,
         description="what finds the objects whose patches weigh more: none, tokencut, dino, "
         "gradcam, or another of `gta plugins list`",
-        json_schema_extra={"metavar": "NAME", "default": "as --maps has it, else tokencut with "
-                           "--teacher, else none"},
-    )  # fmt: skip
+        json_schema_extra={
+            "metavar": "NAME",
+            "default": "as --maps has it, else tokencut with --teacher, else none",
+            "choices": ["none"],
+        },
+    )
     maps: FilePath | None = Field(
         default=None,
         description="maps that gta discover has kept, so that guidance costs nothing",

@@ -37,7 +37,7 @@ class SegmentConfig(BackendConfig):
     kind: str | None = Field(
         default=None,
         description="another name for --backend, in which attention is dino",
-        json_schema_extra={"metavar": "NAME"},
+        json_schema_extra={"metavar": "NAME", "choices": ["attention"]},
     )
     objects: int | None = Field(
         default=None,

@@ -101,7 +101,7 @@ def test_help_says_everything_from_the_fields(
         "--cache auto|ram|none",
         "--drift / --no-drift",
         "-m, --model SPEC",
-        "Regulariser gta: --guide logits|msa|block",
+        "Regularizer gta: --guide logits|msa|block",
         "Common to all commands: --device",
         "--layers all|last|LIST",
     ):

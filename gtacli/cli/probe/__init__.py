@@ -19,7 +19,7 @@ from gtacli.config.probe_retrieval import RetrievalProbeConfig
 from gtacli.config.probe_robust import RobustProbeConfig
 from gtacli.config.probe_transfer import TransferProbeConfig
 
-app = group("Measure what a network has learnt, without training it.")
+app = group("probe")
 
 config_command(app, KnnProbeConfig, "probe knn")(knn)
 config_command(app, LinearProbeConfig, "probe linear")(linear)
