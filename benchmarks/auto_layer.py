@@ -25,14 +25,22 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli import load_model
-from gtacli.discovery.calibration import BATCH, SCENES, TAUS, Batch, choose, drawn, found_in
+from gtacli.discovery.calibration import (
+    BATCH,
+    SCENES,
+    TAUS,
+    MaskedImages,
+    calibrate,
+    draw_scenes,
+    total_iou,
+)
 from gtacli.images.decode import decode
 from gtacli.models.loading import LoadedModel
 
 EPS = 1e-5
 
 
-def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Iterator[Batch]:
+def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Iterator[MaskedImages]:
     """Stretched to the model's size, and true masks at the images' own."""
     as_input = model.view(torch.device("cpu"))
     how = InterpolationMode(model.interpolation)
@@ -61,7 +69,7 @@ def main() -> None:
     network = model.model.requires_grad_(False)
     layers, taus = range(len(network.blocks)), args.taus  # type: ignore[arg-type]
     start = time.perf_counter()
-    choice = choose(model, layers, TAUS, EPS)
+    best = calibrate(model, layers, TAUS, EPS)
     seconds = time.perf_counter() - start
 
     files = sorted(
@@ -70,10 +78,10 @@ def main() -> None:
     if args.limit and args.limit < len(files):
         files = random.Random(0).sample(files, args.limit)
     pairs = [(layer, tau) for layer in layers for tau in taus]
-    wanted = list(dict.fromkeys([*pairs, (choice.layer, choice.tau), (len(layers) - 1, 0.2)]))
-    sums = found_in(model, wanted, photographs(model, files, args.ground_truth), EPS)
+    wanted = list(dict.fromkeys([*pairs, (best.layer, best.tau), (len(layers) - 1, 0.2)]))
+    sums = total_iou(model, wanted, photographs(model, files, args.ground_truth), EPS)
     iou = {pair: total / len(files) for pair, total in sums.items()}
-    scene = found_in(model, pairs, drawn(model, range(args.scenes)), EPS)
+    scene = total_iou(model, pairs, draw_scenes(model, range(args.scenes)), EPS)
 
     def rank(some: Sequence[tuple[int, float]]) -> float:
         return round(float(spearmanr([scene[p] for p in some], [iou[p] for p in some])[0]), 3)
@@ -84,9 +92,9 @@ def main() -> None:
         "image_size": list(model.image_size),
         "images": len(files),
         "auto": {
-            "layer": choice.layer,
-            "tau": choice.tau,
-            "mean_iou": iou[choice.layer, choice.tau],
+            "layer": best.layer,
+            "tau": best.tau,
+            "mean_iou": iou[best.layer, best.tau],
         },
         "best": {"layer": best[0], "tau": best[1], "mean_iou": iou[best]},
         "published": {"layer": len(layers) - 1, "tau": 0.2, "mean_iou": iou[len(layers) - 1, 0.2]},

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from gtacli.config.parts import GTAOptions
 from gtacli.finetuning.task import FinetuneTask
 from gtacli.models import load_model
-from gtacli.models.frozen import pack
+from gtacli.models.packed_linear import pack
 from gtacli.regularizers.gta import GTA
 from gtacli.runtime.devices import choose_compute
 from gtacli.training.optimization import make_optimizer

@@ -31,7 +31,7 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from gtacli import load_model
-from gtacli.models.layouts import recognise
+from gtacli.models.layouts import find_layout
 from gtacli.models.weights import load_weights
 
 Case = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -301,7 +301,7 @@ def small_compare(
     name: str, original: nn.Module, arch: str, kwargs: dict[str, Any], run: Any
 ) -> dict[str, Any]:
     """For architectures too large to build: their kind, small, through the conversion itself."""
-    layout = recognise(original.state_dict())
+    layout = find_layout(original.state_dict())
     assert layout is not None
     converted = layout.convert(original.state_dict())
     model = timm.create_model(arch, **{"num_classes": 0, **kwargs, **converted.kwargs}).eval()

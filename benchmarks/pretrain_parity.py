@@ -26,7 +26,7 @@ import torch
 from layouts import imports_from, old_timm
 from torch import Tensor, nn
 
-from gtacli.models.mae import MaskedAutoencoder, Method
+from gtacli.models.mae import MaeMethod, MaskedAutoencoder
 from gtacli.models.patches import mask_order, take
 from gtacli.pretraining.guidance import guided_weights, normalised
 
@@ -53,7 +53,7 @@ def ours_for(name: str) -> str:
     return f"encoder.{name}"
 
 
-def official(repos: Path, size: str, method: Method, norm_pix: bool = True) -> nn.Module:
+def official(repos: Path, size: str, method: MaeMethod, norm_pix: bool = True) -> nn.Module:
     """The published model of a method, at 224 pixels in patches of 16, decoder 512 x 8."""
     folder, module = {"mae": ("mae", "models_mae"), "crossmae": ("CrossMAE", "models_cross")}[
         method
@@ -72,7 +72,9 @@ def official(repos: Path, size: str, method: Method, norm_pix: bool = True) -> n
         )
 
 
-def ours(size: str, method: Method, norm_pix: bool = True, source: nn.Module | None = None) -> Any:
+def ours(
+    size: str, method: MaeMethod, norm_pix: bool = True, source: nn.Module | None = None
+) -> Any:
     """Ours, with the weights of a published model."""
     encoder = timm.create_model(f"vit_{size}_patch16_224", num_classes=0)
     model = MaskedAutoencoder(encoder, (224, 224), method, norm_pix=norm_pix)
@@ -88,7 +90,7 @@ def ours(size: str, method: Method, norm_pix: bool = True, source: nn.Module | N
     return model
 
 
-def step(size: str, method: Method, source: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+def step(size: str, method: MaeMethod, source: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
     """One published step: loss, prediction and gradients under our names."""
 
     def run(images: Tensor) -> dict[str, Tensor]:
@@ -108,7 +110,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
 
 
-def compare(repos: Path, size: str, method: Method, norm_pix: bool, tau: float | None) -> dict:
+def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: float | None) -> dict:
     torch.manual_seed(0)
     theirs = official(repos, size, method, norm_pix)
     for p in theirs.parameters():  # biases are 0 and norms 1 at first: that would hide mistakes
@@ -151,7 +153,7 @@ def main() -> None:
     p.add_argument("--model", default="base", choices=HEADS)
     args = p.parse_args()
     warnings.filterwarnings("ignore")  # of the published code: old names of torch and timm
-    cases: list[tuple[Method, bool, float | None]] = [
+    cases: list[tuple[MaeMethod, bool, float | None]] = [
         ("mae", True, None),
         ("mae", False, None),
         ("mae", True, 1e9),  # guided, but by a tau that leaves nothing of the map

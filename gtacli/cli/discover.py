@@ -17,8 +17,8 @@ from gtacli.config.discover import DiscoverConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gtacli.discovery.maps.digests import Source
-    from gtacli.discovery.maps.writer import Writer
+    from gtacli.discovery.maps.digests import ImageFile
+    from gtacli.discovery.maps.writer import MapWriter
     from gtacli.inference.objects import Finder
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def discover(
 
     DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
     from gtacli.discovery.build import make_backend
-    from gtacli.discovery.maps.writer import Writer, block_size, check_free, remove_cache
-    from gtacli.inference.discover import kind_of
+    from gtacli.discovery.maps.writer import MapWriter, block_size, check_free, remove_cache
+    from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
     from gtacli.runtime.devices import choose_compute
@@ -64,7 +64,7 @@ def discover(
     model = load_model(config.spec, image_size=config.image_size)
     model.model.to(compute.device)
     backend = make_backend(config.backend, config.options, model)
-    kind = kind_of(model, config.backend, backend, compute)
+    manifest = manifest_of(model, config.backend, backend, compute)
     finder = Finder(model, backend, compute)
     with ExitStack() as stack:
         out = config.out
@@ -74,7 +74,7 @@ def discover(
         elif config.overwrite:
             remove_cache(out)
         block = block_size(len(sources), config.batch_size, shared=config.shard[1] > 1)
-        cache = Writer(out, kind, block, config.shard)
+        cache = MapWriter(out, manifest, block, config.shard)
         summary = _run(config, call, finder, sources, cache)
     if call.json:
         console.emit(summary)
@@ -83,7 +83,7 @@ def discover(
     return 1 if summary["failed"] else 0
 
 
-def _sources(given: list[str], data: str | None, null: bool) -> list[Source]:
+def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:
     if bool(given) == (data is not None):
         raise UsageError("give either images (files, folders, patterns, -) or --data SPEC")
     from gtacli.data.inputs import iter_images, list_sources
@@ -94,7 +94,7 @@ def _sources(given: list[str], data: str | None, null: bool) -> list[Source]:
 
 
 def _run(
-    config: DiscoverConfig, call: Call, finder: Finder, sources: list[Source], cache: Writer
+    config: DiscoverConfig, call: Call, finder: Finder, sources: list[ImageFile], cache: MapWriter
 ) -> dict[str, Any]:
     from gtacli.discovery.maps.writer import size_of
     from gtacli.inference.discover import label

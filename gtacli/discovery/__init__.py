@@ -1,4 +1,4 @@
-"""Where the object is, without a label: maps, masks and boxes from a pre-trained ViT."""
+"""Object discovery: maps, masks and boxes of objects from a pre-trained ViT, without labels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gtacli.discovery.base import Discovery, Found
+    from gtacli.discovery.base import Discovery, ObjectMaps
     from gtacli.discovery.bipartition import NormalizedCut
     from gtacli.discovery.ncut import normalized_cut
 
 _WHERE = {
     "Discovery": "base",
-    "Found": "base",
     "NormalizedCut": "bipartition",
+    "ObjectMaps": "base",
     "normalized_cut": "ncut",
 }
-__all__ = ["Discovery", "Found", "NormalizedCut", "normalized_cut"]
+__all__ = ["Discovery", "NormalizedCut", "ObjectMaps", "normalized_cut"]
 
 
 def __getattr__(name: str) -> Any:

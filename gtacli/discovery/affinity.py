@@ -1,10 +1,10 @@
-"""The patch graph of TokenCut (Wang et al., arXiv 2202.11539): binary, and stored as half a matrix.
+"""The binary patch graph of TokenCut (Wang et al., arXiv 2202.11539), stored as half a matrix.
 
     A_ij = 1 if f_i . f_j > tau else eps,   f the L2-normalised features.
 
-A is symmetric, so only panels of rows from the diagonal to the right are computed and kept: half
-the products, half the memory, and half the traffic of every later product with A, which is what
-those are bound by on a CPU.
+A is symmetric, so only panels of rows from the diagonal to the right are computed and stored. This
+halves the products, the memory, and the memory traffic of every later product with A, which limits
+their speed on a CPU.
 
 Shapes: B images, N patches, C width of a feature, R rows of a vector block.
 """
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from gtacli.runtime.threads import each
 
-# Rows of a panel: on a CPU a panel of a few MB stays in the cache, on a GPU launches count.
+# Rows of a panel: on a CPU a panel of a few MB fits the cache; on a GPU fewer launches are faster.
 _PANEL = {"cpu": 256}
 _PANEL_ELSEWHERE = 2048
 
 
 @dataclass(frozen=True)
 class Affinity:
-    """A of B images, as rows i..i+h and columns i.. of the binary matrix, panel by panel.
+    """The matrix A of B images in panels: rows i..i+h and columns i.. of the binary matrix.
 
     Attributes:
         panels: (B, h, N - i) zeros and ones in fp32, i = 0, h, 2h, ...
-        eps: weight of the edges that are not there.
+        eps: weight of missing edges.
     """
 
     panels: tuple[Tensor, ...]
@@ -44,14 +44,14 @@ class Affinity:
         reuse: Affinity | None = None,
         threads: int = 1,
     ) -> Affinity:
-        """The affinity of normalised fp32 features.
+        """Compute the affinity of normalized fp32 features.
 
         Args:
             features_BNC: (B, N, C) of unit length.
-            tau: similarity above which two patches are joined.
+            tau: similarity above which two patches are connected.
             eps: weight of every other edge.
-            reuse: an affinity of as many or more images, whose memory is written over.
-            threads: panels that are computed at a time.
+            reuse: an affinity of as many or more images whose memory is overwritten.
+            threads: panels that are computed in parallel.
         """
         batch, n, _ = features_BNC.shape
         columns = features_BNC.transpose(1, 2)
@@ -67,7 +67,7 @@ class Affinity:
 
     @staticmethod
     def of_edges(edges_BNN: Tensor, eps: float) -> Affinity:
-        """The affinity of a given symmetric graph: (B, N, N), true where two patches are joined."""
+        """Return the affinity of a symmetric graph (B, N, N): true for connected patches."""
         height = _PANEL.get(edges_BNN.device.type, _PANEL_ELSEWHERE)
         starts = range(0, edges_BNN.shape[1], height)
         return Affinity(tuple(edges_BNN[:, i : i + height, i:].float() for i in starts), eps)
@@ -78,7 +78,7 @@ class Affinity:
 
     @property
     def size(self) -> int:
-        """N."""
+        """Return N."""
         return self.panels[0].shape[2]
 
     @property
@@ -86,11 +86,11 @@ class Affinity:
         return self.panels[0].device
 
     def __getitem__(self, images: Tensor) -> Affinity:
-        """The affinity of some of the images."""
+        """Return the affinity of a subset of the images."""
         return Affinity(tuple(panel[images] for panel in self.panels), self.eps)
 
     def matmul(self, x_BRN: Tensor) -> Tensor:
-        """(B, R, N): x A. Vectors are rows, the faster way for a handful of them on every BLAS."""
+        """Return x A, (B, R, N); few vectors are faster as rows with every BLAS."""
         y = torch.empty_like(x_BRN)
         i = 0
         for panel in self.panels:
@@ -99,7 +99,7 @@ class Affinity:
                 torch.bmm(x_BRN[:, :, :end], panel, out=y)
             else:
                 y[:, :, i:].baddbmm_(x_BRN[:, :, i:end], panel)
-            if end < self.size:  # what lies below the diagonal is the panel's transpose
+            if end < self.size:  # below the diagonal: the panel's transpose
                 rest = panel[:, :, panel.shape[1] :].transpose(1, 2)
                 y[:, :, i:end].baddbmm_(x_BRN[:, :, end:], rest)
             i = end
@@ -107,11 +107,11 @@ class Affinity:
         return y.mul_(1 - self.eps).add_(total, alpha=self.eps)
 
     def degrees(self) -> Tensor:
-        """(B, N): sum of each row, the diagonal included. Counts are exact in fp32."""
+        """Return the sum of each row, (B, N), with the diagonal; counts are exact in fp32."""
         return self.matmul(self.panels[0].new_ones(self.batch, 1, self.size))[:, 0]
 
     def dense(self) -> Tensor:
-        """(B, N, N) in float64."""
+        """Return the full matrix (B, N, N) in float64."""
         full = self.panels[0].new_empty(self.batch, self.size, self.size, dtype=torch.float64)
         i = 0
         for panel in self.panels:
@@ -120,5 +120,5 @@ class Affinity:
             full[:, i:end, i:] = weights
             full[:, i:, i:end] = weights.transpose(1, 2)
             i = end
-        # (1 - eps) + eps need not be one.
+        # (1 - eps) + eps may differ from 1.
         return full.masked_fill_(full > 0.5, 1.0) if self.eps < 0.5 else full

@@ -1,7 +1,7 @@
-"""The contract of a discovery back-end: images in, object maps on the patch grid out.
+"""The interface of a discovery back-end: it returns object maps on the patch grid of images.
 
-A plug-in subclasses `Discovery`, gives its options a Pydantic class, and names itself in the
-entry-point group `gta.discovery`.
+A plug-in subclasses `Discovery`, defines a Pydantic class for its options, and registers itself in
+the entry-point group `gta.discovery`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ O = TypeVar("O", bound=DiscoveryOptions)  # noqa: E741
 
 
 @dataclass(frozen=True)
-class Found:
-    """Objects of B images on their patch grid, on the images' device.
+class ObjectMaps:
+    """Maps of the objects in B images on their patch grid, on the images' device.
 
     Attributes:
-        maps: (B, gh, gw) fp32 in [0, 1], high on the object; 0 everywhere where there is none.
-        masks: (B, gh, gw) bool, where the back-end has them.
-        boxes: (B, 4) int64 in patches, [x0, y0, x1, y1), where the back-end has them.
-        head_masks: (B, H, gh, gw) bool, one a head, of attention back-ends: DINO's evaluation
+        maps: (B, gh, gw) fp32 in [0, 1], high on the object; all 0 without an object.
+        masks: (B, gh, gw) bool, if the back-end computes them.
+        boxes: (B, 4) int64 in patches, [x0, y0, x1, y1), if the back-end computes them.
+        head_masks: (B, H, gh, gw) bool, one per head, from attention back-ends: DINO's evaluation
             takes the best of them for each object.
-        objects: (B, K, gh, gw) bool, of a back-end that finds several: disjoint, the main one
-            first, which `maps` and `masks` are of; empty where there are fewer.
+        objects: (B, K, gh, gw) bool, from back-ends that find several objects: disjoint masks, the
+            one of `maps` and `masks` first; empty masks if there are fewer objects.
     """
 
     maps: Tensor
@@ -43,17 +43,20 @@ class Found:
 
 
 class Discovery(ABC, Generic[O]):
-    """Finds the object in images that it knows nothing about.
+    """A back-end that finds objects in images without labels.
 
     Args:
-        options: its own options, validated.
-        model: a pre-trained ViT, frozen and in eval mode; it is left as it is.
+        options: the back-end's validated options.
+        model: a pre-trained ViT, frozen and in eval mode; it must not be changed.
+
+    Attributes:
+        Options: class of the options.
+        version: raise it with every change of the code that changes the maps, so that cached maps
+            of an earlier version are not used.
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = DiscoveryOptions
     version: ClassVar[int] = 1
-    """Of its maps: raised with every change of the code that changes them, so that a cache of
-    earlier ones is not taken for the same."""
 
     def __init__(self, options: O, model: nn.Module) -> None:
         self.options = options
@@ -61,23 +64,23 @@ class Discovery(ABC, Generic[O]):
 
     @classmethod
     def resolve(cls, options: O, model: LoadedModel) -> O:
-        """`options` for this model, with a plain value for each one that is left to the back-end.
+        """Return `options` with a value for each option that depends on the model ("auto").
 
-        Called once, before the back-end is made: what it returns is what maps are kept by.
+        Called once, before the back-end is created; cached maps are keyed by the result.
         """
         return options
 
     @abstractmethod
-    def find(self, images: Tensor) -> Found:
-        """The objects of images (B, 3, h, w) that are normalised as the model wants them.
+    def find(self, images: Tensor) -> ObjectMaps:
+        """Find the objects in images (B, 3, h, w), normalized for the model.
 
-        On a CPU several threads may call it at once: what it needs of a batch is not kept in
-        `self` nor in hooks on the model.
+        On a CPU several threads may call it at once: state of a batch must not be stored in `self`
+        or in hooks on the model.
         """
 
 
 def unit_range(maps_Bhw: Tensor) -> Tensor:
-    """Maps in fp32, each scaled to [0, 1] by its minimum and maximum; a constant one becomes 0."""
+    """Scale each map to [0, 1] by its minimum and maximum, in fp32; a constant map becomes 0."""
     maps = maps_Bhw.float()
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,5 +1,7 @@
-"""From an eigenvector to an object, as TokenCut does it (`ncut` of the official
-object_discovery.py): cut at the mean, the side of the largest entry, its connected component.
+"""Extract an object from an eigenvector as TokenCut does (`ncut` of its object_discovery.py).
+
+The eigenvector is cut at its mean; the object is the connected component of the largest entry on
+that entry's side.
 
 Shapes: B images, N = gh * gw patches.
 """
@@ -15,27 +17,27 @@ from torch import Tensor
 
 from gtacli.discovery.base import unit_range
 
-# Neighbours share an edge; images of a batch are no neighbours.
+# Neighbors share an edge; images of a batch are not neighbors.
 _FOUR_CONNECTED = np.zeros((3, 3, 3), bool)
 _FOUR_CONNECTED[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
-_SAME = 3e-6  # of the largest entry: fp32 solvers leave up to 5e-7 between equal entries
+_SAME = 3e-6  # relative tolerance: equal entries of fp32 solvers differ by up to 5e-7
 
 
 @dataclass(frozen=True)
 class NormalizedCut:
-    """The object that a normalised cut finds in each of B images, on the features' device.
+    """The object that a normalized cut finds in each of B images, on the features' device.
 
-    Where the graph has no cut (every patch is joined to every other, or none to any) everything is
-    zero, the mask empty and the seed -1.
+    If a graph has no cut (all patches are connected, or none) all values are zero, the mask is
+    empty and the seed is -1.
 
     Attributes:
         map: (B, gh, gw) in [0, 1]: the eigenvector, high on the object, scaled by minimum and
             maximum.
         eigenvector: (B, N) fp32, y of (D - A) y = l D y with y^T D y = 1, largest on the object.
-        mask: (B, gh, gw) bool, the object: one 4-connected component.
+        mask: (B, gh, gw) bool, the object: a 4-connected component.
         box: (B, 4) int64, in patches: [x0, y0, x1, y1), around the mask.
-        seed: (B,) int64, patch of the largest absolute entry, the first of equal ones.
+        seed: (B,) int64, patch of the largest absolute entry; the first one of ties.
     """
 
     map: Tensor
@@ -46,7 +48,7 @@ class NormalizedCut:
 
 
 def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
-    """The objects of eigenvectors y; a vector of zeros has none."""
+    """Extract the objects of eigenvectors y; a vector of zeros has none."""
     found = y_BN.any(-1)
     size = y_BN.abs()
     seed = largest_entry(size)
@@ -69,16 +71,18 @@ def bipartition(y_BN: Tensor, grid: tuple[int, int]) -> NormalizedCut:
 
 
 def largest_entry(y_BN: Tensor) -> Tensor:
-    """(B,) index of the largest entry, which is positive. Patches with the same neighbours have
-    the same entry: of equal ones the first, not the one that rounding favours."""
+    """Return the index (B,) of the largest entry, which is positive; the first one of ties.
+
+    Patches with the same neighbors have equal entries, up to rounding errors (`_SAME`).
+    """
     return (y_BN >= y_BN.amax(-1, keepdim=True) * (1 - _SAME)).int().argmax(-1)
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
-    """(B, 4) int64 [x0, y0, x1, y1) around masks (B, h, w); zeros around an empty one."""
+    """Return boxes (B, 4) int64 [x0, y0, x1, y1) around masks (B, h, w); zeros if empty."""
     boxes = np.zeros((len(masks), 4), np.int64)
     for axis, (low, high) in ((2, (1, 3)), (1, (0, 2))):
-        line = np.asarray(masks.any(axis))  # the rows, then the columns that it touches
+        line = np.asarray(masks.any(axis))  # the mask's rows, then its columns
         some = line.any(-1)
         boxes[:, low] = line.argmax(-1) * some
         boxes[:, high] = (line.shape[-1] - line[:, ::-1].argmax(-1)) * some
@@ -86,10 +90,12 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 
 
 def component_of(side: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 4-connected component of `side` (B, gh, gw) that holds patch `seed` (B,), and its box
-    (B, 4); empty where the seed is -1."""
+    """Return the 4-connected component of `side` (B, gh, gw) at patch `seed` (B,), and its box.
+
+    Components (B, gh, gw) are empty and boxes (B, 4) zero where the seed is -1.
+    """
     labels, _ = ndimage.label(side, _FOUR_CONNECTED)
-    # A seed of -1 belongs to an image that is all background, label 0.
+    # An image with seed -1 is all background, label 0.
     own = labels.reshape(len(side), side[0].size if len(side) else 0)[np.arange(len(side)), seed]
     components = (labels == own[:, None, None]) & side
     return components, boxes_of(components)

@@ -1,4 +1,4 @@
-"""A discovery back-end by its name."""
+"""Create a discovery back-end by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gtacli.registry import DISCOVERY
 
 
 def make_backend(name: str, options: Mapping[str, Any], model: LoadedModel) -> Discovery[Any]:
-    """The back-end `name` of the registry, on a frozen model.
+    """Create the back-end `name` of the registry for a model, which is frozen.
 
-    Raises UsageError for an unknown name, unfit options, or a model that it cannot read.
+    Raises UsageError for an unknown name, invalid options, or an unsupported model.
     """
     part = DISCOVERY.load(name)
     network = model.model.eval().requires_grad_(False)
-    asked = build(part.Options, options, f"discovery.{name}")
-    return part(part.resolve(asked, model), network)
+    validated = build(part.Options, options, f"discovery.{name}")
+    return part(part.resolve(validated, model), network)

@@ -1,13 +1,13 @@
-"""Which block's keys TokenCut cuts, and at which tau: chosen for each network, without a label.
+"""Calibrate TokenCut for a network: choose the block and tau without labels.
 
-DINO's keys tell objects from ground in the last block at tau 0.2 (Wang et al., arXiv 2202.11539).
-Those of other weights do it elsewhere, and may join everything to everything where DINO's do not.
-The program draws scenes, so it knows where their creatures are, and takes the pair whose cuts find
-them best (mean IoU). The scenes are the same for every network: the choice is a function of the
-weights and the image size, whatever is to be segmented.
+DINO's keys separate objects from the background in the last block at tau 0.2 (Wang et al., arXiv
+2202.11539). Those of other weights do so in other blocks and at other tau; with DINO's settings all
+of their patches may be connected. The program draws scenes whose objects it knows, and takes the
+block and tau with the best cuts (mean IoU). The scenes are the same for every network, so the
+result depends on the weights and the image size only.
 
-Every pair is tried on a few scenes and the best of them on all (successive halving). Measured
-against photographs with true masks by `benchmarks/auto_layer.py`.
+Every block and tau is tested on a few scenes and the best ones on all (successive halving).
+`benchmarks/auto_layer.py` compares the result with photographs and their true masks.
 """
 
 from __future__ import annotations
@@ -41,63 +41,67 @@ log = logging.getLogger(__name__)
 TAUS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FIRST, SCENES = 8, 24
 FINALISTS = 16
-BATCH = 4  # keys of all blocks of this many images are in memory at a time
-VERSION = 1  # of the procedure; a choice of another is made anew
+BATCH = 4  # images whose keys of all blocks are in memory at a time
+VERSION = 1  # of the procedure; part of the cache key
 
-Pair = tuple[int, float]
-Batch = tuple[Tensor, Sequence[NDArray[np.bool_]]]
-"""Normalised images (B, 3, h, w) and the true mask of each, of any size."""
+LayerTau = tuple[int, float]
+MaskedImages = tuple[Tensor, Sequence[NDArray[np.bool_]]]
+"""Normalized images (B, 3, h, w) and the true mask of each, of any size."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Block and tau, and the mean IoU with the drawn creatures."""
+class Calibration:
+    """A block and tau with their mean IoU on the drawn scenes."""
 
     layer: int
     tau: float
     iou: float
 
 
-def chosen(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float) -> Choice:
-    """The best of `layers` x `taus` for a model at its image size, from the user's cache or now.
+def cached_calibration(
+    model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float
+) -> Calibration:
+    """Return the best of `layers` x `taus` for a model at its image size; the result is cached.
 
     Args:
-        model: frozen, in eval mode; used on the device where it is.
+        model: frozen, in eval mode; it stays on its device.
         layers: absolute block numbers.
         eps: as in `normalized_cut`.
     """
     size = f"{model.image_size[0]}x{model.image_size[1]} px"
     file = cache_dir() / "tokencut" / f"{_key(model, layers, taus, eps)}.json"
-    choice = _read(file)
-    how = "as chosen before"
-    if choice is None:
+    best = _read(file)
+    how = "cached"
+    if best is None:
         log.info("tokencut: choosing layer and tau for %s at %s, once", model.spec, size)
         start = time.perf_counter()
-        choice = choose(model, layers, taus, eps)
+        best = calibrate(model, layers, taus, eps)
         how = f"chosen in {time.perf_counter() - start:.0f} s"
-        _keep(file, choice)
+        _write(file, best)
     log.info(
         "tokencut: layer %d, tau %g at %s (%s; mean IoU %.1f %% on %d drawn scenes)",
-        *(choice.layer, choice.tau, size, how, 100 * choice.iou, SCENES),
+        *(best.layer, best.tau, size, how, 100 * best.iou, SCENES),
     )
-    return choice
+    return best
 
 
-def choose(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float) -> Choice:
-    """The same without a cache; of equal pairs the first."""
+def calibrate(
+    model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float
+) -> Calibration:
+    """Choose the best of `layers` x `taus`; the first one of ties."""
     pairs = [(layer, tau) for layer in layers for tau in taus]
-    first = found_in(model, pairs, drawn(model, range(FIRST)), eps)
+    first = total_iou(model, pairs, draw_scenes(model, range(FIRST)), eps)
     best = sorted(pairs, key=first.__getitem__, reverse=True)[:FINALISTS]
-    more = found_in(model, best, drawn(model, range(FIRST, SCENES)), eps)
+    more = total_iou(model, best, draw_scenes(model, range(FIRST, SCENES)), eps)
     layer, tau = max(best, key=lambda pair: first[pair] + more[pair])
-    return Choice(layer, tau, float(first[layer, tau] + more[layer, tau]) / SCENES)
+    return Calibration(layer, tau, float(first[layer, tau] + more[layer, tau]) / SCENES)
 
 
 @torch.no_grad()
-def found_in(
-    model: LoadedModel, pairs: Sequence[Pair], batches: Iterable[Batch], eps: float
-) -> dict[Pair, float]:
-    """Sum over images of the IoU between the object of each layer and tau and the true one."""
+def total_iou(
+    model: LoadedModel, pairs: Sequence[LayerTau], batches: Iterable[MaskedImages], eps: float
+) -> dict[LayerTau, float]:
+    """Sum the IoU of TokenCut's object with the true mask over the images, by layer and tau."""
     sums = dict.fromkeys(pairs, 0.0)
     layers = sorted({layer for layer, _ in pairs})
     for images, truths in batches:
@@ -113,8 +117,8 @@ def found_in(
     return sums
 
 
-def drawn(model: LoadedModel, scenes: Sequence[int]) -> Iterator[Batch]:
-    """Scenes as the model wants them, stretched to its size, and their masks as they were drawn."""
+def draw_scenes(model: LoadedModel, scenes: Sequence[int]) -> Iterator[MaskedImages]:
+    """Draw scenes, stretched to the model's input size and normalized, with their masks."""
     device = next(model.model.parameters()).device
     as_input = model.view(device)
     for start in range(0, len(scenes), BATCH):
@@ -124,7 +128,7 @@ def drawn(model: LoadedModel, scenes: Sequence[int]) -> Iterator[Batch]:
 
 
 def _key(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float) -> str:
-    """Of all that the choice depends on."""
+    """Return the cache key."""
     parts = (
         *(VERSION, drawing_digest(), fingerprint(model.model)),
         *(model.image_size, model.mean, model.std, list(layers), list(taus), eps),
@@ -132,16 +136,16 @@ def _key(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: 
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read(file: Path) -> Choice | None:
+def _read(file: Path) -> Calibration | None:
     try:
-        return Choice(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none yet, or a damaged one
+        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # missing or damaged
         return None
 
 
-def _keep(file: Path, choice: Choice) -> None:
-    text = json.dumps(asdict(choice))
+def _write(file: Path, calibration: Calibration) -> None:
+    text = json.dumps(asdict(calibration))
     try:
         replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
     except OSError as error:
-        log.warning("%s cannot be written (%s): the choice is made again next time", file, error)
+        log.warning("cannot write %s (%s): layer and tau are chosen again next time", file, error)

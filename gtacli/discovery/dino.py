@@ -1,9 +1,9 @@
 """Attention of the CLS token as an object map (DINO, Caron et al., arXiv 2104.14294).
 
-Softmax of the CLS row over all tokens, patch columns. A mask holds the patches of most attention
-that together have 60 % of its mass (`visualize_attention.py` of facebookresearch/dino). DINO
-shows every head apart and evaluates with the best head for each true object; the reductions to one
-map without ground truth are ours.
+The map is the softmax of the CLS row over all tokens, patch columns. The mask consists of the
+patches with the highest attention that together have 60 % of its mass (`visualize_attention.py` of
+facebookresearch/dino). DINO shows each head separately and evaluates with the best head for each
+true object; the reductions to one map without ground truth are ours.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import DinoOptions, DiscoveryOptions
-from gtacli.discovery.base import Discovery, Found, unit_range
+from gtacli.discovery.base import Discovery, ObjectMaps, unit_range
 from gtacli.models import timm_blocks
 from gtacli.models.tap import absolute_layers, attention, require_cls
 
 
 class Dino(Discovery[DinoOptions]):
-    """Maps and masks of attention, of any timm ViT with a CLS token that can be tapped.
+    """The attention of the CLS token as maps and masks, for any supported ViT with a CLS token.
 
-    Raises UsageError for a model that cannot, or a block that it does not have.
+    Raises UsageError for an unsupported model (option "model"), one without a CLS token (option
+    "backend"), or a block that it does not have.
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = DinoOptions
@@ -30,11 +31,11 @@ class Dino(Discovery[DinoOptions]):
     def __init__(self, options: DinoOptions, model: nn.Module) -> None:
         super().__init__(options, model)
         timm_blocks.check(model)
-        require_cls(model, "backend dino", "use tokencut")
+        require_cls(model, "backend", "use `backend=tokencut`")
         self.layers = absolute_layers((options.layer,), len(model.blocks))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         (tap,) = attention(self.model, images, self.layers)
         attended = tap.maps()
         head_masks = mass_mask(attended, self.options.mass)
@@ -45,18 +46,18 @@ class Dino(Discovery[DinoOptions]):
         else:
             maps = attended.amax(1) if self.options.heads == "max" else attended.mean(1)
             masks = mass_mask(maps, self.options.mass)
-        return Found(unit_range(maps), masks, head_masks=head_masks)
+        return ObjectMaps(unit_range(maps), masks, head_masks=head_masks)
 
 
 def mass_mask(attention_hw: Tensor, mass: float) -> Tensor:
-    """(..., gh, gw) bool: patches of most attention, that together hold `mass` of its sum."""
+    """Return the patches (..., gh, gw) with the highest attention, `mass` of its sum together."""
     values, order = attention_hw.flatten(-2).sort()
     kept = (values / values.sum(-1, keepdim=True)).cumsum(-1) > 1 - mass
     return torch.zeros_like(kept).scatter_(-1, order, kept).view(attention_hw.shape)
 
 
 def _agreement(masks_BHhw: Tensor) -> Tensor:
-    """(B, H): mean IoU of each head's mask with those of all heads."""
+    """Return the mean IoU (B, H) of each head's mask with those of all heads."""
     m = masks_BHhw.flatten(2).float()
     shared = m @ m.transpose(1, 2)
     area = m.sum(-1)

@@ -1,11 +1,11 @@
-"""Grad-CAM (Selvaraju et al., arXiv 1610.02391) on a ViT, as the grad-cam package does it with
-`target_layers=[model.blocks[-1].norm1]`.
+"""Grad-CAM (Selvaraju et al., arXiv 1610.02391) for ViTs.
 
     weights = mean over patches of d score / d a,   map = ReLU(sum over channels of weights * a),
 
-a the normalised input of the block's attention: the last block's output gives patches no gradient,
-because only the CLS token reaches the classifier. One `torch.autograd.grad` serves the batch, runs
-back to that block and no further, and leaves the parameters' `.grad` alone; there are no hooks.
+with a the normalized input of the block's attention, as in the grad-cam package with
+`target_layers=[model.blocks[-1].norm1]`: patches have no gradient at the last block's output,
+because only the CLS token reaches the classifier. One `torch.autograd.grad` per batch runs back to
+that block and does not change the parameters' `.grad`; there are no hooks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions, GradCAMOptions
-from gtacli.discovery.base import Discovery, Found, unit_range
+from gtacli.discovery.base import Discovery, ObjectMaps, unit_range
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.tap import absolute_layers
@@ -25,8 +25,8 @@ from gtacli.models.tap import absolute_layers
 class GradCAM(Discovery[GradCAMOptions]):
     """Maps of the evidence for a class.
 
-    Raises UsageError for a model without a classifier head, without the chosen class or block, or
-    that cannot be tapped.
+    Raises UsageError for an unsupported model (option "model"), one without a classifier (option
+    "backend"), or a class or block that it does not have.
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = GradCAMOptions
@@ -38,17 +38,18 @@ class GradCAM(Discovery[GradCAMOptions]):
         (self.layer,) = absolute_layers((options.layer,), len(m.blocks))
         if m.num_classes == 0 or isinstance(m.head, nn.Identity):
             raise UsageError(
-                "backend gradcam: needs a classifier head, and this model has none; "
-                "use a fine-tuned or supervised model, or the backend tokencut or dino"
+                "gradcam needs a classifier, and this model has none; use a fine-tuned or "
+                "supervised model, or `backend=tokencut` or `backend=dino`",
+                option="backend",
             )
         wanted = options.target_class
         if wanted != "predicted" and not 0 <= wanted < m.num_classes:
             raise UsageError(
-                f"backend gradcam: there is no class {wanted}; this model has {m.num_classes}, "
-                f"numbered from 0"
+                f"there is no class {wanted}; this model has {m.num_classes}, numbered from 0",
+                option="discovery.gradcam.target_class",
             )
 
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         model = cast(Any, self.model)
         with torch.inference_mode(False):
             with torch.no_grad():
@@ -71,4 +72,4 @@ class GradCAM(Discovery[GradCAMOptions]):
         a, gradient = a.detach()[:, prefix:].float(), gradient[:, prefix:].float()
         evidence = torch.einsum("bnc,bc->bn", a, gradient.mean(1)).relu()
         grid = timm_blocks.grid(model, (images.shape[-2], images.shape[-1]))
-        return Found(unit_range(evidence.unflatten(-1, grid)))
+        return ObjectMaps(unit_range(evidence.unflatten(-1, grid)))

@@ -1,21 +1,23 @@
-"""Several objects an image by repeated cuts (MaskCut of CutLER, Wang et al., arXiv 2301.11320).
+"""Several objects per image by repeated cuts (MaskCut of CutLER, Wang et al., arXiv 2301.11320).
 
-After each normalised cut the features of the patches found so far are set to zero (section 3.2),
+After each normalized cut the features of the object's patches are set to zero (section 3.2),
 
-    W_ij = (f_i m_i) . (f_j m_j) / (|f_i| |f_j|),   m = 0 on the objects found, 1 elsewhere,
+    W_ij = (f_i m_i) . (f_j m_j) / (|f_i| |f_j|),   m = 0 on earlier objects, 1 elsewhere,
 
-so that those patches keep only edges of weight eps, and the rest is cut again. Of the two sides of
-a cut, cut at the mean of y, the object's is
+so that those patches keep only edges of weight eps, and the rest is cut again. Each cut divides y
+at its mean. The object's side is
 1. that of the largest |y|,
-2. but the other one if the first holds three or four of the image's corners,
-and its object is the connected component of the largest entry on it. An image is done when a new
-object overlaps an earlier one (IoU above 0.5), takes at most 1 % of the patches, or leaves nothing
-outside of those before it.
+2. but the other one if the first contains three or four of the image's corners,
+and the object is the connected component of the largest entry on that side. An image is finished
+when a new object overlaps an earlier one (IoU above 0.5), has at most 1 % of the patches, or has no
+patch outside the earlier objects.
 
-Where we deviate from the released maskcut.py: there the outcome depends on the arbitrary sign of
-the solver's y where rules 1 and 2 disagree, here rule 1 comes first; there a rejected object is
-compared with the previous one only and the same cut is tried once more (and then accepted), here
-with all earlier ones and the image is done; there a conditional random field refines the masks.
+Deviations from the released maskcut.py:
+- There the result depends on the arbitrary sign of the solver's y if rules 1 and 2 disagree; here
+  rule 1 is applied first.
+- There an object is compared with the previous one only, and after a rejection the same cut is
+  repeated and accepted; here it is compared with all earlier ones, and the image is finished.
+- There a conditional random field refines the masks.
 
 Shapes: B images, N = gh * gw patches, C width of a feature, K objects.
 """
@@ -32,17 +34,18 @@ from gtacli.discovery.bipartition import component_of, largest_entry
 from gtacli.discovery.ncut import Solver, normalized_cut
 from gtacli.errors import UsageError
 
-OVERLAP = 0.5  # IoU with an earlier object above which nothing new was found
-SMALLEST = 0.01  # of the patches, up to which a later object is none
-CORNERS = 3  # of an image on one side, which make that side the background
+OVERLAP = 0.5  # IoU with an earlier object above which an object is not new
+SMALLEST = 0.01  # fraction of the patches up to which a later object is rejected
+CORNERS = 3  # of the image on one side that make it the background
 
 
 @dataclass(frozen=True)
 class RepeatedCuts:
-    """Attributes:
-    masks: (B, K, gh, gw) bool, disjoint, in the order in which they were cut; empty where there
-        are fewer.
-    map: (B, gh, gw) in [0, 1]: the first cut's eigenvector, high on the first object.
+    """The objects of B images.
+
+    Attributes:
+        masks: (B, K, gh, gw) bool, disjoint, in the order of the cuts; empty if there are fewer.
+        map: (B, gh, gw) in [0, 1]: the first cut's eigenvector, high on the first object.
     """
 
     masks: Tensor
@@ -58,15 +61,15 @@ def repeated_cuts(
     eps: float = 1e-5,
     solver: Solver = "auto",
 ) -> RepeatedCuts:
-    """Up to `count` objects of each image, from the features of its patches.
+    """Find up to `count` objects in each image from the features of its patches.
 
-    Args: as of `normalized_cut`.
+    The other arguments are those of `normalized_cut`.
 
-    Raises UsageError and RunError as `normalized_cut` does, and UsageError for a tau below 0, by
-    which patches without a feature would be joined to all others.
+    Raises UsageError and RunError as `normalized_cut` does, and UsageError for a tau below 0, with
+    which patches of earlier objects would be connected to all others.
     """
     if tau < 0:
-        raise UsageError(f"tau: must be at least 0 for several objects, got {tau}")
+        raise UsageError(f"must be at least 0 for several objects, got {tau}", option="tau")
     batch, n = features.shape[:2]
     device = features.device
     masks = torch.zeros(batch, count, n, dtype=torch.bool, device=device)
@@ -88,9 +91,10 @@ def repeated_cuts(
 
 
 def _foreground(y_BN: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """y with the sign of the object's side, and the object (B, N).
+    """Return y, positive on the object's side, and the object (B, N).
 
-    y_BN: largest in absolute value where it is positive; zeros for a graph without a cut.
+    Args:
+        y_BN: its entry of the largest absolute value is positive; zeros for a graph without a cut.
     """
     gh, gw = grid
     corners = [0, gw - 1, (gh - 1) * gw, gh * gw - 1]
@@ -104,12 +108,12 @@ def _foreground(y_BN: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _is_new(found_BN: Tensor, earlier_BKN: Tensor) -> Tensor:
-    """(B,) whether it is an object beside the earlier ones."""
+    """Return whether an object (B,) differs from the earlier ones."""
     if not earlier_BKN.shape[1]:
         return found_BN.any(-1)
     found = found_BN[:, None]
     shared, either = (found & earlier_BKN).sum(-1), (found | earlier_BKN).sum(-1)
-    # Products of whole numbers: a half is a half.
+    # Exact: products of integers and 0.5.
     apart = (shared <= OVERLAP * either).all(-1)
     large = found_BN.sum(-1) > SMALLEST * found_BN.shape[-1]
     rest = (found_BN & ~earlier_BKN.any(1)).any(-1)

@@ -1,10 +1,10 @@
-"""Normalised cut of patch features (TokenCut, Wang et al., arXiv 2202.11539; Shi and Malik 2000).
+"""Normalized cut of patch features (TokenCut, Wang et al., arXiv 2202.11539; Shi and Malik 2000).
 
-    W = F F^T of L2-normalised features,   A = 1 if W > tau else eps,   (D - A) y = l D y:
+    W = F F^T of L2-normalized features,   A = 1 if W > tau else eps,   (D - A) y = l D y:
 
-y of the second-smallest l divides the patches. y = D^-1/2 v, v the eigenvector of the
-second-largest eigenvalue of D^-1/2 A D^-1/2, which `krylov` finds in a few products with A; the
-published code solves the dense generalised problem in float64, one image at a time.
+y of the second-smallest l divides the patches. y = D^-1/2 v with v the eigenvector of the
+second-largest eigenvalue of D^-1/2 A D^-1/2, which `krylov` computes with a few products with A;
+the published code solves the dense generalized problem in float64, one image at a time.
 
 Shapes: B images, N patches, C width of a feature.
 """
@@ -31,13 +31,13 @@ from gtacli.runtime.threads import each, one_thread
 
 Solver = Literal["auto", "krylov", "eigh", "scipy"]
 
-SMALL = 100  # patches up to which a dense solution is the faster one
-# Bytes of affinity at a time: on a CPU what its cache holds, on a GPU a small part of its memory.
+SMALL = 100  # patches up to which a dense solution is faster
+# Bytes of affinity in memory: on a CPU the size of its cache, on a GPU a fraction of its memory.
 _CHUNK = {"cpu": 1 << 21}
 _CHUNK_ELSEWHERE = 1 << 30
 _SPLIT = 1 << 24  # entries of one affinity above which its products are split over threads
-_SHORT = 1e-15  # lengths whose square fp32 holds with its full precision, as that of their inverse
-_MKLDNN: Any = torch.backends.mkldnn  # made at run time: no type checker sees its parts
+_SHORT = 1e-15  # lengths whose square, and its inverse, have full precision in fp32
+_MKLDNN: Any = torch.backends.mkldnn  # its attributes are unknown to type checkers
 
 
 @torch.no_grad()
@@ -48,35 +48,35 @@ def normalized_cut(
     eps: float = 1e-5,
     solver: Solver = "auto",
 ) -> NormalizedCut:
-    """The object of each image, from the features of its patches.
+    """Find the object in each image from the features of its patches.
 
-    The same on every call: start vectors are drawn from a seed of its own. Affinities take at most
-    one image's 2 N^2 bytes or 1 GB, whichever is more. On a CPU a batch is shared among threads.
+    Deterministic: start vectors are drawn with a fixed seed. Affinities need at most 2 N^2 bytes or
+    1 GB, whichever is more. On a CPU the images of a batch are distributed over threads.
 
     Args:
         features: (B, N, C) floating point, without prefix tokens; L2-normalised inside.
         grid: (gh, gw) of the patches, N = gh * gw.
-        tau: cosine similarity above which two patches are joined.
-        eps: weight of the edges that are not there; above 0.
+        tau: cosine similarity above which two patches are connected.
+        eps: weight of all other edges; above 0.
         solver: "krylov": block Krylov iteration in fp32. "eigh": dense, in float64, on the device.
             "scipy": the published solution, `scipy.linalg.eigh(D - A, D)` in float64, the
-            reference. "auto": krylov, and eigh for images that it does not converge on (several
-            cuts that are nearly as good) and where there are few patches.
+            reference. "auto": krylov, but eigh for few patches and for images on which krylov does
+            not converge (several cuts are nearly equally good).
 
     Raises:
-        UsageError: for features that do not fit the grid or are not finite.
+        UsageError: for features that do not match the grid or are not finite.
         RunError: solver="krylov" did not converge.
     """
     _check(features, grid, tau, eps, solver)
-    # Apple's devices have neither float64 nor the small factorisations.
+    # Apple's devices have neither float64 nor the small factorizations.
     near = features.cpu() if features.device.type == "mps" else features
 
     images, panels = _threads(near)
-    shares = near.tensor_split(images)
-    firsts = [0, *accumulate(len(share) for share in shares)]
+    parts = near.tensor_split(images)
+    firsts = [0, *accumulate(len(part) for part in parts)]
 
     def solve(k: int) -> Tensor:
-        return _cut_chunks(shares[k], firsts[k], tau, eps, solver, panels)
+        return _cut_chunks(parts[k], firsts[k], tau, eps, solver, panels)
 
     whole = near.device.type != "cpu" or near.shape[1] ** 2 > _SPLIT
     with _exact_fp32(near.device), one_thread(not whole or images > 1):
@@ -85,7 +85,7 @@ def normalized_cut(
 
 
 def _threads(features: Tensor) -> tuple[int, int]:
-    """Images that are solved at a time, and panels of each that are computed at a time."""
+    """Return the number of images, and of panels per image, that are computed in parallel."""
     batch, n, _ = features.shape
     threads = torch.get_num_threads() if features.device.type == "cpu" else 1
     if threads == 1 or (n * n > _SPLIT and batch < threads):
@@ -94,11 +94,11 @@ def _threads(features: Tensor) -> tuple[int, int]:
     return images, threads // images
 
 
-@torch.no_grad()  # once more: the mode is each thread's own
+@torch.no_grad()  # again: the mode is local to a thread
 def _cut_chunks(
     features: Tensor, first: int, tau: float, eps: float, solver: Solver, threads: int
 ) -> Tensor:
-    """(B, N) y of the images, as many at a time as memory or cache likes."""
+    """Return y (B, N) of the images, computed in chunks that fit the memory or cache."""
     batch, n, _ = features.shape
     limit = _CHUNK.get(features.device.type, _CHUNK_ELSEWHERE)
     chunk = max(1, limit // (2 * n * n))
@@ -113,7 +113,7 @@ def _cut_chunks(
 
 
 def _unit(features_BNC: Tensor, first: int) -> Tensor:
-    """Features of length one, fp32; those of zeros stay zeros, and are like no other's."""
+    """Normalize features to length 1 in fp32; zeros stay zeros, similar to no other feature."""
     f = features_BNC.float()
     length = f.norm(dim=-1, keepdim=True)
     if ((length > _SHORT) & (length < 1 / _SHORT)).all():
@@ -122,23 +122,23 @@ def _unit(features_BNC: Tensor, first: int) -> Tensor:
     finite = wide.isfinite().all(-1).all(-1)
     if not finite.all():
         image = first + int(finite.int().argmin())
-        raise UsageError(f"features of image {image} hold NaN or infinity")
+        raise UsageError(f"features of image {image} contain NaN or infinity")
     return F.normalize(wide, dim=-1, eps=torch.finfo(torch.float64).tiny).float()
 
 
 def cut_vectors(
     affinity: Affinity, solver: Solver = "auto", features: Tensor | None = None, first: int = 0
 ) -> Tensor:
-    """(B, N) y of each graph, y^T D y = 1; zeros for a graph without a cut.
+    """Return y (B, N) of each graph with y^T D y = 1; zeros for a graph without a cut.
 
     Args:
         affinity: of B graphs.
         solver: see `normalized_cut`.
-        features: (B, N, C) normalised, to start from; without them from noise.
+        features: (B, N, C), normalized, for the start vectors; default: noise.
         first: number of the first image, for messages.
     """
     degrees, n = affinity.degrees(), affinity.size
-    # All edges or none: every direction is as good as every other.
+    # With all edges or none all directions are equivalent.
     joined = degrees.amin(-1) > n - 0.5
     apart = degrees.amax(-1) < affinity.eps * n + 0.5 * (1 - affinity.eps)
     uncut = joined | apart
@@ -150,7 +150,7 @@ def cut_vectors(
         left = (~converged).nonzero()[:, 0]
         if solver == "krylov":
             raise RunError(
-                f"solver=krylov did not converge on image {first + int(left[0])}; use solver=auto"
+                f"solver krylov did not converge on image {first + int(left[0])}; use solver auto"
             )
     else:
         y = torch.zeros_like(degrees)
@@ -162,8 +162,10 @@ def cut_vectors(
 
 
 def _start(affinity: Affinity, features: Tensor | None) -> Tensor:
-    """Random combinations of the features, which the wanted vector nearly is; and a little noise,
-    for a vector that by some symmetry has no part in them."""
+    """Return start vectors: random combinations of the features, which approximate the solution.
+
+    A little noise is added for solutions that are orthogonal to all features by symmetry.
+    """
     shape = (affinity.batch, BLOCK, affinity.size)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(shape[1:], generator=generator).to(affinity.device)
@@ -178,7 +180,7 @@ def _start(affinity: Affinity, features: Tensor | None) -> Tensor:
 def _eigh(a_NN: Tensor) -> Tensor:
     scale = a_NN.sum(-1).rsqrt()
     u = F.normalize(1 / scale, dim=0)
-    # u's own eigenvalue goes from 1 to -1, below all others, also where 1 is there twice.
+    # Move u's eigenvalue from 1 to -1, below all others, even if 1 is a double eigenvalue.
     s = (a_NN * scale[:, None] * scale).addr_(u, u, alpha=-2)
     return torch.linalg.eigh(s).eigenvectors[:, -1] * scale
 
@@ -192,7 +194,7 @@ def _scipy(a_NN: Tensor) -> Tensor:
 
 @contextmanager
 def _exact_fp32(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32, no bf16 in matrix products: a similarity at tau must not be rounded."""
+    """Disable autocast, TF32 and bf16 in matrix products: similarities near tau must be exact."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, _MKLDNN.matmul)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
@@ -209,13 +211,14 @@ def _check(features: Tensor, grid: tuple[int, int], tau: float, eps: float, solv
     shape = tuple(features.shape)
     if features.ndim != 3 or not features.is_floating_point():
         raise UsageError(
-            f"features: (B, N, C) floating point is needed, got {shape} {features.dtype}"
+            f"must be (B, N, C) floating point, got {shape} {features.dtype}", option="features"
         )
     if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != shape[1]:
-        raise UsageError(f"grid: {tuple(grid)} is not a grid of {shape[1]} patches")
+        raise UsageError(f"{tuple(grid)} is not a grid of {shape[1]} patches", option="grid")
     if not math.isfinite(tau):
-        raise UsageError(f"tau: must be a finite number, got {tau}")
+        raise UsageError(f"must be a finite number, got {tau}", option="tau")
     if not 0 < eps < 0.5:
-        raise UsageError(f"eps: must be above 0 and below 0.5, got {eps}")
+        raise UsageError(f"must be above 0 and below 0.5, got {eps}", option="eps")
     if solver not in get_args(Solver):
-        raise UsageError(f"solver: must be one of {', '.join(get_args(Solver))}, got {solver!r}")
+        choices = ", ".join(get_args(Solver))
+        raise UsageError(f"must be one of {choices}, got {solver!r}", option="solver")

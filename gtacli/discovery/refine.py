@@ -1,21 +1,21 @@
-"""A mask's border along the edges of its image: bilateral solver or guided filter.
+"""Refine a mask along the edges of its image with the bilateral solver or the guided filter.
 
 Bilateral solver (Barron & Poole, arXiv 1511.03296) with the settings of TokenCut's
-`bilateral_solver.py`: with A the bistochastic affinity of pixels near in place and colour,
+`bilateral_solver.py`: with A the bistochastic affinity of pixels close in position and color,
 
     y = argmin  lam / 2 sum_ij A_ij (y_i - y_j)^2 + sum_i c (y_i - t_i)^2,
 
-solved among the cells of a coarse 5-d grid (x, y, luma, chroma) by conjugate gradients. Deviations
-from the published file: cells have exact numbers, where its hash confuses cells of images wider
-than 4000 pixels; and `largest_object` never takes the background for the object.
+solved on the cells of a coarse 5-d grid (x, y, luma, chroma) by conjugate gradients. Deviations
+from the published file: cells are numbered exactly, while its hash mixes up cells of images wider
+than 4000 pixels; and `largest_object` never returns the background.
 
 Guided filter (He et al., 2010): kornia's.
 
-The settings are those of images of 400 pixels. Larger ones are refined at up to 1024 and the soft
-result is enlarged: in 4000 pixels a window of 16 says nothing of an object, and a solution takes
-gigabytes.
+The settings are made for images of 400 pixels. Larger ones are refined at up to 1024 pixels and the
+soft result is enlarged: in 4000 pixels a window of 16 is small compared with an object, and the
+solver needs gigabytes.
 
-Shapes: h, w the image; V cells in use.
+Shapes: h, w the image; V occupied cells.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _YUV = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.41
 
 
 def working_size(size: Size) -> Size:
-    """The size (h, w) at which an image of `size` is refined."""
+    """Return the size (h, w) at which an image of `size` is refined."""
     scale = min(1.0, LONGEST_SIDE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def bilateral(image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The bilateral solver's output (h, w), soft, near 0 to 1.
+    """Run the bilateral solver; return its soft output (h, w), about 0 to 1.
 
     Args:
         image_hw3: RGB.
@@ -59,7 +59,7 @@ def bilateral(image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64]) -> N
     n = np.ones(count)
     for _ in range(BISTOCHASTIC_STEPS):
         n = np.sqrt(n * pixels / (blur @ n))
-    m = n * (blur @ n)  # so that rows and columns agree, however far the iteration has come
+    m = n * (blur @ n)  # so that rows and columns agree at any stage of the iteration
     scale = sparse.diags(n)
     confidence = CONFIDENCE * pixels
     a = LAM * (sparse.diags(m) - scale @ blur @ scale) + sparse.diags(confidence)
@@ -71,9 +71,9 @@ def bilateral(image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64]) -> N
 
 
 def _grid(image_hw3: NDArray[np.uint8]) -> tuple[NDArray[np.int64], sparse.csr_array]:
-    """Each pixel's cell (h w,), and the blur (V, V): 1 2 1 along every axis, added up."""
+    """Return each pixel's cell (h w,), and the blur (V, V): the sum of 1 2 1 along every axis."""
     h, w = image_hw3.shape[:2]
-    # A product as in the published code: a colour on a cell's border falls on the same side.
+    # The same product as in the published code: colors on a cell's border get the same cell.
     yuv = image_hw3.reshape(-1, 3).astype(np.float64) @ _YUV.T + [0, 128.0, 128.0]
     place = np.mgrid[:h, :w].reshape(2, -1)
     axes = (
@@ -88,7 +88,7 @@ def _grid(image_hw3: NDArray[np.uint8]) -> tuple[NDArray[np.int64], sparse.csr_a
     for axis in axes:
         strides.append(stride)
         key += axis * stride
-        stride *= int(axis.max()) + 2  # a free place: the last cell of a row has no neighbour
+        stride *= int(axis.max()) + 2  # one unused number: the last cell of a row has no neighbor
     used, cells = np.unique(key, return_inverse=True)
     count = len(used)
     blur = 2 * len(axes) * sparse.eye_array(count, format="csr")
@@ -104,9 +104,14 @@ def _grid(image_hw3: NDArray[np.uint8]) -> tuple[NDArray[np.int64], sparse.csr_a
 def guided(
     image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64], radius: int
 ) -> NDArray[np.float64]:
-    """The mask as a local linear function of the image's colours: (h, w), soft, near 0 to 1.
+    """Run the guided filter; return its soft output (h, w), about 0 to 1.
 
-    radius: of its window, in pixels; about two patches, since the mask is as coarse as one.
+    The output is a local linear function of the image's colors.
+
+    Args:
+        image_hw3: RGB.
+        target_hw: the mask to refine, values 0 to 1.
+        radius: of the window in pixels; about two patches, the resolution of the mask.
     """
     guide = torch.from_numpy(image_hw3).permute(2, 0, 1)[None].float() / 255
     target = torch.from_numpy(target_hw).float()[None, None]
@@ -123,7 +128,7 @@ def guided(
 
 
 def largest_object(soft_hw: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Above 0.5, holes filled, the largest 4-connected component; empty where nothing is above."""
+    """Return the largest 4-connected component above 0.5 with holes filled; may be empty."""
     labels, count = ndimage.label(ndimage.binary_fill_holes(soft_hw > 0.5))
     if count == 0:
         return np.zeros(soft_hw.shape, bool)

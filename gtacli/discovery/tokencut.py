@@ -1,8 +1,7 @@
-"""TokenCut (Wang et al., arXiv 2202.11539): normalised cut of one block's keys.
+"""TokenCut (Wang et al., arXiv 2202.11539): the normalized cut of one block's keys.
 
-Keys of all heads side by side, prefix tokens left out, as attention uses them (after QK-norm and
-rotary embedding where a model has those). The formulas are those of `ncut`; for several objects an
-image those of `maskcut`.
+The features are the patches' keys, heads concatenated, as attention uses them (after QK-norm and
+rotary embedding). The formulas are in `ncut`; those for several objects per image in `maskcut`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions, TokenCutOptions
-from gtacli.discovery.base import Discovery, Found
+from gtacli.discovery.base import Discovery, ObjectMaps
 from gtacli.discovery.maskcut import repeated_cuts
 from gtacli.discovery.ncut import normalized_cut
 from gtacli.errors import UsageError
@@ -28,11 +27,10 @@ PAPER = {"layer": -1, "tau": 0.2}  # for DINO's weights
 
 
 class TokenCut(Discovery[TokenCutOptions]):
-    """One object an image, or up to `objects`, with masks and boxes; of any timm ViT that can be
-    tapped.
+    """The normalized cut of keys: one object per image, or up to `objects`, for any supported ViT.
 
-    Raises UsageError for a model that cannot, a block that it does not have, a negative tau for
-    several objects, or options that are still "auto".
+    Raises UsageError for an unsupported model (option "model"), a block that it does not have, a
+    negative tau for several objects, or options that are still "auto".
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = TokenCutOptions
@@ -41,44 +39,47 @@ class TokenCut(Discovery[TokenCutOptions]):
         super().__init__(options, model)
         timm_blocks.check(model)
         if options.layer == "auto" or options.tau == "auto":
-            raise UsageError("tokencut: layer and tau are auto; make_backend chooses them")
+            raise UsageError("layer and tau of tokencut are auto; make_backend chooses them")
         if options.objects > 1 and options.tau < 0:
-            raise UsageError(f"--tau: must be at least 0 for several objects, got {options.tau:g}")
+            raise UsageError(
+                f"must be at least 0 for several objects, got {options.tau:g}",
+                option="tau",
+            )
         self.layers = absolute_layers((options.layer,), len(cast(Any, model).blocks))
         self.tau = options.tau
 
     @classmethod
     def resolve(cls, options: TokenCutOptions, model: LoadedModel) -> TokenCutOptions:
-        """The paper's layer and tau for DINO's weights, else those of `calibration`."""
-        open_ = [name for name in PAPER if getattr(options, name) == "auto"]
-        if not open_:
+        """Replace "auto" by the paper's values for DINO's weights, else by calibrated values."""
+        auto = [name for name in PAPER if getattr(options, name) == "auto"]
+        if not auto:
             return options
         if is_dino(model):
-            return options.model_copy(update={name: PAPER[name] for name in open_})
-        from gtacli.discovery.calibration import TAUS, chosen
+            return options.model_copy(update={name: PAPER[name] for name in auto})
+        from gtacli.discovery.calibration import TAUS, cached_calibration
 
         depth = len(cast(Any, model.model).blocks)
         layers = absolute_layers("all" if options.layer == "auto" else (options.layer,), depth)
         taus = TAUS if options.tau == "auto" else (options.tau,)
-        choice = chosen(model, layers, taus, options.eps)
-        return options.model_copy(update={name: getattr(choice, name) for name in open_})
+        best = cached_calibration(model, layers, taus, options.eps)
+        return options.model_copy(update={name: getattr(best, name) for name in auto})
 
     @torch.no_grad()
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         (tap,) = attention(self.model, images, self.layers, rows="all")
         o = self.options
         keys = tap.patch_keys()
         if o.objects > 1:
             cuts = repeated_cuts(keys, tap.grid, o.objects, self.tau, o.eps, o.solver)
-            return Found(cuts.map, cuts.masks[:, 0], objects=cuts.masks)
+            return ObjectMaps(cuts.map, cuts.masks[:, 0], objects=cuts.masks)
         cut = normalized_cut(keys, tap.grid, self.tau, o.eps, o.solver)
-        return Found(cut.map, cut.mask, cut.box)
+        return ObjectMaps(cut.map, cut.mask, cut.box)
 
 
 def is_dino(model: LoadedModel) -> bool:
-    """Whether the weights are DINO's own, by their file's layout or by timm's tag.
+    """Return whether the weights are DINO's own, by their file's layout or by timm's tag.
 
-    Those of a run that started from DINO are not.
+    Weights of a run that started from DINO are not.
     """
     if model.report.layout == "DINO":
         return True

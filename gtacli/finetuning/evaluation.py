@@ -15,7 +15,7 @@ from gtacli.finetuning.attention_track import AttentionTrack
 from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.measures.attention import comparable_rows
 from gtacli.models.loading import LoadedModel
-from gtacli.models.tap import Reading, Request, Tap, TappedViT, absolute_layers
+from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, absolute_layers
 from gtacli.runtime.devices import Compute, widen
 from gtacli.runtime.distribution import ALONE, Processes
 
@@ -115,8 +115,8 @@ class Evaluator:
         }
 
     @staticmethod
-    def _read(tapped: TappedViT, images: Tensor) -> Reading:
-        return tapped.read(tapped(images), images.shape)
+    def _read(tapped: TappedViT, images: Tensor) -> TapOutputs:
+        return tapped.unpack(tapped(images), images.shape)
 
     def _source_taps(self, images: Tensor, number: int) -> list[Tap]:
         """Of batch `number`, kept from its first time on."""

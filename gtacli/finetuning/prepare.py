@@ -23,9 +23,9 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_views import SourceViews
 from gtacli.finetuning.task import FinetuneTask
-from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.matching import paired_layers
+from gtacli.models.packed_linear import pack
 from gtacli.models.tap import require_cls
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
@@ -131,7 +131,7 @@ def prepare(
     if target.classes != dataset.classes:
         zero_head(target)
     if config.track_attention:
-        require_cls(target.model, "--track-attention", "leave it out")
+        require_cls(target.model, "track_attention", "leave it out")
     transform = training_view(config, target, compute.device)
     options = regularizer_options(config)
     parts = {name: REGULARIZERS.load(name) for name in options}

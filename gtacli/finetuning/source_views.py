@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gtacli.data.loader import Batch
 from gtacli.errors import UsageError
-from gtacli.models.tap import Outputs, Request
+from gtacli.models.tap import Request, TapTensors
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.machine import available_memory
 
@@ -63,18 +63,18 @@ class SourceViews:
         """The next step shows these images (B,) in the views of this epoch."""
         self._now = (epoch % self.views, indices)
 
-    def __call__(self, device: torch.device) -> Outputs:
+    def __call__(self, device: torch.device) -> TapTensors:
         """What the source would return for the views of the next step."""
         assert self._rows is not None
         view, indices = self._now
         rows = self._rows[view, indices].unsqueeze(-2).to(device, non_blocking=True)
-        return Outputs(None, None, tuple(rows.unbind(1)), (), (), (), ())
+        return TapTensors(None, None, tuple(rows.unbind(1)), (), (), (), ())
 
     @torch.no_grad()
     def fill(
         self,
         batches: Callable[[int, int], Iterable[Batch]],
-        read: Callable[[Tensor], Outputs],
+        read: Callable[[Tensor], TapTensors],
         processes: Processes = ALONE,
         last: int | None = None,
     ) -> None:

@@ -21,8 +21,8 @@ from gtacli.finetuning.mixing import Mixing, soft_labels
 from gtacli.finetuning.source_views import SourceViews
 from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
-from gtacli.models.tap import Outputs, Reading, Request, TappedViT, require_cls
-from gtacli.regularizers.base import Regularizer, Step
+from gtacli.models.tap import Request, TapOutputs, TappedViT, TapTensors, require_cls
+from gtacli.regularizers.base import Regularizer, StepOutputs
 from gtacli.runtime.devices import Compute
 
 
@@ -57,7 +57,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         self.label_smoothing = label_smoothing
         self._last_block = len(cast(Any, target.model).blocks) - 1
         if mixing is not None and mixing.kind == "transmix":
-            require_cls(target.model, "--mix transmix", "use cutmix")
+            require_cls(target.model, "mix", "use `mix=cutmix`")
         self.active = self.regularizers
         self.trainable_module: Any = TappedViT(target.model, self._request())
         self.tapped: TappedViT = self.trainable_module
@@ -148,7 +148,7 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         if mix is not None:
             input = mix.images(input)
         images = self._view(input)
-        seen: Reading | None = None
+        seen: TapOutputs | None = None
         if self._source is not None and any(r.needs.source for r in self.active.values()):
             walker, run = self._source
             # First the source: its activations are gone before the target's are kept.
@@ -157,8 +157,8 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
                     outputs = self.source_views(images.device)
                 else:
                     outputs = run(images if self._same_view else self._source_view(input))
-                seen = walker.read(outputs, self._source_view.image_size)
-        reading = self.tapped.read(self.trainable_module(images), input.shape)
+                seen = walker.unpack(outputs, self._source_view.image_size)
+        reading = self.tapped.unpack(self.trainable_module(images), input.shape)
         assert reading.logits is not None
         labels = target
         if self.mixing is not None and mix is not None:
@@ -166,14 +166,14 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
             labels = soft_labels(target, share, reading.logits.shape[-1])
         loss = ce = F.cross_entropy(reading.logits, labels, label_smoothing=self.label_smoothing)
         result: dict[str, Tensor] = {"ce": ce}
-        step = Step(reading, seen, target, self.progress)
+        step = StepOutputs(reading, seen, target, self.progress)
         for name, regularizer in self.active.items():
             penalty = regularizer.penalty(step)
             result[f"reg.{name}"] = penalty
             strength = regularizer.strength(self.progress)
             if strength:
                 loss = loss + strength * penalty
-            for figure, value in regularizer.figures().items():
+            for figure, value in regularizer.metrics().items():
                 result[f"reg.{name}.{figure}"] = value
         return {"loss": loss, "output": reading.logits, **result}
 
@@ -201,11 +201,11 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         same = filled is not None and filled.shape == made.shape
         self.source_views = filled if same else made
 
-    def read_source(self, input: Tensor) -> Outputs:
+    def read_source(self, input: Tensor) -> TapTensors:
         """What the source returns for pixels (B, 3, h, w)."""
         assert self._source is not None
         with self._compute.autocast():
-            outputs: Outputs = self._source[1](self._source_view(input.to(self.device)))
+            outputs: TapTensors = self._source[1](self._source_view(input.to(self.device)))
         return outputs
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gtacli.discovery import Discovery
-from gtacli.discovery.maps.digests import Source, digest, sighting
-from gtacli.discovery.maps.kind import MapKind
-from gtacli.discovery.maps.writer import Writer
+from gtacli.discovery.maps.digests import ImageFile, digest, file_stamp
+from gtacli.discovery.maps.manifest import MapManifest
+from gtacli.discovery.maps.writer import MapWriter
 from gtacli.errors import GtaError, Interrupted
 from gtacli.images.decode import Encoded, ImageError, decode, encoded
 from gtacli.inference.objects import Finder
@@ -36,18 +36,18 @@ class Step(NamedTuple):
 
     images: int = 0
     new: int = 0
-    failed: tuple[tuple[Source, str], ...] = ()
+    failed: tuple[tuple[ImageFile, str], ...] = ()
 
 
 class _Read(NamedTuple):
-    image: Source
+    image: ImageFile
     digest: bytes
-    sighting: bytes | None
+    stamp: bytes | None
     view: Tensor | None  # None: there is a map already
 
 
 class _Failed(NamedTuple):
-    image: Source
+    image: ImageFile
     error: str
 
 
@@ -62,13 +62,15 @@ class _Batch(NamedTuple):
     finite: Tensor  # (B,) bool
 
 
-def kind_of(model: LoadedModel, name: str, backend: Discovery[Any], compute: Compute) -> MapKind:
-    """What the maps of a back-end on a model are.
+def manifest_of(
+    model: LoadedModel, name: str, backend: Discovery[Any], compute: Compute
+) -> MapManifest:
+    """Return the manifest of a back-end's maps for a model.
 
     Args:
         name: of the back-end.
     """
-    return MapKind(
+    return MapManifest(
         model=model.spec,
         fingerprint=fingerprint(model.model),
         backend=name,
@@ -85,8 +87,8 @@ def kind_of(model: LoadedModel, name: str, backend: Discovery[Any], compute: Com
 
 def label(
     finder: Finder,
-    images: Sequence[Source],
-    cache: Writer,
+    images: Sequence[ImageFile],
+    cache: MapWriter,
     batch_size: int = 32,
     threads: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -109,13 +111,13 @@ def label(
 
 
 class _Labelling:
-    def __init__(self, finder: Finder, cache: Writer, batch_size: int) -> None:
+    def __init__(self, finder: Finder, cache: MapWriter, batch_size: int) -> None:
         self.finder, self.cache, self.batch_size = finder, cache, batch_size
         self.waiting: list[_Read] = []
         self.running: _Batch | None = None
 
     def run(
-        self, images: Sequence[Source], threads: int | None, stop: Callable[[], bool]
+        self, images: Sequence[ImageFile], threads: int | None, stop: Callable[[], bool]
     ) -> Iterator[Step]:
         for item in ahead(self._read, self._items(images), 2 * self.batch_size, threads):
             if stop():
@@ -127,34 +129,34 @@ class _Labelling:
                     yield from self._finish_all()
                 self.cache.end_block(item.last)
                 yield Step(images=item.known)
-            elif not self.cache.enter(item.digest, item.sighting):
+            elif not self.cache.enter(item.digest, item.stamp):
                 yield Step(images=1)
             else:
                 self.waiting.append(item)
                 if len(self.waiting) == self.batch_size:
                     yield from self._start()
 
-    def _items(self, images: Sequence[Source]) -> Iterator[Source | _EndOfBlock]:
+    def _items(self, images: Sequence[ImageFile]) -> Iterator[ImageFile | _EndOfBlock]:
         blocks = self.cache.blocks(len(images))
         for block in blocks:
             unknown = self.cache.unknown([images[i] for i in block])
             yield from unknown
             yield _EndOfBlock(len(block) - len(unknown), block is blocks[-1])
 
-    def _read(self, item: Source | _EndOfBlock) -> _Read | _Failed | _EndOfBlock:
+    def _read(self, item: ImageFile | _EndOfBlock) -> _Read | _Failed | _EndOfBlock:
         if isinstance(item, _EndOfBlock):
             return item
         # Before the bytes: what changes in between must not be taken for what was read.
-        seen = sighting(item)
+        stamp = file_stamp(item)
         try:
             data = encoded(item)
             content = digest(data)
             if self.cache.has(content):
-                return _Read(item, content, seen, None)
+                return _Read(item, content, stamp, None)
             picture = decode(Encoded(str(item), data))
         except ImageError as error:
             return _Failed(item, str(error))
-        return _Read(item, content, seen, self.finder.view(picture))
+        return _Read(item, content, stamp, self.finder.view(picture))
 
     def _start(self) -> Iterator[Step]:
         """Give the waiting images to the model. A GPU works at them while the batch before is put

@@ -18,7 +18,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.inputs import InputImage
-from gtacli.discovery import Discovery, Found
+from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.models.loading import LoadedModel
@@ -40,7 +40,7 @@ class ImageView(NamedTuple):
 
 
 class ObjectGrids(NamedTuple):
-    """A back-end's maps and masks of one image; see `gtacli.discovery.Found`."""
+    """A back-end's maps and masks of one image; see `gtacli.discovery.ObjectMaps`."""
 
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
@@ -99,7 +99,7 @@ class Finder(ViewReader):
         )
         return [ObjectGrids(*grids) for grids in zip(*columns, strict=True)]
 
-    def run(self, views: Sequence[Tensor]) -> Found:
+    def run(self, views: Sequence[Tensor]) -> ObjectMaps:
         """Run the back-end on at least one input of `view`; return tensors on the device."""
         pixels = torch.stack([*views])
         if self.compute.device.type == "cuda":

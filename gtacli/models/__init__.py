@@ -1,4 +1,4 @@
-"""Models: from a spec to a ViT with its preprocessing, and the attention tap."""
+"""Models: load a ViT with its preprocessing from a spec, and extract its attention."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel, load_model
     from gtacli.models.specs import ModelProvider
-    from gtacli.models.tap import Reading, Request, Tap, TappedViT, attention
+    from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, attention
     from gtacli.models.weights import LoadReport
 
 _WHERE = {
     "LoadReport": "weights",
     "LoadedModel": "loading",
     "ModelProvider": "specs",
-    "Reading": "tap",
     "Request": "tap",
     "Tap": "tap",
+    "TapOutputs": "tap",
     "TappedViT": "tap",
     "attention": "tap",
     "load_model": "loading",
@@ -26,9 +26,9 @@ __all__ = [
     "LoadReport",
     "LoadedModel",
     "ModelProvider",
-    "Reading",
     "Request",
     "Tap",
+    "TapOutputs",
     "TappedViT",
     "attention",
     "load_model",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: a process that only decodes images needs no timm.
+    # On demand: a process that only decodes images does not need timm.
     if name in _WHERE:
         return getattr(import_module(f"gtacli.models.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""What tells one network from another: a digest of its tensors and of what computes with them.
+"""A fingerprint of a network: a digest of its tensors and of the modules that use them.
 
-A file's name or a timm tag says what was asked for; whoever keeps results of a network (maps,
-features, settings) needs what it is.
+Caches of results of a network (maps, features, settings) are keyed by it, because a file name or a
+timm tag does not determine the weights.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 SETTINGS = ("num_heads", "eps", "approximate")
-"""Of a module, what decides its output and is in no tensor's shape."""
+"""Attributes of modules that change their output and are not visible in a tensor's shape."""
 
 
 def fingerprint(model: nn.Module) -> str:
-    """64 hexadecimal digits over the classes and settings of its modules, and the names, types,
-    shapes and bytes of its state: the same weights give other features behind another activation.
+    """Return 64 hexadecimal digits that identify a network, the same on every device.
 
-    The same on every device. Buffers that are no part of the state (rotary tables, made anew from
-    the image size) do not count: who depends on the size says it beside.
+    They depend on the classes and settings of its modules (the same weights with another activation
+    give other features), and on the names, types, shapes and bytes of its state. Buffers outside
+    the state (rotary tables, computed from the image size) are not included: callers that depend
+    on the image size add it to their key.
     """
     digest = hashlib.sha256()
     for name, module in model.named_modules():

@@ -1,7 +1,7 @@
-"""From a model spec to a ViT with its own preprocessing.
+"""Load a ViT with its own preprocessing from a model spec.
 
-All specs (see `specs`) pass through the same door: the architecture at the wanted size, then
-`load_weights`.
+Every spec (see `specs`) is loaded in the same way: the architecture is created at the wanted size,
+then `load_weights` fills it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, errors_about
 from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
-from gtacli.models.specs import Weights, architecture_of, resolve, started_from
+from gtacli.models.specs import Weights, replace_weights, resolve, resolve_architecture
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
 log = logging.getLogger(__name__)
@@ -30,21 +30,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A ViT in eval mode with what its inputs must look like.
+    """A ViT in eval mode with the preprocessing that its inputs need.
 
     Attributes:
         model: the timm model.
-        preprocess: PIL image -> normalised tensor (3, h, w).
-        mean, std: of its normalisation, per channel, of values in 0..1.
+        preprocess: converts a PIL image into a normalized tensor (3, h, w).
+        mean, std: of the normalization, per channel, for values in 0..1.
         grid: patches (gh, gw).
         num_prefix_tokens: CLS and register tokens before the patches.
-        report: what became of the weights file's tensors.
+        report: which tensors of the weights file were loaded.
         architecture: timm's name.
-        spec: how it was asked for.
+        spec: the spec that the model was loaded from.
         image_size: (h, w).
-        interpolation: of its resize.
-        crop_pct: share of the resized image that evaluation keeps.
-        classes: names of the classes, where the weights came with them.
+        interpolation: of the resize.
+        crop_pct: fraction of the resized image that evaluation keeps.
+        classes: names of the classes, if the weights file names them.
+        kwargs: arguments of `timm.create_model` beside the name, as saved with the weights.
     """
 
     model: nn.Module
@@ -64,11 +65,11 @@ class LoadedModel:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """Prefixes of the names of the classifier's parameters."""
+        """Return the prefixes of the classifier's parameter names."""
         return head_prefixes(self.model)
 
     def view(self, device: torch.device) -> InputView:
-        """What makes its input of a batch of pixels on `device`."""
+        """Return the transform from batches of pixels on `device` to inputs of the model."""
         return InputView(self.image_size, self.mean, self.std, device)
 
 
@@ -87,106 +88,119 @@ def load_model(
 
     Args:
         spec: see `specs`.
-        num_classes: width of the classifier, 0 for none; default: as the weights have it. Another
-            number than the weights' gives a new classifier.
+        num_classes: width of the classifier, 0 for none; default: the weights' own. Any other
+            number gives a new classifier.
         image_size: side or (h, w) in pixels; position embeddings are resized. Default: the
             model's own.
         partial_weights: accept weights for less than 90 % of the backbone.
-        drop_path: probability that the last block is skipped in training, rising to it from 0 at
-            the first; how a network is trained, so not kept in `LoadedModel.kwargs`.
+        drop_path: probability that the last block is skipped in training; it rises linearly from
+            0 at the first block. Not saved in `LoadedModel.kwargs`.
         init: take the weights of this spec or file instead of the spec's own.
-        any_size: the model takes images of any size of whole patches, each batch its own, and
-            resizes position embeddings as it goes; like `drop_path` not kept.
-
-        untrained: take the architecture alone; the weights are random, or those of `init`.
+        any_size: accept batches of any size that is a multiple of the patch size; position
+            embeddings are resized for each batch. Not saved either.
+        untrained: use the architecture alone; the weights are random, or those of `init`.
         patch_size: side of the patches; patch embeddings are resampled. Default: the model's own.
 
     Raises:
-        GtaError: for an unknown name, weights that cannot be read or do not fit, or a size that
-            the patches do not divide.
+        GtaError: for an unknown name, weights that cannot be read or do not fit (option "model" or
+            "init"), or a size that is not a multiple of the patch size (option "image_size").
     """
-    weights = named = architecture_of(spec) if untrained else resolve(spec)
-    if init is not None:
-        weights = started_from(named, init)
-    meta = weights.metadata
-    kwargs: dict[str, Any] = dict(weights.kwargs or {})
+    with errors_about("model"):
+        named = resolve_architecture(spec) if untrained else resolve(spec)
+        weights = named if init is None else replace_weights(named, init)
+        saved = dict(weights.kwargs or {})
+        if patch_size is not None:
+            saved["patch_size"] = patch_size
+        kwargs = {**saved, **_arguments(weights, num_classes, image_size, named.metadata)}
+        if drop_path:
+            kwargs["drop_path_rate"] = drop_path
+        if any_size:
+            kwargs["dynamic_img_size"] = True
+        model = _create(weights.architecture, spec, kwargs)
+        timm_blocks.check(model)
+        with errors_about("model" if init is None else "init"):
+            report = _fill(model, weights, partial_weights)
+        _check_size(model, spec)
+    return _loaded(model, weights, report, spec, saved)
+
+
+def _arguments(
+    weights: Weights,
+    num_classes: int | None,
+    image_size: int | tuple[int, int] | None,
+    metadata: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return arguments of `timm.create_model` that depend on the weights and the wanted size."""
+    kwargs: dict[str, Any] = {}
     if weights.pretrained_cfg is not None:
         kwargs["pretrained_cfg"] = dict(weights.pretrained_cfg)
-    classes = tuple(json.loads(meta["classes"])) if "classes" in meta else ()
     if num_classes is None and weights.tensors is not None:
         num_classes = _classes_of(weights)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if image_size is None and "image_size" in named.metadata:
-        image_size = tuple(json.loads(named.metadata["image_size"]))
+    if image_size is None and "image_size" in metadata:
+        image_size = tuple(json.loads(metadata["image_size"]))
     if image_size is not None:
         kwargs["img_size"] = image_size
-    own = dict(weights.kwargs or {})
-    if patch_size is not None:
-        own["patch_size"] = kwargs["patch_size"] = patch_size
-    if drop_path:
-        kwargs["drop_path_rate"] = drop_path
-    if any_size:
-        kwargs["dynamic_img_size"] = True
-    model = _create(weights.architecture, spec, kwargs)
-    timm_blocks.check(model)
-    report = LoadReport()
-    if weights.tensors is not None:
-        report = _fill(model, weights, partial_weights)
-    size = cast(Any, model).patch_embed.img_size
-    _check_size(model, size, spec)
+    return kwargs
+
+
+def _loaded(
+    model: nn.Module, weights: Weights, report: LoadReport, spec: str, saved: Mapping[str, Any]
+) -> LoadedModel:
+    meta = weights.metadata
+    size = tuple(cast(Any, model).patch_embed.img_size)
     config = resolve_model_data_config(model)
     mean = _floats(meta.get("mean") or meta.get("input_mean")) or tuple(config["mean"])
     std = _floats(meta.get("std") or meta.get("input_std")) or tuple(config["std"])
     interpolation = meta.get("interpolation") or config["interpolation"]
     crop_pct = float(meta.get("crop_pct") or config["crop_pct"])
-    width = getattr(model, "num_classes", 0)
+    classes = tuple(json.loads(meta["classes"])) if "classes" in meta else ()
     return LoadedModel(
         model=model.eval(),
-        preprocess=Preprocess(tuple(size), mean, std, interpolation, crop_pct),
+        preprocess=Preprocess(size, mean, std, interpolation, crop_pct),
         mean=mean,
         std=std,
-        grid=timm_blocks.grid(model, tuple(size)),
+        grid=timm_blocks.grid(model, size),
         num_prefix_tokens=int(cast(Any, model).num_prefix_tokens),
         report=report,
         architecture=weights.architecture,
         spec=spec,
-        image_size=tuple(size),
+        image_size=size,
         interpolation=interpolation,
         crop_pct=crop_pct,
-        classes=classes if len(classes) == width else (),
-        kwargs=own,
+        classes=classes if len(classes) == getattr(model, "num_classes", 0) else (),
+        kwargs=saved,
     )
 
 
 def _fill(model: nn.Module, weights: Weights, partial: bool) -> LoadReport:
-    assert weights.tensors is not None
+    """Load the weights into the model; report and check what became of every tensor."""
+    if weights.tensors is None:
+        return LoadReport()
     foreign = weights.layout != "timm"
     where = f"{weights.where} (read as {weights.layout})" if foreign else weights.where
     tag = cast(Any, model).pretrained_cfg.get("tag") or ""
-    way = positions.way_of(model, weights.layout, tag)
-    positions.mark(model, way)
-    report = load_weights(model, weights.tensors, where, partial, _grid_of(weights), way)
+    method = positions.resize_method(model, weights.layout, tag)
+    positions.set_resize_method(model, method)
+    report = load_weights(model, weights.tensors, where, partial, _grid_of(weights), method)
     report = replace(report, layout=weights.layout, dropped=weights.dropped)
     log.info("%s: %s", weights.where, report)
     if report.missing:
         log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
     extra = [n for n in report.unexpected if not n.startswith(head_prefixes(model))]
     if extra:
-        # Registers, LayerScale, a norm before the blocks: without them the features are others.
-        what = f"{where} has {len(extra)} tensors that {weights.architecture} has not"
+        # Registers, LayerScale, a norm before the blocks: without them the features differ.
+        what = f"{where} has {len(extra)} tensors that {weights.architecture} does not have"
         what += f" ({', '.join(extra[:3])}{', …' if len(extra) > 3 else ''})"
         if foreign and not partial:
-            raise GtaError(
-                f"weights: {what}. Is it for another architecture? --partial-weights loads it "
-                "all the same"
-            )
+            raise GtaError(f"{what}; name the right architecture, or set `partial_weights`")
         log.warning("%s", what)
     return report
 
 
 def _classes_of(weights: Weights) -> int:
-    """Width of the classifier that the weights bring, 0 without one."""
+    """Return the width of the classifier in the weights, 0 without one."""
     assert weights.tensors is not None
     names = timm.get_pretrained_cfg_value(weights.architecture, "classifier") or "head"
     head = weights.tensors.get(f"{names if isinstance(names, str) else names[0]}.weight")
@@ -194,7 +208,7 @@ def _classes_of(weights: Weights) -> int:
 
 
 def _grid_of(weights: Weights) -> tuple[int, int] | None:
-    """(gh, gw) of the weights' position embeddings, where their file says for which images."""
+    """Return the grid (gh, gw) of the weights' position embeddings if the file has a size."""
     assert weights.tensors is not None
     patch = weights.tensors.get("patch_embed.proj.weight")
     if patch is None or "image_size" not in weights.metadata:
@@ -203,14 +217,16 @@ def _grid_of(weights: Weights) -> tuple[int, int] | None:
     return h // patch.shape[-2], w // patch.shape[-1]
 
 
-def _check_size(model: nn.Module, size: tuple[int, int], spec: str) -> None:
-    """timm would cut off the last pixels of a size that the patches do not divide."""
-    patch = cast(Any, model).patch_embed.patch_size
+def _check_size(model: nn.Module, spec: str) -> None:
+    """Raise GtaError for a size that is not a multiple of the patch size; timm would crop it."""
+    embed = cast(Any, model).patch_embed
+    size, patch = embed.img_size, embed.patch_size
     if any(s % p for s, p in zip(size, patch, strict=True)):
         near = [max(p, round(s / p) * p) for s, p in zip(size, patch, strict=True)]
         raise GtaError(
-            f"--image-size: {size[0]}x{size[1]} is no multiple of the patch size "
-            f"{patch[0]}x{patch[1]} of {spec}; {near[0]}x{near[1]} is"
+            f"{size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}x{patch[1]} of "
+            f"{spec}; {near[0]}x{near[1]} is",
+            option="image_size",
         )
 
 
@@ -223,15 +239,13 @@ def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise GtaError(f"model: unknown architecture {name!r} in {spec!r}{hint}")
+        raise GtaError(f"unknown architecture {name!r} in {spec!r}{hint}")
     try:
         return cast(nn.Module, timm.create_model(architecture, pretrained=False, **kwargs))
     except TypeError as e:
-        # Architectures without an image size (convolutional ones) refuse the keyword.
+        # Architectures without an image size (convolutional ones) reject the keyword.
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
         timm_blocks.check(model)
-        raise GtaError(f"model: {architecture} cannot be built: {e}") from e
+        raise GtaError(f"{architecture} cannot be built: {e}") from e
     except (AssertionError, ValueError, RuntimeError) as e:
-        raise GtaError(
-            f"model: {architecture} cannot be built at {kwargs.get('img_size')} px: {e}"
-        ) from e
+        raise GtaError(f"{architecture} cannot be built at {kwargs.get('img_size')} px: {e}") from e

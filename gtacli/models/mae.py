@@ -1,11 +1,11 @@
-"""The masked autoencoder: a ViT that sees some patches, a decoder that predicts the others.
+"""The masked autoencoder: a ViT encodes the visible patches, a decoder predicts the others.
 
 MAE (He et al., arXiv 2111.06377) and CrossMAE (Fu et al., arXiv 2401.14391); the loss is the mean
-of the errors per patch that are returned here, weighted or not (`training.guidance`).
+of the errors per patch that are returned here, weighted or not (`pretraining.guidance`).
 
 Differences from MAE's published code, none of which changes a value: only visible patches are
-embedded, tokens are never put back into the grid, and the last decoder block, the projection to
-pixels and the loss run on predicted patches alone.
+embedded, tokens are never reordered into the grid, and the last decoder block, the projection to
+pixels and the loss are computed for predicted patches only.
 
 Shapes: B images, N = gh * gw patches of p x q pixels, K visible, M predicted.
 """
@@ -20,25 +20,25 @@ from torch.nn import functional as F
 
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
-from gtacli.models.mae_decoders import CrossDecoder, Decoder, SelfDecoder, initialise
+from gtacli.models.mae_decoders import CrossDecoder, Decoder, SelfDecoder, initialize
 from gtacli.models.patches import (
     patchify,
     sincos_positions,
-    standardised,
+    standardize,
     take,
     unpatchify,
     visible_patches,
 )
 
-Method = Literal["mae", "crossmae"]
+MaeMethod = Literal["mae", "crossmae"]
 
 
 class Reconstruction(NamedTuple):
-    """What a pass returns, in the order of the mask.
+    """The predicted patches in the order of the mask.
 
     Attributes:
-        errors: (B, M) mean squared error of each predicted patch, in fp32.
-        pixels: (B, M, p * q * 3) the prediction, in the target's scale.
+        errors: (B, M) mean squared error of each patch, in fp32.
+        pixels: (B, M, p * q * 3) prediction, in the target's scale.
     """
 
     errors: Tensor
@@ -52,24 +52,24 @@ class MaskedAutoencoder(nn.Module):
         encoder: one of timm's VisionTransformer or Eva, without a head.
         image_size: (h, w) of the images, multiples of the patch's sides.
         method: the decoder, "mae" or "crossmae".
-        mask_ratio: share of the patches that the encoder does not see.
-        predict_ratio: share of all patches that are predicted (crossmae; published: 0.25 to
-            0.75). MAE predicts all that are masked.
+        mask_ratio: fraction of the patches that are masked.
+        predict_ratio: fraction of all patches that are predicted (crossmae; published: 0.25 to
+            0.75). MAE predicts all masked patches.
         norm_pix: predict each patch standardised by its own mean and variance.
         decoder_dim, decoder_depth, decoder_heads: of the decoder (published: 512, 8, 16).
 
-    What a pass does not reach in the encoder (pooling, head; with crossmae the final norm, as
-    published) is frozen.
+    Modules of the encoder that are not used (pooling, head; with crossmae the final norm, as
+    published) are frozen.
 
-    Raises UsageError for an encoder whose patches cannot be seen alone, and for sizes that do not
-    fit.
+    Raises UsageError for an unsupported encoder (option "model"), and for sizes that do not fit
+    (options "image_size", "decoder_dim").
     """
 
     def __init__(
         self,
         encoder: nn.Module,
         image_size: tuple[int, int],
-        method: Method = "mae",
+        method: MaeMethod = "mae",
         mask_ratio: float = 0.75,
         predict_ratio: float = 0.25,
         norm_pix: bool = True,
@@ -85,20 +85,21 @@ class MaskedAutoencoder(nn.Module):
         self.patch: tuple[int, int] = tuple(m.patch_embed.patch_size)
         if any(side % p for side, p in zip(image_size, self.patch, strict=True)):
             raise UsageError(
-                f"--image-size: {image_size[0]} x {image_size[1]} is not a multiple of the "
-                f"model's patches of {self.patch[0]} x {self.patch[1]}"
+                f"{image_size[0]}x{image_size[1]} is not a multiple of the patch size "
+                f"{self.patch[0]}x{self.patch[1]}",
+                option="image_size",
             )
         if decoder_dim % 4 or decoder_dim % decoder_heads:
             raise UsageError(
-                f"--decoder-dim: {decoder_dim} is not a multiple of 4 and of its "
-                f"{decoder_heads} heads"
+                f"{decoder_dim} is not a multiple of 4 and of the {decoder_heads} heads",
+                option="decoder_dim",
             )
         self.grid = timm_blocks.grid(encoder, image_size)
         n = self.grid[0] * self.grid[1]
         self.visible = visible_patches(n, mask_ratio)
         masked = n - self.visible
         if method == "crossmae":
-            # Rounded as by the published code, which rounds those that are left out.
+            # The published code rounds the number of patches that are not predicted.
             masked -= min(max(0, int(n * (mask_ratio - predict_ratio) + 1e-6)), masked - 1)
         width, depth = m.embed_dim, len(m.blocks)
         sizes: dict[str, Any] = {
@@ -120,9 +121,9 @@ class MaskedAutoencoder(nn.Module):
                 part.requires_grad_(False)
 
     def features(self, patches: Tensor, keep: Tensor) -> list[Tensor]:
-        """Tokens (B, P+K, C) of visible patches that the decoder reads, as the encoder makes them.
+        """Encode the visible patches; return the tokens (B, P+K, C) that the decoder reads.
 
-        One, after the final norm; or those before the first block and after each.
+        Either one tensor, after the final norm; or those before the first block and after each.
         """
         m = self.encoder
         x, ropes = timm_blocks.embed_visible(m, patches, keep, self.grid)
@@ -131,19 +132,19 @@ class MaskedAutoencoder(nn.Module):
             layers.append(timm_blocks.plain_block(m, block, layers[-1], ropes and ropes[i]))
         if self.decoder.layers_read > 1:
             return layers
-        # A model that pools first keeps its final norm for afterwards: here it comes before.
+        # A model that pools before its final norm has it as fc_norm; here it is always applied.
         return [cast(Tensor, m.fc_norm(m.norm(layers[-1])))]
 
     def no_weight_decay(self) -> set[str]:
-        """None beside biases and norms, as published."""
+        """Return no names: only biases and norms have no weight decay, as published."""
         return set()
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, order: Tensor) -> Tensor:
-        """The images with all their masked patches as predicted, (B, 3, h, w); normalised like
-        `images`, whatever the targets were.
+        """Return the images (B, 3, h, w) with all masked patches replaced by their prediction.
 
-        A patch's own mean and variance are the target's, which the network was not asked for.
+        They are normalized like `images`. With `norm_pix` the mean and variance of a patch, which
+        the network does not predict, are those of the target.
         """
         patches = patchify(images, self.patch)
         keep, masked = order[:, : self.visible], order[:, self.visible :]
@@ -156,12 +157,12 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(patches.index_put((rows, masked), predicted), self.grid, self.patch)
 
     def forward(self, images: Tensor, order: Tensor) -> Reconstruction:
-        """The errors of the predicted patches.
+        """Predict masked patches; return their pixels and errors.
 
         Args:
-            images: (B, 3, h, w), already normalised, in fp32.
+            images: (B, 3, h, w), already normalized, in fp32.
             order: (B, N) patches, the visible first (`patches.mask_order`). The first `.visible`
-                are seen, the last `.decoder.predicted` predicted.
+                are encoded, the last `.decoder.predicted` are predicted.
         """
         patches = patchify(images, self.patch)
         keep = order[:, : self.visible]
@@ -169,17 +170,19 @@ class MaskedAutoencoder(nn.Module):
         with torch.no_grad():
             target = take(patches, order[:, -self.decoder.predicted :]).float()
             if self.norm_pix:
-                target = standardised(target)
+                target = standardize(target)
         errors = F.mse_loss(pixels.float(), target, reduction="none").mean(-1)
         return Reconstruction(errors, pixels)
 
 
 @torch.no_grad()
-def start_afresh(encoder: nn.Module) -> None:
-    """MAE's initial weights for a ViT that is trained from nothing; learned positions become fixed
-    sin-cos ones. What MAE does not speak of (LayerScale, registers) stays as the model made it."""
+def initialize_encoder(encoder: nn.Module) -> None:
+    """Set MAE's initial weights of a ViT; learned positions become fixed sin-cos ones.
+
+    Parameters that MAE does not have (LayerScale, registers) stay as timm initialized them.
+    """
     m = cast(Any, encoder)
-    initialise(encoder)
+    initialize(encoder)
     nn.init.xavier_uniform_(m.patch_embed.proj.weight.flatten(1))
     if m.cls_token is not None:
         nn.init.normal_(m.cls_token, std=0.02)

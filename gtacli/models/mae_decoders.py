@@ -1,13 +1,13 @@
-"""What turns the visible patches' tokens into the pixels of the masked ones.
+"""Decoders that predict the pixels of masked patches from the tokens of visible ones.
 
 `SelfDecoder`   MAE (He et al., arXiv 2111.06377): mask tokens and visible tokens attend to each
                 other in a few narrow blocks.
 `CrossDecoder`  CrossMAE (Fu et al., arXiv 2401.14391): mask tokens attend to visible tokens only,
-                never to each other; so any part of them can be predicted alone, and each block
-                reads its own learned mix of the encoder's blocks.
+                not to each other; so any subset of them can be predicted, and each block reads its
+                own learned mixture of the encoder's blocks.
 
-Tokens stay in the order of the mask (visible ones first): attention does not ask for the order,
-the fixed positions are gathered instead of the tokens, and nothing is put back into the grid.
+Tokens stay in the order of the mask (visible ones first): attention does not depend on the order,
+so the fixed positions are gathered instead, and tokens are not reordered into the grid.
 
 Shapes: B images, P prefix tokens, N patches, K visible, M predicted, W width of the decoder,
 C width of the encoder.
@@ -31,17 +31,20 @@ _Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Decoder(nn.Module, ABC):
-    """Common to both: mask token, fixed positions, final norm and projection to pixels.
+    """The common base: mask token, fixed positions, final norm and projection to pixels.
 
     Args:
         grid: (gh, gw) of the images.
         width: W, a multiple of 4.
-        values: in a patch's pixels.
-        predicted: M; those that come last in the mask's order.
+        values: number of values in a patch.
+        predicted: M; the last patches in the order of the mask.
+
+    Attributes:
+        layers_read: number of tensors that the decoder reads from the encoder.
     """
 
     positions: Tensor
-    layers_read = 1  # of the encoder
+    layers_read = 1
 
     def __init__(self, grid: tuple[int, int], width: int, values: int, predicted: int) -> None:
         super().__init__()
@@ -54,16 +57,16 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
-        """(B, M, W) of the last `predicted` patches, before the final norm."""
+        """Return (B, M, W) for the last `predicted` patches, before the final norm."""
 
     def forward(
         self, features: list[Tensor], order: Tensor, predicted: int | None = None
     ) -> Tensor:
-        """Pixels (B, M, values) of the last M patches in `order`.
+        """Return the pixels (B, M, values) of the last M patches in `order`.
 
         Args:
-            features: tokens (B, P+K, C) of the encoder; see each class for which.
-            order: (B, N) patches, the visible first, as `patches.mask_order` gives it.
+            features: tokens (B, P+K, C) of the encoder; see the classes.
+            order: (B, N) patches, the visible first (`patches.mask_order`).
             predicted: M; default: as in training.
         """
         tokens = self.tokens(features, order, self.predicted if predicted is None else predicted)
@@ -71,13 +74,13 @@ class Decoder(nn.Module, ABC):
         return pixels
 
     def reset(self) -> None:
-        """MAE's initial weights."""
-        initialise(self)
+        """Set MAE's initial weights."""
+        initialize(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
 
 class SelfDecoder(Decoder):
-    """MAE's, from the encoder's final tokens. All masked patches are predicted."""
+    """MAE's decoder; it reads the encoder's final tokens and predicts all masked patches."""
 
     def __init__(
         self,
@@ -101,18 +104,19 @@ class SelfDecoder(Decoder):
     def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
         x = self.embed(features[-1])
         # A prefix token's position is zero.
-        prefix, seen = x[:, : self.prefix], x[:, self.prefix :]
+        prefix, visible = x[:, : self.prefix], x[:, self.prefix :]
         positions = F.embedding(order, self.positions)
-        k = seen.shape[1]
-        x = torch.cat([prefix, seen + positions[:, :k], self.mask_token + positions[:, k:]], dim=1)
+        k = visible.shape[1]
+        masked = self.mask_token + positions[:, k:]
+        x = torch.cat([prefix, visible + positions[:, :k], masked], dim=1)
         for block in self.blocks[:-1]:
             x = block(x)
-        # Of the last block only what is predicted goes on.
+        # Of the last block only the predicted tokens are computed.
         return timm_blocks.block_rows(self.blocks[-1], x, self.prefix + k)
 
 
 class CrossDecoder(Decoder):
-    """CrossMAE's, from the tokens before the encoder's first block and after each of its blocks."""
+    """CrossMAE's decoder; it reads the tokens before the encoder's first block and after each."""
 
     def __init__(
         self,
@@ -136,7 +140,7 @@ class CrossDecoder(Decoder):
 
     def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
         x = self.mask_token + F.embedding(order[:, -predicted:], self.positions)
-        # One product of (depth, layers) with (layers, B * tokens * C) mixes for all blocks.
+        # The product (depth, layers) x (layers, B * tokens * C) gives the mixtures of all blocks.
         stacked = torch.stack(features)
         mixed = (self.mix @ stacked.flatten(1)).view(-1, *stacked.shape[1:])
         for block, norm, memory in zip(self.blocks, self.mix_norms, mixed, strict=True):
@@ -166,8 +170,8 @@ class CrossBlock(nn.Module):
         return out
 
 
-def initialise(module: nn.Module) -> None:
-    """MAE's initial weights of linear layers and norms: Xavier uniform, biases 0."""
+def initialize(module: nn.Module) -> None:
+    """Set MAE's initial weights of linear layers and norms: Xavier uniform, biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

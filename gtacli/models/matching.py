@@ -1,9 +1,9 @@
-"""Whether, and how, the attention of two networks can be compared.
+"""Checks whether the attention of two networks can be compared, and pairs their blocks.
 
-Rows of logits belong to any two networks with a CLS token: rows on another patch grid are resized,
-and where the numbers of heads differ the mean over the heads stands for them (both ours; GTA's
-paper compares a network with its own past). Whatever else is compared, token by token or channel
-by channel, has to agree.
+The CLS rows of logits of any two networks with a CLS token can be compared: rows on another patch
+grid are resized, and different numbers of heads are replaced by the mean over the heads (both ours;
+GTA's paper compares a network with its own initial state). Any other comparison, by token or
+channel, needs equal shapes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from gtacli.models.tap import absolute_layers
 
 
 def require_same(target: nn.Module, source: nn.Module, what: str, *measures: str) -> None:
-    """Raise UsageError, naming what differs, unless both networks agree in `measures`.
+    """Raise UsageError (option "source") unless both networks agree in `measures`.
 
     Args:
-        what: compares them, for the message.
-        measures: of "heads", "head width", "width", "patches", "prefix tokens".
+        what: the comparison, for the message.
+        measures: some of "heads", "head width", "width", "patches", "prefix tokens".
     """
     for measure in measures:
         t, s = _MEASURES[measure](target), _MEASURES[measure](source)
         if t != s:
             raise UsageError(
-                f"--source: {what} needs the same {measure} in both networks, but the model has "
-                f"{t} and the source {s}; --guide logits with --rows cls does without"
+                f"{what} needs the same {measure} in both networks, but the model has {t} and the "
+                f"source {s}; `guide=logits` with `rows=cls` does not need it",
+                option="source",
             )
 
 
@@ -45,18 +46,20 @@ _MEASURES: dict[str, Any] = {
 def paired_layers(
     layers: Sequence[int] | str, target: nn.Module, source: nn.Module
 ) -> tuple[tuple[int, int], ...]:
-    """(target's, source's) absolute block numbers, ascending.
+    """Return pairs of absolute block numbers (target's, source's), ascending.
 
-    In networks of different depth only blocks counted from the end belong together.
+    In networks of different depth blocks are paired by their number from the end.
 
-    Raises UsageError for blocks that a network has not, or that have no counterpart.
+    Raises UsageError for blocks that a network does not have, and (option "source") for blocks
+    without a counterpart.
     """
     depths = [len(cast(nn.ModuleList, m.blocks)) for m in (target, source)]
     from_end = layers == "last" or (layers != "all" and all(cast(int, i) < 0 for i in layers))
     if depths[0] != depths[1] and not from_end:
         raise UsageError(
-            f"--source: the model has {depths[0]} blocks, the source {depths[1]}; say which belong "
-            "together by counting from the end: --layers last, or -1,-2"
+            f"the model has {depths[0]} blocks, the source {depths[1]}; count the blocks from the "
+            "end: `layers=last`, or `layers=-1,-2`",
+            option="source",
         )
     ours, theirs = (absolute_layers(layers, depth) for depth in depths)
     return tuple(zip(ours, theirs, strict=True))

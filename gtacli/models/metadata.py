@@ -1,4 +1,4 @@
-"""The model card in the header of a weights file."""
+"""The metadata in the header of a weights file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gtacli.models.loading import LoadedModel
 
 
 def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:
-    """What model.safetensors says of itself, enough to load it and to prepare its inputs."""
+    """Return the header of model.safetensors, from which `load_model` restores the model."""
     return {
         "format": "pt",
         "architecture": model.architecture,

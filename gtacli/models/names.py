@@ -1,4 +1,4 @@
-"""What models are called in tables, titles and folders."""
+"""Short names of models for tables, titles and folders."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 
 def short_names(specs: Sequence[str]) -> list[str]:
-    """A name for each spec, fit for a folder's, no two alike: a file's or folder's own, with those
-    above it as far as they are needed to tell them apart; -2 where a spec comes again."""
+    """Return a unique name for each spec that is also valid as the name of a folder.
+
+    The name of a file or folder, with as many parent folders as make the names unique; a repeated
+    spec gets the suffix -2.
+    """
     parts = [_parts(spec) for spec in specs]
     depth = 1
     while len({p[-depth:] for p in parts}) < len(set(parts)):
@@ -23,7 +26,7 @@ def short_names(specs: Sequence[str]) -> list[str]:
 
 
 def _parts(spec: str) -> tuple[str, ...]:
-    """Of ARCH@FILE the file's."""
+    """Return the parts of the path; for ARCH@FILE those of the file."""
     path = Path(spec.partition("@")[2] or spec)
     path = path.resolve() if path.exists() else path
     *above, last = path.parts or (spec,)

@@ -1,6 +1,6 @@
-"""Images as rows of patches, and what a masked autoencoder needs of them.
+"""Convert images to patches and back, and choose the visible ones for a masked autoencoder.
 
-Shapes: B images of h x w, N = gh * gw patches of p x q pixels, K of them kept visible.
+Shapes: B images of h x w, N = gh * gw patches of p x q pixels, K of them visible.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ Masking = Literal["random", "attention", "inverse"]
 
 
 def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, 3, h, w) -> (B, N, p * q * 3), row by row; a patch's values in the order p, q, channel,
-    as MAE's published decoders write them. h and w are multiples of the patch's sides."""
+    """Cut images (B, 3, h, w) into patches (B, N, p * q * 3), row by row.
+
+    A patch's values are in the order p, q, channel of MAE's published decoders. h and w are
+    multiples of the patch's sides.
+    """
     b, c, h, w = images.shape
     p, q = patch
     grid = images.reshape(b, c, h // p, p, w // q, q)
@@ -25,25 +28,25 @@ def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
-    """(B, N, p * q * 3) -> (B, 3, h, w): `patchify` undone."""
+    """Invert `patchify`: (B, N, p * q * 3) -> (B, 3, h, w)."""
     (gh, gw), (p, q) = grid, patch
     x = patches.unflatten(-1, (p, q, -1)).unflatten(1, (gh, gw))
     return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, gh * p, gw * q)
 
 
 def take(rows: Tensor, indices: Tensor) -> Tensor:
-    """rows (B, N, ...) at indices (B, K) -> (B, K, ...)."""
+    """Select rows (B, N, ...) at indices (B, K) -> (B, K, ...)."""
     return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), indices]
 
 
-def standardised(patches: Tensor) -> Tensor:
-    """Each patch's values by its own mean and unbiased variance + 1e-6, as MAE's targets."""
+def standardize(patches: Tensor) -> Tensor:
+    """Standardize each patch by its mean and unbiased variance + 1e-6, as MAE's targets."""
     var, mean = torch.var_mean(patches, -1, keepdim=True)
     return (patches - mean) * (var + 1e-6).rsqrt()
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed positions (N, width) in MAE's order: sin x, cos x, sin y, cos y, a quarter each.
+    """Return fixed positions (N, width) in MAE's order: sin x, cos x, sin y, cos y.
 
     The width is a multiple of 4.
     """
@@ -53,19 +56,19 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def visible_patches(patches: int, mask_ratio: float) -> int:
-    """How many of them a mask leaves: rounded down as by MAE, but never none."""
+    """Return the number of visible patches: rounded down as in MAE, but at least 1."""
     # 10 * (1 - 0.9) is 0.99999...
     return max(1, int(patches * (1 - mask_ratio) + 1e-6))
 
 
 def mask_order(noise: Tensor, maps: Tensor | None = None, masking: Masking = "random") -> Tensor:
-    """The patches (B, N) of each image in the order in which they stay visible; the rest is masked.
+    """Return the patches (B, N) of each image in masking order: the first ones stay visible.
 
     Args:
         noise: (B, N) uniform in [0, 1); the same noise gives the same masks (and MAE's own).
-        maps: (B, N) in [0, 1], for the other two kinds.
-        masking: "random"; "attention" masks the patches of the highest values first; "inverse"
-            those of the lowest. Between equal values of 8-bit maps the noise decides.
+        maps: (B, N) in [0, 1]; required unless masking is "random".
+        masking: "random"; "attention" masks the patches with the highest values, "inverse" those
+            with the lowest. Noise orders equal values of 8-bit maps.
     """
     if masking == "random":
         return noise.argsort(1)
@@ -74,7 +77,6 @@ def mask_order(noise: Tensor, maps: Tensor | None = None, masking: Masking = "ra
     return (sign * maps + noise / 256).argsort(1)
 
 
-def embedded(patches: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """A patch embedding's convolution (kernel (C, 3, p, q)) on patches (B, K, p * q * 3) that were
-    cut out before: (B, K, C)."""
+def embed_patches(patches: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a patch embedding's kernel (C, 3, p, q) to patches (B, K, p * q * 3): (B, K, C)."""
     return F.linear(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias)

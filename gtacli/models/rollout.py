@@ -1,14 +1,15 @@
-"""Attention rollout (Abnar and Zuidema, arXiv 2005.00928): what reaches the CLS token from each
-patch through all blocks up to one.
+"""Attention rollout (Abnar and Zuidema, arXiv 2005.00928).
 
-    A'_l = (A_l + I) / 2,   rollout_L = A'_L A'_{L-1} ... A'_0,   the CLS row of it,
+The contribution of each patch to the CLS token through all blocks up to block L is the CLS row of
 
-A_l the attention of block l, its heads reduced to one (the mean as published, or the maximum, whose
-rows are brought back to a sum of 1). The CLS row is a row vector times those matrices, so it is
-taken from the left: no product of two T x T matrices, and of each block's attention only a few rows
-at a time. The vectors of all wanted blocks go down together.
+    rollout_L = A'_L A'_{L-1} ... A'_0,   A'_l = (A_l + I) / 2,
 
-Shapes: B images, H heads, T tokens, L wanted blocks.
+with A_l the attention of block l, its heads reduced to one (the mean as published, or the maximum
+with rows rescaled to sum 1). The row vector is multiplied by the matrices from the left: no product
+of two T x T matrices is needed, and only a few rows of each block's attention exist at a time. The
+vectors of all requested blocks are multiplied together.
+
+Shapes: B images, H heads, T tokens, L requested blocks.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.models import timm_blocks
-from gtacli.models.heads import row_logits
+from gtacli.models.qkv import row_logits
 from gtacli.models.tap import Request, Tap, TappedViT, absolute_layers, require_cls
 
 CHUNK = 1 << 25
-"""Entries of attention (heads x rows x tokens) of an image that exist at a time: 128 MB."""
+"""Largest number of attention entries (heads x rows x tokens) in memory: 128 MB."""
 
 
 @torch.no_grad()
@@ -34,26 +35,26 @@ def rollout(
     layers: Sequence[int] | str = (-1,),
     heads: Literal["mean", "max"] = "mean",
 ) -> Tensor:
-    """Attention rolled out from the first block to each of `layers`.
+    """Compute the attention rollout from the first block to each of `layers`.
 
     Args:
         model: a timm ViT with a CLS token.
-        images: (B, 3, h, w), already normalised.
+        images: (B, 3, h, w), already normalized.
         layers: block numbers such as (-1,), or "all" or "last".
-        heads: how each block's heads are reduced.
+        heads: reduction of each block's heads.
 
-    Returns: (B, L, gh, gw) fp32, the blocks in ascending order: shares of the CLS row that fall on
-    the patches (they sum to at most 1; the rest lies on prefix tokens).
+    Returns: (B, L, gh, gw) fp32, blocks in ascending order: the patch columns of the CLS row, which
+    sum to at most 1 (the rest is on prefix tokens).
 
-    Raises UsageError for a model that cannot be tapped, a block that it does not have, or a model
-    without a CLS token.
+    Raises UsageError (option "model") for an unsupported model or one without a CLS token, and for
+    a block that it does not have.
     """
     timm_blocks.check(model)
-    require_cls(model, "rollout", "no query's row can be rolled out")
+    require_cls(model, "model", "choose another kind of map")
     wanted = absolute_layers(layers, len(cast(nn.ModuleList, model.blocks)))
     below = tuple(range(wanted[-1] + 1))
     tapped = TappedViT(model, Request(below, rows="all", output=False))
-    taps = tapped.read(tapped(images), images.shape).taps
+    taps = tapped.unpack(tapped(images), images.shape).taps
     cls = images.new_zeros((len(images), 1, taps[0].q_k[1].shape[2]), dtype=torch.float32)
     cls[..., 0] = 1
     rows = cls[:, :0]
@@ -66,11 +67,11 @@ def rollout(
 
 
 def _through(rows_BLT: Tensor, tap: Tap, heads: str) -> Tensor:
-    """rows (B, L, T) times the block's attention (B, T, T)."""
+    """Multiply rows (B, L, T) by the block's attention (B, T, T)."""
     q, k = tap.q_k
     step = max(1, CHUNK // (q.shape[1] * q.shape[2]))
     out = torch.zeros_like(rows_BLT)
-    for b in range(len(q)):  # one image at a time: so the memory does not grow with the batch
+    for b in range(len(q)):  # one at a time, so that the memory does not grow with the batch
         for start in range(0, q.shape[2], step):
             part = slice(start, start + step)
             attention = row_logits(q[b : b + 1, :, part], k[b : b + 1], tap.scale).softmax(-1)

@@ -1,8 +1,8 @@
-"""From a model spec to an architecture's name and its weights.
+"""Resolve a model spec to an architecture and its weights.
 
 A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name wins
-over a folder of the same name in the working directory; `./demo` means the folder.
+`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name takes
+precedence over a folder of the same name in the working directory; `./demo` means the folder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, errors_about
 from gtacli.models import timm_blocks
-from gtacli.models.layouts import recognise
+from gtacli.models.layouts import find_layout
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
 from gtacli.runtime.run_files import WEIGHTS_FILE
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """An architecture's weights before they are put into a model.
+    """An architecture's weights before they are loaded into a model.
 
     Attributes:
-        architecture: timm's name of it.
-        tensors: in timm's layout; None: stay random.
-        metadata: what the file says of itself (mean, std, classes, ...; see `runs.metadata`).
-        where: how to name the file in messages.
-        kwargs: what `timm.create_model` needs beside the name.
-        layout, dropped: as the file had it (see LoadReport).
+        architecture: timm's name.
+        tensors: in timm's layout; None for random weights.
+        metadata: header of the file (mean, std, classes, ...; see `metadata`).
+        where: name of the file in messages.
+        kwargs: arguments of `timm.create_model` beside the name.
+        layout, dropped: see `LoadReport`.
     """
 
     architecture: str
@@ -55,30 +55,35 @@ class Weights:
 
 
 class ModelProvider(ABC):
-    """Base of the entries of `gta.models`: weights under a name."""
+    """Named weights: the base class of entries of the group `gta.models`.
+
+    Attributes:
+        help: one line for the list of models.
+        pretrained: False if the weights are random.
+    """
 
     help: ClassVar[str] = ""
     pretrained: ClassVar[bool] = True
-    """False where the weights stay random."""
 
     @abstractmethod
     def weights(self) -> Weights:
-        """The architecture and its tensors."""
+        """Return the architecture and its tensors."""
 
 
+@errors_about("model")
 def resolve(spec: str) -> Weights:
-    """The architecture and the weights that a model spec names.
+    """Return the architecture and the weights that a model spec names.
 
     Raises GtaError for an unknown name and for weights that cannot be read.
     """
-    hub = spec.startswith(("hf-hub:", "local-dir:"))  # whose @ is a revision
+    hub = spec.startswith(("hf-hub:", "local-dir:"))  # here @ precedes a revision
     arch, at, file = spec.partition("@")
     if at and not hub and not Path(spec).exists():
         if file == "none":
             return Weights(arch, None, {}, spec)
         tensors, metadata = read_weights(Path(file).expanduser())
         if "architecture" not in metadata:
-            return _published(arch, tensors, metadata, file)
+            return _without_header(arch, tensors, metadata, file)
         same = metadata.get("architecture", "").split(".")[0] == arch.split(".")[0]
         kwargs = json.loads(metadata.get("kwargs", "{}")) if same else {}
         return Weights(arch, tensors, metadata, file, kwargs)
@@ -90,41 +95,40 @@ def resolve(spec: str) -> Weights:
     if path.is_dir():
         return _run_folder(path)
     if path.is_file():
-        raise GtaError(f"model: {spec} is a weights file; say its architecture: ARCH@{spec}")
+        raise GtaError(f"{spec} is a weights file; name its architecture: ARCH@{spec}")
     if "/" in spec or "\\" in spec:
-        raise GtaError(f"model: no folder {spec}")
+        raise GtaError(f"no folder {spec}")
     known = [*MODELS.names(), *timm.list_models()]
     close = get_close_matches(spec.split(".")[0], known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "`gta models list` shows the names"
-    raise GtaError(f"model: unknown name {spec!r}; {hint}")
+    raise GtaError(f"unknown name {spec!r}; {hint}")
 
 
-def architecture_of(spec: str) -> Weights:
-    """The architecture that a model spec names, without its weights.
+@errors_about("model")
+def resolve_architecture(spec: str) -> Weights:
+    """Return the architecture that a model spec names, without its weights.
 
     Raises GtaError for an unknown name.
     """
     if timm.is_model(spec.split(".")[0]) and not Path(spec).is_dir():
-        return Weights(spec, None, {}, spec)  # its weights need not even be there
+        return Weights(spec, None, {}, spec)  # pretrained weights need not exist
     return replace(resolve(spec), tensors=None)
 
 
-def started_from(named: Weights, init: str) -> Weights:
-    """Other weights for the architecture that a spec has named.
+@errors_about("init", model="init")
+def replace_weights(named: Weights, init: str) -> Weights:
+    """Return the weights that `init` names for the architecture that a spec has named.
 
     Args:
-        named: what the spec resolved to. What it needs beside its name stays, if it has weights.
-        init: a spec, or a weights file alone. How images are prepared comes from here.
+        named: the resolved spec. Its `kwargs` stay if it has weights.
+        init: a spec, or the path of a weights file. It determines the preprocessing.
 
-    Raises GtaError where there are no weights.
+    Raises GtaError (option "init") if `init` has no weights.
     """
     alone = Path(init).expanduser().is_file()
-    try:
-        start = resolve(f"{named.architecture}@{init}" if alone else init)
-    except GtaError as e:
-        raise GtaError(f"--init: {str(e).removeprefix('model: ')}") from e
+    start = resolve(f"{named.architecture}@{init}" if alone else init)
     if start.tensors is None:
-        raise GtaError(f"--init: {init} has no weights to start from")
+        raise GtaError(f"{init} has no weights to start from")
     same = start.architecture.split(".")[0] == named.architecture.split(".")[0]
     if same and named.tensors is None:
         return start
@@ -138,12 +142,12 @@ def started_from(named: Weights, init: str) -> Weights:
     )
 
 
-def _published(
+def _without_header(
     arch: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: str
 ) -> Weights:
-    """Weights from elsewhere, in timm's layout or one that can be converted to it."""
+    """Return weights of another program, converted to timm's layout if that is known."""
     part = metadata.get("part", "")
-    layout = recognise(tensors, part)
+    layout = find_layout(tensors, part)
     where = f"{file} ({part})" if part in ("teacher", "student") else file
     if layout is None:
         _check_statistics(arch, metadata, file)
@@ -161,7 +165,7 @@ def _published(
 
 
 def _check_statistics(arch: str, metadata: Mapping[str, str], file: str) -> None:
-    """Warn where neither the file nor the architecture's name says how images are normalised."""
+    """Warn if neither the file nor the architecture's tag determines the normalization."""
     name, _, tag = arch.partition(".")
     if tag or "mean" in metadata or "input_mean" in metadata:
         return
@@ -171,8 +175,8 @@ def _check_statistics(arch: str, metadata: Mapping[str, str], file: str) -> None
         own = timm.get_pretrained_cfg(name).mean
         other = next(t for t in tags if means[t] != own)
         log.warning(
-            "%s does not say how its images were normalised; mean %s is assumed. Weights for %s "
-            "exist with others: name theirs, such as %s@%s (mean %s)",
+            "%s does not name the normalization of its images; mean %s is assumed. Other weights "
+            "of %s use another one: name their tag if it applies, such as %s@%s (mean %s)",
             *(file, _short(own), name, other, file, _short(means[other])),
         )
 
@@ -182,7 +186,7 @@ def _short(mean: tuple[float, ...]) -> str:
 
 
 def _pretrained(spec: str) -> Weights:
-    """timm's own weights, at their native size; the network is asked at most here."""
+    """Return timm's own weights at their native size, downloaded if necessary."""
     name = spec.split(".")[0]
     where, _, place = spec.partition(":")
     if not place:
@@ -193,11 +197,11 @@ def _pretrained(spec: str) -> Weights:
         if place:  # a hub folder names its architecture and arguments in its config.json
             read = load_model_config_from_hf if where == "hf-hub" else load_model_config_from_path
             _, name, own = read(place)
-    except Exception as e:  # timm, the hub and the network fail in many ways; all mean the same
+    except Exception as e:  # timm and the hub raise many types
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise GtaError(
-            f"model: the weights of {spec} could not be loaded ({reason[:200]}). "
-            f"Offline? {name}@FILE takes them from a file, {name}@none starts at random"
+            f"the weights of {spec} could not be loaded ({reason[:200]}). "
+            f"Offline? {name}@FILE reads them from a file, {name}@none has random weights"
         ) from e
     timm_blocks.check(native)
     if not place:
@@ -210,17 +214,17 @@ def _check_tag(spec: str, name: str) -> None:
     tag = spec.partition(".")[2]
     known = [m.partition(".")[2] for m in timm.list_pretrained(name + ".*")]
     if not tag and not known:
-        raise GtaError(f"model: {name} has no pre-trained weights; {name}@none starts at random")
+        raise GtaError(f"{name} has no pre-trained weights; {name}@none has random ones")
     if tag and tag not in known:
-        raise GtaError(f"model: {name} has no weights {tag!r}; known: {', '.join(known) or 'none'}")
+        raise GtaError(f"{name} has no weights {tag!r}; known: {', '.join(known) or 'none'}")
 
 
 def _run_folder(path: Path) -> Weights:
     file = path / WEIGHTS_FILE
     if not file.is_file():
-        raise GtaError(f"model: {path} is no run folder (it has no {WEIGHTS_FILE})")
+        raise GtaError(f"{path} is not a run folder (it has no {WEIGHTS_FILE})")
     tensors, metadata = read_weights(file)
     if "architecture" not in metadata:
-        raise GtaError(f"model: {file} does not name its architecture; use ARCH@{file}")
+        raise GtaError(f"{file} does not name its architecture; use ARCH@{file}")
     kwargs = json.loads(metadata.get("kwargs", "{}"))
     return Weights(metadata["architecture"], tensors, metadata, str(file), kwargs)

@@ -1,9 +1,9 @@
 """The attention tap: queries and keys of a ViT's blocks as values beside its output.
 
-timm's fused attention computes no attention matrix, so there is nothing a hook could catch; hooks
-also vanish silently under `torch.compile`. Here the forward pass of the model is walked block by
-block with the model's own modules; a tapped block hands out its q and k and still runs the fused
-kernel on them. Only the rows that are asked for ever become logits.
+timm's fused attention computes no attention matrix, so a hook cannot extract it; hooks also stop
+working silently under `torch.compile`. Here the model's own modules run block by block; a tapped
+block returns its q and k and still runs the fused kernel on them. Logits are computed for the
+requested rows only.
 
 Shapes: B images, H heads, P prefix tokens (CLS and registers), N patches, R query rows,
 D width of a head, C width of the embedding.
@@ -19,33 +19,33 @@ from torch import Tensor, nn
 
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
-from gtacli.models.heads import row_logits
+from gtacli.models.qkv import row_logits
 
-Rows = Literal["cls", "all"]
+QueryRows = Literal["cls", "all"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a forward pass is asked to hand out. Block numbers are absolute.
+    """The values that a forward pass returns. Block numbers are absolute.
 
     Attributes:
-        layers: blocks whose queries and keys are wanted.
-        rows: query rows that are wanted of them: the CLS token's or every token's.
-        msa: blocks whose attention sub-layer's output (B, P+N, C) is wanted.
-        hidden: blocks whose output tokens (B, P+N, C) are wanted.
-        features: the pooled features (B, C) that enter the classifier are wanted.
-        output: run to the classifier. False ends the pass at the last wanted value.
+        layers: blocks whose queries and keys are returned.
+        rows: their query rows: the CLS token's or every token's.
+        msa: blocks whose attention sub-layer's output (B, P+N, C) is returned.
+        hidden: blocks whose output tokens (B, P+N, C) are returned.
+        features: whether to return the pooled features (B, C) that enter the classifier.
+        output: whether to run to the classifier; else the pass ends at the last requested value.
     """
 
     layers: tuple[int, ...] = ()
-    rows: Rows = "cls"
+    rows: QueryRows = "cls"
     msa: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     features: bool = False
     output: bool = True
 
     def __or__(self, other: Request) -> Request:
-        """The least request that serves both."""
+        """Return the smallest request that includes both."""
         return Request(
             layers=_union(self.layers, other.layers),
             rows="all" if any(r.layers and r.rows == "all" for r in (self, other)) else "cls",
@@ -62,10 +62,10 @@ def _union(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tap:
-    """Attention of one block: the CLS token's row of logits, or the queries and keys of all rows.
+    """The attention of one block: logits of the CLS row, or queries and keys of all tokens.
 
-    A row is computed on the way and its keys let go: they are views of the whole projection, which
-    would stay in memory for every block.
+    For the CLS row the keys are not kept: they are views of the full projection, which would stay
+    in memory for every block.
 
     Attributes:
         layer: absolute block number.
@@ -86,37 +86,40 @@ class Tap:
 
     @property
     def logits(self) -> Tensor:
-        """(B, H, R, P+N) in fp32: q k^T scaled, before the softmax; R = 1 or P+N."""
+        """Return (B, H, R, P+N) in fp32: scaled q k^T before the softmax; R = 1 or P+N."""
         return row_logits(*self.q_k, self.scale) if self.row is None else self.row
 
     @property
     def q_k(self) -> tuple[Tensor, Tensor]:
-        """Queries and keys; for rows "all" only."""
-        assert self.q is not None, "the pass was asked for the CLS row alone"
+        """Return queries and keys; for rows "all" only."""
+        assert self.q is not None, "only the CLS row was requested"
         assert self.k is not None
         return self.q, self.k
 
     def maps(self) -> Tensor:
-        """(B, H, gh, gw): softmax over the full row, patch columns. Rows "all": (B,H,R,gh,gw)."""
+        """Return (B, H, gh, gw): softmax over the full row, patch columns.
+
+        For rows "all": (B, H, R, gh, gw).
+        """
         attention = self.logits.softmax(-1)[..., self.num_prefix_tokens :].unflatten(-1, self.grid)
         return attention.squeeze(2) if attention.shape[2] == 1 else attention
 
     def patch_keys(self) -> Tensor:
-        """(B, N, H * D): keys of the patches, heads side by side. Rows "all" only."""
+        """Return the patches' keys (B, N, H * D), heads concatenated; for rows "all" only."""
         return self.q_k[1][:, :, self.num_prefix_tokens :].transpose(1, 2).flatten(2)
 
     def cls(self) -> Tap:
-        """The same tap with the CLS token's row alone."""
+        """Return the tap with the CLS row alone."""
         if self.row is not None:
             return self
         q, k = self.q_k
         return replace(self, row=row_logits(q[:, :, :1], k, self.scale), q=None, k=None)
 
 
-class Outputs(NamedTuple):
-    """What a tapped pass returns; parts that were not asked for are None or empty.
+class TapTensors(NamedTuple):
+    """The tensors that a tapped pass returns; those not requested are None or empty.
 
-    A tuple of tensors, so that it passes through `torch.compile` and DDP.
+    A tuple of tensors passes through `torch.compile` and DDP.
     """
 
     logits: Tensor | None
@@ -129,8 +132,8 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One network's view of a batch, by absolute block number.
+class TapOutputs:
+    """One network's outputs for a batch, by absolute block number.
 
     Attributes:
         logits: (B, classes) or None.
@@ -148,10 +151,11 @@ class Reading:
 
 
 class TappedViT(nn.Module):
-    """A timm ViT whose forward pass returns what `request` asks for, as values.
+    """A timm ViT whose forward pass returns the requested values.
 
-    Parameters and state are the wrapped model's own (`.model`). Raises UsageError, naming the
-    layer's class, for a model that it cannot walk.
+    Parameters and state are the wrapped model's own (`.model`).
+
+    Raises UsageError (option "model"), naming the class, for an unsupported model.
     """
 
     def __init__(self, model: nn.Module, request: Request | None = None) -> None:
@@ -168,103 +172,111 @@ class TappedViT(nn.Module):
     def num_prefix_tokens(self) -> int:
         return int(self.model.num_prefix_tokens)
 
-    def forward(self, images: Tensor) -> Outputs:
-        """images (B, 3, h, w), already normalised -> Outputs."""
-        ask = self.request
-        tapped = {*ask.layers, *ask.msa}
-        wanted = tapped | {*ask.hidden}
-        end = self.depth if ask.output or ask.features else max(wanted, default=-1) + 1
-        taps: dict[int, timm_blocks.Heads] = {}
+    def forward(self, images: Tensor) -> TapTensors:
+        """Run the model on normalized images (B, 3, h, w)."""
+        request = self.request
+        tapped = {*request.layers, *request.msa}
+        wanted = tapped | {*request.hidden}
+        end = self.depth if request.output or request.features else max(wanted, default=-1) + 1
+        taps: dict[int, timm_blocks.AttentionTensors] = {}
         hidden: list[Tensor] = []
         x, ropes = timm_blocks.embed(self.model, images)
         for i, block in enumerate(self.model.blocks[:end]):
             rope = ropes[i] if ropes is not None else None
-            if i == end - 1 and wanted and not (ask.output or ask.features or i in ask.hidden):
-                # Nothing follows: of the last block only what was asked for is computed.
-                msa = i in ask.msa
-                taps[i] = self._kept(i, timm_blocks.attention_input(block, x, rope, ask.rows, msa))
+            if (
+                i == end - 1
+                and wanted
+                and not (request.output or request.features or i in request.hidden)
+            ):
+                # Of the last block only the requested values are computed.
+                msa = i in request.msa
+                tensors = timm_blocks.attention_input(block, x, rope, request.rows, msa)
+                taps[i] = self._select(i, tensors)
             elif i in tapped:
                 x, taps[i] = timm_blocks.run_block(self.model, self._tapped_block, i, x, rope)
             else:
                 x = timm_blocks.plain_block(self.model, block, x, rope)
-            if i in ask.hidden:
+            if i in request.hidden:
                 hidden.append(x)
         features = logits = None
-        if ask.output or ask.features:
+        if request.output or request.features:
             x = self.model.norm(x)
-            if ask.features:
+            if request.features:
                 features = self.model.forward_head(x, pre_logits=True)
-            if ask.output:
+            if request.output:
                 logits = timm_blocks.classify(self.model, x, features)
-        every = ask.rows == "all"
-        return Outputs(
+        every = request.rows == "all"
+        return TapTensors(
             logits,
             features,
-            row=() if every else tuple(cast(Tensor, taps[i].row) for i in ask.layers),
-            q=tuple(cast(Tensor, taps[i].q) for i in ask.layers) if every else (),
-            k=tuple(cast(Tensor, taps[i].k) for i in ask.layers) if every else (),
-            msa=tuple(cast(Tensor, taps[i].attended) for i in ask.msa),
+            row=() if every else tuple(cast(Tensor, taps[i].row) for i in request.layers),
+            q=tuple(cast(Tensor, taps[i].q) for i in request.layers) if every else (),
+            k=tuple(cast(Tensor, taps[i].k) for i in request.layers) if every else (),
+            msa=tuple(cast(Tensor, taps[i].attended) for i in request.msa),
             hidden=tuple(hidden),
         )
 
     def _tapped_block(
         self, layer: int, x: Tensor, rope: Tensor | None
-    ) -> tuple[Tensor, timm_blocks.Heads]:
-        """A block's output and what stays of its heads."""
+    ) -> tuple[Tensor, timm_blocks.AttentionTensors]:
+        """Run a block; return its output and its requested tensors."""
         rows = self.request.rows if layer in self.request.layers else None
-        x, heads = timm_blocks.tapped_block(self.model.blocks[layer], x, rope, rows)
-        return x, self._kept(layer, heads)
+        x, tensors = timm_blocks.tapped_block(self.model.blocks[layer], x, rope, rows)
+        return x, self._select(layer, tensors)
 
-    def _kept(self, layer: int, heads: timm_blocks.Heads) -> timm_blocks.Heads:
-        """What stays of a block's heads while the later blocks run."""
-        ask, row, attended = self.request, heads.row, heads.attended
-        if layer not in ask.layers:
-            return timm_blocks.Heads(attended=attended)
-        if ask.rows == "all":
-            return heads._replace(v=None, row=None)
+    def _select(
+        self, layer: int, tensors: timm_blocks.AttentionTensors
+    ) -> timm_blocks.AttentionTensors:
+        """Return the requested tensors of a block; the others must not stay in memory."""
+        row, attended = tensors.row, tensors.attended
+        if layer not in self.request.layers:
+            return timm_blocks.AttentionTensors(attended=attended)
+        if self.request.rows == "all":
+            return tensors._replace(v=None, row=None)
         if row is None:
             scale = float(self.model.blocks[layer].attn.scale)
-            row = row_logits(cast(Tensor, heads.q)[:, :, :1], cast(Tensor, heads.k), scale)
-        return timm_blocks.Heads(row=row, attended=attended)
+            row = row_logits(cast(Tensor, tensors.q)[:, :, :1], cast(Tensor, tensors.k), scale)
+        return timm_blocks.AttentionTensors(row=row, attended=attended)
 
-    def read(self, outputs: Outputs, image_size: Sequence[int]) -> Reading:
-        """`outputs` of `forward` by block number, ready for use.
+    def unpack(self, tensors: TapTensors, image_size: Sequence[int]) -> TapOutputs:
+        """Return the tensors of `forward` by block number.
 
         Args:
-            outputs: what `forward` returned.
-            image_size: shape of the images it saw, ending in (h, w); the grid follows from it.
+            tensors: the return value of `forward`.
+            image_size: shape of its images, ending in (h, w); it determines the grid.
         """
         grid = timm_blocks.grid(self.model, (image_size[-2], image_size[-1]))
         blocks = self.model.blocks
-        ask = self.request
-        return Reading(
-            outputs.logits,
-            outputs.features,
+        request = self.request
+        return TapOutputs(
+            tensors.logits,
+            tensors.features,
             {
                 layer: Tap(
                     layer,
                     grid,
                     self.num_prefix_tokens,
                     float(blocks[layer].attn.scale),
-                    *(part[i] if part else None for part in (outputs.row, outputs.q, outputs.k)),
+                    *(part[i] if part else None for part in (tensors.row, tensors.q, tensors.k)),
                 )
-                for i, layer in enumerate(ask.layers)
+                for i, layer in enumerate(request.layers)
             },
-            dict(zip(ask.msa, outputs.msa, strict=True)),
-            dict(zip(ask.hidden, outputs.hidden, strict=True)),
+            dict(zip(request.msa, tensors.msa, strict=True)),
+            dict(zip(request.hidden, tensors.hidden, strict=True)),
         )
 
 
 def require_cls(
-    model: nn.Module, option: str = "rows", hint: str = "use rows=all (--rows all)"
+    model: nn.Module, option: str | None = "rows", hint: str = "use `rows=all`"
 ) -> None:
-    """Raise UsageError, with the option to change, for a model without a CLS token."""
+    """Raise UsageError about `option` for a model without a CLS token; `hint` says what to do."""
     if getattr(model, "cls_token", None) is None:
-        raise UsageError(f"{option}: this model has no CLS token, so it has no CLS row; {hint}")
+        text = f"this model has no CLS token, so it has no CLS row; {hint}"
+        raise UsageError(text, option=option)
 
 
 def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:
-    """Block numbers `all`, `last` or such as (-1, -2) as sorted absolute numbers.
+    """Return sorted absolute block numbers for "all", "last" or numbers such as (-1, -2).
 
     Raises UsageError when the model has no such block.
     """
@@ -284,26 +296,26 @@ def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:
 
 
 def attention(
-    model: nn.Module, images: Tensor, layers: Sequence[int] | str = (-1,), rows: Rows = "cls"
+    model: nn.Module, images: Tensor, layers: Sequence[int] | str = (-1,), rows: QueryRows = "cls"
 ) -> list[Tap]:
-    """Attention of a ViT on images, with the fused kernel left on.
+    """Extract the attention of a ViT on images; its fused kernel stays on.
 
     Args:
-        model: a timm ViT (`gtacli.load_model(...).model`), used as it is (train or eval mode).
-        images: (B, 3, h, w), already normalised.
+        model: a timm ViT (`gtacli.load_model(...).model`); its mode (train, eval) stays.
+        images: (B, 3, h, w), already normalized.
         layers: block numbers such as (-1,), or "all" or "last".
         rows: "cls" for the CLS token's query alone, "all" for every token's.
 
     Returns:
-        One Tap a block, in ascending order of the blocks; gradients flow unless switched off.
+        One Tap per block, in ascending order of the blocks; gradients flow unless disabled.
 
     Raises:
-        UsageError: for a model without the needed structure (named), a block that it does not
-            have, or rows="cls" on a model without a CLS token.
+        UsageError: for an unsupported model (the message names the class), a block that it does
+            not have, or rows="cls" on a model without a CLS token.
     """
     timm_blocks.check(model)
     if rows == "cls":
         require_cls(model)
     depth = len(cast(nn.ModuleList, model.blocks))
     tapped = TappedViT(model, Request(absolute_layers(layers, depth), rows, output=False))
-    return list(tapped.read(tapped(images), images.shape).taps.values())
+    return list(tapped.unpack(tapped(images), images.shape).taps.values())

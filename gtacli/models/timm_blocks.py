@@ -1,8 +1,8 @@
-"""Walks timm's ViTs module by module: the one file that knows how their forward passes are made.
+"""Run timm's ViTs module by module; no other file depends on how their forward passes work.
 
-Each function is the model's own code, in the same order and on its own modules, split where q and
-k exist. The families are listed by exact class, because a subclass may compute something else;
-what is not listed is refused by name.
+Each function repeats the model's own code, in the same order and on its own modules, split where
+q and k exist. The supported classes are listed exactly, because a subclass may compute something
+else; any other class is rejected with an error that names it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gtacli.errors import UsageError
+from gtacli.errors import UsageError, errors_about
 from gtacli.models import positions
-from gtacli.models.heads import qkv_views, split_heads
-from gtacli.models.patches import embedded
+from gtacli.models.patches import embed_patches
+from gtacli.models.qkv import qkv_views, split_heads
 
 R = TypeVar("R")
 
@@ -32,7 +32,7 @@ _ATTENTION = (Attention, AttentionRope, EvaAttention)
 
 
 def check(model: nn.Module) -> None:
-    """Raise UsageError, naming the class, unless every block of the model can be tapped."""
+    """Raise UsageError (option "model") unless every block of the model can be tapped."""
     families: tuple[Any, ...] = (VisionTransformer, Eva)
     family = next((c for c in families if isinstance(model, c)), None)
     same_walk = family is not None and (
@@ -41,24 +41,27 @@ def check(model: nn.Module) -> None:
     )
     if not same_walk:
         raise UsageError(
-            f"model: {type(model).__name__} is not a ViT whose attention can be read; "
-            "timm's VisionTransformer, VisionTransformerDistilled and Eva are "
-            "(`gta models list` shows their names)"
+            f"{type(model).__name__} is not a ViT whose attention can be extracted; timm's "
+            "VisionTransformer, VisionTransformerDistilled and Eva are supported "
+            "(`gta models list` shows their names)",
+            option="model",
         )
     for i, block in enumerate(cast(Any, model).blocks):
         kind, inner = type(block), type(getattr(block, "attn", None))
         if kind not in _PRE_NORM + _POST_NORM or inner not in _ATTENTION:
             name = kind.__name__ if kind not in _PRE_NORM + _POST_NORM else inner.__name__
-            raise UsageError(f"model: the attention of {name} (block {i}) cannot be read")
+            raise UsageError(
+                f"attention cannot be extracted from {name} (block {i})", option="model"
+            )
 
 
 def grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(gh, gw) of the patches for images of (h, w)."""
+    """Return the patch grid (gh, gw) for images of size (h, w)."""
     return tuple(cast(Any, model).patch_embed.dynamic_feat_size(image_size))
 
 
 def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
-    """Tokens (B, P+N, C) before the first block, and the rotary embedding of each block if any."""
+    """Return the tokens (B, P+N, C) before the first block, and each block's rotary embedding."""
     m = cast(Any, model)
     x = m.patch_embed(images)
     if isinstance(model, Eva):
@@ -66,47 +69,47 @@ def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
         x = m.norm_pre(x)
         if rope is None:
             return x, None
-        # "mixed" rotary embeddings differ from block to block, the others are one for all.
+        # "mixed" rotary embeddings differ between blocks; the others are the same for all.
         return x, rope if getattr(m, "rope_mixed", False) else [rope] * len(m.blocks)
     return m.norm_pre(m.patch_drop(positions.add(model, x))), None
 
 
 def check_masked(model: nn.Module) -> None:
-    """Raise UsageError, naming what is in the way, unless the model can see some patches alone."""
+    """Raise UsageError (option "model") unless the model can process a subset of the patches."""
     check(model)
     m = cast(Any, model)
-    if type(m.patch_embed) is not PatchEmbed:
-        name = type(m.patch_embed).__name__
-        raise UsageError(f"model: {name} mixes its patches; a masked encoder needs them apart")
-    if m.pos_embed is None and getattr(m, "rope", None) is None:
-        raise UsageError("model: it has no positions, so it could not tell what is masked")
-    if m.pos_drop.p or getattr(m.patch_drop, "prob", 0):
-        raise UsageError(
-            "model: pos_drop and patch_drop have no place beside masking; leave them 0"
-        )
+    with errors_about("model"):
+        if type(m.patch_embed) is not PatchEmbed:
+            name = type(m.patch_embed).__name__
+            raise UsageError(f"{name} mixes patches; a masked encoder needs separate patches")
+        if m.pos_embed is None and getattr(m, "rope", None) is None:
+            raise UsageError("a model without position embeddings cannot be trained with masks")
+        if m.pos_drop.p or getattr(m.patch_drop, "prob", 0):
+            raise UsageError("pos_drop and patch_drop cannot be combined with masks; set them to 0")
 
 
 def embed_visible(
     model: nn.Module, patches: Tensor, keep: Tensor, grid: tuple[int, int]
 ) -> tuple[Tensor, Any]:
-    """`embed` for some patches of each image.
+    """Return the tokens before the first block for a subset of each image's patches; see `embed`.
 
     Args:
-        model: one that `check_masked` lets pass.
-        patches: (B, K, p * q * 3) pixels of the visible patches, as `patchify` writes them.
-        keep: (B, K) their places in the grid.
-        grid: (gh, gw) of the whole images.
+        model: a model that `check_masked` accepts.
+        patches: (B, K, p * q * 3) pixels of the visible patches, in the order of `patchify`.
+        keep: (B, K) their indices in the grid.
+        grid: (gh, gw) of the full images.
 
     Returns:
-        Tokens (B, P+K, C) before the first block, and the rotary embedding of each block if any,
-        (B, 1 or H, K, D) each.
+        Tokens (B, P+K, C), and each block's rotary embedding (B, 1 or H, K, D) or None.
     """
     m = cast(Any, model)
-    x = m.patch_embed.norm(embedded(patches, m.patch_embed.proj.weight, m.patch_embed.proj.bias))
-    # The model's own code, on one image of nothing: what it adds to patches and puts before them.
+    x = m.patch_embed.norm(
+        embed_patches(patches, m.patch_embed.proj.weight, m.patch_embed.proj.bias)
+    )
+    # The model's own code on one image of zeros gives the position embeddings and prefix tokens.
     width, n = x.shape[-1], grid[0] * grid[1]
-    nothing = x.new_zeros((1, *grid, width) if m.dynamic_img_size else (1, n, width))
-    added = m._pos_embed(nothing)
+    zeros = x.new_zeros((1, *grid, width) if m.dynamic_img_size else (1, n, width))
+    added = m._pos_embed(zeros)
     added, rope = added if isinstance(model, Eva) else (added, None)
     prefix, positions = added.split((added.shape[1] - n, n), dim=1)
     x = x + F.embedding(keep, positions[0])
@@ -114,36 +117,36 @@ def embed_visible(
     if rope is None:
         return x, None
 
-    def seen(rope: Tensor) -> Tensor:
-        """(N, D) or (H, N, D) -> (B, 1 or H, K, D)."""
-        kept = rope[..., keep, :].movedim(-3, 0)
-        return kept.unsqueeze(1) if kept.ndim == 3 else kept
+    def select(rope: Tensor) -> Tensor:
+        """Select the visible patches: (N, D) or (H, N, D) -> (B, 1 or H, K, D)."""
+        visible = rope[..., keep, :].movedim(-3, 0)
+        return visible.unsqueeze(1) if visible.ndim == 3 else visible
 
     if getattr(m, "rope_mixed", False):
-        return x, [seen(r) for r in rope]
-    return x, [seen(rope)] * len(m.blocks)
+        return x, [select(r) for r in rope]
+    return x, [select(rope)] * len(m.blocks)
 
 
 def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
-    """An untapped block, exactly as the model would run it."""
+    """Run a block exactly as the model does."""
     kwargs = {} if rope is None else {"rope": rope}
     return cast(Tensor, run_block(model, block, x, **kwargs))
 
 
 def run_block(model: nn.Module, block: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """`block(...)`, keeping none of its activations if the model is set to checkpoint them."""
+    """Call `block(...)`, with activation checkpointing if the model is set to it."""
     if cast(Any, model).grad_checkpointing and torch.is_grad_enabled():
         return cast(R, checkpoint(block, *args, **kwargs))
     return block(*args, **kwargs)
 
 
-class Heads(NamedTuple):
-    """What one attention layer hands out; parts that do not exist or were not asked for are None.
+class AttentionTensors(NamedTuple):
+    """The tensors of one attention layer; those that do not exist or were not requested are None.
 
     Attributes:
         q: (B, H, R, D) queries, of all tokens or of the CLS token alone.
         k, v: (B, H, P+N, D).
-        row: (B, H, 1, P+N) logits of the CLS row in fp32, where they came cheaply on the way.
+        row: (B, H, 1, P+N) logits of the CLS row in fp32, if they cost nothing extra.
         attended: (B, P+N, C) output of the attention sub-layer.
     """
 
@@ -156,36 +159,38 @@ class Heads(NamedTuple):
 
 def tapped_block(
     block: Any, x: Tensor, rope: Tensor | None, rows: str | None
-) -> tuple[Tensor, Heads]:
-    """A block's output, and what its attention layer hands out (`rows`: of q; None: no q, k)."""
+) -> tuple[Tensor, AttentionTensors]:
+    """Run a block; return its output and its attention tensors (`rows` "cls": with the CLS row)."""
     pre_norm = isinstance(block, _PRE_NORM)
     h = block.norm1(x) if pre_norm else x
-    heads = project(block.attn, h, rope, row=rows == "cls")
-    attended = attend(block.attn, h, heads)
-    heads = heads._replace(attended=attended)
+    tensors = project(block.attn, h, rope, row=rows == "cls")
+    attended = attend(block.attn, h, tensors)
+    tensors = tensors._replace(attended=attended)
     if not pre_norm:
         x = x + block.drop_path1(block.norm1(attended))
-        return x + block.drop_path2(block.norm2(block.mlp(x))), heads
-    return _finish(block, x, attended), heads
+        return x + block.drop_path2(block.norm2(block.mlp(x))), tensors
+    return _finish(block, x, attended), tensors
 
 
 def block_after_norm(block: Any, x: Tensor, h: Tensor, rope: Tensor | None) -> Tensor:
-    """Output of a block on x (B, P+N, C) with h in the place of its norm1(x).
+    """Return the output of a block on x (B, P+N, C) with h in place of its norm1(x).
 
-    Raises UsageError for blocks that normalise after their layers.
+    Raises UsageError (option "model") for post-norm blocks.
     """
     if not isinstance(block, _PRE_NORM):
-        raise UsageError(f"model: {type(block).__name__} has no normalised input to look at")
+        raise UsageError(f"{type(block).__name__} has no normalized input", option="model")
     return _finish(block, x, attend(block.attn, h, project(block.attn, h, rope)))
 
 
 def block_rows(block: Any, x: Tensor, start: int) -> Tensor:
-    """Output (B, T-start, C) of a pre-norm block on x (B, T, C) for the tokens from `start` on;
-    they still attend to all."""
+    """Return the output (B, T-start, C) of a pre-norm block on x (B, T, C) from token `start` on.
+
+    These tokens still attend to all tokens.
+    """
     h = block.norm1(x)
-    heads = project(block.attn, h, None)
-    assert heads.q is not None
-    rows = heads._replace(q=heads.q[:, :, start:])
+    tensors = project(block.attn, h, None)
+    assert tensors.q is not None
+    rows = tensors._replace(q=tensors.q[:, :, start:])
     return _finish(block, x[:, start:], attend(block.attn, h[:, start:], rows))
 
 
@@ -194,16 +199,18 @@ def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     return x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x))))
 
 
-def attention_input(block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool) -> Heads:
-    """q and k of a block whose output nobody wants: no values, no MLP, only the asked queries.
+def attention_input(
+    block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool
+) -> AttentionTensors:
+    """Return q and k of a block whose output is not needed, without values or MLP.
 
-    With `msa` the attention sub-layer runs too.
+    With `msa` the attention sub-layer runs, too.
     """
     h = block.norm1(x) if isinstance(block, _PRE_NORM) else x
     if not msa:
         return project_rows(block.attn, h, rope, rows)
-    heads = project(block.attn, h, rope)
-    return heads._replace(attended=attend(block.attn, h, heads))
+    tensors = project(block.attn, h, rope)
+    return tensors._replace(attended=attend(block.attn, h, tensors))
 
 
 def _layer_scale(block: Any, which: int, x: Tensor) -> Tensor:
@@ -214,7 +221,7 @@ def _layer_scale(block: Any, which: int, x: Tensor) -> Tensor:
 
 
 def _qkv_bias(attn: Any) -> Tensor | None:
-    """Bias of the joint projection; EVA keeps q's and v's apart and has none for k."""
+    """Return the bias of the joint projection; EVA has separate ones for q and v, none for k."""
     if getattr(attn, "q_bias", None) is not None:
         return torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     return cast("Tensor | None", attn.qkv.bias)
@@ -224,7 +231,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _normalise_and_rotate(
+def _normalize_and_rotate(
     attn: Any, q: Tensor, k: Tensor, dtype: torch.dtype, rope: Tensor | None, cls_only: bool = False
 ) -> tuple[Tensor, Tensor]:
     q, k = attn.q_norm(q), attn.k_norm(k)
@@ -239,30 +246,30 @@ def _normalise_and_rotate(
     return q, k
 
 
-def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> Heads:
-    """q, k, v of an attention layer, normalised and rotated as it does; `row`: the CLS row too."""
+def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> AttentionTensors:
+    """Return q, k, v of an attention layer after its norm and rotation; `row`: also the CLS row."""
     if attn.qkv is not None:
         apart = getattr(attn, "q_bias", None) is not None
         qkv = F.linear(h, attn.qkv.weight, _qkv_bias(attn)) if apart else attn.qkv(h)
         bare = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
         if row and bare and rope is None and qkv.requires_grad:
-            return Heads(*split_heads(qkv, attn.num_heads, attn.scale))
+            return AttentionTensors(*split_heads(qkv, attn.num_heads, attn.scale))
         q, k, v = qkv_views(qkv, attn.num_heads)
     else:
         kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
         q = _heads(attn.q_proj(h), attn.num_heads)
         k, v = _heads(attn.k_proj(h), kv_heads), _heads(attn.v_proj(h), kv_heads)
-    q, k = _normalise_and_rotate(attn, q, k, v.dtype, rope)
+    q, k = _normalize_and_rotate(attn, q, k, v.dtype, rope)
     groups = getattr(attn, "num_kv_groups", 1)
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    return Heads(q, k, v)
+    return AttentionTensors(q, k, v)
 
 
-def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> Heads:
-    """q of the asked rows (B, H, R, D) and all keys, without the values.
+def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> AttentionTensors:
+    """Return q of the requested rows (B, H, R, D) and all keys, without the values.
 
-    The CLS token's query is projected alone: it saves the whole query projection.
+    For rows "cls" only the CLS token is projected to a query, which saves the other queries.
     """
     if attn.qkv is None:
         q, k = attn.q_proj(h[:, :1] if rows == "cls" else h), attn.k_proj(h)
@@ -273,20 +280,20 @@ def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> Heads:
         b_q, b_k = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
         q, k = F.linear(h[:, :1] if rows == "cls" else h, w_q, b_q), F.linear(h, w_k, b_k)
     kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
-    q, k = _normalise_and_rotate(
+    q, k = _normalize_and_rotate(
         attn, _heads(q, attn.num_heads), _heads(k, kv_heads), k.dtype, rope, rows == "cls"
     )
     groups = getattr(attn, "num_kv_groups", 1)
-    return Heads(q, k.repeat_interleave(groups, dim=1) if groups > 1 else k)
+    return AttentionTensors(q, k.repeat_interleave(groups, dim=1) if groups > 1 else k)
 
 
-def attend(attn: Any, h: Tensor, heads: Heads) -> Tensor:
-    """The rest of the attention layer with the fused kernel: (B, P+N, C)."""
-    assert heads.q is not None
-    assert heads.k is not None
-    assert heads.v is not None
+def attend(attn: Any, h: Tensor, tensors: AttentionTensors) -> Tensor:
+    """Run the rest of the attention layer with the fused kernel: (B, P+N, C)."""
+    assert tensors.q is not None
+    assert tensors.k is not None
+    assert tensors.v is not None
     dropout = attn.attn_drop.p if attn.training else 0.0
-    x = F.scaled_dot_product_attention(heads.q, heads.k, heads.v, dropout_p=dropout)
+    x = F.scaled_dot_product_attention(tensors.q, tensors.k, tensors.v, dropout_p=dropout)
     x = attn.norm(x.transpose(1, 2).flatten(2))
     if attn.gate is not None:
         x = x * attn.gate(h).sigmoid()
@@ -294,10 +301,10 @@ def attend(attn: Any, h: Tensor, heads: Heads) -> Tensor:
 
 
 def classify(model: nn.Module, tokens: Tensor, features: Tensor | None) -> Tensor:
-    """Class logits from the final tokens, or from their pooled features where those exist.
+    """Return class logits from the final tokens, or from their pooled features if given.
 
-    A distilled DeiT has two heads on two tokens, so its pooled features do not determine its
-    logits.
+    The pooled features of a distilled DeiT do not determine its logits (two heads on two tokens),
+    so they are not used there.
     """
     m = cast(Any, model)
     if features is None or isinstance(model, VisionTransformerDistilled):

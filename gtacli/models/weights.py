@@ -1,8 +1,10 @@
-"""Reads weights files and puts them into a model, and says what became of every tensor."""
+"""Read weights files, load them into a model and report what became of every tensor."""
 
 from __future__ import annotations
 
+import pickle
 import re
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +21,11 @@ from gtacli.errors import GtaError
 from gtacli.models import positions
 
 MIN_COVERAGE = 0.9
-# Where checkpoints keep a network, the preferred first: averaged weights before raw ones, DINO's
-# teacher before its student.
+# Keys of a checkpoint's networks in the order of preference: averaged weights before raw ones,
+# DINO's teacher before its student.
 PARTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "student")
-# What official training checkpoints hold beside tensors: their arguments and scores. Plain
-# containers and numbers, which the unpickler fills and never calls.
+# Types that official training checkpoints hold beside tensors (arguments, scores): plain containers
+# and numbers, which the unpickler fills and never calls.
 _SCALAR = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
     Namespace,
@@ -35,17 +37,18 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a weights file.
+    """The names of a weights file's tensors by how they were used.
 
     Attributes:
-        loaded: taken as they are.
-        resized: taken after interpolation (position and patch embeddings).
-        missing: tensors of the model that the file has not, or not in this shape.
-        unexpected: tensors of the file that the model has not.
-        new_head: classifier tensors left as initialised because the classes differ.
-        layout: whose names the file's tensors had, such as "DINO".
-        dropped: tensors of the file left out on purpose: heads of the training objective, a
-            decoder, a mask token, a text tower.
+        loaded: copied as they are.
+        resized: interpolated (position and patch embeddings).
+        missing: tensors of the model that the file does not have, or not in this shape.
+        unexpected: tensors of the file that the model does not have.
+        new_head: classifier tensors that stay random because the classes differ.
+        shapes: both shapes of tensors whose shapes differ, as text.
+        layout: the published layout of the file, such as "DINO".
+        dropped: tensors of the file that are not part of the network: heads of the training
+            objective, a decoder, a mask token, a text tower.
     """
 
     loaded: tuple[str, ...] = ()
@@ -59,7 +62,7 @@ class LoadReport:
 
     @property
     def coverage(self) -> float:
-        """Share of the backbone's tensors that came from the file, 0 to 1 (1 if nothing asked)."""
+        """Return the fraction of the backbone's tensors that were loaded (empty report: 1)."""
         found = len(self.loaded) + len(self.resized)
         total = found + len(self.missing)
         return found / total if total else 1.0
@@ -77,54 +80,67 @@ class LoadReport:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors or pickled (.pth, .pt, .bin) file, as it names them.
+    """Return the tensors and metadata of a safetensors or pickled (.pth, .pt, .bin) file.
 
-    Of a checkpoint with several networks the first of `PARTS` counts; metadata["part"] says which.
+    Of a checkpoint with several networks the first of `PARTS` is read; metadata["part"] names it.
 
-    Raises GtaError, in one line, for a missing, truncated or unknown file and for a pickle that
-    holds more than tensors, arguments and numbers: such a file could run code and is never
-    unpickled.
+    Raises GtaError for a missing, truncated or unknown file and for a pickle that holds more than
+    tensors, arguments and numbers: such a file could run code and is never unpickled.
     """
     if not path.is_file():
-        raise GtaError(f"weights: no file {path}")
+        raise GtaError(f"no weights file {path}")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as f:
                 # safe_open's own order is that of the file; get_tensor copies out of the map.
                 return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+        if _is_torchscript(path):
+            raise GtaError(
+                f"weights file {path} is a TorchScript program (as OpenAI's CLIP files are), which "
+                "is not run here; save the state_dict of its model"
+            )
         with torch.serialization.safe_globals(_HARMLESS):
             payload = torch.load(path, map_location="cpu", weights_only=True)
+    except GtaError:
+        raise
     except SafetensorError as e:
-        raise GtaError(f"weights: {path} is damaged or no safetensors file ({e})") from e
-    except Exception as e:  # a damaged file makes the unpickler raise almost anything
+        raise GtaError(f"weights file {path} is damaged or not a safetensors file ({e})") from e
+    except pickle.UnpicklingError as e:
+        raise GtaError(
+            f"weights file {path} holds more than tensors{_refused_class(e)}, or is damaged. It "
+            "could run code, so it was not loaded; save its state_dict alone, best as safetensors"
+        ) from e
+    except Exception as e:  # a damaged file makes torch.load raise almost any type
         reason = (str(e) or type(e).__name__).splitlines()[0]
-        if "TorchScript" in reason:
-            raise GtaError(
-                f"weights: {path} is a TorchScript program (OpenAI's CLIP comes so), which is not "
-                "run here; save the state_dict of its model"
-            ) from e
-        if "eights only" in str(e) or "weights_only" in str(e):
-            found = re.search(r"GLOBAL (\S+)", str(e))
-            more = f" ({found[1]})" if found else ""
-            raise GtaError(
-                f"weights: {path} holds more than tensors{more}, or is damaged. Loading it could "
-                "run code, so it was not; save its state_dict alone, best as safetensors"
-            ) from e
-        raise GtaError(f"weights: {path} is damaged or no weights file ({reason})") from e
+        raise GtaError(f"weights file {path} is damaged or of an unknown format ({reason})") from e
     return _state_dict(payload, path)
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Return whether a file is a TorchScript archive, by the record that torch itself looks for."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
+def _refused_class(error: pickle.UnpicklingError) -> str:
+    """Return " (NAME)" for the class that torch refused; only its message names the class."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({found[1]})" if found else ""
+
+
 def _state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a checkpoint, itself or under one of the usual keys, and that key."""
+    """Return a checkpoint's tensors, also under one of the usual keys, and that key."""
     metadata = {}
     for part in PARTS:
         if isinstance(payload, dict) and isinstance(payload.get(part), dict):
             payload, metadata["part"] = payload[part], part
     if not isinstance(payload, dict):
-        raise GtaError(f"weights: {path} holds no state_dict")
+        raise GtaError(f"weights file {path} holds no state_dict")
     tensors = {str(k): v for k, v in payload.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise GtaError(f"weights: {path} holds no tensors of a model")
+        raise GtaError(f"weights file {path} holds no tensors of a model")
     for wrapper in ("module.", "_orig_mod."):  # saved from inside DDP, or compiled
         if all(k.startswith(wrapper) for k in tensors):
             tensors = {k.removeprefix(wrapper): v for k, v in tensors.items()}
@@ -132,13 +148,13 @@ def _state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _some(names: tuple[str, ...]) -> str:
-    """Some of the names, blocks not told apart: 'head.mlp.*.weight, mask_token'."""
+    """Return the first names with * for block numbers: 'head.mlp.*.weight, mask_token'."""
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in names))
     return ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the names of the classifier's parameters (two heads for a distilled DeiT)."""
+    """Return the prefixes of the classifier's parameter names (two for a distilled DeiT)."""
     names = cast(Any, model).pretrained_cfg.get("classifier") or "head"
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -149,21 +165,21 @@ def load_weights(
     where: str,
     partial: bool = False,
     grid: tuple[int, int] | None = None,
-    way: positions.Way = "timm",
+    method: positions.ResizeMethod = "timm",
 ) -> LoadReport:
-    """Copy `tensors` into `model`, resizing what depends on the image size.
+    """Copy `tensors` into `model`; resize those that depend on the image size.
 
-    Position embeddings are resized to the model's grid, square or not (see `positions`); patch
-    embeddings by the pseudo-inverse resize of FlexiViT. A classifier for other classes is left as
-    initialised.
+    Position embeddings are resized to the model's grid, square or not (see `positions`), patch
+    embeddings by the pseudo-inverse resize of FlexiViT. A classifier for other classes stays as
+    initialized.
 
     Args:
-        where: how to name the file in errors.
+        where: name of the file in errors.
         partial: accept a file that fills less than 90 % of the backbone.
-        grid: (gh, gw) of the file's position embeddings where it is known; else a square.
-        way: how position embeddings are resized.
+        grid: (gh, gw) of the file's position embeddings if known; default: a square.
+        method: resizing of position embeddings.
 
-    Raises GtaError below 90 %, or without position embeddings that fit (unless partial).
+    Raises GtaError below 90 %, or without position embeddings that fit (unless `partial`).
     """
     own = model.state_dict()
     heads = head_prefixes(model)
@@ -176,9 +192,9 @@ def load_weights(
     for name, target in own.items():
         is_head = name.startswith(heads)
         value = tensors.get(name)
-        if value is not None and (value.shape != target.shape or _turned(model, name, grid)):
+        if value is not None and (value.shape != target.shape or _grid_differs(model, name, grid)):
             shapes[name] = f"{tuple(value.shape)} in the file, {tuple(target.shape)} in the model"
-            value = None if is_head else _resize(model, name, value, grid, way)
+            value = None if is_head else _resize(model, name, value, grid, method)
         if value is None:
             (new_head if is_head else missing).append(name)
             continue
@@ -194,15 +210,15 @@ def load_weights(
     if (found < MIN_COVERAGE * len(backbone) or lost) and not partial:
         example = next((f"; {n} is {shapes[n]}" for n in missing if n in shapes), "")
         raise GtaError(
-            f"weights: {where} fills only {found} of {len(backbone)} tensors of the backbone"
-            f"{example}. Is it for another architecture? --partial-weights loads it all the same"
+            f"{where} fills only {found} of {len(backbone)} tensors of the backbone{example}; name "
+            "the right architecture, or set `partial_weights`"
         )
     model.load_state_dict(fitting, strict=False)
     return report
 
 
-def _turned(model: nn.Module, name: str, grid: tuple[int, int] | None) -> bool:
-    """Whether as many position embeddings lie on another grid (4 x 9 and 6 x 6)."""
+def _grid_differs(model: nn.Module, name: str, grid: tuple[int, int] | None) -> bool:
+    """Return whether as many position embeddings lie on another grid (4 x 9 and 6 x 6)."""
     own = tuple(cast(Any, model).patch_embed.grid_size)
     return name == "pos_embed" and grid is not None and tuple(grid) != own
 
@@ -212,7 +228,7 @@ def _resize(
     name: str,
     value: Tensor,
     grid: tuple[int, int] | None,
-    way: positions.Way,
+    method: positions.ResizeMethod,
 ) -> Tensor | None:
     m = cast(Any, model)
     if name == "pos_embed" and value.ndim == 3 and value.shape[-1] == m.pos_embed.shape[-1]:
@@ -221,7 +237,7 @@ def _resize(
         old = grid if grid is not None and grid[0] * grid[1] == tokens else _square(tokens)
         if old is None:
             return None
-        return positions.resize(value, tuple(m.patch_embed.grid_size), old, prefix, way)
+        return positions.resize(value, tuple(m.patch_embed.grid_size), old, prefix, method)
     if name == "patch_embed.proj.weight" and value.shape[:2] == m.patch_embed.proj.weight.shape[:2]:
         return cast(
             Tensor, resample_patch_embed(value.float(), list(m.patch_embed.proj.weight.shape[2:]))
@@ -230,6 +246,6 @@ def _resize(
 
 
 def _square(tokens: int) -> tuple[int, int] | None:
-    """The grid of position embeddings whose file says only how many there are."""
+    """Return the square grid of as many position embeddings, or None if there is none."""
     side = round(tokens**0.5)
     return (side, side) if side * side == tokens else None

@@ -20,7 +20,7 @@ from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
-from gtacli.models.mae import MaskedAutoencoder, start_afresh
+from gtacli.models.mae import MaskedAutoencoder, initialize_encoder
 from gtacli.pretraining.guidance import Guidance
 from gtacli.pretraining.task import PretrainTask
 from gtacli.pretraining.teacher_maps import FoundMaps, Guide, KeptMaps
@@ -139,7 +139,7 @@ def _encoder(config: PretrainConfig) -> LoadedModel:
         patch_size=config.patch_size,
     )
     if config.init is None:
-        start_afresh(encoder.model)
+        initialize_encoder(encoder.model)
         log.info("%s: random weights (--init starts from others)", encoder.architecture)
     if config.grad_checkpointing:
         model: Any = encoder.model

@@ -61,7 +61,7 @@ class KeptMaps:
         processes: Processes,
     ) -> None:
         self.cache = MapCache(folder)
-        made_by = self.cache.kind.backend
+        made_by = self.cache.manifest.backend
         if backend not in ("", "none", made_by):
             raise GtaError(f"--maps: {folder} holds maps of {made_by}, not of {backend} (--guide)")
         sources = [record.path for record in records]
@@ -80,7 +80,7 @@ class KeptMaps:
             )
         known = self.rows >= 0
         contents = self.cache.contents[self.rows[known]]
-        self.fingerprint = _digest(self.cache.kind.text, known.tobytes() + contents.tobytes())
+        self.fingerprint = _digest(self.cache.manifest.text, known.tobytes() + contents.tobytes())
         self._repeats = repeats
         self._none = np.zeros(self.cache.grid, np.uint8)
 

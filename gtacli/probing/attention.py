@@ -67,7 +67,7 @@ class AttentionProbe:
         self.models, self.masks, self.compute = models, masks, compute
         for model in models:
             timm_blocks.check(model.model)
-            require_cls(model.model, "gta probe attention", "there is nothing to measure")
+            require_cls(model.model, "model", "its attention cannot be measured")
             model.model.eval().to(compute.device)
         depths = [len(model.model.blocks) for model in models]  # type: ignore[arg-type]
         self.layers = [absolute_layers(layers, depth) for depth in depths]

@@ -1,13 +1,13 @@
-"""What holds the fine-tuned network near its source: small classes, each one formula."""
+"""Regularizers that keep a fine-tuned network close to its source, one formula per class."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gtacli.regularizers.base import Needs, Regularizer, Step
+    from gtacli.regularizers.base import Needs, Regularizer, StepOutputs
 
-__all__ = ["Needs", "Regularizer", "Step"]
+__all__ = ["Needs", "Regularizer", "StepOutputs"]
 
 
 def __getattr__(name: str) -> Any:

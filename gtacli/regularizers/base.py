@@ -1,7 +1,7 @@
-"""The contract of a regulariser: what it needs of both networks, and the penalty it makes of it.
+"""The interface of a regularizer: the outputs it needs of both networks, and its penalty.
 
-A plug-in subclasses `Regularizer`, gives its options a Pydantic class, and names itself in the
-entry-point group `gta.regularizers`.
+A plug-in subclasses `Regularizer`, defines a Pydantic class for its options, and registers itself
+in the entry-point group `gta.regularizers`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from gtacli.config.parts import RegularizerOptions
-from gtacli.models.tap import Reading, Request
+from gtacli.errors import UsageError
+from gtacli.models.tap import Request, TapOutputs
 
 O = TypeVar("O", bound=RegularizerOptions)  # noqa: E741
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a training step computes for a regulariser beyond the class logits.
+    """The outputs that a training step computes for a regularizer beyond the class logits.
 
     Attributes:
-        target: asked of the target's forward pass.
-        source: asked of the frozen source's pass over the same view; None: the source is not run.
+        target: outputs of the target.
+        source: outputs of the frozen source for the same view; None: the source is not run.
     """
 
     target: Request = field(default_factory=Request)
@@ -32,36 +33,44 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One training step as a regulariser sees it.
+class StepOutputs:
+    """The outputs of one training step.
 
     Attributes:
-        target: what the trainable network showed.
-        source: what the frozen one showed of the same view (None: nobody asked for it).
-        labels: (B,) class indices; in a mixed view those of the images that were mixed into.
-        progress: share of the training that is behind, 0 to 1.
+        target: outputs of the trainable network.
+        source: outputs of the frozen source for the same view; None if not requested.
+        labels: (B,) class indices; with mixing those of the first image of each pair.
+        progress: completed fraction of the training, 0 to 1.
     """
 
-    target: Reading
-    source: Reading | None = None
+    target: TapOutputs
+    source: TapOutputs | None = None
     labels: Tensor | None = None
     progress: float = 0.0
 
 
 class Regularizer(ABC, Generic[O]):
-    """A penalty on the way from the source to the target.
+    """A penalty on the difference between the target and its source.
 
     Args:
-        options: its own options, validated.
-        target: the trainable ViT (unwrapped); at construction its weights are the starting point.
-        source: the frozen source ViT, or None when none was loaded.
-        head: prefixes of the names of the classifier's parameters.
+        options: the regularizer's validated options.
+        target: the trainable ViT (unwrapped), with its initial weights.
+        source: the frozen source ViT, or None if none was loaded.
+        head: prefixes of the classifier's parameter names.
+
+    Raises UsageError (option "source") without a required source.
+
+    Attributes:
+        Options: class of the options.
+        replaces_weight_decay: whether the optimizer's weight decay is switched off.
+        needs_source: whether a source is required.
+        reaches_head: whether the penalty has a gradient in the classifier; if not, it is skipped
+            while the backbone is frozen.
     """
 
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
     replaces_weight_decay: ClassVar[bool] = False
     needs_source: ClassVar[bool] = False
-    # False: the penalty moves the backbone alone, so nothing is computed while that is frozen.
     reaches_head: ClassVar[bool] = True
 
     def __init__(
@@ -71,6 +80,8 @@ class Regularizer(ABC, Generic[O]):
         source: nn.Module | None = None,
         head: tuple[str, ...] = ("head",),
     ) -> None:
+        if self.needs_source and source is None:
+            raise UsageError(f"{type(self).__name__} needs a source model", option="source")
         self.options = options
         self.target = target
         self.source = source
@@ -78,20 +89,20 @@ class Regularizer(ABC, Generic[O]):
 
     @property
     def needs(self) -> Needs:
-        """What must be computed for it; nothing else is."""
+        """Return the outputs that the penalty needs; no others are computed."""
         return Needs()
 
     @abstractmethod
-    def penalty(self, step: Step) -> Tensor:
-        """The scalar penalty, not multiplied by its strength; it is logged as `reg.<name>`."""
+    def penalty(self, step: StepOutputs) -> Tensor:
+        """Return the scalar penalty without its strength; it is logged as `reg.<name>`."""
 
-    def figures(self) -> dict[str, Tensor]:
-        """Further figures of the last step for the log (0-dim tensors; may be empty)."""
+    def metrics(self) -> dict[str, Tensor]:
+        """Return further metrics of the last step for the log (0-dim tensors; may be empty)."""
         return {}
 
     def strength(self, progress: float) -> float:
-        """What the penalty is multiplied with, at a share `progress` (0 to 1) of the training."""
+        """Return the factor of the penalty at a fraction `progress` (0 to 1) of the training."""
         return self.options.lam
 
     def after_step(self, groups: list[dict[str, Any]]) -> None:
-        """Called after the optimiser's step with its parameter groups (for decoupled forms)."""
+        """Update weights after the optimizer's step; `groups` are its parameter groups."""

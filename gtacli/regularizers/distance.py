@@ -1,4 +1,4 @@
-"""Distances between two networks' attention logits (GTA, Seo et al., arXiv 2401.02656).
+"""Distances between the attention logits of two networks (GTA, Seo et al., arXiv 2401.02656).
 
     R = || A_t - A_s ||^2,   A = q k^T / sqrt(D) before the softmax,
 
@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gtacli.models.heads import row_logits
+from gtacli.models.qkv import row_logits
 
-Columns = Literal["exclude", "include"]
+ClsColumn = Literal["exclude", "include"]
 Reduction = Literal["sum", "mean"]
 
 
@@ -29,19 +29,19 @@ def attention_distance(
     num_prefix_tokens: int,
     rows: Literal["cls", "all"] = "cls",
     center: bool = False,
-    cls_column: Columns = "exclude",
+    cls_column: ClsColumn = "exclude",
     reduction: Reduction = "sum",
 ) -> Tensor:
-    """The GTA distance of one block, as a scalar in fp32.
+    """Compute the GTA distance of one block, a scalar in fp32.
 
     Args:
         q_t, k_t: (B, H, P+N, D) queries and keys of the target; gradients flow into them. For
             rows="cls" the queries may hold the CLS row alone (B, H, 1, D).
         q_s, k_s: the source's, of the same shapes.
-        num_prefix_tokens: P; registers never count as columns.
-        rows: the CLS token's query, or every token's. For "all" no N x N matrix is built.
-        center: take from each row's difference its mean over the selected columns.
-        cls_column: whether the CLS token's column counts beside the patches'.
+        num_prefix_tokens: P; the columns of registers are never included.
+        rows: the CLS token's query, or every token's. For "all" no N x N matrix is computed.
+        center: subtract from each row's difference its mean over the selected columns.
+        cls_column: whether the CLS token's column is included beside the patches'.
         reduction: over the columns. Rows, heads and images are always averaged.
     """
     if rows == "cls":
@@ -62,7 +62,7 @@ def attention_distance(
 def rows_distance(
     logits_t: Tensor, logits_s: Tensor, center: bool = False, reduction: Reduction = "sum"
 ) -> Tensor:
-    """`attention_distance` of logits (B, H, R, C) on the selected columns that exist already."""
+    """Compute `attention_distance` from logits (B, H, R, C) of the selected columns."""
     difference = logits_t - logits_s
     if center:
         difference = difference - difference.mean(-1, keepdim=True)
@@ -70,8 +70,10 @@ def rows_distance(
     return (squares.sum(-1) if reduction == "sum" else squares.mean(-1)).mean()
 
 
-def select_columns(x: Tensor, num_prefix_tokens: int, cls_column: Columns, dim: int = -1) -> Tensor:
-    """Entries of the patches along `dim`, and of the CLS token if included; never registers."""
+def select_columns(
+    x: Tensor, num_prefix_tokens: int, cls_column: ClsColumn, dim: int = -1
+) -> Tensor:
+    """Select the patches along `dim`, and the CLS token if included; never registers."""
     patches = x.narrow(dim, num_prefix_tokens, x.shape[dim] - num_prefix_tokens)
     if cls_column == "exclude" or num_prefix_tokens == 0:
         return patches
@@ -81,15 +83,17 @@ def select_columns(x: Tensor, num_prefix_tokens: int, cls_column: Columns, dim: 
 def _gram_distance(
     q_t: Tensor, k_t: Tensor, q_s: Tensor, k_s: Tensor, center: bool
 ) -> tuple[Tensor, int]:
-    """The same over every row from D x D matrices: O(N D^2) time, O(D^2) memory.
+    """Compute the distance of all rows from D x D matrices in O(N D^2) time and O(D^2) memory.
 
     With dQ = Q_t - Q_s and dK = K_t - K_s the difference of the logits is dQ K_s^T + Q_t dK^T, so
 
         ||.||_F^2 = <dQ^T dQ, K_s^T K_s> + 2 <dQ^T Q_t, K_s^T dK> + <Q_t^T Q_t, dK^T dK>.
 
-    Near the source every term is of second order in the differences. Where q and k turn together
-    large terms cancel, which fp32 bears down to about 1e-6 of them; the clamp keeps that from
-    turning negative.
+    Close to the source every term is of second order in the differences. If q and k rotate
+    together, large terms cancel, with an error of about 1e-6 of them in fp32; the clamp prevents
+    negative results.
+
+    Returns: the sum of the squares, and the number of rows.
     """
     if center:  # a row's mean over the columns is its product with the mean key
         k_t, k_s = k_t - k_t.mean(-2, keepdim=True), k_s - k_s.mean(-2, keepdim=True)
@@ -103,7 +107,9 @@ def _gram_distance(
 
 
 def rows_divergence(logits_t: Tensor, logits_s: Tensor) -> Tensor:
-    """KL(source || target) of the rows' softmax over the selected columns, in nats: mean over
-    rows, heads and images. Logits (B, H, R, C)."""
+    """Compute KL(source || target) of the softmax over the selected columns, in nats.
+
+    Logits are (B, H, R, C); the mean over rows, heads and images is returned.
+    """
     target, source = logits_t.log_softmax(-1), logits_s.log_softmax(-1)
     return (source.exp() * (source - target)).sum(-1).mean()

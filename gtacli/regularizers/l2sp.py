@@ -1,10 +1,10 @@
-"""L2-SP: the starting point as reference (Li et al., ICML 2018, arXiv 1802.01483).
+"""L2-SP: a penalty on the distance from the initial weights (Li et al., arXiv 1802.01483).
 
     loss += alpha/2 * sum (w - w0)^2 over the backbone + beta/2 * sum w^2 over the head
 
-It replaces weight decay. The decoupled form pulls the weights after the optimiser's step instead,
-`w -= lr * alpha * (w - w0)`, which an adaptive optimiser does not rescale; its alpha lives on
-another scale (at lr 1e-4 sweep it up to 1e3). The decoupled form is ours.
+It replaces weight decay (ICML 2018). The decoupled form moves the weights after the optimizer's
+step instead, `w -= lr * alpha * (w - w0)`, which an adaptive optimizer does not rescale; its alpha
+has another scale (at lr 1e-4 sweep it up to 1e3). The decoupled form is ours.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import L2SPOptions, RegularizerOptions
-from gtacli.regularizers.base import Regularizer, Step
+from gtacli.regularizers.base import Regularizer, StepOutputs
 
 
 class L2SP(Regularizer[L2SPOptions]):
-    """Penalises the distance of the backbone's weights from where they started.
+    """A penalty on the distance of the backbone's weights from their initial values.
 
-    The reference is the target's weights at construction, so resized position embeddings are
-    compared with their resized selves and no source model is run.
+    The initial values are the target's at construction, so resized position embeddings are compared
+    with resized ones, and no source model is run.
     """
 
     Options: ClassVar[type[RegularizerOptions]] = L2SPOptions
@@ -42,11 +42,13 @@ class L2SP(Regularizer[L2SPOptions]):
         self.reference = [p.detach().clone() for p in self.backbone]
         self._distance: Tensor | None = None
 
-    def penalty(self, step: Step) -> Tensor:
-        """Half the squared distance; the head's share carries beta / alpha, as its own strength
-        beta must not move with alpha."""
+    def penalty(self, step: StepOutputs) -> Tensor:
+        """Return half the squared distance, plus the head's penalty divided by alpha.
+
+        The result is multiplied by alpha later, but the head's strength is beta alone.
+        """
         if self.options.decoupled:
-            # Pulled after the step: here it is only measured.
+            # The weights are moved after the step; here the distance is only measured.
             with torch.no_grad():
                 return self._moved()
         alpha, beta = self.options.lam, self.options.beta
@@ -56,37 +58,37 @@ class L2SP(Regularizer[L2SPOptions]):
         return penalty
 
     def _moved(self) -> Tensor:
-        """Half the squared distance of the backbone from its start."""
+        """Return half the squared distance of the backbone from its initial weights."""
         if not any(p.requires_grad for p in self.backbone):
-            return self.reference[0].new_zeros(())  # frozen, and since the start
+            return self.reference[0].new_zeros(())  # frozen since the start
         return HalfSquares.apply(self.reference, *self.backbone)
 
     def strength(self, progress: float) -> float:
-        """alpha; 0 for the decoupled form, which acts after the step."""
+        """Return alpha; 0 for the decoupled form, which acts after the step."""
         return 0.0 if self.options.decoupled else self.options.lam
 
     @torch.no_grad()
     def after_step(self, groups: list[dict[str, Any]]) -> None:
-        """The decoupled pull, each weight at its own group's learning rate."""
+        """Move the weights (decoupled form), each with its group's learning rate."""
         if not self.options.decoupled:
             return
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-        pull = {id(p): r for p, r in zip(self.backbone, self.reference, strict=True)}
+        initial = {id(p): r for p, r in zip(self.backbone, self.reference, strict=True)}
         for rate in sorted(set(rates.values())):
             chosen = [p for p in self.backbone if rates.get(id(p)) == rate]
             if chosen:
-                # At most all the way back: beyond that the pull would overshoot and diverge.
-                share = min(rate * self.options.lam, 1.0)
-                torch._foreach_lerp_(chosen, [pull[id(p)] for p in chosen], share)
+                # At most to the initial values: a larger step would overshoot and diverge.
+                fraction = min(rate * self.options.lam, 1.0)
+                torch._foreach_lerp_(chosen, [initial[id(p)] for p in chosen], fraction)
             heads = [p for p in self.classifier if rates.get(id(p)) == rate]
             if heads:
                 torch._foreach_mul_(heads, 1 - rate * self.options.beta)
 
 
 class HalfSquares(torch.autograd.Function):
-    """1/2 sum ||w - w0||^2 over many tensors (w0 None: of w itself), in a few foreach launches.
+    """The sum 1/2 ||w - w0||^2 over many tensors (w0 None: zeros), in a few foreach launches.
 
-    Its gradient is w - w0, which autograd would find only through a norm and a square a tensor.
+    Its gradient w - w0 is returned directly; autograd would need a norm and a square per tensor.
     """
 
     @staticmethod

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.images.decode import load
 from gtacli.images.packed import Packed
-from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel
+from gtacli.models.packed_linear import pack
 from gtacli.models.tap import Request, Tap, TappedViT, absolute_layers, require_cls
 from gtacli.runtime.devices import Compute
 
@@ -80,7 +80,7 @@ def compute_maps(
 
     Raises UsageError for a model without a CLS token.
     """
-    require_cls(model.model, "attention", "its maps would have no row to show")
+    require_cls(model.model, "model", "its attention cannot be shown")
     network, as_input = prepare_network(model, compute), model.view(compute.device)
     predict = bool(classes) and getattr(network, "num_classes", 0) == classes
     layers = absolute_layers("all", len(cast(nn.ModuleList, network.blocks)))
@@ -94,7 +94,7 @@ def compute_maps(
     for start in range(0, len(views), batch_size):
         images = as_input(torch.stack([*views[start : start + batch_size]]).to(compute.device))
         with torch.inference_mode(), compute.autocast():
-            reading = tapped.read(tapped(images), images.shape)
+            reading = tapped.unpack(tapped(images), images.shape)
             taps = [*reading.taps.values()]
             cls = [_resample(tap.cls().maps(), grid) for tap in taps]
             maps.append(_to_half(torch.stack(cls, 1)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from gtacli.cli import main
-from gtacli.discovery import Discovery, Found
+from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
 from gtacli.registry import DISCOVERY
 
@@ -55,9 +55,9 @@ GRID = 4  # of the tiny model, 32 pixels
 class Bright(Discovery[Any]):
     """What is brighter than the middle between dark and bright; as a plug-in would."""
 
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         maps = unit_range(adaptive_avg_pool2d(images.mean(1), GRID))
-        return Found(maps, maps > 0.5)
+        return ObjectMaps(maps, maps > 0.5)
 
 
 @pytest.fixture

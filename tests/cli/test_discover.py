@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from gtacli.discovery import Discovery, Found
+from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps import MapCache
 from gtacli.registry import DISCOVERY
@@ -116,7 +116,7 @@ def test_wrong_use(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) 
         (["discover", "-m", str(tiny_model), "--data", str(tiny_data)], "--out: name the folder"),
         (words(tiny_model, out), "give either images"),
         (words(tiny_model, out, tiny_data, *data), "give either images"),
-        (words(tiny_model, other, *data), "is not empty and holds no maps"),
+        (words(tiny_model, other, *data), "is not empty and has no maps"),
         (words(tiny_model, other / "thesis.tex", *data), "is a file"),
         (words(tiny_model, other / "thesis.tex" / "x", *data), "cannot write"),
         (words(tiny_model, out, *data, "--shard", "8/8"), "--shard: must be I/N"),
@@ -128,8 +128,8 @@ def test_wrong_use(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) 
         (words(Path("vit_tiny_patch16_225"), out, *data), "vit_tiny_patch16_225"),
         (words(tiny_model, out, *data, "--layer", "7"), "7"),
         (words(tiny_model, out, *data, "--backend", "gradcam", "--tau", "1"), "has no tau"),
-        (["maps", "stats", str(out)], "holds no maps of gta discover"),
-        (["maps", "verify", str(other)], "holds no maps of gta discover"),
+        (["maps", "stats", str(out)], "has no maps of gta discover"),
+        (["maps", "verify", str(other)], "has no maps of gta discover"),
     ):  # fmt: skip
         done = gta(*given)
         assert done.status == 2, given
@@ -150,7 +150,7 @@ def test_gradcam_needs_a_classifier(gta: Any, tiny_data: Path, tmp_path: Path) -
     given = words(model, tmp_path / "maps", "--data", tiny_data, "--backend", "gradcam")
     done = gta(*given)
     assert done.status == 2
-    assert "backend gradcam: needs a classifier head" in done.err
+    assert "--backend: gradcam needs a classifier" in done.err
     assert not (tmp_path / "maps").exists()
 
 
@@ -160,9 +160,9 @@ def test_another_kind_is_refused_or_begun_anew(
     given = words(tiny_model, cache, "--data", tiny_data, "--layer", "-2")
     done = gta(*given)
     assert done.status == 2
-    assert "another kind (layer -1, here -2)" in done.err
+    assert "other settings (layer -1, here -2)" in done.err
     assert gta(*given, "--overwrite").status == 0
-    assert MapCache(cache).kind.options["layer"] == -2
+    assert MapCache(cache).manifest.options["layer"] == -2
     assert len(MapCache(cache)) == 30
 
 
@@ -181,11 +181,11 @@ class Impatient(Discovery[Any]):
 
     batches: ClassVar[int] = 0
 
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         Impatient.batches += 1
         if Impatient.batches == 2:
             signal.raise_signal(signal.SIGINT)
-        return Found(unit_range(adaptive_avg_pool2d(images.mean(1), 4)))
+        return ObjectMaps(unit_range(adaptive_avg_pool2d(images.mean(1), 4)))
 
 
 def test_an_interrupted_run_keeps_what_is_done(
@@ -262,7 +262,7 @@ def test_verify(gta: Any, cache: Path, tiny_model: Path, tiny_data: Path, tmp_pa
     assert f"damaged: {file}" in gta("maps", "verify", str(cache)).out
     again = gta(*words(tiny_model, cache, "--data", tiny_data, "--json"))
     assert again.lines[0]["new"] == lost
-    assert f"{file} is damaged: its images are done again" in again.err
+    assert f"{file} is damaged: its maps are computed again" in again.err
     assert hashes(cache) == whole
     (cache / "journal-0-of-1").write_bytes(b"")
     done = gta("maps", "verify", str(cache))
@@ -328,7 +328,7 @@ def test_maps_are_kept_by_what_auto_chose(
 ) -> None:
     given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--layer", "auto")
     assert gta(*given, "--tau", "auto").status == 0
-    options = MapCache(tmp_path / "maps").kind.options
+    options = MapCache(tmp_path / "maps").manifest.options
     assert type(options["layer"]) is int
     assert type(options["tau"]) is float
     again = gta(*given, "--layer", str(options["layer"]), "--tau", str(options["tau"]), "--json")

@@ -353,7 +353,7 @@ def test_layer_and_tau_are_chosen_once_and_recorded(
         said.append(done.err)
     assert "choosing layer and tau" in said[0]
     assert "choosing layer and tau" not in said[1]
-    assert "as chosen before" in said[1]
+    assert "cached" in said[1]
     one, two = (
         json.loads((tmp_path / n / "run.json").read_text())["options"] for n in ("one", "two")
     )

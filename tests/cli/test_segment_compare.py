@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from gtacli.discovery import Discovery, Found
+from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
 from gtacli.registry import DISCOVERY
 
@@ -23,13 +23,13 @@ GRID = 4  # of the tiny model, 32 pixels
 class Corners(Discovery[Any]):
     """Three objects an image, of which the last is often empty; as a plug-in would."""
 
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         maps = unit_range(adaptive_avg_pool2d(images.mean(1), GRID))
         bright = maps > 0.5
         corner = bright.new_zeros(bright.shape)
         corner[:, 0, 0] = True
         objects = torch.stack([bright, corner & ~bright, bright & False], 1)
-        return Found(maps, objects[:, 0], objects=objects)
+        return ObjectMaps(maps, objects[:, 0], objects=objects)
 
 
 def test_several_objects(

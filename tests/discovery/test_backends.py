@@ -60,7 +60,7 @@ def test_maps_on_the_grid_of_every_family(name: str, family: str) -> None:
     size = kwargs["img_size"]
     model = make(arch, **kwargs)
     if name == "dino" and family == "no-cls":
-        with pytest.raises(UsageError, match="backend dino: this model has no CLS token"):
+        with pytest.raises(UsageError, match="backend: this model has no CLS token"):
             backend(name, model)
         return
     found = backend(name, model).find(images(*(size if isinstance(size, tuple) else (size, size))))
@@ -219,7 +219,7 @@ def test_gradcam_of_an_image_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "kwargs", "message"),
     [
-        ("gradcam", {}, {"num_classes": 0}, "backend gradcam: needs a classifier head"),
+        ("gradcam", {}, {"num_classes": 0}, "backend: gradcam needs a classifier"),
         ("gradcam", {"target_class": 5}, {}, "there is no class 5; this model has 5"),
         ("gradcam", {"layer": 3}, {}, "there is no block 3; this model has 3"),
         ("tokencut", {"layer": -4}, {}, "there is no block -4"),
@@ -238,15 +238,15 @@ def test_what_cannot_be_done_is_said_first(
 
 @pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam"])
 def test_what_is_not_a_vit_is_named(name: str) -> None:
-    with pytest.raises(UsageError, match="ResNet is not a ViT"):
+    with pytest.raises(UsageError, match="model: ResNet is not a ViT"):
         backend(name, timm.create_model("resnet10t"))
 
 
-def test_blocks_that_normalise_afterwards_have_no_gradcam() -> None:
+def test_gradcam_rejects_post_norm_blocks() -> None:
     from timm.models.vision_transformer import ResPostBlock
 
     model = make(img_size=32, block_fn=ResPostBlock)
-    with pytest.raises(UsageError, match="ResPostBlock has no normalised input"):
+    with pytest.raises(UsageError, match="ResPostBlock has no normalized input"):
         backend("gradcam", model).find(images(32, 32))
 
 

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from gtacli.config.parts import TokenCutOptions
 from gtacli.discovery import calibration
 from gtacli.discovery.build import make_backend
-from gtacli.discovery.calibration import Batch, Pair, choose, chosen, drawn, found_in
+from gtacli.discovery.calibration import (
+    LayerTau,
+    MaskedImages,
+    cached_calibration,
+    calibrate,
+    draw_scenes,
+    total_iou,
+)
 from gtacli.discovery.tokencut import TokenCut, is_dino
 from gtacli.errors import UsageError
 from gtacli.models import load_model
@@ -68,7 +75,7 @@ class Blocks:
         monkeypatch.setattr(calibration, "attention", attention)
 
 
-def batch(images: int) -> Batch:
+def batch(images: int) -> MaskedImages:
     return torch.zeros(images, 3, 64, 64), [truth()] * images
 
 
@@ -77,34 +84,34 @@ def test_a_clear_object_wins_over_collapsed_keys_and_outliers(
 ) -> None:
     Blocks(monkeypatch, "collapsed", "outliers", "clear")
     pairs = [(layer, tau) for layer in range(3) for tau in (0.2, 0.6)]
-    sums = found_in(SimpleNamespace(model=None), pairs, [batch(2), batch(1)], 1e-5)  # type: ignore[arg-type]
+    sums = total_iou(SimpleNamespace(model=None), pairs, [batch(2), batch(1)], 1e-5)  # type: ignore[arg-type]
     assert sums[2, 0.2] == pytest.approx(3)  # of three images, the whole object
     assert max(sums[pair] for pair in pairs if pair[0] < 2) < 1
 
 
 @pytest.mark.parametrize("wanted", [(0, 0.3), (2, 0.1), (1, 0.9)])
 def test_the_best_on_all_scenes_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, model: LoadedModel, wanted: Pair
+    monkeypatch: pytest.MonkeyPatch, model: LoadedModel, wanted: LayerTau
 ) -> None:
     """The first scenes only say which pairs are worth the others."""
     seen: list[tuple[int, int]] = []
 
-    def found(_: Any, pairs: list[Pair], scenes: range, eps: float) -> dict[Pair, float]:
+    def found(_: Any, pairs: list[LayerTau], scenes: range, eps: float) -> dict[LayerTau, float]:
         seen.append((len(pairs), len(scenes)))
         late = scenes.start > 0
         return {p: len(scenes) * (0.5 + 0.2 * (p == wanted) * (1 if late else 0.1)) for p in pairs}
 
-    monkeypatch.setattr(calibration, "found_in", found)
-    monkeypatch.setattr(calibration, "drawn", lambda _, scenes: scenes)
-    choice = choose(model, range(3), calibration.TAUS, 1e-5)
-    assert (choice.layer, choice.tau) == wanted
-    assert choice.iou == pytest.approx(0.5 + 0.2 * (8 * 0.1 + 16) / 24)
+    monkeypatch.setattr(calibration, "total_iou", found)
+    monkeypatch.setattr(calibration, "draw_scenes", lambda _, scenes: scenes)
+    best = calibrate(model, range(3), calibration.TAUS, 1e-5)
+    assert (best.layer, best.tau) == wanted
+    assert best.iou == pytest.approx(0.5 + 0.2 * (8 * 0.1 + 16) / 24)
     assert seen == [(33, 8), (16, 16)]
 
 
 def test_scenes_are_as_the_model_wants_them(tiny_model: Path) -> None:
     model = load_model(str(tiny_model), image_size=(32, 64))
-    (images, truths), (last, _) = drawn(model, range(5))
+    (images, truths), (last, _) = draw_scenes(model, range(5))
     assert images.shape == (4, 3, 32, 64)
     assert last.shape == (1, 3, 32, 64)
     assert [mask.shape for mask in truths] == [(64, 64)] * 4
@@ -123,39 +130,39 @@ def test_what_was_chosen_is_kept_for_weights_and_size(
 ) -> None:
     caplog.set_level(logging.INFO)
     calls = []
-    real = calibration.choose
+    real = calibration.calibrate
     monkeypatch.setattr(calibration, "SCENES", 9)
-    monkeypatch.setattr(calibration, "choose", lambda *a: calls.append(1) or real(*a))
-    first = chosen(model, range(3), (0.1, 0.2), 1e-5)
+    monkeypatch.setattr(calibration, "calibrate", lambda *a: calls.append(1) or real(*a))
+    first = cached_calibration(model, range(3), (0.1, 0.2), 1e-5)
     assert "choosing layer and tau" in caplog.text
     caplog.clear()
-    assert chosen(load_model(str(tiny_model)), range(3), (0.1, 0.2), 1e-5) == first
+    assert cached_calibration(load_model(str(tiny_model)), range(3), (0.1, 0.2), 1e-5) == first
     assert len(calls) == 1
     (line,) = caplog.messages[-1:]
-    assert f"layer {first.layer}, tau {first.tau:g} at 32x32 px (as chosen before" in line
+    assert f"layer {first.layer}, tau {first.tau:g} at 32x32 px (cached" in line
 
-    chosen(load_model(str(tiny_model), image_size=48), range(3), (0.1, 0.2), 1e-5)
+    cached_calibration(load_model(str(tiny_model), image_size=48), range(3), (0.1, 0.2), 1e-5)
     assert len(calls) == 2
     with torch.no_grad():
         model.model.blocks[0].attn.qkv.weight[0, 0] += 1e-3  # type: ignore[index, union-attr]
-    chosen(model, range(3), (0.1, 0.2), 1e-5)
+    cached_calibration(model, range(3), (0.1, 0.2), 1e-5)
     assert len(calls) == 3
-    chosen(model, (1,), (0.1, 0.2), 1e-5)
-    chosen(model, (1,), (0.1, 0.3), 1e-5)
-    chosen(model, (1,), (0.1, 0.3), 1e-4)
+    cached_calibration(model, (1,), (0.1, 0.2), 1e-5)
+    cached_calibration(model, (1,), (0.1, 0.3), 1e-5)
+    cached_calibration(model, (1,), (0.1, 0.3), 1e-4)
     assert len(calls) == 6
     monkeypatch.setattr(calibration, "VERSION", -1)
-    chosen(model, (1,), (0.1, 0.3), 1e-4)
+    cached_calibration(model, (1,), (0.1, 0.3), 1e-4)
     assert len(calls) == 7
     assert len(list((own_cache / "tokencut").iterdir())) == 7  # and nothing temporary
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"layer": 1}', "\xff"])
 def test_a_damaged_file_is_no_choice(own_cache: Path, model: LoadedModel, text: str) -> None:
-    first = chosen(model, (0, 1), (0.2,), 1e-5)
+    first = cached_calibration(model, (0, 1), (0.2,), 1e-5)
     (file,) = (own_cache / "tokencut").iterdir()
     file.write_bytes(text.encode("latin-1"))
-    assert chosen(model, (0, 1), (0.2,), 1e-5) == first
+    assert cached_calibration(model, (0, 1), (0.2,), 1e-5) == first
     assert json.loads(file.read_text())["layer"] == first.layer
 
 
@@ -163,8 +170,8 @@ def test_a_cache_that_cannot_be_written_is_said(
     own_cache: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_cache.write_text("a file where the folder should be")
-    chosen(model, (0,), (0.2, 0.3), 1e-5)
-    assert "cannot be written" in caplog.text
+    cached_calibration(model, (0,), (0.2, 0.3), 1e-5)
+    assert "cannot write" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -177,14 +184,14 @@ def test_a_backend_has_plain_numbers(model: LoadedModel, asked: dict[str, Any]) 
     assert type(options["tau"]) is float
     layers = (asked["layer"] % 3,) if isinstance(asked.get("layer"), int) else range(3)
     taus = (asked["tau"],) if isinstance(asked.get("tau"), float) else calibration.TAUS
-    choice = choose(model, layers, taus, 1e-5)
-    assert (options["layer"] % 3, options["tau"]) == (choice.layer, choice.tau)
+    best = calibrate(model, layers, taus, 1e-5)
+    assert (options["layer"] % 3, options["tau"]) == (best.layer, best.tau)
 
 
 def test_given_numbers_need_no_choice(
     own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "choose", lambda *_: pytest.fail("chosen"))
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("chosen"))
     options = make_backend("tokencut", {"layer": -2, "tau": 0.3}, model).options
     assert (options.layer, options.tau) == (-2, 0.3)
     assert not own_cache.exists()
@@ -193,7 +200,7 @@ def test_given_numbers_need_no_choice(
 def test_dinos_weights_keep_the_papers_values(
     own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "choose", lambda *_: pytest.fail("chosen"))
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("chosen"))
     official = replace(model, report=replace(model.report, layout="DINO"))
     options = make_backend("tokencut", {}, official).options
     assert (options.layer, options.tau) == (-1, 0.2)

@@ -174,7 +174,7 @@ def test_the_trivial_vector_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -
 def test_an_image_that_does_not_converge_is_solved_densely() -> None:
     edges = torch.stack([GRAPHS["clear"](196), GRAPHS["three apart"](196)])
     affinity = Affinity.of_edges(edges, EPS)
-    with pytest.raises(RunError, match="did not converge on image 8; use solver=auto"):
+    with pytest.raises(RunError, match="did not converge on image 8; use solver auto"):
         cut_vectors(affinity, "krylov", first=7)
     for graph, y in zip(edges, cut_vectors(affinity), strict=True):
         Exact(graph).check(y)

@@ -195,6 +195,6 @@ def test_a_refit_is_tracked_too(config: Make, recorder: Any, masked: str, tmp_pa
 def test_a_model_without_a_cls_token(config: Make, recorder: Any, tmp_path: Path) -> None:
     spec = "vit_medium_patch16_gap_256@none"
     changes = {"model": spec, "image_size": (32, 32), "regularizer": "none", "drift": False}
-    with pytest.raises(UsageError, match="--track-attention: this model has no CLS token"):
+    with pytest.raises(UsageError, match="track_attention: this model has no CLS token"):
         finetune(config(track_attention=True, **changes), recorder)
     assert not (tmp_path / "run").exists()

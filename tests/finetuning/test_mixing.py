@@ -189,7 +189,7 @@ def test_evaluation_is_not_mixed(config: Make, recorder: Any, jobs: list[Any]) -
 
 
 def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
-    with pytest.raises(UsageError, match=r"mix transmix: this model has no CLS token.*cutmix"):
+    with pytest.raises(UsageError, match=r"mix: this model has no CLS token.*cutmix"):
         finetune(
             config(
                 model="vit_base_patch16_siglip_224@none", image_size=32,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gtacli.models.tap import Outputs, Request, TappedViT
+from gtacli.models.tap import Request, TappedViT, TapTensors
 
 ALL = tuple(range(6))
 REQUESTS = {
@@ -35,7 +35,7 @@ def build(name: str) -> nn.Module:
     return timm.create_model(name, num_classes=5, **{**size, **MODELS[name]})
 
 
-def loss(outputs: Outputs) -> Tensor:
+def loss(outputs: TapTensors) -> Tensor:
     parts = (outputs.row, outputs.q, outputs.k, outputs.msa, outputs.hidden)
     assert outputs.logits is not None
     return outputs.logits.square().mean() + sum(v.square().mean() for p in parts for v in p)

@@ -80,7 +80,7 @@ def test_blocks_of_other_depths_are_counted_from_the_end() -> None:
     assert paired_layers("last", short, long) == ((2, 4),)
     assert paired_layers((-1, -2), short, long) == ((1, 3), (2, 4))
     for layers in ("all", (0, 1), (1, -1)):
-        with pytest.raises(UsageError, match=r"3 blocks, the source 5.*--layers last"):
+        with pytest.raises(UsageError, match=r"3 blocks, the source 5.*`layers=last`"):
             paired_layers(layers, short, long)
     with pytest.raises(UsageError, match="no block -4"):
         paired_layers((-4,), short, long)
@@ -97,5 +97,5 @@ def test_blocks_of_other_depths_are_counted_from_the_end() -> None:
     ],
 )
 def test_what_differs_is_named(kwargs: Any, measure: str, values: str) -> None:
-    with pytest.raises(UsageError, match=f"--rows all needs the same {measure} .*{values}"):
-        require_same(network(), network(**kwargs), "--rows all", measure)
+    with pytest.raises(UsageError, match=f"`rows=all` needs the same {measure} .*{values}"):
+        require_same(network(), network(**kwargs), "`rows=all`", measure)

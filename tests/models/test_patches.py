@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gtacli.models.patches import (
-    embedded,
+    embed_patches,
     mask_order,
     patchify,
     sincos_positions,
-    standardised,
+    standardize,
     take,
     unpatchify,
     visible_patches,
@@ -42,7 +42,7 @@ def test_embedding_patches_is_the_convolution(patch: tuple[int, int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 7, patch, patch)
     images = torch.randn(2, 3, 3 * patch[0], 2 * patch[1])
-    mine = embedded(patchify(images, patch), conv.weight, conv.bias)
+    mine = embed_patches(patchify(images, patch), conv.weight, conv.bias)
     torch.testing.assert_close(mine, conv(images).flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
 
 
@@ -64,8 +64,8 @@ def test_targets_are_standardised_with_the_unbiased_variance() -> None:
     mean = p.sum(-1, keepdim=True) / 48
     var = ((p - mean) ** 2).sum(-1, keepdim=True) / 47
     expected = (p - mean) / (var + 1e-6).sqrt()
-    torch.testing.assert_close(standardised(patches).double(), expected, atol=1e-5, rtol=0)
-    assert torch.equal(standardised(torch.ones(1, 1, 12)), torch.zeros(1, 1, 12))
+    torch.testing.assert_close(standardize(patches).double(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(standardize(torch.ones(1, 1, 12)), torch.zeros(1, 1, 12))
 
 
 def test_visible_patches_are_rounded_down_but_never_none() -> None:

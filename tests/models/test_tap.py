@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gtacli import attention
 from gtacli.errors import UsageError
-from gtacli.models.heads import row_logits, split_heads
+from gtacli.models.qkv import row_logits, split_heads
 from gtacli.models.tap import Request, TappedViT, absolute_layers
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -107,7 +107,7 @@ def test_output_features_and_hidden_are_the_models_own(family: str) -> None:
     for hook in hooks:
         hook.remove()
     tapped = TappedViT(model, Request((0, 2), msa=(2,), hidden=(1,), features=True))
-    reading = tapped.read(tapped(images), images.shape)
+    reading = tapped.unpack(tapped(images), images.shape)
     torch.testing.assert_close(reading.logits, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reading.hidden[1], caught["block"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reading.msa[2], caught["msa"], atol=1e-5, rtol=1e-5)
@@ -189,7 +189,7 @@ def test_other_models_are_refused_by_class_name(arch: str, kwargs: Any, named: s
 
 def test_cls_rows_need_a_cls_token() -> None:
     model, images = make("no-cls")
-    with pytest.raises(UsageError, match="--rows all"):
+    with pytest.raises(UsageError, match=r"rows: .*`rows=all`"):
         attention(model, images)
 
 

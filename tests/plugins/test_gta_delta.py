@@ -15,7 +15,7 @@ from gtacli.config.base import build
 from gtacli.errors import UsageError
 from gtacli.models import TappedViT
 from gtacli.registry import REGULARIZERS
-from gtacli.regularizers import Step
+from gtacli.regularizers import StepOutputs
 
 pytestmark = pytest.mark.usefixtures("delta")
 
@@ -33,12 +33,12 @@ def regularizer(target: Any, source: Any, **options: Any) -> Any:
     return Delta(build(Delta.Options, options, "regularizer.delta"), target, source)
 
 
-def step(part: Any, target: Any, source: Any, images: torch.Tensor) -> Step:
+def step(part: Any, target: Any, source: Any, images: torch.Tensor) -> StepOutputs:
     seen = []
     for model, request in ((target, part.needs.target), (source, part.needs.source)):
         tapped = TappedViT(model, request)
-        seen.append(tapped.read(tapped(images), images.shape))
-    return Step(*seen)
+        seen.append(tapped.unpack(tapped(images), images.shape))
+    return StepOutputs(*seen)
 
 
 def tokens(model: Any, images: torch.Tensor, layer: int) -> np.ndarray[Any, Any]:
@@ -132,9 +132,9 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_networks_that_do_not_fit() -> None:
-    with pytest.raises(UsageError, match="needs a source"):
+    with pytest.raises(UsageError, match="source: Delta needs a source"):
         regularizer(vit(0), None)
-    with pytest.raises(UsageError, match="12 wide, the source 24"):
+    with pytest.raises(UsageError, match=r"source: .* same width .* has 12 and the source 24"):
         regularizer(vit(0), vit(1, embed_dim=24))
 
 
@@ -142,8 +142,8 @@ def test_networks_that_do_not_fit() -> None:
     ("stored", "message"),
     [
         ({"0": torch.ones(12)}, "has no tensor '1'"),
-        ({str(i): torch.ones(5) for i in range(3)}, r"has \(5,\), not \(12,\)"),
-        ({str(i): -torch.ones(12) for i in range(3)}, "negative or all zero"),
+        ({str(i): torch.ones(5) for i in range(3)}, r"has shape \(5,\) for block 0, not \(12,\)"),
+        ({str(i): -torch.ones(12) for i in range(3)}, "negative or only zero weights"),
     ],
 )
 def test_channel_weights_that_do_not_fit(

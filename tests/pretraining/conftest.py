@@ -12,8 +12,8 @@ import pytest
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.data import load_dataset
 from gtacli.discovery.maps.digests import digest
-from gtacli.discovery.maps.kind import MapKind
-from gtacli.discovery.maps.writer import Writer
+from gtacli.discovery.maps.manifest import MapManifest
+from gtacli.discovery.maps.writer import MapWriter
 from gtacli.images.decode import encoded
 
 Make = Callable[..., PretrainConfig]
@@ -45,7 +45,7 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Make:
 @pytest.fixture
 def maps(tiny_data: Path, tmp_path: Path) -> Path:
     """A cache of 3 x 5 maps, as of DINO's attention, of all images but the first two."""
-    kind = MapKind(
+    manifest = MapManifest(
         model="a model",
         fingerprint="0" * 64,
         backend="dino",
@@ -61,7 +61,7 @@ def maps(tiny_data: Path, tmp_path: Path) -> Path:
     records = [record for _, record in load_dataset(str(tiny_data)).records()][2:]
     digests = [digest(encoded(record.path)) for record in records]
     found = np.random.default_rng(0).integers(0, 256, (len(records), 3, 5), dtype=np.uint8)
-    cache = Writer(tmp_path / "maps", kind, len(records))
+    cache = MapWriter(tmp_path / "maps", manifest, len(records))
     for content in digests:
         cache.enter(content, None)
     cache.add(digests, found)

@@ -223,7 +223,7 @@ def test_labels_are_never_asked(
     [
         ({"data": None}, "--data: say what to train on"),
         ({"model": None}, "--model: say what to train"),
-        ({"maps": "nowhere"}, "nowhere holds no maps of gta discover"),
+        ({"maps": "nowhere"}, "nowhere has no maps of gta discover"),
         ({"maps": "maps", "guide": "tokencut"}, "maps of dino, not of tokencut"),
         ({"maps": "maps", "data": "demo"}, "holds 28 maps, none of the 480 images"),
         ({"teacher": "resnet18@none"}, "--teacher: model: ResNet is not a ViT"),

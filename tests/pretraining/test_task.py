@@ -13,7 +13,7 @@ from torch import Tensor
 from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.loader import Batch
 from gtacli.images.preprocessing import InputView
-from gtacli.models.mae import MaskedAutoencoder, Method
+from gtacli.models.mae import MaeMethod, MaskedAutoencoder
 from gtacli.models.patches import mask_order, take
 from gtacli.pretraining.guidance import Guidance, guided_weights, normalised
 from gtacli.pretraining.noise import image_noise
@@ -27,7 +27,7 @@ SIZE, N = (32, 48), 24
 
 
 def make(
-    method: Method = "mae", processes: Processes = ALONE, **options: Any
+    method: MaeMethod = "mae", processes: Processes = ALONE, **options: Any
 ) -> tuple[PretrainTask, MaskedAutoencoder]:
     torch.manual_seed(0)
     encoder = timm.create_model(
@@ -79,7 +79,7 @@ def test_a_plain_step_is_the_model_s_mean_error_under_its_noise() -> None:
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
 @pytest.mark.parametrize("gamma", [None, 0.7])
 def test_a_guided_step_weighs_the_errors_by_the_view_s_own_map(
-    method: Method, gamma: float | None
+    method: MaeMethod, gamma: float | None
 ) -> None:
     task, _ = make(method, guidance=Guidance((1.0, 0.2), gamma))
     batch, maps = data()

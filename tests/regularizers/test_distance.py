@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gtacli import attention_distance
-from gtacli.models.heads import row_logits
+from gtacli.models.qkv import row_logits
 from gtacli.regularizers.distance import rows_divergence
 
 

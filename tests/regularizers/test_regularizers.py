@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
 from gtacli.errors import UsageError
-from gtacli.models.tap import Reading, TappedViT, attention
-from gtacli.regularizers.base import Regularizer, Step
+from gtacli.models.tap import TapOutputs, TappedViT, attention
+from gtacli.regularizers.base import Regularizer, StepOutputs
 from gtacli.regularizers.bss import BSS
 from gtacli.regularizers.gta import GTA
 from gtacli.regularizers.l2sp import L2SP
@@ -42,9 +42,9 @@ def take_step(regularizer: Regularizer[Any], images: Tensor) -> Tensor:
         assert regularizer.source is not None
         source = TappedViT(regularizer.source, needs.source)
         with torch.no_grad():
-            seen = source.read(source(images), images.shape)
-    reading = target.read(target(images), images.shape)
-    return regularizer.penalty(Step(reading, seen))
+            seen = source.unpack(source(images), images.shape)
+    reading = target.unpack(target(images), images.shape)
+    return regularizer.penalty(StepOutputs(reading, seen))
 
 
 def full_logits(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -147,14 +147,16 @@ def test_gta_decay(decay: Any, half: float) -> None:
 def test_gta_names_what_does_not_match(kwargs: Any, rows_all: str, guide_msa: str | None) -> None:
     source = network(**kwargs)
     GTA(GTAOptions(), network(), source)  # rows of logits can always be compared
-    with pytest.raises(UsageError, match=f"--rows all needs the same {rows_all}"):
+    with pytest.raises(UsageError, match=f"source: `rows=all` needs the same {rows_all}"):
         GTA(GTAOptions(rows="all"), network(), source)
     for guide in ("msa", "block"):
         options = GTAOptions(guide=guide)  # type: ignore[arg-type]
         if guide_msa is None:
             GTA(options, network(), source)
         else:
-            with pytest.raises(UsageError, match=f"--guide {guide} needs the same {guide_msa}"):
+            with pytest.raises(
+                UsageError, match=f"source: `guide={guide}` needs the same {guide_msa}"
+            ):
                 GTA(options, network(), source)
 
 
@@ -185,12 +187,12 @@ def test_gta_from_a_source_of_another_make() -> None:
 def test_gta_refuses_what_cannot_be() -> None:
     with pytest.raises(UsageError, match="no block 99"):
         GTA(GTAOptions(layers=(99,)), network(), network())
-    with pytest.raises(UsageError, match="source"):
+    with pytest.raises(UsageError, match="source: GTA needs a source"):
         GTA(GTAOptions(), network(), None)
     with pytest.raises(UsageError, match="rows=cls"):
         GTA(GTAOptions(distance="kl", rows="all"), network(), network())
     no_cls = network(class_token=False, global_pool="avg")
-    with pytest.raises(UsageError, match="--rows all"):
+    with pytest.raises(UsageError, match=r"rows: .*`rows=all`"):
         GTA(GTAOptions(), no_cls, no_cls)
     GTA(GTAOptions(rows="all"), no_cls, no_cls)
     registers = network(class_token=False, global_pool="avg", reg_tokens=2)
@@ -206,7 +208,7 @@ def test_l2sp_is_a_loop_over_the_weights(lam: float) -> None:
     with torch.no_grad():
         for p in target.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    loss = regularizer.strength(0.0) * regularizer.penalty(Step(reading()))
+    loss = regularizer.strength(0.0) * regularizer.penalty(StepOutputs(reading()))
     loss.backward()
     expected = torch.zeros((), dtype=torch.float64)
     for name, p in target.named_parameters():
@@ -225,7 +227,7 @@ def test_l2sp_is_a_loop_over_the_weights(lam: float) -> None:
 def test_l2sp_at_the_start_has_a_gradient() -> None:
     """The norm's gradient at zero distance is 0, not 0/0."""
     target = network()
-    L2SP(L2SPOptions(), target).penalty(Step(reading())).backward()
+    L2SP(L2SPOptions(), target).penalty(StepOutputs(reading())).backward()
     assert all(torch.isfinite(p.grad).all() for p in target.parameters() if p.grad is not None)
 
 
@@ -255,15 +257,15 @@ def test_l2sp_decoupled_pulls_after_the_step() -> None:
         torch.testing.assert_close(p.detach(), expected)
 
 
-def reading(features: Tensor | None = None) -> Reading:
-    return Reading(None, features, {}, {}, {})
+def reading(features: Tensor | None = None) -> TapOutputs:
+    return TapOutputs(None, features, {}, {}, {})
 
 
 @pytest.mark.parametrize(("b", "c", "k"), [(8, 24, 1), (24, 8, 1), (8, 24, 3), (6, 6, 5)])
 def test_bss_is_the_smallest_singular_values(b: int, c: int, k: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(b, c, requires_grad=True)
-    value = BSS(BSSOptions(k=k), network()).penalty(Step(reading(features)))
+    value = BSS(BSSOptions(k=k), network()).penalty(StepOutputs(reading(features)))
     value.backward()
     exact = features.detach().double().requires_grad_()
     u, s, v = torch.linalg.svd(exact.detach(), full_matrices=False)
@@ -280,7 +282,7 @@ def test_bss_of_near_duplicates() -> None:
     features = torch.randn(8, 192)
     features[1] = features[0] + 1e-4 * torch.randn(192)
     leaf = features.clone().requires_grad_()
-    value = BSS(BSSOptions(), network()).penalty(Step(reading(leaf)))
+    value = BSS(BSSOptions(), network()).penalty(StepOutputs(reading(leaf)))
     value.backward()
     u, s, v = torch.linalg.svd(features.double(), full_matrices=False)
     torch.testing.assert_close(value.detach().double(), s[-1] ** 2, rtol=1e-3, atol=0)
@@ -292,7 +294,7 @@ def test_bss_of_near_duplicates() -> None:
 def test_bss_leaves_a_batch_without_small_values_alone(images: int, k: int) -> None:
     """The last batch of an epoch: its smallest singular value would be its largest."""
     features = torch.randn(images, 24, requires_grad=True)
-    value = BSS(BSSOptions(k=k), network()).penalty(Step(reading(features)))
+    value = BSS(BSSOptions(k=k), network()).penalty(StepOutputs(reading(features)))
     value.backward()
     assert value == 0
     assert (features.grad == 0).all()

@@ -1,14 +1,14 @@
-"""The cache of object maps: found once, kept by the content of their images, read in training.
+"""The cache of object maps, computed once, keyed by the content of the images, read in training.
 
     CACHE/
-      manifest.json     what the maps are: network, back-end, options, sizes, versions (`kind`)
+      manifest.json     properties of the maps: network, back-end, options, sizes, versions
       maps/HASH.npy     rows of (digest of an image file's bytes, map as uint8 (gh, gw))
-      seen/HASH.npy     rows of (sighting of an image file, its digest): spares reading it again
-      journal-I-of-N    maps of an unfinished run that are in no file yet
+      seen/HASH.npy     rows of (stamp of an image file, its digest), which save reading the image
+      journal-I-of-N    maps of an unfinished run that are not yet in a file
 
-A file's name is the hash of its bytes, so that a damaged one is known by its name. `maps/` depends
-on the images alone and may be copied anywhere; `seen/` speaks of this machine's files and may be
-deleted. All are plain numpy files: `np.load(file, mmap_mode="r")["map"]`.
+A file's name is the hash of its bytes, so a damaged file does not match its name. `maps/` depends
+on the images only and can be copied to other machines; `seen/` describes files of this machine and
+can be deleted. All are plain numpy files: `np.load(file, mmap_mode="r")["map"]`.
 """
 
 from gtacli.discovery.maps.reader import MapCache

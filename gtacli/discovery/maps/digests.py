@@ -1,6 +1,4 @@
-"""What stands for an image file: the digest of its bytes; a sighting, where reading can be spared;
-and tables of millions of either.
-"""
+"""Digests of image files and stamps of unread ones, and lookup tables of millions of them."""
 
 from __future__ import annotations
 
@@ -16,19 +14,22 @@ from gtacli.images.find import file_state
 from gtacli.images.packed import Packed
 
 SIZE = 16
-"""Bytes: among 10^9 images two share a digest with a probability of 10^-21."""
-Source = Path | Packed
-_MANY = 1 << 16  # digests that a Known keeps apart before it sorts them in
+"""Bytes of a digest: the probability of a collision among 10^9 images is 10^-21."""
+ImageFile = Path | Packed
+_MANY = 1 << 16  # new digests of a DigestSet after which its table is rebuilt
 
 
 def digest(data: bytes | mmap) -> bytes:
-    """BLAKE2b, about a gigabyte a second; hashing lets other threads run."""
+    """Return the BLAKE2b digest, at about 1 GB per second; other threads can run meanwhile."""
     return hashlib.blake2b(data, digest_size=SIZE).digest()
 
 
-def sighting(source: Source) -> bytes | None:
-    """Digest of where an image is and of what says, without reading it, that its bytes are those
-    of before: size and times of change. None where nothing says so, or there is no such file."""
+def file_stamp(source: ImageFile) -> bytes | None:
+    """Return a digest of an image's path, size and times of change, without reading it.
+
+    An equal stamp means that the content has not changed. None for a missing file, and for an image
+    without times of change.
+    """
     try:
         state = source.state() if isinstance(source, Packed) else file_state(source)
     except OSError:
@@ -37,12 +38,12 @@ def sighting(source: Source) -> bytes | None:
 
 
 def stack(digests: Iterable[bytes]) -> NDArray[np.uint8]:
-    """(n, SIZE)."""
+    """Return the digests as one array (n, SIZE)."""
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, SIZE)
 
 
 class DigestTable:
-    """From digests to their rows, in 20 bytes a digest and in bulk.
+    """A map from digests to row numbers that takes 20 bytes per digest, with lookups in bulk.
 
     Args:
         digests: uint8 (n, SIZE), n below 2^32.
@@ -58,12 +59,12 @@ class DigestTable:
         return len(self._rows)
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The row of each of (m, SIZE), the first of equal ones; -1 for one that is not here."""
+        """Return the first row of each digest of (m, SIZE); -1 for a digest not in the table."""
         wanted = _words(digests)
         found = np.full(len(wanted), -1, np.int64)
         place = np.searchsorted(self._first, wanted[:, 0])
         left = np.arange(len(wanted))
-        while True:  # more than once only where first halves are equal
+        while True:  # repeated only for digests with equal first halves
             left = left[place[left] < len(self)]
             left = left[self._first[place[left]] == wanted[left, 0]]
             if not len(left):
@@ -74,8 +75,8 @@ class DigestTable:
             place[left] += 1
 
 
-class Known:
-    """A growing set of digests: sorted ones, and a handful of new ones."""
+class DigestSet:
+    """A growing set of digests: a sorted table, and a small set of new ones."""
 
     def __init__(self, digests: NDArray[np.uint8]) -> None:
         self._all = [digests]

@@ -1,6 +1,4 @@
-"""Files that are named by the hash of their bytes: written whole, or not at all; a damaged one does
-not fit its name.
-"""
+"""Atomically written files named by the hash of their bytes, so that damage is detected."""
 
 from __future__ import annotations
 
@@ -16,21 +14,21 @@ from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
 from gtacli.runtime.atomic import replace_atomic
 
-Rows = NDArray[np.void]
+RowArray = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache
 SEEN_TYPE = np.dtype([("sighting", np.uint8, SIZE), ("digest", np.uint8, SIZE)])
 
 
 def maps_type(grid: tuple[int, int]) -> np.dtype[Any]:
-    """A row of a file of maps."""
+    """Return the dtype of a row of a file of maps."""
     return np.dtype([("digest", np.uint8, SIZE), ("map", np.uint8, grid)])
 
 
-def save(folder: Path, rows: Rows, draft: Path) -> Path:
-    """Write rows into `folder`, under the hash of the file.
+def save(folder: Path, rows: RowArray, draft: Path) -> Path:
+    """Write rows to a file in `folder`, named by its hash.
 
     Args:
-        draft: where it is written first, on the same disk; nobody else's.
+        draft: temporary file on the same disk, used by this process only.
     """
     buffer = io.BytesIO()
     np.save(buffer, rows)
@@ -39,24 +37,24 @@ def save(folder: Path, rows: Rows, draft: Path) -> Path:
 
 
 def put(path: Path, data: bytes, draft: Path) -> Path:
-    """Write a file whole. Raises RunError where it cannot be."""
+    """Write a file atomically; raise RunError (option "out") if that fails."""
     try:
         replace_atomic(path, lambda file: file.write_bytes(data), draft=draft, sync=True)
     except OSError as error:
-        raise RunError(f"--out: cannot write {path} ({error.strerror or error})") from error
+        raise RunError(f"cannot write {path} ({error.strerror or error})", option="out") from error
     return path
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Sorted by name."""
+    """Return the .npy files of a folder, sorted by name."""
     return sorted(folder.glob("*.npy"))
 
 
-def load(path: Path, kind: np.dtype[Any], check: bool = True) -> Rows | None:
-    """The rows of a file, mapped into memory; None: it is damaged.
+def load(path: Path, dtype: np.dtype[Any], check: bool = True) -> RowArray | None:
+    """Map the rows of a file into memory; return None if it is damaged.
 
     Args:
-        check: read it all and compare with its name; else trust it.
+        check: compare the hash of the file with its name.
     """
     try:
         if check and _hash(path) != path.stem:
@@ -64,7 +62,7 @@ def load(path: Path, kind: np.dtype[Any], check: bool = True) -> Rows | None:
         rows = np.asarray(np.load(path, mmap_mode="r"))
     except (OSError, ValueError):
         return None
-    return rows if rows.dtype == kind and rows.ndim == 1 else None
+    return rows if rows.dtype == dtype and rows.ndim == 1 else None
 
 
 def _hash(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Maps on their way into a file: appended batch by batch, so that a killed run loses one at most.
+"""The journal of maps that are not yet in a file; a killed run loses one batch at most.
 
-A batch is its number of rows, the rows, and their checksum. What a kill has cut off at the end, or
-a crash of the machine has spoilt, is dropped with all that follows.
+A batch is stored as its number of rows, the rows, and their checksum. An incomplete or damaged
+batch is dropped together with all that follow.
 """
 
 from __future__ import annotations
@@ -15,35 +15,37 @@ from typing import Any
 
 import numpy as np
 
-from gtacli.discovery.maps.files import Rows
+from gtacli.discovery.maps.files import RowArray
 from gtacli.errors import RunError, UsageError
 
 _NUMBER = struct.Struct("<I")
 
 
 class Journal:
-    """The journal at `path`, of one process at a time.
+    """A journal file, locked by one process at a time.
 
-    Raises UsageError where another process has it, RunError where it cannot be written.
+    Raises UsageError if another process has locked it, RunError if it cannot be written.
     """
 
-    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path, self.dtype = path, dtype
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", 0)
         except OSError as error:
             raise self._failed(error) from error
         if not _locked(self._file.fileno()):
             self._file.close()
-            raise UsageError(f"--out: another gta discover is at work in {path.parent}")
+            raise UsageError(f"another gta discover is writing to {path.parent}", option="out")
 
-    def replay(self) -> Iterator[Rows]:
-        """What an earlier run left, batch by batch; then the journal ends there."""
+    def replay(self) -> Iterator[RowArray]:
+        """Yield the complete batches of an earlier run, then truncate the journal after them."""
         end, left = 0, self.path.stat().st_size
         self._file.seek(0)
         while head := self._file.read(_NUMBER.size):
             left -= len(head)
-            size = self.kind.itemsize * _NUMBER.unpack(head)[0] if len(head) == _NUMBER.size else -1
+            size = (
+                self.dtype.itemsize * _NUMBER.unpack(head)[0] if len(head) == _NUMBER.size else -1
+            )
             if not 0 <= size + _NUMBER.size <= left:
                 break
             data, check = self._file.read(size), self._file.read(_NUMBER.size)
@@ -51,15 +53,15 @@ class Journal:
             if check != _NUMBER.pack(zlib.crc32(data)):
                 break
             end = self._file.tell()
-            yield np.frombuffer(data, self.kind)
+            yield np.frombuffer(data, self.dtype)
         self._cut(end)
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: RowArray) -> None:
         data = rows.tobytes()
         whole = _NUMBER.pack(len(rows)) + data + _NUMBER.pack(zlib.crc32(data))
         try:
             written = self._file.write(whole)
-            if written != len(whole):  # the disk is full; the next call would say so
+            if written != len(whole):  # the disk is full; only the next call would raise
                 raise OSError(f"{written} of {len(whole)} bytes written")
         except OSError as error:
             raise self._failed(error) from error
@@ -68,7 +70,7 @@ class Journal:
         self._cut(0)
 
     def close(self, remove: bool) -> None:
-        """Let others have it, or remove it."""
+        """Unlock the journal; delete it if `remove`."""
         if remove:
             self.path.unlink(missing_ok=True)
         self._file.close()
@@ -81,14 +83,14 @@ class Journal:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> RunError:
-        return RunError(f"--out: cannot write {self.path} ({error.strerror or error})")
+        return RunError(f"cannot write {self.path} ({error.strerror or error})", option="out")
 
 
 def _locked(number: int) -> bool:
-    """Whether the lock is ours; it ends with the process, however that ends."""
+    """Return whether the file could be locked; the lock ends with the process."""
     try:
         import fcntl
-    except ImportError:  # Windows: nothing guards against a second run there
+    except ImportError:  # Windows: no protection against a second run
         return True
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,15 +1,15 @@
-"""Maps by the content of their images, for whoever trains with them.
+"""Look up cached maps by the content of their images.
 
     cache = MapCache("maps/")
     rows = cache.rows([record.path for record in records])   # once; -1: no map
     cache[rows[i]]                                           # uint8 (gh, gw), in any process
 
-A sighting (where a file lies, its size and times of change) answers without reading the image; an
-image that was never seen there, or has changed since, is read and known by its bytes. So neither a
-changed file nor another one of the same name gets a map that is not its own.
+An image with a known stamp (path, size and times of change) is not read; a new or changed image is
+read and identified by its bytes. So a changed file, or another one of the same name, never gets
+the map of another image.
 
-In memory are some 50 bytes a map, for looking rows up; the maps stay in their files, mapped, and
-the pages that are in use are shared by all processes of a machine.
+The lookup table takes about 50 bytes of memory per map; the maps stay in memory-mapped files, whose
+pages all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.discovery.maps.digests import SIZE, DigestTable, Source, digest, sighting, stack
-from gtacli.discovery.maps.files import MAPS, SEEN, SEEN_TYPE, Rows, files_in, load, maps_type
-from gtacli.discovery.maps.kind import read_kind
+from gtacli.discovery.maps.digests import SIZE, DigestTable, ImageFile, digest, file_stamp, stack
+from gtacli.discovery.maps.files import MAPS, SEEN, SEEN_TYPE, RowArray, files_in, load, maps_type
+from gtacli.discovery.maps.manifest import read_manifest
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, encoded
 from gtacli.runtime.prefetch import ahead
 
 BULK = 4096  # images that are looked up together
-PIECE = 256  # of them a thread
+PIECE = 256  # of them per thread
 
 
 class MapCache:
-    """The maps in a folder of `gta discover`; read-only, picklable, safe to fork.
+    """The maps in a folder of `gta discover`: read-only, picklable, safe to fork.
 
-    It is the folder as it was opened: what is added later is not seen.
+    Maps that are added after opening are not included.
 
     Args:
         folder: of the cache.
-        skip_damaged: leave damaged files out (and name them in `damaged`).
+        skip_damaged: skip damaged files (and list them in `damaged`).
 
     Attributes:
-        kind: what the maps are.
-        grid: (gh, gw) of each.
-        parts: rows of (digest, map), file by file.
-        damaged: files that are left out.
+        manifest: properties of the maps.
+        grid: (gh, gw) of each map.
+        parts: rows of (digest, map), one array per file.
+        damaged: skipped files.
 
     Raises GtaError for a folder without maps, and for a damaged file.
     """
 
     def __init__(self, folder: str | Path, skip_damaged: bool = False) -> None:
         self.folder = Path(folder)
-        self.kind = read_kind(self.folder)
-        self.grid = self.kind.grid
+        self.manifest = read_manifest(self.folder)
+        self.grid = self.manifest.grid
         self._open(files_in(self.folder / MAPS), files_in(self.folder / SEEN), check=True)
         if self.damaged and not skip_damaged:
-            raise GtaError(f"{self.damaged[0]} is damaged; gta discover makes its maps again")
+            raise GtaError(f"{self.damaged[0]} is damaged; gta discover computes its maps again")
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """The map in a row, (gh, gw); a copy."""
+        """Return a copy of the map (gh, gw) in a row."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} maps")
         part = bisect_right(self._starts, row) - 1
@@ -74,16 +74,15 @@ class MapCache:
 
     def rows(
         self,
-        images: Sequence[Source],
+        images: Sequence[ImageFile],
         threads: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> NDArray[np.int64]:
-        """The row of each image's map; -1: there is none, or the image cannot be read.
+        """Return the row of each image's map; -1 if there is none or the image cannot be read.
 
         Args:
-            threads: that ask for the files, and read those that were not seen yet; 0: none;
-                default: by the machine.
-            progress: called with the number of images that are done.
+            threads: number of threads that read images; 0: none; default: depends on the machine.
+            progress: called with the number of images of each bulk.
         """
         found = np.full(len(images), -1, np.int64)
         for start in range(0, len(images), BULK):
@@ -100,36 +99,36 @@ class MapCache:
         return found
 
     def digests(
-        self, images: Sequence[Source], threads: int | None = None
+        self, images: Sequence[ImageFile], threads: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(n, SIZE) digests of images by their sightings, and which are known by them."""
-        # In threads: on a network file system each waits for an answer.
+        """Return digests (n, SIZE) of the images with known stamps, and which images these are."""
+        # In threads, because a network file system is slow to answer.
         pieces = (images[start : start + PIECE] for start in range(0, len(images), PIECE))
-        sightings = list(chain.from_iterable(ahead(_sightings, pieces, 64, threads)))
-        table, contents = self._by_sighting
-        rows = table.find(stack(one or bytes(SIZE) for one in sightings))
-        rows[[one is None for one in sightings]] = -1
+        stamps = list(chain.from_iterable(ahead(_stamps, pieces, 64, threads)))
+        table, contents = self._by_stamp
+        rows = table.find(stack(one or bytes(SIZE) for one in stamps))
+        rows[[one is None for one in stamps]] = -1
         found = np.zeros((len(images), SIZE), np.uint8)
         found[rows >= 0] = contents[rows[rows >= 0]]
         return found, rows >= 0
 
     def have(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which of the images with these digests, (n, SIZE), have a map."""
+        """Return which of the digests (n, SIZE) have a map."""
         return self._table.find(digests) >= 0
 
     def find(self, data: bytes) -> NDArray[np.uint8] | None:
-        """The map of the image file with these bytes."""
+        """Return the map of the image file with these bytes; None if there is none."""
         row = int(self._table.find(stack([digest(data)]))[0])
         return None if row < 0 else self[row]
 
     @property
     def contents(self) -> NDArray[np.uint8]:
-        """(len(self), SIZE): the digest of each row's image."""
+        """Return the digest of each row's image, (len(self), SIZE)."""
         return _column(self.parts, "digest")
 
     @property
-    def sightings(self) -> NDArray[np.uint8]:
-        """(n, SIZE): the sightings of images."""
+    def stamps(self) -> NDArray[np.uint8]:
+        """Return all known stamps of image files, (n, SIZE)."""
         return _column(self._seen, "sighting")
 
     @cached_property
@@ -137,46 +136,46 @@ class MapCache:
         return DigestTable(self.contents)
 
     @cached_property
-    def _by_sighting(self) -> tuple[DigestTable, NDArray[np.uint8]]:
-        return DigestTable(self.sightings), _column(self._seen, "digest")
+    def _by_stamp(self) -> tuple[DigestTable, NDArray[np.uint8]]:
+        return DigestTable(self.stamps), _column(self._seen, "digest")
 
     def _open(self, maps: Sequence[Path], seen: Sequence[Path], check: bool) -> None:
-        kind = maps_type(self.grid)
-        loaded = {file: load(file, kind, check) for file in maps}
-        sighted = {file: load(file, SEEN_TYPE, check) for file in seen}
-        self.damaged = [f for f, rows in {**loaded, **sighted}.items() if rows is None]
+        dtype = maps_type(self.grid)
+        loaded = {file: load(file, dtype, check) for file in maps}
+        stamps = {file: load(file, SEEN_TYPE, check) for file in seen}
+        self.damaged = [f for f, rows in {**loaded, **stamps}.items() if rows is None]
         self._files = [f for f in (*maps, *seen) if f not in self.damaged]
         self.parts = [rows for rows in loaded.values() if rows is not None]
-        self._seen = [rows for rows in sighted.values() if rows is not None]
+        self._seen = [rows for rows in stamps.values() if rows is not None]
         self._maps = [part["map"] for part in self.parts]
         self._starts = [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
-        # The files by name: a row must mean the same map in every process.
-        return {"folder": self.folder, "kind": self.kind, "files": self._files}
+        # With the names of the files, so that a row is the same map in every process.
+        return {"folder": self.folder, "manifest": self.manifest, "files": self._files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.folder, self.kind = state["folder"], state["kind"]
-        self.grid = self.kind.grid
+        self.folder, self.manifest = state["folder"], state["manifest"]
+        self.grid = self.manifest.grid
         maps = [file for file in state["files"] if file.parent.name == MAPS]
         seen = [file for file in state["files"] if file.parent.name == SEEN]
         self._open(maps, seen, check=False)
         if self.damaged:
-            raise GtaError(f"{self.damaged[0]} has gone since the cache was opened")
+            raise GtaError(f"{self.damaged[0]} was removed or changed after the cache was opened")
 
 
-def _sightings(images: Sequence[Source]) -> list[bytes | None]:
-    return [sighting(image) for image in images]
+def _stamps(images: Sequence[ImageFile]) -> list[bytes | None]:
+    return [file_stamp(image) for image in images]
 
 
-def _content(image: Source) -> bytes | None:
+def _content(image: ImageFile) -> bytes | None:
     try:
         return digest(encoded(image))
     except ImageError:
         return None
 
 
-def _column(parts: Sequence[Rows], name: str) -> NDArray[np.uint8]:
-    """One column of digests of all parts, in memory."""
+def _column(parts: Sequence[RowArray], name: str) -> NDArray[np.uint8]:
+    """Copy one column of digests of all parts into memory."""
     none = np.empty((0, SIZE), np.uint8)
     return np.concatenate([none, *(part[name] for part in parts)])

@@ -1,4 +1,4 @@
-"""Figures on a cache, and what it lacks."""
+"""Statistics of a cache, and its damaged or unfinished files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ BINS = 10
 
 
 def stats(cache: MapCache) -> dict[str, Any]:
-    """What the maps are and how they are distributed; in the memory of one file.
+    """Compute statistics of the maps, with one file in memory at a time.
 
-    `foreground` is the share of cells of at least half the maximum, in the mean; `histogram` counts
-    the maps by that share, in tenths; `constant` ones show no object, `empty` ones are 0.
+    `foreground` is the mean fraction of cells with at least half the maximum; `histogram` counts
+    the maps by that fraction, in tenths; `constant` maps show no object, `empty` maps are 0.
     """
     total, constant, empty = 0.0, 0, 0
     histogram = np.zeros(BINS, np.int64)
     for part in cache.parts:
         flat = part["map"].reshape(len(part), -1)
         high, low = flat.max(1), flat.min(1)
-        share = (flat >= 128).mean(1)
-        total += float(share.sum())
+        fraction = (flat >= 128).mean(1)
+        total += float(fraction.sum())
         constant += int((high == low).sum())
         empty += int((high == 0).sum())
-        histogram += np.bincount(np.minimum((share * BINS).astype(int), BINS - 1), minlength=BINS)
+        tenths = np.minimum((fraction * BINS).astype(int), BINS - 1)
+        histogram += np.bincount(tenths, minlength=BINS)
     contents = cache.contents
     distinct = int((DigestTable(contents).find(contents) == np.arange(len(contents))).sum())
-    kind = cache.kind.model_dump(mode="json")
+    manifest = cache.manifest.model_dump(mode="json")
     size = size_of(cache.folder)
     return {
         "cache": str(cache.folder),
@@ -40,8 +41,8 @@ def stats(cache: MapCache) -> dict[str, Any]:
         "files": len(cache.parts),
         "bytes": size,
         "bytes_a_map": size / len(cache) if len(cache) else None,
-        **{key: kind[key] for key in ("model", "fingerprint", "backend", "options")},
-        **{key: kind[key] for key in ("image_size", "grid", "precision")},
+        **{key: manifest[key] for key in ("model", "fingerprint", "backend", "options")},
+        **{key: manifest[key] for key in ("image_size", "grid", "precision")},
         "foreground": total / len(cache) if len(cache) else None,
         "constant": constant,
         "empty": empty,

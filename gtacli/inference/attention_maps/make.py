@@ -17,9 +17,9 @@ from gtacli.inference.attention_maps.methods import (
     MapMethod,
     Rollout,
 )
-from gtacli.models.frozen import pack
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
+from gtacli.models.packed_linear import pack
 from gtacli.runtime.devices import Compute
 
 WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino")

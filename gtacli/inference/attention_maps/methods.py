@@ -76,7 +76,7 @@ class ClsAttention:
         together: bool = False,
     ) -> None:
         timm_blocks.check(model)
-        require_cls(model, "`kind=cls`", "use `kind=tokencut`, or another back-end")
+        require_cls(model, "kind", "use `kind=tokencut`, or another back-end")
         blocks: Any = model.blocks
         self.model, self.mass, self.together = model, mass, together
         self.layers = absolute_layers(layers, len(blocks))
@@ -122,7 +122,7 @@ class Rollout:
         self, model: nn.Module, layers: Sequence[int] | str, heads: Heads, mass: float | None = None
     ) -> None:
         timm_blocks.check(model)
-        require_cls(model, "`kind=rollout`", "use `kind=tokencut`, or another back-end")
+        require_cls(model, "kind", "use `kind=tokencut`, or another back-end")
         if heads not in ("mean", "max"):
             raise UsageError(
                 "rollout reduces the heads to one: mean (published) or max", option="heads"

@@ -1,12 +1,12 @@
-"""Layouts of published checkpoints: recognised by their tensors' names, converted to timm's.
+"""Layouts of published checkpoints, recognized by their tensors' names and converted to timm's.
 
-A layout is a row of a table: which names give it away, which tensors are no part of the network,
-how the rest is renamed, and what names alone cannot do (q, k, v apart). The rows are in `meta`,
-`huggingface` and `clip`; nothing here reads files or builds models.
+A layout is a row of a table: the names that identify it, the tensors that are not part of the
+network, the new names of the others, and the conversions that renaming cannot do (separate q, k,
+v). The rows are in `meta`, `huggingface` and `clip`; nothing here reads files or creates models.
 
-timm converts some of these layouts too, while it loads its own pretrained weights, and there it
-needs the built model, resizes on the way, and drops tensors without a word. Here every tensor is
-accounted for, before a model exists; timm's functions are what the tests compare with.
+timm converts some of these layouts while it loads its own pretrained weights; it needs the model
+for that, resizes at the same time and drops tensors silently. Here every tensor is accounted for
+before a model exists. The tests compare with timm's functions.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gtacli.models.layouts.base import Converted, Layout
+from gtacli.models.layouts.base import ConvertedWeights, Layout
 from gtacli.models.layouts.clip import CLIP_LAYOUTS
 from gtacli.models.layouts.huggingface import HUGGING_FACE_LAYOUTS
 from gtacli.models.layouts.meta import META_LAYOUTS
 
-__all__ = ["LAYOUTS", "Converted", "Layout", "recognise"]
+__all__ = ["LAYOUTS", "ConvertedWeights", "Layout", "find_layout"]
 
 LAYOUTS: tuple[Layout, ...] = (*META_LAYOUTS, *HUGGING_FACE_LAYOUTS, *CLIP_LAYOUTS)
 
 
-def recognise(tensors: Mapping[str, Tensor], part: str = "") -> Layout | None:
-    """The published layout that these tensors are in; None: timm's own, or an unknown one.
+def find_layout(tensors: Mapping[str, Tensor], part: str = "") -> Layout | None:
+    """Return the published layout of these tensors; None for timm's own or an unknown one.
 
     Args:
-        part: the key of the checkpoint under which they lie, such as "model".
+        part: the key of the tensors in their checkpoint, such as "model".
     """
     return next((layout for layout in LAYOUTS if layout.fits(tensors, part)), None)

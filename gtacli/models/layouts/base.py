@@ -1,4 +1,4 @@
-"""What a layout is, and the steps that renaming cannot do."""
+"""The description of a layout, and conversions that renaming cannot do."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Renames = tuple[tuple[str, str], ...]
-Step = Callable[[Tensors], Tensors]
 
 
-class Converted(NamedTuple):
+class ConvertedWeights(NamedTuple):
     """A checkpoint in timm's layout.
 
     Attributes:
-        tensors: of the network, under timm's names.
-        dropped: the file's names of what was left out on purpose: heads of the training objective,
-            decoders, mask tokens, other towers, fixed buffers.
-        kwargs: what `timm.create_model` needs beside the architecture.
+        tensors: tensors of the network by timm's names.
+        dropped: the file's names of tensors that are not part of the network: heads of the training
+            objective, decoders, mask tokens, other towers, fixed buffers.
+        kwargs: arguments of `timm.create_model` beside the architecture.
     """
 
     tensors: Tensors
@@ -32,24 +31,24 @@ class Converted(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to name a ViT's tensors. All patterns are searched (re.search) in names.
+    """A publisher's names of a ViT's tensors. All patterns are searched (re.search) in names.
 
     Attributes:
-        name: as its users call it.
-        signs: each is found in some name.
-        without: is found in no name.
-        parts: keys of the checkpoint under which it lies; for names that timm's own bare files
-            have as well. Any, if empty.
-        proof: of the values, where names are not enough.
-        roots: prefixes under which the network may lie; the first that occurs counts, and what
-            lies elsewhere is dropped.
-        drop: names, below the root, that are no part of the network.
-        constants: names that the steps check or use up, and the network has not.
-        rename: substitutions, each tried on every name in this order.
-        steps: what names alone cannot do, in this order.
-        kwargs: what the tensors say of the architecture beyond its name.
-        imagenet: the publisher always normalises images with ImageNet's mean and std.
-        caution: what the tensors cannot tell and the user must know.
+        name: name in reports.
+        signs: patterns that each occur in some name.
+        without: pattern that occurs in no name.
+        parts: keys of the checkpoint that hold it, for names that timm's own files have as well;
+            empty: any.
+        proof: test of the values, if names are not enough.
+        roots: prefixes of the network's names; the first that occurs is used, and tensors without
+            it are dropped.
+        drop: names, below the root, that are not part of the network.
+        constants: names that the steps check or use and the network does not have.
+        rename: substitutions, applied to every name in this order.
+        steps: conversions that renaming cannot do, in this order.
+        kwargs: arguments of the architecture that follow from the tensors.
+        imagenet: the publisher always normalizes images with ImageNet's mean and std.
+        caution: warning about a property that the tensors do not determine.
     """
 
     name: str
@@ -61,13 +60,13 @@ class Layout:
     drop: str = ""
     constants: str = ""
     rename: Renames = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Callable[[Tensors], Tensors], ...] = ()
     kwargs: Callable[[Tensors], dict[str, Any]] | None = None
     imagenet: bool = False
     caution: str = ""
 
     def fits(self, tensors: Mapping[str, Tensor], part: str = "") -> bool:
-        """Whether these tensors, found under the key `part`, are in this layout."""
+        """Return whether these tensors, read from the key `part`, are in this layout."""
         return (
             (not self.parts or part in self.parts)
             and all(_found(sign, tensors) for sign in self.signs)
@@ -75,8 +74,8 @@ class Layout:
             and (self.proof is None or self.proof(tensors))
         )
 
-    def convert(self, tensors: Mapping[str, Tensor]) -> Converted:
-        """The tensors in timm's layout.
+    def convert(self, tensors: Mapping[str, Tensor]) -> ConvertedWeights:
+        """Convert the tensors to timm's layout.
 
         Raises GtaError for tensors that timm's architecture cannot hold.
         """
@@ -95,7 +94,7 @@ class Layout:
             kept[inner] = value
         for step in self.steps:
             kept = step(kept)
-        return Converted(kept, tuple(dropped), self.kwargs(kept) if self.kwargs else {})
+        return ConvertedWeights(kept, tuple(dropped), self.kwargs(kept) if self.kwargs else {})
 
 
 def _found(pattern: str, names: Iterable[str]) -> bool:
@@ -104,7 +103,7 @@ def _found(pattern: str, names: Iterable[str]) -> bool:
 
 
 def join_qkv(t: Tensors) -> Tensors:
-    """blocks.N.attn.{q,k,v} (C x C each) into one qkv (3C x C); a bias that is not there is 0."""
+    """Join blocks.N.attn.{q,k,v} (C x C each) into one qkv (3C x C); a missing bias is 0."""
     out = {n: v for n, v in t.items() if not re.search(r"\.attn\.[qkv]\.", n)}
     for name in t:
         at, q, kind = name.rpartition(".attn.q.")
@@ -116,9 +115,9 @@ def join_qkv(t: Tensors) -> Tensors:
 
 
 def registers_without_position(t: Tensors) -> Tensors:
-    """Moves the CLS token's position embedding into the token: timm's registers models have none.
+    """Add the CLS token's position embedding to the token, as timm's models with registers do.
 
-    Only with registers; the models without keep both apart, as timm does.
+    Models without registers keep both separate, as timm does.
     """
     if "reg_token" not in t or "pos_embed" not in t:
         return t

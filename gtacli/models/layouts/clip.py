@@ -1,4 +1,4 @@
-"""Image towers of CLIP and SigLIP: OpenAI's own, open_clip's, Hugging Face's.
+"""Image towers of CLIP and SigLIP in the layouts of OpenAI, open_clip and Hugging Face.
 
 The text tower is left out. The projection to the joint embedding becomes the classifier, as in
 timm's own CLIP weights.
@@ -12,14 +12,14 @@ from gtacli.models.layouts.base import Layout, Tensors, join_qkv
 from gtacli.models.layouts.huggingface import BLOCK_NAMES
 
 _CAUTION = (
-    "nothing in the file says whether its network has GELU or QuickGELU; OpenAI's own, DFN's and "
-    "the first MetaCLIP models have QuickGELU: architectures named …_clip_quickgelu_…"
+    "the file does not say whether its network has GELU or QuickGELU; OpenAI's, DFN's and the "
+    "first MetaCLIP models have QuickGELU: use an architecture named …_clip_quickgelu_…"
 )
 _JOINT = r"^(text|logit_|visual_projection\.bias|ln_final|token_embedding|positional_embedding)"
 
 
 def _shapes(t: Tensors) -> Tensors:
-    """CLIP keeps the token (C) and the positions (N x C) bare, and the projection transposed."""
+    """Reshape CLIP's token (C) and positions (N x C), and transpose its projection."""
     out = dict(t)
     if "cls_token" in out:
         out["cls_token"] = out["cls_token"].reshape(1, 1, -1)
@@ -30,14 +30,14 @@ def _shapes(t: Tensors) -> Tensors:
 
 
 def _bare_head(t: Tensors) -> Tensors:
-    """timm's classifier has a bias, the projection none."""
+    """Add the bias of timm's classifier, which the projection does not have."""
     if "head.weight" in t and "head.bias" not in t:
         return {**t, "head.bias": torch.zeros(len(t["head.weight"]))}
     return t
 
 
 def _pool(t: Tensors) -> Tensors:
-    """SigLIP's attention pooling: one query, so q lies apart from k and v in timm."""
+    """Split SigLIP's attention pooling into q and kv, as timm has them."""
     out = dict(t)
     for kind in ("weight", "bias"):
         joint = out.pop(f"attn_pool.in_proj_{kind}", None)

@@ -1,10 +1,10 @@
-"""ViT, ViTMAE, DeiT, DINOv2 (with registers too) and DINOv3 of Hugging Face transformers.
+"""Layouts of ViT, ViTMAE, DeiT, DINOv2 (also with registers) and DINOv3 of Hugging Face.
 
-Its files keep the names of version 4 (`encoder.layer.0.attention.attention.query`); a state dict
-taken from a model in memory has those of version 5 (`layers.0.attention.q_proj`). Both are read.
+Files of transformers keep the names of version 4 (`encoder.layer.0.attention.attention.query`); a
+state dict of a model in memory has those of version 5 (`layers.0.attention.q_proj`). Both are read.
 
-transformers' ViT and DeiT have LayerNorms of eps 1e-12, the networks they were converted from, and
-timm's, 1e-6: features differ by some 1e-6 of their size.
+The ViT and DeiT of transformers have LayerNorms with eps 1e-12; the original networks and timm's
+have 1e-6. Features differ by about 1e-6 of their size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from gtacli.models.layouts.base import Layout, Tensors, join_qkv, registers_without_position
 from gtacli.models.layouts.meta import separate_bias, with_qkv_bias
 
-# Names inside a block, for every model of the library with an encoder such as this.
+# Names inside a block, the same in all encoders of the library.
 BLOCK_NAMES = (
     (r"^(encoder\.|model\.)?layers?\.(\d+)\.", r"blocks.\2."),
     (r"\.(attention\.attention|attention|self_attn)\.(q|k|v)(_proj|uery|ey|alue)\.", r".attn.\2."),
@@ -44,7 +44,7 @@ _OLD_OR_NEW = r"(attention\.query|attention\.q_proj)\.weight$"
 
 
 def _gated(t: Tensors) -> Tensors:
-    """The two halves of DINOv2's gated MLP, kept apart in memory, as one layer."""
+    """Join the two halves of DINOv2's gated MLP into one layer."""
     out = {n: v for n, v in t.items() if not re.search(r"\.mlp\.(gate|up)_proj\.", n)}
     for name in t:
         if ".mlp.gate_proj." in name:
@@ -54,7 +54,7 @@ def _gated(t: Tensors) -> Tensors:
 
 
 def _up_and_down(t: Tensors) -> Tensors:
-    """DINOv3's MLP, gated (fc1_g, fc1_x) or not (fc1)."""
+    """Rename DINOv3's MLP, gated (fc1_g, fc1_x) or not (fc1)."""
     up = "fc1_x" if any(".mlp.gate_proj." in n for n in t) else "fc1"
     names = {"gate_proj": "fc1_g", "up_proj": up, "down_proj": "fc2"}
     return {re.sub("(gate|up|down)_proj", lambda m: names[m[0]], n): v for n, v in t.items()}
@@ -86,7 +86,7 @@ DEIT = replace(
 DINOV2 = Layout(
     "Hugging Face DINOv2",
     signs=(r"embeddings\.position_embeddings$", r"layer_scale1\.lambda1$", _OLD_OR_NEW),
-    # Its classifier reads the CLS token beside the mean patch, which no head of timm's does.
+    # Its classifier reads the CLS token and the mean patch; timm has no such head.
     drop=r"embeddings\.mask_token$|^classifier\.",
     rename=(
         *_NAMES,

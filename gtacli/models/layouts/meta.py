@@ -1,8 +1,8 @@
-"""Official checkpoints of DINO, iBOT, MAE, DeiT, DINOv2 and DINOv3.
+"""Layouts of the official checkpoints of DINO, iBOT, MAE, DeiT, DINOv2 and DINOv3.
 
-Names as in facebookresearch/{dino, mae, deit, dinov2, dinov3} and bytedance/ibot. Bare backbones of
-DINO, iBOT and DeiT (no objective's head, no distillation token) have exactly timm's names: they
-need no conversion, and nothing in them says whose they are.
+The names are those of facebookresearch/{dino, mae, deit, dinov2, dinov3} and bytedance/ibot. Plain
+backbones of DINO, iBOT and DeiT (without the objective's head or a distillation token) have exactly
+timm's names: they need no conversion, and they cannot be told apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from gtacli.errors import GtaError
 from gtacli.models.layouts.base import Layout, Tensors, registers_without_position
 
-# Whole training states hold several networks: the teacher is what the papers evaluate.
+# Training states hold several networks; the papers evaluate the teacher.
 _ROOTS = ("teacher.backbone.", "backbone.", "")
 _BLOCK = r"(^|\.)blocks\.(\d+\.)?\d+\.norm1\.weight$"
 _FOREIGN = (
@@ -27,7 +27,7 @@ _FOREIGN = (
 
 
 def _is_sin_cos(t: Mapping[str, Tensor]) -> bool:
-    """Whether the position embeddings are MAE's fixed ones: 0 for CLS, sin and cos for patches."""
+    """Return whether position embeddings are MAE's fixed ones (CLS: 0, patches: sin, cos)."""
     position = t["pos_embed"].float()
     quarter = position.shape[-1] // 4
     sin, cos = position[0, 1:, :quarter], position[0, 1:, quarter : 2 * quarter]
@@ -36,9 +36,9 @@ def _is_sin_cos(t: Mapping[str, Tensor]) -> bool:
 
 
 def separate_bias(t: Tensors) -> Tensors:
-    """DINOv3's masked qkv.bias into timm's q_bias and v_bias, or none where it is 0 throughout.
+    """Convert DINOv3's masked qkv.bias to timm's q_bias and v_bias; drop it if it is all zeros.
 
-    The mask switches the bias of k off. Published distilled models have zeros everywhere.
+    The mask disables the bias of k. Published distilled models have zeros everywhere.
     """
     out: Tensors = {}
     biases: Tensors = {}
@@ -50,13 +50,13 @@ def separate_bias(t: Tensors) -> Tensors:
             mask = t.get(f"{name}_mask")
             q, k, v = (value if mask is None else value * mask.to(value.dtype)).chunk(3)
             if k.any():
-                raise GtaError(f"weights: {name} has a bias of the keys, which timm's DINOv3 lacks")
+                raise GtaError(f"{name} has a bias of the keys, which timm's DINOv3 does not have")
             biases |= {f"{at}q_bias": q, f"{at}v_bias": v}
     return out | biases if any(b.any() for b in biases.values()) else out
 
 
 def _check_periods(t: Tensors) -> Tensors:
-    """Drops the fixed periods of the rotary embedding once they are known to be timm's."""
+    """Drop the fixed periods of the rotary embedding after checking that they are timm's."""
     out = dict(t)
     periods = out.pop("rope_embed.periods", None)
     if periods is not None:
@@ -64,17 +64,18 @@ def _check_periods(t: Tensors) -> Tensors:
         exponent = torch.arange(len(periods), dtype=torch.float32) / len(periods)
         if not torch.allclose(periods.float(), 100.0**exponent, rtol=1e-2):
             raise GtaError(
-                "weights: rope_embed.periods are not those of base 100, which timm's DINOv3 has"
+                "rope_embed.periods are not those of base 100, as timm's DINOv3 has them"
             )
     return out
 
 
 def with_qkv_bias(t: Tensors) -> dict[str, Any]:
+    """Return the architecture's argument `qkv_bias`."""
     return {"qkv_bias": any(n.endswith("q_bias") for n in t)}
 
 
 def _unchunk(t: Tensors) -> Tensors:
-    """Blocks saved in chunks (blocks.CHUNK.BLOCK.…) under their own number."""
+    """Rename blocks saved in chunks (blocks.CHUNK.BLOCK.…) to their block number."""
     return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): v for n, v in t.items()}
 
 
@@ -97,7 +98,7 @@ MAE_PROBED = replace(
     signs=(r"^head\.0\.running_mean$", _BLOCK),
     without=_FOREIGN,
     proof=None,
-    # Its head is a batch norm before a linear layer, which no head of timm's is.
+    # Its head is a batch norm and a linear layer; timm has no such head.
     drop=r"^head\.",
 )
 MAE_FINETUNED = Layout(
@@ -150,10 +151,10 @@ DINOV2 = Layout(
 )
 DINOV3 = Layout(
     "DINOv3",
-    # Satellite models are normalised otherwise, so the architecture's tag says how.
+    # Satellite models have another normalization, so the architecture's tag determines it.
     signs=(r"(^|\.)storage_tokens$", r"(^|\.)rope_embed\.periods$", _BLOCK),
     roots=_ROOTS,
-    # local_cls_norm serves the training's local crops alone.
+    # local_cls_norm is used for the local crops of training only.
     drop=r"^mask_token$|^local_cls_norm\.|^(dino|ibot)_head",
     constants=r"\.bias_mask$|^rope_embed\.periods$",
     rename=(
@@ -167,7 +168,7 @@ DINOV3 = Layout(
     kwargs=with_qkv_bias,
 )
 BACKBONE = Layout(
-    "backbone",  # of a larger network that nothing gives away; timm's names below the prefix
+    "backbone",  # of an unknown larger network; timm's names below the prefix
     signs=(r"^(teacher\.)?backbone\.blocks\.", r"^(teacher\.)?backbone\.patch_embed\."),
     without=r"^head\.(mlp|last_layer)|mask_token|masked_embed|storage_tokens",
     roots=_ROOTS,

@@ -1,10 +1,10 @@
-"""DELTA: the feature maps' behaviour as reference (Li et al., ICLR 2019, arXiv 1901.09229).
+"""DELTA: a penalty on differences of feature maps (Li et al., ICLR 2019, arXiv 1901.09229).
 
     R = mean over blocks and images of  1/2 * 1/N * sum_nc  C w_c (h_t - h_s)^2_nc,   loss += lam R
 
-h the patch tokens (N, C) that a block puts out, of the target and of the frozen source on the same
-view, w the channels' attention with sum 1 (the paper weighs channels by how much the source's loss
-grows without them). Without a file of weights w = 1/C: plain behaviour regularisation. The average
+with h the patch tokens (N, C) at a block's output, of the target and of the frozen source for the
+same view, and w the channel weights with sum 1 (in the paper the increase of the source's loss
+without each channel). Without a file of weights w = 1/C, plain behavior regularization. The average
 over tokens is that of the Transfer-Learning-Library's attentive form; those over blocks and images
 are ours, so that lam does not depend on depth and batch size.
 
@@ -24,16 +24,16 @@ from gtacli.config.parts import RegularizerOptions
 from gtacli.errors import UsageError
 from gtacli.models import Request
 from gtacli.models.tap import absolute_layers
-from gtacli.regularizers import Needs, Regularizer, Step
+from gtacli.regularizers import Needs, Regularizer, StepOutputs
 
 __all__ = ["Delta", "DeltaOptions"]
 
 
 class Delta(Regularizer[DeltaOptions]):
-    """Holds the outputs of blocks near those of the frozen source.
+    """A penalty on differences between the block outputs of the target and the frozen source.
 
     Raises UsageError without a source, for blocks that the model does not have, and for networks
-    of different width or channel weights that do not fit.
+    of different width or channel weights that do not match.
     """
 
     Options: ClassVar[type[RegularizerOptions]] = DeltaOptions
@@ -48,13 +48,13 @@ class Delta(Regularizer[DeltaOptions]):
         head: tuple[str, ...] = ("head",),
     ) -> None:
         super().__init__(options, target, source, head)
-        if source is None:
-            raise UsageError("regularizer delta: needs a source model (--source)")
+        assert source is not None
         widths = cast(int, target.embed_dim), cast(int, source.embed_dim)
         if widths[0] != widths[1]:
             raise UsageError(
-                f"regularizer delta: the model is {widths[0]} wide, the source {widths[1]}; "
-                "they must match"
+                f"regularizer delta needs the same width in both networks, but the model has "
+                f"{widths[0]} and the source {widths[1]}",
+                option="source",
             )
         self.layers = absolute_layers(options.layers, len(cast(nn.ModuleList, target.blocks)))
         self.prefix = cast(int, target.num_prefix_tokens), cast(int, source.num_prefix_tokens)
@@ -62,11 +62,11 @@ class Delta(Regularizer[DeltaOptions]):
 
     @property
     def needs(self) -> Needs:
-        """The outputs of the chosen blocks; the source stops after the last of them."""
+        """Return requests for the chosen blocks' outputs; the source stops after the last one."""
         return Needs(Request(hidden=self.layers), Request(hidden=self.layers, output=False))
 
-    def penalty(self, step: Step) -> Tensor:
-        """The mean over the blocks, in fp32."""
+    def penalty(self, step: StepOutputs) -> Tensor:
+        """Return the mean over the blocks, in fp32."""
         assert step.source is not None
         return torch.stack(
             [self._block(step.target.hidden[i], step.source.hidden[i], i) for i in self.layers]

@@ -9,15 +9,17 @@ from gtacli.config.parts import GTAOptions, Layers, RegularizerOptions
 
 
 class DeltaOptions(RegularizerOptions):
-    lam: float = Field(default=0.01, ge=0, description="alpha")
-    layers: Layers = Field(default="all", description="blocks whose outputs are held")
+    """The options of DELTA."""
+
+    lam: float = Field(default=0.01, ge=0, description="strength (alpha)")
+    layers: Layers = Field(default="all", description="blocks whose outputs are compared")
     channel_weights: FilePath | None = Field(
         default=None,
-        description="a .safetensors of one tensor (C) a block, named by the block's number",
+        description="a .safetensors file with one tensor (C) per block, named by its number",
     )
 
     @field_validator("layers", mode="before")
     @classmethod
     def _parse_layers(cls, value: object) -> object:
-        """-1,-2 and a list, as the built-in regularisers read them."""
+        """Accept "-1,-2" and lists, as the built-in regularizers do."""
         return GTAOptions(layers=value).layers  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Attention over channels: how much the source's loss grows without each of them.
+"""Channel weights: the increase of the source's loss without each channel.
 
-Eq. 6 of the paper: w_c is the softmax of the growth of the loss when channel c is switched off. A
-pass a channel is dear, so it is done once, on a few batches, and kept in a file.
+Eq. 6 of the paper: w_c is the softmax of the increase of the loss when channel c is set to zero. It
+needs a pass per channel, so it is computed once, on a few batches, and stored in a file.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ from gtacli.errors import UsageError
 
 
 def read_weights(path: Path | None, layers: Iterable[int], width: int) -> dict[int, Tensor]:
-    """Weights (C) with sum 1 of each of `layers`; empty without a file."""
+    """Read weights (C) with sum 1 for each of `layers`; return none without a file."""
     if path is None:
         return {}
-    where = f"regularizer delta: channel_weights {path}"
+
+    def fail(text: str) -> UsageError:
+        return UsageError(f"{path} {text}", option="regularizer.delta.channel_weights")
+
     try:
         stored: Mapping[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"{where}: cannot be read ({error})") from None
+        raise fail(f"cannot be read ({error})") from None
     found = {}
     for layer in layers:
         weights = stored.get(str(layer))
         if weights is None:
-            raise UsageError(f"{where}: has no tensor '{layer}' for block {layer}")
+            raise fail(f"has no tensor '{layer}' for block {layer}")
         if weights.shape != (width,):
-            raise UsageError(f"{where}: block {layer} has {tuple(weights.shape)}, not ({width},)")
+            raise fail(f"has shape {tuple(weights.shape)} for block {layer}, not ({width},)")
         weights = weights.float()
         if not bool(torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-            raise UsageError(f"{where}: block {layer} has weights that are negative or all zero")
+            raise fail(f"has negative or only zero weights for block {layer}")
         found[layer] = weights / weights.sum()
     return found
 
@@ -46,7 +49,7 @@ def read_weights(path: Path | None, layers: Iterable[int], width: int) -> dict[i
 def measure_weights(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], layer: int
 ) -> Tensor:
-    """Weights (C) of block `layer` of a classifier, from its loss on `batches`.
+    """Measure the weights (C) of block `layer` of a classifier from its loss on `batches`.
 
     Args:
         model: a timm ViT with a trained head, in eval mode.
@@ -55,22 +58,22 @@ def measure_weights(
     """
     blocks = cast(nn.ModuleList, model.blocks)
     width = cast(int, model.embed_dim)
-    growth = torch.zeros(width, dtype=torch.float64)
+    increase = torch.zeros(width, dtype=torch.float64)
     off: list[int] = []
 
-    def silence(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        kept = torch.ones(width, device=output.device, dtype=output.dtype)
-        kept[off] = 0
-        return output * kept
+    def switch_off(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        mask = torch.ones(width, device=output.device, dtype=output.dtype)
+        mask[off] = 0
+        return output * mask
 
-    handle = blocks[layer].register_forward_hook(silence)
+    handle = blocks[layer].register_forward_hook(switch_off)
     try:
         for images, labels in batches:
             off[:] = []
-            whole = F.cross_entropy(model(images), labels).item()
+            base = F.cross_entropy(model(images), labels).item()
             for channel in range(width):
                 off[:] = [channel]
-                growth[channel] += F.cross_entropy(model(images), labels).item() - whole
+                increase[channel] += F.cross_entropy(model(images), labels).item() - base
     finally:
         handle.remove()
-    return growth.softmax(0).float()
+    return increase.softmax(0).float()

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from gtacli.discovery import Discovery, Found
+from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
-from gtacli.discovery.maps.writer import Writer
-from gtacli.inference.discover import Step, kind_of, label
+from gtacli.discovery.maps.writer import MapWriter
+from gtacli.inference.discover import Step, label, manifest_of
 from gtacli.inference.objects import Finder
 from gtacli.models import load_model
 from gtacli.runtime.devices import Compute
@@ -34,12 +34,12 @@ class Bright(Discovery[Any]):
     seen = 0
     company = False
 
-    def find(self, images: Tensor) -> Found:
+    def find(self, images: Tensor) -> ObjectMaps:
         self.seen += len(images)
         maps = adaptive_avg_pool2d(images.mean(1), GRID)
         if self.company:
             maps = maps + torch.arange(len(maps))[:, None, None] * maps.mean(0) * maps.flip(1)
-        return Found(unit_range(maps))
+        return ObjectMaps(unit_range(maps))
 
 
 def noise(folder: Path, count: int, seed: int = 0) -> list[Path]:
@@ -67,11 +67,11 @@ class Setup:
         model = load_model(spec)
         compute = Compute(torch.device("cpu"), torch.float32)
         self.backend = Bright(Bright.Options(), model.model.requires_grad_(False))
-        self.kind = kind_of(model, "bright", self.backend, compute)
+        self.manifest = manifest_of(model, "bright", self.backend, compute)
         self.finder = Finder(model, self.backend, compute)
 
-    def writer(self, folder: Path, share: tuple[int, int] = (0, 1), block: int = 8) -> Writer:
-        return Writer(folder, self.kind, block, share)
+    def writer(self, folder: Path, share: tuple[int, int] = (0, 1), block: int = 8) -> MapWriter:
+        return MapWriter(folder, self.manifest, block, share)
 
     def run(
         self,

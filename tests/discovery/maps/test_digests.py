@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.discovery.maps import digests
-from gtacli.discovery.maps.digests import SIZE, DigestTable, Known, digest, sighting, stack
+from gtacli.discovery.maps.digests import SIZE, DigestSet, DigestTable, digest, file_stamp, stack
 from gtacli.images.decode import Encoded
 
 # Few different bytes, so that first halves are often equal.
@@ -38,25 +38,25 @@ def test_a_table_of_many() -> None:
 def test_a_growing_set(first: list[bytes], more: list[list[bytes]], asked: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digests, "_MANY", 3)
-        known = Known(stack(first))
+        known = DigestSet(stack(first))
         for added in more:
             known.add(added)
         truth = {*first, *(one for added in more for one in added)}
         assert [one in known for one in asked] == [one in truth for one in asked]
 
 
-def test_a_sighting_is_of_place_size_and_times(tmp_path: Path) -> None:
+def test_a_file_stamp_depends_on_path_size_and_times(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
-    before = sighting(path)
+    before = file_stamp(path)
     assert before is not None
     assert len(before) == SIZE
-    assert sighting(path) == before
+    assert file_stamp(path) == before
     stat = path.stat()
     path.write_bytes(b"two")  # as long, and said to be as old
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_mtime_ns == stat.st_mtime_ns
-    assert sighting(path) != before
+    assert file_stamp(path) != before
     path.rename(tmp_path / "b.png")
-    assert sighting(path) is None
-    assert sighting(Encoded("x", b"x")) is None  # nothing says that it is the same one
+    assert file_stamp(path) is None
+    assert file_stamp(Encoded("x", b"x")) is None  # nothing says that it is the same one

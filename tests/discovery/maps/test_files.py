@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gtacli.discovery.maps.files import Rows, load, maps_type, save
+from gtacli.discovery.maps.files import RowArray, load, maps_type, save
 from gtacli.discovery.maps.journal import Journal
 from gtacli.errors import RunError, UsageError
 
 KIND = maps_type((2, 3))
 
 
-def rows(count: int, seed: int = 0) -> Rows:
+def rows(count: int, seed: int = 0) -> RowArray:
     made = np.empty(count, KIND)
     rng = np.random.default_rng(seed)
     made["digest"] = rng.integers(0, 256, (count, 16))
@@ -50,7 +50,7 @@ def test_any_changed_byte_is_found(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"--out: cannot write .*/file/.* \(File exists\)"):
+    with pytest.raises(RunError, match=r"out: cannot write .*/file/.* \(File exists\)"):
         save(tmp_path / "file", rows(1), tmp_path / "draft")
     journal = Journal(tmp_path / "journal", KIND)
     journal._file.close()
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not (tmp_path / "draft").exists()
 
 
-def written(path: Path, batches: list[Rows]) -> bytes:
+def written(path: Path, batches: list[RowArray]) -> bytes:
     journal = Journal(path, KIND)
     assert list(journal.replay()) == []
     for batch in batches:
@@ -109,7 +109,7 @@ def test_a_spoilt_journal_keeps_what_comes_before(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     first = Journal(path, KIND)
-    with pytest.raises(UsageError, match="another gta discover is at work in"):
+    with pytest.raises(UsageError, match="out: another gta discover is writing to"):
         Journal(path, KIND)
     first.close(remove=True)
     assert not path.exists()

@@ -63,7 +63,7 @@ def test_a_copy_means_the_same_rows_after_more_was_added(setup: Setup, tmp_path:
     next((tmp_path / "out" / "maps").iterdir()).unlink()
     for file in (tmp_path / "out" / "maps").iterdir():
         file.unlink()
-    with pytest.raises(GtaError, match="has gone since the cache was opened"):
+    with pytest.raises(GtaError, match="was removed or changed after the cache was opened"):
         pickle.loads(packed)
 
 

@@ -13,8 +13,8 @@ import torch
 
 from gtacli.discovery.maps import MapCache, files
 from gtacli.discovery.maps.journal import Journal
-from gtacli.discovery.maps.kind import check_same
-from gtacli.discovery.maps.writer import Writer, block_size
+from gtacli.discovery.maps.manifest import check_manifest
+from gtacli.discovery.maps.writer import MapWriter, block_size
 from gtacli.errors import GtaError, Interrupted, UsageError
 from gtacli.images.decode import decode
 
@@ -107,15 +107,15 @@ def test_a_run_that_is_killed_at_any_write(
     monkeypatch.setattr(files, "put", put)
     monkeypatch.setattr(Journal, "append", deadly(Journal.append))
     monkeypatch.setattr(Journal, "clear", deadly(Journal.clear))
-    close = Writer.close
+    close = MapWriter.close
 
-    def close_unless_killed(writer: Writer, done: bool) -> None:
+    def close_unless_killed(writer: MapWriter, done: bool) -> None:
         if left[0] > 0:
             deadly(close)(writer, done)
         else:
             writer._journal._file.close()  # as the kernel does
 
-    monkeypatch.setattr(Writer, "close", close_unless_killed)
+    monkeypatch.setattr(MapWriter, "close", close_unless_killed)
     kills = 0
     for at in itertools.count(1):
         out = tmp_path / f"killed-{at}"
@@ -234,7 +234,7 @@ def test_maps_of_another_kind_stay_out(setup: Setup, tmp_path: Path) -> None:
     setup.run(out, images)
     before = hashes(out)
     for change, words in (
-        ({"options": {"layer": -6}}, r"another kind \(layer -1, here -6\)"),
+        ({"options": {"layer": -6}}, r"other settings \(layer -1, here -6\)"),
         ({"backend": "dino"}, r'\(backend "bright", here "dino"\)'),
         ({"backend_version": 2}, r"\(backend version 1, here 2\)"),
         ({"fingerprint": "0"}, "another network"),
@@ -243,16 +243,18 @@ def test_maps_of_another_kind_stay_out(setup: Setup, tmp_path: Path) -> None:
         ({"method": 2}, r"\(method 1, here 2\)"),
         ({"options": {"layer": -1, "tau": 0.1}}, r"\(tau none, here 0.1\)"),
     ):
-        other = setup.kind.model_copy(update=change)
+        other = setup.manifest.model_copy(update=change)
         with pytest.raises(UsageError, match=words):
-            Writer(out, other, 8)
-    check_same(out, setup.kind, setup.kind.model_copy(update={"model": "by another name"}))
+            MapWriter(out, other, 8)
+    check_manifest(
+        out, setup.manifest, setup.manifest.model_copy(update={"model": "by another name"})
+    )
     assert hashes(out) == before
 
 
 def test_a_cache_that_another_run_fills(setup: Setup, tmp_path: Path) -> None:
     first = setup.writer(tmp_path / "out")
-    with pytest.raises(UsageError, match="another gta discover is at work"):
+    with pytest.raises(UsageError, match="another gta discover is writing to"):
         setup.writer(tmp_path / "out")
     setup.writer(tmp_path / "out", (1, 2)).close(done=True)
     first.close(done=True)
@@ -301,12 +303,12 @@ def test_damaged_manifests(setup: Setup, tmp_path: Path) -> None:
     manifest = out / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"format": 1', '"format": 7'))
-    with pytest.raises(GtaError, match="has maps of format 7; this gta reads 1"):
+    with pytest.raises(GtaError, match="has maps of format 7; this version reads 1"):
         MapCache(out)
     for broken in ("", "[]", text[: len(text) // 2], text.replace("grid", "gird")):
         manifest.write_text(broken)
         with pytest.raises(GtaError, match=r"manifest.json is damaged"):
             MapCache(out)
     manifest.unlink()
-    with pytest.raises(GtaError, match="holds no maps of gta discover"):
+    with pytest.raises(GtaError, match="has no maps of gta discover"):
         MapCache(out)

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
-from gtacli.models.layouts import recognise
+from gtacli.models.layouts import find_layout
 from gtacli.models.weights import load_weights
 
 Tensors = dict[str, Tensor]
@@ -299,7 +299,7 @@ def test_features_survive(name: str, of: tuple[str, dict[str, Any]], inverse: In
     arch, kwargs = of
     source = build(arch, **kwargs)
     published = inverse({n: v.clone() for n, v in source.state_dict().items()})
-    layout = recognise(published, "model")
+    layout = find_layout(published, "model")
     assert layout is not None
     assert layout.name == name
     before = {n: v.clone() for n, v in published.items()}
@@ -339,7 +339,7 @@ def test_as_timms_own_converters(
     size = model.patch_embed.img_size
     square = build(arch, **{**kwargs, "img_size": min(size)}) if size[0] != size[1] else model
     published = inverse(copy.deepcopy(dict(square.state_dict())))
-    layout = recognise(published)
+    layout = find_layout(published)
     assert layout is not None
     kept, _, _ = layout.convert(published)
     expected = oracle(dict(published), square)
@@ -350,7 +350,7 @@ def test_as_timms_own_converters(
 def test_biases_that_are_zero_throughout_are_none() -> None:
     """As published; an architecture without them takes the file."""
     source = build("vit_small_patch16_dinov3")
-    layout = recognise(published := dinov3(dict(source.state_dict())))
+    layout = find_layout(published := dinov3(dict(source.state_dict())))
     assert layout is not None
     kept, dropped, kwargs = layout.convert(published)
     assert kwargs == {"qkv_bias": False}
@@ -367,7 +367,7 @@ def test_biases_that_are_zero_throughout_are_none() -> None:
 )
 def test_what_timms_dinov3_cannot_hold(name: str, value: Tensor, message: str) -> None:
     published = dinov3(dict(build("vit_small_patch16_dinov3").state_dict()))
-    layout = recognise(published)
+    layout = find_layout(published)
     assert layout is not None
     with pytest.raises(GtaError, match=message):
         layout.convert({**published, name: value})

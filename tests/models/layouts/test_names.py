@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtacli.models.layouts import LAYOUTS, recognise
+from gtacli.models.layouts import LAYOUTS, find_layout
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
 
@@ -41,7 +41,7 @@ def test_every_published_layout_is_recognised_and_fits_its_architecture(
     tensors = tensors_of(entry)
     fitting = [layout.name for layout in LAYOUTS if layout.fits(tensors, entry["part"])]
     assert fitting == ([] if entry["layout"] is None else [entry["layout"]])
-    layout = recognise(tensors, entry["part"])
+    layout = find_layout(tensors, entry["part"])
     if layout is None:
         return
     kept, dropped, kwargs = layout.convert(tensors)
@@ -83,22 +83,22 @@ def test_timms_own_files_are_left_alone(arch: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(arch, depth=1)
     names = {n: torch.ones(()).expand(v.shape) for n, v in model.state_dict().items()}
-    assert recognise(names) is None
+    assert find_layout(names) is None
 
 
 def test_an_mae_encoder_is_known_by_its_fixed_positions() -> None:
     names = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0).state_dict()
-    assert recognise(names) is None
+    assert find_layout(names) is None
     # mae/util/pos_embed.py: half the width for each axis, in it the sines before the cosines.
     angles = torch.outer(torch.arange(14.0), 10000 ** -(torch.arange(48) / 48))
     axis = torch.cat((angles.sin(), angles.cos()), 1)
     grid = torch.cat((axis.repeat(14, 1), axis.repeat_interleave(14, 0)), 1)
     names["pos_embed"] = torch.cat((torch.zeros(1, 1, 192), grid[None]), 1)
-    layout = recognise(names)
+    layout = find_layout(names)
     assert layout is not None
     assert layout.name == "MAE encoder"
     assert layout.imagenet
-    assert recognise({**names, "head.weight": torch.zeros(3, 192)}) is None
+    assert find_layout({**names, "head.weight": torch.zeros(3, 192)}) is None
 
 
 @given(data=st.data())
@@ -108,7 +108,7 @@ def test_every_tensor_is_kept_or_named_as_dropped(data: st.DataObject) -> None:
     entry = data.draw(st.sampled_from(PUBLISHED))
     gone = data.draw(st.sets(st.sampled_from(sorted(entry["tensors"])), max_size=3))
     tensors = {n: v for n, v in tensors_of(entry).items() if n not in gone}
-    layout = recognise(tensors, entry["part"])
+    layout = find_layout(tensors, entry["part"])
     if layout is not None and not layout.steps:
         kept, dropped, _ = layout.convert(tensors)
         assert len(kept) + len(dropped) == len(tensors)

@@ -1,8 +1,8 @@
-"""Queries, keys and values out of their joint projection, and the CLS row's logits with them.
+"""Split a joint projection into queries, keys and values; compute the CLS row's logits.
 
-Autograd would assemble the gradient of the joint projection in three passes over it (a stack, a
-layout copy, and one more where the logits send a gradient into the keys). One function that knows
-all its consumers fills it in one pass, and a tapped step costs no more than timm's untapped one.
+Autograd would assemble the gradient of the joint projection in three passes (a stack, a layout
+copy, and one more for the gradient of the logits with respect to the keys). One function with all
+outputs fills it in one pass, so a tapped step costs no more than timm's untapped one.
 
 Shapes: B images, T tokens, H heads, D width of a head.
 """
@@ -16,8 +16,10 @@ from torch import Tensor
 
 
 def row_logits(q_BHRD: Tensor, k_BHTD: Tensor, scale: float) -> Tensor:
-    """(B, H, R, T) attention logits in fp32, whatever precision q and k come in: a penalty on
-    differences of logits would otherwise be made of rounding errors."""
+    """Return attention logits (B, H, R, T) in fp32, for q and k of any precision.
+
+    In lower precision a penalty on differences of logits would consist of rounding errors.
+    """
     with torch.autocast(q_BHRD.device.type, enabled=False):
         q, k = q_BHRD.float() * scale, k_BHTD.float()
         if q.shape[2] > 1:
@@ -26,10 +28,10 @@ def row_logits(q_BHRD: Tensor, k_BHTD: Tensor, scale: float) -> Tensor:
 
 
 def _columns(q_BHD: Tensor) -> Tensor:
-    """(B, H D, H): each head's query in its own column, zeros elsewhere.
+    """Return (B, H D, H): each head's query in its own column, zeros elsewhere.
 
-    One product with the keys as they lie in memory (B, T, H D) then gives the rows of all heads.
-    It multiplies zeros, but `q @ k^T` would first copy every key into (B H, T, D).
+    One product with the keys in their memory layout (B, T, H D) then gives the rows of all heads.
+    It multiplies zeros, but `q @ k^T` would first copy every key to (B H, T, D).
     """
     return torch.diag_embed(q_BHD.transpose(1, 2), dim1=1, dim2=3).flatten(1, 2)
 
@@ -39,17 +41,19 @@ def _one_row(columns_BCH: Tensor, k_BTC: Tensor) -> Tensor:
 
 
 def split_heads(qkv_BTC: Tensor, heads: int, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(q, k, v, row): q, k, v (B, H, T, D) as views, and the first token's logits (B, H, 1, T) in
-    fp32, with a gradient that is assembled in one pass."""
+    """Return (q, k, v, row): views (B, H, T, D) and the first token's logits (B, H, 1, T) in fp32.
+
+    The gradient of the joint projection is assembled in one pass.
+    """
     if torch.compiler.is_compiling() or qkv_BTC.dtype != torch.float32:
-        # Inductor fuses the passes by itself; other precisions need their copies anyway.
+        # Inductor fuses the passes itself; other precisions need copies anyway.
         q, k, v = qkv_views(qkv_BTC, heads)
         return q, k, v, row_logits(q[:, :, :1], k, scale)
     return _SplitHeads.apply(qkv_BTC, heads, scale)
 
 
 def qkv_views(qkv_BTC: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v (B, H, T, D) as views of their joint projection (B, T, 3 H D)."""
+    """Return q, k, v (B, H, T, D) as views of their joint projection (B, T, 3 H D)."""
     q, k, v = qkv_BTC.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 

@@ -1,10 +1,10 @@
-"""A frozen network's linear layers with their weights packed once for the CPU's matrix kernels.
+"""Linear layers of frozen networks with their weights packed for the CPU's matrix kernels.
 
-`nn.Linear` first copies the bias into the output and then adds the product; GELU reads and writes
-the widest activation of the block once more. oneDNN's linear does all three in one pass, but only
-for weights that no longer change, so it serves the source of a fine-tuning run and nothing that
-learns. These are the operators that inductor's freezing emits; where they are missing, or the
-device is not a CPU, or the precision not fp32, the network stays as it is.
+`nn.Linear` copies the bias to the output and then adds the product; GELU reads and writes the
+widest activation of the block again. oneDNN's linear does all three in one pass, but only for
+constant weights, so it is used for the source of a fine-tuning run, not for trained networks. These
+are the operators that inductor's freezing emits. If they are missing, the device is not a CPU or
+the precision is not fp32, the network stays unchanged.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """x (..., in) -> act(x W^T + b) (..., out) with W packed, and kept in that form alone.
+    """A linear layer with activation, x (..., in) -> act(x W^T + b) (..., out), with W packed.
 
     Args:
-        linear: the layer whose place it takes.
+        linear: the layer that it replaces.
         activation: "none" or "gelu" (the exact one).
     """
 
@@ -29,12 +29,12 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
         self.activation = activation
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        # A plain attribute: packed memory can neither be saved, copied nor moved.
+        # Not a buffer: packed memory cannot be saved, copied or moved.
         self.__dict__["packed"] = packed
 
     @property
     def weight(self) -> Tensor:
-        """W (out, in) as it was, unpacked anew each time."""
+        """Return W (out, in), unpacked at each access."""
         return cast(Tensor, self.__dict__["packed"]).to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Pack the linear layers of a frozen fp32 network on the CPU, in place; else do nothing.
+    """Pack the linear layers of a frozen fp32 network on the CPU in place; leave any other as is.
 
-    Afterwards it can run and be read, but neither be copied nor give its state_dict.
+    A packed network can run, but it cannot be copied and its state_dict is incomplete.
     """
     weights = list(model.parameters())
     if not (
