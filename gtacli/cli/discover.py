@@ -1,14 +1,13 @@
-"""`gta discover`: object maps of many images, found once and kept."""
+"""`gta discover`: object maps of many images, computed once and cached."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
     from gtacli.discovery.maps.digests import ImageFile
     from gtacli.discovery.maps.writer import MapWriter
     from gtacli.inference.objects import Finder
+    from gtacli.inference.results import DiscoverSummary
 
-log = logging.getLogger(__name__)
 app = new_app()
-LINES = 30.0  # seconds between two, where there is no terminal
+SECONDS = 30.0
+"""Time between two progress lines, where there is no terminal."""
 
 
 @config_command(app, DiscoverConfig, "discover")
@@ -33,24 +33,27 @@ def discover(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Find the object in every image, once, and keep the maps for training.
+    """Find the object in every image, once, and cache the maps for training.
 
-    A map belongs to the bytes of its image and to one model, back-end and set of options: moved
-    images keep theirs, changed ones get new ones. Killed at any moment, the same command goes on.
-    Images that cannot be read are named, the rest is done, and the exit status is 1.
+    A map is identified by the bytes of its image and by the model, back-end and options: moved
+    images keep theirs, changed ones get new ones. After an interruption at any moment, the same
+    command continues. An image that cannot be read is reported, and the others are processed; the
+    exit status is 1.
     """
     if config.spec is None:
         raise UsageError(
-            "--teacher: name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, "
-            "ARCH@FILE)"
+            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
+            option="teacher",
         )
     if config.out is None:
-        raise UsageError("--out: name the folder of the maps; an earlier one is added to")
+        raise UsageError("name the folder of the maps; an earlier one is added to", option="out")
     if config.overwrite and config.shard[1] > 1:
-        raise UsageError("--overwrite: not with --shard, it would remove what the others write")
+        raise UsageError(
+            "not with `shard`: it would remove what the others write", option="overwrite"
+        )
     from gtacli.registry import DISCOVERY
 
-    DISCOVERY.origin(config.backend)  # a wrong name is said before anything is loaded
+    DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
     from gtacli.discovery.build import make_backend
     from gtacli.discovery.maps.writer import MapWriter, block_size, check_free, remove_cache
     from gtacli.inference.discover import manifest_of
@@ -75,17 +78,17 @@ def discover(
             remove_cache(out)
         block = block_size(len(sources), config.batch_size, shared=config.shard[1] > 1)
         cache = MapWriter(out, manifest, block, config.shard)
-        summary = _run(config, call, finder, sources, cache)
+        status, summary = _fill(config, call, finder, sources, cache)
     if call.json:
         console.emit(summary)
     else:
         console.table(("result", ""), [(k.replace("_", " "), v) for k, v in summary.items()])
-    return 1 if summary["failed"] else 0
+    return status
 
 
 def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:
     if bool(given) == (data is not None):
-        raise UsageError("give either images (files, folders, patterns, -) or --data SPEC")
+        raise UsageError("give either images (files, folders, patterns, -) or `data`")
     from gtacli.data.inputs import iter_images, list_sources
 
     if data is not None:
@@ -93,33 +96,37 @@ def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:
     return [image.source for image in iter_images(given, sys.stdin.buffer, null)]
 
 
-def _run(
+def _fill(
     config: DiscoverConfig, call: Call, finder: Finder, sources: list[ImageFile], cache: MapWriter
-) -> dict[str, Any]:
+) -> tuple[int, DiscoverSummary]:
+    """Fill the cache; return the exit status and the summary."""
+    from gtacli.cli.follow import follow
     from gtacli.discovery.maps.writer import size_of
-    from gtacli.inference.discover import label
-    from gtacli.runtime.interrupts import StopSignal
+    from gtacli.inference.discover import CacheStep, fill_cache
 
-    done = new = failed = 0
-    total = sum(map(len, cache.blocks(len(sources))))
+    new = 0
+
+    def count(step: CacheStep) -> None:
+        nonlocal new
+        new += step.new
+
     start = perf_counter()
-    with StopSignal() as stop, console.progress("maps", total, LINES) as advance:
-        steps = label(
-            finder, sources, cache, config.batch_size, config.workers, lambda: stop.requested
-        )
-        for step in steps:
-            done, new = done + step.images, new + step.new
-            failed += len(step.failed)
-            for image, error in step.failed:
-                log.warning("%s", error)
-                if call.json:
-                    console.emit({"image": str(image), "error": error})
-            advance(step.images)
-    return {
+    ending = follow(
+        lambda stop: fill_cache(finder, sources, cache, config.batch_size, config.workers, stop),
+        count,
+        call.json,
+        label="maps",
+        total=sum(map(len, cache.blocks(len(sources)))),
+        every=SECONDS,
+        size=lambda step: step.images,
+        interrupted="interrupted; the maps so far are cached, and the same command continues",
+    )
+    images = ending.done + ending.failed
+    return ending.status, {
         "cache": str(config.out),
-        "images": done,
+        "images": images,
         "new": new,
-        "failed": failed,
+        "failed": ending.failed,
         "bytes": size_of(cache.folder),
-        "images_per_second": done / (perf_counter() - start),
+        "images_per_second": images / (perf_counter() - start),
     }

@@ -1,9 +1,9 @@
-"""`gta maps`: what `gta discover` keeps: figures on it, whether it is whole, pictures of it."""
+"""`gta maps`: statistics, verification and pictures of the maps that `gta discover` caches."""
 
 from __future__ import annotations
 
-import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,18 +17,19 @@ from gtacli.errors import UsageError
 if TYPE_CHECKING:
     from gtacli.data.inputs import InputImage
     from gtacli.discovery.maps import MapCache
+    from gtacli.inference.results import MapDrawing, MapVerification
 
-log = logging.getLogger(__name__)
 app = group("maps")
-SHOWN = 10
+LISTED = 10
+"""Names printed per problem."""
 Cache = Annotated[Path, typer.Argument(help="folder of gta discover", show_default=False)]
 
 
 @app.command()
 def stats(cache: Cache, json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
-    """Figures on the maps.
+    """Print statistics of the maps.
 
-    What they are, how many there are, and how much of the images they call object.
+    Their model and options, their number, and the fraction of the images that they mark as object.
     """
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.discovery.maps import MapCache
@@ -48,16 +49,16 @@ def verify(
     images: Images = None,
     null: NullSeparated = False,
     data: Annotated[
-        str | None, typer.Option(help="a data set, or a folder of images", metavar="SPEC")
+        str | None, typer.Option(help="a dataset, or a folder of images", metavar="SPEC")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Are all files whole, have all images a map?
+    """Check that no file is damaged and that every image has a map.
 
-    Compares every file with its checksum, and finds images without a map among those that are
-    given. Exit status 1 when something is damaged, unfinished or missing: gta discover mends it.
+    Compares every file with its checksum, and lists those of the given images that have no map.
+    The exit status is 1 if anything is damaged, unfinished or missing: gta discover repairs it.
     """
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.inputs import iter_images, list_sources
@@ -68,27 +69,32 @@ def verify(
     sources = [] if data is None else list_sources(data)
     if images:
         sources += [image.source for image in iter_images(images, sys.stdin.buffer, null)]
-    with console.progress("looked up", len(sources), lines=30) as advance:
+    with console.progress("images", len(sources), lines=30) as advance:
         found = opened.rows(sources, progress=advance)
-    lacking = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]
-    problems: dict[str, list[str]] = {
+    missing = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]
+    report: MapVerification = {
+        "cache": str(cache),
+        "ok": False,
+        "maps": len(opened),
+        "images": len(sources),
         "damaged": [str(file) for file in opened.damaged],
         "unfinished": [str(file) for file in journals(cache)],
-        "missing": lacking,
+        "missing": missing,
     }
+    problems = {key: report[key] for key in ("damaged", "unfinished", "missing")}
+    report["ok"] = not any(problems.values())
     if json:
-        counts = {"maps": len(opened), "images": len(sources)}
-        console.emit({"cache": str(cache), "ok": not any(problems.values()), **counts, **problems})
-    else:
-        for what, names in problems.items():
-            for name in names[:SHOWN]:
-                console.say(f"{what}: {name}")
-            if len(names) > SHOWN:
-                console.say(f"… and {len(names) - SHOWN} more (--json lists all)")
-        if not any(problems.values()):
-            of = f" of {len(sources)} images, none missing" if sources else ""
-            console.say(f"{len(opened)} maps{of}; all is well")
-    return 1 if any(problems.values()) else 0
+        console.emit(report)
+        return 0 if report["ok"] else 1
+    for what, names in problems.items():
+        for name in names[:LISTED]:
+            console.say(f"{what}: {name}")
+        if len(names) > LISTED:
+            console.say(f"… and {len(names) - LISTED} more (--json lists all)")
+    if report["ok"]:
+        of = f" of {len(sources)} images, none missing" if sources else ""
+        console.say(f"{len(opened)} maps{of}; all is well")
+    return 0 if report["ok"] else 1
 
 
 @app.command()
@@ -106,60 +112,63 @@ def show(
 ) -> int:
     """Draw maps over their images.
 
-    An image without a map is named, and the exit status is 1.
+    An image without a map is reported, and the others are processed; the exit status is 1.
     """
     console.setup(quiet=quiet, verbose=verbose)
     if out is None:
-        raise UsageError("--out: name a folder, or a .png for one image")
+        raise UsageError("name a folder, or a .png for one image", option="out")
+    from gtacli.cli.follow import follow, lines
     from gtacli.data.inputs import iter_images
     from gtacli.discovery.maps import MapCache
-    from gtacli.images.decode import ImageError
+    from gtacli.inference.stream import stream
 
     opened = MapCache(cache)
     named = iter_images(images or [], sys.stdin.buffer, null)
     single = out.suffix.lower() == ".png"
     if single:
         named = iter([_only(list(named))])
-    status = 0
-    for image in named:
-        path = out if single else out / image.below.with_name(f"{image.below.stem}.map.png")
-        try:
-            result = _draw(opened, image, path)
-        except ImageError as error:
-            log.warning("%s", error)
-            result, status = {"image": image.path, "error": str(error)}, 1
-        if json:
-            console.emit(result)
-        elif "error" not in result:
-            console.say(f"{image.path}\t{path}")
-    return status
+    draw = partial(_draw, opened, out, single)
+    ending = follow(
+        lambda stop: stream(
+            named, draw, list, 1, threads=0, name=lambda image: image.path, stop=stop
+        ),
+        lines(json, _text),
+        json,
+    )
+    return ending.status
 
 
 def _only(named: list[InputImage]) -> InputImage:
     if len(named) != 1:
-        raise UsageError(f"--out: {len(named)} images need a folder, not a .png")
+        raise UsageError(f"{len(named)} images need a folder, not a .png", option="out")
     return named[0]
 
 
-def _draw(cache: MapCache, image: InputImage, path: Path) -> dict[str, Any]:
+def _draw(cache: MapCache, out: Path, single: bool, image: InputImage) -> MapDrawing:
+    """Draw an image's map. Raises ImageError for an image without one."""
     import numpy as np
 
     from gtacli.images.decode import Encoded, ImageError, decode, encoded
     from gtacli.rendering.heatmap import overlay_map, resize_map
     from gtacli.runtime.atomic import write_atomic
 
+    path = out if single else out / image.below.with_name(f"{image.below.stem}.map.png")
     data = encoded(image.source)
     found = cache.find(data)
     if found is None:
         raise ImageError(f"no map of {image.path} in {cache.folder}")
     picture = decode(Encoded(image.path, data))
-    grey = resize_map(found.astype(np.float32), (picture.height, picture.width), (0, 255))
-    drawn = overlay_map(picture, grey, "plasma")
+    gray = resize_map(found.astype(np.float32), (picture.height, picture.width), (0, 255))
+    drawn = overlay_map(picture, gray, "plasma")
     return {
         "image": image.path,
         "output": write_atomic(path, lambda p: drawn.save(p, format="PNG")),
         "grid": list(cache.grid),
     }
+
+
+def _text(result: MapDrawing) -> str:
+    return f"{result['image']}\t{result['output']}"
 
 
 def _cell(key: str, value: Any) -> Any:

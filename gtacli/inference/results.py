@@ -107,3 +107,34 @@ class AttentionMapFile(TypedDict):
     ]
     grid: Annotated[list[int], Doc("[height, width] of the map", "patches")]
     source_size: Annotated[list[int], Doc("[height, width] of the upright image", "px")]
+
+
+class DiscoverSummary(TypedDict):
+    """The result of `gta discover`."""
+
+    cache: Annotated[str, Doc("folder of the maps")]
+    images: Annotated[int, Doc("images that were processed, failed ones included")]
+    new: Annotated[int, Doc("maps that were computed; the others were cached")]
+    failed: Annotated[int, Doc("images that have no map")]
+    bytes: Annotated[int, Doc("size of the cache", "B")]
+    images_per_second: Annotated[float, Doc("throughput", "1/s")]
+
+
+class MapVerification(TypedDict):
+    """The result of `gta maps verify`."""
+
+    cache: Annotated[str, Doc("folder of the maps")]
+    ok: Annotated[bool, Doc("whether nothing is damaged, unfinished or missing")]
+    maps: Annotated[int, Doc("maps in the cache")]
+    images: Annotated[int, Doc("images that were looked up")]
+    damaged: Annotated[list[str], Doc("files that do not match their checksum")]
+    unfinished: Annotated[list[str], Doc("journals of running or interrupted commands")]
+    missing: Annotated[list[str], Doc("images without a map")]
+
+
+class MapDrawing(TypedDict):
+    """One map that `gta maps show` has drawn."""
+
+    image: _Path
+    output: Annotated[str, Doc("file of the map over its image")]
+    grid: Annotated[list[int], Doc("[height, width] of the map", "patches")]

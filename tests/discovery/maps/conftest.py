@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,8 +17,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps.writer import MapWriter
-from gtacli.inference.discover import Step, label, manifest_of
+from gtacli.inference.discover import fill_cache, manifest_of
 from gtacli.inference.objects import Finder
+from gtacli.inference.stream import Failure
 from gtacli.models import load_model
 from gtacli.runtime.devices import Compute
 
@@ -60,6 +61,14 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
+class Filled(NamedTuple):
+    """The result of filling a cache: images processed, maps computed, names of failed images."""
+
+    images: int
+    new: int
+    failed: list[str]
+
+
 class Setup:
     """Labels images, as `gta discover` does."""
 
@@ -80,13 +89,17 @@ class Setup:
         share: tuple[int, int] = (0, 1),
         stop: Callable[[], bool] = lambda: False,
         threads: int = 0,
-    ) -> Step:
+    ) -> Filled:
         """All steps as one."""
         self.backend.seen = 0
-        writer = self.writer(folder, share)
-        steps = list(label(self.finder, images, writer, 4, threads, stop))
-        failed = tuple(one for step in steps for one in step.failed)
-        return Step(sum(s.images for s in steps), sum(s.new for s in steps), failed)
+        steps, failed = [], []
+        for step in fill_cache(self.finder, images, self.writer(folder, share), 4, threads, stop):
+            if isinstance(step, Failure):
+                failed.append(Path(step.image).name)
+            else:
+                steps.append(step)
+        done = sum(s.images for s in steps) + len(failed)
+        return Filled(done, sum(s.new for s in steps), failed)
 
 
 @pytest.fixture
