@@ -4,7 +4,7 @@
 
 torchvision  its v2 transforms on the same loaded images, one process
 image        the CPU path: one worker's share, image by image
-worker       the batched path's half in a worker: draws, cuts, packs
+worker       the batched path's half in a worker: draws, crops, packs
 device       the batched path's half on the device, the copy there included
 
 A run's rate with W workers is at most W times `image`, or the lower of W times `worker` and
@@ -88,15 +88,15 @@ def main() -> None:
     def worker() -> object:
         return batched.pack([batched(x, r) for x, r in zip(images, rngs(), strict=True)])
 
-    cuts = batched.pack([batched(x, r) for x, r in zip(images, rngs(), strict=True)])
+    crops = batched.pack([batched(x, r) for x, r in zip(images, rngs(), strict=True)])
     if compute.device.type == "cuda":  # as the loader gives it
-        cuts = cuts._replace(**{k: getattr(cuts, k).pin_memory() for k in cuts._fields[:3]})
+        crops = crops._replace(**{k: getattr(crops, k).pin_memory() for k in crops._fields[:3]})
 
     variants: dict[str, Callable[[], object]] = {
         "torchvision": lambda: torch.stack([theirs(x) for x in images]),
         "image": lambda: torch.stack([ours(x, r) for x, r in zip(images, rngs(), strict=True)]),
         "worker": worker,
-        "device": lambda: batched.finish(cuts),
+        "device": lambda: batched.finish(crops),
     }
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}

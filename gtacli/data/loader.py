@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 class _LoadedBatch(NamedTuple):
     batch: Batch
     failed: list[tuple[int, str]]
-    cuts: CroppedBatch | None = None
+    cropped: CroppedBatch | None = None
     """Crops from which the training process computes the images, on a device."""
 
 
@@ -90,11 +90,11 @@ class Loader:
             self.position = number + 1
             for index, reason in item.failed:
                 store.skip(index, reason)
-            if item.cuts is None:
+            if item.cropped is None:
                 yield item.batch
             else:
                 assert isinstance(self._epoch.transform, BatchedAugmentation)
-                yield item.batch._replace(images=self._epoch.transform.finish(item.cuts))
+                yield item.batch._replace(images=self._epoch.transform.finish(item.cropped))
 
 
 def make_loader(
@@ -180,8 +180,8 @@ class _Epoch(Dataset[_LoadedBatch]):
     def __getitem__(self, number: int) -> _LoadedBatch:
         transform = self.transform
         views: list[Any] = []
-        shown: list[RelativeCrop] = []
-        kept: list[int] = []
+        crops: list[RelativeCrop] = []
+        view_indices: list[int] = []
         failed: list[tuple[int, str]] = []
         start, (first, step) = number * self.batch_size, self.shard
         for index in self.order[start : start + self.batch_size][first::step].tolist():
@@ -190,19 +190,19 @@ class _Epoch(Dataset[_LoadedBatch]):
             except ImageError as error:
                 failed.append((index, str(error)))
                 continue
-            for own in range(index * self.repeats, (index + 1) * self.repeats):
-                rng = np.random.default_rng((*self.view_seed, own)) if self.train else None
-                view, where = transform.make_view(image, rng)
+            for view_index in range(index * self.repeats, (index + 1) * self.repeats):
+                rng = np.random.default_rng((*self.view_seed, view_index)) if self.train else None
+                view, crop = transform.make_view(image, rng)
                 views.append(view)
-                shown.append(where)
-                kept.append(own)
-        indices = torch.tensor(kept, dtype=torch.int64)
-        cuts = transform.pack(views) if isinstance(transform, BatchedAugmentation) else None
+                crops.append(crop)
+                view_indices.append(view_index)
+        indices = torch.tensor(view_indices, dtype=torch.int64)
+        cropped = transform.pack(views) if isinstance(transform, BatchedAugmentation) else None
         empty = torch.empty(0, 3, *transform.image_size, dtype=torch.uint8)
-        images = torch.stack(views) if views and cuts is None else empty
-        boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
+        images = torch.stack(views) if views and cropped is None else empty
+        boxes = torch.tensor(crops, dtype=torch.float32).view(-1, 5)
         labels = self.store.labels[indices // self.repeats]
-        return _LoadedBatch(Batch(images, labels, indices, boxes), failed, cuts)
+        return _LoadedBatch(Batch(images, labels, indices, boxes), failed, cropped)
 
     def _order(self) -> Tensor:
         if not self.train:

@@ -105,6 +105,6 @@ def test_a_run_with_batched_views_learns_the_same(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_no_gpu_to_augment_on(config: Make, recorder: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--augment-device: there is no cuda here"):
+    with pytest.raises(UsageError, match="augment_device: there is no cuda here"):
         finetune(config(augment_device="cuda"), recorder)
     assert not (tmp_path / "run").exists()

@@ -1,1 +1,1 @@
-"""Training views of images: crops, flips, color, on the CPU or batched on the GPU."""
+"""Training views of images: crops, flips, policies, erasing; on the CPU or in batches on a GPU."""

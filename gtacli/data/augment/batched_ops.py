@@ -1,7 +1,7 @@
 """The operations of `timm.data.auto_augment` on batches of images, each with its own argument.
 
-kornia's functions, where it has Pillow's. Between operations pixels are whole numbers 0..255, as
-Pillow's are, cut off where Pillow cuts off.
+They use kornia's functions if these equal Pillow's. Between operations pixels are integers 0..255,
+truncated where Pillow truncates.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Matrix = tuple[float, float, float, float, float, float]
-_BLUR = 13  # pixels: three times the largest radius that is drawn to either side
+_BLUR = 13  # pixels: three times the largest radius to either side
 
 
 def apply_op(
     name: str, images: Tensor, args: Sequence[tuple[float, ...]], fill: tuple[int, ...]
 ) -> Tensor:
-    """Args:
-        name: of a function in `timm.data.auto_augment`.
-        images: fp32 (B, 3, h, w), whole numbers 0..255.
-        args: what the function takes beside the image, image by image.
-        fill: the colour of what a moved image leaves open.
+    """Apply an operation to every image.
 
-    Returns: the same shape, whole numbers 0..255.
+    Args:
+        name: name of a function in `timm.data.auto_augment`.
+        images: fp32 (B, 3, h, w), integers 0..255.
+        args: arguments of the function after the image, for each image.
+        fill: color of places outside of a shifted image.
+
+    Returns:
+        The same shape, integers 0..255.
     """
     from kornia import enhance, filters
 
@@ -60,22 +63,22 @@ def apply_op(
         "color": enhance.adjust_saturation_with_gray_subtraction,
         "sharpness": enhance.sharpness,
     }[name]
-    return _cut_off(blend(unit, values) * 255)
+    return _truncate(blend(unit, values) * 255)
 
 
 def to_device(values: Sequence[Any], device: torch.device) -> Tensor:
-    """A small tensor, without waiting for the device as `torch.tensor(values, device=)` would."""
+    """Create a small tensor without waiting for the device, as `torch.tensor(device=)` would."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
-def _cut_off(pixels: Tensor) -> Tensor:
-    """Down to a whole number; what is one but for fp32's rounding stays."""
+def _truncate(pixels: Tensor) -> Tensor:
+    """Round down; integers with the rounding error of fp32 stay."""
     return (pixels + 1e-3).floor()
 
 
 def _auto_contrast(images: Tensor) -> Tensor:
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    stretched = _cut_off((images - low) * (255 / (high - low).clamp(min=1)))
+    stretched = _truncate((images - low) * (255 / (high - low).clamp(min=1)))
     return torch.where(high > low, stretched, images)
 
 
@@ -86,8 +89,8 @@ MOVES = {
 
 
 def affine(name: str, value: float, height: int, width: int) -> Matrix:
-    """(a, b, c, d, e, f): the place (x, y) of the result shows (ax + by + c, dx + ey + f)."""
-    if name == "rotate":  # counter-clockwise, about the centre
+    """Return a, b, c, d, e, f: pixel (x, y) of the result is (ax + by + c, dx + ey + f)."""
+    if name == "rotate":  # counterclockwise about the center
         c, s = cos(radians(value)), -sin(radians(value))
         x, y = width / 2, height / 2
         return c, s, x - c * x - s * y, -s, c, y + s * x - c * y
@@ -101,16 +104,21 @@ def affine(name: str, value: float, height: int, width: int) -> Matrix:
 
 
 def warp(images: Tensor, matrices: Tensor, fill: tuple[int, ...]) -> Tensor:
-    """Bilinear, as Pillow does it: places outside of the image, to its very border, show `fill`.
-    matrices (B, 6): see `affine`."""
+    """Transform images bilinearly, like Pillow; places outside of the image are filled.
+
+    Args:
+        images: fp32 (B, 3, h, w).
+        matrices: (B, 6), see `affine`.
+        fill: color.
+    """
     height, width = images.shape[-2:]
     x = torch.arange(width, device=images.device) + 0.5
     y = (torch.arange(height, device=images.device) + 0.5)[:, None]
     a, b, c, d, e, f = matrices[:, :, None, None].unbind(1)
-    # Not a matrix product: TF32 would lose a fifth of a pixel.
+    # No matrix product: TF32 would cause errors of a fifth of a pixel.
     u, v = a * x + b * y + c, d * x + e * y + f
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     grid = torch.stack((2 * u / width - 1, 2 * v / height - 1), -1)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     empty = to_device(fill, images.device)[:, None, None]
-    return torch.where(inside[:, None], _cut_off(moved), empty.to(images))
+    return torch.where(inside[:, None], _truncate(moved), empty.to(images))

@@ -1,12 +1,12 @@
-"""Geometry: what part of an image the network sees, at its input size, as uint8 (3, h, w).
+"""Random and center crops of images to the input size, as uint8 (3, h, w).
 
-The field's recipe. Images are brought to a shorter side of 256/224 of the input when they are
-loaded; training takes a random resized crop of that (Szegedy et al., 2014; torchvision's draw) and
-a random flip, evaluation resizes to input / crop_pct and cuts the centre (timm's rule). Normalising
-is not done here but on the device, by each model's own mean and std.
+The usual recipe: images are loaded with a shorter side of 256/224 of the input's. Training takes a
+random resized crop (Szegedy et al., 2014; drawn as in torchvision) and a random flip; evaluation
+resizes to input / crop_pct and crops the center (timm's rule). Images are normalized later, on the
+device, with each model's mean and std.
 
-A draw (`Crop`) is kept apart from its application, and every view says what part of its image it
-shows (`RelativeCrop`), so that a map can travel with its image.
+Drawing a crop and applying it are separate, and every view comes with its crop (`RelativeCrop`), so
+that a map can be cropped like its image.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _TRIES = 10
 
 
 class RelativeCrop(NamedTuple):
-    """What part of its image a view shows: a box as shares of the sides, and whether mirrored."""
+    """A crop relative to the sides of its image, and whether it is mirrored."""
 
     x0: float
     y0: float
@@ -37,29 +37,29 @@ class RelativeCrop(NamedTuple):
 
 
 class Transform(Protocol):
-    """uint8 (3, H, W) to uint8 (3, *image_size); only random ones use `rng`."""
+    """A function from uint8 (3, H, W) to uint8 (3, *image_size); only random ones use `rng`."""
 
     @property
     def image_size(self) -> Size:
-        """(height, width) of what it gives."""
+        """(height, width) of the views."""
         ...
 
     @property
     def load_size(self) -> Size:
-        """(height, width) that an image must cover when it is loaded."""
+        """(height, width) that loaded images must cover."""
         ...
 
     def make_view(
         self, image: Tensor, rng: np.random.Generator | None = None
     ) -> tuple[Tensor, RelativeCrop]:
-        """The view, and what it shows."""
+        """Return a view of `image` and its crop."""
         ...
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor: ...
 
 
 class Crop(NamedTuple):
-    """One draw: a box in pixels, and whether it is mirrored."""
+    """A crop in pixels, and whether it is mirrored."""
 
     top: int
     left: int
@@ -68,7 +68,7 @@ class Crop(NamedTuple):
     flip: bool
 
     def relative(self, height: int, width: int) -> RelativeCrop:
-        """The same of a `height` x `width` image."""
+        """Return the crop relative to a `height` x `width` image."""
         right, bottom = self.left + self.width, self.top + self.height
         box = self.left / width, self.top / height, right / width, bottom / height
         return RelativeCrop(*box, self.flip)
@@ -76,15 +76,14 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop and flip; `scale` is the crop's share of the image's area."""
+    """A random resized crop and flip; `scale` is the range of the crop's fraction of the area."""
 
     image_size: Size
     scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
     interpolation: str = "bicubic"
     load_ratio: float = LOAD_RATIO
-    """Of the side of an image as it is loaded to the input's. Where even the smallest crop is not
-    to be enlarged: 1 / sqrt(scale[0])."""
+    """Ratio of the loaded to the input side; with 1 / sqrt(scale[0]) no crop is enlarged."""
 
     @property
     def load_size(self) -> Size:
@@ -92,7 +91,7 @@ class TrainTransform:
         return side, side
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
-        """The crop of a `height` x `width` image."""
+        """Draw a crop of a `height` x `width` image."""
         flip = self.flip and bool(rng.random() < 0.5)
         area = height * width
         low, high = log(_ASPECT[0]), log(_ASPECT[1])
@@ -104,13 +103,13 @@ class TrainTransform:
                 top = int(rng.integers(0, height - h + 1))
                 left = int(rng.integers(0, width - w + 1))
                 return Crop(top, left, h, w, flip)
-        # No fit (a very long image): the largest centred box of an allowed shape.
+        # No fit (a very long image): the largest centered box of an allowed shape.
         w = min(width, max(1, round(height * _ASPECT[1])))
         h = min(height, max(1, round(width / _ASPECT[0])))
         return Crop((height - h) // 2, (width - w) // 2, h, w, flip)
 
     def apply(self, image: Tensor, crop: Crop) -> Tensor:
-        """The crop of `image` (C, H, W) at the input size, mirrored where it says so."""
+        """Return the crop of `image` (C, H, W) at the input size."""
         out: Tensor = F.resized_crop(
             image,
             *crop[:4],
@@ -123,7 +122,7 @@ class TrainTransform:
     def make_view(
         self, image: Tensor, rng: np.random.Generator | None = None
     ) -> tuple[Tensor, RelativeCrop]:
-        """The view, and what it shows."""
+        """Return a view of `image` and its crop."""
         if rng is None:
             raise ValueError("a training transform needs a random generator")
         height, width = image.shape[-2:]
@@ -136,7 +135,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize to cover image_size / crop_pct, cut the centre. Draws nothing."""
+    """A resize to cover image_size / crop_pct and a center crop, without randomness."""
 
     image_size: Size
     crop_pct: float = 224 / 256
@@ -149,7 +148,7 @@ class EvalTransform:
     def make_view(
         self, image: Tensor, rng: np.random.Generator | None = None
     ) -> tuple[Tensor, RelativeCrop]:
-        """The view, and what it shows."""
+        """Return a view of `image` and its crop."""
         height, width = image.shape[-2:]
         y0, x0, y1, x1 = eval_box((height, width), self.image_size, self.crop_pct)
         return self(image), RelativeCrop(x0 / width, y0 / height, x1 / width, y1 / height)

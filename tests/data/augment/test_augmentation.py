@@ -1,4 +1,4 @@
-"""Policies, jitter and erasing: what timm and torchvision do, from the image's own generator."""
+"""Tests of policies, jitter and erasing against timm and torchvision."""
 
 import pickle
 import random
@@ -48,7 +48,7 @@ def picture(height: int = 40, width: int = 50, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def a_bit_is_kept() -> Iterator[None]:
+def posterize_keeps_one_bit() -> Iterator[None]:
     """Let Pillow keep a bit where timm asks for none, which blackens the image or raises."""
     pillow = ImageOps.posterize
     with pytest.MonkeyPatch.context() as patch:
@@ -57,8 +57,8 @@ def a_bit_is_kept() -> Iterator[None]:
 
 
 @given(st.sampled_from(POLICIES), seeds)
-def test_a_policy_is_timms_own(policy: str, seed: int) -> None:
-    """Draws and pixels of timm's object, from the same two seeds."""
+def test_policy_equals_timms(policy: str, seed: int) -> None:
+    """Draws and pixels equal those of timm's object with the same two seeds."""
     image = picture(seed=seed)
     ops = draw_policy(policy, 40, np.random.default_rng(seed))
     got = apply_ops(image, ops, FILL)
@@ -78,7 +78,7 @@ def test_a_policy_is_timms_own(policy: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("policy", ["rand-m10-n4-p1.0-inc1", "v0"])
-def test_posterize_keeps_a_bit(policy: str) -> None:
+def test_posterize_keeps_one_bit(policy: str) -> None:
     """At these magnitudes timm asks Pillow to keep 0 bits."""
     drawn = [draw_policy(policy, 40, np.random.default_rng(seed)) for seed in range(200)]
     assert any(Op("posterize", (1,)) in ops for ops in drawn)
@@ -86,7 +86,7 @@ def test_posterize_keeps_a_bit(policy: str) -> None:
         apply_ops(picture(), ops, FILL)
 
 
-def test_policies_use_all_of_their_operations() -> None:
+def test_policies_use_all_operations() -> None:
     drawn = [
         op.name
         for seed in range(300)
@@ -100,13 +100,13 @@ def test_policies_use_all_of_their_operations() -> None:
     "policy",
     ["randm9", "rand-magnitude9", "nothing", "rand-mx", "rand-tx", "rand-n20-tweights", ""],
 )
-def test_an_unknown_policy_is_one_line(policy: str) -> None:
-    with pytest.raises(UsageError, match=r"--auto-augment: .*rand-m9-mstd0\.5-inc1") as error:
+def test_unknown_policy_raises_one_line(policy: str) -> None:
+    with pytest.raises(UsageError, match=r"auto_augment: .*rand-m9-mstd0\.5-inc1") as error:
         Augmentation(CROP, policy)
     assert "\n" not in str(error.value)
 
 
-def test_augmix_is_refused_by_name() -> None:
+def test_augmix_is_rejected() -> None:
     with pytest.raises(UsageError, match="augmix"):
         Augmentation(CROP, "augmix-m5-w4-d2")
 
@@ -118,7 +118,7 @@ def test_jitter_stays_in_range(strength: float, seed: int) -> None:
     assert all(max(0, 1 - strength) <= op.args[0] <= 1 + strength for op in ops)
 
 
-def test_jitter_is_torchvisions_in_distribution() -> None:
+def test_jitter_has_torchvisions_distribution() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = ColorJitter(0.4, 0.4, 0.4)
@@ -139,7 +139,7 @@ def test_jitter_multiplies_brightness() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), seeds)
-def test_an_erasure_lies_inside(height: int, width: int, seed: int) -> None:
+def test_erasure_lies_inside(height: int, width: int, seed: int) -> None:
     drawn = draw_erasure(height, width, np.random.default_rng(seed))
     if drawn is not None:
         top, left, h, w, _ = drawn
@@ -149,7 +149,7 @@ def test_an_erasure_lies_inside(height: int, width: int, seed: int) -> None:
         assert 1 <= w < width
 
 
-def test_erasures_are_timms_in_distribution() -> None:
+def test_erasures_have_timms_distribution() -> None:
     theirs = RandomErasing(1.0, mode="const", device="cpu")
     state = random.getstate()
     random.seed(0)
@@ -169,7 +169,7 @@ def test_erasures_are_timms_in_distribution() -> None:
         assert ks_2samp(value(ours), value(want)).pvalue > 0.01
 
 
-def test_erased_pixels_are_noise_around_the_mean_colour() -> None:
+def test_erased_pixels_are_noise_around_the_mean_color() -> None:
     mean, std = (0.5, 0.45, 0.4), (0.1, 0.12, 0.08)
     view = Augmentation(CROP, random_erasing=1, mean=mean, std=std)
     erasure = draw_erasure(500, 500, np.random.default_rng(0))
@@ -190,13 +190,13 @@ def test_only_the_rectangle_is_erased() -> None:
     drawn = view.draw(24, 32, np.random.default_rng(1))._replace(crop=Crop(0, 0, 24, 32, False))
     assert drawn.erasure is not None
     got = view.apply(image, drawn)
-    assert torch.equal(image, kept)  # it lies in the cache
+    assert torch.equal(image, kept)  # it is in the cache
     top, left, height, width, _ = drawn.erasure
     kept[:, top : top + height, left : left + width] = 0
     assert torch.equal(got, kept)
 
 
-def test_a_share_of_the_images_is_erased() -> None:
+def test_fraction_of_erased_images() -> None:
     view = Augmentation(CROP, random_erasing=0.25)
     drawn = [view.draw(40, 50, np.random.default_rng(seed)).erasure for seed in range(2000)]
     assert 0.22 < np.mean([erasure is not None for erasure in drawn]) < 0.28
@@ -204,7 +204,7 @@ def test_a_share_of_the_images_is_erased() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 90), seeds)
-def test_options_leave_the_crop_as_it_is(height: int, width: int, seed: int) -> None:
+def test_crop_is_independent_of_the_options(height: int, width: int, seed: int) -> None:
     image = picture(height, width)
     off = Augmentation(CROP)
     assert torch.equal(
@@ -229,7 +229,7 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_workers_and_a_resume_change_nothing(records: list[Record]) -> None:
+def test_workers_and_resume_change_nothing(records: list[Record]) -> None:
     whole = batches(records)
     assert same(whole, batches(records, workers=2))
     assert same(whole[1:], batches(records, start_batch=1))
@@ -237,9 +237,7 @@ def test_workers_and_a_resume_change_nothing(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_global_random_numbers_are_neither_read_nor_moved(
-    records: list[Record], workers: int
-) -> None:
+def test_global_random_state_is_unchanged(records: list[Record], workers: int) -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
@@ -254,7 +252,7 @@ def test_global_random_numbers_are_neither_read_nor_moved(
     assert same(first, batches(records, workers=workers))
 
 
-def test_a_failing_policy_puts_the_global_state_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_policy_restores_the_global_state(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(policy: str, side: int) -> object:
         raise RuntimeError
 
@@ -265,7 +263,7 @@ def test_a_failing_policy_puts_the_global_state_back(monkeypatch: pytest.MonkeyP
     assert random.getstate() == before
 
 
-def test_spawned_workers_can_have_it() -> None:
+def test_augmentation_can_be_pickled() -> None:
     transform = Augmentation(CROP, "original", 0.4, 0.5)
     copy = pickle.loads(pickle.dumps(transform))
     image = picture()
@@ -274,6 +272,6 @@ def test_spawned_workers_can_have_it() -> None:
     )
 
 
-def test_it_needs_a_generator() -> None:
+def test_random_generator_is_required() -> None:
     with pytest.raises(ValueError, match="random generator"):
         Augmentation(CROP)(picture())

@@ -1,4 +1,4 @@
-"""The batched path: the draws and, up to rounding, the pixels of the path image by image."""
+"""Tests of batched augmentation against the augmentation of single images."""
 
 import pickle
 
@@ -32,12 +32,12 @@ def picture(height: int, width: int, seed: int) -> torch.Tensor:
 def both(
     augmentation: Augmentation, images: list[torch.Tensor], seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same images, image by image and in a batch."""
+    """Return the views of the images, computed one by one and as a batch."""
     batched = BatchedAugmentation(augmentation, CPU)
     rngs = [[np.random.default_rng((seed, i)) for i in range(len(images))] for _ in range(2)]
     alone = [augmentation(x, rng) for x, rng in zip(images, rngs[0], strict=True)]
-    cuts = [batched(x, rng) for x, rng in zip(images, rngs[1], strict=True)]
-    return torch.stack(alone), batched.finish(batched.pack(cuts))
+    crops = [batched(x, rng) for x, rng in zip(images, rngs[1], strict=True)]
+    return torch.stack(alone), batched.finish(batched.pack(crops))
 
 
 @settings(max_examples=40)
@@ -46,7 +46,7 @@ def both(
     st.sampled_from(["bilinear", "bicubic", "nearest"]),
     st.integers(0, 2**32 - 1),
 )
-def test_crops_of_mixed_sizes_are_those_of_the_cpu_path(
+def test_crops_of_mixed_sizes_equal_single_images(
     sizes: list[tuple[int, int]], interpolation: str, seed: int
 ) -> None:
     crop = TrainTransform((24, 40), interpolation=interpolation)
@@ -56,10 +56,10 @@ def test_crops_of_mixed_sizes_are_those_of_the_cpu_path(
     assert batched.dtype == torch.uint8
     apart = (alone.float() - batched.float()).abs()
     assert apart.max() <= 2  # torchvision's weights are integers of 8 to 15 bits
-    assert apart.mean() < 0.25  # a few pixels enlarged: many ties, which it rounds otherwise
+    assert apart.mean() < 0.25  # enlarging a few pixels causes many ties
 
 
-def test_hardly_a_pixel_of_a_photograph_differs() -> None:
+def test_few_pixels_of_a_photograph_differ() -> None:
     images = [picture(90 + i, 140 - i, i) for i in range(40)]
     alone, batched = both(Augmentation(TrainTransform((64, 64))), images, 0)
     assert (alone != batched).float().mean() < 0.01
@@ -67,7 +67,7 @@ def test_hardly_a_pixel_of_a_photograph_differs() -> None:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("length", "size"), [(37, 24), (24, 37), (100, 7), (1, 5), (5, 5)])
-def test_weights_are_those_of_torchs_resize(interpolation: str, length: int, size: int) -> None:
+def test_weights_equal_torchs_resize(interpolation: str, length: int, size: int) -> None:
     got = resampling_weights(torch.tensor([length]), size, length + 9, interpolation)[0]
     impulses = torch.eye(length).view(1, length, length, 1).expand(1, length, length, 4)
     want = F.interpolate(impulses, size=(size, 4), mode=interpolation, antialias=True)[0, :, :, 0]
@@ -75,8 +75,8 @@ def test_weights_are_those_of_torchs_resize(interpolation: str, length: int, siz
     assert (got[:, length:] == 0).all()
 
 
-def test_the_whole_chain_is_that_of_the_cpu_path() -> None:
-    """Rounding grows where an operation amplifies it (equalising, solarising at its threshold)."""
+def test_all_operations_together_equal_single_images() -> None:
+    """Some operations amplify rounding errors (equalize, solarize at its threshold)."""
     crop = TrainTransform((48, 64))
     images = [picture(60 + i, 100 - i, i) for i in range(40)]
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,10 +85,10 @@ def test_the_whole_chain_is_that_of_the_cpu_path() -> None:
     assert apart.mean() < 0.5
     assert (apart > 3).float().mean() < 0.01
     plain, _ = both(Augmentation(crop), images, 3)
-    assert (alone.float() - plain.float()).abs().mean() > 20  # something was done
+    assert (alone.float() - plain.float()).abs().mean() > 20  # the augmentation had an effect
 
 
-def test_erased_pixels_are_the_same() -> None:
+def test_erased_pixels_are_equal() -> None:
     crop = TrainTransform((48, 64))
     images = [picture(60, 70, i) for i in range(12)]
     for mode in ("pixel", "const"):
@@ -103,19 +103,19 @@ def test_erased_pixels_are_the_same() -> None:
             assert torch.equal(alone[box], batched[box])
 
 
-def test_crops_and_flips_are_torchvisions_in_distribution() -> None:
-    """Areas and aspect ratios against its RandomResizedCrop, flips against one half."""
+def test_crops_and_flips_have_torchvisions_distribution() -> None:
+    """Areas and aspect ratios are compared with RandomResizedCrop, flips with one half."""
     count, height, width = 3000, 128, 150
     batched = BatchedAugmentation(Augmentation(TrainTransform((8, 8))), CPU)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
-    cuts = [batched(image, np.random.default_rng(seed)) for seed in range(count)]
-    ours = batched.pack(cuts).boxes.double()
+    crops = [batched(image, np.random.default_rng(seed)) for seed in range(count)]
+    ours = batched.pack(crops).boxes.double()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = RandomResizedCrop(8)
         drawn = [theirs.make_params([image]) for _ in range(count)]
     want = torch.tensor([(d["height"], d["width"], d["top"], d["left"]) for d in drawn]).double()
-    crops = torch.tensor([cut.view.crop[:2] for cut in cuts]).double()
+    crops = torch.tensor([image.params.crop[:2] for image in crops]).double()
     pairs = [
         (ours[:, 0] * ours[:, 1], want[:, 0] * want[:, 1]),
         (ours[:, 1] / ours[:, 0], want[:, 1] / want[:, 0]),
@@ -142,7 +142,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-def test_workers_and_a_resume_change_nothing(records: list[Record]) -> None:
+def test_workers_and_resume_change_nothing(records: list[Record]) -> None:
     whole = batches(records)
     assert [batch.images.shape[0] for batch in whole] == [4, 4, 3]
     assert same(whole, batches(records, workers=2))
@@ -150,22 +150,22 @@ def test_workers_and_a_resume_change_nothing(records: list[Record]) -> None:
     assert not same(whole, batches(records, epoch=3))
 
 
-def test_a_batch_without_an_image_keeps_its_place(records: list[Record]) -> None:
+def test_empty_batch_is_not_skipped(records: list[Record]) -> None:
     for record in records:
         record.path.write_bytes(b"no image")
     assert [batch.images.shape for batch in batches(records)] == [(0, 3, 24, 32)] * 3
 
 
-def test_what_workers_get_and_give_can_be_pickled() -> None:
+def test_workers_data_can_be_pickled() -> None:
     batched = BatchedAugmentation(Augmentation(TrainTransform((24, 32)), **ALL), CPU)  # type: ignore[arg-type]
     copy = pickle.loads(pickle.dumps(batched))
-    cuts = [copy(picture(40, 50, i), np.random.default_rng(i)) for i in range(3)]
-    packed = pickle.loads(pickle.dumps(copy.pack(cuts)))
-    assert torch.equal(batched.finish(packed), copy.finish(copy.pack(cuts)))
+    crops = [copy(picture(40, 50, i), np.random.default_rng(i)) for i in range(3)]
+    packed = pickle.loads(pickle.dumps(copy.pack(crops)))
+    assert torch.equal(batched.finish(packed), copy.finish(copy.pack(crops)))
 
 
 def test_pinned_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On its way torch's loader makes lists of tuples."""
+    """When pinning, torch's loader converts tuples to lists."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *device: self)
     batched = BatchedAugmentation(Augmentation(TrainTransform((24, 32)), **ALL), CPU)  # type: ignore[arg-type]
     packed = batched.pack([batched(picture(40, 50, i), np.random.default_rng(i)) for i in range(9)])
@@ -173,18 +173,18 @@ def test_pinned_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(batched.finish(pin_memory(packed)), want)
 
 
-def test_it_needs_a_generator() -> None:
+def test_random_generator_is_required() -> None:
     with pytest.raises(ValueError, match="random generator"):
         BatchedAugmentation(Augmentation(TrainTransform((8, 8))), CPU)(picture(9, 9, 0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_views_are_the_same() -> None:
+def test_views_on_a_gpu_are_equal() -> None:
     augmentation = Augmentation(TrainTransform((48, 64)), **ALL)  # type: ignore[arg-type]
     batched = BatchedAugmentation(augmentation, torch.device("cuda"))
     images = [picture(60 + i, 100 - i, i) for i in range(16)]
-    cuts = [batched(x, np.random.default_rng((3, i))) for i, x in enumerate(images)]
-    got = batched.finish(batched.pack(cuts))
+    crops = [batched(x, np.random.default_rng((3, i))) for i, x in enumerate(images)]
+    got = batched.finish(batched.pack(crops))
     assert got.device.type == "cuda"
     _, want = both(augmentation, images, 3)
     assert (got.cpu().float() - want.float()).abs().mean() < 0.1

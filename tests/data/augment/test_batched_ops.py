@@ -1,4 +1,4 @@
-"""Every operation of timm's policies on batches, against the same function on Pillow."""
+"""Tests of timm's operations on batches against Pillow."""
 
 import random
 
@@ -19,8 +19,10 @@ WIDTH, HEIGHT = 50, 40
 
 
 def shifts(most: float, side: int) -> st.SearchStrategy[float]:
-    """Shifts by `most * side` pixels at most, none of which puts a whole column's centres on the
-    border: to within fp32 they may fall on either side of it."""
+    """Generate shifts of at most `most * side` pixels.
+
+    No shift moves a column's centers to the border, where fp32 may round them to either side.
+    """
     return st.floats(-most, most).filter(lambda v: abs(v * side % 1 - 0.5) > 1e-3)
 
 
@@ -54,13 +56,13 @@ def pictures(count: int, seed: int) -> list[Image.Image]:
     return [Image.fromarray(c).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for c in coarse]
 
 
-def test_none_is_forgotten() -> None:
-    assert set(ARGS) == set(FUNCTIONS) - {"gaussian_blur_rand"}  # drawn as a blur
+def test_all_operations_are_tested() -> None:
+    assert set(ARGS) == set(FUNCTIONS) - {"gaussian_blur_rand"}  # recorded as a blur
 
 
 @pytest.mark.parametrize("name", list(ARGS))
 @given(st.data())
-def test_it_is_pillows(name: str, data: st.DataObject) -> None:
+def test_operation_equals_pillows(name: str, data: st.DataObject) -> None:
     images = pictures(3, data.draw(st.integers(0, 999)))
     values = ARGS[name]
     args = [(data.draw(values),) if values is not None else () for _ in images]
@@ -82,7 +84,7 @@ def test_it_is_pillows(name: str, data: st.DataObject) -> None:
     elif name in EXACT:
         assert apart.max() == 0
     else:
-        # A place that lies on the border to within fp32 may fall on either side of it.
+        # Places on the border may be rounded to either side in fp32.
         assert (apart > 1).float().mean() < 0.003
 
 
@@ -92,7 +94,7 @@ def test_each_image_has_its_own_argument() -> None:
     assert got.flatten(1).unique(dim=1).tolist() == [[50], [200]]
 
 
-def test_no_random_number_is_drawn() -> None:
+def test_no_random_numbers_are_drawn() -> None:
     state = random.getstate(), torch.get_rng_state()
     for name, values in ARGS.items():
         apply_op(name, torch.zeros(1, 3, 16, 16), [(1,) if values is not None else ()], FILL)

@@ -1,4 +1,4 @@
-"""Maps under crops, against integrals cell by cell and torch's own resizing."""
+"""Tests of map crops against exact integrals and torch's resizing."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ sides = st.integers(1, 9)
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def view_map(
+def crop_map(
     values: Tensor, box: tuple[float, float, float, float], flip: bool, grid: tuple[int, int]
 ) -> Tensor:
-    """`crop_maps` of one map."""
+    """Call `crop_maps` with one map."""
     return crop_maps(values[None], torch.tensor([[*box, float(flip)]]), grid)[0]
 
 
 def integral(
     values: Tensor, box: tuple[float, float, float, float], flip: bool, grid: tuple[int, int]
 ) -> Tensor:
-    """The mean of the map over each patch's window, piece by piece in exact numbers."""
+    """Return the mean of the map over each patch's window, with exact numbers."""
 
     def window(low: float, high: float, i: int, patches: int, cells: int) -> tuple[Fraction, ...]:
         a, b = Fraction(low) * cells, Fraction(high) * cells
@@ -71,7 +71,7 @@ def boxes(draw: st.DrawFn) -> tuple[float, float, float, float]:
 
 @settings(max_examples=60)
 @given(sides, sides, st.integers(1, 7), st.integers(1, 7), boxes(), st.booleans(), st.integers(0))
-def test_a_view_of_a_map_is_its_integral(
+def test_cropped_map_equals_its_integral(
     mh: int,
     mw: int,
     gh: int,
@@ -81,27 +81,27 @@ def test_a_view_of_a_map_is_its_integral(
     seed: int,
 ) -> None:
     values = torch.rand(mh, mw, generator=torch.Generator().manual_seed(seed % 2**31))
-    mine = view_map(values, box, flip, (gh, gw))
+    mine = crop_map(values, box, flip, (gh, gw))
     expected = integral(values, box, flip, (gh, gw))
     torch.testing.assert_close(mine.double(), expected, atol=2e-5, rtol=0)
 
 
 @given(sides, sides)
-def test_a_map_on_its_own_grid_comes_through(h: int, w: int) -> None:
+def test_map_on_its_own_grid_is_unchanged(h: int, w: int) -> None:
     values = torch.rand(h, w)
-    torch.testing.assert_close(view_map(values, WHOLE, False, (h, w)), values)
-    torch.testing.assert_close(view_map(values, WHOLE, True, (h, w)), values.flip(1))
+    torch.testing.assert_close(crop_map(values, WHOLE, False, (h, w)), values)
+    torch.testing.assert_close(crop_map(values, WHOLE, True, (h, w)), values.flip(1))
 
 
 @given(sides, sides, st.integers(1, 4), st.integers(1, 4))
-def test_upward_it_is_bilinear_and_downward_the_area(h: int, w: int, a: int, b: int) -> None:
+def test_enlarging_is_bilinear_and_shrinking_averages(h: int, w: int, a: int, b: int) -> None:
     values = torch.rand(1, 1, h, w)
     up = F.interpolate(values, (h * a, w * b), mode="bilinear", align_corners=False)[0, 0]
-    mine = view_map(values[0, 0], WHOLE, False, (h * a, w * b))
+    mine = crop_map(values[0, 0], WHOLE, False, (h * a, w * b))
     torch.testing.assert_close(mine, up, atol=1e-5, rtol=0)
     large = torch.rand(1, 1, h * a, w * b)
     down = F.interpolate(large, (h, w), mode="area")[0, 0]
-    torch.testing.assert_close(view_map(large[0, 0], WHOLE, False, (h, w)), down)
+    torch.testing.assert_close(crop_map(large[0, 0], WHOLE, False, (h, w)), down)
 
 
 def test_each_image_has_its_own_crop() -> None:
@@ -111,34 +111,34 @@ def test_each_image_has_its_own_crop() -> None:
     flips = torch.tensor([False, True, True])
     views = crop_maps(maps, torch.cat([corners, flips[:, None]], dim=1), (4, 4))
     for view, one, box, flip in zip(views, maps, corners.tolist(), flips, strict=True):
-        torch.testing.assert_close(view, view_map(one / 255, tuple(box), bool(flip), (4, 4)))
+        torch.testing.assert_close(view, crop_map(one / 255, tuple(box), bool(flip), (4, 4)))
 
 
-def test_a_crop_of_pixels_is_the_box_that_its_map_is_seen_in() -> None:
-    """The image's own crop, pooled to the grid, shows what the map's does."""
+def test_image_and_map_have_the_same_crop() -> None:
+    """The crop of the image, pooled to the grid, equals the crop of the map."""
     shown = Crop(top=8, left=16, height=32, width=40, flip=True).relative(height=64, width=80)
     assert shown == pytest.approx((0.2, 0.125, 0.7, 0.625, 1))
     image = torch.rand(64, 80)
     cut = image[8:40, 16:56].flip(1)
     expected = F.interpolate(cut[None, None], (4, 5), mode="area")[0, 0]
-    torch.testing.assert_close(view_map(image, shown[:4], shown.flip, (4, 5)), expected)
+    torch.testing.assert_close(crop_map(image, shown[:4], shown.flip, (4, 5)), expected)
 
 
 @pytest.mark.parametrize("transform", [TrainTransform((64, 96)), EvalTransform((64, 96))], ids=repr)
-def test_a_view_and_its_map_show_the_same(transform: TrainTransform | EvalTransform) -> None:
-    """An image that is its own map: its view, pooled to the grid, is the view of the map."""
+def test_view_and_map_agree(transform: TrainTransform | EvalTransform) -> None:
+    """With the image as its map, the view pooled to the grid equals the cropped map."""
     smooth = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     image = F.interpolate(smooth, (110, 150), mode="bicubic").clamp(0, 1)[0]
     pixels = (255 * image).round().to(torch.uint8).expand(3, -1, -1)
     for seed in range(8):
         view, shown = transform.make_view(pixels, np.random.default_rng(seed))
-        mine = view_map(pixels[0], shown[:4], shown.flip, (4, 6))
+        mine = crop_map(pixels[0], shown[:4], shown.flip, (4, 6))
         seen = F.interpolate(view[None, :1].float() / 255, (4, 6), mode="area")[0, 0]
         torch.testing.assert_close(mine, seen, atol=0.01, rtol=0)
 
 
-def test_a_view_is_as_exact_under_autocast() -> None:
+def test_autocast_does_not_reduce_precision() -> None:
     values = torch.rand(9, 9)
-    expected = view_map(values, (0.1, 0.2, 0.9, 0.8), False, (4, 4))
+    expected = crop_map(values, (0.1, 0.2, 0.9, 0.8), False, (4, 4))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(view_map(values, (0.1, 0.2, 0.9, 0.8), False, (4, 4)), expected)
+        assert torch.equal(crop_map(values, (0.1, 0.2, 0.9, 0.8), False, (4, 4)), expected)

@@ -1,3 +1,5 @@
+"""Tests of random and center crops."""
+
 import numpy as np
 import pytest
 import torch
@@ -34,39 +36,39 @@ def test_crop_follows_scale_and_aspect(seed: int) -> None:
     assert 0.73 <= crop.width / crop.height <= 1.37
 
 
-def test_crops_spread_over_scale_and_flip() -> None:
+def test_distribution_of_scale_and_flip() -> None:
     transform = TrainTransform((224, 224))
     crops = [transform.draw(256, 300, np.random.default_rng(seed)) for seed in range(2000)]
-    shares = np.array([crop.height * crop.width for crop in crops]) / (256 * 300)
+    fractions = np.array([crop.height * crop.width for crop in crops]) / (256 * 300)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = RandomResizedCrop(224)
         params = [theirs.make_params([image(256, 300)]) for _ in range(2000)]
-    wanted = np.array([drawn["height"] * drawn["width"] for drawn in params]) / (256 * 300)
-    for q in (0.1, 0.5, 0.9):  # large crops of a wrong shape are drawn again, there as here
-        assert abs(np.quantile(shares, q) - np.quantile(wanted, q)) < 0.03
+    expected = np.array([drawn["height"] * drawn["width"] for drawn in params]) / (256 * 300)
+    for q in (0.1, 0.5, 0.9):  # both draw large crops of a wrong shape again
+        assert abs(np.quantile(fractions, q) - np.quantile(expected, q)) < 0.03
     assert abs(np.mean([crop.flip for crop in crops]) - 0.5) < 0.05
     plain = TrainTransform((224, 224), flip=False)
     assert not any(plain.draw(9, 9, np.random.default_rng(seed)).flip for seed in range(20))
 
 
-def test_a_very_long_image_gives_its_middle() -> None:
+def test_very_long_image_is_cropped_at_its_center() -> None:
     crop = TrainTransform((8, 8), scale=(0.9, 1)).draw(10, 1000, np.random.default_rng(0))
     assert crop[:4] == (0, 493, 10, 13)
 
 
-def test_train_transform_is_torchvisions_crop() -> None:
+def test_train_transform_equals_torchvisions_crop() -> None:
     transform = TrainTransform((48, 80), interpolation="bilinear")
     picture = image(100, 120)
-    got = transform.apply(picture, Crop(10, 20, 50, 60, flip=True))
-    want = F.resized_crop(picture, 10, 20, 50, 60, [48, 80], InterpolationMode.BILINEAR)
-    assert got.dtype == torch.uint8
-    assert torch.equal(got, want.flip(-1))
+    actual = transform.apply(picture, Crop(10, 20, 50, 60, flip=True))
+    expected = F.resized_crop(picture, 10, 20, 50, 60, [48, 80], InterpolationMode.BILINEAR)
+    assert actual.dtype == torch.uint8
+    assert torch.equal(actual, expected.flip(-1))
 
 
 @settings(max_examples=30)
 @given(sides, sides)
-def test_any_image_comes_out_at_size(height: int, width: int) -> None:
+def test_views_have_the_input_size(height: int, width: int) -> None:
     picture = image(height, width)
     train, evaluation = TrainTransform((32, 48)), EvalTransform((32, 48), 0.9)
     assert train(picture, np.random.default_rng(0)).shape == (3, 32, 48)
@@ -81,17 +83,17 @@ def test_load_sizes() -> None:
     assert EvalTransform((224, 112), 1.0).load_size == (224, 112)
 
 
-def test_eval_of_a_loaded_image_only_cuts_the_centre() -> None:
+def test_loaded_images_are_only_cropped_in_evaluation() -> None:
     picture = image(256, 340)
     assert torch.equal(EvalTransform((224, 224))(picture), picture[:, 16:240, 58:282])
 
 
-def test_training_needs_a_generator() -> None:
+def test_random_generator_is_required() -> None:
     with pytest.raises(ValueError, match="random generator"):
         TrainTransform((8, 8))(image(9, 9))
 
 
-def test_no_crop_of_a_large_image_is_enlarged_where_that_is_asked() -> None:
+def test_load_ratio_avoids_enlarged_crops() -> None:
     transform = TrainTransform((32, 32), (0.25, 1.0), load_ratio=2.0)
     assert transform.load_size == (64, 64)
     rng = np.random.default_rng(0)
