@@ -1,10 +1,10 @@
-"""Named parts behind entry points: listed without importing them, loaded one at a time.
+"""Registries of named parts: listed without importing them, loaded one at a time.
 
-The only place that knows `importlib.metadata`. Built-in parts come through the same door as those
-of other distributions (groups `gta.models`, `gta.discovery`, `gta.regularizers`, `gta.datasets`).
-A part that cannot be loaded is an error of that part alone, which names its distribution.
+Built-in parts and those of other distributions use the same entry-point groups (`gta.models`,
+`gta.discovery`, `gta.regularizers`, `gta.datasets`). A part that cannot be loaded raises an error
+that names its distribution and does not affect the others.
 
-`GTA_PLUGINS=a,b` admits only those distributions beside gtacli itself; empty: gtacli alone.
+`GTA_PLUGINS=a,b` enables only those distributions beside gtacli itself; empty: only gtacli.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ SWITCH = "GTA_PLUGINS"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a name comes from.
+    """The origin of a registered name.
 
     Attributes:
         name: the part's name.
         distribution: the installed distribution that offers it.
-        version: of that distribution.
-        value: "module:attribute", as the entry point states it.
-        builtin: whether it is gtacli's own.
+        version: version of that distribution.
+        value: "module:attribute" of the entry point.
+        builtin: whether it belongs to gtacli itself.
+        part: the class, if it was registered in this process.
     """
 
     name: str
@@ -48,16 +49,16 @@ class Origin:
     version: str
     value: str
     builtin: bool
-    part: Any = field(default=None, repr=False, compare=False)  # an object registered in place
+    part: Any = field(default=None, repr=False, compare=False)
 
 
 class Registry(Generic[T]):
-    """The parts of one entry-point group.
+    """A registry of the parts of one entry-point group.
 
     Args:
         group: the entry-point group, such as "gta.regularizers".
         base: the class that every part derives from, or "module:Class", imported at first use.
-        noun: what a part is called in messages.
+        noun: the kind of part, for messages.
     """
 
     def __init__(self, group: str, base: type[Any] | str | None, noun: str) -> None:
@@ -67,11 +68,14 @@ class Registry(Generic[T]):
         self._added: dict[str, Origin] = {}
 
     def names(self) -> list[str]:
-        """Every name, sorted. Imports none of the parts."""
+        """Return every name, sorted, without importing the parts."""
         return sorted(self._scan()[0])
 
     def origin(self, name: str) -> Origin:
-        """Where `name` comes from; UsageError with the nearest known name if there is none."""
+        """Return the origin of `name`.
+
+        Raises UsageError that suggests the nearest known name.
+        """
         found = self._scan()[0]
         if name not in found:
             near = _nearest(name, list(found))
@@ -81,7 +85,10 @@ class Registry(Generic[T]):
         return found[name]
 
     def load(self, name: str) -> type[T]:
-        """The class behind `name`. A part that is broken raises GtaError, whatever it raised."""
+        """Return the class of `name`.
+
+        Raises UsageError for an unknown name, GtaError for a part that cannot be loaded.
+        """
         origin = self.origin(name)
         part = origin.part
         if part is None:
@@ -95,7 +102,7 @@ class Registry(Generic[T]):
         return part
 
     def check(self) -> list[tuple[Origin, str | None]]:
-        """Loads every part: each with None, or with what is wrong with it. Never raises."""
+        """Load every part; return each origin with the reason why it cannot be used, or None."""
         found, shadowed = self._scan()
         result: list[tuple[Origin, str | None]] = []
         for name in sorted(found):
@@ -110,18 +117,18 @@ class Registry(Generic[T]):
         return result
 
     def register(self, name: str, part: type[T] | str) -> None:
-        """Adds a class (or "module:attr") for this process, before all installed ones."""
+        """Add a class (or "module:attr") in this process, with precedence over installed parts."""
         value = part if isinstance(part, str) else f"{part.__module__}:{part.__qualname__}"
-        kept = None if isinstance(part, str) else part
-        self._added[name] = Origin(name, "(registered)", "", value, False, kept)
+        loaded = None if isinstance(part, str) else part
+        self._added[name] = Origin(name, "(registered)", "", value, False, loaded)
 
     def unregister(self, name: str) -> None:
-        """Takes back what `register` added."""
+        """Remove a name that `register` added."""
         self._added.pop(name, None)
 
     @contextmanager
     def registered(self, name: str, part: type[T] | str) -> Iterator[None]:
-        """`register` for the length of a `with` block."""
+        """Register a class within a `with` block."""
         self.register(name, part)
         try:
             yield
@@ -129,7 +136,7 @@ class Registry(Generic[T]):
             self.unregister(name)
 
     def _scan(self) -> tuple[dict[str, Origin], list[tuple[Origin, str]]]:
-        """Parts by name, and those whose name was taken, with the distribution that took it."""
+        """Return the parts by name, and the hidden parts with the distribution that hides each."""
         allowed = _allowed()
         origins = []
         for point in metadata.entry_points(group=self.group):
@@ -141,7 +148,7 @@ class Registry(Generic[T]):
         shadowed = []
         for origin in sorted(origins, key=lambda o: (not o.builtin, o.distribution, o.value)):
             first = found.setdefault(origin.name, origin)
-            # One distribution may be seen twice (an editable install and its source folder).
+            # A distribution may be listed twice (an editable install and its source folder).
             same = (first.distribution, first.value) == (origin.distribution, origin.value)
             if first is not origin and not same:
                 shadowed.append((origin, first.distribution))
@@ -153,7 +160,7 @@ class Registry(Generic[T]):
             part = importlib.import_module(module_name.strip())
             for step in attribute.split("[")[0].strip().split("."):
                 part = getattr(part, step)
-        except (Exception, SystemExit) as error:  # a foreign module's import can raise anything
+        except (Exception, SystemExit) as error:  # importing a plug-in can raise anything
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise GtaError(f"{self._about(origin)} cannot be loaded: {what}") from error
         return part

@@ -1,7 +1,7 @@
-"""The command line: `gta`. The only package that prints or exits.
+"""The command line `gta`, the only package that prints or exits.
 
 Exit status: 0 done, 1 some inputs failed, 2 wrong usage or config, 3 the run failed, 130
-interrupted. Every error is one line on stderr; `--verbose` adds the traceback of an unforeseen one.
+interrupted. Every error is one line on stderr; `--verbose` adds the traceback of an unexpected one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = _run(words)

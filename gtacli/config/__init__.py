@@ -1,4 +1,4 @@
-"""Strict configs, one a command, and the one way they are resolved.
+"""Strict configs, one per command, and their resolution from all sources.
 
-Precedence: defaults < recipe < environment < ``--set`` < flags. Nothing in here imports torch.
+Precedence: defaults < recipe < environment < `set` < flags. Nothing in here imports torch.
 """

@@ -1,4 +1,4 @@
-"""What the configs of commands that look for objects share: the network and its back-end."""
+"""Options shared by the commands that find objects: the model and the back-end."""
 
 from __future__ import annotations
 
@@ -17,64 +17,65 @@ KEY = "discovery"
 
 
 class BackendConfig(CommonConfig):
-    """How objects are found in images."""
+    """Options of the discovery of objects in images."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
     parts_key: ClassVar[str] = KEY
     short: ClassVar[tuple[str, ...]] = ("layer", "tau")
-    """Keys that are options of the back-end, whichever source names it."""
+    """Keys of the back-end's options, whichever source names the back-end."""
 
     model: str | None = Field(
         default=None,
-        description="the pre-trained ViT that looks: a timm name, hf-hub:..., a run folder, "
-        "ARCH@FILE, or a name of the gta.models registry",
+        description="pre-trained ViT: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a "
+        "registered name (`gta models list`)",
         json_schema_extra={"metavar": "SPEC"},
     )
     teacher: str | None = Field(
-        default=None, description="another name for --model", json_schema_extra={"metavar": "SPEC"}
+        default=None, description="another name of `model`", json_schema_extra={"metavar": "SPEC"}
     )
     backend: str = Field(
         default="tokencut",
-        description="what finds the object: tokencut, dino, gradcam, or another of "
-        "`gta plugins list`",
+        description="method that finds the objects: tokencut, dino, gradcam, or a plug-in's (`gta "
+        "plugins list`)",
         json_schema_extra={"metavar": "NAME"},
     )
     layer: int | Literal["auto"] | None = Field(
         default=None,
-        description="block that the backend reads, from the end if negative; auto (tokencut): "
-        "chosen for the model",
+        description="block whose features or attention are used, from the end if negative; auto "
+        "(tokencut): chosen for the model",
         json_schema_extra={"default": "auto for tokencut, else -1"},
     )
     tau: float | Literal["auto"] | None = Field(
         default=None,
-        description="tokencut: cosine similarity above which two patches are joined; auto: chosen "
-        "for the model",
+        description="tokencut: cosine similarity above which two patches are connected; auto: "
+        "chosen for the model",
         json_schema_extra={"default": "auto"},
     )
     discovery: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="a backend's options, as in --set discovery.dino.heads=mean",
+        description="options of back-ends, by name",
         json_schema_extra={"flag": False},
     )
     image_size: ImageSize | None = Field(
         default=None,
-        description="what the model sees of every image, in pixels",
+        description="image size of the model in pixels",
         json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
     )
     workers: int | None = Field(
         default=None,
         ge=0,
-        description="threads that read images; 0: none",
-        json_schema_extra={"default": "by the machine"},
+        description="number of threads that read images; 0: read in the main thread",
+        json_schema_extra={"default": "by the number of cores"},
     )
 
     @property
     def spec(self) -> str | None:
+        """The model under either of its names."""
         return self.model if self.model is not None else self.teacher
 
     @property
     def options(self) -> dict[str, Any]:
-        """The backend's own options, as far as they are given."""
+        """The given options of the back-end."""
         return self.discovery.get(self.backend, {})
 
     @classmethod

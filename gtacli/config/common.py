@@ -23,7 +23,7 @@ from gtacli.config.values import Level, Rank, Tree, merge, plain, tree_of
 MERGED = "merged"
 """The validation context of values that `CommandConfig.merge_levels` has merged."""
 
-# A path may be written as text.
+# A path, which a recipe writes as text.
 FilePath = Annotated[Path, Field(strict=False)]
 
 
@@ -49,7 +49,7 @@ def _read_size(value: object) -> object:
 
 
 def read_numbers(value: object) -> object:
-    """Accept `-1,-2` from a command line, a bare number, and a list from a recipe."""
+    """Return a tuple of the whole numbers in `-1,-2`, a bare number or a list."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def read_numbers(value: object) -> object:
 
 
 def read_words(value: object) -> object:
-    """Accept `linear,knn` from a command line, a bare word, and a list from a recipe."""
+    """Return a tuple of the words in `linear,knn`, a bare word or a list."""
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, str):
@@ -78,7 +78,7 @@ def _known_device(device: str) -> str:
     return device
 
 
-# (height, width); written as 224 or "320x224".
+# (height, width), written as 224 or "320x224".
 ImageSize = Annotated[
     tuple[int, int],
     BeforeValidator(_read_size, json_schema_input_type=int | str),
@@ -124,35 +124,35 @@ class CommandConfig(StrictModel):
 
 
 class DeviceConfig(CommandConfig):
-    """Where and how a network runs."""
+    """Options of every command that runs a model."""
 
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         default="auto",
-        description="where to compute (auto: the GPU if there is one)",
+        description="device to compute on; auto: the GPU if there is one",
         json_schema_extra={
             "metavar": "auto|cpu|cuda|cuda:N|mps",
             "choices": ["auto", "cpu", "cuda", "mps"],
         },
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="arithmetic of the networks (auto: bf16 on CUDA, else fp32)"
+        default="auto", description="number format of the models; auto: bf16 on CUDA, else fp32"
     )
-    batch_size: int = Field(default=32, ge=1, description="images a step")
+    batch_size: int = Field(default=32, ge=1, description="images per step")
     workers: int | None = Field(
         default=None,
         ge=0,
-        description="processes that load images; 0: none",
-        json_schema_extra={"default": "by the machine"},
+        description="number of processes that load images; 0: load in the main process",
+        json_schema_extra={"default": "by the number of cores"},
     )
 
 
 class CommonConfig(DeviceConfig):
-    """What every command that writes a run has."""
+    """Options of every command that writes a run folder."""
 
     out: FilePath | None = Field(
         default=None,
-        description="folder to write; must be new or empty",
+        description="output folder; must be new or empty",
         json_schema_extra={"default": "runs/COMMAND-DATE-TIME", "metavar": "DIR"},
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of every random choice")
-    overwrite: bool = Field(default=False, description="use a non-empty --out all the same")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random numbers")
+    overwrite: bool = Field(default=False, description="replace the content of a non-empty `out`")

@@ -11,7 +11,7 @@ from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath
 
 
-def _read_share(value: object) -> object:
+def _read_shard(value: object) -> object:
     if isinstance(value, str):
         numbers = re.fullmatch(r"(\d+)/(\d+)", value.strip())
         value = tuple(int(n) for n in numbers.groups()) if numbers else value
@@ -27,30 +27,32 @@ def _read_share(value: object) -> object:
     return value
 
 
-Share = Annotated[
+# The I-th of N parts of the images, written as "I/N".
+Shard = Annotated[
     tuple[int, int],
-    BeforeValidator(_read_share, json_schema_input_type=str),
-    PlainSerializer(lambda share: f"{share[0]}/{share[1]}", return_type=str),
+    BeforeValidator(_read_shard, json_schema_input_type=str),
+    PlainSerializer(lambda shard: f"{shard[0]}/{shard[1]}", return_type=str),
 ]
 
 
 class DiscoverConfig(BackendConfig):
-    """Which images get a map, and where the maps are kept."""
+    """Options of the computation of object maps."""
 
     data: str | None = Field(
         default=None,
-        description="a data set, all its parts, or a folder of images without classes; instead of "
-        "naming images",
+        description="dataset, with all its splits, or a folder of images without classes; instead "
+        "of image arguments",
         json_schema_extra={"metavar": "SPEC"},
     )
-    shard: Share = Field(
+    shard: Shard = Field(
         default=(0, 1),
-        description="do the I-th of N shares of the images; all may run at once into one --out",
-        json_schema_extra={"metavar": "I/N", "default": "0/1, all"},
+        description="process the I-th of N parts of the images; all parts may run at the same "
+        "time with the same `out`",
+        json_schema_extra={"metavar": "I/N", "default": "0/1, all images"},
     )
     out: FilePath | None = Field(
         default=None,
-        description="folder of the maps; what it has already is not done again",
+        description="cache folder of the maps; images that it contains are skipped",
         json_schema_extra={"metavar": "CACHE"},
     )
-    overwrite: bool = Field(default=False, description="remove the maps that are there first")
+    overwrite: bool = Field(default=False, description="remove the maps in `out` first")

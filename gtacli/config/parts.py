@@ -1,5 +1,8 @@
-"""Options of the built-in regularisers and discovery back-ends, apart from their code so that a
-command line can be read, checked and printed without loading torch."""
+"""Options of the built-in regularizers and discovery back-ends.
+
+They are apart from the code of these parts, so that a command line can be validated and printed
+without importing torch.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ Layers = Annotated[
 
 
 class RegularizerOptions(StrictModel):
-    """What every regulariser has: its strength."""
+    """Options of every regularizer."""
 
     lam: float = Field(
         default=0.1, ge=0, allow_inf_nan=False, description="strength of the penalty"
@@ -45,104 +48,117 @@ class RegularizerOptions(StrictModel):
 
 
 class GTAOptions(RegularizerOptions):
-    """Guided transfer of spatial attention; see `gtacli.regularizers.gta` for the formulas."""
+    """Options of GTA; see `gtacli.regularizers.gta` for the formulas."""
 
     guide: Literal["logits", "msa", "block"] = Field(
         default="logits",
-        description="what is held near the source: attention logits, or the output of the "
-        "attention sub-layer (msa) or of the block",
+        description="quantity that is kept close to the source's: attention logits, or the output "
+        "of the attention sub-layer (msa) or of the block",
     )
     layers: Layers = Field(
-        default="all", description="guided blocks: all, last, or a list such as -1,-2"
+        default="all", description="regularized blocks: all, last, or a list such as -1,-2"
     )
     rows: Literal["cls", "all"] = Field(
-        default="cls", description="query rows that are compared: the CLS token's, or every token's"
+        default="cls", description="compared attention rows: the CLS token's, or every token's"
     )
     distance: Literal["l2", "kl"] = Field(
-        default="l2", description="squared difference of the logits, or KL of their softmax"
+        default="l2",
+        description="squared difference of the logits, or KL divergence of their softmax",
     )
     reduction: Literal["sum", "mean"] = Field(
-        default="sum", description="over the columns (patches) of a row"
+        default="sum", description="sum or mean over the columns (patches) of a row"
     )
     center: bool = Field(
         default=False,
-        description="ignore a shift of a whole row, which the softmax does not see either",
+        description="ignore a constant shift of a row, to which the softmax is invariant",
     )
     cls_column: Literal["exclude", "include"] = Field(
-        default="exclude", description="whether the CLS token's own column is compared too"
+        default="exclude", description="leave out or compare the column of the CLS token"
     )
     decay: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="how the strength develops over the training"
+        default="constant", description="course of the strength over the training"
     )
 
 
 class L2SPOptions(RegularizerOptions):
-    """Distance of the weights from their starting point; see `gtacli.regularizers.l2sp`."""
+    """Options of L2-SP; see `gtacli.regularizers.l2sp`."""
 
-    lam: float = Field(default=0.01, ge=0, allow_inf_nan=False, description="alpha of the backbone")
+    lam: float = Field(
+        default=0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="strength on the backbone's weights (alpha)",
+    )
     beta: float = Field(
         default=0.01, ge=0, allow_inf_nan=False, description="strength on the new head's weights"
     )
     decoupled: bool = Field(
         default=False,
-        description="pull the weights after the optimiser's step instead of through the loss",
+        description="pull the weights to the source after the optimizer's step, not through the "
+        "loss",
     )
 
 
 class BSSOptions(RegularizerOptions):
-    """Batch spectral shrinkage; see `gtacli.regularizers.bss`."""
+    """Options of batch spectral shrinkage; see `gtacli.regularizers.bss`."""
 
-    lam: float = Field(default=0.001, ge=0, allow_inf_nan=False, description="eta")
-    k: int = Field(default=1, ge=1, description="how many of the smallest singular values shrink")
+    lam: float = Field(
+        default=0.001, ge=0, allow_inf_nan=False, description="strength of the penalty (eta)"
+    )
+    k: int = Field(
+        default=1, ge=1, description="number of smallest singular values that are penalized"
+    )
 
 
 class DiscoveryOptions(StrictModel):
-    """What every discovery back-end has: the block that it reads."""
+    """Options of every discovery back-end."""
 
-    layer: int = Field(default=-1, description="block that is read, from the end if negative")
+    layer: int = Field(default=-1, description="block to use, from the end if negative")
 
 
 class TokenCutOptions(DiscoveryOptions):
-    """Normalised cut of the keys; see `gtacli.discovery.ncut` for the formulas."""
+    """Options of TokenCut; see `gtacli.discovery.ncut` for the formulas."""
 
     layer: int | Literal["auto"] = Field(  # type: ignore[assignment]  # numbers once resolved
         default="auto",
-        description="block whose keys are cut, from the end if negative; auto: -1 for DINO's "
-        "weights, for others the one that finds the most in scenes that the program draws",
+        description="block whose keys are used, from the end if negative; auto: -1 for DINO's "
+        "weights, for others the block with the best result on generated scenes",
     )
     tau: float | Literal["auto"] = Field(
         default="auto",
-        description="cosine similarity above which two patches are joined; auto: 0.2 for DINO's "
-        "weights, for others chosen with the layer",
+        description="cosine similarity above which two patches are connected; auto: 0.2 for "
+        "DINO's weights, for others chosen together with the block",
     )
     eps: float = Field(default=1e-5, gt=0, lt=0.5, description="weight of all other edges")
     objects: int = Field(
-        default=1, ge=1, description="objects an image at most, by repeated cuts (MaskCut)"
+        default=1,
+        ge=1,
+        description="maximum number of objects per image, by repeated cuts (MaskCut)",
     )
     solver: Literal["auto", "krylov", "eigh", "scipy"] = Field(
-        default="auto", description="of the eigenproblem; scipy is the published one"
+        default="auto", description="solver of the eigenproblem; scipy: as published"
     )
 
 
 class DinoOptions(DiscoveryOptions):
-    """Attention of the CLS token; see `gtacli.discovery.dino`."""
+    """Options of DINO's attention maps; see `gtacli.discovery.dino`."""
 
     heads: Literal["max", "mean", "best"] = Field(
         default="max",
-        description="maximum or mean over heads, or in each image the head that agrees best with "
+        description="maximum or mean over the heads, or each image's head that agrees best with "
         "the others",
     )
     mass: float = Field(
-        default=0.6, gt=0, lt=1, description="share of the attention that the mask holds"
+        default=0.6, gt=0, lt=1, description="fraction of the attention inside the mask"
     )
 
 
 class GradCAMOptions(DiscoveryOptions):
-    """Gradient-weighted class activation; see `gtacli.discovery.gradcam`."""
+    """Options of Grad-CAM; see `gtacli.discovery.gradcam`."""
 
     target_class: Literal["predicted"] | int = Field(
         default="predicted",
-        description="class index whose evidence is shown, or each predicted one",
+        description="class index, or each image's predicted class",
     )
 
 

@@ -8,11 +8,13 @@ from gtacli.config.common import DeviceConfig
 
 
 class PredictConfig(DeviceConfig):
-    """Classes of images, by a fine-tuned network."""
+    """Options of the classification of images with a fine-tuned model."""
 
     model: str | None = Field(
         default=None,
-        description="a run folder, or anything else that --model of finetune takes",
+        description="run folder, or any other model with a classifier head",
         json_schema_extra={"metavar": "SPEC"},
     )
-    top: int = Field(default=5, ge=1, description="how many classes to name for each image")
+    top: int = Field(
+        default=5, ge=1, description="number of classes per image, the most probable first"
+    )

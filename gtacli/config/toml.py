@@ -1,4 +1,4 @@
-"""A config as TOML that is itself a recipe."""
+"""Printing of a config as a recipe."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gtacli.config.common import CommandConfig
 
 
 def to_toml(config: CommandConfig, command: str) -> str:
-    """All values, defaults included; what is unset is left out."""
+    """Return a recipe with all values of a config, defaults included; unset keys are left out."""
     values = config.model_dump(mode="json", exclude_none=True)
     for key, other in type(config).exclusive:
-        if other in values:  # then the key is at its default, and a recipe may not hold both
+        if other in values:  # `key` has its default, and a recipe may not contain both
             values.pop(key, None)
     if values.get("regularizer") == {}:
         values["regularizer"] = "none"

@@ -185,7 +185,7 @@ def test_bad_images_are_named_and_the_rest_is_done(
         (["--kind", "rollout", "--heads", "all"], "reduces the heads to one"),
         (["--layer", "auto"], "auto is for"),
         (["--style", "foto"], "must be one of overlay, heat, mask, raw"),
-        (["--target-class", "1"], "only --kind gradcam"),
+        (["--target-class", "1"], "--target-class needs --kind gradcam"),
         (["--image-size", "30"], "no multiple of the patch size"),
     ],
 )

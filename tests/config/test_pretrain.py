@@ -58,12 +58,12 @@ def test_who_guides(given: dict[str, Any], backend: str) -> None:
     [
         ({"guide": "tokencut"}, "needs maps"),
         ({**MAPS, "teacher": "x"}, "exclude each other"),
-        ({"mask": "attention"}, "mask attention needs maps"),
-        ({"teacher": "x", "guide": "none"}, "nothing to do"),
-        ({**MAPS, "guide": "none", "shuffle_maps": True}, "nothing to shuffle"),
-        ({"teacher_size": 224}, "there is no teacher"),
+        ({"mask": "attention"}, "`mask=attention` needs maps"),
+        ({"teacher": "x", "guide": "none"}, "no effect"),
+        ({**MAPS, "guide": "none", "shuffle_maps": True}, "`shuffle_maps` needs a guide"),
+        ({"teacher_size": 224}, "needs a `teacher`"),
         ({"predict_ratio": 0.5}, "mae predicts all"),
-        ({"method": "crossmae", "predict_ratio": 0.9}, "no more than is masked"),
+        ({"method": "crossmae", "predict_ratio": 0.9}, "must not exceed `mask_ratio`"),
         ({**MAPS, "gamma": 1.0, "tau": 0.011}, "overflows"),
     ],
 )

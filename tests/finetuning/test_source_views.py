@@ -135,7 +135,7 @@ def test_only_rows_are_kept(
 
 
 def test_a_mixed_view_is_always_new(config: Make) -> None:
-    with pytest.raises(ValueError, match="source_views and mix exclude each other"):
+    with pytest.raises(ValueError, match="`source_views` and `mix` exclude each other"):
         config(source_views=2, mix="cutmix")
 
 
