@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.config.parts import GTAOptions
+from gtacli.data.loader import Batch
 from gtacli.finetuning.task import FinetuneTask
 from gtacli.models import load_model
 from gtacli.models.packed_linear import pack
@@ -73,14 +74,14 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
         if args.compile:
             task.compile()
+        indices = torch.arange(args.batch_size)
+        batch = Batch(images, labels, indices, torch.zeros(args.batch_size, 5))
         if variant == "kept":
-            indices = torch.arange(args.batch_size)
-            task.keep_source_views(args.batch_size, 1)
-            task.source_views.fill(lambda *_: [(images, labels, indices)], task.read_source)
-            task.source_views.look(0, indices)
+            task.cache_source(args.batch_size, 1)
+            task.source_cache.fill(lambda *_: [batch], task.run_source)
 
         def losses() -> Tensor:
-            return task(images, labels)["loss"]
+            return task(batch)["loss"]
 
     else:
         mean = torch.tensor(target.mean, device=compute.device).view(-1, 1, 1) * 255

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from gtacli.models.mae import MaeMethod, MaskedAutoencoder
 from gtacli.models.patches import mask_order, take
-from gtacli.pretraining.guidance import guided_weights, normalised
+from gtacli.pretraining.guidance import guided_weights, normalize_maps
 
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
 FOLDERS = {"mae": "mae", "crossmae": "CrossMAE"}
@@ -125,7 +125,7 @@ def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: floa
     weights: Tensor | float = 1.0
     if tau is not None:
         masked = order[:, -result.errors.shape[1] :]
-        weights = guided_weights(take(normalised(torch.rand(4, 196)), masked), tau)
+        weights = guided_weights(take(normalize_maps(torch.rand(4, 196)), masked), tau)
     loss = (weights * result.errors).mean()
     loss.backward()
     figures = {"loss": difference(loss, expected.pop("loss"))}

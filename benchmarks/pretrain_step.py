@@ -36,8 +36,8 @@ from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.loader import Batch
 from gtacli.models.loading import load_model
 from gtacli.models.patches import mask_order, take
-from gtacli.pretraining.guidance import guided_weights, normalised
-from gtacli.pretraining.teacher_maps import FoundMaps
+from gtacli.pretraining.guidance import guided_weights, normalize_maps
+from gtacli.pretraining.map_source import OnlineMaps
 from gtacli.runtime.devices import choose_compute
 
 VARIANTS = ("official", "mae", "guided", "teacher", "crossmae")
@@ -65,7 +65,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     guide = None
     if variant == "teacher":
         options = {"layer": -1, "tau": 0.2} if args.guide == "tokencut" else {}
-        guide = FoundMaps(load_model(args.teacher), args.guide, options, compute)
+        guide = OnlineMaps(load_model(args.teacher), args.guide, options, compute)
     pixels = torch.randint(0, 256, (b, 3, 224, 224), dtype=torch.uint8)
     batch = Batch(pixels, torch.zeros(b).long(), torch.arange(b), shown.cpu())
 
@@ -77,7 +77,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         if variant not in ("guided", "teacher"):
             return errors.mean()
         found, where = (maps, shown) if guide is None else guide.maps(batch)
-        views = normalised(crop_maps(found, where, (14, 14)).flatten(1))
+        views = normalize_maps(crop_maps(found, where, (14, 14)).flatten(1))
         masked = take(views, order[:, -errors.shape[1] :])
         return (guided_weights(masked, 0.7) * errors).mean()
 

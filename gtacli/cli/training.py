@@ -36,7 +36,7 @@ def train(
 
     Returns: the exit status of the processes that did it, where this one only started them.
     """
-    from gtacli.training.begin import resumed_config
+    from gtacli.training.session import resumed_config
 
     place = process_info()
     if place.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:

@@ -37,6 +37,10 @@ class Batch(NamedTuple):
     crops: Tensor
     """fp32 (B, 5): x0, y0, x1, y1 of each view relative to its image, and 1 if it is mirrored (see
     `transforms.RelativeCrop`)."""
+    maps: Tensor | None = None
+    """(B, mh, mw) object maps, bytes or floats in [0, 1]; added by a pre-training."""
+    stand_in: bool = False
+    """Whether this is one blank image in place of an empty batch; it must not count."""
 
 
 class _LoadedBatch(NamedTuple):

@@ -1,1 +1,1 @@
-"""Fine-tuning a pre-trained ViT on few labels, held near its source by regularizers."""
+"""Fine-tuning of a pre-trained ViT with regularizers that keep it close to its source."""

@@ -1,125 +1,144 @@
-"""Accuracy and attention drift on held-out images, in one pass."""
+"""Accuracy, attention drift and attention metrics on held-out images, in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gtacli.data.loader import Batch
-from gtacli.finetuning.attention_track import AttentionTrack
+from gtacli.finetuning.attention_tracker import AttentionTracker
 from gtacli.finetuning.per_class import mean_class_accuracy
+from gtacli.finetuning.results import AttentionMetrics
 from gtacli.measures.attention import comparable_rows
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, absolute_layers
 from gtacli.runtime.devices import Compute, widen
 from gtacli.runtime.distribution import ALONE, Processes
 
-Batches = Callable[[], Iterable[Batch]]
 CACHE_BYTES = 256 * 2**20
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a set of images; None where there was nothing to measure.
+
+    Attributes:
+        top1, top5, mean_class_top1: accuracies (fractions).
+        loss: cross-entropy in nats.
+        drift: attention drift, see `Evaluator`.
+        attention: what the tracker has measured.
+        by_class: (hits, images) of each class.
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+    mean_class_top1: float | None = None
+    loss: float | None = None
+    drift: float | None = None
+    attention: AttentionMetrics | None = None
+    by_class: Sequence[tuple[int, int]] = ()
+
+
 class Evaluator:
-    """Top-1, top-5 and attention drift of a network on a fixed set of images.
+    """An evaluation of a network on a fixed set of images, repeatable while it learns.
 
     The drift is the GTA distance from the source: squared differences of the CLS rows' logits,
     summed over the patches, averaged over blocks, heads and images, both networks in eval mode.
-    The source sees the same images every epoch, so its rows are computed once and kept where
+    The source gets the same images every epoch, so its rows are computed once and cached where
     they fit.
 
     Args:
         target: the network.
-        source: measure the drift from it; None: no drift.
-        batches: () -> batches (uint8 images, labels, indices), the same every time; of several
-            processes each has its own images.
-        processes: that share the set; all get the figures of the whole.
-        track: the attention's health, measured in the same pass.
+        source: the network that the drift is measured from; None: no drift.
+        batches: () -> batches of uint8 images, the same every time; with several processes each
+            has its own images.
+        processes: share the set; all of them get the metrics of the whole.
+        tracker: attention metrics to measure in the same pass.
     """
 
     def __init__(
         self,
         target: LoadedModel,
         source: LoadedModel | None,
-        batches: Batches,
+        batches: Callable[[], Iterable[Batch]],
         compute: Compute,
         processes: Processes = ALONE,
-        track: AttentionTrack | None = None,
+        tracker: AttentionTracker | None = None,
     ) -> None:
         self.batches, self.compute, self.processes = batches, compute, processes
-        self.track = track
+        self.tracker = tracker
         depth = len(target.model.blocks)  # type: ignore[arg-type]
-        layers = absolute_layers("all", depth) if source or track else ()
+        layers = absolute_layers("all", depth) if source or tracker else ()
         self.target = TappedViT(target.model, Request(layers))
-        asked = Request(layers, output=False)
-        self.source = TappedViT(source.model, asked) if source else None
+        without_logits = Request(layers, output=False)
+        self.source = TappedViT(source.model, without_logits) if source else None
         self._view = target.view(compute.device)
         self._source_view = (source or target).view(compute.device)
-        self.by_class: list[tuple[int, int]] = []  # (hits, images) of each class, measured last
-        self._taps: dict[int, list[Tap]] = {}
+        self._taps: dict[int, list[Tap]] = {}  # the source's, by batch
         self._bytes = 0
 
     @torch.no_grad()
-    def __call__(self, prefix: str, last: int | None = None) -> dict[str, Any]:
-        """`{prefix}_top1`, `{prefix}_top5`, `{prefix}_mean_class_top1` (fractions),
-        `{prefix}_loss` (cross-entropy in nats), `attention_drift`, and `attention` (what `track`
-        says); None where there is nothing to measure. `last` ends after that many batches."""
+    def __call__(self, max_batches: int | None = None) -> Evaluation:
+        """Evaluate the network as it is, on at most `max_batches` batches."""
         self.target.eval()
-        if self.track is not None:
-            self.track.begin()
+        if self.tracker is not None:
+            self.tracker.reset()
         device = self.compute.device
-        # Losses, distances, hits at 5. float64 holds sums of fp32 numbers exactly or nearly so: the
-        # figures do not depend on who measured which image.
-        sums = widen(torch.zeros(3, device=device))
+        # float64 holds sums of fp32 numbers exactly or nearly so: the metrics do not depend on
+        # which process has which image.
+        sums = widen(torch.zeros(3, device=device))  # loss, drift, hits at 5
         by_class = widen(torch.zeros(2, self.target.model.num_classes, device=device))
-        for number, (images, labels, indices, *_) in enumerate(self.batches()):
-            if last is not None and number >= last:
-                break
-            if not len(images):
-                continue
-            images, labels = images.to(device), labels.to(device)
-            with self.compute.autocast():
-                reading = self._read(self.target, self._view(images))
-            assert reading.logits is not None
-            ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
-            hits = ranked == labels[:, None]
-            losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
-            sums[0] += widen(losses).sum()
-            taps = [*reading.taps.values()]
-            source = None if self.source is None else self._source_taps(images, number)
-            if source is not None:
-                sums[1] += widen(_distances(taps, source)).sum()
-            if self.track is not None:
-                self.track.add(taps, source, indices)
-            sums[2] += hits.sum()
-            by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
-            by_class[1] += labels.bincount(minlength=by_class.shape[1])
+        for number, batch in enumerate(islice(self.batches(), max_batches)):
+            if len(batch.images):
+                self._add(batch, number, sums, by_class)
         loss, drift, top5 = self.processes.all_reduce(sums).tolist()
-        by_class = self.processes.all_reduce(by_class).long()
-        self.by_class = list(zip(*by_class.tolist(), strict=True))
-        top1, count = by_class.sum(1).tolist()
-        attention = None if self.track is None else self.track.figures()
-        if not count:
-            nothing = (f"{prefix}_{name}" for name in ("top1", "top5", "mean_class_top1", "loss"))
-            return {**dict.fromkeys(nothing), "attention_drift": None, "attention": None}
-        return {
-            f"{prefix}_top1": top1 / count,
-            f"{prefix}_top5": top5 / count,
-            f"{prefix}_mean_class_top1": mean_class_accuracy(self.by_class),
-            f"{prefix}_loss": loss / count,
-            "attention_drift": drift / count if self.source is not None else None,
-            "attention": attention,
-        }
+        counts = self.processes.all_reduce(by_class).long()
+        hits, images = counts.sum(1).tolist()
+        attention = None if self.tracker is None else self.tracker.metrics()
+        classes: list[tuple[int, int]] = list(zip(*counts.tolist(), strict=True))
+        if not images:
+            return Evaluation(by_class=classes)
+        return Evaluation(
+            top1=hits / images,
+            top5=top5 / images,
+            mean_class_top1=mean_class_accuracy(classes),
+            loss=loss / images,
+            drift=drift / images if self.source is not None else None,
+            attention=attention,
+            by_class=classes,
+        )
+
+    def _add(self, batch: Batch, number: int, sums: Tensor, by_class: Tensor) -> None:
+        """Add the metrics of a batch, summed over its images."""
+        images, labels = (t.to(self.compute.device) for t in (batch.images, batch.labels))
+        with self.compute.autocast():
+            reading = self._read(self.target, self._view(images))
+        assert reading.logits is not None
+        ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
+        hits = ranked == labels[:, None]
+        losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
+        sums[0] += widen(losses).sum()
+        taps = [*reading.taps.values()]
+        source = None if self.source is None else self._source_taps(images, number)
+        if source is not None:
+            sums[1] += widen(_distances(taps, source)).sum()
+        if self.tracker is not None:
+            self.tracker.add(taps, source, batch.indices)
+        sums[2] += hits.sum()
+        by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
+        by_class[1] += labels.bincount(minlength=by_class.shape[1])
 
     @staticmethod
     def _read(tapped: TappedViT, images: Tensor) -> TapOutputs:
         return tapped.unpack(tapped(images), images.shape)
 
     def _source_taps(self, images: Tensor, number: int) -> list[Tap]:
-        """Of batch `number`, kept from its first time on."""
+        """Return the source's attention on batch `number`, cached in its first evaluation."""
         if number in self._taps:
             return [replace(t, row=t.logits.to(images.device)) for t in self._taps[number]]
         assert self.source is not None
@@ -132,6 +151,6 @@ class Evaluator:
 
 
 def _distances(target: Sequence[Tap], source: Sequence[Tap]) -> Tensor:
-    """(B,) mean over blocks and heads."""
+    """Return the squared distances (B,), averaged over blocks and heads."""
     rows = (comparable_rows(t, s) for t, s in zip(target, source, strict=True))
     return torch.stack([(t - s).square().sum(-1).mean((1, 2)) for t, s in rows]).mean(0)

@@ -1,10 +1,11 @@
-"""How the images spread over the classes, and which classes a network tells worst."""
+"""The balance of training images over the classes, and the accuracy by class."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+from gtacli.finetuning.results import ClassResult
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +14,7 @@ WORST = 5
 
 
 def log_balance(classes: Mapping[str, Mapping[str, int]]) -> None:
-    """One line on the training images of each class, one more where a class has none.
+    """Log how many training images the classes have, and which have none.
 
     Args:
         classes: counts by class name, as in `split.json`.
@@ -24,44 +25,40 @@ def log_balance(classes: Mapping[str, Mapping[str, int]]) -> None:
     if counts[least] == counts[most]:
         log.info("%s, %d in each", text, counts[most])
     else:
-        log.info("%s%s", text, _uneven(counts, least, most))
+        log.info("%s%s", text, _describe_imbalance(counts, least, most))
     if len(counts) < len(classes):
-        unseen = [name for name in classes if name not in counts]
-        log.warning("without any training image: %s; no test image of them can be right",
-                    _some(unseen))  # fmt: skip
+        absent = [name for name in classes if name not in counts]
+        log.warning("classes without training images, which cannot be predicted: %s",
+                    _name_some(absent))  # fmt: skip
 
 
-def _uneven(counts: Mapping[str, int], least: str, most: str) -> str:
+def _describe_imbalance(counts: Mapping[str, int], least: str, most: str) -> str:
     text = (
         f", from {counts[least]} ({least}) to {counts[most]} ({most}), "
         f"imbalance {counts[most] / counts[least]:.1f}"
     )
     few = [name for name, count in counts.items() if count < FEW]
-    return text + (f"; {_some(few)} with fewer than {FEW}" if few else "")
+    return text + (f"; {_name_some(few)} with fewer than {FEW}" if few else "")
 
 
-def _some(names: Sequence[str]) -> str:
+def _name_some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3])
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})"
 
 
 def mean_class_accuracy(by_class: Iterable[tuple[int, int]]) -> float | None:
-    """Mean over the classes of their accuracies, which Pets and Aircraft report; None without
-    images.
+    """Return the mean of the classes' accuracies, as Pets and Aircraft report; None without images.
 
     Args:
         by_class: (hits, images) of each class; classes without images do not count.
     """
-    shares = [hits / images for hits, images in by_class if images]
-    return sum(shares) / len(shares) if shares else None
+    accuracies = [hits / images for hits, images in by_class if images]
+    return sum(accuracies) / len(accuracies) if accuracies else None
 
 
-def worst_classes(
-    names: Sequence[str], by_class: Sequence[tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """`class`, `top1`, `n_test` of the classes with the most confusion, worst first; at most five,
-    none that is always right."""
-    rows: list[dict[str, Any]] = [
+def worst_classes(names: Sequence[str], by_class: Sequence[tuple[int, int]]) -> list[ClassResult]:
+    """Return up to five classes with the lowest accuracy below 1, worst first."""
+    rows: list[ClassResult] = [
         {"class": name, "top1": hits / images, "n_test": images}
         for name, (hits, images) in zip(names, by_class, strict=True)
         if hits < images

@@ -1,16 +1,16 @@
-"""`--lam auto`: the strength of the first regulariser, chosen on held-out training images.
+"""The search behind `lam=auto`: the first regularizer's strength, chosen on held-out images.
 
-Successive halving (Jamieson and Talwalkar, 2016) over nothing, the regulariser's own default, and
-ten times it. The candidates are the run itself, each with its strength and the whole schedule:
-three train two fifths of the epochs, at most two go on to three fifths, and one becomes the run. So
-nothing that the winner learnt is thrown away, its weights are those of a run that was given this
-strength, and all of it costs at most twice a run's epochs.
+Successive halving (Jamieson and Talwalkar, 2016) over 0, the regularizer's own default, and ten
+times it. The candidates are the run itself, each with its strength and the whole schedule: three
+train two fifths of the epochs, at most two continue to three fifths, and one becomes the run. So
+nothing that the best candidate has learned is discarded, its weights are those of a run with this
+strength, and all of it costs at most two runs.
 
-Where labels are few, so are the held-out images, and they can seldom tell two candidates apart. So
+Where labels are few, so are the held-out images, and they can seldom separate two candidates. So
 the one-standard-error rule decides (Breiman et al., Classification and Regression Trees, 1984): the
-strongest regularisation whose accuracy, in the best epoch so far, lies within one standard error of
-the best. At the first decision the best goes on beside it. 0 wins where every strength does harm
-that the held-out images can see.
+strongest regularization whose accuracy, in the best epoch so far, lies within one standard error of
+the best. At the first decision the best candidate continues beside it. 0 is chosen where every
+strength measurably hurts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from gtacli.errors import Interrupted, RunError, UsageError
+from gtacli.finetuning.results import SearchResult
 from gtacli.registry import REGULARIZERS
 from gtacli.runtime.run_folder import RunFolder
 
@@ -32,45 +32,32 @@ SEARCH_FILE = "search.json"
 MULTIPLES = (0.0, 1.0, 10.0)
 MIN_EPOCHS = 5
 Train = Callable[[float, RunFolder, int], list[dict[str, Any]]]
+"""(strength, folder, epochs to stop after) -> the rows of all epochs so far."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """What a search found.
-
-    Attributes:
-        chosen: the strength.
-        scores: best held-out accuracy so far (fraction) by candidate, at each decision that it
-            reached; None where the training failed.
-        epochs: trained for all candidates together, up to the last decision.
-        seconds: that this took.
-    """
-
-    chosen: float
-    scores: dict[str, list[float | None]]
-    epochs: int
-    seconds: float
-
-    def report(self, run_epochs: int) -> str:
-        """What was chosen and what it cost, for the log."""
-        share = self.epochs - decisions(run_epochs)[-1]
-        cost = f"{share} epochs more than a run of {run_epochs}, {self.seconds:.0f} s so far"
-        if self.chosen == 0:
-            return (
-                "--lam auto: 0 won: on the held-out images no strength did as well as plain "
-                f"fine-tuning, so nothing holds this run ({cost})"
-            )
-        return f"--lam auto: {self.chosen:g} ({cost})"
+def report(result: SearchResult, run_epochs: int) -> str:
+    """Describe a search for the log: what was chosen, and its cost."""
+    extra = result["epochs"] - decisions(run_epochs)[-1]
+    cost = f"{extra} epochs more than a run of {run_epochs}, {result['seconds']:.0f} s so far"
+    if result["chosen"] == 0:
+        return (
+            "`lam=auto` chose 0: on the held-out images no strength did as well as plain "
+            f"fine-tuning, so this run is not regularized ({cost})"
+        )
+    return f"`lam=auto` chose {result['chosen']:g} ({cost})"
 
 
 def decisions(epochs: int) -> tuple[int, int]:
-    """Epochs after which candidates are dropped: two and three fifths, rounded down, so that three
-    candidates up to the first, two up to the second and one to the end are at most two runs."""
+    """Return after how many epochs candidates are dropped: two and three fifths, rounded down.
+
+    So three candidates up to the first, two up to the second and one to the end cost at most two
+    runs.
+    """
     return 2 * epochs // 5, 3 * epochs // 5
 
 
 def choices(regularizer: str) -> tuple[float, ...]:
-    """The strengths that are tried for a regulariser, ascending from 0."""
+    """Return the strengths to try for a regularizer, ascending from 0."""
     default = REGULARIZERS.load(regularizer).Options.model_fields["lam"].default
     return tuple(float(f"{default * m:.6g}") for m in MULTIPLES)
 
@@ -78,28 +65,29 @@ def choices(regularizer: str) -> tuple[float, ...]:
 def require_search(
     epochs: int, regularizers: Collection[str], held_out: int, idle: float = 0
 ) -> None:
-    """Raise UsageError where there is nothing to search, or nothing to choose by.
+    """Raise UsageError if there is nothing to search, or too little to decide by.
 
     Args:
-        held_out: images to choose by.
+        epochs: of the run.
+        regularizers: the names of all.
+        held_out: number of images to decide by.
         idle: epochs in which the backbone is frozen or warms up: candidates hardly differ then.
     """
-    if not regularizers:
-        raise UsageError("--lam auto: there is no regulariser whose strength could be chosen")
-    if epochs < MIN_EPOCHS:
-        raise UsageError(
-            f"--lam auto: {epochs} epochs are too few to decide by; {MIN_EPOCHS} will do"
-        )
     first = decisions(epochs)[0]
-    if idle >= first:
-        raise UsageError(
-            f"--lam auto: after {first} of {epochs} epochs it has to decide, but --freeze-epochs "
-            f"and --warmup take {idle:g} in which the candidates hardly differ"
+    if not regularizers:
+        text = "there is no regularizer whose strength could be chosen"
+    elif epochs < MIN_EPOCHS:
+        text = f"{epochs} epochs are too few to decide by; use at least {MIN_EPOCHS}"
+    elif idle >= first:
+        text = (
+            f"the first decision is after {first} of {epochs} epochs, but `freeze_epochs` and "
+            f"`warmup` take {idle:g}, in which the candidates hardly differ"
         )
-    if not held_out:
-        raise UsageError(
-            "--lam auto: no image is held out to choose by (no class has 3 or more); say --lam"
-        )
+    elif not held_out:
+        text = "no image is held out to decide by (no class has 3 or more); set a number"
+    else:
+        return
+    raise UsageError(f"auto: {text}", option="lam")
 
 
 def search(
@@ -108,17 +96,18 @@ def search(
     held_out: Callable[[], int],
     run: RunFolder,
     train: Train,
-) -> Search:
-    """Choose among `candidates`; the winner's files become those of `run`.
+) -> SearchResult:
+    """Choose among `candidates`; the files of the best one become those of `run`.
 
     Args:
+        candidates: strengths.
         epochs: of the whole run.
-        held_out: how many images the accuracies were measured on.
-        run: its folder; the candidates train in folders below it, and go on there after a kill.
-        train: (strength, folder, epochs to stop after) -> the rows of all its epochs so far.
+        held_out: returns the number of images that accuracies were measured on.
+        run: its folder; the candidates train in folders below it, and continue there after a kill.
+        train: trains a candidate.
 
     Raises:
-        Interrupted: with the way to go on.
+        Interrupted: with the way to resume.
         RunError: when every candidate failed.
     """
     started = time.perf_counter()
@@ -128,49 +117,58 @@ def search(
     alive, chosen = sorted(candidates), 0.0
     for stop in decisions(epochs):
         for lam in alive:
-            score, trained[lam] = _score(train, lam, folders[lam], stop)
+            score, trained[lam] = _train_candidate(train, lam, folders[lam], stop)
             scores[lam].append(score)
             if score >= 0:
-                log.info("--lam auto: %g: %.1f %% after %d epochs", lam, 100 * score, stop)
+                log.info("`lam=auto`: %g: %.1f %% after %d epochs", lam, 100 * score, stop)
         best = max(alive, key=lambda lam: (scores[lam][-1], lam))
         if scores[best][-1] < 0:
-            raise RunError("--lam auto: training failed with every strength; try a smaller --lr")
+            raise RunError(
+                "auto: training failed with every strength; try a smaller `lr`", option="lam"
+            )
         chosen = strongest({lam: scores[lam][-1] for lam in alive}, held_out())
         alive = sorted({best, chosen})
-    found = Search(
-        chosen,
-        {f"{c:g}": [None if s < 0 else s for s in scores[c]] for c in candidates},
-        sum(trained.values()),
-        round(time.perf_counter() - started, 2),
-    )
+    result: SearchResult = {
+        "chosen": chosen,
+        "scores": {f"{c:g}": [None if s < 0 else s for s in scores[c]] for c in candidates},
+        "epochs": sum(trained.values()),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
     run.copy_progress(folders[chosen])
-    run.write_json(SEARCH_FILE, asdict(found))
+    run.write_json(SEARCH_FILE, result)
     run.remove("search")
-    return found
+    return result
 
 
 def strongest(accuracies: Mapping[float, float], images: int) -> float:
-    """The greatest strength within one standard error of the best accuracy (fractions, measured on
-    so many images)."""
+    """Return the greatest strength within one standard error of the best accuracy.
+
+    Args:
+        accuracies: fractions, by strength.
+        images: the number that they were measured on.
+    """
     best = max(accuracies.values())
     error = math.sqrt(best * (1 - best) / images)
     return max(lam for lam, accuracy in accuracies.items() if accuracy >= best - error)
 
 
-def _score(train: Train, lam: float, folder: RunFolder, stop: int) -> tuple[float, int]:
-    """(best accuracy on the held-out images in the epochs before `stop`, how many were trained);
-    -1 where the training failed."""
+def _train_candidate(train: Train, lam: float, folder: RunFolder, stop: int) -> tuple[float, int]:
+    """Train a candidate up to epoch `stop`.
+
+    Returns: its best accuracy so far on the held-out images, -1 where the training failed; and the
+        number of its epochs.
+    """
     try:
         rows = [row for row in train(lam, folder, stop) if row["epoch"] < stop]
     except Interrupted:
         raise Interrupted(
-            "stopped while --lam auto was choosing; "
-            f"go on with --resume {folder.path.parent.parent}"
+            "stopped while `lam=auto` was choosing; "
+            f"continue with `resume` {folder.path.parent.parent}"
         ) from None
     except RunError as e:
-        log.warning("--lam auto: %g is out: %s", lam, e)
+        log.warning("`lam=auto`: %g is dropped: %s", lam, e)
         return -1.0, stop
     measured = [row["val_top1"] for row in rows if row["val_top1"] is not None]
     if not measured:
-        raise RunError("--lam auto: no held-out image could be read, so there is nothing to go by")
+        raise RunError("auto: no held-out image could be read to decide by", option="lam")
     return max(measured), len(rows)

@@ -1,42 +1,45 @@
-"""The fine-tuning step, in the shape of timm's young `TrainingTask`.
-
-The frozen source stays bare: never wrapped, never in train mode, in no optimiser, no checkpoint.
-"""
+"""The fine-tuning step: cross-entropy plus the penalties of regularizers."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import Any, cast
 
 import torch
-from timm.task import TrainingTask
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
+from gtacli.data.loader import Batch
 from gtacli.finetuning.mixing import Mixing, soft_labels
-from gtacli.finetuning.source_views import SourceViews
+from gtacli.finetuning.source_cache import SourceCache
 from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Request, TapOutputs, TappedViT, TapTensors, require_cls
 from gtacli.regularizers.base import Regularizer, StepOutputs
 from gtacli.runtime.devices import Compute
+from gtacli.training.timm_task import TimmTask, compile_graph
 
 
-class FinetuneTask(TrainingTask):  # type: ignore[misc]
-    """Cross-entropy plus the regularisers' penalties, on views that both networks share.
+class FinetuneTask(TimmTask):
+    """A task that trains the target; target and source get the same views.
+
+    The frozen source is never wrapped by DDP, never in train mode, and in no optimizer, moving
+    average or checkpoint.
 
     Args:
         target: the network that learns.
-        source: the frozen one, on the same device; None when no regulariser asks for it.
+        source: the frozen network, on the same device; not run unless a regularizer needs it.
         regularizers: by the name they are logged under.
-        compute: the device that both are on, and the precision.
-        mixing: mixes the training batches; None: they stay as they come.
-        label_smoothing: share of each label that is spread over all classes.
-        freeze_epochs: epochs at the start in which the head learns alone.
+        compute: the device that both networks are on, and the precision.
+        mixing: how training batches are mixed; None: not at all.
+        label_smoothing: fraction of each label that is spread over all classes.
+        freeze_epochs: epochs at the start in which only the head learns.
+
+    Attributes:
+        active: the regularizers that have an effect in this epoch.
+        source_cache: the source's attention on the training views, see `cache_source`.
     """
 
     def __init__(
@@ -50,165 +53,149 @@ class FinetuneTask(TrainingTask):  # type: ignore[misc]
         freeze_epochs: int = 0,
     ) -> None:
         device = compute.device
-        super().__init__(device=device, verbose=False)
-        self.regularizers = dict(regularizers)
-        asked = [s for r in self.regularizers.values() if (s := r.needs.source) is not None]
+        super().__init__(TappedViT(target.model, Request()), device)
+        self.tapped: TappedViT = self.trainable_module
+        self.regularizers = self.active = dict(regularizers)
         self.mixing = mixing
-        self.label_smoothing = label_smoothing
-        self._last_block = len(cast(Any, target.model).blocks) - 1
         if mixing is not None and mixing.kind == "transmix":
             require_cls(target.model, "mix", "use `mix=cutmix`")
-        self.active = self.regularizers
-        self.trainable_module: Any = TappedViT(target.model, self._request())
-        self.tapped: TappedViT = self.trainable_module
+        self._last_block = len(cast(Any, target.model).blocks) - 1
+        self.tapped.request = self._target_request()
+        self.label_smoothing = label_smoothing
         self.freeze_epochs = freeze_epochs
         self._frozen = False
         named = target.model.named_parameters()
         self._backbone = [p for n, p in named if not n.startswith(target.head) and p.requires_grad]
-        # In a tuple, so that nn.Module neither registers it nor puts it into train mode:
-        # the walker, and what runs it (the same, or its compiled form).
+        # The source, and the same or its compiled form, which runs it. In a tuple, so that
+        # nn.Module neither registers it nor puts it into train mode.
         self._source: tuple[TappedViT, Any] | None = None
-        if asked and source is not None:
-            frozen = TappedViT(source.model, reduce(or_, asked)).eval().requires_grad_(False)
+        needed = [r.needs.source for r in self.regularizers.values() if r.needs.source is not None]
+        if needed and source is not None:
+            frozen = TappedViT(source.model, reduce(or_, needed)).eval().requires_grad_(False)
             self._source = (frozen, frozen)
         self._view = target.view(device)
         self._source_view = (source or target).view(device)
         self._same_view = self._view.settings == self._source_view.settings
         self._compute = compute
-        self.source_views: SourceViews | None = None
-        self.progress = 0.0
+        self.source_cache: SourceCache | None = None
 
-    def compile(
-        self, backend: str = "inductor", mode: str | None = None, **kwargs: Any
-    ) -> nn.Module:
+    def compile(self) -> None:
         """Compile both forward passes, each as one graph."""
-        options = {"backend": backend, "mode": mode, "fullgraph": True, "dynamic": False, **kwargs}
-        self.trainable_module = torch.compile(self.trainable_module, **options)
+        super().compile()
         if self._source is not None:
-            self._source = (self._source[0], torch.compile(self._source[0], **options))
-        return self.trainable_module
-
-    def prepare_distributed(
-        self, device_ids: list[Any] | None = None, **ddp_kwargs: Any
-    ) -> FinetuneTask:
-        """Let DDP average the target's gradients over the processes; the source stays bare."""
-        self._ddp: dict[str, Any] = {
-            "device_ids": device_ids,
-            "broadcast_buffers": False,  # a ViT's do not change
-            "gradient_as_bucket_view": True,
-            **ddp_kwargs,
-        }
-        self.trainable_module = DistributedDataParallel(self.trainable_module, **self._ddp)
-        return self
-
-    def _request(self) -> Request:
-        """What the steps need of the target."""
-        needs = [r.needs.target for r in self.active.values()]
-        if self.mixing is not None and self.mixing.kind == "transmix":
-            needs.append(Request(layers=(self._last_block,)))
-        return reduce(or_, needs, Request())
-
-    def figures(self, means: dict[str, float]) -> dict[str, float]:
-        """An epoch's figures for the log, from the means of what the steps returned."""
-        return means
+            self._source = (self._source[0], compile_graph(self._source[0]))
 
     def start_epoch(self, epoch: int) -> None:
-        """Freeze the backbone in the first epochs, with the regularisers that only reach it."""
+        """Freeze or unfreeze the backbone; while frozen, skip regularizers that only act on it."""
+        super().start_epoch(epoch)
         frozen = epoch < self.freeze_epochs
         if frozen == self._frozen:
             return
         self._frozen = frozen
         for parameter in self._backbone:
-            parameter.requires_grad_(not frozen)  # without a gradient the optimiser passes it by
+            parameter.requires_grad_(not frozen)  # the optimizer skips those without a gradient
         named = self.regularizers.items()
         self.active = {name: r for name, r in named if r.reaches_head or not frozen}
-        self.tapped.request = self._request()
-        if isinstance(self.trainable_module, DistributedDataParallel):
-            # DDP takes note of what learns when it is made; the old one's hooks go with it.
-            alone = self.trainable_module.module
-            self.trainable_module = None
-            gc.collect()
-            self.trainable_module = DistributedDataParallel(alone, **self._ddp)
+        self.tapped.request = self._target_request()
+        self.reset_distributed()
 
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """One step.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss of a step.
 
         Args:
-            input: uint8 (B, 3, h, w) augmented images, mixed here if at all; each network gets
-                them in its own size and normalisation.
-            target: (B,) class indices.
+            batch: uint8 augmented images, mixed here if at all; each network gets them in its own
+                size and normalization.
 
         Returns:
-            `loss`; `output` (B, classes); for the log `ce` (of mixed and smoothed labels if
-            they are), `reg.<name>`, not multiplied by its strength, and the regularisers' own
-            figures.
+            `loss`; `output` (B, classes); for the log `ce` (cross-entropy, with mixed and smoothed
+            labels where they are), `reg.<name>`, not multiplied by its strength, and the
+            regularizers' own metrics.
         """
-        size = (input.shape[-2], input.shape[-1])
+        pixels, labels = batch.images, batch.labels
+        size = (pixels.shape[-2], pixels.shape[-1])
         mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
         if mix is not None:
-            input = mix.images(input)
-        images = self._view(input)
-        seen: TapOutputs | None = None
-        if self._source is not None and any(r.needs.source for r in self.active.values()):
-            walker, run = self._source
-            # First the source: its activations are gone before the target's are kept.
-            with torch.no_grad():
-                if self.source_views is not None and self.training:
-                    outputs = self.source_views(images.device)
-                else:
-                    outputs = run(images if self._same_view else self._source_view(input))
-                seen = walker.unpack(outputs, self._source_view.image_size)
-        reading = self.tapped.unpack(self.trainable_module(images), input.shape)
-        assert reading.logits is not None
-        labels = target
+            pixels = mix.images(pixels)
+        images = self._view(pixels)
+        # Before the target, so that the source's activations are freed first.
+        source = self._read_source(pixels, images, batch.indices)
+        target = self.tapped.unpack(self.trainable_module(images), pixels.shape)
+        assert target.logits is not None
+        goal = labels
         if self.mixing is not None and mix is not None:
-            share = self.mixing.own_share(mix, reading.taps.get(self._last_block), size)
-            labels = soft_labels(target, share, reading.logits.shape[-1])
-        loss = ce = F.cross_entropy(reading.logits, labels, label_smoothing=self.label_smoothing)
+            share = self.mixing.own_share(mix, target.taps.get(self._last_block), size)
+            goal = soft_labels(labels, share, target.logits.shape[-1])
+        loss = ce = F.cross_entropy(target.logits, goal, label_smoothing=self.label_smoothing)
         result: dict[str, Tensor] = {"ce": ce}
-        step = StepOutputs(reading, seen, target, self.progress)
+        step = StepOutputs(target, source, labels, self.progress)
         for name, regularizer in self.active.items():
             penalty = regularizer.penalty(step)
             result[f"reg.{name}"] = penalty
             strength = regularizer.strength(self.progress)
             if strength:
                 loss = loss + strength * penalty
-            for figure, value in regularizer.metrics().items():
-                result[f"reg.{name}.{figure}"] = value
-        return {"loss": loss, "output": reading.logits, **result}
+            for metric, value in regularizer.metrics().items():
+                result[f"reg.{name}.{metric}"] = value
+        return {"loss": loss, "output": target.logits, **result}
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let regularizers change the weights after the optimizer has."""
+        for regularizer in self.regularizers.values():
+            regularizer.after_step(optimizer.param_groups)
 
     @property
     def runs_source(self) -> bool:
-        """Whether a regulariser asks for the source."""
+        """Whether a regularizer needs the source."""
         return self._source is not None
 
-    def keep_source_views(self, images: int, views: int, filled: SourceViews | None = None) -> None:
-        """Look the source's rows up instead of running it, where a regulariser asks for it.
+    def cache_source(self, images: int, views: int, reuse: SourceCache | None = None) -> None:
+        """Look the source's attention up instead of running it in every step.
+
+        The cache has to be filled before the first step. No effect where the source is not run.
 
         Args:
-            images: that are trained on.
-            views: of each.
-            filled: the same rows, where an earlier task has read them; else they have to be filled
-                before the first step.
+            images: number of training images.
+            views: number of views of each.
+            reuse: a filled cache; taken instead of a new one if it has the same shape.
         """
         if self._source is None:
             return
-        walker = self._source[0]
-        grid = timm_blocks.grid(walker.model, self._source_view.image_size)
-        tokens = walker.num_prefix_tokens + grid[0] * grid[1]
-        heads = walker.model.blocks[0].attn.num_heads
-        made = SourceViews(walker.request, heads, tokens, images, views)
-        same = filled is not None and filled.shape == made.shape
-        self.source_views = filled if same else made
+        tapped = self._source[0]
+        grid = timm_blocks.grid(tapped.model, self._source_view.image_size)
+        tokens = tapped.num_prefix_tokens + grid[0] * grid[1]
+        heads = tapped.model.blocks[0].attn.num_heads
+        cache = SourceCache(tapped.request, heads, tokens, images, views)
+        same = reuse is not None and reuse.shape == cache.shape
+        self.source_cache = reuse if same else cache
 
-    def read_source(self, input: Tensor) -> TapTensors:
-        """What the source returns for pixels (B, 3, h, w)."""
+    def run_source(self, pixels: Tensor) -> TapTensors:
+        """Return the source's outputs for uint8 views (B, 3, h, w)."""
         assert self._source is not None
         with self._compute.autocast():
-            outputs: TapTensors = self._source[1](self._source_view(input.to(self.device)))
+            outputs: TapTensors = self._source[1](self._source_view(pixels.to(self.device)))
         return outputs
 
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """What regularisers do to the weights after the optimiser has moved them."""
-        for regularizer in self.regularizers.values():
-            regularizer.after_step(optimizer.param_groups)
+    def _target_request(self) -> Request:
+        """Return what the steps need from the target beside its logits."""
+        needs = [r.needs.target for r in self.active.values()]
+        if self.mixing is not None and self.mixing.kind == "transmix":
+            needs.append(Request(layers=(self._last_block,)))
+        return reduce(or_, needs, Request())
+
+    @torch.no_grad()
+    def _read_source(self, pixels: Tensor, images: Tensor, indices: Tensor) -> TapOutputs | None:
+        """Return the source's attention on a step's views, if an active regularizer needs it.
+
+        Args:
+            pixels: uint8 or fp32 (B, 3, h, w) views.
+            images: the same, normalized for the target.
+            indices: (B,) indices of the images, by which the cache is read.
+        """
+        if self._source is None or not any(r.needs.source for r in self.active.values()):
+            return None
+        tapped, run = self._source
+        if self.source_cache is not None and self.training:
+            outputs = self.source_cache.outputs(self.epoch, indices, images.device)
+        else:
+            outputs = run(images if self._same_view else self._source_view(pixels))
+        return tapped.unpack(outputs, self._source_view.image_size)

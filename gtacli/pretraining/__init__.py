@@ -1,1 +1,1 @@
-"""`gta pretrain`: attention-guided masked autoencoders (AttG-MAE, arXiv 2402.15172), whole."""
+"""Pre-training with attention-guided masked autoencoders (AttG-MAE, arXiv 2402.15172)."""

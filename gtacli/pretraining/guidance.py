@@ -43,7 +43,7 @@ class Guidance:
     shuffle: bool = False
 
 
-def normalised(maps: Tensor) -> Tensor:
+def normalize_maps(maps: Tensor) -> Tensor:
     """M_norm: maps (B, N) with each view's least value at 0 and its greatest at 1.
 
     A constant map has no object: it counts as 0 everywhere.
@@ -53,7 +53,7 @@ def normalised(maps: Tensor) -> Tensor:
     return torch.where(span > _FLAT, (maps - low) / span.clamp_min(_FLAT), 0.0)
 
 
-def shuffled(maps: Tensor, noise: Tensor) -> Tensor:
+def shuffle_maps(maps: Tensor, noise: Tensor) -> Tensor:
     """The control: the same values (B, N) on other patches, by noise (B, N) drawn for each view.
 
     What remains of a gain under it is not the object's doing.
@@ -61,7 +61,7 @@ def shuffled(maps: Tensor, noise: Tensor) -> Tensor:
     return take(maps, noise.argsort(1))
 
 
-def scheduled(start: float, end: float, progress: float) -> float:
+def interpolate_cosine(start: float, end: float, progress: float) -> float:
     """A half-cycle cosine from `start` to `end`; progress of the training in [0, 1]."""
     return end + (start - end) * (1 + cos(pi * progress)) / 2
 

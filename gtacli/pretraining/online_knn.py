@@ -18,7 +18,7 @@ from gtacli.data.loader import make_loader
 from gtacli.data.sampling import hold_out, sample_records
 from gtacli.data.unlabeled import has_labels
 from gtacli.measures.neighbors import knn_hits, nearest
-from gtacli.pretraining.prepare import Job
+from gtacli.pretraining.prepare import PretrainJob
 from gtacli.runtime.devices import choose_workers
 
 KEYS, QUERIES, NEIGHBOURS = 5000, 1000, 20
@@ -36,7 +36,7 @@ class OnlineKnn:
         queries: what is classified; none where the data has no labels.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PretrainJob) -> None:
         self.job = job
         self.keys, self.queries = _parts(job.dataset, job.config.seed)
 
@@ -63,7 +63,7 @@ class OnlineKnn:
         job = self.job
         encoder, compute, processes = job.encoder, job.compute, job.processes
         transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
-        store = job.store(records, transform.load_size)
+        store = job.stores.get(records, transform.load_size)
         view, network = encoder.view(compute.device), cast(Any, encoder.model)
         loader = make_loader(
             store,

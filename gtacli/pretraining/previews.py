@@ -14,9 +14,9 @@ from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.loader import Batch
 from gtacli.images.decode import ImageError
 from gtacli.models.patches import mask_order, patchify, unpatchify
-from gtacli.pretraining.guidance import normalised
+from gtacli.pretraining.guidance import normalize_maps
 from gtacli.pretraining.noise import image_noise
-from gtacli.pretraining.prepare import Job
+from gtacli.pretraining.prepare import PretrainJob
 from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import SheetRow, draw_sheet
 
@@ -35,7 +35,7 @@ class Previews:
         batch: what is drawn; empty where no image could be read.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PretrainJob) -> None:
         self.job = job
         self.batch = self._read()
 
@@ -47,7 +47,7 @@ class Previews:
         maps = self._maps()
         patches = model.grid[0] * model.grid[1]
         noise = image_noise(self.batch.indices.to(device), patches, job.config.seed, 0, _STREAM)
-        guide = None if maps is None else normalised(maps.flatten(1))
+        guide = None if maps is None else normalize_maps(maps.flatten(1))
         order = mask_order(noise, guide, job.config.mask)
         with job.compute.autocast():
             filled = model.reconstruct(images, order)
@@ -66,10 +66,10 @@ class Previews:
 
     def _read(self) -> Batch:
         """Images from all over the training part; unreadable ones are left out."""
-        encoder, records = self.job.encoder, self.job.train
+        encoder, records = self.job.encoder, self.job.records
         transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
         places = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int)
-        store = self.job.store(
+        store = self.job.stores.get(
             tuple(records[place] for place in places.tolist()), transform.load_size
         )
         views, shown, kept = [], [], []
@@ -87,9 +87,9 @@ class Previews:
         return Batch(torch.stack(views) if views else empty, indices, indices, boxes)
 
     def _maps(self) -> Tensor | None:
-        if self.job.guide is None:
+        if self.job.map_source is None:
             return None
-        maps, shown = self.job.guide.maps(self.batch)
+        maps, shown = self.job.map_source.maps(self.batch)
         return crop_maps(maps.to(self.job.compute.device), shown, self.job.model.grid)
 
     def _pixels(self, images: Tensor) -> Tensor:

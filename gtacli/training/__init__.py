@@ -1,1 +1,1 @@
-"""Training: one loop, the fine-tuning task, the run folder and its state."""
+"""The training engine: one loop, the contract of its tasks, and the frame of a run."""

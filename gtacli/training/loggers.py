@@ -1,7 +1,7 @@
-"""Where a run's figures go beside its folder: TensorBoard, Weights & Biases, MLflow.
+"""Experiment loggers: TensorBoard, Weights & Biases and MLflow.
 
-Each adapter is a few lines behind one protocol. Its package is imported only where it is asked for,
-and what goes wrong in it is no reason to lose a run.
+Each adapter is a few lines behind one protocol. Its package is imported only if it is used, and an
+error in it does not end the run.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ log = logging.getLogger(__name__)
 
 
 class RunLogger(Protocol):
-    """Is told of one run."""
+    """A logger of one run."""
 
     def start(self, config: Mapping[str, Any], run: Path) -> None:
-        """The resolved config, and the run's folder, which exists."""
+        """Log the resolved config; `run` is the run's folder, which exists."""
 
     def row(self, row: Mapping[str, Any], step: int) -> None:
-        """An epoch's line of metrics.jsonl; `step` counts epochs."""
+        """Log an epoch's row of metrics.jsonl; `step` counts epochs."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The content of summary.json."""
+        """Log the content of summary.json and close."""
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What can be drawn as a curve."""
+    """Return the values that can be plotted."""
     kinds = (int, float)
     return {k: v for k, v in values.items() if isinstance(v, kinds) and not isinstance(v, bool)}
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the run folder."""
+    """A logger that writes event files to `tensorboard/` in the run folder."""
 
     def __init__(self) -> None:
         self.writer_of = import_module("torch.utils.tensorboard").SummaryWriter
@@ -110,12 +110,12 @@ LOGGERS: dict[str, Callable[[], RunLogger]] = {
 
 
 class Loggers:
-    """Several loggers as one observer beside another; one that fails is named once and left out.
+    """Several loggers and an observer as one observer; a logger that fails is dropped.
 
     Args:
         names: of LOGGERS.
-        observer: is told of everything first.
-        epochs: of the first phase; a refit's rows are counted on from there.
+        observer: gets everything first.
+        epochs: of the first phase; the steps of a refit's rows continue from there.
 
     Raises UsageError for a package that is not installed.
     """
@@ -127,12 +127,11 @@ class Loggers:
             try:
                 self.active[name] = LOGGERS[name]()
             except ImportError as e:
-                raise UsageError(
-                    f"--log: {name} cannot be imported ({e}); pip install 'gtacli[loggers]'"
-                ) from e
+                text = f"{name} cannot be imported ({e}); pip install 'gtacli[loggers]'"
+                raise UsageError(text, option="log") from e
 
     def start(self, config: Mapping[str, Any], run: Path) -> None:
-        self._each(lambda logger: logger.start(config, run))
+        self._for_each(lambda logger: logger.start(config, run))
 
     def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None:
         self.observer.step(epoch, batch, batches, epochs, loss)
@@ -142,20 +141,20 @@ class Loggers:
         self.catch_up([row])
 
     def catch_up(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Tell the loggers alone: of epochs that were trained unobserved."""
+        """Log epochs that were trained without an observer."""
         for row in rows:
             step = row["epoch"] + (self.epochs if "phase" in row else 0)
-            self._each(methodcaller("row", row, step))
+            self._for_each(methodcaller("row", row, step))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._each(lambda logger: logger.finish(summary))
+        self._for_each(lambda logger: logger.finish(summary))
 
-    def _each(self, tell: Callable[[RunLogger], None]) -> None:
+    def _for_each(self, call: Callable[[RunLogger], None]) -> None:
         for name, logger in list(self.active.items()):
             try:
                 with redirect_stdout(sys.stderr):  # stdout is for results
-                    tell(logger)
-            except Exception as e:  # a full disk, a lost connection, a bug of theirs
+                    call(logger)
+            except Exception as e:  # a full disk, a lost connection, a bug in the package
                 reason = (str(e) or type(e).__name__).splitlines()[0]
-                log.warning("--log: %s is left out from here on (%s)", name, reason)
+                log.warning("`log`: %s failed and is dropped (%s)", name, reason)
                 del self.active[name]

@@ -1,52 +1,51 @@
-"""The training loop: one, for every task.
+"""The training loop, shared by all commands that train.
 
-Nothing here waits for the device within a step: figures stay on it and are read every
-`CHECK_EVERY` batches, when the NaN guard looks too. The state is saved after every epoch and on an
-interruption; batches follow from (seed, epoch, position), so a resumed run sees what the
-uninterrupted one would have.
+A step never waits for the device: metrics stay on it and are read every `CHECK_EVERY` batches,
+together with the check for NaN. The state is saved after every epoch and on an interruption.
+Batches are a function of (seed, epoch, position), so a resumed run gets the same ones as an
+uninterrupted run.
 
-Several processes share every batch. Each weighs its loss by its share of the images, so that the
-step is that of the whole batch, and all of them see the same figures and take the same decisions.
+Several processes share every batch. Each multiplies its loss by its fraction of the images, so that
+the step equals that of the whole batch; all get the same metrics and take the same decisions.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from timm.scheduler.scheduler import Scheduler
-from timm.task import TrainingTask
-from timm.utils.model import unwrap_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from gtacli.data.loader import Batch
 from gtacli.errors import Interrupted, RunError
-from gtacli.runtime.devices import Compute
-from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.interrupts import StopSignal
+from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
-from gtacli.training.state import Progress, state_of
+from gtacli.training.job import Batches, Phase, TrainingJob
+from gtacli.training.state import Progress, get_state
 
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 20
+SCORE = "val_top1"  # the metric that decides which epoch's weights are saved
 
 
 class Observer(Protocol):
-    """Who watches a run: a progress bar, a log. Called seldom, with plain numbers."""
+    """A display of a run's progress: a bar, a log. Called rarely, with plain numbers."""
 
     def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
 
-class Unobserved:
-    """Nobody watches."""
+class SilentObserver:
+    """An observer that shows nothing."""
 
     def step(self, epoch: int, batch: int, batches: int, epochs: int, loss: float) -> None: ...
 
@@ -55,215 +54,250 @@ class Unobserved:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how.
+    """The numbers of batches and optimizer steps of a training.
 
     Attributes:
         epochs: length of the schedule.
-        images: of an epoch.
-        batch_size: images of a batch, of all processes together; the last one of an epoch may be
-            smaller.
-        accumulate: batches to an optimiser step.
-        clip_grad: largest norm of the gradient, or None.
+        images: images of an epoch.
+        batch_size: images of a batch, over all processes; an epoch's last one may be smaller.
+        accumulate: batches to an optimizer step, called an update here.
     """
 
     epochs: int
     images: int
     batch_size: int
     accumulate: int = 1
-    clip_grad: float | None = None
 
     @property
     def batches(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return -(-self.images // self.batch_size)
 
     @property
     def updates(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Number of updates of an epoch."""
         return -(-self.batches // self.accumulate)
 
-    def group(self, batch: int) -> int:
-        """Images of all batches of the optimiser step that `batch` belongs to: its share of the
-        step's mean follows, so that accumulated batches are one big batch."""
+    def ends_update(self, batch: int) -> bool:
+        """Return whether the optimizer steps after this batch of an epoch."""
+        return (batch + 1) % self.accumulate == 0 or batch + 1 == self.batches
+
+    def images_of_update(self, batch: int) -> int:
+        """Count the images of all batches of the update that `batch` belongs to.
+
+        A batch is weighted by its fraction of them, so that accumulated batches are one big batch.
+        """
         whole = self.batch_size * self.accumulate
         return min(whole, self.images - batch // self.accumulate * whole)
 
 
-def fit(
-    task: TrainingTask,
-    batches: Callable[[int, int], Iterable[Batch]],
-    evaluate: Callable[[], dict[str, Any]],
-    keep_best: Callable[[], None],
-    optimizer: torch.optim.Optimizer,
-    schedule: Scheduler,
-    scaler: torch.amp.GradScaler,
-    compute: Compute,
-    plan: Plan,
-    progress: Progress,
-    run: RunFolder,
-    observer: Observer,
-    stop_after: int,
-    score: str = "val_top1",
-    last: int | None = None,
-    patience: int | None = None,
-    patient_from: int = 0,
-    processes: Processes = ALONE,
-) -> None:
-    """Train `task` from where `progress` stands to the end of the plan.
+@dataclass
+class Trainer:
+    """The training of a phase, from where `progress` stands to its end.
 
-    Args:
-        batches: (epoch, first batch) -> its batches (images, labels, indices) from there on, of
-            each the images of this process.
-        evaluate: figures after an epoch; `score` among them decides which weights are kept, the
-            last ones where it is None.
-        keep_best: writes the weights away.
-        stop_after: epochs to train; a refit stops where validation found best.
-        last: stop an epoch after this many batches (a dry run).
-        patience: stop after this many epochs without a better `score`, counted from the epoch
-            `patient_from`, before which only the head learns.
-        processes: that share the batches; only the first writes.
-
-    Raises:
-        RunError: the loss is not finite; names the step, the last good state is on disk.
-        Interrupted: by SIGINT or SIGTERM; the state is on disk.
+    Of several processes only the first one writes.
     """
-    module = unwrap_model(task.get_trainable_module())
-    device = compute.device
 
-    def save() -> None:
-        run.write_state(state_of(task, optimizer, scaler, progress, processes))
+    job: TrainingJob
+    phase: Phase
+    plan: Plan
+    schedule: Scheduler
+    scaler: torch.amp.GradScaler
+    batches: Batches
+    progress: Progress
+    run: RunFolder
+    observer: Observer
 
-    with StopSignal() as stop:
-        while progress.epoch < stop_after and not out_of_patience(
-            progress.rows[patient_from:], score, patience
-        ):
-            epoch = progress.epoch
-            bad_batch = torch.full((), -1, dtype=torch.int64, device=device)
-            task.start_epoch(epoch)
-            task.train()
-            compute.synchronize()
-            clock = time.perf_counter()
-            read = 0  # images of the optimiser step so far
-            # -- one epoch ----------------------------------------------------------------
-            for images, labels, *_ in batches(epoch, progress.batch):
-                batch = progress.batch
-                update = epoch * plan.updates + batch // plan.accumulate
-                schedule.step_update(update)
-                task.progress = update / (plan.epochs * plan.updates)
-                count = len(images)
-                everyone, stopping = processes.combine(count, stop.requested)
-                if not count:
-                    # Too few for all, or none could be read: the others wait for our gradients.
-                    images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-                images = images.to(device, non_blocking=True)
-                labels = labels.to(device, non_blocking=True)
-                complete = (batch + 1) % plan.accumulate == 0 or batch + 1 == plan.batches
-                with nullcontext() if complete else task.no_sync():
-                    with compute.autocast():
-                        result = task(images, labels)
-                    # Gradients are averaged over the processes; the step's are to be summed.
-                    share = count * processes.size / plan.group(batch)
-                    scaler.scale(result["loss"] * share).backward()
-                sums = processes.weighted_sums(result, count)
-                finite = torch.isfinite(sums["loss"])
-                bad_batch = torch.where((bad_batch < 0) & ~finite, batch, bad_batch)
-                _add(progress, sums, everyone)
-                read += everyone
-                if complete:
-                    if read:  # else there is no gradient
-                        _mean_over(read, plan.group(batch), optimizer)
-                        if plan.clip_grad is not None:
-                            scaler.unscale_(optimizer)
-                            weights = task.get_clip_parameters()
-                            torch.nn.utils.clip_grad_norm_(weights, plan.clip_grad)
-                        scaler.step(optimizer)
-                        scaler.update()
-                        task.after_step(optimizer)
-                        task.update_ema(update + 1)
-                    optimizer.zero_grad(set_to_none=True)
-                    read = 0
-                progress.batch += 1
-                if progress.batch % CHECK_EVERY == 0 or stopping:
-                    _require_finite(bad_batch, module, epoch, run)  # a sync point
-                    loss = _mean(progress, "loss")
-                    observer.step(epoch, progress.batch, plan.batches, plan.epochs, loss)
-                if stopping and progress.batch % plan.accumulate == 0:
-                    progress.seconds += time.perf_counter() - clock
-                    save()
-                    raise Interrupted(
-                        f"stopped in epoch {epoch + 1}, batch {progress.batch}; "
-                        f"go on with --resume {run.path}"
-                    )
-                if last is not None and progress.batch >= last:
-                    break
-            _require_finite(bad_batch, module, epoch, run)  # a sync point
-            if not progress.images:
-                raise RunError(f"no training image could be read in epoch {epoch + 1}")
-            compute.synchronize()
-            progress.seconds += time.perf_counter() - clock
-            # -- what came of it ----------------------------------------------------------
-            task.eval()
-            means = {k: _mean(progress, k) for k in progress.totals}
-            row = {"epoch": epoch, "train_loss": means.pop("loss"), **task.figures(means)}
-            row |= evaluate()
-            row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
-            row["lr"] = max(g["lr"] for g in optimizer.param_groups if g.get("lr_scale", 1) <= 1)
-            progress.rows.append(row)
-            # On a tie the later weights: they have seen more, at a smaller learning rate.
-            best, now = progress.best_score, row.get(score)
-            if best is None or now is None or now >= best:
-                progress.best_epoch, progress.best_score = epoch, now
-                keep_best()
-            progress.epoch, progress.batch, progress.totals = epoch + 1, 0, {}
-            progress.seconds, progress.images = 0.0, 0
-            run.write_rows(progress.rows)
-            save()
-            observer.epoch(row)
-            if processes.combine(0, stop.requested)[1]:
-                raise Interrupted(
-                    f"stopped after epoch {epoch + 1}; go on with --resume {run.path}"
-                )
-    if progress.epoch < stop_after:
-        log.info("stopped early: no better %s for %s epochs", score, patience)
+    def __post_init__(self) -> None:
+        self.task, self.optimizer = self.job.task, self.job.optimizer
+        self.compute, self.processes = self.job.compute, self.job.processes
+
+    def fit(self) -> None:
+        """Train.
+
+        Raises:
+            RunError: the loss is not finite; the last good state is in the run folder.
+            Interrupted: by SIGINT or SIGTERM; the state has been saved.
+        """
+        progress, limit = self.progress, self.phase.max_batches
+        with StopSignal() as stop:
+            while not self._is_done():
+                self._start_epoch()
+                for batch in self.batches(progress.epoch, progress.batch):
+                    stopping = self._train_batch(batch, stop.requested)
+                    if stopping or progress.batch % CHECK_EVERY == 0:
+                        self._check_and_report()
+                    if stopping and progress.batch % self.plan.accumulate == 0:
+                        self._save_and_stop()
+                    if limit is not None and progress.batch >= limit:
+                        break
+                self._end_epoch()
+                if self.processes.combine(0, stop.requested)[1]:
+                    raise Interrupted(self._how_to_resume(f"after epoch {progress.epoch}"))
+
+    def _is_done(self) -> bool:
+        """Return whether all epochs are trained or patience has run out."""
+        progress, phase = self.progress, self.phase
+        if progress.epoch >= phase.stop_after:
+            return True
+        if not out_of_patience(progress.rows[phase.freeze_epochs :], SCORE, phase.patience):
+            return False
+        log.info("stopped early: no better %s for %s epochs", SCORE, phase.patience)
+        return True
+
+    def _start_epoch(self) -> None:
+        self.task.start_epoch(self.progress.epoch)
+        self.task.train()
+        # Kept on the device: the first batch of this epoch whose loss was not finite, or -1.
+        self._bad_batch = torch.full((), -1, dtype=torch.int64, device=self.compute.device)
+        self._update_images = 0  # images read in the current update
+        self.compute.synchronize()
+        self._clock = time.perf_counter()
+
+    def _train_batch(self, batch: Batch, stop: bool) -> bool:
+        """Add the gradient of a batch; update the weights where it is the last one of an update.
+
+        Returns: whether any process wants to stop.
+        """
+        task, plan, progress = self.task, self.plan, self.progress
+        number = progress.batch
+        update = progress.epoch * plan.updates + number // plan.accumulate
+        self.schedule.step_update(update)
+        task.progress = update / (plan.epochs * plan.updates)
+        count = len(batch.images)
+        everyone, stopping = self.processes.combine(count, stop)
+        # Too few images for all, or none readable: the other processes wait for our gradients.
+        batch = self._to_device(batch if count else stand_in(batch))
+        ends_update = plan.ends_update(number)
+        with nullcontext() if ends_update else task.no_sync():
+            with self.compute.autocast():
+                result = task(batch)
+            # DDP averages gradients over the processes; those of a step have to be summed.
+            weight = count * self.processes.size / plan.images_of_update(number)
+            self.scaler.scale(result["loss"] * weight).backward()
+        self._add_metrics(result, count, everyone)
+        self._update_images += everyone
+        if ends_update:
+            self._update_weights(update)
+        progress.batch += 1
+        return stopping
+
+    def _to_device(self, batch: Batch) -> Batch:
+        device = self.compute.device
+        return batch._replace(
+            images=batch.images.to(device, non_blocking=True),
+            labels=batch.labels.to(device, non_blocking=True),
+        )
+
+    def _add_metrics(self, result: Mapping[str, Tensor], count: int, everyone: int) -> None:
+        """Add a batch's scalar results, summed over its images, on the device."""
+        progress = self.progress
+        sums = self.processes.weighted_sums(result, count)
+        finite = torch.isfinite(sums["loss"])
+        bad = self._bad_batch
+        self._bad_batch = torch.where((bad < 0) & ~finite, progress.batch, bad)
+        progress.images += everyone
+        for name, value in sums.items():
+            progress.totals[name] = value + progress.totals.get(name, 0)
+
+    def _update_weights(self, update: int) -> None:
+        """Take an optimizer step, unless no image of the update could be read."""
+        task, optimizer, clip_grad = self.task, self.optimizer, self.job.config.clip_grad
+        if self._update_images:
+            planned = self.plan.images_of_update(self.progress.batch)
+            _rescale_gradients(optimizer, planned, self._update_images)
+            if clip_grad is not None:
+                self.scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(task.unwrapped.parameters(), clip_grad)
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            task.after_step(optimizer)
+            task.update_ema(update + 1)
+        optimizer.zero_grad(set_to_none=True)
+        self._update_images = 0
+
+    def _check_and_report(self) -> None:
+        progress, plan = self.progress, self.plan
+        self._require_finite()
+        loss = progress.mean("loss")
+        self.observer.step(progress.epoch, progress.batch, plan.batches, plan.epochs, loss)
+
+    def _save_and_stop(self) -> None:
+        """Save the state within an epoch and raise Interrupted."""
+        progress = self.progress
+        progress.seconds += time.perf_counter() - self._clock
+        self._save_state()
+        place = f"in epoch {progress.epoch + 1}, batch {progress.batch}"
+        raise Interrupted(self._how_to_resume(place))
+
+    def _end_epoch(self) -> None:
+        """Evaluate, save the weights if they are the best, and save the state."""
+        task, progress, epoch = self.task, self.progress, self.progress.epoch
+        self._require_finite()
+        if not progress.images:
+            raise RunError(f"no training image could be read in epoch {epoch + 1}")
+        self.compute.synchronize()
+        progress.seconds += time.perf_counter() - self._clock
+        task.eval()
+        means = {name: progress.mean(name) for name in progress.totals}
+        row = {"epoch": epoch, "train_loss": means.pop("loss"), **task.epoch_metrics(means)}
+        row |= self.phase.evaluate(epoch)
+        row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
+        groups = self.optimizer.param_groups
+        row["lr"] = max(g["lr"] for g in groups if g.get("lr_scale", 1) <= 1)
+        if progress.end_epoch(row, row.get(SCORE)):
+            self.phase.save_weights()
+        self.run.write_rows(progress.rows)
+        self._save_state()
+        self.observer.epoch(row)
+
+    def _save_state(self) -> None:
+        parts = (self.task, self.optimizer, self.scaler, self.progress, self.processes)
+        self.run.write_state(get_state(*parts))
+
+    def _how_to_resume(self, place: str) -> str:
+        return f"stopped {place}; continue with `resume` {self.run.path}"
+
+    def _require_finite(self) -> None:
+        """Raise RunError if a loss of this epoch was not finite, or if a weight is not.
+
+        The last gradient may have spoiled the weights after a finite loss.
+        """
+        bad_batch = int(self._bad_batch)  # waits for the device
+        norms = torch._foreach_norm([p.detach() for p in self.task.unwrapped.parameters()])
+        if bad_batch < 0 and torch.stack([n.float() for n in norms]).sum().isfinite():
+            return
+        text = f"the weights are not finite in epoch {self.progress.epoch + 1}"
+        if bad_batch >= 0:
+            epoch = self.progress.epoch + 1
+            text = f"the loss is not finite in epoch {epoch}, batch {bad_batch + 1}"
+        if not self.run.dry and (self.run.path / STATE_FILE).exists():
+            text += f"; the state before it is in {self.run.path}"
+        raise RunError(f"{text}. Try a smaller `lr`, `clip_grad=1`, or `precision=fp32`")
 
 
 def out_of_patience(rows: list[dict[str, Any]], score: str, patience: int | None) -> bool:
-    """Whether `score` has not been better than ever before for `patience` epochs."""
+    """Return whether `score` has not exceeded its best value for `patience` epochs."""
     scores = [row[score] for row in rows if row.get(score) is not None]
     if patience is None or not scores:
         return False
     return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
-def _add(progress: Progress, sums: dict[str, Tensor], images: int) -> None:
-    """Add a batch's figures, summed over its images, on the device."""
-    progress.images += images
-    for name, value in sums.items():
-        progress.totals[name] = value + progress.totals.get(name, 0)
+def stand_in(batch: Batch) -> Batch:
+    """Return one blank image in place of an empty batch."""
+    return Batch(
+        images=batch.images.new_zeros(1, *batch.images.shape[1:]),
+        labels=batch.labels.new_zeros(1),
+        indices=batch.indices.new_zeros(1),
+        crops=batch.crops.new_tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]),
+        maps=None if batch.maps is None else batch.maps.new_zeros(1, *batch.maps.shape[1:]),
+        stand_in=True,
+    )
 
 
-def _mean_over(read: int, planned: int, optimizer: torch.optim.Optimizer) -> None:
-    """Gradients of the mean over the images that were read, where some of a step could not be."""
+def _rescale_gradients(optimizer: torch.optim.Optimizer, planned: int, read: int) -> None:
+    """Make gradients the mean over the images that were read, if some could not be."""
     if read < planned:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         torch._foreach_mul_([p.grad for p in params if p.grad is not None], planned / read)
-
-
-def _mean(progress: Progress, name: str) -> float:
-    return float(progress.totals[name]) / max(progress.images, 1)
-
-
-def _require_finite(bad_batch: Tensor, module: nn.Module, epoch: int, run: RunFolder) -> None:
-    """Raise RunError for a loss that was not finite, or for weights that are not: the last
-    gradient may have spoilt them after a finite loss."""
-    batch = int(bad_batch)
-    norms = torch._foreach_norm([p.detach() for p in module.parameters()])
-    if batch >= 0 or not torch.stack([n.float() for n in norms]).sum().isfinite():
-        what, at = ("loss is", f", batch {batch + 1}") if batch >= 0 else ("weights are", "")
-        saved = "" if run.dry or not (run.path / "state.pt").exists() else (
-            f"; the state before it is kept in {run.path}"
-        )  # fmt: skip
-        raise RunError(
-            f"the {what} not finite at epoch {epoch + 1}{at}{saved}. "
-            "Try a smaller --lr, --clip-grad 1, or --precision fp32"
-        )

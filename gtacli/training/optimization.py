@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule, from timm's factories."""
+"""The optimizer and the learning-rate schedule, from timm's factories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from gtacli.errors import UsageError
 
-# A fine-tuned ViT's usual rates; other optimisers have no rate that could be called usual.
+# Usual learning rates for fine-tuning a ViT; other optimizers have none.
 DEFAULT_LR = {"adamw": 1e-4, "adam": 1e-4, "nadamw": 1e-4, "sgd": 1e-2, "momentum": 1e-2}
 DEFAULT_WEIGHT_DECAY = {"sgd": 1e-4, "momentum": 1e-4}
 
@@ -31,21 +31,22 @@ def make_optimizer(
     layer_decay: float | None,
     **options: Any,
 ) -> torch.optim.Optimizer:
-    """AdamW, SGD or any other of timm's, with parameter groups for decay, layers and head.
+    """Create AdamW, SGD or any other optimizer of timm, with groups for decay, layers and head.
 
     Args:
-        head: prefixes of the names of the classifier's parameters; they learn at
-            `head_lr_scale` times the rate.
-        lr, weight_decay: None: the optimiser's usual ones.
-        layer_decay: each block learns at this factor of the rate of the block above it.
-        options: of the optimiser itself.
+        head: prefixes of the names of the classifier's parameters; their learning rate is
+            multiplied by `head_lr_scale`.
+        lr, weight_decay: None: the optimizer's usual ones.
+        layer_decay: factor of each block's learning rate relative to the block above it.
+        options: of the optimizer itself.
 
-    Raises UsageError for an unknown optimiser, or one without a usual rate when lr is None.
+    Raises UsageError for an unknown optimizer, or one without a usual learning rate if lr is None.
     """
     if optimizer not in list_optimizers():
-        raise UsageError(f"--optimizer: timm knows no {optimizer!r}; try adamw or sgd")
+        raise UsageError(f"timm has no {optimizer!r}; try adamw or sgd", option="optimizer")
     if lr is None and optimizer not in DEFAULT_LR:
-        raise UsageError(f"--optimizer: {optimizer} has no usual learning rate; say --lr")
+        text = f"{optimizer} has no usual learning rate; set `lr`"
+        raise UsageError(text, option="optimizer")
     lr = DEFAULT_LR[optimizer] if lr is None else lr
     if weight_decay is None:
         weight_decay = DEFAULT_WEIGHT_DECAY.get(optimizer, 0.05)
@@ -57,17 +58,17 @@ def make_optimizer(
             model, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
         )
     names = {id(p): n for n, p in model.named_parameters()}
-    split = [part for g in groups for part in _head_apart(g, names, head, head_lr_scale)]
+    split = [part for g in groups for part in _split_head(g, names, head, head_lr_scale)]
     # One kernel for all tensors of a group, on the CPU too; the update is the same.
     fused = {"fused": True} if optimizer in ("adamw", "adam", "sgd") else {}
     options = {**fused, **options}
     return create_optimizer_v2(split, opt=optimizer, lr=lr, weight_decay=weight_decay, **options)
 
 
-def _head_apart(
+def _split_head(
     group: dict[str, Any], names: dict[int, str], head: tuple[str, ...], scale: float
 ) -> list[dict[str, Any]]:
-    """The group in two: the classifier's parameters with their own rate, and the rest."""
+    """Split a group: the classifier's parameters with their own learning rate, and the rest."""
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for p in group["params"]:
         parts[names[id(p)].startswith(head)].append(p)
@@ -85,10 +86,10 @@ def _head_apart(
 
 
 class Schedule(CosineLRScheduler):  # type: ignore[misc]
-    """timm's cosine, which the backbone's groups join late.
+    """timm's cosine schedule, with a later start for the backbone.
 
     Attributes:
-        frozen: optimiser steps in which the backbone's rate is 0; then it warms up as the head did.
+        frozen: optimizer steps in which the backbone's learning rate is 0; then it warms up.
     """
 
     frozen = 0
@@ -105,18 +106,22 @@ class Schedule(CosineLRScheduler):  # type: ignore[misc]
 def make_schedule(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, frozen: int = 0
 ) -> Schedule:
-    """Linear warm-up, then a half cycle of a cosine to zero, by optimiser step.
+    """Create the schedule: a linear warm-up, then a half cycle of a cosine to zero.
 
-    It keeps no state: `step_update(n)` gives the rate of step n, so that resuming needs nothing.
+    It has no state: `step_update(n)` sets the learning rate of step n, so resuming needs nothing.
 
     Args:
-        frozen: steps in which the head learns alone. The curve is the same with and without; the
-            backbone comes onto it by a warm-up of its own.
+        steps: optimizer steps in all.
+        warmup_steps: of them, those of the warm-up.
+        frozen: steps in which only the head learns. They do not change the curve; the backbone
+            joins it after a warm-up of its own.
     """
-    warmup_steps = min(warmup_steps, steps // 2)  # of one epoch not all is warm-up
+    warmup_steps = min(warmup_steps, steps // 2)  # in a single epoch not all steps are warm-up
     schedule = Schedule(
         optimizer,
-        t_initial=max(2, steps - warmup_steps),  # of one step timm warns; its rate is the same
+        t_initial=max(
+            2, steps - warmup_steps
+        ),  # timm warns about a single step; its rate is the same
         warmup_t=warmup_steps,
         warmup_prefix=True,
         t_in_epochs=False,

@@ -1,4 +1,4 @@
-"""Where a run stands, and everything that it needs to go on from there."""
+"""Where a run stands, and everything that is needed to continue it from there."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.task import TrainingTask
-from timm.utils.model import unwrap_model
 from torch import Tensor
 
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
-from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.distribution import Processes
+from gtacli.training.task import Task
 
 
 @dataclass
 class Progress:
-    """Where a run stands; all that changes beside weights and optimiser.
+    """The position of a run: everything that changes, other than weights and optimizer.
 
-    `chosen` holds what the first phase found, once a refit has begun.
+    Attributes:
+        phase: "train" or "refit".
+        epoch, batch: the ones that come next.
+        seconds, images: training time and images of the current epoch so far.
+        totals: sums of the current epoch's metrics over its images, on the device.
+        rows: the rows of metrics.jsonl.
+        best_epoch, best_score: of the weights that are saved.
+        chosen: best epoch and score of the first phase, once a refit has begun.
     """
 
     phase: str = "train"
@@ -34,20 +40,42 @@ class Progress:
     best_score: float | None = None
     chosen: dict[str, Any] | None = None
 
+    def mean(self, name: str) -> float:
+        """Return the mean of a metric over the current epoch's images; waits for the device."""
+        return float(self.totals[name]) / max(self.images, 1)
 
-def state_of(
-    task: TrainingTask,
+    def end_epoch(self, row: dict[str, Any], score: float | None) -> bool:
+        """Move on to the next epoch; return whether the weights are the best so far.
+
+        On a tie the later ones are: they have been trained longer, at a smaller learning rate.
+
+        Args:
+            row: of metrics.jsonl.
+            score: accuracy on the validation images; without one the last weights are the best.
+        """
+        best = self.best_score is None or score is None or score >= self.best_score
+        if best:
+            self.best_epoch, self.best_score = self.epoch, score
+        self.rows.append(row)
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        self.seconds, self.images = 0.0, 0
+        return best
+
+
+def get_state(
+    task: Task,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
-    processes: Processes = ALONE,
+    processes: Processes,
 ) -> dict[str, Any]:
-    """Everything a resumed run needs, as tensors and plain values. The processes differ in their
-    random numbers alone."""
+    """Return everything that a resumed run needs, as tensors and plain values.
+
+    Only the states of the random number generators differ between processes.
+    """
     fields = {k: v for k, v in vars(progress).items() if k not in ("rows", "totals")}
     return {
-        "model": unwrap_model(task.get_trainable_module()).state_dict(),
-        **task.get_checkpoint_state(ema=True),  # empty without a moving average
+        **task.weights(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "progress": fields,
@@ -59,17 +87,17 @@ def state_of(
 
 def restore(
     state: dict[str, Any],
-    task: TrainingTask,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     device: torch.device,
-    processes: Processes = ALONE,
+    processes: Processes,
 ) -> Progress:
-    """Put a saved state back; the inverse of `state_of`. A process that the saved run had not keeps
-    the random numbers that it has."""
-    unwrap_model(task.get_trainable_module()).load_state_dict(state["model"])
-    if task.has_ema():
-        task.load_checkpoint_state(state["state_dict_ema"], ema=True)
+    """Load what `get_state` returned.
+
+    A process that the saved run did not have keeps its own random numbers.
+    """
+    task.load_weights(state)
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
     if processes.rank < len(state["rng"]):
@@ -79,17 +107,18 @@ def restore(
 
 
 def make_ready(
-    task: TrainingTask,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     compute: Compute,
     processes: Processes,
     state: dict[str, Any] | None,
     compiled: bool,
 ) -> tuple[torch.amp.GradScaler, Progress | None]:
-    """Put a saved state back, if there is one, then compile and distribute the task: in this order
-    the names of its weights are those of the state.
+    """Restore a saved state, if there is one, then compile and distribute the task.
 
-    Returns: the scaler of fp16 gradients, and where the saved run stood.
+    In this order, because wrappers would change the names of the weights.
+
+    Returns: the scaler of fp16 gradients, and the progress of the saved run.
     """
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
     progress = None

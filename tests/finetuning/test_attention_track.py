@@ -135,7 +135,7 @@ def test_nothing_held_out(
     config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     finetune(config(track_attention=True, epochs=1, shots=2), recorder)
-    assert "no image is held out, so there is nothing to track" in caplog.text
+    assert "`track_attention` has no effect: no images are held out" in caplog.text
     assert rows(tmp_path / "run")[0]["attention"] is None
 
 

@@ -22,6 +22,7 @@ import gtacli.training.loop as loop
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import make_loader
 from gtacli.errors import GtaError, Interrupted, PeerLost, RunError
+from gtacli.finetuning.evaluation import Evaluation
 from gtacli.finetuning.run import finetune
 from gtacli.runtime.distribution import ALONE, Processes, join_processes
 from gtacli.runtime.processes import ProcessInfo, claim_report, process_info
@@ -99,23 +100,24 @@ def test_processes_learn_what_one_would(
 def test_evaluation_counts_every_image_once(config: Make, together: Together) -> None:
     """12 test images in one batch of 16 among 2 and 5 processes: 3, 3, 2, 2, 2."""
 
-    def measure(rank: int, processes: Processes = ALONE) -> dict[str, Any]:
+    def measure(rank: int, processes: Processes = ALONE) -> Evaluation:
         job = module.prepare(config(batch_size=8), processes=processes)
         job.target.model.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
         job.target.model.blocks[0].attn.qkv.weight.data.mul_(1.01)
-        return phases.evaluator(job, job.split.test, drift=True)("test")
+        return phases.make_evaluator(job, job.split.test, drift=True)()
 
-    def share(rank: int) -> dict[str, Any]:
+    def share(rank: int) -> Evaluation:
         with join_processes() as processes:
             return measure(rank, processes)
 
     whole = measure(0)
-    assert whole["attention_drift"] > 0
+    assert whole.drift is not None
+    assert whole.drift > 0
     for size in (2, 5):
-        for figures in together(share, size):
-            assert figures["test_top1"] == whole["test_top1"]
-            assert figures["test_top5"] == whole["test_top5"]
-            assert figures["attention_drift"] == pytest.approx(whole["attention_drift"], rel=1e-6)
+        for found in together(share, size):
+            assert found.top1 == whole.top1
+            assert found.top5 == whole.top5
+            assert found.drift == pytest.approx(whole.drift, rel=1e-6)
 
 
 def test_unreadable_images_that_only_one_process_meets(
@@ -327,7 +329,7 @@ def test_place_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_parts_of_a_batch_are_the_batch(config: Make) -> None:
     job = module.prepare(config())
-    store = job.store(job.train, job.transform.load_size)
+    store = job.stores.get(job.records, job.transform.load_size)
     whole = list(make_loader(store, job.transform, 4, train=True))
     parts = [list(make_loader(store, job.transform, 4, train=True, shard=(r, 3))) for r in range(3)]
     for number, batch in enumerate(whole):

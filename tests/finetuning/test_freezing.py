@@ -1,4 +1,4 @@
-"""--freeze-epochs: the head learns alone, then everything does."""
+"""`freeze_epochs`: first only the head learns, then the whole network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.loader import Batch
 from gtacli.errors import UsageError
 from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
@@ -58,9 +59,9 @@ def test_frozen_it_is_a_logistic_regression(
     seen: list[tuple[Tensor, Tensor]] = []
     forward = FinetuneTask.forward
 
-    def spy(self: FinetuneTask, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        seen.append((images, labels))
-        return forward(self, images, labels)
+    def spy(self: FinetuneTask, batch: Batch) -> dict[str, Tensor]:
+        seen.append((batch.images, batch.labels))
+        return forward(self, batch)
 
     monkeypatch.setattr(FinetuneTask, "forward", spy)
     finetune(run, recorder)
@@ -179,7 +180,7 @@ def test_patience_waits_for_the_backbone(config: Make, recorder: Any) -> None:
 
 
 def test_nothing_to_choose_a_strength_by(config: Make, recorder: Any) -> None:
-    with pytest.raises(UsageError, match=r"--lam auto: after 3 of 8 epochs"):
+    with pytest.raises(UsageError, match=r"lam: auto: the first decision is after 3 of 8 epochs"):
         finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder)
-    with pytest.raises(UsageError, match=r"--lam auto: after 3 of 8 epochs"):
+    with pytest.raises(UsageError, match=r"lam: auto: the first decision is after 3 of 8 epochs"):
         finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder, dry_run=True)

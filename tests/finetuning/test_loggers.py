@@ -76,8 +76,8 @@ def test_a_logger_that_fails_costs_no_run(
     monkeypatch.setattr(fake, where, fail, raising=False)
     summary = finetune(config(log="wandb"), recorder)
     assert summary["epochs_run"] == 3
-    warned = [r.message for r in caplog.records if "--log" in r.message]
-    assert warned == ["--log: wandb is left out from here on (no route)"]
+    warned = [r.message for r in caplog.records if "`log`" in r.message]
+    assert warned == ["`log`: wandb failed and is dropped (no route)"]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
@@ -86,7 +86,7 @@ def test_a_missing_package(
 ) -> None:
     module = {"tensorboard": "torch.utils.tensorboard"}.get(name, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UsageError, match=rf"--log: {name} .*pip install 'gtacli\[loggers\]'"):
+    with pytest.raises(UsageError, match=rf"log: {name} .*pip install 'gtacli\[loggers\]'"):
         finetune(config(log=name), recorder)
     assert not (tmp_path / "run").exists()
 

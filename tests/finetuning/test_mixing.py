@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from timm.data.mixup import Mixup
 
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.loader import Batch
 from gtacli.errors import UsageError
 from gtacli.finetuning.mixing import ALPHA, Kind, Mix, Mixing, attended_share, soft_labels
 from gtacli.finetuning.run import finetune
@@ -181,11 +182,11 @@ def test_resumed_with_the_same_draws(mix: str, config: Make, recorder: Any, tmp_
 
 def test_evaluation_is_not_mixed(config: Make, recorder: Any, jobs: list[Any]) -> None:
     finetune(config(mix="mixup", epochs=1), recorder)
-    task, batch = jobs[0].task, images(4, 32, 32)
-    labels = torch.tensor([0, 1, 2, 0])
+    task, labels = jobs[0].task, torch.tensor([0, 1, 2, 0])
+    batch = Batch(images(4, 32, 32), labels, torch.arange(4), torch.zeros(4, 5))
     with torch.no_grad():
-        assert torch.equal(task.eval()(batch, labels)["ce"], task(batch, labels)["ce"])
-        assert not torch.equal(task.train()(batch, labels)["ce"], task(batch, labels)["ce"])
+        assert torch.equal(task.eval()(batch)["ce"], task(batch)["ce"])
+        assert not torch.equal(task.train()(batch)["ce"], task(batch)["ce"])
 
 
 def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
@@ -200,5 +201,7 @@ def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
 
 
 def test_one_image_cannot_be_mixed(config: Make, recorder: Any) -> None:
-    with pytest.raises(UsageError, match="--mix: a batch of 1 leaves a process one image"):
+    with pytest.raises(
+        UsageError, match="mix: with `batch_size=1` a process has only one image to mix"
+    ):
         finetune(config(mix="mixup", batch_size=1), recorder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from safetensors.torch import load_file
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import UsageError
-from gtacli.finetuning.evaluation import Evaluator
+from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.run import finetune
 from gtacli.training.loop import out_of_patience
 
 Make = Callable[..., FinetuneConfig]
+N_TEST = 12
 SCORES = [0.2, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9, 0.9]
 
 
@@ -29,9 +31,10 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([*SCORES, 0.0, *SCORES])
     original = Evaluator.__call__
 
-    def call(self: Evaluator, prefix: str, last: int | None = None) -> dict[str, Any]:
-        figures = original(self, prefix, last)
-        return figures if prefix == "test" else {**figures, "val_top1": next(scores)}
+    def call(self: Evaluator, max_batches: int | None = None) -> Evaluation:
+        found = original(self, max_batches)
+        is_test = sum(count for _, count in found.by_class) == N_TEST
+        return found if is_test else replace(found, top1=next(scores))
 
     monkeypatch.setattr(Evaluator, "__call__", call)
 
@@ -98,6 +101,6 @@ def test_a_refit_does_not_wait(config: Make, recorder: Any, scored: None) -> Non
 
 
 def test_nothing_to_watch(config: Make, recorder: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--patience: no image is held out"):
+    with pytest.raises(UsageError, match=r"patience: needs validation images, but none"):
         finetune(config(patience=2, shots=2), recorder)
     assert not (tmp_path / "run").exists()

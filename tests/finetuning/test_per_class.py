@@ -43,7 +43,9 @@ def test_a_class_without_an_image_is_a_warning(caplog: pytest.LogCaptureFixture)
     log_balance(counts(wren=8, a=0, b=0, c=0, d=0))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.message.startswith("without any training image: 4 (a, b, c, ...)")
+    assert record.message.startswith(
+        "classes without training images, which cannot be predicted: 4 (a, b, c, ...)"
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))

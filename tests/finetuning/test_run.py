@@ -154,7 +154,7 @@ def test_drift_is_the_gta_distance_on_validation_images(
     """Against full N x N logits of both networks by the plain formula."""
     finetune(config(epochs=1), recorder)
     job = jobs[0]
-    (images, *_), *rest = phases.evaluator(job, job.split.val, drift=True).batches()
+    (images, *_), *rest = phases.make_evaluator(job, job.split.val, drift=True).batches()
     assert not rest
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (job.target.mean, job.target.std))
     x = (images / 255 - mean) / std
@@ -316,7 +316,7 @@ def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path)
     with pytest.raises(UsageError, match=r"--source: the model has 3 blocks, the source 12"):
         finetune(config(source=deeper, out=tmp_path / "b"), recorder)
     assert not (tmp_path / "b").exists()
-    with pytest.raises(GtaError, match=r"--source-size: 40x40 is no multiple .* 16x16"):
+    with pytest.raises(GtaError, match=r"size: 40x40 is .* multiple .* 16x16"):
         finetune(config(source=deeper, source_size=40, out=tmp_path / "c"), recorder)
 
 

@@ -1,4 +1,4 @@
-"""`--lam auto`: the halving itself on made-up losses, and whole runs on the tiny set."""
+"""`lam=auto`: successive halving on invented accuracies, and whole runs on the tiny dataset."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import gtacli.finetuning.search as module
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, RunError, UsageError
+from gtacli.finetuning.results import SearchResult
 from gtacli.finetuning.run import finetune
-from gtacli.finetuning.search import choices, decisions, search, strongest
+from gtacli.finetuning.search import choices, decisions, report, search, strongest
 from gtacli.runtime.run_folder import RunFolder
 
 Make = Callable[..., FinetuneConfig]
@@ -30,7 +30,7 @@ nan = math.nan
 
 def halve(
     accuracies: dict[float, list[float]], epochs: int = 5, images: int = 100
-) -> tuple[module.Search, list[tuple[float, int]]]:
+) -> tuple[SearchResult, list[tuple[float, int]]]:
     """A search whose candidates have these accuracies, epoch by epoch; and what it trained."""
     calls: list[tuple[float, int]] = []
 
@@ -49,19 +49,19 @@ def test_the_best_and_the_strongest_as_good_go_on() -> None:
     # One standard error of 0.8 on 100 images is 0.04.
     found, calls = halve({0.0: [0.8, 0.7, 0.9], 0.1: [0.7, 0.77, 0.75], 1.0: [0.7, 0.7, 0.99]})
     assert calls == [*((lam, 2) for lam in LAMS), (0.0, 3), (0.1, 3)]
-    assert found.scores == {"0": [0.8, 0.9], "0.1": [0.77, 0.77], "1": [0.7]}
-    assert found.chosen == 0  # 0.77 is more than 0.03 below 0.9
+    assert found["scores"] == {"0": [0.8, 0.9], "0.1": [0.77, 0.77], "1": [0.7]}
+    assert found["chosen"] == 0  # 0.77 is more than 0.03 below 0.9
     # Together with the two epochs that the winner has yet to train: two runs.
-    assert found.epochs + 2 == 10
+    assert found["epochs"] + 2 == 10
 
 
 def test_what_cannot_be_told_apart_is_held_the_most() -> None:
     found, calls = halve({0.0: [0.8] * 3, 0.1: [0.8] * 3, 1.0: [0.77] * 3})
-    assert found.chosen == 1.0
+    assert found["chosen"] == 1.0
     assert calls[3:] == [(0.1, 3), (1.0, 3)]  # on a tie the stronger one counts as the best
     found, calls = halve({0.0: [0.7] * 3, 0.1: [0.7] * 3, 1.0: [0.8] * 3})
     assert calls[3:] == [(1.0, 3)]
-    assert found.epochs + 2 == 9
+    assert found["epochs"] + 2 == 9
 
 
 @given(st.integers(5, 1000))
@@ -86,8 +86,8 @@ def test_more_images_tell_more(images: int, chosen: float) -> None:
 
 def test_a_candidate_that_fails_is_out() -> None:
     found, calls = halve({0.0: [0.5] * 3, 0.1: [0.5] * 3, 1.0: [nan] * 3})
-    assert found.chosen == 0.1
-    assert found.scores["1"] == [None]
+    assert found["chosen"] == 0.1
+    assert found["scores"]["1"] == [None]
     assert (1.0, 3) not in calls
     with pytest.raises(RunError, match="with every strength"):
         halve({lam: [nan] * 3 for lam in LAMS})
@@ -95,8 +95,8 @@ def test_a_candidate_that_fails_is_out() -> None:
 
 def test_it_says_plainly_that_nothing_won() -> None:
     found, _ = halve({0.0: [0.9] * 3, 0.1: [0.7] * 3, 1.0: [0.6] * 3})
-    assert "0 won" in found.report(5)
-    assert "4 epochs more than a run of 5" in found.report(5)
+    assert "chose 0" in report(found, 5)
+    assert "4 epochs more than a run of 5" in report(found, 5)
 
 
 def test_the_choices_lie_around_the_default() -> None:
@@ -183,7 +183,7 @@ def test_interrupted_it_names_the_run(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(RunFolder, "write_state", write_state)
-    with pytest.raises(Interrupted, match=f"choosing; go on with --resume {tmp_path / 'run'}$"):
+    with pytest.raises(Interrupted, match=f"choosing; continue with `resume` {tmp_path / 'run'}$"):
         finetune(config(lam="auto", epochs=5), recorder)
 
 
@@ -196,15 +196,15 @@ def test_dry_run_writes_nothing(config: Make, recorder: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"regularizer": "none"}, "no regulariser"),
-        ({"epochs": 4}, "4 epochs are too few to decide by; 5"),
+        ({"regularizer": "none"}, "no regularizer"),
+        ({"epochs": 4}, "4 epochs are too few to decide by; use at least 5"),
         ({"shots": 2}, "no image is held out"),
-        ({"freeze_epochs": 1}, "after 2 of 5 epochs .* take 2 in which"),
+        ({"freeze_epochs": 1}, "after 2 of 5 epochs.* take 2, in which"),
     ],
 )
 def test_refused_where_nothing_can_be_chosen(
     changes: dict[str, Any], message: str, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=f"--lam auto: .*{message}"):
+    with pytest.raises(UsageError, match=f"lam: auto: .*{message}"):
         finetune(config(**{"lam": "auto", "epochs": 5, **changes}), recorder)
     assert not (tmp_path / "run").exists()

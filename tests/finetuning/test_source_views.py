@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import gtacli.finetuning.source_views as module
+import gtacli.finetuning.source_cache as module
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.loader import make_loader
@@ -122,14 +122,14 @@ def test_a_corrupt_image_is_left_out(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guide": "msa"}, "--guide logits and --rows cls"),
-        ({"rows": "all"}, "--guide logits and --rows cls"),
+        ({"guide": "msa"}, "use `guide=logits` and `rows=cls`"),
+        ({"rows": "all"}, "use `guide=logits` and `rows=cls`"),
     ],
 )
 def test_only_rows_are_kept(
     changes: dict[str, Any], message: str, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=f"--source-views: .*{message}"):
+    with pytest.raises(UsageError, match=f"source_views: .*{message}"):
         finetune(config(source_views=2, **changes), recorder)
     assert not (tmp_path / "run").exists()
 
@@ -150,7 +150,7 @@ def test_too_many_views_are_refused_before_anything_is_written(
     """Three blocks, three heads, 17 tokens, 4 bytes: 612 a view and image."""
     images = 18 if changes.get("refit") else 15
     monkeypatch.setattr(module, "available_memory", lambda: 2 * 612 * 2 * images - 1)
-    with pytest.raises(UsageError, match=f"--source-views: 2 views of {images} images need"):
+    with pytest.raises(UsageError, match=f"source_views: 2 views of {images} images need"):
         finetune(config(source_views=2, **changes), recorder)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(module, "available_memory", lambda: 2 * 612 * 2 * images)
@@ -162,4 +162,4 @@ def test_a_search_reads_them_once(
 ) -> None:
     caplog.set_level("INFO")
     finetune(config(source_views=2, lam="auto", epochs=5), recorder)
-    assert sum("the source has read 2 views of 15" in r.message for r in caplog.records) == 1
+    assert sum("attention on 2 views of 15" in r.message for r in caplog.records) == 1

@@ -17,20 +17,21 @@ from timm.loss import SoftTargetCrossEntropy
 
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.finetuning.prepare import Job, prepare
+from gtacli.data.loader import Batch
+from gtacli.finetuning.prepare import FinetuneJob, prepare
 from gtacli.finetuning.run import finetune
 from gtacli.models.weights import read_weights
 
 Make = Callable[..., FinetuneConfig]
 
 
-def batch(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def make_batch(count: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return images, torch.arange(count) % 3
+    return Batch(images, torch.arange(count) % 3, torch.arange(count), torch.zeros(count, 5))
 
 
-def ready(config: FinetuneConfig) -> Job:
+def ready(config: FinetuneConfig) -> FinetuneJob:
     """A job with a classifier that says something (a new one starts at zero)."""
     job = prepare(config)
     torch.nn.init.normal_(job.target.model.head.weight)  # type: ignore[union-attr, arg-type]
@@ -39,10 +40,10 @@ def ready(config: FinetuneConfig) -> Job:
 
 def test_smoothed_labels(config: Make) -> None:
     task = ready(config(label_smoothing=0.3, regularizer="none")).task
-    images, labels = batch()
-    result = task.train()(images, labels)
+    batch = make_batch()
+    result = task.train()(batch)
     targets = torch.full((4, 3), 0.1)  # 0.3 over three classes
-    targets[range(4), labels] += 0.7
+    targets[range(4), batch.labels] += 0.7
     expected = -(targets * result["output"].detach().double().log_softmax(-1)).sum(-1).mean()
     assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert result["ce"].item() == result["loss"].item()
@@ -50,12 +51,12 @@ def test_smoothed_labels(config: Make) -> None:
 
 def test_smoothed_and_mixed_labels_are_timms(config: Make) -> None:
     task = ready(config(label_smoothing=0.1, regularizer="none", mix="cutmix")).task
-    images, labels = batch()
+    batch = make_batch()
     np.random.seed(3)
-    result = task.train()(images, labels)
+    result = task.train()(batch)
     np.random.seed(3)
     timm_mix = Mixup(mixup_alpha=0, cutmix_alpha=1, label_smoothing=0.1, num_classes=3)
-    _, targets = timm_mix(images.float(), labels)
+    _, targets = timm_mix(batch.images.float(), batch.labels)
     expected = SoftTargetCrossEntropy()(result["output"], targets)
     assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -70,14 +71,14 @@ def test_validation_is_not_smoothed(config: Make, recorder: Any) -> None:
 
 def test_drop_path_is_timms(config: Make) -> None:
     job = ready(config(drop_path=0.5, regularizer="gta"))
-    images, labels = batch(8)
+    batch = make_batch(8)
     torch.manual_seed(0)
-    output = job.task.train()(images, labels)["output"]
+    output = job.task.train()(batch)["output"]
     torch.manual_seed(0)
-    expected = job.target.model(job.target.view(torch.device("cpu"))(images))
+    expected = job.target.model(job.target.view(torch.device("cpu"))(batch.images))
     torch.testing.assert_close(output, expected)
     torch.manual_seed(1)
-    assert not torch.allclose(job.task(images, labels)["output"], output)
+    assert not torch.allclose(job.task(batch)["output"], output)
 
 
 @pytest.mark.parametrize("source", [None, "vit_tiny_patch16_224@none"])
@@ -88,7 +89,7 @@ def test_the_source_drops_nothing(source: str | None, config: Make) -> None:
     assert job.task._source is not None
     walker, run = job.task.train()._source
     assert not any(module.training for module in walker.modules())
-    view = job.target.view(torch.device("cpu"))(batch(8)[0])
+    view = job.target.view(torch.device("cpu"))(make_batch(8).images)
     torch.manual_seed(0)
     first = run(view).row[-1]
     torch.manual_seed(1)

@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gtacli.pretraining.guidance import (
     guided_weights,
-    normalised,
+    interpolate_cosine,
+    normalize_maps,
     region_errors,
-    scheduled,
-    shuffled,
+    shuffle_maps,
 )
 from gtacli.runtime.distribution import join_processes
 
@@ -36,7 +36,7 @@ def test_a_view_s_map_is_stretched_to_its_own_bounds(
     shape: tuple[int, int], seed: int, scale: float, shift: float
 ) -> None:
     maps = drawn(shape, seed) * scale + shift
-    for row, mine in zip(maps.double(), normalised(maps), strict=True):
+    for row, mine in zip(maps.double(), normalize_maps(maps), strict=True):
         span = row.max() - row.min()
         if span < 1e-4:
             continue
@@ -48,10 +48,10 @@ def test_a_view_s_map_is_stretched_to_its_own_bounds(
 def test_a_constant_map_counts_as_nothing() -> None:
     flat = torch.full((2, 6), 0.3)
     flat[1] += torch.linspace(0, 1e-7, 6)  # what resampling leaves
-    assert torch.equal(normalised(flat), torch.zeros(2, 6))
+    assert torch.equal(normalize_maps(flat), torch.zeros(2, 6))
     faint = torch.full((1, 6), 0.3)
     faint[0, 0] += 1 / 255
-    assert normalised(faint)[0, 0] == 1
+    assert normalize_maps(faint)[0, 0] == 1
 
 
 @given(shapes, seeds, st.floats(0.2, 50), st.sampled_from([None, 1.0, 0.3]))
@@ -94,22 +94,22 @@ def test_weights_are_fp32_under_autocast() -> None:
 @given(shapes, seeds)
 def test_a_shuffled_map_has_its_own_values_elsewhere(shape: tuple[int, int], seed: int) -> None:
     maps = drawn(shape, seed)
-    out = shuffled(maps, drawn(shape, seed + 1))
+    out = shuffle_maps(maps, drawn(shape, seed + 1))
     assert torch.equal(out.sort(1).values, maps.sort(1).values)
 
 
 def test_every_view_is_shuffled_anew() -> None:
     maps = torch.arange(50.0).expand(4, -1)
-    out = shuffled(maps, torch.rand(4, 50))
+    out = shuffle_maps(maps, torch.rand(4, 50))
     assert len({tuple(row.tolist()) for row in out}) == 4
 
 
 def test_tau_follows_half_a_cosine() -> None:
-    assert scheduled(1.0, 0.5, 0.0) == 1.0
-    assert scheduled(1.0, 0.5, 0.5) == pytest.approx(0.75)
-    assert scheduled(1.0, 0.5, 0.25) == pytest.approx(0.5 + 0.5 * (1 + 0.5**0.5) / 2)
-    assert scheduled(1.0, 0.5, 1.0) == 0.5
-    assert scheduled(0.7, 0.7, 0.3) == pytest.approx(0.7)
+    assert interpolate_cosine(1.0, 0.5, 0.0) == 1.0
+    assert interpolate_cosine(1.0, 0.5, 0.5) == pytest.approx(0.75)
+    assert interpolate_cosine(1.0, 0.5, 0.25) == pytest.approx(0.5 + 0.5 * (1 + 0.5**0.5) / 2)
+    assert interpolate_cosine(1.0, 0.5, 1.0) == 0.5
+    assert interpolate_cosine(0.7, 0.7, 0.3) == pytest.approx(0.7)
 
 
 def test_errors_inside_and_outside_the_object() -> None:
@@ -139,7 +139,7 @@ def test_the_gradients_of_two_processes_are_those_of_one(
     shares: tuple[int, int], together: Together
 ) -> None:
     """Each with its own share of the images, as the loop weighs them; one may hold a stand-in."""
-    patches, maps = drawn((6, 8, 5), 0), normalised(drawn((6, 8), 1) ** 3)
+    patches, maps = drawn((6, 8, 5), 0), normalize_maps(drawn((6, 8), 1) ** 3)
 
     net = Net()
     (guided_weights(maps, 0.3) * net(patches)).mean().backward()

@@ -18,11 +18,11 @@ from gtacli.discovery.maps import MapCache
 from gtacli.images.decode import load
 from gtacli.images.preprocessing import eval_view
 from gtacli.models.loading import load_model
+from gtacli.pretraining.map_source import CachedMaps, OnlineMaps
 from gtacli.pretraining.online_knn import OnlineKnn
 from gtacli.pretraining.prepare import prepare
 from gtacli.pretraining.previews import Previews
-from gtacli.pretraining.run import _filled
-from gtacli.pretraining.teacher_maps import FoundMaps, KeptMaps
+from gtacli.pretraining.run import fill_batch
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE
 
@@ -41,7 +41,7 @@ def test_each_view_gets_the_map_of_its_image(
     tiny_data: Path, maps: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = load_dataset(str(tiny_data))["train"]
-    guide = KeptMaps(maps, "dino", records, 3, ALONE)
+    guide = CachedMaps(maps, "dino", records, 3, ALONE)
     assert "2 of 18 images have no map" in caplog.text
     batch = batch_of([5 * 3 + 2, 0, 17 * 3, 5 * 3])
     found, shown = guide.maps(batch)
@@ -57,14 +57,14 @@ def test_each_view_gets_the_map_of_its_image(
 
 def test_the_fingerprint_of_kept_maps_is_that_of_what_is_used(tiny_data: Path, maps: Path) -> None:
     records = load_dataset(str(tiny_data))["train"]
-    prints = [KeptMaps(maps, "", part, 1, ALONE).fingerprint for part in (records, records[1:])]
+    prints = [CachedMaps(maps, "", part, 1, ALONE).fingerprint for part in (records, records[1:])]
     assert prints[0] != prints[1]
-    assert prints[0] == KeptMaps(maps, "", records, 4, ALONE).fingerprint
+    assert prints[0] == CachedMaps(maps, "", records, 4, ALONE).fingerprint
 
 
 def test_a_teacher_looks_at_the_view_at_its_own_size(tiny_model: Path) -> None:
     teacher = load_model(str(tiny_model), image_size=(48, 32))
-    guide = FoundMaps(teacher, "dino", {"heads": "mean"}, CPU)
+    guide = OnlineMaps(teacher, "dino", {"heads": "mean"}, CPU)
     batch = batch_of([0, 1])
     maps, shown = guide.maps(batch)
     assert maps.shape == (2, 6, 4)
@@ -111,10 +111,10 @@ def test_previews_show_the_image_where_it_is_seen(config: Make, maps: Path) -> N
     assert sheet.tobytes() == previews.draw(0).tobytes()
 
 
-def test_a_short_batch_is_filled_by_its_own_images() -> None:
+def test_a_short_batch_isfill_batch_by_its_own_images() -> None:
     short = batch_of([4, 7])
-    filled = _filled(short, 5)
+    filled = fill_batch(short, 5)
     assert filled.indices.tolist() == [4, 7, 4, 7, 4]
     assert torch.equal(filled.images[2], short.images[0])
-    assert _filled(short, 2) is short
-    assert not len(_filled(batch_of([]), 3).images)
+    assert fill_batch(short, 2) is short
+    assert not len(fill_batch(batch_of([]), 3).images)

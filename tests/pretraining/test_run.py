@@ -221,13 +221,16 @@ def test_labels_are_never_asked(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data": None}, "--data: say what to train on"),
-        ({"model": None}, "--model: say what to train"),
+        ({"data": None}, "data: is required: a folder of images"),
+        ({"model": None}, "model: is required: what to train"),
         ({"maps": "nowhere"}, "nowhere has no maps of gta discover"),
-        ({"maps": "maps", "guide": "tokencut"}, "maps of dino, not of tokencut"),
-        ({"maps": "maps", "data": "demo"}, "holds 28 maps, none of the 480 images"),
-        ({"teacher": "resnet18@none"}, "--teacher: model: ResNet is not a ViT"),
-        ({"batch_size": 5, "repeats": 2}, "no multiple of --repeats 2"),
+        (
+            {"maps": "maps", "guide": "tokencut"},
+            "maps: maps holds maps of dino, not of `guide=t",
+        ),
+        ({"maps": "maps", "data": "demo"}, "holds 28 maps, but none of the 480 images"),
+        ({"teacher": "resnet18@none"}, "teacher: model: ResNet is not a ViT"),
+        ({"batch_size": 5, "repeats": 2}, "batch_size: 5 is not a multiple of `repeats=2`"),
         ({"image_size": 30}, "no multiple of the patch size"),
         ({"decoder_heads": 3}, "--decoder-dim: 16 is not a multiple of 4 and of its 3 heads"),
         ({"init": "nowhere.pth"}, "--init"),
@@ -256,7 +259,7 @@ def test_a_resumed_run_keeps_its_maps(
     pretrain(config(maps=maps, epochs=1), recorder)
     manifest = maps / "manifest.json"
     manifest.write_text(manifest.read_text().replace("000", "001"))
-    with pytest.raises(GtaError, match=r"the maps at .* is not what the run began with"):
+    with pytest.raises(GtaError, match=r"resume: `maps` .* has changed since the run began"):
         pretrain(PretrainConfig(resume=tmp_path / "run"), recorder)
 
 

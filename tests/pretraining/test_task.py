@@ -15,11 +15,12 @@ from gtacli.data.loader import Batch
 from gtacli.images.preprocessing import InputView
 from gtacli.models.mae import MaeMethod, MaskedAutoencoder
 from gtacli.models.patches import mask_order, take
-from gtacli.pretraining.guidance import Guidance, guided_weights, normalised
+from gtacli.pretraining.guidance import Guidance, guided_weights, normalize_maps
 from gtacli.pretraining.noise import image_noise
 from gtacli.pretraining.task import PretrainTask
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes, join_processes
+from gtacli.training.loop import stand_in
 
 Together = Callable[..., list[Any]]
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -57,14 +58,14 @@ def data(count: int = 6) -> tuple[Batch, Tensor]:
 
 
 def part(batch: Batch, which: slice) -> Batch:
-    return Batch(*(field[which] for field in batch))
+    return Batch(*(field[which] for field in batch[:4]))
 
 
 def test_a_plain_step_is_the_model_s_mean_error_under_its_noise() -> None:
     task, model = make()
     batch, _ = data()
-    task.look(3, batch)
-    result = task(batch.images, batch.labels)
+    task.start_epoch(3)
+    result = task(batch)
     images = (batch.images.float() / 255 - 0.5) / 0.25
     order = mask_order(image_noise(batch.indices, N, 5, 3))
     expected = model(images, order).errors
@@ -72,8 +73,8 @@ def test_a_plain_step_is_the_model_s_mean_error_under_its_noise() -> None:
     torch.testing.assert_close(result["loss"], expected.mean())
     assert torch.equal(result["recon"], result["loss"])
     assert "fg" not in result
-    task.look(4, batch)
-    assert not torch.equal(task(batch.images, batch.labels)["output"], result["output"])
+    task.start_epoch(4)
+    assert not torch.equal(task(batch)["output"], result["output"])
 
 
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
@@ -83,11 +84,10 @@ def test_a_guided_step_weighs_the_errors_by_the_view_s_own_map(
 ) -> None:
     task, _ = make(method, guidance=Guidance((1.0, 0.2), gamma))
     batch, maps = data()
-    task.look(0, batch, maps)
     task.progress = 0.5
-    result = task(batch.images, batch.labels)
+    result = task(batch._replace(maps=maps))
     assert result["tau"].item() == pytest.approx(0.6)
-    views = normalised(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
+    views = normalize_maps(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
     errors = result["output"]
     order = mask_order(image_noise(batch.indices, N, 5, 0))
     masked = take(views, order[:, -errors.shape[1] :])
@@ -103,8 +103,7 @@ def test_shuffled_maps_guide_but_do_not_judge() -> None:
     results = []
     for shuffle in (False, True):
         task, _ = make(guidance=Guidance((0.2, 0.2), shuffle=shuffle))
-        task.look(0, batch, maps)
-        results.append(task(batch.images, batch.labels))
+        results.append(task(batch._replace(maps=maps)))
     true, control = results
     assert torch.equal(true["output"], control["output"])  # the masks are the same
     assert torch.equal(true["fg"], control["fg"])
@@ -114,20 +113,18 @@ def test_shuffled_maps_guide_but_do_not_judge() -> None:
 def test_images_without_a_map_weigh_alike() -> None:
     task, _ = make(guidance=Guidance((0.2, 0.2)))
     batch, maps = data()
-    task.look(0, batch, torch.zeros_like(maps))
-    result = task(batch.images, batch.labels)
+    result = task(batch._replace(maps=torch.zeros_like(maps)))
     torch.testing.assert_close(result["loss"], result["recon"])
     assert result["fg_mass"] == 0
 
 
 def test_attention_decides_what_is_masked() -> None:
     batch, maps = data()
-    views = normalised(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
+    views = normalize_maps(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
     masses = {}
     for masking in ("attention", "random", "inverse"):
         task, _ = make(masking=masking)
-        task.look(0, batch, maps)
-        masses[masking] = task(batch.images, batch.labels)["fg_mass"].item()
+        masses[masking] = task(batch._replace(maps=maps))["fg_mass"].item()
     assert masses["attention"] > masses["random"] > masses["inverse"]
     highest = views.sort(1).values[:, N // 4 :].mean().item()
     assert masses["attention"] == pytest.approx(highest, abs=0.02)
@@ -139,8 +136,8 @@ def test_steps_reduce_the_error() -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for epoch in range(60):
-        task.look(epoch, batch, maps)
-        loss = task(batch.images, batch.labels)["loss"]
+        task.start_epoch(epoch)
+        loss = task(batch._replace(maps=maps))["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -158,10 +155,9 @@ def test_two_processes_take_the_step_of_one(
     guidance = Guidance((0.3, 0.3), shuffle=shuffle)
 
     def gradients(task: PretrainTask, which: slice, count: int, size: int) -> list[Any]:
-        mine = part(batch, which)
-        task.look(2, mine, maps[which])
-        images = mine.images if count else mine.images.new_zeros(1, 3, *SIZE)
-        loss = task(images, mine.labels)["loss"]
+        task.start_epoch(2)
+        mine = part(batch, which)._replace(maps=maps[which])
+        loss = task(mine if count else stand_in(mine))["loss"]
         (loss * count * size / 6).backward()
         return [p.grad.tolist() for p in task.model.parameters() if p.requires_grad]
 
@@ -189,6 +185,5 @@ def test_a_compiled_task_takes_the_same_step() -> None:
         task, _ = make(guidance=Guidance())
         if compiled:
             task.compile()
-        task.look(0, batch, maps)
-        losses.append(task(batch.images, batch.labels)["loss"].item())
+        losses.append(task(batch._replace(maps=maps))["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Where the maps of a batch come from: kept by `gta discover`, or found anew in every view."""
+"""The object maps of a batch: cached by `gta discover`, or computed in every view."""
 
 from __future__ import annotations
 
@@ -25,31 +25,37 @@ from gtacli.runtime.distribution import Processes
 log = logging.getLogger(__name__)
 
 
-class Guide(Protocol):
-    """Tells where the objects of a batch are."""
+class MapSource(Protocol):
+    """A source of object maps.
+
+    Attributes:
+        fingerprint: of everything that the maps depend on.
+    """
 
     fingerprint: str
-    """Of all that decides its maps."""
 
     def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, mh, mw) maps, bytes or floats in [0, 1], and (B, 5) what the views show of them, as
-        `Batch.crops`."""
+        """Return the maps of a batch.
+
+        Returns: maps (B, mh, mw), bytes or floats in [0, 1], and what the views show of them
+            (B, 5), as `Batch.crops`.
+        """
         ...
 
 
-class KeptMaps:
-    """The maps in a cache of `gta discover`, of whole images: they pass through each view's crop.
+class CachedMaps:
+    """The maps in a cache of `gta discover`, of whole images, which each view crops.
 
-    An image without a map counts as one without an object.
+    An image without a map is treated as one without an object.
 
     Args:
         folder: of the cache.
-        backend: that is to have made them; "" or "none": any.
+        backend: the back-end whose maps are expected; "" or "none": any.
         records: the images, as the loader numbers them.
-        repeats: views of each image in an epoch, which are numbered on their own.
-        processes: that share the run; the first one looks the images up.
+        repeats: views of each image in an epoch, which have numbers of their own.
+        processes: share the run; the first one looks the images up.
 
-    Raises GtaError where it holds no map of these images, or another back-end's.
+    Raises GtaError if the cache has no map of these images, or maps of another back-end.
     """
 
     def __init__(
@@ -63,20 +69,24 @@ class KeptMaps:
         self.cache = MapCache(folder)
         made_by = self.cache.manifest.backend
         if backend not in ("", "none", made_by):
-            raise GtaError(f"--maps: {folder} holds maps of {made_by}, not of {backend} (--guide)")
+            text = f"{folder} holds maps of {made_by}, not of `guide={backend}`"
+            raise GtaError(text, option="maps")
         sources = [record.path for record in records]
         self.rows = processes.run_on_main(lambda: self.cache.rows(sources))
         missing = int((self.rows < 0).sum())
         if missing == len(records):
             raise GtaError(
-                f"--maps: {folder} holds {len(self.cache)} maps, none of the {missing} images in "
-                "--data: gta discover makes theirs"
+                f"{folder} holds {len(self.cache)} maps, but none of the {missing} images in "
+                "`data`; create them with gta discover",
+                option="maps",
             )
         if missing:
             log.warning(
-                "--maps: %d of %d images have no map in %s and count as without an object; "
-                "gta discover makes them",
-                *(missing, len(records), folder),
+                "`maps`: %d of %d images have no map in %s and are treated as without an object; "
+                "create them with gta discover",
+                missing,
+                len(records),
+                folder,
             )
         known = self.rows >= 0
         contents = self.cache.contents[self.rows[known]]
@@ -91,15 +101,15 @@ class KeptMaps:
         return torch.from_numpy(maps), batch.crops
 
 
-class FoundMaps:
-    """A frozen teacher's, found in each view as the student sees it, at the teacher's own size.
+class OnlineMaps:
+    """The maps that a frozen teacher computes for each view, at the teacher's own size.
 
     Args:
-        teacher: moved to the device.
+        teacher: moved to the device here.
         name: of the back-end.
-        options: the back-end's, as far as they are given.
+        options: of the back-end; the others have their defaults.
 
-    Raises UsageError for a back-end that cannot read the teacher.
+    Raises UsageError for a back-end that does not support the teacher.
     """
 
     def __init__(

@@ -1,0 +1,138 @@
+"""The results of `gta finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from gtacli.runtime.results import Doc
+from gtacli.training.results import EpochMetrics, RunCosts
+
+_DRIFT = (
+    "squared distance of the CLS rows of attention logits from the source's, mean over blocks, "
+    "heads and validation images"
+)
+
+
+class AttentionMetrics(TypedDict):
+    """The field `attention` of an epoch, measured on the validation images."""
+
+    inside: Annotated[
+        list[float] | None,
+        Doc("fraction of the CLS token's attention on the object, by block; null without masks"),
+    ]
+    entropy: Annotated[
+        list[float] | None, Doc("entropy of the CLS token's attention, by block", "nats")
+    ]
+    kl: Annotated[
+        list[float] | None,
+        Doc("KL divergence from the source's attention, by block; null without a source", "nats"),
+    ]
+    area: Annotated[float | None, Doc("fraction of the patches that the object covers")]
+    n_images: Annotated[int, Doc("number of images")]
+    n_inside: Annotated[int, Doc("number of images with a mask")]
+
+
+_RegularizerMetrics = TypedDict(
+    "_RegularizerMetrics",
+    {
+        "reg.<name>": NotRequired[
+            Annotated[
+                float | None,
+                Doc("penalty of a regularizer, not multiplied by `lam`; null while it is inactive"),
+            ]
+        ],
+        "reg.<name>.<metric>": NotRequired[
+            Annotated[float, Doc("further metric of a regularizer")]
+        ],
+    },
+)
+
+
+class FinetuneEpoch(EpochMetrics, _RegularizerMetrics):
+    """A row of metrics.jsonl of a fine-tuning."""
+
+    ce: Annotated[float, Doc("training cross-entropy", "nats")]
+    val_top1: Annotated[
+        float | None,
+        Doc("accuracy on the validation images, fraction; null in a refit or without such images"),
+    ]
+    val_loss: Annotated[float | None, Doc("cross-entropy on the validation images", "nats")]
+    attention_drift: Annotated[float | None, Doc(f"{_DRIFT}; null where it is not measured")]
+    attention: NotRequired[
+        Annotated[AttentionMetrics | None, Doc("attention metrics; only with `track_attention`")]
+    ]
+    phase: NotRequired[Annotated[Literal["refit"], Doc('"refit" in a refit, else absent')]]
+
+
+ClassResult = TypedDict(
+    "ClassResult",
+    {
+        "class": Annotated[str, Doc("name of the class")],
+        "top1": Annotated[float, Doc("accuracy on its test images, fraction")],
+        "n_test": Annotated[int, Doc("number of its test images")],
+    },
+)
+ClassResult.__doc__ = "An element of the field `worst_classes`."
+
+
+class TestAttention(TypedDict, total=False):
+    """The fields of summary.json that `track_attention` adds for the test images."""
+
+    test_attention_inside: Annotated[
+        float | None, Doc("fraction of attention on the object in the last block")
+    ]
+
+
+class TestMetrics(TestAttention):
+    """The fields of summary.json that are measured on the test images."""
+
+    test_top1: Annotated[float | None, Doc("accuracy, fraction")]
+    test_top5: Annotated[float | None, Doc("fraction with the class among the 5 most likely")]
+    test_mean_class_top1: Annotated[float | None, Doc("mean of the classes' accuracies, fraction")]
+    worst_classes: Annotated[
+        list[ClassResult], Doc("up to five classes with the lowest accuracy below 1, worst first")
+    ]
+
+
+class ValidationAttention(TypedDict, total=False):
+    """The fields of summary.json that `track_attention` adds for the validation images."""
+
+    attention_inside: Annotated[
+        float | None, Doc("fraction of attention on the object in the last block")
+    ]
+    attention_area: Annotated[float | None, Doc("fraction of the patches that the object covers")]
+
+
+class SearchResult(TypedDict):
+    """The content of search.json and the field `lam_search`: how `lam=auto` chose."""
+
+    chosen: Annotated[float, Doc("the chosen strength")]
+    scores: Annotated[
+        dict[str, list[float | None]],
+        Doc("best validation accuracy of each strength at each decision; null where it failed"),
+    ]
+    epochs: Annotated[int, Doc("epochs trained for all strengths together")]
+    seconds: Annotated[float, Doc("run time of the search", "s")]
+
+
+class ChosenStrength(TypedDict, total=False):
+    """The fields of summary.json that `lam=auto` adds."""
+
+    lam: Annotated[float, Doc("the chosen strength")]
+    lam_search: Annotated[SearchResult, Doc("how it was chosen")]
+
+
+class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength):
+    """The content of summary.json of a fine-tuning, which `gta finetune` prints."""
+
+    command: Literal["finetune"]
+    run: Annotated[str, Doc("path of the run folder")]
+    n_train: Annotated[int, Doc("number of readable training images; with those of a refit")]
+    n_val: Annotated[int, Doc("number of readable validation images")]
+    n_test: Annotated[int, Doc("number of readable test images")]
+    epochs: Annotated[int, Doc("length of the schedule in epochs")]
+    epochs_run: Annotated[int, Doc("epochs trained, without a refit")]
+    stopped_early: Annotated[bool, Doc("whether patience ended the training")]
+    best_epoch: Annotated[int | None, Doc("epoch of the saved weights, from 0")]
+    val_top1: Annotated[float | None, Doc("validation accuracy of that epoch, fraction")]
+    attention_drift: Annotated[float | None, Doc(f"{_DRIFT}, of the saved weights")]

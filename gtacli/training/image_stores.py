@@ -1,0 +1,63 @@
+"""The image stores of a run: each set of images is decoded once and shared by all phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gtacli.data.base import Record
+from gtacli.data.store import CacheMode, ImageStore
+from gtacli.errors import GtaError
+from gtacli.images.sizes import Size
+from gtacli.runtime.distribution import Processes
+
+
+@dataclass
+class ImageStores:
+    """The image stores of a run, by records and size.
+
+    Attributes:
+        interpolation: how images are resized.
+        cache: whether decoded images are cached in memory.
+        stores: the stores created so far.
+    """
+
+    interpolation: str
+    cache: CacheMode
+    stores: list[ImageStore] = field(default_factory=list)
+
+    def get(self, records: tuple[Record, ...], load_size: Size) -> ImageStore:
+        """Return the store of `records`; the same one every time."""
+        for store in self.stores:
+            if store.cover == load_size and store.records == records:
+                return store
+        store = ImageStore(records, load_size, interpolation=self.interpolation, cache=self.cache)
+        self.stores.append(store)
+        return store
+
+    def skipped(self) -> set[str]:
+        """Return the keys of the images found unreadable so far."""
+        return {key for store in self.stores for key in store.skipped}
+
+    def count_readable(self, records: tuple[Record, ...]) -> int:
+        """Count the records that have not been found unreadable."""
+        bad = self.skipped()
+        return sum(record.key not in bad for record in records)
+
+    def share_skipped(self, processes: Processes) -> None:
+        """Exchange the unreadable images that each process has found."""
+        for found in processes.gather([store.skipped for store in self.stores]):
+            for store, skipped in zip(self.stores, found, strict=True):
+                for key, reason in skipped.items():
+                    store.note(key, reason)
+
+
+def prepare_training(store: ImageStore) -> None:
+    """Fill the store of the training images, if it caches them.
+
+    Raises GtaError if none of them can be read.
+    """
+    store.prepare()
+    if len(store.skipped) == len(store):
+        reason = next(iter(store.skipped.values()))
+        text = f"none of the {len(store)} training images can be read; {reason}"
+        raise GtaError(text, option="data")

@@ -1,0 +1,88 @@
+"""The parts of a run, loaded and checked before the first step, and the phases it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gtacli.config.training import TrainingConfig
+from gtacli.data.augment.batched import BatchedAugmentation
+from gtacli.data.augment.transforms import Transform
+from gtacli.data.base import ImageDataset, Record
+from gtacli.data.loader import Batch
+from gtacli.errors import UsageError
+from gtacli.runtime.devices import Compute
+from gtacli.runtime.distribution import Processes
+from gtacli.training.image_stores import ImageStores
+from gtacli.training.task import Task
+
+Batches = Callable[[int, int], Iterable[Batch]]
+"""(epoch, first batch) -> the batches of an epoch from there on, with this process's images."""
+
+
+@dataclass(kw_only=True)
+class TrainingJob:
+    """What every run that trains works with; commands add their networks.
+
+    Attributes:
+        fingerprint: of the weights that the run starts from.
+    """
+
+    config: TrainingConfig
+    compute: Compute
+    processes: Processes
+    dataset: ImageDataset
+    transform: Transform | BatchedAugmentation
+    task: Task
+    optimizer: torch.optim.Optimizer
+    stores: ImageStores
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One training within a run: its images, its length, and what happens around the steps.
+
+    Attributes:
+        records: the images that are trained on.
+        epochs: length of the schedule.
+        warmup: epochs in which the learning rate rises.
+        evaluate: epoch -> metrics; `val_top1` among them decides which epoch's weights are saved,
+            without it the last one's.
+        save_weights: writes the files of the model.
+        stop_after: epochs to train, where that is less than the schedule.
+        max_batches: batches of an epoch at most (for a dry run).
+        freeze_epochs: epochs at the start in which only the head learns; patience counts from
+            there.
+        patience: stop after so many epochs without a better `val_top1`.
+        views: number of augmentations of each image over the whole training; None: one an epoch.
+        repeats: views of an image in each batch.
+        drop_last: whether an incomplete last batch is skipped, so that all have one shape.
+        complete_batch: adds what the task needs to a batch.
+        before_training: called with the batches before the first step, also of a resumed run.
+    """
+
+    records: tuple[Record, ...]
+    epochs: int
+    warmup: float
+    evaluate: Callable[[int], Mapping[str, Any]]
+    save_weights: Callable[[], None]
+    stop_after: int
+    max_batches: int | None = None
+    freeze_epochs: int = 0
+    patience: int | None = None
+    views: int | None = None
+    repeats: int = 1
+    drop_last: bool = False
+    complete_batch: Callable[[Batch], Batch] | None = None
+    before_training: Callable[[Batches], None] | None = None
+
+
+def require_shared_batch(batch_size: int, processes: Processes, repeats: int = 1) -> None:
+    """Raise UsageError unless every process gets an image of each batch, in `repeats` views."""
+    if batch_size < processes.size * repeats:
+        text = f"{batch_size} images a step are too few for {processes.size} processes to share"
+        raise UsageError(text, option="batch_size")

@@ -1,0 +1,197 @@
+"""The frame of a run that trains: its configuration, folder, loggers, record and summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from gtacli.config.base import build
+from gtacli.config.training import TrainingConfig
+from gtacli.errors import GtaError, UsageError
+from gtacli.models.loading import LoadedModel
+from gtacli.runtime.distribution import Processes, join_processes
+from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
+from gtacli.training.job import TrainingJob
+from gtacli.training.loggers import Loggers
+from gtacli.training.loop import Observer, SilentObserver
+from gtacli.training.results import RunCosts
+from gtacli.training.state import Progress
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+# What a resumed run may change: where it computes. Everything else was fixed when it began.
+MAY_CHANGE = frozenset(
+    ["resume", "device", "augment_device", "nproc", "workers", "cache", "log", "overwrite", "out"]
+)
+
+
+class Session(Generic[Config]):
+    """A run of a training command in this process.
+
+    Attributes:
+        command: its name.
+        config: with the values of the run that is resumed, if one is.
+        run: its folder.
+        observer: gets steps and epochs; silent in all processes but the first one.
+        dry_run: whether nothing is written.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        config: Config,
+        observer: Observer,
+        dry_run: bool,
+        processes: Processes,
+        started: float,
+    ) -> None:
+        self.command, self.config = command, config
+        self.dry_run, self.processes, self._started = dry_run, processes, started
+        epochs = cast(Any, config).epochs  # every command that trains has this option
+        shown = observer if processes.is_main else SilentObserver()
+        self.observer = Loggers(config.log, shown, epochs)
+        if dry_run or not processes.is_main:
+            self.observer.active.clear()
+        path = processes.run_on_main(lambda: folder_of(config, command))
+        self.run = RunFolder(path, dry_run, processes)
+
+    def begin(
+        self,
+        job: TrainingJob,
+        model: LoadedModel,
+        split: Mapping[str, Any],
+        other_inputs: Mapping[str, str] | None = None,
+        has_state: bool = True,
+    ) -> dict[str, Any] | None:
+        """Write the record of a new run; or check that a resumed run has the same inputs.
+
+        Args:
+            model: the model that the run starts from.
+            split: content of split.json.
+            other_inputs: fingerprints of inputs other than data and model, by option.
+            has_state: whether a resumed run has a state.
+
+        Returns: the state of a resumed run.
+
+        Raises GtaError if an input differs from that of the run that is resumed, or between
+        processes.
+        """
+        job.compute.reset_peak_memory()
+        config, run, others = self.config, self.run, dict(other_inputs or {})
+        record: dict[str, Any] = {
+            "command": self.command,
+            "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
+            "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
+            "model": {
+                "spec": model.spec,
+                "weights": str(model.report),
+                "fingerprint": job.fingerprint,
+            },
+            "processes": self.processes.size,
+            **environment(),
+            **{option: {"fingerprint": value} for option, value in others.items()},
+        }
+        inputs = ("data", "model", *others)
+        for option in inputs:
+            if len(set(self.processes.gather(record[option]["fingerprint"]))) > 1:
+                path = getattr(config, option)
+                text = f"{path} is not the same for every process (on every node)"
+                raise GtaError(text, option=option)
+        if config.resume is None:
+            run.clear()
+            run.write_json("run.json", record)
+            run.write_json("split.json", split)
+        else:
+            before = run.read_json("run.json")
+            for option in inputs:
+                if before[option]["fingerprint"] != record[option]["fingerprint"]:
+                    path = getattr(config, option)
+                    text = f"`{option}` {path} has changed since the run began"
+                    raise GtaError(text, option="resume")
+        state = run.read_state() if config.resume is not None and has_state else None
+        self.observer.start(record["config"], run.path)
+        return state
+
+    def costs(self, job: TrainingJob, progress: Progress) -> RunCosts:
+        """Return the fields of summary.json that all commands have."""
+        memory = max(job.processes.gather(job.compute.peak_memory_mb()))
+        costs: RunCosts = {
+            "seconds": round(time.perf_counter() - self._started, 2),
+            "images_per_second": median_rate(progress.rows),
+            "peak_memory_mb": round(memory, 1),
+        }
+        if skipped := job.stores.skipped():
+            costs["skipped"] = len(skipped)
+        if self.dry_run:
+            costs["dry_run"] = True
+        return costs
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json and close the loggers."""
+        self.run.write_json("summary.json", summary)
+        self.observer.finish(summary)
+
+
+@contextmanager
+def open_session(
+    command: str,
+    config: Config,
+    observer: Observer,
+    dry_run: bool = False,
+    processes: Processes | None = None,
+    complete: Callable[[Config], Config] = lambda config: config,
+) -> Iterator[Session[Config]]:
+    """Open the session of a run.
+
+    Args:
+        command: name of the command.
+        config: validated.
+        observer: gets steps and epochs in the first process.
+        dry_run: write nothing.
+        processes: share the run; None: those that torchrun has started, all of which call this.
+        complete: fills in what the config leaves open.
+
+    Raises:
+        UsageError: see `resumed_config` and `folder_of`.
+        PeerLost: another process has ended.
+    """
+    with nullcontext(processes) if processes is not None else join_processes() as group:
+        started = time.perf_counter()
+        config = complete(group.run_on_main(lambda: resumed_config(config, command)))
+        yield Session(command, config, observer, dry_run, group, started)
+
+
+def folder_of(config: TrainingConfig, command: str) -> Path:
+    """Return the path of the run's folder. Raises UsageError for a new run in a used folder."""
+    path = config.resume or config.out or default_out(command)
+    if config.resume is None:
+        RunFolder(path).check_free(config.overwrite)
+    return path
+
+
+def resumed_config(config: Config, command: str) -> Config:
+    """Return the configuration of the run of `command` that `config.resume` names.
+
+    Without `resume` it is `config`. Where the run computes may change (device, augment_device,
+    processes, workers, cache); everything else was fixed when the run began.
+
+    Raises UsageError for a key that is set to another value than the run had.
+    """
+    run = config.resume
+    if run is None:
+        return config
+    recorded = RunFolder(run).read_json("run.json")
+    if recorded.get("command") != command or "data" not in recorded:
+        raise UsageError(f"{run} is not a run of gta {command}", option="resume")
+    before = build(type(config), recorded.get("config", {}), source=f"{run}/run.json")
+    if config.out is not None and config.out != run:
+        raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
+    for key in config.model_fields_set - MAY_CHANGE:
+        if getattr(config, key) != getattr(before, key):
+            text = f"`{key}` was {getattr(before, key)} in {run}; a resumed run keeps its options"
+            raise UsageError(text, option="resume")
+    moved = {k: getattr(config, k) for k in config.model_fields_set & MAY_CHANGE}
+    return before.model_copy(update=moved)

@@ -1,0 +1,89 @@
+"""The only module that uses timm's young `TrainingTask` API."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from timm.task import TrainingTask
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gtacli.data.loader import Batch
+
+
+class TimmTask(TrainingTask):  # type: ignore[misc]
+    """A base class of training tasks (see `gtacli.training.task.Task`) with one learning module.
+
+    Args:
+        module: the module that learns. Only this one is compiled, distributed, averaged and saved.
+        device: the device that it is on.
+
+    Attributes:
+        epoch: the current epoch, from 0.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__(device=device, verbose=False)
+        self.trainable_module: Any = module
+        self.epoch = 0
+        self.progress = 0.0
+        self._ddp_options: dict[str, Any] = {}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+    def epoch_metrics(self, means: dict[str, float]) -> dict[str, float | None]:
+        return {**means}
+
+    @property
+    def unwrapped(self) -> nn.Module:
+        return cast(nn.Module, unwrap_model(self.trainable_module))
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The moving average of the module, if `setup_ema` has been called."""
+        return self.get_trainable_module(ema=True).module if self.has_ema() else None
+
+    def compile(self) -> None:
+        self.trainable_module = compile_graph(self.trainable_module)
+
+    def prepare_distributed(self, device_ids: list[torch.device] | None = None) -> TimmTask:
+        self._ddp_options = {
+            "device_ids": device_ids,
+            "broadcast_buffers": False,  # a ViT's do not change
+            "gradient_as_bucket_view": True,
+        }
+        self.trainable_module = DistributedDataParallel(self.trainable_module, **self._ddp_options)
+        return self
+
+    def reset_distributed(self) -> None:
+        """Rebuild DDP, which records at construction which parameters have gradients."""
+        if isinstance(self.trainable_module, DistributedDataParallel):
+            module = self.trainable_module.module
+            self.trainable_module = None
+            gc.collect()  # removes the old hooks
+            self.trainable_module = DistributedDataParallel(module, **self._ddp_options)
+
+    def weights(self) -> dict[str, Any]:
+        average = self.get_checkpoint_state(ema=True)  # empty without a moving average
+        return {"model": self.unwrapped.state_dict(), **average}
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        self.unwrapped.load_state_dict(state["model"])
+        if self.has_ema():
+            self.load_checkpoint_state(state["state_dict_ema"], ema=True)
+
+
+def compile_graph(module: nn.Module) -> nn.Module:
+    """Compile a module as one graph with static shapes."""
+    return cast(nn.Module, torch.compile(module, fullgraph=True, dynamic=False))
