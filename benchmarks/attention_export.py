@@ -1,11 +1,11 @@
-"""Attention maps end to end (decode, model, draw, encode) against the bare forward pass.
+"""Compare attention maps end to end (decode, model, draw, encode) with the bare forward pass.
 
 python benchmarks/attention_export.py --images PHOTOS [--model SPEC] [--image-size 224]
 
-Per style: images per second as a share of what the bare model does on normalised batches of the
-same sizes that are in memory already, with torch's own threads; and against the usual way: image by
-image, attention unfused so that a hook can catch it, drawn and saved with Pillow's defaults. All
-take turns in one process; medians over the repeats. Prints one JSON line.
+Per style: images per second as a fraction of those of the bare model on normalized batches of the
+same sizes in memory, with torch's own threads. Also measures the usual method: image by image, with
+unfused attention that a hook can read, drawn and saved with Pillow's defaults. All variants take
+turns in one process; medians over the repeats. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from interleaved import median_ratio, time_interleaved
 from torch import nn
 
 from gtacli.config.attention_map import AttentionMapConfig
@@ -37,6 +37,7 @@ BATCH = 32
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, help="a folder of photographs")
     parser.add_argument("--model", default="vit_tiny_patch16_224@none")
@@ -45,23 +46,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--naive", type=int, default=40, help="images of the usual way; 0: none")
+    parser.add_argument(
+        "--naive", type=int, default=40, help="images of the usual method; 0: skip it"
+    )
     a = parser.parse_args()
     compute = choose_compute(a.device, a.precision)
     images = list(iter_images([a.images], sys.stdin.buffer))[: a.count]
     size = {} if a.image_size is None else {"image_size": a.image_size}
     model = load_model(a.model, **size)
-    ways: dict[str, tuple[Callable[[], object], int]] = {
+    variants: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (bare(model, len(images), compute), len(images))
     }
     with TemporaryDirectory() as folder:
         for style in ("overlay", "heat", "raw"):
             config = AttentionMapConfig(model=a.model, style=style, **size)
-            ways[style] = (export(config, images, compute, Path(folder) / style), len(images))
+            variants[style] = (export(config, images, compute, Path(folder) / style), len(images))
         if a.naive:
             some = images[: a.naive]
-            ways["unfused"] = (unfused(a.model, size, some, compute, Path(folder)), len(some))
-        speeds = interleaved(ways, a.repeats)
+            variants["unfused"] = (unfused(a.model, size, some, compute, Path(folder)), len(some))
+        runs = {name: run for name, (run, _) in variants.items()}
+        seconds = time_interleaved(runs, a.repeats, compute).wall
+    speeds = {name: [variants[name][1] / s for s in of] for name, of in seconds.items()}
     result: dict[str, Any] = {
         "model": a.model,
         "image_size": model.image_size,
@@ -72,28 +77,13 @@ def main() -> None:
         "png_level": PNG_LEVEL,
         "images_per_second": {k: round(statistics.median(v), 2) for k, v in speeds.items()},
     }
-    for way, values in speeds.items():
-        shares = [value / alone for value, alone in zip(values, speeds["bare"], strict=True)]
-        result[f"{way}_of_bare"] = round(statistics.median(shares), 3)
+    for name, values in speeds.items():
+        result[f"{name}_of_bare"] = round(median_ratio(values, speeds["bare"]), 3)
     print(json.dumps(result))
 
 
-def interleaved(
-    ways: dict[str, tuple[Callable[[], object], int]], repeats: int
-) -> dict[str, list[float]]:
-    """Images a second of each way, one repeat after the other; the first one warms up."""
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, (run, images) in ways.items():
-            start = time.perf_counter()
-            run()
-            seconds = time.perf_counter() - start
-            if repeat:
-                speeds[name].append(images / seconds)
-    return speeds
-
-
 def bare(model: Any, count: int, compute: Compute) -> Callable[[], object]:
+    """Return a function that runs the model on batches in memory."""
     network = model.model.to(compute.device)
     batch = torch.randn(BATCH, 3, *model.image_size, device=compute.device)
 
@@ -110,6 +100,7 @@ def bare(model: Any, count: int, compute: Compute) -> Callable[[], object]:
 def export(
     config: AttentionMapConfig, images: list[InputImage], compute: Compute, folder: Path
 ) -> Callable[[], object]:
+    """Return a function that exports the maps as `gta attention-map` does."""
     extractors = make_extractors(config, [str(config.model)], compute)
     files = MapFiles(folder, config.style)
     return lambda: [None for _ in export_maps(extractors, images, compute, files)]
@@ -118,25 +109,25 @@ def export(
 def unfused(
     spec: str, size: dict[str, Any], images: list[InputImage], compute: Compute, folder: Path
 ) -> Callable[[], object]:
-    """A forward hook on the last block's attention, whose softmax is made to exist."""
+    """Return a function that reads the unfused attention of the last block with a hook."""
     model = load_model(spec, **size)
     network: Any = model.model.to(compute.device)
-    caught: dict[str, torch.Tensor] = {}
+    attention: dict[str, torch.Tensor] = {}
     for block in network.blocks:
         block.attn.fused_attn = False
     last = network.blocks[-1].attn.attn_drop
     assert isinstance(last, nn.Dropout)
-    last.register_forward_hook(lambda _m, _i, out: caught.update(attention=out))
+    last.register_forward_hook(lambda _m, _i, out: attention.update(last=out))
 
     @torch.no_grad()
     def run() -> None:
         for i, image in enumerate(images):
             picture = decode(image.source)
             network(model.preprocess(picture)[None].to(compute.device))
-            rows = caught["attention"][0, :, 0, model.num_prefix_tokens :]
+            rows = attention["last"][0, :, 0, model.num_prefix_tokens :]
             grid = rows.amax(0).reshape(model.grid).cpu().numpy()
-            grey = resize_map(grid, (picture.height, picture.width), value_range(grid))
-            overlay_map(picture, grey, "plasma").save(folder / f"{i}.png")
+            gray = resize_map(grid, (picture.height, picture.width), value_range(grid))
+            overlay_map(picture, gray, "plasma").save(folder / f"{i}.png")
 
     return run
 

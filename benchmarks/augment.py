@@ -1,27 +1,26 @@
-"""Training views a second: image by image, in batches on a device, and torchvision's, side by side.
+"""Compare training views per second: image by image, in batches on a device, and torchvision.
 
     python benchmarks/augment.py --device cuda --auto-augment rand-m9-mstd0.5-inc1
 
 torchvision  its v2 transforms on the same loaded images, one process
-image        the CPU path: one worker's share, image by image
-worker       the batched path's half in a worker: draws, crops, packs
-device       the batched path's half on the device, the copy there included
+image        the CPU path in one worker, image by image
+worker       the worker's half of the batched path: draw parameters, crop, pack
+device       the device's half of the batched path, including the copy to the device
 
-A run's rate with W workers is at most W times `image`, or the lower of W times `worker` and
-`device`. Images are drawn, at the size that the loader gives; decoding is not measured.
+The rate of a run with W workers is at most W times `image`, or the lower of W times `worker` and
+`device`. The images are generated at the size that the loader returns; decoding is not measured.
 
-Prints one JSON line: medians of interleaved repeats, and ratios to torchvision of the same run.
+Prints one JSON line: medians of interleaved repeats, and ratios to torchvision in the same run.
 """
 
 import argparse
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from interleaved import median_ratio, time_interleaved
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -32,21 +31,21 @@ from gtacli.data.augment.transforms import TrainTransform
 from gtacli.runtime.devices import choose_compute
 
 
-def pictures(count: int, side: int) -> list[Tensor]:
-    """Loaded images: the shorter side is `side`, height, width, channel in memory."""
+def make_images(count: int, side: int) -> list[Tensor]:
+    """Make images as the loader does: the shorter side is `side`, channels last in memory."""
     rng = np.random.default_rng(0)
-    found = []
+    images = []
     for _ in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         longer = round(side * rng.uniform(1, 1.5))
         size = (longer, side) if rng.random() < 0.7 else (side, longer)
         pixels = np.array(coarse.resize(size, Image.Resampling.BICUBIC))
-        found.append(torch.from_numpy(pixels).permute(2, 0, 1))
-    return found
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+    return images
 
 
-def torchvisions(args: argparse.Namespace) -> v2.Transform:
-    """The same chain from torchvision; any policy is its RandAugment of magnitude 9."""
+def torchvision_transform(args: argparse.Namespace) -> v2.Transform:
+    """Return torchvision's equivalent; any policy becomes RandAugment of magnitude 9."""
     jitter, erasing = args.color_jitter, args.random_erasing
     return v2.Compose(
         [
@@ -63,13 +62,14 @@ _BICUBIC = (InterpolationMode.BICUBIC, True)
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--auto-augment", default="none")
     p.add_argument("--color-jitter", type=float, default=0.0)
     p.add_argument("--random-erasing", type=float, default=0.0)
-    p.add_argument("--device", default="auto", help="of the batched path")
+    p.add_argument("--device", default="auto", help="device of the batched path")
     p.add_argument("--repeats", type=int, default=15)
     args = p.parse_args()
     torch.manual_seed(0)
@@ -78,8 +78,8 @@ def main() -> None:
     crop = TrainTransform((args.image_size, args.image_size), (0.08, 1.0))
     ours = Augmentation(crop, args.auto_augment, args.color_jitter, args.random_erasing)
     batched = BatchedAugmentation(ours, compute.device)
-    theirs = torchvisions(args)
-    images = pictures(args.batch_size, crop.load_size[0])
+    theirs = torchvision_transform(args)
+    images = make_images(args.batch_size, crop.load_size[0])
     seeds = iter(range(10**9))
 
     def rngs() -> list[np.random.Generator]:
@@ -89,7 +89,7 @@ def main() -> None:
         return batched.pack([batched(x, r) for x, r in zip(images, rngs(), strict=True)])
 
     crops = batched.pack([batched(x, r) for x, r in zip(images, rngs(), strict=True)])
-    if compute.device.type == "cuda":  # as the loader gives it
+    if compute.device.type == "cuda":  # as in the loader
         crops = crops._replace(**{k: getattr(crops, k).pin_memory() for k in crops._fields[:3]})
 
     variants: dict[str, Callable[[], object]] = {
@@ -98,23 +98,9 @@ def main() -> None:
         "worker": worker,
         "device": lambda: batched.finish(crops),
     }
-    names = list(variants)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(args.repeats + 2):
-        # The order turns, so that no variant always follows the same one.
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
-            compute.synchronize()
-            start = time.perf_counter()
-            variants[name]()
-            compute.synchronize()
-            if repeat >= 2:
-                times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
-    paired = {
-        name: statistics.median(a / b for a, b in zip(times["torchvision"], taken, strict=True))
-        for name, taken in times.items()
-    }
+    timings = time_interleaved(variants, args.repeats, compute, warmup=2)
+    medians, times = timings.medians(), timings.wall
+    ratios = {name: median_ratio(times["torchvision"], seconds) for name, seconds in times.items()}
     print(
         json.dumps(
             {
@@ -127,7 +113,7 @@ def main() -> None:
                 "device": str(compute.device),
                 "cores": os.cpu_count(),
                 "images_per_second": {n: round(len(images) / s, 1) for n, s in medians.items()},
-                "times_torchvision": {n: round(r, 3) for n, r in paired.items()},
+                "times_torchvision": {n: round(r, 3) for n, r in ratios.items()},
             }
         )
     )

@@ -1,13 +1,13 @@
-"""What `--layer auto --tau auto` of TokenCut is worth: every layer and tau on images with masks.
+"""Compare `--layer auto --tau auto` of TokenCut with every block and tau on images with masks.
 
     python benchmarks/auto_layer.py --model SPEC --images DIR --ground-truth DIR --image-size 480
 
-Scores the patches' mask, laid on the image, as `gta segment --ground-truth` does, for every block
-and tau; says what auto chose from the scenes that the program draws, the best that could have been
-chosen with the true masks, and the published setting (-1, 0.2).
+Scores the mask of the patches, enlarged to the image, as `gta segment --ground-truth` does, for
+every block and tau. Prints the choice of `auto`, which is made on drawn scenes, the best choice
+given the true masks, and the published setting (-1, 0.2).
 
 Prints one JSON line. `spearman` compares the scenes' mean IoU with the photographs': over all pairs
-of layer and tau, and over layers at each tau.
+of block and tau, and over blocks at each tau.
 """
 
 import argparse
@@ -41,7 +41,7 @@ EPS = 1e-5
 
 
 def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Iterator[MaskedImages]:
-    """Stretched to the model's size, and true masks at the images' own."""
+    """Yield batches stretched to the model's size, and true masks at the images' own size."""
     as_input = model.view(torch.device("cpu"))
     how = InterpolationMode(model.interpolation)
     for start in range(0, len(files), BATCH):
@@ -55,14 +55,17 @@ def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Itera
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--ground-truth", type=Path, required=True, help="folder of masks STEM.png")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--taus", type=float, nargs="+", default=TAUS)
-    parser.add_argument("--limit", type=int, help="so many images, drawn at random from seed 0")
-    parser.add_argument("--scenes", type=int, default=SCENES, help="for the rank correlations")
+    parser.add_argument("--limit", type=int, help="number of images, drawn at random with seed 0")
+    parser.add_argument(
+        "--scenes", type=int, default=SCENES, help="number of scenes for the rank correlations"
+    )
     args = parser.parse_args()
 
     model = load_model(args.model, image_size=args.image_size)

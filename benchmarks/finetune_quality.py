@@ -1,12 +1,12 @@
-"""Accuracy of plain fine-tuning, L2-SP, BSS and GTA on few labels, each tuned on the same budget.
+"""Compare plain fine-tuning, L2-SP, BSS and GTA on few labels, each with the same tuning budget.
 
     python benchmarks/finetune_quality.py DATA --model ARCH@FILE --sampling-rate 15 --image-size 160
 
-Three settings a method (plain: three learning rates; the others: three strengths, at the rate that
-plain chose) are tried on one seed and compared on the held-out training images; the winner is then
-trained with `--seeds` further seeds and tested. The test images play no part in the choice. Beside
-them: plain and GTA as they come, with every default. Runs are kept under
---out, so that an interrupted benchmark goes on where it stopped. Prints one JSON line.
+Three settings per method (plain: three learning rates; the others: three strengths at the learning
+rate selected for plain) are compared on one seed by validation accuracy; the best one is trained
+with `--seeds` further seeds and tested. The test images do not influence the selection. In addition
+plain and GTA run with all defaults. The runs are stored in --out, so an interrupted benchmark
+continues where it stopped. Prints one JSON line.
 """
 
 import argparse
@@ -28,8 +28,8 @@ BUDGET: dict[str, list[dict[str, Any]]] = {
 }
 
 
-class Silent:
-    """Watches a run without a word."""
+class SilentObserver:
+    """An observer that ignores the progress of a run."""
 
     def step(self, *at: float) -> None: ...
 
@@ -39,7 +39,7 @@ class Silent:
 def run(
     args: argparse.Namespace, method: str, setting: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """The summary of one run with its validation accuracy; read from --out where it exists."""
+    """Return a run's summary with validation accuracy; train only if it is not in --out."""
     name = "-".join([method, *(f"{k}{v:g}" for k, v in setting.items()), f"seed{seed}"])
     out = Path(args.out) / name
     if not (out / "summary.json").is_file():
@@ -55,23 +55,26 @@ def run(
             overwrite=True,
             **setting,
         )
-        finetune(config, Silent())
+        finetune(config, SilentObserver())
     summary = json.loads((out / "summary.json").read_text())
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     best = next(r for r in rows if r["epoch"] == summary["best_epoch"])
-    result = {**summary, "val_top1": best["val_top1"], "val_mean": mean_of_last(rows)}
+    result = {**summary, "val_top1": best["val_top1"], "val_mean": mean_of_second_half(rows)}
     print(json.dumps({"method": method, **setting, "seed": seed, **result}), file=sys.stderr)
     return result
 
 
-def mean_of_last(rows: list[dict[str, Any]]) -> float:
-    """Validation accuracy, mean of the second half of the epochs: a few dozen held-out images
-    tie often, and the best epoch of each run ties oftenest."""
+def mean_of_second_half(rows: list[dict[str, Any]]) -> float:
+    """Return the mean validation accuracy over the second half of the epochs.
+
+    With a few dozen validation images, accuracies often tie, most often in the best epochs.
+    """
     last = rows[len(rows) // 2 :]
     return statistics.fmean(r["val_top1"] for r in last)
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data")
     p.add_argument("--model", required=True)
@@ -88,11 +91,11 @@ def main() -> None:
         method, _, defaults = name.partition(" ")
         settings = [] if defaults else [{**rate, **s} for s in BUDGET[method]]
         tried = [(run(args, method, s, 0), s) for s in settings]
-        # On a tie in the best epoch the steadier run.
+        # Ties in the best epoch are broken by the mean of the second half.
         by_validation = sorted(tried, key=lambda t: (t[0]["val_top1"], t[0]["val_mean"]))
         chosen = by_validation[-1][1] if tried else {}
         rate = rate or chosen
-        # The seed that chose is not among those that are reported.
+        # The seed of the selection is not among the reported ones.
         finals = [run(args, method, chosen, seed) for seed in range(1, args.seeds + 1)]
         top1 = [f["test_top1"] for f in finals]
         table[name] = {

@@ -1,28 +1,27 @@
-"""A fine-tuning step with GTA against a plain one and against the naive way, side by side.
+"""Compare a fine-tuning step with GTA to a plain step and to a naive implementation.
 
     python benchmarks/finetune_step.py --model vit_tiny_patch16_224 --batch-size 16
 
-plain  timm's model, cross-entropy, the optimiser
-gta    the same step with the GTA penalty on every block, as `gta finetune` takes it
-kept   the same with --source-views, once the source has read the views
-naive  fused attention off in both networks, every block's N x N logits kept until the loss
+plain  timm's model, cross-entropy, the optimizer
+gta    the same step with the GTA penalty on every block, as in `gta finetune`
+kept   the same with --source-views, after the source's attention is cached
+naive  without fused attention; every block's N x N logits stay in memory until the loss
 
-Prints one JSON line: medians of interleaved repeats, ratios to plain of the same run, and peak
-memory (of a fresh process a variant on the CPU, of the allocator on a GPU). Weights are random: the
-time does not depend on them.
+Prints one JSON line: medians of interleaved repeats, ratios to plain in the same run, and peak
+memory (on the CPU of a new process per variant, on a GPU of the allocator). The weights are random:
+the time does not depend on them.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import timm
 import torch
+from interleaved import median_ratio, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +39,7 @@ CLASSES = 50
 
 
 def naive_attention(attn: nn.Module, kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """Unfused attention that keeps its logits, as the published ports do."""
+    """Return unfused attention that stores its logits, as the published ports do."""
 
     def forward(x: Tensor, *_: object, **__: object) -> Tensor:
         b, n, _c = x.shape
@@ -53,7 +52,7 @@ def naive_attention(attn: nn.Module, kept: list[Tensor]) -> Callable[[Tensor], T
 
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
-    """A function that takes one whole optimiser step."""
+    """Return a function that runs one complete optimizer step."""
     compute = choose_compute(args.device, args.precision)
     torch.manual_seed(0)
     spec = f"{args.model}@none"
@@ -124,7 +123,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def peak_memory(variant: str, args: argparse.Namespace) -> float:
-    """MB at the highest over three steps."""
+    """Return the peak memory of three steps in MB."""
     compute = choose_compute(args.device, args.precision)
     if compute.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -138,6 +137,7 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", default="vit_tiny_patch16_224")
     p.add_argument("--image-size", type=int, default=224)
@@ -159,24 +159,8 @@ def main() -> None:
         return
     variants = [v for v in VARIANTS if args.rows == "cls" or v != "kept"]
     steps = {v: make_step(v, args) for v in variants}
-    times: dict[str, list[float]] = {v: [] for v in variants}
-    for repeat in range(args.repeats + 2):
-        turn = repeat % len(variants)
-        # The order turns, so that no variant always follows the same one.
-        for v in variants[turn:] + variants[:turn]:
-            compute.synchronize()
-            start = time.perf_counter()
-            steps[v]()
-            compute.synchronize()
-            if repeat >= 2:
-                times[v].append(time.perf_counter() - start)
-    medians = {v: statistics.median(t) for v, t in times.items()}
-    # A round's steps ran next to each other: the median of their ratios is steadier on a busy
-    # machine than the ratio of the medians.
-    paired = {
-        v: statistics.median(a / b for a, b in zip(times[v], times["plain"], strict=True))
-        for v in variants[1:]
-    }
+    timings = time_interleaved(steps, args.repeats, compute, warmup=2)
+    medians, times = timings.medians(), timings.wall
     steps.clear()
     memory = {v: peak_memory(v, args) for v in variants}
     print(
@@ -192,7 +176,9 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "seconds": {v: round(s, 4) for v, s in medians.items()},
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
-                "time_ratio": {v: round(r, 3) for v, r in paired.items()},
+                "time_ratio": {
+                    v: round(median_ratio(times[v], times["plain"]), 3) for v in variants[1:]
+                },
                 "memory_mb": {v: round(m) for v, m in memory.items()},
                 "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in variants[1:]},
             }

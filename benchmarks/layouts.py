@@ -1,13 +1,13 @@
-"""Whether published layouts load right: the original code beside what `gta` made of its files.
+"""Check that published layouts load correctly: compare with the original code.
 
     python benchmarks/layouts.py --repos DIR [--only NAME]
 
 DIR holds checkouts of facebookresearch/{dino, mae, deit, dinov2, dinov3}, bytedance/ibot and
 openai/CLIP under their own names; transformers and open_clip_torch are imported where installed.
-Each network gets random weights (the norms and LayerScale too), is saved in its published form,
-loaded by `load_model("ARCH@FILE")`, and both see the same random images. One JSON line a layout:
-the largest absolute difference of the final tokens (or, where named, of the pooled feature), in
-fp32, and the features' root mean square beside it.
+Each network gets random weights (also in norms and LayerScale), is saved in its published form and
+loaded by `load_model("ARCH@FILE")`; both get the same random images. Prints one JSON line per
+layout: the largest absolute difference of the final tokens (or of the pooled feature if the case
+says so) in fp32, and the root mean square of the features.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ CASES: dict[str, Case] = {}
 
 
 def case(f: Case) -> Case:
+    """Register a function as a case."""
     CASES[f.__name__] = f
     return f
 
 
 @contextlib.contextmanager
 def imports_from(folder: Path) -> Iterator[None]:
-    """Imports modules of a checkout (several have a `utils`) and forgets them afterwards."""
+    """Make a checkout importable, and unload its modules afterwards (several have a `utils`)."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
@@ -58,8 +59,8 @@ def imports_from(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def randomised(model: nn.Module, keep: tuple[str, ...] = ()) -> nn.Module:
-    """Random parameters of every kind, so that none of them is 0 or 1 by construction."""
+def randomize(model: nn.Module, keep: tuple[str, ...] = ()) -> nn.Module:
+    """Set all parameters to random values, so that none is 0 or 1 by construction."""
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
         if name.endswith(keep):
@@ -72,7 +73,7 @@ def randomised(model: nn.Module, keep: tuple[str, ...] = ()) -> nn.Module:
 
 
 def smooth_positions(vit: Any, side: int) -> None:
-    """Position embeddings as smooth as trained ones: some originals resize without antialias."""
+    """Set smooth position embeddings: some originals resize them without antialiasing."""
     grid = build_sincos2d_pos_embed((side, side), vit.embed_dim).view(1, side * side, -1)
     vit.pos_embed.data[:, 1:] = 0.5 * grid
 
@@ -86,6 +87,7 @@ def compare(
     ours: Callable[[nn.Module, Tensor], Tensor] = lambda m, x: m.forward_features(x),
     **extra: Any,
 ) -> dict[str, Any]:
+    """Compare an original model with the loaded one on random images."""
     loaded = load_model(spec, image_size=size)
     images = torch.randn(2, 3, *loaded.image_size, generator=torch.Generator().manual_seed(1))
     theirs, mine = original(images), ours(loaded.model, images)
@@ -103,8 +105,8 @@ def compare(
     }
 
 
-def tokens(vit: Any) -> Callable[[Tensor], Tensor]:
-    """DINO's and iBOT's final tokens."""
+def final_tokens(vit: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes the final tokens of DINO or iBOT."""
 
     def run(x: Tensor) -> Tensor:
         x = vit.prepare_tokens(x)
@@ -116,11 +118,13 @@ def tokens(vit: Any) -> Callable[[Tensor], Tensor]:
 
 
 def dinov2_tokens(vit: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes the final tokens of DINOv2 or DINOv3."""
     return lambda x: vit.norm(vit.forward_features(x)["x_prenorm"])
 
 
 @case
 def dino(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of DINO weights."""
     with imports_from(repos / "dino"):
         vits, utils = map(importlib.import_module, ("vision_transformer", "utils"))
         student, teacher = vits.vit_small(), vits.vit_small()
@@ -129,7 +133,7 @@ def dino(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
             utils.MultiCropWrapper(student, heads[0]),
             utils.MultiCropWrapper(teacher, heads[1]),
         )
-        randomised(wrapped[1])
+        randomize(wrapped[1])
         state = {
             "student": {f"module.{k}": v for k, v in wrapped[0].state_dict().items()},
             "teacher": wrapped[1].state_dict(),
@@ -138,7 +142,7 @@ def dino(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         }
         torch.save(state, tmp / "full.pth")
         torch.save(teacher.state_dict(), tmp / "backbone.pth")
-        arch, both = "vit_small_patch16_224", tokens(teacher)
+        arch, both = "vit_small_patch16_224", final_tokens(teacher)
         yield compare("teacher of a full checkpoint", both, f"{arch}@{tmp / 'full.pth'}")
         yield compare("backbone", both, f"{arch}.dino@{tmp / 'backbone.pth'}")
         smooth_positions(teacher, 14)
@@ -149,28 +153,32 @@ def dino(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @case
 def ibot(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of iBOT weights."""
     with imports_from(repos / "ibot"), old_timm():
         vits = importlib.import_module("models.vision_transformer")
         head = importlib.import_module("models.head").iBOTHead(384, 128, patch_out_dim=128)
         vit = vits.vit_small(masked_im_modeling=True, return_all_tokens=True)
-        randomised(vit)
+        randomize(vit)
         state = {f"backbone.{k}": v for k, v in vit.state_dict().items()}
         state |= {f"head.{k}": v for k, v in head.state_dict().items()}
         args = Namespace(arch="vit_small")
         torch.save({"teacher": state, "student": {}, "args": args}, tmp / "ibot.pth")
-        yield compare("full checkpoint", tokens(vit), f"vit_small_patch16_224@{tmp / 'ibot.pth'}")
+        yield compare(
+            "full checkpoint", final_tokens(vit), f"vit_small_patch16_224@{tmp / 'ibot.pth'}"
+        )
 
 
 @case
 def mae(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of MAE weights."""
     with imports_from(repos / "mae"), old_timm():
         import numpy as np
 
-        np.float = float  # its position embeddings were written for an older numpy
+        np.float = float  # its position embeddings use an alias that numpy has removed
         vits = map(importlib.import_module, ("models_mae", "models_vit"))
         models_mae, models_vit = vits
         full = models_mae.mae_vit_base_patch16()
-        randomised(full, keep=("pos_embed",))
+        randomize(full, keep=("pos_embed",))
         args = Namespace(model="mae_vit_base_patch16", blr=1.5e-4)
         torch.save({"model": full.state_dict(), "epoch": 1, "args": args}, tmp / "mae.pth")
         encoder = {k: v for k, v in full.state_dict().items() if "decoder" not in k}
@@ -186,7 +194,7 @@ def mae(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         yield compare("pre-trained, with decoder", masked_none, f"{arch}@{tmp / 'mae.pth'}")
         yield compare("published encoder", masked_none, f"{arch}@{tmp / 'encoder.pth'}")
         tuned = models_vit.vit_base_patch16(global_pool=True, num_classes=10)
-        randomised(tuned)
+        randomize(tuned)
         torch.save({"model": tuned.state_dict(), "args": args}, tmp / "tuned.pth")
         yield compare(
             "fine-tuned, global pool: logits",
@@ -198,11 +206,11 @@ def mae(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def old_timm() -> Iterator[None]:
-    """timm as MAE, DeiT and iBOT knew it: Block took qk_scale (they pass None), names were free."""
+    """Patch timm for MAE, DeiT and iBOT: Block accepts qk_scale, model names can be reused."""
     module = importlib.import_module("timm.models.vision_transformer")
     registry = importlib.import_module("timm.models.registry")
     block, init, register = module.Block, module.VisionTransformer.__init__, registry.register_model
-    registry.register_model = lambda f: f  # else they replace timm's own models
+    registry.register_model = lambda f: f  # otherwise they replace timm's own models
     module.Block = lambda *a, qk_scale=None, **k: block(*a, **k)
 
     def without_names(self: Any, *a: Any, **k: Any) -> None:
@@ -220,10 +228,11 @@ def old_timm() -> Iterator[None]:
 
 @case
 def deit(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of DeiT weights."""
     with imports_from(repos / "deit"), old_timm():
         models = importlib.import_module("models")
-        distilled = randomised(models.deit_tiny_distilled_patch16_224())
-        plain = randomised(models.deit_tiny_patch16_224())
+        distilled = randomize(models.deit_tiny_distilled_patch16_224())
+        plain = randomize(models.deit_tiny_patch16_224())
         args = Namespace(model="deit_tiny_distilled_patch16_224")
         torch.save({"model": distilled.state_dict(), "args": args}, tmp / "distilled.pth")
         torch.save({"model": plain.state_dict()}, tmp / "plain.pth")
@@ -245,7 +254,7 @@ def deit(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         )
         spec = f"deit_tiny_patch16_224@{tmp / 'plain.pth'}"
         yield compare("plain: logits", plain, spec, ours=lambda m, x: m(x))
-        third = randomised(importlib.import_module("models_v2").deit_small_patch16_LS())
+        third = randomize(importlib.import_module("models_v2").deit_small_patch16_LS())
         torch.save({"model": third.state_dict()}, tmp / "third.pth")
         spec = f"deit3_small_patch16_224@{tmp / 'third.pth'}"
         yield compare("DeiT III: logits", third, spec, ours=lambda m, x: m(x))
@@ -253,9 +262,10 @@ def deit(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @case
 def dinov2(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of DINOv2 weights."""
     with imports_from(repos / "dinov2"):
         backbones = importlib.import_module("dinov2.hub.backbones")
-        plain = randomised(backbones.dinov2_vits14(pretrained=False))
+        plain = randomize(backbones.dinov2_vits14(pretrained=False))
         torch.save(plain.state_dict(), tmp / "plain.pth")
         arch = "vit_small_patch14_dinov2"
         yield compare("published", dinov2_tokens(plain), f"{arch}@{tmp / 'plain.pth'}")
@@ -263,7 +273,7 @@ def dinov2(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         torch.save(plain.state_dict(), tmp / "plain.pth")
         spec = f"{arch}@{tmp / 'plain.pth'}"
         yield compare("224 px, smooth positions", dinov2_tokens(plain), spec, 224)
-        chunked = randomised(backbones.dinov2_vits14(pretrained=False, block_chunks=4))
+        chunked = randomize(backbones.dinov2_vits14(pretrained=False, block_chunks=4))
         state = {f"backbone.{k}": v for k, v in chunked.state_dict().items()}
         state["dino_head.mlp.0.weight"] = state["ibot_head.mlp.0.weight"] = torch.zeros(4, 4)
         torch.save({"teacher": state}, tmp / "teacher.pth")
@@ -273,7 +283,7 @@ def dinov2(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
             f"{arch}@{tmp / 'teacher.pth'}",
         )
         arch = "vit_small_patch14_reg4_dinov2"
-        registers = randomised(backbones.dinov2_vits14_reg(pretrained=False))
+        registers = randomize(backbones.dinov2_vits14_reg(pretrained=False))
         torch.save(registers.state_dict(), tmp / "reg.pth")
         for size in (518, 224, (224, 336)):
             what = f"registers, {size}"
@@ -292,7 +302,7 @@ def dinov2(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         )
         small = {"embed_dim": 96, "depth": 2, "num_heads": 3, "img_size": 56}
         yield small_compare(
-            "SwiGLU, small", randomised(gated), "vit_giant_patch14_dinov2", small, dinov2_tokens
+            "SwiGLU, small", randomize(gated), "vit_giant_patch14_dinov2", small, dinov2_tokens
         )
 
 
@@ -300,7 +310,7 @@ def dinov2(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 def small_compare(
     name: str, original: nn.Module, arch: str, kwargs: dict[str, Any], run: Any
 ) -> dict[str, Any]:
-    """For architectures too large to build: their kind, small, through the conversion itself."""
+    """Compare a small variant of an architecture that is too large, using the conversion alone."""
     layout = find_layout(original.state_dict())
     assert layout is not None
     converted = layout.convert(original.state_dict())
@@ -321,20 +331,21 @@ def small_compare(
 
 @case
 def dinov3(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of DINOv3 weights."""
     with imports_from(repos / "dinov3"):
         backbones = importlib.import_module("dinov3.hub.backbones")
         for what, size in (("", None), (", grid 10 x 14", (160, 224))):
             for bias in (False, True):
-                # As published, the biases of q and v are zeros too.
+                # In the published weights the biases of q and v are zero, too.
                 model = backbones.dinov3_vits16(pretrained=False)
-                randomised(model)
+                randomize(model)
                 for block in model.blocks:
                     block.attn.qkv.bias.data *= float(bias)
                 torch.save(model.state_dict(), tmp / "v3.pth")
                 name = f"{'with biases' if bias else 'published'}{what}"
                 spec = f"vit_small_patch16_dinov3@{tmp / 'v3.pth'}"
                 yield compare(name, dinov2_tokens(model), spec, size)
-        gated = randomised(backbones.dinov3_vits16plus(pretrained=False))
+        gated = randomize(backbones.dinov3_vits16plus(pretrained=False))
         torch.save(gated.state_dict(), tmp / "plus.pth")
         spec = f"vit_small_plus_patch16_dinov3@{tmp / 'plus.pth'}"
         yield compare("SwiGLU (S+)", dinov2_tokens(gated), spec)
@@ -342,11 +353,12 @@ def dinov3(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @case
 def clip(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of OpenAI CLIP weights."""
     with imports_from(repos / "CLIP"):
         model = importlib.import_module("clip.model").CLIP(
             *(512, 224, 12, 768, 16), *(77, 100, 64, 1, 1)
         )
-        randomised(model)
+        randomize(model)
         torch.save(model.state_dict(), tmp / "clip.pth")
         spec = f"vit_base_patch16_clip_quickgelu_224@{tmp / 'clip.pth'}"
         yield compare("OpenAI: embedding", model.encode_image, spec, ours=lambda m, x: m(x))
@@ -356,12 +368,13 @@ def clip(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @case
 def open_clip(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of OpenCLIP weights."""
     library = importlib.import_module("open_clip")
     for name, arch in (
         ("ViT-B-32", "vit_base_patch32_clip_224"),
         ("ViT-B-16-SigLIP", "vit_base_patch16_siglip_224"),
     ):
-        model = randomised(library.create_model(name, load_weights=False))
+        model = randomize(library.create_model(name, load_weights=False))
         torch.save({"state_dict": model.state_dict()}, tmp / "open.pth")
         yield compare(
             name, model.encode_image, f"{arch}@{tmp / 'open.pth'}", ours=lambda m, x: m(x)
@@ -370,6 +383,7 @@ def open_clip(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
 
 @case
 def hugging_face(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of Hugging Face weights."""
     hf = importlib.import_module("transformers")
     names = ("hidden_size", "num_attention_heads", "intermediate_size")
     tiny, small, wide = (
@@ -395,7 +409,7 @@ def hugging_face(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         ("DINOv3", hf.DINOv3ViTModel(v3), "vit_small_patch16_dinov3", (160, 224)),
     ]
     for name, model, arch, size in rows:
-        randomised(model).save_pretrained(tmp / "hf")
+        randomize(model).save_pretrained(tmp / "hf")
         run = partial(_last_hidden, model)
         file = tmp / "hf" / "model.safetensors"
         yield compare(name, run, f"{arch}@{file}", size)
@@ -403,7 +417,7 @@ def hugging_face(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         again = compare(name, run, f"{arch}@{tmp / 'pytorch_model.bin'}", size)
         yield {**again, "case": f"{name}; names of version 5, .bin"}
     wide["image_size"] = 224
-    tower = randomised(hf.SiglipVisionModel(hf.SiglipVisionConfig(**wide)))
+    tower = randomize(hf.SiglipVisionModel(hf.SiglipVisionConfig(**wide)))
     tower.save_pretrained(tmp / "siglip")
     yield compare(
         "SigLIP: pooled",
@@ -411,7 +425,7 @@ def hugging_face(repos: Path, tmp: Path) -> Iterator[dict[str, Any]]:
         f"vit_base_patch16_siglip_224@{tmp / 'siglip' / 'model.safetensors'}",
         ours=lambda m, x: m(x),
     )
-    eye = randomised(hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**wide)))
+    eye = randomize(hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**wide)))
     eye.save_pretrained(tmp / "clip")
     yield compare(
         "CLIP: embedding",
@@ -428,6 +442,7 @@ def _last_hidden(model: Any, x: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     p.add_argument("--repos", type=Path, required=True, help="folder of the checkouts")
     p.add_argument("--only", choices=CASES)

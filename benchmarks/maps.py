@@ -1,10 +1,10 @@
-"""gta discover: what a cache of maps costs, and whether kills leave a trace in it.
+"""Measure the map cache of `gta discover`, and check that killed runs do not damage it.
 
     python benchmarks/maps.py [--data SPEC --model SPEC --image-size 112 --layer -6 --kills 10]
 
-Labels the images once undisturbed and once killed (SIGKILL) at random moments and started again;
-compares the files of both, byte by byte; times a second run that finds everything there; looks maps
-up at random. Without --data it draws its own images. Prints one JSON line.
+Computes the maps once without interruption and once with kills (SIGKILL) at random moments and
+restarts, and compares the files byte by byte. Also times a second run, which finds all maps cached,
+and random look-ups. Without --data it draws images. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ IMAGENET = 1_281_167
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="images; default: 2,000 that are drawn here")
+    parser.add_argument("--data", help="dataset [default: 2,000 drawn images]")
     parser.add_argument("--model", default="vit_tiny_patch16_224@none")
     parser.add_argument("--image-size", default="112")
     parser.add_argument("--layer", default="-6")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    random.seed(given.seed)
+    args = parser.parse_args()
+    random.seed(args.seed)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = given.data or str(drawn(folder / "images", 2000))
+        data = args.data or str(draw_images(folder / "images", 2000))
         words = [
             sys.executable, "-m", "gtacli", "discover", "--data", data, "-q", "--json",
-            "--teacher", model_of(given.model, folder), "--image-size", given.image_size,
-            "--layer", given.layer, "-o",
+            "--teacher", save_random_model(args.model, folder), "--image-size", args.image_size,
+            "--layer", args.layer, "-o",
         ]  # fmt: skip
         once, killed = folder / "once", folder / "killed"
-        first, seconds, memory = finished([*words, str(once)])
-        again, seconds_again, _ = finished([*words, str(once)])
-        kills = [killed_at(words, killed, seconds, given.kills) for _ in range(given.kills)]
-        finished([*words, str(killed)])
+        first, seconds, memory = run_command([*words, str(once)])
+        again, seconds_again, _ = run_command([*words, str(once)])
+        kills = [run_and_kill(words, killed, seconds, args.kills) for _ in range(args.kills)]
+        run_command([*words, str(killed)])
         print(
             json.dumps(
                 {
@@ -56,18 +57,18 @@ def main() -> None:
                     "peak_memory_mb": memory,
                     "second_run": {"new": again["new"], "seconds": seconds_again},
                     "killed_after_s": kills,
-                    "files": len(hashes(once)),
-                    "equal": hashes(once) == hashes(killed),
+                    "files": len(hash_files(once)),
+                    "equal": hash_files(once) == hash_files(killed),
                     "bytes_a_map": first["bytes"] / first["new"],
                     "imagenet_mb": first["bytes"] / first["new"] * IMAGENET / 2**20,
-                    **lookups(once, data),
+                    **time_lookups(once, data),
                 }
             )
         )
 
 
-def drawn(folder: Path, count: int) -> Path:
-    """JPEGs of a disc on noise."""
+def draw_images(folder: Path, count: int) -> Path:
+    """Write JPEG files of a disc on noise."""
     import numpy as np
     from PIL import Image
 
@@ -82,8 +83,8 @@ def drawn(folder: Path, count: int) -> Path:
     return folder
 
 
-def model_of(spec: str, folder: Path) -> str:
-    """Random weights differ from run to run: such a model is drawn once."""
+def save_random_model(spec: str, folder: Path) -> str:
+    """Save a model with random weights, so that all runs use the same; return its spec."""
     if not spec.endswith("@none"):
         return spec
     import timm
@@ -96,8 +97,8 @@ def model_of(spec: str, folder: Path) -> str:
     return f"{name}@{folder / 'model.safetensors'}"
 
 
-def finished(words: list[str]) -> tuple[dict[str, Any], float, float]:
-    """The result of a command, its seconds, its peak memory in MB."""
+def run_command(words: list[str]) -> tuple[dict[str, Any], float, float]:
+    """Run a command; return its result, its seconds and its peak memory in MB."""
     start = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -107,8 +108,8 @@ def finished(words: list[str]) -> tuple[dict[str, Any], float, float]:
     return json.loads(last), time.perf_counter() - start, usage.ru_maxrss / 2**10
 
 
-def killed_at(words: list[str], cache: Path, seconds: float, kills: int) -> float:
-    """Kill a run some time after its start-up; the whole of them takes about one run's time."""
+def run_and_kill(words: list[str], cache: Path, seconds: float, kills: int) -> float:
+    """Kill a run at a random time after it has started; all kills take about one run's time."""
     process = subprocess.Popen([*words, str(cache)], stdout=subprocess.DEVNULL)
     wait = random.uniform(0, 2 * seconds / (kills + 1))
     while process.poll() is None and not list(cache.glob("journal-*")):
@@ -119,7 +120,8 @@ def killed_at(words: list[str], cache: Path, seconds: float, kills: int) -> floa
     return wait
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file by its path."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*"))
@@ -127,8 +129,8 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def lookups(folder: Path, data: str) -> dict[str, float]:
-    """Maps a second, of images in random order, and images found by their sightings."""
+def time_lookups(folder: Path, data: str) -> dict[str, float]:
+    """Measure maps per second in random order, and images per second found by size and time."""
     from gtacli.data.inputs import list_sources
     from gtacli.discovery.maps import MapCache
 

@@ -1,10 +1,10 @@
-"""The masked autoencoders against the published ones: same weights, same masks, one step.
+"""Compare the masked autoencoders with the published ones: same weights, same masks, one step.
 
     python benchmarks/pretrain_parity.py --repos DIR [--model base]
 
 DIR holds checkouts of facebookresearch/mae as `mae` and TonyLianLong/CrossMAE as `CrossMAE` (either
-may be missing). Prints one JSON line a case: the largest absolute difference of loss, prediction
-and gradients, each divided by the largest absolute value of what it is compared with.
+may be missing). Prints one JSON line per case: the largest absolute difference of loss, prediction
+and gradients, each divided by the largest absolute value of the published one.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _RENAMED = [
 ]
 
 
-def ours_for(name: str) -> str:
-    """Our name of a published weight."""
+def map_name(name: str) -> str:
+    """Return our name of a published weight."""
     for pattern, ours in _RENAMED:
         if re.match(pattern, name):
             return re.sub(pattern, ours, name)
@@ -54,15 +54,15 @@ def ours_for(name: str) -> str:
 
 
 def official(repos: Path, size: str, method: MaeMethod, norm_pix: bool = True) -> nn.Module:
-    """The published model of a method, at 224 pixels in patches of 16, decoder 512 x 8."""
+    """Build the published model of a method for 224 pixels, patches of 16, decoder 512 x 8."""
     folder, module = {"mae": ("mae", "models_mae"), "crossmae": ("CrossMAE", "models_cross")}[
         method
     ]
     with imports_from(repos / folder), old_timm(), contextlib.redirect_stdout(None):
-        np.float = float  # its position embeddings were written for an older numpy
-        made = importlib.import_module(module).MaskedAutoencoderViT
+        np.float = float  # its position embeddings use an alias that numpy has removed
+        model = importlib.import_module(module).MaskedAutoencoderViT
         extra = {"weight_fm": True, "use_input": True} if method == "crossmae" else {}
-        return made(
+        return model(
             embed_dim=64 * HEADS[size],
             depth=24 if size == "large" else 12,
             num_heads=HEADS[size],
@@ -75,13 +75,13 @@ def official(repos: Path, size: str, method: MaeMethod, norm_pix: bool = True) -
 def ours(
     size: str, method: MaeMethod, norm_pix: bool = True, source: nn.Module | None = None
 ) -> Any:
-    """Ours, with the weights of a published model."""
+    """Build our model, with the weights of a published one if given."""
     encoder = timm.create_model(f"vit_{size}_patch16_224", num_classes=0)
     model = MaskedAutoencoder(encoder, (224, 224), method, norm_pix=norm_pix)
     encoder.pos_embed.requires_grad_(False)
     if source is None:
         return model
-    state = {ours_for(k): v for k, v in source.state_dict().items()}
+    state = {map_name(k): v for k, v in source.state_dict().items()}
     positions = state.pop("encoder.decoder_pos_embed")[0, 1:]
     torch.testing.assert_close(model.decoder.positions, positions, atol=1e-5, rtol=0)
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -91,7 +91,7 @@ def ours(
 
 
 def step(size: str, method: MaeMethod, source: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
-    """One published step: loss, prediction and gradients under our names."""
+    """Return a published step that gives loss, prediction and gradients under our names."""
 
     def run(images: Tensor) -> dict[str, Tensor]:
         torch.manual_seed(SEED)
@@ -100,20 +100,22 @@ def step(size: str, method: MaeMethod, source: nn.Module) -> Callable[[Tensor], 
         else:
             loss, pixels = source(images, kept_mask_ratio=0.25), None
         loss.backward()
-        named = {ours_for(k): p.grad for k, p in source.named_parameters() if p.requires_grad}
+        named = {map_name(k): p.grad for k, p in source.named_parameters() if p.requires_grad}
         return {"loss": loss, **({} if pixels is None else {"pixels": pixels}), **named}
 
     return run
 
 
 def difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest absolute difference divided by the largest absolute value of `b`."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
 
 
 def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: float | None) -> dict:
+    """Compare one step of both models."""
     torch.manual_seed(0)
     theirs = official(repos, size, method, norm_pix)
-    for p in theirs.parameters():  # biases are 0 and norms 1 at first: that would hide mistakes
+    for p in theirs.parameters():  # initial biases of 0 and norms of 1 would hide errors
         if p.requires_grad and p.ndim == 1:
             p.data.add_(0.1 * torch.randn_like(p))
     model = ours(size, method, norm_pix, theirs)
@@ -128,14 +130,14 @@ def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: floa
         weights = guided_weights(take(normalize_maps(torch.rand(4, 196)), masked), tau)
     loss = (weights * result.errors).mean()
     loss.backward()
-    figures = {"loss": difference(loss, expected.pop("loss"))}
+    differences = {"loss": difference(loss, expected.pop("loss"))}
     if "pixels" in expected:
         pixels = take(expected.pop("pixels"), order[:, -result.errors.shape[1] :])
-        figures["prediction"] = difference(result.pixels, pixels)
+        differences["prediction"] = difference(result.pixels, pixels)
     named = {k: p.grad for k, p in model.named_parameters() if p.requires_grad}
-    # The published mask token's gradient is one of a sum; every weight of ours has one of theirs.
+    # Every weight of ours corresponds to one published weight.
     assert named.keys() == expected.keys(), named.keys() ^ expected.keys()
-    figures["gradients"] = max(difference(named[k], expected[k]) for k in named)
+    differences["gradients"] = max(difference(named[k], expected[k]) for k in named)
     return {
         "benchmark": "pretrain_parity",
         "method": method,
@@ -143,20 +145,21 @@ def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: floa
         "norm_pix": norm_pix,
         "tau": tau,
         "loss": round(loss.item(), 4),
-        "largest_difference": figures,
+        "largest_difference": differences,
     }
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--repos", type=Path, required=True)
     p.add_argument("--model", default="base", choices=HEADS)
     args = p.parse_args()
-    warnings.filterwarnings("ignore")  # of the published code: old names of torch and timm
+    warnings.filterwarnings("ignore")  # the published code uses old names of torch and timm
     cases: list[tuple[MaeMethod, bool, float | None]] = [
         ("mae", True, None),
         ("mae", False, None),
-        ("mae", True, 1e9),  # guided, but by a tau that leaves nothing of the map
+        ("mae", True, 1e9),  # guided, with a tau so large that all weights are equal
         ("crossmae", True, None),
     ]
     for method, norm_pix, tau in cases:

@@ -1,17 +1,17 @@
-"""A pre-training step against the published MAE's, side by side.
+"""Compare a pre-training step with that of the published MAE.
 
     python benchmarks/pretrain_step.py --repos DIR --model base --batch-size 16
 
-official  facebookresearch/mae's model (a checkout `mae` in DIR) and its optimiser
+official  facebookresearch/mae's model (a checkout `mae` in DIR) and its optimizer
 mae       ours: the same network, masks, loss and gradients (`pretrain_parity.py`)
-guided    the same with maps from a cache: cropped with their images, weights, no teacher
-teacher   the same with maps found anew in each view by --guide of --teacher
-crossmae  ours with CrossMAE's decoder, a quarter of the patches predicted
+guided    the same with cached maps, cropped with their images; no teacher
+teacher   the same with maps that --guide computes with --teacher for each view
+crossmae  ours with CrossMAE's decoder; a quarter of the patches is predicted
 
-All at 224 pixels in patches of 16, decoder 512 x 8, random images. With --compile every variant is
-compiled. Prints one JSON line: medians of interleaved repeats, ratios to official of the same run
-(on the CPU of its own time too, which others on the machine disturb less), and peak memory (of a
-fresh process a variant on the CPU, of the allocator on a GPU).
+All use 224 pixels, patches of 16, decoder 512 x 8, random images. With --compile every variant is
+compiled. Prints one JSON line: medians of interleaved repeats, ratios to official in the same run
+(on the CPU also of CPU time, which other processes disturb less), and peak memory (on the CPU of a
+new process per variant, on a GPU of the allocator).
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from interleaved import median_ratio, time_interleaved
 from pretrain_parity import HEADS, official, ours
 from torch import Tensor
 
@@ -44,24 +43,24 @@ VARIANTS = ("official", "mae", "guided", "teacher", "crossmae")
 
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
-    """A function that takes one whole optimiser step."""
+    """Return a function that runs one complete optimizer step."""
     compute = choose_compute(args.device, args.precision)
     device, b = compute.device, args.batch_size
     torch.manual_seed(0)
-    made: Any
+    network: Any
     if variant == "official":
-        made = official(args.repos, args.model, "mae")
+        network = official(args.repos, args.model, "mae")
     else:
-        made = ours(args.model, "crossmae" if variant == "crossmae" else "mae")
-    made = made.to(device).train()
-    decay = [p for p in made.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in made.parameters() if p.requires_grad and p.ndim <= 1]
+        network = ours(args.model, "crossmae" if variant == "crossmae" else "mae")
+    network = network.to(device).train()
+    decay = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.5e-4, betas=(0.9, 0.95))
     images = torch.randn(b, 3, 224, 224, device=device)
     maps = torch.randint(0, 256, (b, 28, 28), dtype=torch.uint8, device=device)
     shown = torch.tensor([[0.1, 0.2, 0.8, 0.7, 1.0]], device=device).expand(b, 5)
-    model = torch.compile(made, dynamic=False) if args.compile else made
+    model = torch.compile(network, dynamic=False) if args.compile else network
     guide = None
     if variant == "teacher":
         options = {"layer": -1, "tau": 0.2} if args.guide == "tokencut" else {}
@@ -92,12 +91,12 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def peak_memory(variant: str, args: argparse.Namespace) -> float:
-    """MB at the highest over three steps."""
+    """Return the peak memory of three steps in MB."""
     compute = choose_compute(args.device, args.precision)
     if compute.device.type == "cuda":
         torch.cuda.empty_cache()
         step = make_step(variant, args)
-        step()  # compiling takes memory too
+        step()  # compiling takes memory, too
         compute.reset_peak_memory()
         for _ in range(3):
             step()
@@ -106,14 +105,13 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
     return float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
-def paired(times: dict[str, list[float]]) -> dict[str, float]:
-    """Median ratios to official. A round's steps ran next to each other: this is steadier on a busy
-    machine than the ratio of the medians."""
-    rounds = {v: zip(times[v], times["official"], strict=True) for v in VARIANTS[1:]}
-    return {v: round(statistics.median(a / b for a, b in pairs), 3) for v, pairs in rounds.items()}
+def ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median ratio of each variant to official."""
+    return {v: round(median_ratio(times[v], times["official"]), 3) for v in VARIANTS[1:]}
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--repos", type=Path, required=True)
     p.add_argument("--model", default="base", choices=HEADS)
@@ -126,7 +124,7 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=15)
     p.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     args = p.parse_args()
-    warnings.filterwarnings("ignore")  # of the published code: old names of torch and timm
+    warnings.filterwarnings("ignore")  # the published code uses old names of torch and timm
     compute = choose_compute(args.device, args.precision)
     if args.peak_of:
         step = make_step(args.peak_of, args)
@@ -135,20 +133,8 @@ def main() -> None:
         print(compute.peak_memory_mb())
         return
     steps = {v: make_step(v, args) for v in VARIANTS}
-    times: dict[str, list[float]] = {v: [] for v in VARIANTS}
-    own: dict[str, list[float]] = {v: [] for v in VARIANTS}
-    for repeat in range(args.repeats + 2):
-        turn = repeat % len(VARIANTS)
-        # The order turns, so that no variant always follows the same one.
-        for v in VARIANTS[turn:] + VARIANTS[:turn]:
-            compute.synchronize()
-            start, cpu = time.perf_counter(), time.process_time()
-            steps[v]()
-            compute.synchronize()
-            if repeat >= 2:
-                times[v].append(time.perf_counter() - start)
-                own[v].append(time.process_time() - cpu)
-    medians = {v: statistics.median(t) for v, t in times.items()}
+    timings = time_interleaved(steps, args.repeats, compute, warmup=2)
+    medians = timings.medians()
     steps.clear()
     memory = {v: peak_memory(v, args) for v in VARIANTS}
     print(
@@ -164,8 +150,8 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "seconds": {v: round(s, 4) for v, s in medians.items()},
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
-                "time_ratio": paired(times),
-                "cpu_time_ratio": paired(own) if compute.device.type == "cpu" else None,
+                "time_ratio": ratios(timings.wall),
+                "cpu_time_ratio": ratios(timings.cpu) if compute.device.type == "cpu" else None,
                 "memory_mb": {v: round(m) for v, m in memory.items()},
                 "memory_ratio": {v: round(memory[v] / memory["official"], 3) for v in VARIANTS[1:]},
             }

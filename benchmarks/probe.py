@@ -1,20 +1,20 @@
-"""k-NN and the sweep of linear heads against their bare arithmetic and others' code, side by side.
+"""Compare k-NN and the sweep of linear heads with their bare arithmetic and with other code.
 
     python benchmarks/probe.py --repos DIR
     python benchmarks/probe.py --what knn --keys 1281167 --queries 50000 --width 768 --device cuda
 
 knn, random features, k = 20 of 50,000 x 20,000 x 384:
   ours     `gtacli.measures.neighbors`: search, votes, top-1 and top-5
-  bare     a chunked matrix product with topk, and nothing else
+  bare     a chunked matrix product with topk only
   product  the matrix product alone
-  sklearn  KNeighborsClassifier(algorithm="brute", metric="cosine").kneighbors, where installed
+  sklearn  KNeighborsClassifier(algorithm="brute", metric="cosine").kneighbors, if installed
   dino     `knn_classifier` of facebookresearch/dino's eval_knn.py (a checkout `dino` in DIR)
-sweep, random features with classes in them, cached (15,000 x 192 a column, 100 classes):
-  race, full   52 heads: dropped on the way, or all to the end; the winner learns again from all
-  cls, deep    one head, of the narrowest and of the widest choice of features, for as many epochs
+sweep, random features with clusters, cached (15,000 x 192 per column, 100 classes):
+  race, full   52 heads, with poor heads dropped early or not; the best one is trained again on all
+  cls, deep    one head with the narrowest and with the widest features, for as many epochs
 
-Prints a JSON line: seconds (medians of interleaved repeats) and ratios of the same rounds; on a CPU
-of the process's own time too, which others on the machine disturb less.
+Prints a JSON line: seconds (medians of interleaved repeats) and ratios in the same rounds; on a CPU
+also of CPU time, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ import argparse
 import ast
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from interleaved import median_ratio, time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +46,7 @@ K = 20
 
 
 def knn_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
+    """Return the variants of k-NN."""
     rng = torch.Generator().manual_seed(0)
     keys, queries = (
         torch.randn(n, args.width, generator=rng).to(device) for n in (args.keys, args.queries)
@@ -73,7 +73,7 @@ def knn_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
     if device.type == "cpu" and (brute := sklearn_brute(keys, of_keys)):
         work["sklearn"] = lambda: brute.kneighbors(queries.numpy())
     if args.repos and (file := args.repos / "dino/eval_knn.py").is_file():
-        classifier = function_of(file, "knn_classifier")
+        classifier = load_function(file, "knn_classifier")
         work["dino"] = lambda: classifier(
             F.normalize(keys, dim=1),
             of_keys,
@@ -87,6 +87,7 @@ def knn_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
 
 
 def sklearn_brute(keys: Tensor, labels: Tensor) -> Any:
+    """Return scikit-learn's classifier, None if it is not installed."""
     try:
         from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-not-found]
     except ImportError:
@@ -95,8 +96,8 @@ def sklearn_brute(keys: Tensor, labels: Tensor) -> Any:
     return brute.fit(keys.numpy(), labels.numpy())
 
 
-def function_of(file: Path, name: str) -> Any:
-    """One function of a script, without what the script imports."""
+def load_function(file: Path, name: str) -> Any:
+    """Load one function of a script without running the script's imports."""
     tree = ast.parse(file.read_text())
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
     space: dict[str, Any] = {"torch": torch, "nn": torch.nn}
@@ -105,7 +106,7 @@ def function_of(file: Path, name: str) -> Any:
 
 
 class Ready(Bench):
-    """A bench with its features in memory."""
+    """An evaluation with its features in memory."""
 
     made: dict[Any, Features]
 
@@ -114,6 +115,7 @@ class Ready(Bench):
 
 
 def sweep_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
+    """Return the variants of the sweep."""
     rng = torch.Generator().manual_seed(0)
     deep = tuple(Column(layer, "cls") for layer in range(4))
     columns = [*deep, Column(3, "mean")]
@@ -147,34 +149,17 @@ def sweep_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work
     }
 
 
-def measure(work: dict[str, Work], repeats: int, compute: Any) -> dict[str, dict[str, list[float]]]:
-    """{"wall", "own"} -> variant -> seconds, by repeat; the first one, which warms up, left out."""
-    times: dict[str, dict[str, list[float]]] = {"wall": {}, "own": {}}
-    names = [*work]
-    for repeat in range(repeats + 1):
-        turn = repeat % len(names)
-        # The order turns, so that no variant always follows the same one.
-        for name in names[turn:] + names[:turn]:
-            compute.synchronize()
-            start, own = time.perf_counter(), time.process_time()
-            work[name]()
-            compute.synchronize()
-            if repeat:
-                times["wall"].setdefault(name, []).append(time.perf_counter() - start)
-                times["own"].setdefault(name, []).append(time.process_time() - own)
-    return times
-
-
 def ratios(times: dict[str, list[float]], one: str) -> dict[str, float]:
-    """Median over the rounds of the time of `one` by that of each other."""
+    """Return the median ratio of the time of `one` to that of every other variant."""
     return {
-        name: round(statistics.median(a / b for a, b in zip(times[one], of, strict=True)), 3)
-        for name, of in times.items()
+        name: round(median_ratio(times[one], seconds), 3)
+        for name, seconds in times.items()
         if name != one
     }
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--what", default="knn,sweep")
     p.add_argument("--repos", type=Path)
@@ -187,29 +172,29 @@ def main() -> None:
     p.add_argument("--images", type=int, default=15_000, help="of the sweep")
     p.add_argument("--head-width", type=int, default=192, help="of a column of the sweep")
     p.add_argument("--epochs", type=int, default=100, help="of the sweep")
-    p.add_argument("--without", default="", help="variants that are left out: full, sklearn, ...")
+    p.add_argument("--without", default="", help="variants to skip: full, sklearn, ...")
     args = p.parse_args()
     compute = choose_compute(args.device, "fp32")
-    made = {"knn": (knn_work, "ours"), "sweep": (sweep_work, "race")}
-    found: dict[str, Any] = {
+    makers = {"knn": (knn_work, "ours"), "sweep": (sweep_work, "race")}
+    result: dict[str, Any] = {
         "benchmark": "probe",
         "device": str(compute.device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
     for what in args.what.split(","):
-        make, one = made[what]
+        make, one = makers[what]
         work = make(args, compute.device)
         left = {name: each for name, each in work.items() if name not in args.without.split(",")}
-        times = measure(left, args.repeats, compute)
-        found[what] = {
-            "seconds": {n: round(statistics.median(t), 3) for n, t in times["wall"].items()},
-            f"{one}_by": ratios(times["wall"], one),
-            f"{one}_by_own_time": ratios(times["own"], one)
+        timings = time_interleaved(left, args.repeats, compute)
+        result[what] = {
+            "seconds": {n: round(s, 3) for n, s in timings.medians().items()},
+            f"{one}_by": ratios(timings.wall, one),
+            f"{one}_by_own_time": ratios(timings.cpu, one)
             if compute.device.type == "cpu"
             else None,
         }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The report of many runs: size of the page, making it, and how fast it answers in a browser.
+"""Measure the report of many runs: size, creation time, and response times in a browser.
 
 python benchmarks/report.py [--runs 20] [--images 200] [--model SPEC]
 
-The runs are one network (ViT-Tiny/16 with random weights at 224 px unless named) under several
-names, the images the demo's. `times_forward` compares making the page with nothing but the bare
-forward passes that it needs, in the same process. With Chromium and playwright: milliseconds from
-an input to the end of the next frame, medians of ten. Prints one JSON line.
+The runs are copies of one model (by default ViT-Tiny/16 with random weights at 224 px); the images
+are the demo's. `times_forward` is the creation time divided by the time of the bare forward passes
+in the same process. With Chromium and playwright: milliseconds from an input to the end of the next
+frame, medians of ten. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ MEASURE = """async () => {
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--images", type=int, default=200)
@@ -62,23 +63,24 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with TemporaryDirectory() as name:
         root = Path(name)
-        images = photographs(root, a.images)
-        folders = runs(root, a.runs, a.model)
+        images = write_images(root, a.images)
+        folders = write_runs(root, a.runs, a.model)
         config = ReportConfig(out=root / "report.html", images=images, device="cpu", workers=0)
-        told = write_report(config, folders, silent, BytesIO())
-        bare = forward(a.model, images) * (a.runs + 1)
+        report = write_report(config, folders, no_progress, BytesIO())
+        bare = time_forward(a.model, images) * (a.runs + 1)
         result: dict[str, Any] = {
             "runs": a.runs,
-            "images": told["images"],
-            "megabytes": round(told["bytes"] / 2**20, 2),
-            "seconds": told["seconds"],
-            "times_forward": round(told["seconds"] / bare, 2),
-            **in_browser(config.out),
+            "images": report["images"],
+            "megabytes": round(report["bytes"] / 2**20, 2),
+            "seconds": report["seconds"],
+            "times_forward": round(report["seconds"] / bare, 2),
+            **measure_in_browser(config.out),
         }
     print(json.dumps(result))
 
 
-def photographs(root: Path, count: int) -> list[str]:
+def write_images(root: Path, count: int) -> list[str]:
+    """Write test images of the demo as JPEG files."""
     (root / "images").mkdir()
     files = []
     for record in load_dataset("demo")["test"][:count]:
@@ -88,12 +90,13 @@ def photographs(root: Path, count: int) -> list[str]:
     return files
 
 
-def runs(root: Path, count: int, spec: str) -> list[str]:
+def write_runs(root: Path, count: int, spec: str) -> list[str]:
+    """Write run folders of one model."""
     model = load_model(spec, num_classes=10)
     classes = tuple(map(str, range(10)))
     weights = root / "model.safetensors"
     save_file(model.model.state_dict(), weights, model_metadata(model, classes))
-    found = []
+    folders = []
     for i in range(count):
         folder = root / f"run-{i}"
         folder.mkdir()
@@ -109,24 +112,25 @@ def runs(root: Path, count: int, spec: str) -> list[str]:
         (folder / "summary.json").write_text(json.dumps({"attention_drift": i}))
         rows = ({"epoch": e, "train_loss": 3 / (e + 1), "lr": 1e-4} for e in range(100))
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        found.append(str(folder))
-    return found
+        folders.append(str(folder))
+    return folders
 
 
-def forward(spec: str, images: list[str]) -> float:
-    """Seconds of one network's forward passes on images in memory."""
+def time_forward(spec: str, images: list[str]) -> float:
+    """Return the seconds of one model's forward passes on images in memory."""
     model = load_model(spec)
     batch = torch.zeros(8, 3, *model.image_size)
-    took = []
+    seconds = []
     with torch.inference_mode():
         for _ in range(5):
             start = time.perf_counter()
             model.model(batch)
-            took.append((time.perf_counter() - start) / 8)
-    return statistics.median(took) * len(images)
+            seconds.append((time.perf_counter() - start) / 8)
+    return statistics.median(seconds) * len(images)
 
 
-def in_browser(file: Path) -> dict[str, Any]:
+def measure_in_browser(file: Path) -> dict[str, Any]:
+    """Measure loading and response times in milliseconds."""
     binary = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
@@ -134,22 +138,23 @@ def in_browser(file: Path) -> dict[str, Any]:
         binary = None
     if binary is None:
         return {"browser": None}
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(file.as_uri())
         loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-        found = {"load_ms": round(page.evaluate(loaded))}
+        times = {"load_ms": round(page.evaluate(loaded))}
         page.evaluate("document.querySelector('.rows').scrollIntoView()")
         page.locator(".row canvas").first.wait_for()
         for name, script in INPUTS.items():
-            found[f"{name}_ms"] = round(page.evaluate(MEASURE % script), 1)
+            times[f"{name}_ms"] = round(page.evaluate(MEASURE % script), 1)
         browser.close()
-    return found
+    return times
 
 
 @contextmanager
-def silent(label: str, total: int | None) -> Any:
+def no_progress(label: str, total: int | None) -> Any:
+    """Return a context of `advance` that shows nothing."""
     yield lambda steps=1, note=None: None
 
 

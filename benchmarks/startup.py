@@ -1,8 +1,8 @@
-"""How long `gta --help` takes beside importing what it is made of; prints one JSON line.
+"""Compare the time of `gta --help` with that of importing typer and rich; prints one JSON line.
 
     python benchmarks/startup.py [--runs 15]
 
-Both are whole processes of this interpreter, interleaved; the figures are medians in seconds.
+Both are complete processes of this interpreter, interleaved; the values are medians in seconds.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ LOADED = (
 )
 
 
-def seconds(code: str) -> float:
-    began = time.perf_counter()
+def run_seconds(code: str) -> float:
+    """Return the duration of a Python process that runs `code`."""
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def measure(runs: int) -> dict[str, object]:
-    """Medians, their ratio, and which heavy packages the help has loaded."""
-    seconds(GTA), seconds(IMPORTS)  # the first run reads from the disk and writes bytecode
-    pairs = [(seconds(GTA), seconds(IMPORTS)) for _ in range(runs)]
+    """Return medians, their ratio, and the heavy packages that the help has imported."""
+    run_seconds(GTA), run_seconds(IMPORTS)  # the first run reads from disk and writes bytecode
+    pairs = [(run_seconds(GTA), run_seconds(IMPORTS)) for _ in range(runs)]
     help_s, imports_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     loaded = subprocess.run(
         [sys.executable, "-c", LOADED], check=True, capture_output=True, text=True

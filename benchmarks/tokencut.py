@@ -1,27 +1,26 @@
-"""TokenCut from patch features to mask and box, against the published dense solution, side by side.
+"""Compare TokenCut, from patch features to mask and box, with the published dense solution.
 
     python benchmarks/tokencut.py --sizes 14 30 60
     python benchmarks/tokencut.py --sizes 30 --features keys.pt
 
 published  affinity, scipy.linalg.eigh(D - A, D, subset_by_index=[1, 2]) in float64 on the CPU, and
-           the component of the seed, image by image; with its BLAS on one thread and on as many as
-           ours has, of which the faster counts (more are slower for small matrices and on a busy
-           machine)
+           the component of the seed, image by image; with BLAS on one thread and on as many as
+           ours uses, of which the faster counts (several threads are slower for small matrices and
+           on a busy machine)
 single     gtacli.normalized_cut, image by image
 batch      gtacli.normalized_cut of all images at once
 
-Synthetic features are an object on another ground, both textured, with noise; `--features` is a
-tensor (B, N, C) as `torch.save` writes it.
+Synthetic features are a textured object on a textured background, with noise; `--features` is a
+tensor (B, N, C) saved by `torch.save`.
 
-Prints one JSON line a size: medians of interleaved repeats in milliseconds an image, the ratio of
-the published solution to ours in the same run, and the IoU of the masks.
+Prints one JSON line per size: medians of interleaved repeats in milliseconds per image, the ratio
+of the published solution to ours in the same run, and the IoU of the masks.
 """
 
 import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,21 +28,22 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 import torch
+from interleaved import median_ratio, time_interleaved
 from scipy import ndimage
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from gtacli import normalized_cut
 from gtacli.discovery import NormalizedCut
-from gtacli.runtime.devices import choose_compute
+from gtacli.runtime.devices import Compute, choose_compute
 
 TAU, EPS = 0.2, 1e-5
 
 
 def synthetic(images: int, side: int, width: int) -> Tensor:
-    """(B, side^2, C): each patch a mixture of its region's textures and of what all share."""
+    """Make features (B, side^2, C): mixtures of a texture of the region and a shared vector."""
     g = torch.Generator().manual_seed(0)
-    found = []
+    features = []
     for _ in range(images):
         shared = torch.randn(width, generator=g)
         textures = torch.randn(2, 4, width, generator=g)
@@ -54,12 +54,12 @@ def synthetic(images: int, side: int, width: int) -> Tensor:
         which = torch.randint(4, (side * side,), generator=g)
         patches = 0.3 * shared + 0.7 * textures[inside.flatten(), which]
         region = torch.randn(2, width, generator=g)[inside.flatten()]
-        found.append(patches + 0.7 * region + 0.6 * torch.randn(side * side, width, generator=g))
-    return torch.stack(found)
+        features.append(patches + 0.7 * region + 0.6 * torch.randn(side * side, width, generator=g))
+    return torch.stack(features)
 
 
 def published(features: Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """The mask of one image's features (N, C), as in the official object_discovery.py."""
+    """Return the mask of one image's features (N, C), as in the official object_discovery.py."""
     f = torch.nn.functional.normalize(features, dim=-1)
     a = (f @ f.T).numpy() > TAU
     a = np.where(a, 1.0, EPS)
@@ -74,18 +74,19 @@ def published(features: Tensor, grid: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--sizes", type=int, nargs="+", default=[14, 30, 60], help="patches a side")
+    p.add_argument("--sizes", type=int, nargs="+", default=[14, 30, 60], help="patches per side")
     p.add_argument("--images", type=int, default=8)
-    p.add_argument("--width", type=int, default=384, help="of synthetic features")
+    p.add_argument("--width", type=int, default=384, help="width of synthetic features")
     p.add_argument("--features", type=Path)
-    p.add_argument("--device", default="auto", help="of ours")
+    p.add_argument("--device", default="auto", help="device of ours")
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument(
         "--published-images",
         type=int,
         default=2,
-        help="images of a repeat solved the published way",
+        help="images per repeat for the published solution",
     )
     args = p.parse_args()
     compute = choose_compute(args.device, "fp32")
@@ -100,8 +101,9 @@ def main() -> None:
 
 
 def measure(
-    features: Tensor, grid: tuple[int, int], compute: object, args: argparse.Namespace
+    features: Tensor, grid: tuple[int, int], compute: Compute, args: argparse.Namespace
 ) -> dict[str, object]:
+    """Time all variants on one set of features and compare the masks."""
     ours = features.to(compute.device)
     few = features[: args.published_images]
 
@@ -118,32 +120,17 @@ def measure(
         "single": (len(ours), lambda: [normalized_cut(f[None], grid, TAU, EPS) for f in ours]),
         "batch": (len(ours), lambda: normalized_cut(ours, grid, TAU, EPS)),
     }
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    results: dict[str, object] = {}
     names = list(variants)
-    for repeat in range(args.repeats + 1):
-        # The order turns, so that no variant always follows the same one.
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
-            if repeat == 0 and name.startswith("published"):
-                continue
-            count, run = variants[name]
-            compute.synchronize()
-            start = time.perf_counter()
-            results[name] = run()
-            compute.synchronize()
-            if repeat:
-                times[name].append((time.perf_counter() - start) / count)
-    cut = results["batch"]
+    runs = {name: run for name, (_, run) in variants.items()}
+    timings = time_interleaved(runs, args.repeats, compute, cold=names[: len(counts)])
+    times = {name: [s / variants[name][0] for s in of] for name, of in timings.wall.items()}
+    cut = timings.results["batch"]
     assert isinstance(cut, NormalizedCut)
     best = min(names[: len(counts)], key=lambda name: statistics.median(times[name]))
     masks = cut.mask[: len(few)].cpu().numpy()
-    both = zip(masks, results[best], strict=True)
+    both = zip(masks, timings.results[best], strict=True)
     iou = [float((a & b).sum() / (a | b).sum()) for a, b in both]
-    ratio = {
-        name: statistics.median(a / b for a, b in zip(times[best], times[name], strict=True))
-        for name in ("single", "batch")
-    }
+    ratio = {name: median_ratio(times[best], times[name]) for name in ("single", "batch")}
     return {
         "benchmark": "tokencut",
         "patches": grid[0] * grid[1],

@@ -1,28 +1,28 @@
-"""From image files to object masks: the official TokenCut flow beside `gta segment`'s.
+"""Compare the official TokenCut, from image files to object masks, with `gta segment`.
 
     git clone https://github.com/YangtaoWANG95/TokenCut
     python benchmarks/tokencut_flow.py photos/ --official TokenCut/unsupervised_saliency_detection \
         --model vit_small_patch16_224.dino --count 50
 
-official   get_saliency.py, one image at a time: decode, Lanczos to the nearest multiple of the
-           patch, forward with a hook on qkv, scipy's eigenvectors, component; with --refine its
-           bilateral solver. Its own functions run, changed only in what keeps them from running:
+official   get_saliency.py, image by image: decode, Lanczos to the nearest multiple of the patch
+           size, forward with a hook on qkv, scipy's eigenvectors, component; with --refine its
+           bilateral solver. The original functions run, with the minimal changes to make them run:
            the word "cuda", the URL of the weights, an unused import, an argument that scipy has
-           renamed. Block and normalisation are the model's. Measured with BLAS on one thread and
+           renamed. Block and normalization are the model's. Measured with BLAS on one thread and
            on all; the faster one counts.
-ours       gtacli.inference.segment.segmentation.segment, same files and weights, as batches, at
-           --image-size. Neither writes files.
+ours       gtacli.inference.segment.segmentation.segment with the same files and weights, in
+           batches, at --image-size. Neither writes files.
 
-Prints one JSON line: images per second, the median ratio of interleaved repeats, and how far the
-results agree (mean, minimum, share of images at 0.99 or more), step by step:
+Prints one JSON line: images per second, the median ratio of interleaved repeats, and the agreement
+of the results (mean, minimum, fraction of images at 0.99 or more), step by step:
 
 same_features   our cut on the official features
-same_positions  our network with the official position embeddings, on the official view of the image
-same_view       the same with timm's position embeddings, which are resized in another way
-flow, flow_box  the whole of each: the image is stretched to a square for ours
-solver          our bilateral solver on the official mask: what is above 0.5
-solver_object   the same: the largest component. The official one is the second largest of all with
-                the background among them, which is the background if the object is larger
+same_positions  our model with the official position embeddings, on the official view of the image
+same_view       the same with timm's position embeddings, which are resized differently
+flow, flow_box  the complete pipelines: ours stretches the image to a square
+solver          our bilateral solver on the official mask, thresholded at 0.5
+solver_object   the same, largest component; the official one is the second largest including the
+                background, which is the background itself if the object is larger
 """
 
 import argparse
@@ -32,7 +32,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -43,6 +42,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from cut_agreement import iou
+from interleaved import time_interleaved
 from PIL import Image
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
@@ -64,12 +65,12 @@ PATCH = 16
 
 
 class Official:
-    """The published functions from a checkout, on one device, with the weights of `model`.
+    """The published functions of a checkout on one device, with the weights of `model`.
 
     Args:
         folder: `unsupervised_saliency_detection` of the checkout.
         model: a plain ViT with DINO's layout.
-        layer: whose keys are cut; the blocks behind it are left out, as its hook is on the last.
+        layer: block whose keys are cut; later blocks are removed, as its hook is on the last one.
     """
 
     def __init__(self, folder: Path, model: LoadedModel, layer: int, device: torch.device) -> None:
@@ -102,33 +103,31 @@ class Official:
         return theirs.eval().to(self.device)
 
     def view(self, path: Path) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """(1, 3, H, W) normalised, the image's (h, w), and the patch grid."""
+        """Return the normalized view (1, 3, H, W), the image's (h, w), and the patch grid."""
         image = Image.open(path).convert("RGB")
         resized, w, h, gw, gh = self.utils.resize_pil(image, PATCH)
         pixels = F.normalize(F.to_dtype(F.pil_to_tensor(resized), scale=True), self.mean, self.std)
         return pixels[None].to(self.device), (h, w), (gh, gw)
 
     def mask(self, path: Path) -> np.ndarray:
-        """(h, w) of 0 and 1, without the bilateral solver."""
+        """Return the mask (h, w) of 0 and 1, without the bilateral solver."""
         view, size, grid = self.view(path)
         _, mask, _ = self.ncut.ncut(self.net(view)[0], list(grid), [PATCH] * 2, list(size), TAU)
         return mask
 
-    def refined(self, path: Path, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w) soft, and the object in it."""
+    def refine(self, path: Path, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the soft mask (h, w), and the object in it."""
         settings = {"sigma_spatial": 16, "sigma_luma": 16, "sigma_chroma": 8}
         return self.solver.bilateral_solver_output(str(path), mask, **settings)
 
     def find(self, path: Path, refine: bool) -> np.ndarray:
+        """Return the object's mask (h, w) as bool."""
         mask = self.mask(path)
-        return self.refined(path, mask)[1] if refine else mask > 0.5
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
+        return self.refine(path, mask)[1] if refine else mask > 0.5
 
 
 def box_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the intersection over union of the boxes of two masks."""
     drawn = []
     for mask in (one, other):
         box = box_around(mask) or (0, 0, 0, 0)
@@ -138,8 +137,8 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def steps(official: Official, spec: str, layer: int, images: list[Path]) -> dict[str, list[float]]:
-    """Where the two part: our later steps on what the official earlier steps gave."""
-    found: dict[str, list[float]] = defaultdict(list)
+    """Return the IoU of our later steps on the output of the official earlier steps."""
+    agreed: dict[str, list[float]] = defaultdict(list)
     nets: dict[tuple[int, int], nn.Module] = {}
     for path in images:
         view, size, grid = official.view(path)
@@ -153,18 +152,19 @@ def steps(official: Official, spec: str, layer: int, images: list[Path]) -> dict
             given["same_positions"] = keys(nets[grid], view, layer)
         for name, features in given.items():
             ours = normalized_cut(features, grid, TAU).mask[:, None].float()
-            # Enlarged as the official code does it: equal where the patches are.
+            # Enlarged as in the official code, so that equal patches give equal masks.
             enlarged = nn.functional.interpolate(ours, size, mode="nearest")[0, 0] > 0.5
-            found[name].append(iou(enlarged.cpu().numpy(), mask > 0.5))
+            agreed[name].append(iou(enlarged.cpu().numpy(), mask > 0.5))
         with Image.open(path) as image:
             soft = bilateral(np.array(image.convert("RGB")), mask.astype(np.float64))
-        their_soft, their_object = official.refined(path, mask)
-        found["solver"].append(iou(soft > 0.5, their_soft > 0.5))
-        found["solver_object"].append(iou(largest_object(soft), their_object))
-    return found
+        their_soft, their_object = official.refine(path, mask)
+        agreed["solver"].append(iou(soft > 0.5, their_soft > 0.5))
+        agreed["solver_object"].append(iou(largest_object(soft), their_object))
+    return agreed
 
 
 def keys(net: nn.Module, view: Tensor, layer: int) -> Tensor:
+    """Return the keys of a block as (1, N, C), heads concatenated."""
     with torch.no_grad():
         (tap,) = attention(net, view, (layer,), rows="all")
     return tap.q_k[1][:, :, tap.num_prefix_tokens :].transpose(1, 2).flatten(2)
@@ -172,9 +172,9 @@ def keys(net: nn.Module, view: Tensor, layer: int) -> Tensor:
 
 @contextmanager
 def positions(ours: nn.Module, theirs: nn.Module, view: Tensor) -> Iterator[None]:
-    """Our network with the official position embeddings for this view."""
+    """Use the official position embeddings for this view in our model."""
     before = ours.pos_embed.data
-    tokens = torch.zeros_like(before)  # only their shape counts
+    tokens = torch.zeros_like(before)  # only their shape matters
     ours.pos_embed.data = theirs.interpolate_pos_encoding(tokens, *view.shape[-2:]).detach()
     try:
         yield
@@ -182,7 +182,8 @@ def positions(ours: nn.Module, theirs: nn.Module, view: Tensor) -> Iterator[None
         ours.pos_embed.data = before
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def summarize(values: list[float]) -> dict[str, float]:
+    """Return mean, minimum and the fraction of at least 0.99."""
     return {
         "mean": round(statistics.mean(values), 4),
         "min": round(min(values), 4),
@@ -191,14 +192,19 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("folder", type=Path)
     p.add_argument("--model", required=True)
-    p.add_argument("--official", type=Path, help="of a checkout; without it ours runs alone")
+    p.add_argument(
+        "--official", type=Path, help="folder in a checkout [default: measure ours alone]"
+    )
     p.add_argument("--layer", type=int, default=-1)
-    p.add_argument("--image-size", type=int, default=352, help="ours; about as many patches")
+    p.add_argument(
+        "--image-size", type=int, default=352, help="image size of ours; about as many patches"
+    )
     p.add_argument("--refine", action="store_true", help="with the bilateral solver")
-    p.add_argument("--count", type=int, default=50, help="images, evenly spread")
+    p.add_argument("--count", type=int, default=50, help="number of images, evenly spaced")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--device", default="auto")
     args = p.parse_args()
@@ -232,17 +238,8 @@ def main() -> None:
 
         variants |= {"official_1": lambda: theirs(1), "official_all": lambda: theirs(None)}
 
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
-    for repeat in range(args.repeats + 1):
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
-            compute.synchronize()
-            start = time.perf_counter()
-            variants[name]()
-            compute.synchronize()
-            if repeat:  # the first warms up
-                times[name].append(time.perf_counter() - start)
+    timings = time_interleaved(variants, args.repeats, compute)
+    times, medians = timings.wall, timings.medians()
     result: dict[str, object] = {
         "benchmark": "tokencut_flow",
         "model": args.model,
@@ -254,11 +251,11 @@ def main() -> None:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "images_per_second": {
-            name: round(len(images) / statistics.median(t), 2) for name, t in times.items()
+            name: round(len(images) / seconds, 2) for name, seconds in medians.items()
         },
     }
     if official is not None:
-        best = min(names[1:], key=lambda name: statistics.median(times[name]))
+        best = min((name for name in medians if name != "ours"), key=medians.__getitem__)
         ratios = [a / b for a, b in zip(times[best], times["ours"], strict=True)]
         result["times_faster"] = round(statistics.median(ratios), 2)
         result["times_faster_range"] = [round(min(ratios), 2), round(max(ratios), 2)]
@@ -269,7 +266,8 @@ def main() -> None:
 def agreement(
     official: Official, args: argparse.Namespace, images: list[Path], ours: Callable[[Path], None]
 ) -> dict[str, dict[str, float]]:
-    found = steps(official, args.model, args.layer, images)
+    """Return the agreement of the steps and of the complete pipelines."""
+    agreed = steps(official, args.model, args.layer, images)
     with tempfile.TemporaryDirectory() as folder:
         ours(Path(folder))
         masks = []
@@ -277,9 +275,9 @@ def agreement(
             with Image.open(Path(folder, path.name).with_suffix(".png")) as image:
                 masks.append(np.asarray(image) > 127)
     theirs = [official.find(path, args.refine) for path in images]
-    found["flow"] = [iou(a, b) for a, b in zip(masks, theirs, strict=True)]
-    found["flow_box"] = [box_iou(a, b) for a, b in zip(masks, theirs, strict=True)]
-    return {name: spread(values) for name, values in found.items() if values}
+    agreed["flow"] = [iou(a, b) for a, b in zip(masks, theirs, strict=True)]
+    agreed["flow_box"] = [box_iou(a, b) for a, b in zip(masks, theirs, strict=True)]
+    return {name: summarize(values) for name, values in agreed.items() if values}
 
 
 if __name__ == "__main__":
