@@ -148,16 +148,16 @@ def _draw(cache: MapCache, out: Path, single: bool, image: InputImage) -> MapDra
     """Draw an image's map. Raises ImageError for an image without one."""
     import numpy as np
 
-    from gtacli.images.decode import Encoded, ImageError, decode, encoded
+    from gtacli.images.decode import EncodedImage, ImageError, decode, read_bytes
     from gtacli.rendering.heatmap import overlay_map, resize_map
     from gtacli.runtime.atomic import write_atomic
 
     path = out if single else out / image.below.with_name(f"{image.below.stem}.map.png")
-    data = encoded(image.source)
+    data = read_bytes(image.source)
     found = cache.find(data)
     if found is None:
         raise ImageError(f"no map of {image.path} in {cache.folder}")
-    picture = decode(Encoded(image.path, data))
+    picture = decode(EncodedImage(image.path, data))
     gray = resize_map(found.astype(np.float32), (picture.height, picture.width), (0, 255))
     drawn = overlay_map(picture, gray, "plasma")
     return {

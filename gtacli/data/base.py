@@ -1,7 +1,7 @@
 """Datasets as records in up to three splits, and the base classes of dataset readers.
 
-A record is a file, or an image that is `Packed` (a member of a shard, a row of a table, an array),
-so that sampling, hold-out, caching, shuffling and resuming work the same for every source.
+A record is a file, or a `PackedImage` (a member of a shard, a row of a table, an array), so that
+sampling, hold-out, caching, shuffling and resuming work the same for every source.
 
 A plug-in of the group `gta.datasets` subclasses `DatasetReader`. Everything that a reader returns
 is validated here.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 
 if TYPE_CHECKING:
     from gtacli.images.sizes import Box
@@ -55,7 +55,7 @@ class Record:
 
     key: str
     label: int
-    path: Path | Packed
+    path: Path | PackedImage
     mask: Path | None = None
     boxes: tuple[Box, ...] | None = None
 
@@ -151,8 +151,8 @@ def require_folder(root: Path | None, reader: str) -> Path:
     return root
 
 
-def _stamp(path: Path | Packed) -> int:
-    if isinstance(path, Packed):
+def _stamp(path: Path | PackedImage) -> int:
+    if isinstance(path, PackedImage):
         return path.stamp()
     try:
         return path.stat().st_size

@@ -14,7 +14,7 @@ from gtacli.data.base import ImageDataset, Record
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.find import find_images
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class InputImage(NamedTuple):
     record: Record | None = None
 
     @property
-    def source(self) -> Path | Packed:
+    def source(self) -> Path | PackedImage:
         """The file or packed image to decode."""
         return Path(self.path) if self.record is None else self.record.path
 
@@ -64,7 +64,7 @@ def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Itera
             yield InputImage(str(record.path), _without_root(record.key), record)
 
 
-def list_sources(spec: str) -> list[Path | Packed]:
+def list_sources(spec: str) -> list[Path | PackedImage]:
     """Return all images of a dataset, split by split, or of a folder without classes.
 
     Raises GtaError if there is no image.

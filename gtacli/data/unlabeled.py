@@ -10,7 +10,7 @@ from gtacli.data.readers.shards import Shards
 from gtacli.data.readers.table import Csv
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, subfolders
+from gtacli.images.find import find_images, list_subfolders
 
 log = logging.getLogger(__name__)
 _WDS = "wds/"
@@ -50,7 +50,7 @@ def _without_labels(spec: str) -> ImageDataset | None:
 
 
 def _images_in_folder(root: Path) -> ImageDataset | None:
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in subfolders(root)}
+    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in list_subfolders(root)}
     training = [folder for folder, split in splits.items() if split == "train"]
     others = [folder for folder, split in splits.items() if split in ("val", "test")]
     records = tuple(

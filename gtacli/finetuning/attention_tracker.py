@@ -15,8 +15,8 @@ from torch import Tensor
 from gtacli.data.base import Record
 from gtacli.data.truth import read_record_truth
 from gtacli.finetuning.results import AttentionMetrics
-from gtacli.images.decode import ImageError, upright_size
-from gtacli.images.preprocessing import eval_box
+from gtacli.images.decode import ImageError, read_upright_size
+from gtacli.images.preprocessing import compute_eval_box
 from gtacli.measures.attention import HealthSums
 from gtacli.measures.object_shares import object_shares
 from gtacli.models.loading import LoadedModel
@@ -113,11 +113,11 @@ class AttentionTracker:
     def _read_coverage(self, record: Record) -> Tensor:
         if record.mask is None:
             return torch.zeros(self.target.grid)
-        size = upright_size(record.path)
+        size = read_upright_size(record.path)
         truth = read_record_truth(record, size)
         assert truth is not None
         assert truth.labels is not None
-        box = eval_box(size, self.target.image_size, self.target.crop_pct)
+        box = compute_eval_box(size, self.target.image_size, self.target.crop_pct)
         return object_shares(truth.labels, self.target.grid, box)
 
 

@@ -1,6 +1,7 @@
-"""From a file to RGB pixels, whatever it is: EXIF orientation, CMYK, grey, 16 bit, palette, alpha.
+"""Decode any image file to RGB pixels: EXIF orientation, CMYK, gray, 16 bit, palette, alpha.
 
-Transparent images are laid on white. Anything unreadable raises ImageError, which names the file.
+Transparent images get a white background. Anything unreadable raises ImageError, which names the
+file.
 """
 
 import warnings
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from gtacli.errors import GtaError
-from gtacli.images.packed import Packed
-from gtacli.images.sizes import Size, cover_size, upright_rgb
+from gtacli.images.packed import PackedImage
+from gtacli.images.sizes import Size, cover_size, to_upright_rgb
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,35 +30,35 @@ class ImageError(GtaError):
     """A file that is not a readable image."""
 
 
-def decode(path: Path | Packed, cover: Size | None = None) -> Image.Image:
-    """The image at `path`, or packed, as upright RGB.
+def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
+    """Decode an image as upright RGB. Raises ImageError.
 
-    With `cover` (height, width) a JPEG may be decoded at 1/2, 1/4 or 1/8 (libjpeg does that almost
-    for nothing), yet never below twice that size, so that the resize after it still averages.
+    With `cover` (height, width) a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which costs
+    little, but never below twice `cover`, so that the resize after it still averages.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF, odd palettes: pixels are what counts
-            with Image.open(opened(path)) as image:
+            warnings.simplefilter("ignore")  # odd EXIF or palettes do not matter
+            with Image.open(open_source(path)) as image:
                 if cover is not None and image.format == "JPEG":
-                    side = 2 * max(cover)  # a square: the photograph may yet be turned
+                    side = 2 * max(cover)  # a square: EXIF may still rotate it
                     image.draft(image.mode, (side, side))
                 image.load()
-                return upright_rgb(image)
+                return to_upright_rgb(image)
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image"
-        elif isinstance(error, OSError) and error.strerror:  # str() would name the file once more
+        elif isinstance(error, OSError) and error.strerror:  # str() repeats the file's name
             reason = error.strerror
         raise ImageError(f"cannot read image {path}: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded(Packed):
-    """An image file's bytes, read already."""
+class EncodedImage(PackedImage):
+    """An image file's bytes, already read."""
 
     name: str
     data: bytes
@@ -72,38 +73,40 @@ class Encoded(Packed):
         return self.name
 
 
-def encoded(path: Path | Packed) -> bytes:
-    """The bytes of the image file itself. Raises ImageError where they cannot be read."""
+def read_bytes(path: Path | PackedImage) -> bytes:
+    """Return the encoded bytes of an image. Raises ImageError if they cannot be read."""
     try:
         with path.open("rb") if isinstance(path, Path) else path.open() as file:
             return file.read()
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
-    except Exception as error:  # a container raises what it likes
+    except Exception as error:  # a container may raise anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ImageError(f"cannot read image {path}: {reason}") from error
 
 
-def upright_size(path: Path | Packed) -> Size:
-    """(h, w) of what `decode` gives, from the file's header."""
+def read_upright_size(path: Path | PackedImage) -> Size:
+    """Return the (h, w) of what `decode` returns, from the header. Raises ImageError."""
     try:
-        with Image.open(opened(path)) as image:
+        with Image.open(open_source(path)) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except Exception as error:
         raise ImageError(f"cannot read image {path}: {error}") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if rotated else (height, width)
 
 
-def opened(path: Path | Packed) -> Path | BinaryIO:
-    """What Pillow opens."""
-    return path.open() if isinstance(path, Packed) else path
+def open_source(path: Path | PackedImage) -> Path | BinaryIO:
+    """Return what Pillow can open."""
+    return path.open() if isinstance(path, PackedImage) else path
 
 
-def load(path: Path | Packed, cover: Size, interpolation: str = "bicubic") -> NDArray[np.uint8]:
-    """Decoded and reduced to just cover `cover`: uint8 (h, w, 3).
+def load(
+    path: Path | PackedImage, cover: Size, interpolation: str = "bicubic"
+) -> NDArray[np.uint8]:
+    """Decode an image and shrink it until it just covers `cover`: uint8 (h, w, 3).
 
-    A smaller image stays as it is: enlarging belongs to the crop, which then resamples once.
+    A smaller image keeps its size: the crop enlarges it, so that it is resampled only once.
     """
     image = decode(path, cover)
     height, width = cover_size(image.height, image.width, cover)

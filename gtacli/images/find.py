@@ -1,4 +1,4 @@
-"""Finding images on disk: which suffixes count, hidden files, links, loops of links."""
+"""Find images on disk: suffixes, hidden files, links and loops of links."""
 
 import os
 from pathlib import Path
@@ -11,19 +11,20 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def is_hidden(name: str) -> bool:
-    """Dot files, and the folder that macOS adds to archives."""
+    """Return whether a name is a dot file, or the folder that macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def is_image(name: str) -> bool:
+    """Return whether a file name has an image's suffix and is not hidden."""
     return not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image below `folder`, sorted; links are followed, each real folder entered once."""
+    """List every image below `folder`, sorted; links are followed, each real folder once."""
     found: list[Path] = []
     entered: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
         if real in entered:  # a link back to a parent would never end
             folders.clear()
@@ -34,27 +35,29 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The visible folders directly in `folder`, sorted by name."""
+def list_subfolders(folder: Path) -> list[Path]:
+    """List the visible folders directly in `folder`, sorted by name."""
     try:
         return sorted(
             path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
         )
     except OSError as error:
-        raise _unreadable(error) from error
+        raise _folder_error(error) from error
 
 
-def file_state(path: Path) -> str:
-    """Where a file lies and what changes with its bytes, found without reading them: size, and
-    the times of the last change of the bytes and of the entry, which no program can set back.
-    Raises OSError."""
+def read_file_state(path: Path) -> str:
+    """Return a string that changes with a file's place or bytes, without reading the file.
+
+    It has the path, the size, and the times of the last change of the bytes and of the inode, of
+    which no program can reset the latter. Raises OSError.
+    """
     stat = path.stat()
     return f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
 
 
-def _refuse(error: OSError) -> None:
-    raise _unreadable(error) from error
+def _raise(error: OSError) -> None:
+    raise _folder_error(error) from error
 
 
-def _unreadable(error: OSError) -> GtaError:
+def _folder_error(error: OSError) -> GtaError:
     return GtaError(f"cannot read folder {error.filename}: {error.strerror}")

@@ -1,22 +1,23 @@
-"""Images that are not files of their own: members of a shard, rows of a table, arrays."""
+"""The base class of images that are not files: members of a shard, rows of a table, arrays."""
 
 from abc import ABC, abstractmethod
 from typing import BinaryIO
 
 
-class Packed(ABC):
-    """An image that is no file of its own. Its `str` is its name in messages; it can be pickled."""
+class PackedImage(ABC):
+    """An image that is not a file. Its `str` is its name in messages; it can be pickled."""
 
     @abstractmethod
     def open(self) -> BinaryIO:
-        """The encoded image, in any format that Pillow reads."""
+        """Open the encoded image, in any format that Pillow reads."""
 
     @abstractmethod
     def stamp(self) -> int:
-        """What tells a changed image from the old one: its size in bytes, or a checksum where all
-        sizes are alike."""
+        """Return a number that changes with the image: its size, or a checksum of fixed sizes."""
 
     def state(self) -> str | None:
-        """Where the image lies and what says, without reading it, that its bytes are still those
-        of before; None: nothing does. Raises OSError where it is gone."""
+        """Return a string that changes with the image's place or bytes, without reading it.
+
+        None if there is no such string. Raises OSError for an image that no longer exists.
+        """
         return None

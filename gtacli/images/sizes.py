@@ -1,4 +1,4 @@
-"""Any image as upright RGB: EXIF orientation, CMYK, grey, 16 bit, palette, alpha; its size."""
+"""Image sizes, and any PIL image as upright RGB: EXIF orientation, CMYK, 16 bit, alpha."""
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,21 +10,24 @@ Box = tuple[int, int, int, int]
 
 
 def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
-    """The size of the same aspect ratio that just covers `cover`; a smaller image's own size."""
+    """Return the size of the same aspect ratio that just covers `cover`.
+
+    A smaller image keeps its size, unless `enlarge`.
+    """
     scale = max(cover[0] / height, cover[1] / width)
     if scale >= 1 and not enlarge:
         return height, width
     return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
 
 
-def own_aspect(image: Size, like: Size, patch: Size) -> Size:
-    """The size nearest to `image`'s aspect ratio that has about as many patches as `like`, never
-    more than an eighth more; whole patches, at least one a side.
+def fit_aspect(image: Size, like: Size, patch: Size) -> Size:
+    """Return a size with about `image`'s aspect ratio and as many patches as `like`.
 
+    It is a whole number of patches, at least one per side, and has at most an eighth more patches.
     All arguments and the result are (height, width) in pixels.
     """
     patches = (like[0] // patch[0]) * (like[1] // patch[1])
-    # Patches need not be square: the aspect that counts is that of the grid.
+    # Patches need not be square: the aspect ratio is that of the grid.
     aspect = (image[0] / patch[0]) / (image[1] / patch[1])
     rows = max(1, min(patches, round((patches * aspect) ** 0.5)))
     columns = max(1, min(patches, round((patches / aspect) ** 0.5)))
@@ -33,8 +36,8 @@ def own_aspect(image: Size, like: Size, patch: Size) -> Size:
     return rows * patch[0], columns * patch[1]
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """`image` turned as its EXIF says, transparency laid on white, 16 bit brought to 8."""
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """Rotate an image as its EXIF says, put it on white, and convert it to 8-bit RGB."""
     return _rgb(_upright(image))
 
 
@@ -56,13 +59,13 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
-    grey = np.asarray(image).astype(np.float64)
-    grey[~np.isfinite(grey)] = 0  # how depth and satellite images mark a place without a value
-    top = grey.max(initial=0.0)
+    """Convert gray of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
+    gray = np.asarray(image).astype(np.float64)
+    gray[~np.isfinite(gray)] = 0  # depth and satellite images mark missing values so
+    top = gray.max(initial=0.0)
     if image.mode == "F":
         full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
     else:
         deep = image.mode.startswith("I;16") or top > 255
         full = max(65535.0, top) if deep else 255.0
-    return Image.fromarray(np.clip(grey * (255 / full) + 0.5, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(gray * (255 / full) + 0.5, 0, 255).astype(np.uint8))

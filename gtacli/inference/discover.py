@@ -17,7 +17,7 @@ from gtacli.discovery.maps.digests import ImageFile, digest, file_stamp
 from gtacli.discovery.maps.manifest import MapManifest
 from gtacli.discovery.maps.writer import MapWriter
 from gtacli.errors import GtaError
-from gtacli.images.decode import Encoded, decode, encoded
+from gtacli.images.decode import EncodedImage, decode, read_bytes
 from gtacli.inference.objects import Finder
 from gtacli.inference.stream import Failure, Stop, never, read_ahead
 from gtacli.models.fingerprint import fingerprint
@@ -155,11 +155,11 @@ class _CacheFiller:
             return item
         # Before the bytes: a change in between must not be taken for what was read.
         stamp = file_stamp(item)
-        data = encoded(item)
+        data = read_bytes(item)
         content = digest(data)
         if self.cache.has(content):
             return _NewImage(item, content, stamp, None)
-        view = self.finder.view(decode(Encoded(str(item), data)))
+        view = self.finder.view(decode(EncodedImage(str(item), data)))
         return _NewImage(item, content, stamp, view)
 
     def _start(self) -> _Steps:

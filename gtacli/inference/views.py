@@ -1,5 +1,4 @@
-"""Pixels as several networks want them: each with its own input size and preprocessing, every
-distinct view made once, in the thread that reads."""
+"""Inputs of several models, each with its own size and preprocessing."""
 
 from __future__ import annotations
 
@@ -8,28 +7,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gtacli.images.preprocessing import eval_view
+from gtacli.images.preprocessing import make_eval_view
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
 
 
-class Views:
-    """Of networks in eval mode on the device, where they are moved."""
+class ModelViews:
+    """Prepares inputs for several models; moves them to the device in eval mode.
+
+    Models with the same preprocessing share a view, which is made in the reading thread.
+    """
 
     def __init__(self, models: Sequence[LoadedModel], compute: Compute) -> None:
         self.device = compute.device
         for model in models:
             model.model.eval().to(compute.device)
-        ways = [(m.image_size, m.crop_pct, m.interpolation) for m in models]
-        self._ways = list(dict.fromkeys(ways))
-        self._way_of = [self._ways.index(way) for way in ways]
+        settings = [(m.image_size, m.crop_pct, m.interpolation) for m in models]
+        self._settings = list(dict.fromkeys(settings))
+        self._setting_of = [self._settings.index(setting) for setting in settings]
         self._inputs = [model.view(compute.device) for model in models]
 
     def make(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """uint8 (3, h, w) -> uint8, one for each distinct way in which the networks see images."""
-        return tuple(eval_view(pixels, *way) for way in self._ways)
+        """Return a uint8 view of an image, uint8 (3, h, w), for each distinct preprocessing."""
+        return tuple(make_eval_view(pixels, *setting) for setting in self._settings)
 
     def batch(self, model: int, views: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """What network number `model` is given: (B, 3, h, w), normalised, on the device."""
-        pixels = torch.stack([view[self._way_of[model]] for view in views])
+        """Return the input of model number `model`: (B, 3, h, w), normalized, on the device."""
+        pixels = torch.stack([view[self._setting_of[model]] for view in views])
         return self._inputs[model](pixels.to(self.device))

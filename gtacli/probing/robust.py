@@ -31,9 +31,9 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode
-from gtacli.images.find import find_images, subfolders
+from gtacli.images.find import find_images, list_subfolders
 from gtacli.inference.stream import Failure
-from gtacli.inference.views import Views
+from gtacli.inference.views import ModelViews
 from gtacli.measures.statistics import share_difference
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.class_map import matched, output_names
@@ -101,7 +101,7 @@ def class_folders(name: str, root: Path) -> ImageSet:
         raise UsageError(f"{option}: no folder {root}")
     synsets = ImageNetInfo("imagenet1k").label_names()
     by_class: dict[str, list[Path]] = {}
-    for folder in subfolders(root):
+    for folder in list_subfolders(root):
         # By number, not in the order of the names, in which 10 comes before 2.
         number = int(folder.name) if folder.name.isdigit() else -1
         synset = synsets[number] if 0 <= number < len(synsets) else folder.name
@@ -172,7 +172,7 @@ class Asked:
         self.models, self.images, self.compute = models, images, compute
         self.deciders = [images.decide(model) for model in models]
         self.answers: list[dict[int, int]] = [{} for _ in models]
-        self._views = Views(models, compute)
+        self._views = ModelViews(models, compute)
 
     def see(
         self, batch_size: int = 32, threads: int | None = None, most: int | None = None

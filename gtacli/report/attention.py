@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.images.decode import load
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 from gtacli.models.loading import LoadedModel
 from gtacli.models.packed_linear import pack
 from gtacli.models.tap import Request, Tap, TappedViT, absolute_layers, require_cls
@@ -56,7 +56,7 @@ def eval_transform(model: LoadedModel) -> EvalTransform:
     return EvalTransform(model.image_size, model.crop_pct, model.interpolation)
 
 
-def load_view(image: Path | Packed, transform: EvalTransform) -> Tensor:
+def load_view(image: Path | PackedImage, transform: EvalTransform) -> Tensor:
     """Load an image and apply the transform: uint8 (3, h, w). Raises ImageError."""
     pixels = load(image, transform.load_size, transform.interpolation)
     return transform(torch.from_numpy(pixels).permute(2, 0, 1))

@@ -14,7 +14,7 @@ from gtacli.config.report import ReportConfig
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.inputs import InputImage
 from gtacli.data.unlabeled import has_labels
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.report.evaluation import RunEvaluator, RunPredictions
 from gtacli.report.predictions import worst_mistakes
@@ -32,7 +32,7 @@ class SelectedImage(NamedTuple):
     """
 
     name: str
-    source: Path | Packed
+    source: Path | PackedImage
     label: str | None
     mistake: bool = False
 

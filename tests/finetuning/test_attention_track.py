@@ -16,7 +16,7 @@ from gtacli import attention, load_model
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import UsageError
 from gtacli.finetuning.run import finetune
-from gtacli.images.preprocessing import eval_view
+from gtacli.images.preprocessing import make_eval_view
 
 Make = Callable[..., FinetuneConfig]
 
@@ -58,7 +58,9 @@ def by_hand(run: Path, source: Path, data: Path) -> dict[str, Any]:
     for key in keys:
         image = target.preprocess(Image.open(data / key))[None]
         mask = torch.from_numpy(np.array(Image.open(data / "masks" / key))).expand(3, -1, -1)
-        seen = eval_view(mask, target.image_size, target.crop_pct, "bilinear")[0].double() / 255
+        seen = (
+            make_eval_view(mask, target.image_size, target.crop_pct, "bilinear")[0].double() / 255
+        )
         weights = seen.unflatten(0, (4, 8)).unflatten(-1, (4, 8)).mean((1, 3)).flatten()
         with torch.no_grad():
             pairs = zip(

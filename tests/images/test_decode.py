@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gtacli.images.decode import ImageError, cover_size, decode, load, upright_size
+from gtacli.images.decode import ImageError, cover_size, decode, load, read_upright_size
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
 
@@ -153,7 +153,7 @@ def test_the_size_is_that_of_the_decoded_image(tmp_path: Path, orientation: int 
         exif[0x0112] = orientation
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
     decoded = decode(tmp_path / "a.jpg")
-    assert upright_size(tmp_path / "a.jpg") == (decoded.height, decoded.width)
+    assert read_upright_size(tmp_path / "a.jpg") == (decoded.height, decoded.width)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"cannot read image .*b.jpg"):
-        upright_size(tmp_path / "b.jpg")
+        read_upright_size(tmp_path / "b.jpg")

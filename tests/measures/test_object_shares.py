@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gtacli.images.preprocessing import eval_box, eval_view
+from gtacli.images.preprocessing import compute_eval_box, make_eval_view
 from gtacli.measures.object_shares import object_shares, regrid
 from gtacli.measures.segmentation import VOID
 
@@ -61,9 +61,9 @@ def test_the_mask_goes_through_evaluations_view(size: tuple[int, int], crop_pct:
     y, x = np.mgrid[:height, :width]
     mask = ((y / height - 0.4) ** 2 + (x / width - 0.55) ** 2 < 0.09).astype(np.int32)
     picture = torch.from_numpy(mask * 255).to(torch.uint8).expand(3, -1, -1)
-    seen = eval_view(picture, (32, 48), crop_pct, "bilinear")[0].double() / 255
+    seen = make_eval_view(picture, (32, 48), crop_pct, "bilinear")[0].double() / 255
     expected = seen.unflatten(0, (4, 8)).unflatten(-1, (6, 8)).mean((1, 3))
-    shares = object_shares(mask, (4, 6), eval_box(size, (32, 48), crop_pct))
+    shares = object_shares(mask, (4, 6), compute_eval_box(size, (32, 48), crop_pct))
     # Pictures are rounded to whole pixels on the way: of eight a side.
     assert (shares - expected).abs().max() < 0.07
     assert abs(shares.mean() - expected.mean()) < 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gtacli.images.sizes import own_aspect
+from gtacli.images.sizes import fit_aspect
 
 sides = st.integers(1, 20_000)
 grids = st.integers(1, 60)
@@ -13,10 +13,10 @@ patches = st.sampled_from([(16, 16), (14, 14), (8, 8), (16, 8)])
 
 
 def test_familiar_shapes() -> None:
-    assert own_aspect((500, 500), (224, 224), (16, 16)) == (224, 224)
-    assert own_aspect((300, 400), (224, 224), (16, 16)) == (192, 256)
-    assert own_aspect((400, 300), (480, 480), (16, 16)) == (560, 416)
-    assert own_aspect((20, 20_000), (224, 224), (16, 16)) == (16, 196 * 16)
+    assert fit_aspect((500, 500), (224, 224), (16, 16)) == (224, 224)
+    assert fit_aspect((300, 400), (224, 224), (16, 16)) == (192, 256)
+    assert fit_aspect((400, 300), (480, 480), (16, 16)) == (560, 416)
+    assert fit_aspect((20, 20_000), (224, 224), (16, 16)) == (16, 196 * 16)
 
 
 @given(sides, sides, grids, grids, patches)
@@ -26,7 +26,7 @@ def test_whole_patches_about_as_many_as_asked_for(
     h: int, w: int, rows: int, columns: int, patch: tuple[int, int]
 ) -> None:
     like = (rows * patch[0], columns * patch[1])
-    height, width = own_aspect((h, w), like, patch)
+    height, width = fit_aspect((h, w), like, patch)
     assert height % patch[0] == 0
     assert width % patch[1] == 0
     gh, gw = height // patch[0], width // patch[1]
@@ -38,7 +38,7 @@ def test_the_aspect_is_kept_to_half_a_patch(h: int, w: int, side: int) -> None:
     ratio = h / w
     if not 1 / 3 < ratio < 3:
         return
-    height, width = own_aspect((h, w), (side * 16, side * 16), (16, 16))
+    height, width = fit_aspect((h, w), (side * 16, side * 16), (16, 16))
     gh, gw = height / 16, width / 16
     assert (gh - 1.01) / (gw + 1.01) <= ratio <= (gh + 1.01) / (gw - 1.01)
     assert gh * gw >= 0.8 * side * side

@@ -14,7 +14,7 @@ from gtacli.data import load_dataset
 from gtacli.discovery.maps.digests import digest
 from gtacli.discovery.maps.manifest import MapManifest
 from gtacli.discovery.maps.writer import MapWriter
-from gtacli.images.decode import encoded
+from gtacli.images.decode import read_bytes
 
 Make = Callable[..., PretrainConfig]
 
@@ -59,7 +59,7 @@ def maps(tiny_data: Path, tmp_path: Path) -> Path:
         grid=(3, 5),
     )
     records = [record for _, record in load_dataset(str(tiny_data)).records()][2:]
-    digests = [digest(encoded(record.path)) for record in records]
+    digests = [digest(read_bytes(record.path)) for record in records]
     found = np.random.default_rng(0).integers(0, 256, (len(records), 3, 5), dtype=np.uint8)
     cache = MapWriter(tmp_path / "maps", manifest, len(records))
     for content in digests:

@@ -16,7 +16,7 @@ from gtacli.data import load_dataset
 from gtacli.data.loader import Batch
 from gtacli.discovery.maps import MapCache
 from gtacli.images.decode import load
-from gtacli.images.preprocessing import eval_view
+from gtacli.images.preprocessing import make_eval_view
 from gtacli.models.loading import load_model
 from gtacli.pretraining.map_source import CachedMaps, OnlineMaps
 from gtacli.pretraining.online_knn import OnlineKnn
@@ -85,7 +85,7 @@ def test_the_online_probe_counts_neighbours(config: Make, tiny_data: Path) -> No
         """As evaluation sees it, by the network itself."""
         encoder = job.encoder
         pixels = torch.from_numpy(load(record.path, (40, 40), "bicubic")).permute(2, 0, 1)
-        view = eval_view(pixels, encoder.image_size, encoder.crop_pct, "bicubic")
+        view = make_eval_view(pixels, encoder.image_size, encoder.crop_pct, "bicubic")
         x = (view[None].float() / 255 - torch.tensor(encoder.mean).view(3, 1, 1)) / torch.tensor(
             encoder.std
         ).view(3, 1, 1)

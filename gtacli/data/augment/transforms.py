@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.images.preprocessing import eval_box, eval_view, resized_size
+from gtacli.images.preprocessing import compute_eval_box, make_eval_view, resize_target
 from gtacli.images.sizes import Size
 
 LOAD_RATIO = 256 / 224
@@ -143,15 +143,15 @@ class EvalTransform:
 
     @property
     def load_size(self) -> Size:
-        return resized_size(self.image_size, self.crop_pct)
+        return resize_target(self.image_size, self.crop_pct)
 
     def make_view(
         self, image: Tensor, rng: np.random.Generator | None = None
     ) -> tuple[Tensor, RelativeCrop]:
         """Return a view of `image` and its crop."""
         height, width = image.shape[-2:]
-        y0, x0, y1, x1 = eval_box((height, width), self.image_size, self.crop_pct)
+        y0, x0, y1, x1 = compute_eval_box((height, width), self.image_size, self.crop_pct)
         return self(image), RelativeCrop(x0 / width, y0 / height, x1 / width, y1 / height)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        return eval_view(image, self.image_size, self.crop_pct, self.interpolation)
+        return make_eval_view(image, self.image_size, self.crop_pct, self.interpolation)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gtacli.data.base import SPLIT_NAMES, DatasetReader, ImageDataset, Record, require_folder
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, is_image, subfolders
+from gtacli.images.find import find_images, is_image, list_subfolders
 
 log = logging.getLogger(__name__)
 _LAYOUT = "expected train/ val/ test/ of class folders, or class folders"
@@ -35,7 +35,7 @@ class Folder(DatasetReader):
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    folders = subfolders(root)
+    folders = list_subfolders(root)
     parts: dict[str, Path] = {}
     others: list[Path] = []
     for folder in folders:
@@ -59,7 +59,7 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(part: Path) -> list[Path]:
-    folders = subfolders(part)
+    folders = list_subfolders(part)
     if not folders:
         loose = any(is_image(path.name) for path in part.iterdir())
         state = "holds images but no class folder" if loose else "is empty"

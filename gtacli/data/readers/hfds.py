@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 from gtacli.data.base import SPLIT_NAMES, DatasetFamily, ImageDataset, Record
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
-from gtacli.images.find import file_state
-from gtacli.images.packed import Packed
+from gtacli.images.find import read_file_state
+from gtacli.images.packed import PackedImage
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Rows:
         chunks = self.table.data.column(self.column).chunks
         if not files or any(chunk.field("bytes").null_count for chunk in chunks):
             return None
-        states = (file_state(Path(file["filename"])) for file in files)
+        states = (read_file_state(Path(file["filename"])) for file in files)
         # The fingerprint says which rows of the files the table has, in which order.
         return "\0".join((self.table._fingerprint, *states))
 
@@ -121,7 +121,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row(Packed):
+class Row(PackedImage):
     rows: Rows
     index: int
 

@@ -30,8 +30,8 @@ from typing import BinaryIO, NamedTuple
 from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, split_in_name
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
-from gtacli.images.find import file_state, is_hidden, is_image
-from gtacli.images.packed import Packed
+from gtacli.images.find import is_hidden, is_image, read_file_state
+from gtacli.images.packed import PackedImage
 from gtacli.runtime.cache import cache_dir
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Shards(DatasetFamily):
 
 
 @dataclass(frozen=True, slots=True)
-class Member(Packed):
+class Member(PackedImage):
     """Bytes `offset` to `offset + size` of a shard."""
 
     shard: Path
@@ -99,7 +99,7 @@ class Member(Packed):
         return self.size
 
     def state(self) -> str:
-        return f"{file_state(self.shard)}\0{self.offset}+{self.size}"
+        return f"{read_file_state(self.shard)}\0{self.offset}+{self.size}"
 
     def __str__(self) -> str:
         return f"{self.shard}:{self.name}"

@@ -22,7 +22,7 @@ from gtacli.data.base import (
     split_in_name,
 )
 from gtacli.errors import GtaError
-from gtacli.images.find import subfolders
+from gtacli.images.find import list_subfolders
 
 Columns = tuple[str, ...]
 
@@ -43,7 +43,7 @@ def has_tables(folder: Path) -> bool:
     A train.csv without our columns may lie beside class folders for some other purpose.
     """
     table, train = folder / "train.csv", folder / "train"
-    if not table.is_file() or (train.is_dir() and subfolders(train)):
+    if not table.is_file() or (train.is_dir() and list_subfolders(train)):
         return False
     with table.open(encoding="utf-8-sig", errors="replace") as file:
         header = [name.strip().strip('"').lower() for name in file.readline().split(",")]

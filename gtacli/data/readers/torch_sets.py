@@ -29,7 +29,7 @@ from gtacli.data.readers.cars import Cars
 from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.torch_table import SETS, TorchSet
 from gtacli.errors import GtaError
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 
 OWN: dict[str, type[DatasetReader]] = {
     "oxfordiiitpet": Pets,
@@ -108,7 +108,7 @@ def _records(part: Any, split: str, base: Path) -> Iterator[Record]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pixels(Packed):
+class Pixels(PackedImage):
     """One image of an array, uint8 (N, H, W) or (N, H, W, 3), which all records share."""
 
     images: NDArray[np.uint8]

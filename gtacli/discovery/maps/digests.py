@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.images.find import file_state
-from gtacli.images.packed import Packed
+from gtacli.images.find import read_file_state
+from gtacli.images.packed import PackedImage
 
 SIZE = 16
 """Bytes of a digest: the probability of a collision among 10^9 images is 10^-21."""
-ImageFile = Path | Packed
+ImageFile = Path | PackedImage
 _MANY = 1 << 16  # new digests of a DigestSet after which its table is rebuilt
 
 
@@ -31,7 +31,7 @@ def file_stamp(source: ImageFile) -> bytes | None:
     without times of change.
     """
     try:
-        state = source.state() if isinstance(source, Packed) else file_state(source)
+        state = source.state() if isinstance(source, PackedImage) else read_file_state(source)
     except OSError:
         return None
     return None if state is None else digest(state.encode(errors="surrogateescape"))

@@ -28,7 +28,7 @@ from gtacli.discovery.maps.digests import SIZE, DigestTable, ImageFile, digest, 
 from gtacli.discovery.maps.files import MAPS, SEEN, SEEN_TYPE, RowArray, files_in, load, maps_type
 from gtacli.discovery.maps.manifest import read_manifest
 from gtacli.errors import GtaError
-from gtacli.images.decode import ImageError, encoded
+from gtacli.images.decode import ImageError, read_bytes
 from gtacli.runtime.prefetch import ahead
 
 BULK = 4096  # images that are looked up together
@@ -170,7 +170,7 @@ def _stamps(images: Sequence[ImageFile]) -> list[bytes | None]:
 
 def _content(image: ImageFile) -> bytes | None:
     try:
-        return digest(encoded(image))
+        return digest(read_bytes(image))
     except ImageError:
         return None
 

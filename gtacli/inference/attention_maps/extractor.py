@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.images.preprocessing import InputView
-from gtacli.images.sizes import Size, own_aspect
+from gtacli.images.sizes import Size, fit_aspect
 from gtacli.inference.attention_maps.methods import AttentionMap, MapMethod
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
@@ -47,7 +47,7 @@ class MapExtractor:
         if self.stretched:
             return self.model.image_size
         patch = tuple(s // g for s, g in zip(self.model.image_size, self.model.grid, strict=True))
-        return own_aspect(image, self.model.image_size, (patch[0], patch[1]))
+        return fit_aspect(image, self.model.image_size, (patch[0], patch[1]))
 
     def view(self, pixels: Tensor) -> Tensor:
         """Resize pixels, uint8 (3, h, w), to the model's input size."""

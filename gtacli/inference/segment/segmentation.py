@@ -131,7 +131,7 @@ class _Pipeline:
 def _claimed(
     images: Iterable[InputImage], folder: Path | None, objects: int
 ) -> Iterator[tuple[int, InputImage] | Failure]:
-    """Number the images; those whose mask would overwrite a file of another one fail."""
+    """Yield numbered images; one whose mask would overwrite another file fails."""
     claims = OutputNames()
     for number, image in enumerate(images):
         names = [mask_name(image.below, k) for k in range(objects)]

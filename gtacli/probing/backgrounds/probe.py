@@ -15,7 +15,7 @@ from torch import Tensor
 from gtacli.images.decode import ImageError
 from gtacli.inference.predict import has_classifier
 from gtacli.inference.stream import Failure
-from gtacli.inference.views import Views
+from gtacli.inference.views import ModelViews
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.backgrounds.metrics import PAIR, Answers
 from gtacli.probing.backgrounds.sources import Drawn, VariantSource
@@ -48,7 +48,7 @@ class BackgroundProbe:
         self.models, self.maps, self.compute = models, maps, compute
         self.answers = [Answers() for _ in models]
         self.left_out = 0
-        self._views = Views(models, compute)
+        self._views = ModelViews(models, compute)
         self._failed: list[Failure] = []
 
     def see(

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.inputs import InputImage
 from gtacli.errors import UsageError
 from gtacli.images.decode import decode
-from gtacli.images.find import find_images, subfolders
+from gtacli.images.find import find_images, list_subfolders
 from gtacli.probing.backgrounds.variants import VARIANTS, Drawing, ImageScenes, Variant
 
 _IMAGENET_ID = re.compile(r"n\d{8}_\d+")
@@ -135,7 +135,7 @@ class FolderVariants:
 def _variant_folders(root: Path) -> dict[Variant, Path]:
     if not root.is_dir():
         raise UsageError(f"--variants: no folder {root}")
-    by_name = {folder.name.lower().replace("_", "-"): folder for folder in subfolders(root)}
+    by_name = {folder.name.lower().replace("_", "-"): folder for folder in list_subfolders(root)}
     found = {name: by_name[name] for name in VARIANTS if name in by_name}
     if not found:
         raise UsageError(
@@ -146,7 +146,7 @@ def _variant_folders(root: Path) -> dict[Variant, Path]:
 
 def _class_folders(variant: Path) -> dict[str, Path]:
     inner = variant / "val"
-    folders = subfolders(inner if inner.is_dir() else variant)
+    folders = list_subfolders(inner if inner.is_dir() else variant)
     if not folders:
         raise UsageError(f"--variants: {variant} holds no class folder such as 00_dog")
     return {folder.name: folder for folder in folders}

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from gtacli.data.base import Record
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.decode import decode
-from gtacli.images.find import file_state, find_images
-from gtacli.images.packed import Packed
+from gtacli.images.find import find_images, read_file_state
+from gtacli.images.packed import PackedImage
 from gtacli.measures.statistics import mean_interval
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.evaluation import Bench, Outcome, Parts
@@ -112,7 +112,7 @@ def _ground_truth(read: Any) -> GroundTruth:
 
 
 @dataclass(frozen=True)
-class Cropped(Packed):
+class Cropped(PackedImage):
     """A part of an image file."""
 
     path: Path
@@ -129,7 +129,7 @@ class Cropped(Packed):
         return self.path.stat().st_size if self.path.is_file() else -1
 
     def state(self) -> str:
-        return f"{file_state(self.path)}\0{self.box}"
+        return f"{read_file_state(self.path)}\0{self.box}"
 
     def __str__(self) -> str:
         return f"{self.path} at {','.join(f'{side:g}' for side in self.box)}"

@@ -12,7 +12,7 @@ from PIL import Image
 from gtacli.data import ImageDataset, load_dataset
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
-from gtacli.images.packed import Packed
+from gtacli.images.packed import PackedImage
 
 Layout = Callable[[str, Path], str]
 Features = datasets.Features
@@ -76,7 +76,7 @@ def test_what_says_that_images_are_the_same(tmp_path: Path) -> None:
 
     def again() -> list[str | None]:
         train = load_dataset(f"hfds/{tmp_path / 'x'}")["train"]
-        return [record.path.state() for record in train if isinstance(record.path, Packed)]
+        return [record.path.state() for record in train if isinstance(record.path, PackedImage)]
 
     first = states(10, 20)
     assert None not in first

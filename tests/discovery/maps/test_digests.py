@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gtacli.discovery.maps import digests
 from gtacli.discovery.maps.digests import SIZE, DigestSet, DigestTable, digest, file_stamp, stack
-from gtacli.images.decode import Encoded
+from gtacli.images.decode import EncodedImage
 
 # Few different bytes, so that first halves are often equal.
 halves = st.sampled_from([bytes(8), b"\0" * 7 + b"\1", b"\xff" * 8, b"abcdefgh"])
@@ -59,4 +59,4 @@ def test_a_file_stamp_depends_on_path_size_and_times(tmp_path: Path) -> None:
     assert file_stamp(path) != before
     path.rename(tmp_path / "b.png")
     assert file_stamp(path) is None
-    assert file_stamp(Encoded("x", b"x")) is None  # nothing says that it is the same one
+    assert file_stamp(EncodedImage("x", b"x")) is None  # nothing says that it is the same one
