@@ -76,10 +76,12 @@ class Sectioned(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                other = "Arguments" if param.param_type_name == "argument" else "Options"
-                panel = getattr(param, "rich_help_panel", None) or other
-                sections.setdefault(panel, []).append(record)
+            if record is None:
+                continue
+            title = getattr(param, "rich_help_panel", None) or "Options"
+            if param.param_type_name == "argument":
+                title, record = "Arguments", (record[0].partition(" <")[0], record[1])  # no type
+            sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 # Parameters of commands that process images.
 Images = Annotated[
-    list[str] | None, typer.Argument(help="files, folders or patterns; - reads paths from stdin")
+    list[str] | None,
+    typer.Argument(help="files, folders or patterns; - reads paths from stdin", metavar="IMAGE"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print results as JSON Lines on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="log warnings only")]
@@ -261,7 +262,7 @@ def _switches(command: str, dry_run: bool) -> list[inspect.Parameter]:
     )
     sets = option(
         "--set",
-        help_text="set any key of a recipe, also in a part's table; may be given several times",
+        help_text="set a key of a recipe, such as discovery.dino.heads=mean; may be repeated",
         metavar="KEY.SUB=VALUE",
     )
     found = [

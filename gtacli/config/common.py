@@ -155,4 +155,6 @@ class CommonConfig(DeviceConfig):
         json_schema_extra={"default": "runs/COMMAND-DATE-TIME", "metavar": "DIR"},
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random numbers")
-    overwrite: bool = Field(default=False, description="replace the content of a non-empty `out`")
+    overwrite: bool = Field(
+        default=False, description="replace the earlier run in a non-empty `out`"
+    )

@@ -99,11 +99,12 @@ class FinetuneConfig(TrainingConfig):
         default=None,
         ge=1,
         description="number of training images per class, instead of `sampling_rate`",
+        json_schema_extra={"default": "off"},
     )
     refit: bool = Field(
         default=False,
-        description="afterwards train again on all images, the held-out ones too, with the "
-        "settings chosen by validation",
+        description="then train again on all images, the held-out ones too, for the number of "
+        "epochs that validation chose",
     )
     image_size: ImageSize | None = Field(
         default=None,
@@ -199,6 +200,7 @@ class FinetuneConfig(TrainingConfig):
         gt=0,
         le=1,
         description="factor of the learning rate from each block to the one before it",
+        json_schema_extra={"default": "off"},
     )
     weight_decay: float | None = Field(
         default=None,

@@ -168,24 +168,25 @@ class PretrainConfig(TrainingConfig):
     crop_scale: float = Field(
         default=0.2, gt=0, le=1, description="smallest fraction of an image's area in a random crop"
     )
-    flip: bool = Field(default=True, description="mirror half of the images")
+    flip: bool = Field(default=True, description="flip images horizontally with probability 0.5")
     repeats: int = Field(
         default=1,
         ge=1,
-        description="views of each image in an epoch; it is read once for all of them",
+        description="augmented views of each image per epoch; the image is decoded once for all "
+        "of them",
     )
     knn_every: int | None = Field(
         default=None,
         ge=0,
-        description="epochs between two classifications of held-out images by their nearest "
-        "neighbours, where the data has labels; 0: never",
-        json_schema_extra={"default": "ten times in all"},
+        description="epochs between two k-NN evaluations on held-out images, if the dataset has "
+        "labels; 0: never",
+        json_schema_extra={"default": "a tenth of the epochs"},
     )
     previews_every: int | None = Field(
         default=None,
         ge=0,
         description="epochs between two pictures of reconstructions; 0: never",
-        json_schema_extra={"default": "ten times in all"},
+        json_schema_extra={"default": "a tenth of the epochs"},
     )
     batch_size: int = Field(default=64, ge=1, description="images per step, over all processes")
 

@@ -54,5 +54,5 @@ class TrainingConfig(CommonConfig):
     resume: FilePath | None = Field(
         default=None,
         description="continue an interrupted run with its own options",
-        json_schema_extra={"metavar": "RUN"},
+        json_schema_extra={"metavar": "RUN", "default": "a new run"},
     )
