@@ -33,12 +33,12 @@ from interleaved import median_ratio, time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtacli.measures.neighbors import knn_hits, nearest
+from gtacli.measures.neighbors import evaluate_knn, find_neighbors
 from gtacli.probing.classifiers import linear as linear_module
 from gtacli.probing.classifiers.linear import Sweep, linear
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import Column
-from gtacli.probing.features.evaluation import Bench, Parts
+from gtacli.probing.features.columns import FeatureColumn
+from gtacli.probing.features.evaluation import ProbeData, Splits
 from gtacli.runtime.devices import choose_compute
 
 Work = Callable[[], object]
@@ -63,7 +63,7 @@ def knn_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
             then(chunk @ bank)
 
     def ours() -> None:
-        knn_hits(nearest(queries, keys, K), of_keys, of_queries, args.classes, (K,))
+        evaluate_knn(find_neighbors(queries, keys, K), of_keys, of_queries, args.classes, (K,))
 
     work: dict[str, Work] = {
         "ours": ours,
@@ -105,20 +105,20 @@ def load_function(file: Path, name: str) -> Any:
     return space[name]
 
 
-class Ready(Bench):
-    """An evaluation with its features in memory."""
+class Ready(ProbeData):
+    """Data with its features in memory."""
 
     made: dict[Any, Features]
 
-    def see(self, model: Any, records: Any, columns: Any = None) -> Features:
+    def extract(self, model: Any, records: Any, columns: Any = None) -> Features:
         return self.made[records]
 
 
 def sweep_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work]:
     """Return the variants of the sweep."""
     rng = torch.Generator().manual_seed(0)
-    deep = tuple(Column(layer, "cls") for layer in range(4))
-    columns = [*deep, Column(3, "mean")]
+    deep = tuple(FeatureColumn(layer, "cls") for layer in range(4))
+    columns = [*deep, FeatureColumn(3, "mean")]
     centres = torch.randn(args.classes, args.head_width, generator=rng)
 
     def part(name: str, count: int) -> Features:
@@ -130,15 +130,17 @@ def sweep_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work
         return Features(values, labels, tuple(f"{name}/{i}" for i in range(count)), {})
 
     train, val, test = ("train", args.images), ("val", args.images // 5), ("test", 100)
-    parts = Parts(tuple(map(str, range(args.classes))), *(("x",),) * 3, "test")  # type: ignore[arg-type]
+    parts = Splits(tuple(map(str, range(args.classes))), *(("x",),) * 3, "test")  # type: ignore[arg-type]
     cache = SimpleNamespace(compute=SimpleNamespace(device=device))
     bench = Ready(parts, cast(Any, cache), "all")
-    bench.parts = cast(Any, SimpleNamespace(classes=parts.classes, train=train, val=val, test=test))
+    bench.splits = cast(
+        Any, SimpleNamespace(classes=parts.classes, train=train, val=val, test=test)
+    )
     bench.made = {of: part(*of) for of in (train, val, test)}
     sets = ((deep[3],), (columns[4],), (deep[3], columns[4]), deep)
 
-    def swept(chosen: tuple[tuple[Column, ...], ...], **options: Any) -> None:
-        linear_module.choices = lambda model: chosen
+    def swept(chosen: tuple[tuple[FeatureColumn, ...], ...], **options: Any) -> None:
+        linear_module.feature_choices = lambda model: chosen
         linear(bench, cast(Any, None), Sweep(epochs=args.epochs, **options))
 
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from gtacli.data.spec import load_dataset
 from gtacli.demo.runs import DemoRun
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.probing.attention import AttentionProbe
-from gtacli.probing.backgrounds.metrics import Answers
-from gtacli.probing.backgrounds.metrics import figures as background_figures
+from gtacli.probing.backgrounds.metrics import VariantPredictions, background_metrics
 from gtacli.probing.backgrounds.probe import BackgroundProbe
-from gtacli.probing.backgrounds.sources import BuiltVariants
+from gtacli.probing.backgrounds.sources import MaskedImageVariants
 from gtacli.probing.backgrounds.variants import ImageScenes
-from gtacli.probing.class_map import matched
+from gtacli.probing.class_map import match_outputs
 from gtacli.runtime.devices import Compute
 
 METRICS = ("test_top1", "attention_inside", "attention_drift", "bg_gap")
@@ -41,10 +40,10 @@ def measure(
     demo = load_dataset("demo")
     models = [load_model(spec) for spec in ("demo", *(str(run.path) for run in runs))]
     probe = AttentionProbe(models, "all", "data", compute)
-    for _ in probe.see(iter_dataset_images(demo, "test")):
+    for _ in probe.run(iter_dataset_images(demo, "test")):
         pass
     source, *attention = (_attention(result) for result in probe.results())
-    variants = [background_figures(answers) for answers in _answers(models[1:], demo, compute)]
+    variants = [background_metrics(answers) for answers in _answers(models[1:], demo, compute)]
     rows = [
         {
             "method": run.method,
@@ -52,7 +51,9 @@ def measure(
             "run": str(run.path),
             "test_top1": summary["test_top1"],
             **where,
-            "accuracy": {name: shown["top1"] for name, shown in variant["variants"].items()},
+            "accuracy": {
+                name: shown["top1"] for name, shown in (variant["variants"] or {}).items()
+            },
             "bg_gap": variant["bg_gap"],
         }
         for run, summary, where, variant in zip(runs, summaries, attention, variants, strict=True)
@@ -60,17 +61,21 @@ def measure(
     return {"attention_inside": source["attention_inside"], "area": source["area"]}, rows
 
 
-def _answers(models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute) -> list[Answers]:
+def _answers(
+    models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute
+) -> list[VariantPredictions]:
     scenes, grounds = (
         ImageScenes([*iter_dataset_images(demo, part)]) for part in ("test", "train")
     )
-    probe = BackgroundProbe(models, [matched(model, demo.classes) for model in models], compute)
-    for _ in probe.see(BuiltVariants(scenes, demo.classes, grounds), batch_size=64):
+    probe = BackgroundProbe(
+        models, [match_outputs(model, demo.classes) for model in models], compute
+    )
+    for _ in probe.run(MaskedImageVariants(scenes, demo.classes, grounds), batch_size=64):
         pass
-    return probe.answers
+    return probe.predictions
 
 
-def _attention(result: dict[str, Any]) -> dict[str, Any]:
+def _attention(result: Mapping[str, Any]) -> dict[str, Any]:
     layers = result["layers"]
     drift = [value for layer in layers for value in layer["drift"] or ()]
     return {

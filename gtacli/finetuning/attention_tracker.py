@@ -17,8 +17,8 @@ from gtacli.data.truth import read_record_truth
 from gtacli.finetuning.results import AttentionMetrics
 from gtacli.images.decode import ImageError, read_upright_size
 from gtacli.images.preprocessing import compute_eval_box
-from gtacli.measures.attention import HealthSums
-from gtacli.measures.object_shares import object_shares
+from gtacli.measures.attention import AttentionStatistics
+from gtacli.measures.object_fractions import object_fractions
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Tap
 from gtacli.runtime.devices import Compute
@@ -64,7 +64,7 @@ class AttentionTracker:
         if self.source is not None:
             compared = heads if _heads(self.source) == heads else 1
         depth = len(self.target.model.blocks)  # type: ignore[arg-type]
-        self.sums = HealthSums(depth, heads, compared, self.compute.device)
+        self.sums = AttentionStatistics(depth, heads, compared, self.compute.device)
 
     def add(self, taps: Sequence[Tap], source: Sequence[Tap] | None, indices: Tensor) -> None:
         """Add a batch.
@@ -82,7 +82,7 @@ class AttentionTracker:
 
     def metrics(self) -> AttentionMetrics | None:
         """Return the metrics of all images, as means over heads; None without an image."""
-        self.sums.total(self.processes.all_reduce)
+        self.sums.reduce(self.processes.all_reduce)
         for faults in self.processes.gather(self._faults):
             for key in faults.keys() - self._logged:
                 log.warning("without a mask: %s", faults[key])
@@ -118,7 +118,7 @@ class AttentionTracker:
         assert truth is not None
         assert truth.labels is not None
         box = compute_eval_box(size, self.target.image_size, self.target.crop_pct)
-        return object_shares(truth.labels, self.target.grid, box)
+        return object_fractions(truth.labels, self.target.grid, box)
 
 
 def inside_last_block(metrics: AttentionMetrics | None) -> float | None:

@@ -1,1 +1,1 @@
-"""Metrics and statistics as pure functions of arrays, without I/O."""
+"""Metrics and statistics: pure functions of arrays, without I/O."""

@@ -1,12 +1,12 @@
-"""Logistic regression, many problems at once: few-shot draws differ in their images alone.
+"""Logistic regression, many problems at once (few-shot draws differ only in their images).
 
     min over W, b of  c * sum_i CE(W x_i + b, y_i) + ||W||^2 / 2
 
-as scikit-learn's LogisticRegression (multinomial, l2, intercept not penalised). Böhning's bound
-(1992): the Hessian of CE in the logits is at most I / 2, so c/2 X^T X + I bounds that of the whole.
-After centring X and turning it to its principal axes that bound is diagonal, and a step is a
-division; Nesterov's momentum, restarted where it leads uphill (O'Donoghue and Candès, arXiv
-1204.3982), makes it a few hundred products of small matrices, all problems in one.
+as scikit-learn's LogisticRegression (multinomial, l2, intercept not penalized). Böhning's bound
+(1992): the Hessian of CE in the logits is at most I / 2, so c/2 X^T X + I bounds the objective's.
+After centering X and rotating it to its principal axes this bound is diagonal, and a step is a
+division. With Nesterov's momentum, restarted where it leads uphill (O'Donoghue and Candès, arXiv
+1204.3982), a fit is a few hundred products of small matrices, batched over all problems.
 
 Shapes: D problems, N images, C width, R axes, K classes.
 """
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 STEPS = 3000
 TOLERANCE = 1e-4
-"""Of the gradient, against its size at the start."""
+"""Size of the gradient at which to stop, relative to its size at the start."""
 
 
 @torch.no_grad()
-def fit(
+def fit_logistic(
     features: Tensor,
     labels: Tensor,
     classes: int,
@@ -31,7 +31,7 @@ def fit(
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
 ) -> tuple[Tensor, Tensor]:
-    """Weights and intercepts of each problem.
+    """Fit the weights (D, K, C) and intercepts (D, K) of all problems.
 
     Args:
         features: fp32 (D, N, C).
@@ -39,12 +39,10 @@ def fit(
         classes: K; a class may have no image.
         c: the inverse strength of the penalty, as scikit-learn's C.
         steps: at most.
-        tolerance: where to stop, of the largest entry of the gradient.
-
-    Returns: (D, K, C) and (D, K).
+        tolerance: relative size of the gradient's largest entry at which to stop.
     """
-    middle = features.mean(1, keepdim=True)
-    x, axes = _turned(features - middle)
+    center = features.mean(1, keepdim=True)
+    x, axes = _rotate(features - center)
     squared = x.square().sum(1, keepdim=True)  # (D, 1, R)
     step_w = 1 / (c / 2 * squared + 1)
     step_b = 2 / (c * x.shape[1])
@@ -65,23 +63,23 @@ def fit(
         uphill = (gradient_w * (new_w - w)).sum((1, 2)) + (gradient_b * (new_b - b)).sum((1, 2)) > 0
         inertia = torch.where(uphill[:, None, None], 1.0, inertia)
         following = (1 + (1 + 4 * inertia.square()).sqrt()) / 2
-        share = (inertia - 1) / following
-        moved_w, moved_b = new_w + share * (new_w - w), new_b + share * (new_b - b)
+        momentum = (inertia - 1) / following
+        moved_w, moved_b = new_w + momentum * (new_w - w), new_b + momentum * (new_b - b)
         w, b, inertia = new_w, new_b, following
     weights = w @ axes.mT
-    return weights, (b - middle @ weights.mT).squeeze(1)
+    return weights, (b - center @ weights.mT).squeeze(1)
 
 
-def _turned(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """(D, N, R) in principal axes and the axes (D, C, R), R the smaller of N and C."""
-    n, width = centred.shape[1:]
+def _rotate(centered: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the data (D, N, R) in its principal axes and the axes (D, C, R), R = min(N, C)."""
+    n, width = centered.shape[1:]
     if n < width:
-        # Of fewer images than features the axes lie in what the images span.
-        values, vectors = torch.linalg.eigh((centred @ centred.mT).double())
+        # With fewer images than features the axes lie in the span of the images.
+        values, vectors = torch.linalg.eigh((centered @ centered.mT).double())
         lengths = values.clamp_min(0).sqrt()
         keep = lengths > 1e-6 * lengths.amax(-1, keepdim=True)
         inverse = torch.where(keep, 1 / lengths.clamp_min(1e-30), 0.0)
-        axes = (centred.mT @ vectors.to(centred)) * inverse.to(centred)[:, None]
+        axes = (centered.mT @ vectors.to(centered)) * inverse.to(centered)[:, None]
     else:
-        axes = torch.linalg.eigh((centred.mT @ centred).double()).eigenvectors.to(centred)
-    return centred @ axes, axes
+        axes = torch.linalg.eigh((centered.mT @ centered).double()).eigenvectors.to(centered)
+    return centered @ axes, axes

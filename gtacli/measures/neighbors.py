@@ -1,16 +1,16 @@
-"""Exact nearest neighbours by cosine, and DINO's weighted vote among them.
+"""Exact nearest neighbors by cosine, and DINO's weighted vote among them.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (arXiv 2104.14294),
-`eval_knn.py`: similarities of L2-normalised features, the k nearest vote with weight exp(cos / T),
-k = 10, 20, 100, 200, T = 0.07. Three things are done otherwise: chunks have a size of their own (a
-hundredth of the test images is none where there are fewer than a hundred), each k is read off one
-search, and a class that nobody voted for is no guess (there the order of the sort decides whether
-it is among the five best).
+`eval_knn.py`: similarities of L2-normalized features, the k nearest vote with weight exp(cos / T),
+k = 10, 20, 100, 200, T = 0.07. Three deviations: the chunk size does not depend on the number of
+test images (there a hundredth of them, which is 0 for fewer than a hundred), one search serves all
+k, and a class without a vote is never predicted (there the order of the sort decides whether it is
+among the five best).
 
-Similarities cost what their matrix product costs. Selection would double that, so it is made on
-the maxima of groups: the k best of a row lie in the k groups with the largest maxima.
+The similarities are one matrix product. Selecting the k best of all columns would double the time,
+so columns are grouped: the k best of a row lie in the k groups with the largest maxima.
 
-Shapes: Q queries, T keys, C width, k neighbours, G groups of s columns.
+Shapes: Q queries, T keys, C width, k neighbors, G groups of s columns.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ TEMPERATURE = 0.07
 _INDEX = (1 << 32) - 1  # the lower half of a rank
 
 
-class Neighbours(NamedTuple):
-    """Attributes:
-    similarities: fp32 (Q, k) cosines, descending.
-    indices: int64 (Q, k) rows of the keys; of equal ones the lower comes first.
+class Neighbors(NamedTuple):
+    """The nearest keys of each query.
+
+    Attributes:
+        similarities: fp32 (Q, k) cosines, descending.
+        indices: int64 (Q, k) rows of the keys; among equal cosines the lower index comes first.
     """
 
     similarities: Tensor
@@ -44,8 +46,10 @@ class Neighbours(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Attributes:
-    top1, top5: bool (Q,), whether a query's own class is the first guess, or among the first five.
+    """Correctness of predictions.
+
+    Attributes:
+        top1, top5: bool (Q,), whether a query's class is predicted first, or among the first five.
     """
 
     top1: Tensor
@@ -53,22 +57,22 @@ class Hits(NamedTuple):
 
 
 @torch.no_grad()
-def nearest(
+def find_neighbors(
     queries: Tensor,
     keys: Tensor,
     k: int,
     chunk: int | None = None,
     device: torch.device | None = None,
-) -> Neighbours:
-    """The k nearest keys of each query by cosine, exactly, in fp32.
+) -> Neighbors:
+    """Find the k nearest keys of each query by cosine, exactly, in fp32.
 
     Args:
-        queries: (Q, C), normalised here; either may be mapped from a file.
+        queries: (Q, C); need not be normalized. Queries and keys may be mapped from a file.
         keys: (T, C).
-        k: T where there are fewer keys.
+        k: reduced to T if there are fewer keys.
         chunk: similarities in memory at a time, on a CPU for each thread; default: 64 MB of them,
             on a GPU 4 GB.
-        device: where to compute; default: that of the queries. The result is there.
+        device: where to compute, and where the result lies; default: that of the queries.
 
     Raises RunError for features that are not finite.
     """
@@ -76,39 +80,39 @@ def nearest(
     k = min(k, len(keys))
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     chunk = chunk or (1 << 24 if device.type == "cpu" else 1 << 30)
-    # Wider than high: selection costs less in long rows.
+    # Wider than high: selection is faster in long rows.
     wide = max(1, k, min(len(keys), 16 * isqrt(chunk)))
     high = max(1, min(-(-len(queries) // threads), chunk // wide))
     pieces = [slice(first, first + high) for first in range(0, max(1, len(queries)), high)]
     best = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-    # On a CPU each thread has queries of its own: split among threads, every operator would wait
-    # for the slowest, on a busy machine for longer than it works.
+    # On a CPU each thread has its own queries: with intra-operator threads every operator would
+    # wait for the slowest thread, on a busy machine for most of the time.
     with one_thread(threads > 1):
         for start in range(0, len(keys), wide):
-            part = _Part(_normalised(keys[start : start + wide], device), start, k)
-            work = partial(part.merged, queries, best)
+            block = _KeyBlock(_normalize(keys[start : start + wide], device), start, k)
+            work = partial(block.merge, queries, best)
             best = torch.cat(each(work, pieces, threads))
-    return Neighbours(_similarity(best), _INDEX - (best & _INDEX))
+    return Neighbors(_similarity(best), _INDEX - (best & _INDEX))
 
 
-def vote(
+def count_votes(
     similarities: Tensor,
     labels: Tensor,
     classes: int,
     ks: Sequence[int] = K,
     temperature: float = TEMPERATURE,
 ) -> dict[int, Tensor]:
-    """Each class's share of the votes of a query's k nearest, for every k at once.
+    """Compute each class's fraction of the votes of a query's k nearest, for every k at once.
 
     Args:
-        similarities: (Q, n), descending; where n is less than a k, all vote.
-        labels: int64 (Q, n), classes of these neighbours.
+        similarities: (Q, n), descending; for a k above n all vote.
+        labels: int64 (Q, n), classes of these neighbors.
 
-    Returns: by k, float64 (Q, classes), rows of sum 1 (0 where there are no neighbours).
+    Returns: by k, float64 (Q, classes), rows of sum 1 (0 if there are no neighbors).
     """
     n = similarities.shape[1]
     cosines = similarities.to(torch.float64)
-    # Against the nearest one: exp(1 / T) would overflow for a small T.
+    # Relative to the nearest: exp(1 / T) would overflow for a small T.
     weights = ((cosines - cosines[:, :1]) / temperature).exp()
     scores = weights.new_zeros(len(weights), classes)
     counted, voted = 0, {}
@@ -120,13 +124,13 @@ def vote(
     return {k: voted[k] for k in ks}
 
 
-def hits(scores: Tensor, labels: Tensor) -> Hits:
-    """Whether the class with the highest score is the right one, or the right one among five.
+def count_hits(scores: Tensor, labels: Tensor) -> Hits:
+    """Return whether each query's class has the highest score, and whether it is in the top five.
 
     Args:
-        scores: (Q, classes), at least 0; a class of score 0 is no guess. Of equal scores the lower
-            class comes first.
-        labels: int64 (Q,) of the queries; a class may be one that no neighbour has.
+        scores: (Q, classes), at least 0; a class of score 0 is never predicted. Among equal scores
+            the lower class comes first.
+        labels: int64 (Q,) of the queries; possibly a class that no neighbor has.
     """
     own = scores.gather(1, labels[:, None])
     lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
@@ -135,44 +139,45 @@ def hits(scores: Tensor, labels: Tensor) -> Hits:
     return Hits(guessed & (before < 1), guessed & (before < 5))
 
 
-def knn_hits(
-    neighbours: Neighbours,
+def evaluate_knn(
+    neighbors: Neighbors,
     key_labels: Tensor,
     labels: Tensor,
     classes: int,
     ks: Sequence[int] = K,
     temperature: float = TEMPERATURE,
 ) -> dict[int, Hits]:
-    """`vote` and `hits` for any number of queries, in bounded memory.
+    """Apply `count_votes` and `count_hits` to any number of queries, in bounded memory.
 
     Args:
         key_labels: int64 (T,).
         labels: int64 (Q,).
 
-    Returns: by k, on the neighbours' device.
+    Returns: by k, on the neighbors' device.
     """
-    cosines, indices = neighbours
+    cosines, indices = neighbors
     key_labels, labels = key_labels.to(indices.device), labels.to(indices.device)
     step = max(1, (1 << 22) // max(1, classes))
     parts: dict[int, list[Hits]] = {k: [] for k in ks}
     for rows in torch.arange(len(labels), device=labels.device).split(step):
-        scores = vote(cosines[rows], key_labels[indices[rows]], classes, ks, temperature)
+        scores = count_votes(cosines[rows], key_labels[indices[rows]], classes, ks, temperature)
         for k in ks:
-            parts[k].append(hits(scores[k], labels[rows]))
+            parts[k].append(count_hits(scores[k], labels[rows]))
     return {k: Hits(*map(torch.cat, zip(*found, strict=True))) for k, found in parts.items()}
 
 
-def _normalised(features: Tensor, device: torch.device) -> Tensor:
+def _normalize(features: Tensor, device: torch.device) -> Tensor:
     rows = F.normalize(features.to(device).float(), dim=1)
     if not rows.isfinite().all():
-        raise RunError("features: some are not finite (NaN or infinite), so nothing is near them")
+        raise RunError("some features are not finite (NaN or infinite)")
     return rows
 
 
-class _Part:
-    """Some of the keys, (T, C) normalised, the first of which is number `start`.
+class _KeyBlock:
+    """A block of keys, (T, C) normalized, the first of which has the index `start`.
 
-    Their columns are G groups of s: maxima and members are equally many to choose from.
+    Its columns are G groups of s, with s chosen such that there are about as many group maxima to
+    select from as members of the selected groups.
     """
 
     def __init__(self, keys: Tensor, start: int, k: int) -> None:
@@ -183,14 +188,14 @@ class _Part:
         self.memory = _Memory(keys.device)
 
     @torch.no_grad()
-    def merged(self, queries: Tensor, best: Tensor, piece: slice) -> Tensor:
-        """Ranks of the k best of these keys and of `best`, for some of the queries."""
-        rows = _normalised(queries[piece], self.keys.device)
+    def merge(self, queries: Tensor, best: Tensor, piece: slice) -> Tensor:
+        """Return the ranks of the k best among these keys and `best`, for a slice of queries."""
+        rows = _normalize(queries[piece], self.keys.device)
         ranks = self._best(self._similarities(rows))
         return _largest(torch.cat([best[piece], ranks], 1), self.k)
 
     def _similarities(self, rows: Tensor) -> Tensor:
-        """(rows, G s); columns beyond the keys are -inf."""
+        """Compute (rows, G s) similarities; columns beyond the keys are -inf."""
         out = self.memory.of(len(rows), self.groups * self.size)
         out[:, len(self.keys) :] = -torch.inf
         with torch.autocast(rows.device.type, enabled=False):
@@ -198,18 +203,18 @@ class _Part:
         return out
 
     def _best(self, similarities: Tensor) -> Tensor:
-        """Ranks of the k best of each row at least."""
+        """Return the ranks of the k best of each row, or more."""
         k = self.k
         if self.groups <= k:
             return _largest(_rank(similarities, self.columns), k)
-        # A group is every G-th column, so that maxima run over memory as it lies.
+        # A group is every G-th column, so that maxima read memory contiguously.
         members = similarities.unflatten(1, (-1, self.groups))
         maxima = members.amax(1).topk(k + 1)
         chosen = maxima.indices[:, None, :k]
         near = members.gather(2, chosen.expand(-1, self.size, -1)).flatten(1)
         numbers = self.columns[: self.size * self.groups : self.groups]
         ranks = _largest(_rank(near, (chosen + numbers[:, None]).flatten(1)), k)
-        # Equal to a group that was left out: it may hold a lower index.
+        # Equal to the maximum of a group that was not selected: it may hold a lower index.
         tied = maxima.values[:, k] >= _similarity(ranks[:, -1])
         if tied.any():
             ranks[tied] = _largest(_rank(similarities[tied], self.columns), k)
@@ -217,7 +222,7 @@ class _Part:
 
 
 class _Memory(threading.local):
-    """The same memory for one piece after another, of each thread its own."""
+    """Memory that each thread reuses for one slice of queries after another."""
 
     def __init__(self, device: torch.device) -> None:
         self._flat = torch.empty(0, device=device)
@@ -233,9 +238,9 @@ def _largest(ranks: Tensor, k: int) -> Tensor:
 
 
 def _rank(similarities: Tensor, indices: Tensor) -> Tensor:
-    """int64 whose order is that of the similarities and, of equal ones, of the indices reversed."""
-    bits = (similarities + 0.0).view(torch.int32)  # + 0.0: there is one zero
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats the order of bits is reversed
+    """Encode similarities and indices as int64: larger is nearer, or equal with a lower index."""
+    bits = (similarities + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the bits of negative floats sort in reverse
     return (ordered.long() << 32) | (_INDEX - indices)
 
 

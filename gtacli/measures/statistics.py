@@ -1,9 +1,9 @@
-"""How sure a figure is, and whether one figure is better than another on the same images.
+"""Confidence intervals of metrics, and paired tests of two models on the same images.
 
-Shares (accuracies) have Wilson's score interval, means over random draws Student's. Two networks
-are compared image by image, which tells far smaller differences than two intervals side by side:
-shares by McNemar's test, any other figure by exchanging at random which network got which value.
-Of a figure that cannot be known (the spread of a single draw) the numbers are NaN, null in JSON.
+Fractions (accuracies) have Wilson's score interval, means over random draws Student's. Two models
+are compared image by image, which detects far smaller differences than two separate intervals:
+fractions by McNemar's test, other metrics by a permutation test. Numbers that are undefined (the
+spread of a single draw) are NaN, null in JSON.
 
 Sources: Wilson, "Probable inference, the law of succession, and statistical inference", 1927;
 McNemar, 1947, with Edwards's continuity correction, 1948; Bonett and Price, "Adjusted Wald
@@ -14,7 +14,6 @@ confidence interval for a difference of binomial proportions based on paired dat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,31 +21,33 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 MOST_EXACT = 1000
-"""Discordant pairs up to which McNemar's test is the exact binomial one. There the corrected chi
-square is within 1 % of it for every p above 0.001, so that nothing jumps."""
+"""Discordant pairs up to which McNemar's test is the exact binomial test.
+
+There the corrected chi square is within 1 % of it for every p above 0.001.
+"""
 DRAWS = 10_000
-"""Of a bootstrap or a permutation."""
+"""Draws of a bootstrap or a permutation test."""
 MOST_DRAWN = 5_000
-"""Pairs up to which differences are drawn anew."""
+"""Pairs up to which differences are resampled."""
 _BLOCK = 1 << 20
-"""Random numbers at a time."""
+"""Random numbers in memory at a time."""
 
 
 class Interval(NamedTuple):
-    """Where a figure lies, ends included."""
+    """A confidence interval, ends included."""
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """What a figure is more than another one on the same images.
+    """The paired difference of two metrics on the same images.
 
     Attributes:
         difference: of the means.
         low, high: its confidence interval.
-        p: of a difference at least as large, in either direction, if the two were alike.
-        test: the name of the test that gave p.
+        p: two-sided p-value of the test.
+        test: name of the test.
     """
 
     difference: float
@@ -56,59 +57,56 @@ class Difference(NamedTuple):
     test: str
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a share, as fractions. Of no image at all: 0 to 1.
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Compute Wilson's score interval of the fraction `successes / n`; 0 to 1 if n is 0.
 
-    Raises ValueError where successes are not 0 to n.
+    Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is no share")
+        raise ValueError(f"{successes} of {n} is no fraction")
     if n == 0:
         return Interval(0.0, 1.0)
-    z = float(stats.norm.isf((1 - level) / 2))
-    share, spread = successes / n, z * z / n
-    middle = share + spread / 2
-    half = z * math.sqrt((share * (1 - share) + spread / 4) / n)
-    # The end is 0 or 1 itself where all are wrong or right: rounding would miss it by a hair.
-    low = 0.0 if successes == 0 else (middle - half) / (1 + spread)
-    high = 1.0 if successes == n else (middle + half) / (1 + spread)
-    return Interval(low, high)
+    interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's interval of the mean over draws that are independent of each other."""
+    """Compute Student's interval of the mean of independent draws; NaN for fewer than two."""
     drawn = np.asarray(values, np.float64).ravel()
     n = len(drawn)
     if n < 2:
         return Interval(math.nan, math.nan)
     mean = float(drawn.mean())
+    # scipy's `t.interval` gives NaN where all draws are equal.
     half = float(stats.t.isf((1 - level) / 2, n - 1) * drawn.std(ddof=1)) / math.sqrt(n)
     return Interval(mean - half, mean + half)
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """The two-sided p of McNemar's test: are two networks right on as many of the same images?
+    """Compute the two-sided p-value of McNemar's test of two classifiers on the same images.
 
-    Only images on which one is right and the other wrong count. Up to `MOST_EXACT` of them the
-    binomial test, above it chi square with continuity correction.
+    Only images on which exactly one of the two is right count. Up to `MOST_EXACT` of them it is the
+    binomial test, above that chi square with continuity correction.
 
     Args:
-        correct_a, correct_b: (n,) bool, of the same images in the same order.
+        correct_a, correct_b: (n,) bool, in the same order.
     """
-    only_a, only_b, _ = _discordant(correct_a, correct_b)
+    only_a, only_b, _ = _count_discordant(correct_a, correct_b)
     n = only_a + only_b
     if n <= MOST_EXACT:
         return float(stats.binomtest(only_a, n).pvalue) if n else 1.0
     return float(stats.chi2.sf(max(abs(only_a - only_b) - 1, 0) ** 2 / n, 1))
 
 
-def share_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95) -> Difference:
-    """How much more often a is right than b, with McNemar's p.
+def paired_fraction_difference(
+    correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95
+) -> Difference:
+    """Compare two accuracies on the same images: a minus b, with McNemar's p-value.
 
-    The interval is Bonett and Price's, which is close to its level for few images too; it may
-    touch 0 where p is just below 1 - level, or the other way round.
+    The interval is Bonett and Price's, which is accurate for few images too; it may include 0 where
+    p is just below 1 - level, and the reverse.
     """
-    only_a, only_b, n = _discordant(correct_a, correct_b)
+    only_a, only_b, n = _count_discordant(correct_a, correct_b)
     z = float(stats.norm.isf((1 - level) / 2))
     a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     half = z * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
@@ -121,35 +119,36 @@ def share_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 
     )
 
 
-def unpaired_interval(
+def newcombe_interval(
     successes: tuple[int, int], n: tuple[int, int], level: float = 0.95
 ) -> Interval:
-    """Of the difference of two shares, the first less the second, of different images: Newcombe's,
-    from the two Wilson intervals ("Interval estimation for the difference between independent
-    proportions", 1998, method 10). Each of at least one image."""
+    """Compute the interval of the difference of two fractions of different images, first - second.
+
+    Newcombe's, from the two Wilson intervals ("Interval estimation for the difference between
+    independent proportions", 1998, method 10). Both n must be at least 1.
+    """
     a, b = (s / m for s, m in zip(successes, n, strict=True))
     (low_a, high_a), (low_b, high_b) = (
-        wilson(s, m, level) for s, m in zip(successes, n, strict=True)
+        wilson_interval(s, m, level) for s, m in zip(successes, n, strict=True)
     )
     return Interval(
         a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
     )
 
 
-def paired_bootstrap(
+def paired_mean_difference(
     a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int = 0, draws: int = DRAWS
 ) -> Difference:
-    """How much larger the mean of a is than that of b, both measured on the same images.
+    """Compare two means on the same images: mean of a minus mean of b.
 
-    The interval is the bootstrap's, by percentiles. p is that of exchanging a and b at random,
-    image by image: a bootstrap would call three images that agree proof, where the exchange knows
-    that one time in four they agree by chance. Above `MOST_DRAWN` pairs both are Student's, which
-    then say the same at once.
+    The interval is the percentile bootstrap's; p is that of a permutation test, which exchanges a
+    and b at random image by image (for three images that agree, a bootstrap would report p = 0).
+    Above `MOST_DRAWN` pairs both are Student's, which then agree with them.
 
     Args:
-        a, b: (n,) figures of the same images (or queries, or draws) in the same order.
+        a, b: (n,) values of the same images (or queries, or draws) in the same order.
         seed: of the draws.
-        draws: how many. No p of a permutation is below 1 / (draws + 1).
+        draws: number of resamples. No permutation p is below 1 / (draws + 1).
     """
     first, second = (np.asarray(values, np.float64).ravel() for values in (a, b))
     if first.shape != second.shape:
@@ -163,25 +162,38 @@ def paired_bootstrap(
         only = float(apart[0]) if n else math.nan
         return Difference(only, math.nan, math.nan, 1.0, "paired permutation")
     rng = np.random.default_rng(seed)
-    means = _means(draws, n, lambda rows: apart[rng.integers(n, size=(rows, n))].mean(1))
-    mean = float(apart.mean())
-    flips = _means(draws, n, lambda rows: (2.0 * rng.integers(2, size=(rows, n)) - 1) @ apart / n)
-    # The same numbers summed in another order differ by rounding: equal counts as equal.
-    as_far = np.abs(flips) >= abs(mean) - 1e-12 * np.abs(apart).max()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    p = float((1 + as_far.sum()) / (1 + draws))
-    return Difference(mean, low, high, p, "paired permutation")
-
-
-def _means(draws: int, n: int, draw: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:
-    """(draws,) means, each of n values, as many at a time as fit in little memory."""
     rows = max(1, _BLOCK // n)
+    interval = stats.bootstrap(
+        (apart,),
+        np.mean,
+        n_resamples=draws,
+        batch=rows,
+        confidence_level=level,
+        method="percentile",
+        random_state=rng,
+    ).confidence_interval
+    p = _permutation_p(apart, draws, rows, rng)
+    low, high = float(interval.low), float(interval.high)
+    return Difference(float(apart.mean()), low, high, p, "paired permutation")
+
+
+def _permutation_p(
+    apart: NDArray[np.float64], draws: int, rows: int, rng: np.random.Generator
+) -> float:
+    """Compute the two-sided p-value of flipping the signs of differences, `rows` draws at a time.
+
+    scipy's `permutation_test` sorts random numbers to flip signs: ten times as slow at 5,000 pairs.
+    """
+    n = len(apart)
     sizes = [min(rows, draws - start) for start in range(0, draws, rows)]
-    return np.concatenate([draw(size) for size in sizes])
+    means = [(2.0 * rng.integers(2, size=(size, n)) - 1) @ apart / n for size in sizes]
+    # Sums in another order differ by rounding: equal counts as equal.
+    least = abs(float(apart.mean())) - 1e-12 * np.abs(apart).max()
+    return float((1 + (np.abs(np.concatenate(means)) >= least).sum()) / (1 + draws))
 
 
-def _discordant(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int, int]:
-    """Images on which a alone is right, b alone, and all of them."""
+def _count_discordant(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int, int]:
+    """Count the images that a alone has right, those that b alone has right, and all."""
     a, b = (np.asarray(correct, bool).ravel() for correct in (correct_a, correct_b))
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} and {len(b)} images are no pairs")

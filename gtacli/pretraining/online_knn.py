@@ -17,7 +17,7 @@ from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
 from gtacli.data.sampling import hold_out, sample_records
 from gtacli.data.unlabeled import has_labels
-from gtacli.measures.neighbors import knn_hits, nearest
+from gtacli.measures.neighbors import evaluate_knn, find_neighbors
 from gtacli.pretraining.prepare import PretrainJob
 from gtacli.runtime.devices import choose_workers
 
@@ -52,9 +52,9 @@ class OnlineKnn:
         queries, labels = self._features(self.queries, batches)
         if not len(keys) or not len(queries):
             return None
-        found = nearest(queries, keys, NEIGHBOURS)
+        found = find_neighbors(queries, keys, NEIGHBOURS)
         classes = len(self.job.dataset.classes)
-        right = knn_hits(found, key_labels, labels, classes, [NEIGHBOURS])[NEIGHBOURS]
+        right = evaluate_knn(found, key_labels, labels, classes, [NEIGHBOURS])[NEIGHBOURS]
         return float(right.top1.double().mean())
 
     @torch.no_grad()

@@ -1,1 +1,1 @@
-"""What a network has learnt, measured without training it."""
+"""Probes: evaluations of a model's features, attention and predictions, without training it."""

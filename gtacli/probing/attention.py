@@ -1,7 +1,7 @@
-"""`gta probe attention`: the attention's health over a stream of images, of one model or several.
+"""`gta probe attention`: attention metrics over a stream of images, for one or several models.
 
-Threads read images and masks ahead of the models; of an image no more than the models' input and
-its mask on their patch grids waits in memory.
+Threads read images and masks ahead of the models; of each image only the models' input and its
+mask on their patch grids wait in memory.
 """
 
 from __future__ import annotations
@@ -21,47 +21,45 @@ from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageView, ViewReader
-from gtacli.inference.stream import Failure
-from gtacli.measures.attention import HealthSums
-from gtacli.measures.object_shares import object_shares, regrid
+from gtacli.inference.stream import Failure, Stop, never, stream
+from gtacli.measures.attention import AttentionStatistics
+from gtacli.measures.object_fractions import object_fractions, regrid_masks
 from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import paired_layers
 from gtacli.models.tap import Tap, absolute_layers, attention, require_cls
-from gtacli.runtime.batching import chunks
+from gtacli.probing.results import AttentionMetrics
 from gtacli.runtime.devices import Compute
-from gtacli.runtime.prefetch import ahead
 
 log = logging.getLogger(__name__)
-Masks = Path | Discovery[Any] | Literal["data"]
-"""Where the objects are known from: a folder of masks, a back-end of the first model that draws
-them, or the images' own data set."""
+MaskSource = Path | Discovery[Any] | Literal["data"]
+"""A folder of masks, a discovery back-end on the first model, or the images' own dataset."""
 
 
-class _Item(NamedTuple):
+class _MaskedView(NamedTuple):
     view: ImageView
-    shares: dict[Size, Tensor]  # of the object, on each patch grid; empty: to be found
+    fractions: dict[Size, Tensor]  # of the object, on each patch grid; empty: to be discovered
 
 
 class AttentionProbe:
-    """Measures the CLS token's attention of models on the same images; see `probing.health`.
+    """Computes metrics of several models' CLS attention on the same images.
 
-    The distances are from the first model. Where they cannot be measured (blocks that have no
-    counterpart) a warning says so, and the rest is done.
+    See `gtacli.measures.attention`. Distances are from the first model. If a model's blocks have no
+    counterpart in it, a warning says so, and the other metrics are computed.
 
     Args:
-        models: of any input size; images are read as the first one sees them.
+        models: of any input size; images are read at the size of the first one.
         layers: block numbers, "all" or "last", in each model.
-        masks: of the objects.
+        masks: where the object masks come from.
 
-    Raises UsageError for a model without a CLS token or such blocks.
+    Raises UsageError for a model without a CLS token or without such blocks.
     """
 
     def __init__(
         self,
         models: Sequence[LoadedModel],
         layers: Sequence[int] | str,
-        masks: Masks,
+        masks: MaskSource,
         compute: Compute,
     ) -> None:
         self.models, self.masks, self.compute = models, masks, compute
@@ -71,56 +69,60 @@ class AttentionProbe:
             model.model.eval().to(compute.device)
         depths = [len(model.model.blocks) for model in models]  # type: ignore[arg-type]
         self.layers = [absolute_layers(layers, depth) for depth in depths]
-        self.compared = [False, *(self._comparable(model, layers) for model in models[1:])]
-        heads = [_heads(model) for model in models]
-        self.sums = [
-            HealthSums(
-                len(of),
+        self.compared = [False, *(self._is_comparable(model, layers) for model in models[1:])]
+        heads = [_count_heads(model) for model in models]
+        self.statistics = [
+            AttentionStatistics(
+                len(blocks),
                 count,
                 (count if count == heads[0] else 1) if compared else 0,
                 compute.device,
             )
-            for of, count, compared in zip(self.layers, heads, self.compared, strict=True)
+            for blocks, count, compared in zip(self.layers, heads, self.compared, strict=True)
         ]
         self._reader = ViewReader(models[0])
         self._views = [model.view(compute.device) for model in models]
         self._grids = tuple(dict.fromkeys(model.grid for model in models))
 
-    def see(
-        self, images: Iterable[InputImage], batch_size: int = 32, threads: int | None = None
-    ) -> Iterator[Failure | int]:
-        """Measures each image, in constant memory.
+    def run(
+        self,
+        images: Iterable[InputImage],
+        batch_size: int = 32,
+        threads: int | None = None,
+        stop: Stop = never,
+    ) -> Iterator[InputImage | Failure]:
+        """Yield each image once it has been measured, in constant memory.
 
         Args:
-            threads: for reading; 0: none; default: by the machine.
-
-        Yields: an image that cannot be done, or how many have just been measured.
+            threads: for reading; 0: none; default: one per core.
+            stop: see `stream`.
         """
-        items = ahead(self._read, images, 2 * batch_size, threads)
-        for batch in chunks(items, batch_size):
-            good = [item for item in batch if isinstance(item, _Item)]
-            yield from (item for item in batch if isinstance(item, Failure))
-            if good:
-                self._measure(good)
-                yield len(good)
+        return stream(
+            images,
+            self._read,
+            self._measure,
+            batch_size,
+            threads=threads,
+            name=lambda image: image.path,
+            stop=stop,
+        )
 
-    def results(self) -> list[dict[str, Any]]:
-        """Of each model: `n_images`, `n_inside`, `area` (see `HealthSums.means`), `grid`, `tokens`
-        (columns of a row) and `layers`: a dict a block with `layer`, and `inside`,
-        `inside_over_area`, `entropy`, `drift`, `kl` as lists over the heads; drift and kl have one
-        number where the models' heads are of different numbers."""
+    def results(self) -> list[AttentionMetrics]:
+        """Return the metrics of each model so far."""
         return [
-            _result(model, layers, sums.means())
-            for model, layers, sums in zip(self.models, self.layers, self.sums, strict=True)
+            _result(model, layers, statistics.means())
+            for model, layers, statistics in zip(
+                self.models, self.layers, self.statistics, strict=True
+            )
         ]
 
-    def _comparable(self, model: LoadedModel, layers: Sequence[int] | str) -> bool:
+    def _is_comparable(self, model: LoadedModel, layers: Sequence[int] | str) -> bool:
         try:
             paired_layers(layers, model.model, self.models[0].model)
         except UsageError:
             blocks = [len(m.model.blocks) for m in (model, self.models[0])]  # type: ignore[arg-type]
             log.warning(
-                "%s has %d blocks and the first model %d: no distances; --layer last, or -1,-2, "
+                "%s has %d blocks and the first model %d: no distances; `layer=last`, or -1,-2, "
                 "compares from the end",
                 model.spec,
                 *blocks,
@@ -128,72 +130,72 @@ class AttentionProbe:
             return False
         return True
 
-    def _read(self, image: InputImage) -> _Item | Failure:
-        try:
-            view = self._reader.read(image)
-            return _Item(view, self._shares(image, view.size))
-        except ImageError as error:
-            return Failure(image.path, str(error))
+    def _read(self, image: InputImage) -> _MaskedView:
+        view = self._reader.read(image)
+        return _MaskedView(view, self._read_mask(image, view.size))
 
-    def _shares(self, image: InputImage, size: Size) -> dict[Size, Tensor]:
+    def _read_mask(self, image: InputImage, size: Size) -> dict[Size, Tensor]:
         if isinstance(self.masks, Discovery):
             return {}
         truth: GroundTruth | None
         if isinstance(self.masks, Path):
             truth = read_truth(self.masks, image.below, size)
             if truth.labels is None:
-                raise ImageError(f"ground truth of {image.path} has boxes alone; masks are needed")
+                raise ImageError(f"the ground truth of {image.path} has only boxes, no mask")
         else:
             truth = None if image.record is None else read_record_truth(image.record, size)
         if truth is None or truth.labels is None:
             return {grid: torch.zeros(grid) for grid in self._grids}
-        return {grid: object_shares(truth.labels, grid) for grid in self._grids}
+        return {grid: object_fractions(truth.labels, grid) for grid in self._grids}
 
     @torch.no_grad()
-    def _measure(self, batch: Sequence[_Item]) -> None:
+    def _measure(self, batch: list[_MaskedView]) -> list[InputImage]:
         pixels = torch.stack([item.view.pixels for item in batch]).to(self.compute.device)
-        shares = self._shares_of(batch, pixels)
+        fractions = self._object_fractions(batch, pixels)
         reference: list[Tap] | None = None
         for i, model in enumerate(self.models):
             with self.compute.autocast():
                 taps = attention(model.model, self._views[i](pixels), self.layers[i])
-            self.sums[i].add(taps, shares[model.grid], reference if self.compared[i] else None)
+            compared = reference if self.compared[i] else None
+            self.statistics[i].add(taps, fractions[model.grid], compared)
             reference = reference or taps
+        return [item.view.image for item in batch]
 
-    def _shares_of(self, batch: Sequence[_Item], pixels: Tensor) -> dict[Size, Tensor]:
-        """(B, gh, gw) on each grid."""
+    def _object_fractions(self, batch: list[_MaskedView], pixels: Tensor) -> dict[Size, Tensor]:
+        """Return (B, gh, gw) on each grid."""
         if isinstance(self.masks, Discovery):
             with self.compute.autocast():
                 found = self.masks.find(self._views[0](pixels)).masks
             assert found is not None
-            return {grid: regrid(found, grid) for grid in self._grids}
+            return {grid: regrid_masks(found, grid) for grid in self._grids}
         return {
-            grid: torch.stack([item.shares[grid] for item in batch]).to(self.compute.device)
+            grid: torch.stack([item.fractions[grid] for item in batch]).to(self.compute.device)
             for grid in self._grids
         }
 
 
-def _heads(model: LoadedModel) -> int:
+def _count_heads(model: LoadedModel) -> int:
     blocks: Any = model.model.blocks
     return int(blocks[0].attn.num_heads)
 
 
-def _result(model: LoadedModel, layers: Sequence[int], means: dict[str, Any]) -> dict[str, Any]:
+def _result(model: LoadedModel, layers: Sequence[int], means: dict[str, Any]) -> AttentionMetrics:
     area, inside = means["area"], means["inside"]
-    over = None if inside is None else [[share / area for share in row] for row in inside]
-    figures = {
+    over = None if inside is None else [[fraction / area for fraction in row] for row in inside]
+    by_layer = {
         "inside": inside,
         "inside_over_area": over,
         **{name: means[name] for name in ("entropy", "drift", "kl")},
     }
+    layer_metrics: list[Any] = [
+        {"layer": layer, **{k: None if v is None else v[i] for k, v in by_layer.items()}}
+        for i, layer in enumerate(layers)
+    ]
     return {
         "n_images": means["n_images"],
         "n_inside": means["n_inside"],
         "area": area,
         "grid": list(model.grid),
         "tokens": model.num_prefix_tokens + model.grid[0] * model.grid[1],
-        "layers": [
-            {"layer": layer, **{k: None if v is None else v[i] for k, v in figures.items()}}
-            for i, layer in enumerate(layers)
-        ],
+        "layers": layer_metrics,
     }

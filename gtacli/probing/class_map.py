@@ -1,8 +1,8 @@
-"""From a classifier's outputs to the classes of a data set that are not, or not all, its own.
+"""The mapping from a classifier's outputs to the classes of a dataset that differ from its own.
 
-The outputs are matched by name: a run's class names, or ImageNet's synsets (n01440764), which data
-sets made for ImageNet's classifiers have as folders. Coarser classes need a mapping file, as
-ImageNet-9 has one.
+Outputs are matched by name: the class names of a run, or ImageNet's synsets (n01440764), which
+datasets for ImageNet's classifiers have as folders. Coarser classes need a mapping file, as
+published for ImageNet-9.
 """
 
 from __future__ import annotations
@@ -28,34 +28,37 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ClassMap:
-    """What a classifier's outputs mean.
+    """The classes of a classifier's outputs.
 
     Attributes:
-        of_output: (K,) int64, the class of each output, NO_CLASS for none.
-        restrict: outputs without a class do not compete; else an image that is taken for one is
-            wrong.
+        class_of_output: (K,) int64, the class of each output, NO_CLASS for none.
+        restrict: ignore outputs without a class; otherwise a prediction of such an output is wrong.
     """
 
-    of_output: Tensor
+    class_of_output: Tensor
     restrict: bool = False
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits (B, K) -> int64 (B,) classes, on the CPU."""
+        """Return the predicted classes (B,) int64 on the CPU of logits (B, K)."""
         if self.restrict:
-            outside = (self.of_output == NO_CLASS).to(logits.device)
+            outside = (self.class_of_output == NO_CLASS).to(logits.device)
             logits = logits.masked_fill(outside, -torch.inf)
-        return self.of_output[logits.argmax(-1).cpu()]
+        return self.class_of_output[logits.argmax(-1).cpu()]
 
 
-def matched(model: LoadedModel, classes: Sequence[str], restrict: bool = False) -> ClassMap | None:
-    """The outputs of `model` that are called like `classes`, of which a nameless one is in no
-    image; without names of its own and with as many outputs as classes, one after the other. None
-    where neither fits, or there is no classifier."""
+def match_outputs(
+    model: LoadedModel, classes: Sequence[str], restrict: bool = False
+) -> ClassMap | None:
+    """Match outputs to classes by name; None without a classifier, or if names do not match.
+
+    A class with an empty name is never predicted. If the model does not name its outputs and has as
+    many as there are classes, they are matched in order.
+    """
     if not has_classifier(model):
         return None
     names = output_names(model)
-    if not names and outputs(model) == len(classes):
-        log.info("%s does not name its classes: taken in the data's order", model.spec)
+    if not names and count_outputs(model) == len(classes):
+        log.info("%s does not name its classes: using the order of the dataset's", model.spec)
         return ClassMap(torch.arange(len(classes)))
     labels = {name: label for label, name in enumerate(classes) if name}
     if not labels or not labels.keys() <= set(names):
@@ -63,54 +66,54 @@ def matched(model: LoadedModel, classes: Sequence[str], restrict: bool = False) 
     return ClassMap(torch.tensor([labels.get(name, NO_CLASS) for name in names]), restrict)
 
 
-def mapped(model: LoadedModel, file: Path, classes: Sequence[str]) -> ClassMap:
-    """The classes that a mapping file gives the outputs of `model`: a JSON object from the number
-    of each output to the number of its class, -1 for none (`in_to_in9.json`).
+def read_class_map(model: LoadedModel, file: Path, classes: Sequence[str]) -> ClassMap:
+    """Read a mapping file: a JSON object from output number to class number, -1 for none.
 
-    Raises UsageError for a file that is none, or is another classifier's.
+    As `in_to_in9.json` of ImageNet-9. Raises UsageError for another file, or another classifier's.
     """
-    given = _mapping(file)
-    width = outputs(model)
-    if set(given) != set(range(width)):
+    mapping = _read_json(file)
+    width = count_outputs(model)
+    if set(mapping) != set(range(width)):
         raise UsageError(
-            f"--mapping: {file} maps {len(given)} outputs, {model.spec} has {width}; "
-            "it is another classifier's"
+            f"{file} maps {len(mapping)} outputs, but {model.spec} has {width}", option="mapping"
         )
-    if not any(0 <= value < len(classes) for value in given.values()):
-        raise UsageError(f"--mapping: {file} maps no output to any of the {len(classes)} classes")
-    return ClassMap(torch.tensor([given[number] for number in range(width)]))
+    if not any(0 <= value < len(classes) for value in mapping.values()):
+        raise UsageError(
+            f"{file} maps no output to any of the {len(classes)} classes", option="mapping"
+        )
+    return ClassMap(torch.tensor([mapping[number] for number in range(width)]))
 
 
 def output_names(model: LoadedModel) -> tuple[str, ...]:
-    """What the outputs are called: as in the weights, else ImageNet's synsets, else nothing."""
+    """Return the names of the outputs: those of the weights, else ImageNet's synsets, else none."""
     if model.classes:
         return model.classes
     subset = infer_imagenet_subset(model.model)
     return tuple(ImageNetInfo(subset).label_names()) if subset else ()
 
 
-def outputs(model: LoadedModel) -> int:
-    """How many classes the model tells apart."""
+def count_outputs(model: LoadedModel) -> int:
+    """Return the number of classes of the model."""
     return int(getattr(model.model, "num_classes", 0))
 
 
-def _mapping(file: Path) -> dict[int, int]:
+def _read_json(file: Path) -> dict[int, int]:
     try:
-        read: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"--mapping: no such file: {file}") from error
+        raise UsageError(f"no such file: {file}", option="mapping") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"--mapping: {file} is no JSON file ({error})") from error
-    wanted = 'an object from output to class such as {"0": -1, "1": 4}'
-    if not isinstance(read, dict) or not read:
-        raise UsageError(f"--mapping: {file} is not {wanted}")
+        raise UsageError(f"{file} is no JSON file ({error})", option="mapping") from error
+    expected = f'{file} is not an object from output to class such as {{"0": -1, "1": 4}}'
+    if not isinstance(content, dict) or not content:
+        raise UsageError(expected, option="mapping")
     try:
-        return {int(key): _class(value) for key, value in read.items()}
+        return {int(key): _check_class(value) for key, value in content.items()}
     except ValueError as error:
-        raise UsageError(f"--mapping: {file} is not {wanted}: {error}") from error
+        raise UsageError(f"{expected}: {error}", option="mapping") from error
 
 
-def _class(value: Any) -> int:
+def _check_class(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < NO_CLASS:
         raise ValueError(f"{value!r} is no class")
     return value

@@ -1,4 +1,4 @@
-"""`gta probe transfer`: one network on one of several data sets, by `knn` and by `linear`."""
+"""`gta probe transfer`: the `knn` and `linear` accuracy of a model on one of several datasets."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.classifiers.knn import knn
 from gtacli.probing.classifiers.linear import Sweep, linear
-from gtacli.probing.features.evaluation import Bench, Outcome
+from gtacli.probing.features.evaluation import ProbeData, ProbeResult
 
 
-def transfer(bench: Bench, model: LoadedModel, k: int = 20, with_linear: bool = True) -> Outcome:
-    """Figures: `knn` and `linear`, top-1 accuracies, with intervals; what `linear` has chosen under
-    `chosen`."""
-    near = knn(bench, model, (k,), main_k=k)
-    figures: dict[str, Any] = {
-        "knn": near.figures["top1"],
-        "knn_interval": near.figures["top1_interval"],
+def transfer(
+    data: ProbeData, model: LoadedModel, k: int = 20, with_linear: bool = True
+) -> ProbeResult:
+    """Compute both top-1 accuracies; for the metrics see `results.TransferResult`."""
+    near = knn(data, model, (k,), main_k=k)
+    metrics: dict[str, Any] = {
+        "knn": near.metrics["top1"],
+        "knn_interval": near.metrics["top1_interval"],
         "k": k,
     }
-    each = {"knn": near.each["top1"]}
+    per_image = {"knn": near.per_image["top1"]}
     if with_linear:
-        line = linear(bench, model, Sweep())
-        figures["linear"] = line.figures["top1"]
-        figures["linear_interval"] = line.figures["top1_interval"]
-        figures["chosen"] = {name: line.figures.get(name) for name in ("chosen_on", "lr", "heads")}
-        each["linear"] = line.each["top1"]
-    return Outcome(figures, near.n_train, near.n_test, near.keys, each)
+        line = linear(data, model, Sweep())
+        metrics["linear"] = line.metrics["top1"]
+        metrics["linear_interval"] = line.metrics["top1_interval"]
+        metrics["chosen"] = {name: line.metrics.get(name) for name in ("chosen_on", "lr", "heads")}
+        per_image["linear"] = line.per_image["top1"]
+    return ProbeResult(metrics, near.n_train, near.n_test, near.keys, per_image)

@@ -12,8 +12,8 @@ from gtacli import attention, load_model
 from gtacli.config.recipes import shipped
 from gtacli.demo.model import WEIGHTS
 from gtacli.errors import GtaError
-from gtacli.measures.attention import inside_share
-from gtacli.measures.object_shares import object_shares
+from gtacli.measures.attention import object_attention
+from gtacli.measures.object_fractions import object_fractions
 from gtacli.models.specs import resolve
 from gtacli.models.weights import read_weights
 from gtacli.scenes.trials import draw_trial
@@ -65,8 +65,8 @@ def test_attention_falls_on_unknown_creatures() -> None:
         image, mask = draw_trial(index, 96)
         pixels = torch.tensor(image).permute(2, 0, 1)[None]
         (tap,) = attention(model.model, model.view(torch.device("cpu"))(pixels))
-        share = object_shares(mask.astype("int32"), model.grid)
-        shares.append(inside_share(tap, share[None]).mean().item())
+        share = object_fractions(mask.astype("int32"), model.grid)
+        shares.append(object_attention(tap, share[None]).mean().item())
         areas.append(share.mean().item())
     assert sum(shares) > 2.5 * sum(areas)
 

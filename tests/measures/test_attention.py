@@ -1,4 +1,4 @@
-"""The measures against plain float64 loops over the unfused attention."""
+"""Tests of the attention metrics against float64 loops over the unfused attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gtacli import attention
-from gtacli.measures.attention import HealthSums, inside_share, row_distances, row_entropy
+from gtacli.measures.attention import (
+    AttentionStatistics,
+    object_attention,
+    row_distances,
+    row_entropy,
+)
 from gtacli.models.tap import Tap
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -37,7 +42,7 @@ def images_of(family: str) -> Tensor:
 
 
 def unfused(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """(B, H, P+N) softmaxed CLS row of every block, by timm's own unfused path."""
+    """Return the CLS row (B, H, P+N) of every block after softmax, by timm's unfused path."""
     caught: list[Tensor] = []
     for block in model.blocks:
         block.attn.fused_attn = False
@@ -49,18 +54,18 @@ def unfused(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_measures_equal_plain_loops(family: str) -> None:
+def test_metrics_equal_loops(family: str) -> None:
     images = images_of(family)
     model, other = make(family), make(family, 1)
     prefix = model.num_prefix_tokens
     taps, reference = attention(model, images, "all"), attention(other, images, "all")
-    shares = torch.rand(2, *taps[0].grid, generator=torch.Generator().manual_seed(3))
+    fractions = torch.rand(2, *taps[0].grid, generator=torch.Generator().manual_seed(3))
     rows, other_rows = unfused(model, images), unfused(other, images)
     for tap, ref, row, other_row in zip(taps, reference, rows, other_rows, strict=True):
-        inside, entropy = inside_share(tap, shares), row_entropy(tap)
+        inside, entropy = object_attention(tap, fractions), row_entropy(tap)
         drift, kl = row_distances(tap, ref)
         for b in range(2):
-            weights = shares[b].flatten().tolist()
+            weights = fractions[b].flatten().tolist()
             for h in range(3):
                 a = row[b, h].double().tolist()
                 q = other_row[b, h].double().tolist()
@@ -68,8 +73,8 @@ def test_measures_equal_plain_loops(family: str) -> None:
                 for share, weight in zip(a[prefix:], weights, strict=True):
                     on, mass = on + share * weight, mass + share
                 assert inside[b, h].item() == pytest.approx(on / mass, rel=1e-4)
-                said = -sum(x * math.log(x) for x in a)
-                assert entropy[b, h].item() == pytest.approx(said, rel=1e-4)
+                expected = -sum(x * math.log(x) for x in a)
+                assert entropy[b, h].item() == pytest.approx(expected, rel=1e-4)
                 p_here = [x / mass for x in a[prefix:]]
                 p_there = [x / sum(q[prefix:]) for x in q[prefix:]]
                 nats = sum(t * math.log(t / s) for t, s in zip(p_there, p_here, strict=True))
@@ -83,12 +88,14 @@ def tap_of(row_BHT: Tensor, grid: tuple[int, int] = (2, 3), prefix: int = 2) -> 
     return Tap(0, grid, prefix, 1.0, row=row_BHT[:, :, None].float())
 
 
-SHARES = torch.tensor([[[0.0, 0.5, 1.0], [0.25, 0.0, 0.0]]])
+FRACTIONS = torch.tensor([[[0.0, 0.5, 1.0], [0.25, 0.0, 0.0]]])
 
 
-def test_even_attention_has_the_objects_share_of_the_area() -> None:
+def test_uniform_attention_has_the_objects_fraction_of_the_area() -> None:
     tap = tap_of(torch.zeros(1, 2, 8))
-    assert inside_share(tap, SHARES)[0].tolist() == pytest.approx([SHARES.mean().item()] * 2)
+    assert object_attention(tap, FRACTIONS)[0].tolist() == pytest.approx(
+        [FRACTIONS.mean().item()] * 2
+    )
     assert row_entropy(tap)[0].tolist() == pytest.approx([math.log(8)] * 2)
 
 
@@ -96,27 +103,27 @@ def test_attention_on_one_patch() -> None:
     row = torch.full((1, 1, 8), -200.0)
     row[..., 2 + 3] = 0.0  # the first patch of the second line
     tap = tap_of(row)
-    assert inside_share(tap, SHARES).item() == pytest.approx(0.25)
+    assert object_attention(tap, FRACTIONS).item() == pytest.approx(0.25)
     assert row_entropy(tap).item() == 0.0
 
 
-def test_attention_that_is_not_on_patches() -> None:
-    """All of it on the CLS token: what little is left on patches still has a place."""
+def test_attention_on_the_cls_token_alone() -> None:
+    """The small rest on patches still has a location."""
     row = torch.zeros(1, 1, 8)
     row[..., 0] = 1000.0
-    assert inside_share(tap_of(row), SHARES).item() == pytest.approx(SHARES.mean().item())
+    assert object_attention(tap_of(row), FRACTIONS).item() == pytest.approx(FRACTIONS.mean().item())
     assert row_entropy(tap_of(row)).item() == 0.0
 
 
-def test_no_distance_from_itself() -> None:
+def test_the_distance_from_itself_is_zero() -> None:
     tap = tap_of(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0)) * 20)
     drift, kl = row_distances(tap, tap)
     assert drift.abs().max() == 0
     assert kl.abs().max() == 0
 
 
-def test_distances_leave_registers_and_shifts_to_their_measure() -> None:
-    """Prefix columns count for neither; a shift of the row for the drift alone."""
+def test_prefix_columns_and_shifts_of_a_row() -> None:
+    """Prefix columns count for neither distance; a shift of the row only for the drift."""
     row = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(0))
     other = row.clone()
     other[..., :2] += 5
@@ -126,7 +133,7 @@ def test_distances_leave_registers_and_shifts_to_their_measure() -> None:
     assert kl.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_other_numbers_of_heads_meet_in_their_mean() -> None:
+def test_models_with_different_numbers_of_heads_are_compared_by_the_mean() -> None:
     row = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
     drift, kl = row_distances(tap_of(row), tap_of(row.mean(1, keepdim=True)))
     assert drift.shape == kl.shape == (2, 1)
@@ -138,9 +145,9 @@ def random_batch(count: int, seed: int) -> tuple[list[Tap], list[Tap], Tensor]:
     taps, reference = (
         [tap_of(torch.randn(count, 3, 8, generator=rng)) for _ in range(2)] for _ in range(2)
     )
-    shares = torch.rand(count, 2, 3, generator=rng)
-    shares[::3] = 0
-    return taps, reference, shares
+    fractions = torch.rand(count, 2, 3, generator=rng)
+    fractions[::3] = 0
+    return taps, reference, fractions
 
 
 def cut(taps: list[Tap], part: slice) -> list[Tap]:
@@ -148,34 +155,34 @@ def cut(taps: list[Tap], part: slice) -> list[Tap]:
 
 
 def test_means_do_not_depend_on_batches() -> None:
-    taps, reference, shares = random_batch(7, 0)
+    taps, reference, fractions = random_batch(7, 0)
     parts = ([slice(0, 7)], [slice(0, 1), slice(1, 5), slice(5, 7)])
     means = []
     for cuts in parts:
-        sums = HealthSums(2, 3, 3, torch.device("cpu"))
+        sums = AttentionStatistics(2, 3, 3, torch.device("cpu"))
         for part in cuts:
-            sums.add(cut(taps, part), shares[part], cut(reference, part))
+            sums.add(cut(taps, part), fractions[part], cut(reference, part))
         means.append(sums.means())
     for name in ("inside", "entropy", "drift", "kl"):
         assert np.shape(means[0][name]) == (2, 3)
         assert np.allclose(means[0][name], means[1][name], rtol=1e-9)
     assert means[0]["n_images"] == 7
     assert means[0]["n_inside"] == 4  # images 0, 3 and 6 have no object
-    objects = shares[[1, 2, 4, 5]]
+    objects = fractions[[1, 2, 4, 5]]
     assert means[0]["area"] == pytest.approx(objects.mean().item(), rel=1e-6)
-    expected = inside_share(taps[1], shares)[[1, 2, 4, 5]].mean(0)
+    expected = object_attention(taps[1], fractions)[[1, 2, 4, 5]].mean(0)
     assert means[0]["inside"][1] == pytest.approx(expected.tolist(), rel=1e-6)
     assert means[0]["drift"][0] == pytest.approx(
         row_distances(taps[0], reference[0])[0].mean(0).tolist(), rel=1e-6
     )
 
 
-def test_what_is_not_measured_is_none() -> None:
-    taps, _, shares = random_batch(2, 1)
-    sums = HealthSums(2, 3, 0, torch.device("cpu"))
+def test_metrics_without_images_are_none() -> None:
+    taps, _, fractions = random_batch(2, 1)
+    sums = AttentionStatistics(2, 3, 0, torch.device("cpu"))
     nothing = sums.means()
     assert [nothing[k] for k in ("n_images", "area", "inside", "entropy")] == [0, None, None, None]
-    sums.add(taps, torch.zeros_like(shares))
+    sums.add(taps, torch.zeros_like(fractions))
     means = sums.means()
     assert [means[k] for k in ("inside", "drift", "kl", "n_inside")] == [None, None, None, 0]
     assert np.shape(means["entropy"]) == (2, 3)

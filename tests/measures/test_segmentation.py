@@ -1,4 +1,4 @@
-"""Every metric against plain loops over pixels, thresholds and images."""
+"""Tests of every metric against loops over pixels, thresholds and images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hypothesis.extra.numpy import arrays
 
 from gtacli.discovery.masks import box_around
 from gtacli.measures.segmentation import (
-    Score,
-    Totals,
-    best_heads,
+    SegmentationScore,
+    SegmentationTotals,
+    best_head_jaccard,
     box_iou,
-    boxes_of_labels,
+    component_boxes,
     f_beta,
     iou,
-    located,
-    score,
-    true_boxes,
+    is_located,
+    object_boxes,
+    score_segmentation,
 )
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
@@ -47,7 +47,7 @@ def loop_f(soft: np.ndarray, truth: np.ndarray, threshold: float) -> float:
 
 
 def flooded_boxes(truth: np.ndarray) -> list[list[int]]:
-    """Boxes of the 8-connected components, by flooding."""
+    """Find the boxes of the 8-connected components by flooding."""
     left, boxes = {(int(y), int(x)) for y, x in np.argwhere(truth)}, []
     while left:
         start = min(left)
@@ -74,7 +74,9 @@ def painted_iou(a: list[int], b: list[int]) -> float:
 def example(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     h, w = rng.integers(3, 12, 2)
     truth = rng.random((h, w)) > rng.random()
-    soft = np.round(rng.random((h, w)) * 255 * rng.choice([1, 1.7])) / 255  # many on a threshold
+    soft = (
+        np.round(rng.random((h, w)) * 255 * rng.choice([1, 1.7])) / 255
+    )  # many values equal a threshold
     return rng.random((h, w)) > rng.random(), soft, truth, rng.random((3, h, w)) > 0.5
 
 
@@ -93,8 +95,8 @@ def test_iou_of_boxes(corner: list[int], seed: int) -> None:
 
 
 @given(arrays(bool, shapes))
-def test_true_boxes(truth: np.ndarray) -> None:
-    assert sorted(true_boxes(truth)) == sorted(flooded_boxes(truth))
+def test_component_boxes(truth: np.ndarray) -> None:
+    assert sorted(component_boxes(truth)) == sorted(flooded_boxes(truth))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -106,14 +108,14 @@ def test_f_at_each_threshold(seed: int) -> None:
 
 @pytest.mark.parametrize("truth", [False, True])
 @pytest.mark.parametrize("soft", [0.0, 0.3, 1.0])
-def test_f_of_nothing(soft: float, truth: bool) -> None:
+def test_f_of_constant_maps_and_masks(soft: float, truth: bool) -> None:
     maps, masks = np.full((2, 3), soft), np.full((2, 3), truth)
     expected = [loop_f(maps, masks, k / 255) for k in range(255)]
     np.testing.assert_allclose(f_beta(maps, masks), expected, atol=1e-12)
 
 
-def labelled(rng: np.random.Generator) -> np.ndarray:
-    """Numbers of objects up to 40, background, void."""
+def make_labels(rng: np.random.Generator) -> np.ndarray:
+    """Make labels with objects up to number 40, background and void."""
     h, w = rng.integers(3, 12, 2)
     some = [-1, 0, 0, *rng.integers(1, 41, 2)]
     coarse = rng.choice(some, (h // 2 + 1, w // 2 + 1))
@@ -148,21 +150,23 @@ def around(mask: np.ndarray) -> list[list[int]]:
 
 
 def test_means_over_images() -> None:
-    """Images with void, without an object, with boxes alone: each counts where it can."""
+    """Images with void, without an object, or with only boxes count for the metrics they have."""
     rng = np.random.default_rng(5)
-    totals = Totals()
+    totals = SegmentationTotals()
     by_name: dict[str, list[float]] = {
         name: [] for name in ("mean_iou", "jaccard", "corloc", "accuracy")
     }
     curves = []
     for i in range(12):
-        labels = labelled(rng) if i else np.zeros((4, 5), np.int32)
+        labels = make_labels(rng) if i else np.zeros((4, 5), np.int32)
         h, w = labels.shape
         mask, heads = rng.random((h, w)) > rng.random(), rng.random((3, h, w)) > 0.5
         soft = np.round(rng.random((h, w)) * 255) / 255
-        others = [list(box) for box in flooded_boxes(rng.random((h, w)) > 0.7)]  # of other objects
+        others = [
+            list(box) for box in flooded_boxes(rng.random((h, w)) > 0.7)
+        ]  # boxes of other objects
         boxes = around(mask) + others
-        totals.add(score(mask, soft, labels, boxes, best_heads(heads, labels)))
+        totals.add(score_segmentation(mask, soft, labels, boxes, best_head_jaccard(heads, labels)))
         truth = drop_void(labels, labels) > 0
         by_name["mean_iou"].append(loop_iou(drop_void(mask, labels), truth))
         right = [m == t for m, t in zip(drop_void(mask, labels), truth, strict=True)]
@@ -177,7 +181,7 @@ def test_means_over_images() -> None:
                 by_name[name].append(value)
     assert len(by_name["jaccard"]) == len(by_name["corloc"]) == 10  # two are empty
     assert 0 < sum(by_name["corloc"]) < 10
-    totals.add(Score(located=True))  # boxes alone
+    totals.add(SegmentationScore(located=True))  # only boxes
     by_name["corloc"].append(1)
     expected = {name: sum(values) / len(values) for name, values in by_name.items()}
     expected["max_f_beta"] = max(np.mean(curves, 0))
@@ -186,24 +190,24 @@ def test_means_over_images() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_best_heads_and_boxes_of_labels(seed: int) -> None:
+def test_best_head_jaccard_and_object_boxes(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    labels = labelled(rng)
+    labels = make_labels(rng)
     heads = rng.random((4, *labels.shape)) > 0.4
-    assert best_heads(heads, labels) == pytest.approx(loop_jaccard(heads, labels))
+    assert best_head_jaccard(heads, labels) == pytest.approx(loop_jaccard(heads, labels))
     ids = sorted({int(n) for n in labels.ravel()} - {0, -1})
     flooded = [box for number in ids for box in flooded_boxes(labels == number)]
-    assert sorted(boxes_of_labels(labels)) == sorted(flooded)
+    assert sorted(object_boxes(labels)) == sorted(flooded)
 
 
 def test_located_by_any_object() -> None:
     true = [[0, 0, 4, 4], [10, 10, 12, 12]]
-    assert located([[0, 0, 4, 2]], true) is True  # exactly a half
-    assert located([[0, 0, 4, 1]], true) is False
-    assert located([[0, 0, 4, 1], [10, 10, 12, 12]], true) is True
-    assert located([], true) is False
-    assert located([[0, 0, 1, 1]], []) is None
-    assert located([[0, 0, 0, 0]], [[1, 1, 1, 1]]) is False  # a box without an area
+    assert is_located([[0, 0, 4, 2]], true) is True  # exactly a half
+    assert is_located([[0, 0, 4, 1]], true) is False
+    assert is_located([[0, 0, 4, 1], [10, 10, 12, 12]], true) is True
+    assert is_located([], true) is False
+    assert is_located([[0, 0, 1, 1]], []) is None
+    assert is_located([[0, 0, 0, 0]], [[1, 1, 1, 1]]) is False  # a box without an area
 
 
 def test_torchmetrics_agrees_on_binary_masks() -> None:
@@ -214,24 +218,24 @@ def test_torchmetrics_agrees_on_binary_masks() -> None:
     for _ in range(5):
         mask, soft, truth, _ = example(rng)
         labels = np.where(rng.random(truth.shape) > 0.8, -1, truth).astype(np.int32)
-        one = score(mask, soft, labels)
-        given = torch.from_numpy(mask.astype(int)), torch.from_numpy(labels)
-        assert one.iou == pytest.approx(float(binary_jaccard_index(*given, ignore_index=-1)))
-        assert one.accuracy == pytest.approx(float(binary_accuracy(*given, ignore_index=-1)))
+        one = score_segmentation(mask, soft, labels)
+        tensors = torch.from_numpy(mask.astype(int)), torch.from_numpy(labels)
+        assert one.iou == pytest.approx(float(binary_jaccard_index(*tensors, ignore_index=-1)))
+        assert one.accuracy == pytest.approx(float(binary_accuracy(*tensors, ignore_index=-1)))
 
 
 def test_all_void() -> None:
     mask = np.ones((2, 2), bool)
-    one = score(mask, mask.astype(float), np.full((2, 2), -1, np.int32))
+    one = score_segmentation(mask, mask.astype(float), np.full((2, 2), -1, np.int32))
     assert one.accuracy is None
     assert one.located is None
-    assert best_heads(mask[None], np.full((2, 2), -1, np.int32)) is None
+    assert best_head_jaccard(mask[None], np.full((2, 2), -1, np.int32)) is None
 
 
 def test_without_heads_and_without_images() -> None:
     mask, soft, truth, _ = example(np.random.default_rng(1))
-    totals = Totals()
+    totals = SegmentationTotals()
     assert set(totals.means().values()) == {None}
-    totals.add(score(mask, soft, truth.astype(np.int32)))
+    totals.add(score_segmentation(mask, soft, truth.astype(np.int32)))
     assert totals.means()["jaccard"] is None
     assert totals.means()["corloc"] == 0

@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy's, which computes them in other ways."""
+"""Tests of intervals and p-values against scipy and against direct computations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gtacli.measures.statistics import (
     MOST_EXACT,
     mcnemar,
     mean_interval,
-    paired_bootstrap,
-    share_difference,
-    unpaired_interval,
-    wilson,
+    newcombe_interval,
+    paired_fraction_difference,
+    paired_mean_difference,
+    wilson_interval,
 )
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 
 
 @st.composite
-def shares(draw: st.DrawFn) -> tuple[int, int]:
+def fractions(draw: st.DrawFn) -> tuple[int, int]:
     n = draw(st.integers(1, 100_000))
     return draw(st.integers(0, n)), n
 
@@ -39,31 +39,37 @@ def hits(draw: st.DrawFn, most: int = 60) -> tuple[list[bool], list[bool]]:
     return [*first], [*second]
 
 
-@given(shares(), LEVELS)
-def test_wilson_is_scipys(share: tuple[int, int], level: float) -> None:
-    expected = stats.binomtest(*share).proportion_ci(level, method="wilson")
-    assert wilson(*share, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+@given(fractions(), LEVELS)
+def test_wilson_intervals_solve_their_equation(fraction: tuple[int, int], level: float) -> None:
+    """|p - x / n| = z sqrt(p (1 - p) / n) at both ends."""
+    successes, n = fraction
+    z = stats.norm.ppf(0.5 + level / 2)
+    a, b = 1 + z**2 / n, -2 * successes / n - z**2 / n
+    half = math.sqrt(max(0, b**2 - 4 * a * (successes / n) ** 2)) / (2 * a)
+    expected = -b / (2 * a) - half, -b / (2 * a) + half
+    assert wilson_interval(successes, n, level) == pytest.approx(expected, abs=1e-7)
 
 
-@given(shares())
-def test_wilson_holds_the_share_and_stays_a_share(share: tuple[int, int]) -> None:
-    low, high = wilson(*share)
-    assert 0 <= low <= share[0] / share[1] <= high <= 1
-    assert wilson(share[1] - share[0], share[1]) == pytest.approx((1 - high, 1 - low))
+@given(fractions())
+def test_wilson_intervals_contain_the_fraction(fraction: tuple[int, int]) -> None:
+    successes, n = fraction
+    low, high = wilson_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    assert wilson_interval(n - successes, n) == pytest.approx((1 - high, 1 - low))
 
 
-def test_wilson_of_no_image_three_and_all_right() -> None:
-    assert wilson(0, 0) == (0, 1)
-    assert wilson(3, 3).high == 1
-    assert wilson(3, 3).low == pytest.approx(0.43850, abs=1e-5)  # as in any table of it
-    assert wilson(0, 3).low == 0
+def test_wilson_intervals_at_the_limits() -> None:
+    assert wilson_interval(0, 0) == (0, 1)
+    assert wilson_interval(3, 3).high == 1
+    assert wilson_interval(3, 3).low == pytest.approx(0.43850, abs=1e-5)  # as in tables
+    assert wilson_interval(0, 3).low == 0
     for successes, n in ((1, 0), (-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match="no share"):
-            wilson(successes, n)
+        with pytest.raises(ValueError, match="no fraction"):
+            wilson_interval(successes, n)
 
 
 @given(hits())
-def test_mcnemar_of_few_pairs_is_the_sum_over_the_binomial_tail(
+def test_mcnemar_of_few_pairs_sums_the_binomial_tail(
     pair: tuple[list[bool], list[bool]],
 ) -> None:
     only_a = sum(a and not b for a, b in zip(*pair, strict=True))
@@ -83,50 +89,50 @@ def test_mcnemar_of_many_pairs_is_the_corrected_chi_square() -> None:
     b, c = 700, 600
     assert of(b, c) == pytest.approx(stats.chi2.sf((abs(b - c) - 1) ** 2 / (b + c), 1))
     assert of(700, 700) == 1
-    for only_a in (500, 520, 545):  # nothing jumps where one form follows the other
+    for only_a in (500, 520, 545):  # no jump between the two forms
         beside = of(only_a, MOST_EXACT - only_a), of(only_a, MOST_EXACT + 1 - only_a)
         exact = [stats.binomtest(only_a, n).pvalue for n in (MOST_EXACT, MOST_EXACT + 1)]
         assert beside == pytest.approx(exact, rel=0.01)
 
 
-def test_networks_that_agree_cannot_be_told_apart() -> None:
+def test_equal_models_do_not_differ() -> None:
     assert mcnemar([True, False, True], [True, False, True]) == 1
     assert mcnemar([], []) == 1
-    alike = share_difference([True, False] * 50, [True, False] * 50)
+    alike = paired_fraction_difference([True, False] * 50, [True, False] * 50)
     assert (alike.difference, alike.p, alike.test) == (0, 1, "McNemar")
     assert alike.low < 0 < alike.high
-    assert paired_bootstrap([0.5, 0.1], [0.5, 0.1])[:4] == (0, 0, 0, 1)
+    assert paired_mean_difference([0.5, 0.1], [0.5, 0.1])[:4] == (0, 0, 0, 1)
 
 
 @given(hits(200), LEVELS)
-def test_a_difference_of_shares_is_bonett_and_prices(
+def test_a_difference_of_fractions_has_bonett_and_prices_interval(
     pair: tuple[list[bool], list[bool]], level: float
 ) -> None:
-    found = share_difference(*pair, level)
+    found = paired_fraction_difference(*pair, level)
     a, b = np.array(pair[0]), np.array(pair[1])
-    # One more image for each of the four cells' two that count, as in their equation 3.
-    shares = [((x & ~y).sum() + 1) / (len(a) + 2) for x, y in ((a, b), (b, a))]
-    variance = (sum(shares) - (shares[0] - shares[1]) ** 2) / (len(a) + 2)
+    # One image is added to each of the two discordant cells, as in their equation 3.
+    cells = [((x & ~y).sum() + 1) / (len(a) + 2) for x, y in ((a, b), (b, a))]
+    variance = (sum(cells) - (cells[0] - cells[1]) ** 2) / (len(a) + 2)
     half = stats.norm.ppf(0.5 + level / 2) * math.sqrt(variance)
-    middle = shares[0] - shares[1]
+    middle = cells[0] - cells[1]
     assert found.difference == pytest.approx(a.mean() - b.mean())
     assert found.low == pytest.approx(max(-1, middle - half))
     assert found.high == pytest.approx(min(1, middle + half))
 
 
-def test_shares_of_different_images_are_newcombes() -> None:
+def test_fractions_of_different_images_have_newcombes_interval() -> None:
     """Two of the examples in his table II."""
-    assert unpaired_interval((56, 48), (70, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    assert unpaired_interval((10, 0), (10, 10)) == pytest.approx((0.6075, 1.0), abs=5e-5)
+    assert newcombe_interval((56, 48), (70, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert newcombe_interval((10, 0), (10, 10)) == pytest.approx((0.6075, 1.0), abs=5e-5)
 
 
-def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_of_a_difference_has_its_coverage() -> None:
     rng = np.random.default_rng(0)
     inside, times = 0, 2000
     for _ in range(times):
         # of 60 images both are right on half, a alone on 3 in 10, b alone on 1 in 10
         kind = rng.choice(4, 60, p=[0.5, 0.3, 0.1, 0.1])
-        found = share_difference(kind <= 1, (kind == 0) | (kind == 2))
+        found = paired_fraction_difference(kind <= 1, (kind == 0) | (kind == 2))
         inside += found.low <= 0.2 <= found.high
     assert 0.93 <= inside / times <= 0.97
 
@@ -138,24 +144,23 @@ def test_the_interval_of_a_mean_is_students(values: list[float], level: float) -
         assert mean_interval(values, level) == pytest.approx(tuple(expected), abs=1e-9)
 
 
-def test_one_draw_has_no_interval() -> None:
+def test_the_mean_of_one_draw_has_no_interval() -> None:
     assert all(math.isnan(end) for end in mean_interval([0.5]))
     assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
 
 
-def test_the_bootstrap_is_scipys() -> None:
+def test_the_bootstrap_and_the_permutation_test() -> None:
     rng = np.random.default_rng(1)
     a = rng.beta(2, 3, 80)
     b = np.clip(a + rng.normal(-0.03, 0.1, 80), 0, 1)
-    found = paired_bootstrap(a, b, seed=3)
-    expected = stats.bootstrap(
-        (a - b,), np.mean, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(7)
-    ).confidence_interval
+    found = paired_mean_difference(a, b, seed=3)
+    resampled = np.random.default_rng(7).integers(80, size=(DRAWS, 80))
+    low, high = np.quantile((a - b)[resampled].mean(1), [0.025, 0.975])
     assert found.difference == pytest.approx(np.mean(a) - np.mean(b))
-    width = expected.high - expected.low  # both are random, within a few hundredths of the width
-    assert found.low == pytest.approx(expected.low, abs=0.05 * width)
-    assert found.high == pytest.approx(expected.high, abs=0.05 * width)
-    turned = stats.permutation_test(
+    width = high - low  # both are random, within a few hundredths of the width
+    assert found.low == pytest.approx(low, abs=0.05 * width)
+    assert found.high == pytest.approx(high, abs=0.05 * width)
+    permuted = stats.permutation_test(
         (a, b),
         lambda x, y, axis=-1: np.mean(x, axis=axis) - np.mean(y, axis=axis),
         permutation_type="samples",
@@ -163,36 +168,36 @@ def test_the_bootstrap_is_scipys() -> None:
         vectorized=True,
         rng=np.random.default_rng(7),
     )
-    assert found.p == pytest.approx(turned.pvalue, abs=0.01)
+    assert found.p == pytest.approx(permuted.pvalue, abs=0.01)
 
 
 @pytest.mark.parametrize("values", [(0.3, 0.2, 0.4), (0.1, -0.2, 0.4), (0.5, 0.0, 0.0, -0.5)])
-def test_p_of_few_pairs_is_the_share_of_all_exchanges(values: tuple[float, ...]) -> None:
+def test_p_of_few_pairs_is_the_fraction_of_all_permutations(values: tuple[float, ...]) -> None:
     signs = itertools.product([-1, 1], repeat=len(values))
     sums = [abs(np.dot(sign, values)) for sign in signs]
     exact = np.mean([s >= abs(sum(values)) - 1e-12 for s in sums])
-    found = paired_bootstrap(values, [0.0] * len(values))
+    found = paired_mean_difference(values, [0.0] * len(values))
     assert found.p == pytest.approx(exact, abs=0.02)
 
 
-def test_seeds_repeat_and_many_pairs_are_students() -> None:
+def test_seeds_and_many_pairs() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.random(200), rng.random(200)
-    assert paired_bootstrap(a, b, seed=5) == paired_bootstrap(a, b, seed=5)
-    assert paired_bootstrap(a, b, seed=5) != paired_bootstrap(a, b, seed=6)
+    assert paired_mean_difference(a, b, seed=5) == paired_mean_difference(a, b, seed=5)
+    assert paired_mean_difference(a, b, seed=5) != paired_mean_difference(a, b, seed=6)
     a, b = rng.random(MOST_DRAWN + 1), rng.random(MOST_DRAWN + 1)
-    many = paired_bootstrap(a, b)
+    many = paired_mean_difference(a, b)
     test = stats.ttest_rel(a, b)
     assert many.test == "paired t"
     assert many[:4] == pytest.approx((np.mean(a - b), *test.confidence_interval(), test.pvalue))
-    assert paired_bootstrap(a, a).p == 1
+    assert paired_mean_difference(a, a).p == 1
 
 
-def test_a_single_pair_proves_nothing() -> None:
-    found = paired_bootstrap([0.9], [0.1])
+def test_a_single_pair_has_no_interval() -> None:
+    found = paired_mean_difference([0.9], [0.1])
     assert (found.difference, found.p) == (pytest.approx(0.8), 1)
     assert math.isnan(found.low)
-    assert math.isnan(paired_bootstrap([], []).difference)
-    for test in (paired_bootstrap, mcnemar):
+    assert math.isnan(paired_mean_difference([], []).difference)
+    for test in (paired_mean_difference, mcnemar):
         with pytest.raises(ValueError, match="no pairs"):
             test([1, 0], [1])

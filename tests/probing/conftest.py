@@ -1,4 +1,4 @@
-"""Small photographs in folders of classes, and a small ViT."""
+"""Fixtures: small images in folders of classes, and a small ViT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
 
 
 def write_photo(path: Path, seed: int, size: tuple[int, int] = (40, 48), tint: int = 0) -> Path:
-    """Noise, brighter in the colour channel `tint` modulo 3."""
+    """Write noise that is brighter in the color channel `tint` modulo 3."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 120, (*size, 3))
     pixels[..., tint % 3] += 130
@@ -31,7 +31,7 @@ def write_photo(path: Path, seed: int, size: tuple[int, int] = (40, 48), tint: i
 
 @pytest.fixture
 def small_vit(tmp_path: Path) -> Callable[..., str]:
-    """`small_vit(seed)`: the spec of a small ViT with random weights."""
+    """Return a function of a seed that returns the spec of a small ViT with random weights."""
 
     def make(seed: int = 0, spoil: float | None = None) -> str:
         torch.manual_seed(seed)
@@ -50,14 +50,14 @@ def small_vit(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Callable[..., Path]:
-    """`class_folders(train=5, test=3)`: a folder of three classes with so many images each."""
+    """Return a function like `class_folders(train=5, test=3)`, with images per class and split."""
 
     def make(name: str = "photos", **counts: int) -> Path:
-        for part, count in counts.items():
+        for split, count in counts.items():
             for label, kind in enumerate(("blue", "green", "red")):
-                for i in range(count):  # the same names in every folder
-                    seed = hash((len(part), label, i)) % 2**31
-                    write_photo(tmp_path / name / part / kind / f"{i}.png", seed, tint=label)
+                for i in range(count):  # every folder has the same file names
+                    seed = hash((len(split), label, i)) % 2**31
+                    write_photo(tmp_path / name / split / kind / f"{i}.png", seed, tint=label)
         return tmp_path / name
 
     return make

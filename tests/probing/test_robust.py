@@ -1,4 +1,4 @@
-"""Sets unlike ImageNet: their layouts, the classes that compete, the shape bias."""
+"""Tests of the robustness datasets: folder layouts, restricted classes, the shape bias."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from gtacli import load_model
 from gtacli.errors import UsageError
 from gtacli.inference.stream import Failure
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.robust import SIXTEEN, Asked, ImageSet, class_folders, cue_conflicts
+from gtacli.probing.robust import (
+    SHAPE_CLASSES,
+    ImageSet,
+    RobustProbe,
+    read_class_folders,
+    read_cue_conflicts,
+)
 from gtacli.runtime.devices import choose_compute
 
 CPU = choose_compute("cpu", "fp32")
@@ -29,7 +35,7 @@ TINY = {"embed_dim": 24, "depth": 1, "num_heads": 3, "img_size": 32, "patch_size
 def saved(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=1000, **TINY)
-    torch.nn.init.normal_(model.head.weight)  # so that the answers differ
+    torch.nn.init.normal_(model.head.weight)  # so that the predictions differ
     folder.mkdir()
     metadata = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(TINY)}
     save_file(model.state_dict(), folder / "model.safetensors", {**metadata, "num_classes": "1000"})
@@ -53,70 +59,72 @@ def logits(model: LoadedModel, images: ImageSet) -> torch.Tensor:
         return model.model(torch.stack(views))
 
 
-def test_folders_with_numbers_are_counted_not_sorted(tmp_path: Path) -> None:
-    """As text 10 comes before 2, on which many have tripped."""
+def test_numbered_folders_are_in_numerical_order(tmp_path: Path) -> None:
+    """Sorted as text, 10 would come before 2."""
     for number in (0, 2, 10, 999):
         draw(tmp_path / str(number) / "a.png", number)
-    found = class_folders("v2", tmp_path)
+    found = read_class_folders("v2", tmp_path)
     assert [found.classes[label] for label in found.labels] == [SYNSETS[i] for i in (0, 2, 10, 999)]
 
 
 @pytest.mark.parametrize("name", ["sketch", "r"])
-def test_which_outputs_compete(model: LoadedModel, tmp_path: Path, name: str) -> None:
+def test_r_restricts_predictions_to_its_classes(
+    model: LoadedModel, tmp_path: Path, name: str
+) -> None:
     chosen = [SYNSETS[i] for i in (3, 400, 998)]
     for i in range(12):
         draw(tmp_path / "set" / chosen[i % 3] / f"{i}.png", i)
-    images = class_folders(name, tmp_path / "set")
-    asked = Asked([model], images, CPU)
-    assert [n for n in asked.see(batch_size=5) if isinstance(n, int)] == [5, 5, 2]
-    said = logits(model, images)
+    images = read_class_folders(name, tmp_path / "set")
+    probe = RobustProbe([model], images, CPU)
+    assert [*probe.run(batch_size=5)] == [*range(12)]
+    outputs = logits(model, images)
     if name == "r":
-        expected = said[:, [SYNSETS.index(synset) for synset in images.classes]].argmax(1)
-    else:  # all thousand compete, and hardly one of three wins
-        best = [SYNSETS[i] for i in said.argmax(1).tolist()]
+        expected = outputs[:, [SYNSETS.index(synset) for synset in images.classes]].argmax(1)
+    else:  # of all thousand, so rarely one of the three
+        best = [SYNSETS[i] for i in outputs.argmax(1).tolist()]
         expected = torch.tensor(
             [images.classes.index(b) if b in images.classes else -1 for b in best]
         )
-    assert [*asked.answers[0].values()] == expected.tolist()
-    (result,) = asked.results()
+    assert [*probe.predictions[0].values()] == expected.tolist()
+    (result,) = probe.results()
     right = [a == b for a, b in zip(expected.tolist(), images.labels, strict=True)]
     assert result["top1"] == pytest.approx(np.mean(right))
     assert (result["n_test"], "shape_bias" in result) == (12, False)
 
 
-def test_cue_conflicts(model: LoadedModel, tmp_path: Path) -> None:
+def test_shape_bias_of_cue_conflicts(model: LoadedModel, tmp_path: Path) -> None:
     names = [
         f"{shape}{i}-{texture}{i + 1}"
-        for i, (shape, texture) in enumerate(zip(SIXTEEN, [*SIXTEEN][3:], strict=False))
+        for i, (shape, texture) in enumerate(zip(SHAPE_CLASSES, [*SHAPE_CLASSES][3:], strict=False))
     ]
     names += ["cat1-cat2", "0001_s5n_s01_0_bird_00_bird3-clock2"]
     for seed, name in enumerate(names):
         draw(tmp_path / name.split("-")[0].rstrip("0123456789") / f"{name}.png", seed)
-    draw(tmp_path / "cat" / "cat.png", 5)  # not named so
-    draw(tmp_path / "cat" / "zebra1-cat2.png", 5)  # none of the 16
-    images = cue_conflicts(tmp_path)
+    draw(tmp_path / "cat" / "cat.png", 5)  # no such name
+    draw(tmp_path / "cat" / "zebra1-cat2.png", 5)  # no class of the 16
+    images = read_cue_conflicts(tmp_path)
     assert len(images.images) == len(names)
     other = load_model(str(saved(tmp_path / "other", 1)))
-    asked = Asked([model, other], images, CPU)
-    assert sum(n for n in asked.see() if isinstance(n, int)) == len(names)
-    told = []
+    probe = RobustProbe([model, other], images, CPU)
+    assert len([*probe.run()]) == len(names)
+    predicted = []
     assert images.textures is not None
-    for network, answers in zip((model, other), asked.answers, strict=True):
-        shares = logits(network, images).double().softmax(-1).numpy()
+    for network, predictions in zip((model, other), probe.predictions, strict=True):
+        probabilities = logits(network, images).double().softmax(-1).numpy()
         by_hand = []
-        for row in shares:
+        for row in probabilities:
             means = []
-            for of in SIXTEEN.values():
-                ends = [part.split("-") for part in of.split(",")]
+            for ranges in SHAPE_CLASSES.values():
+                ends = [part.split("-") for part in ranges.split(",")]
                 members = [n for e in ends for n in range(int(e[0]), int(e[-1]) + 1)]
                 means.append(row[members].mean())
             by_hand.append(int(np.argmax(means)))
-        assert [*answers.values()] == by_hand
-        told.append(by_hand)
-    result, second = asked.results()
+        assert [*predictions.values()] == by_hand
+        predicted.append(by_hand)
+    result, second = probe.results()
     conflict = [(s, t) for s, t in zip(images.labels, images.textures, strict=True)]
-    shape = sum(a == s for a, (s, t) in zip(told[0], conflict, strict=True) if s != t)
-    texture = sum(a == t for a, (s, t) in zip(told[0], conflict, strict=True) if s != t)
+    shape = sum(a == s for a, (s, t) in zip(predicted[0], conflict, strict=True) if s != t)
+    texture = sum(a == t for a, (s, t) in zip(predicted[0], conflict, strict=True) if s != t)
     n = len(names) - 1
     assert (result["n_conflict"], result["by_shape"], result["by_texture"]) == (
         n, shape / n, texture / n,
@@ -128,38 +136,41 @@ def test_cue_conflicts(model: LoadedModel, tmp_path: Path) -> None:
     assert second["compared"]["top1"]["test"] == "McNemar"
 
 
-def test_sixteen_classes_are_of_synsets_that_say_so() -> None:
+def test_shape_classes_match_the_names_of_their_synsets() -> None:
     lemmas = ImageNetInfo("imagenet1k")
     for name, word in (("cat", "cat"), ("bear", "bear"), ("elephant", "elephant")):
-        first = SIXTEEN[name].split("-")[0]
+        first = SHAPE_CLASSES[name].split("-")[0]
         assert word in lemmas.index_to_description(int(first)).lower()
 
 
-def test_a_broken_image_is_named(model: LoadedModel, tmp_path: Path) -> None:
+def test_a_damaged_image_is_reported(model: LoadedModel, tmp_path: Path) -> None:
     draw(tmp_path / "set" / SYNSETS[0] / "a.png", 0)
     (tmp_path / "set" / SYNSETS[0] / "b.png").write_bytes(b"none")
-    asked = Asked([model], class_folders("sketch", tmp_path / "set"), CPU)
-    (failed,) = (one for one in asked.see() if isinstance(one, Failure))
+    probe = RobustProbe([model], read_class_folders("sketch", tmp_path / "set"), CPU)
+    (failed,) = (one for one in probe.run() if isinstance(one, Failure))
     assert "b.png: not an image" in failed.error
-    assert asked.results()[0]["n_test"] == 1
+    assert probe.results()[0]["n_test"] == 1
 
 
-def test_folders_that_are_none(model: LoadedModel, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--imagenet-v2: no folder"):
-        class_folders("v2", tmp_path / "away")
+def test_wrong_folders_are_refused(model: LoadedModel, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="imagenet_v2: no folder"):
+        read_class_folders("v2", tmp_path / "away")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"--sketch: .* holds no class folder with images"):
-        class_folders("sketch", tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"sketch: .* holds no class folder with images"):
+        read_class_folders("sketch", tmp_path / "empty")
     draw(tmp_path / "animals" / "dogs" / "a.png", 0)
-    with pytest.raises(UsageError, match="dogs is named after none of ImageNet's classes"):
-        class_folders("r", tmp_path / "animals")
+    with pytest.raises(UsageError, match="dogs is not named after an ImageNet class"):
+        read_class_folders("r", tmp_path / "animals")
     with pytest.raises(UsageError, match=r"holds no image named like cat1-elephant2\.png"):
-        cue_conflicts(tmp_path / "animals")
-    with pytest.raises(UsageError, match="--cue-conflict: no folder"):
-        cue_conflicts(tmp_path / "away")
+        read_cue_conflicts(tmp_path / "animals")
+    with pytest.raises(UsageError, match="cue_conflict: no folder"):
+        read_cue_conflicts(tmp_path / "away")
     draw(tmp_path / "sketch" / SYNSETS[5] / "a.png", 0)
     draw(tmp_path / "cues" / "cat1-dog2.png", 0)
     small = load_model(str(tiny_model))
-    for images in (class_folders("a", tmp_path / "sketch"), cue_conflicts(tmp_path / "cues")):
+    for images in (
+        read_class_folders("a", tmp_path / "sketch"),
+        read_cue_conflicts(tmp_path / "cues"),
+    ):
         with pytest.raises(UsageError, match="has no classifier for ImageNet's classes"):
-            Asked([small], images, CPU)
+            RobustProbe([small], images, CPU)

@@ -1,4 +1,4 @@
-"""`gta probe`: the measurements, a file and a line each."""
+"""`gta probe`: a group of commands, one file each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from gtacli.cli.probe.linear import linear
 from gtacli.cli.probe.retrieval import retrieval
 from gtacli.cli.probe.robust import robust
 from gtacli.cli.probe.transfer import transfer
-from gtacli.config.probe import AttentionProbeConfig, KnnProbeConfig, LinearProbeConfig
-from gtacli.config.probe_background import BackgroundProbeConfig
-from gtacli.config.probe_fewshot import FewshotProbeConfig
-from gtacli.config.probe_retrieval import RetrievalProbeConfig
-from gtacli.config.probe_robust import RobustProbeConfig
-from gtacli.config.probe_transfer import TransferProbeConfig
+from gtacli.config.probe.attention import AttentionProbeConfig
+from gtacli.config.probe.background import BackgroundProbeConfig
+from gtacli.config.probe.fewshot import FewshotProbeConfig
+from gtacli.config.probe.knn import KnnProbeConfig
+from gtacli.config.probe.linear import LinearProbeConfig
+from gtacli.config.probe.retrieval import RetrievalProbeConfig
+from gtacli.config.probe.robust import RobustProbeConfig
+from gtacli.config.probe.transfer import TransferProbeConfig
 
 app = group("probe")
 

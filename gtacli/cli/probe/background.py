@@ -1,21 +1,21 @@
-"""`gta probe background`: what becomes of the answers when backgrounds are exchanged."""
+"""`gta probe background`: how predictions change when backgrounds are exchanged."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.options import Call, Images, NullSeparated
-from gtacli.cli.probe.features import open_folder, record
-from gtacli.config.probe_background import BackgroundProbeConfig
+from gtacli.cli.probe.results import open_folder, print_results, write_results
+from gtacli.cli.probe.table import ModelMetric, show_metrics
+from gtacli.config.probe.background import BackgroundProbeConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gtacli.data.base import ImageDataset
     from gtacli.models.loading import LoadedModel
     from gtacli.probing.backgrounds.probe import BackgroundProbe
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gtacli.probing.class_map import ClassMap
 
 log = logging.getLogger(__name__)
-FURTHER = {"bg_gap": "BG-Gap", "fg_consistency": "same answer", "cosine": "cosine"}
-"""The figures that no variant has by itself, and what people call them."""
+OVERALL = {"bg_gap": "BG-Gap", "fg_consistency": "same prediction", "cosine": "cosine"}
+"""Labels of the metrics that are not of a single variant."""
 
 
 def background(
@@ -34,26 +34,27 @@ def background(
     images: Images = None,
     null: NullSeparated = False,
 ) -> int:
-    """Does the background make the answer?
+    """Measure how much predictions depend on the background.
 
-    Shows the model each image as it is and with the object or its background taken away or
-    exchanged, as ImageNet-9 has them (Xiao et al.): from its folders (--variants), or drawn of
-    images that have masks. BG-Gap: accuracy with a background of the same class less that with one
-    of any class. fg_consistency, without labels: the share of images whose answer stays the same
-    with another background; the answer is the likeliest class, or, of a model without a classifier,
-    the nearest other image. cosine: of an image's features with one and the other background.
+    Runs the model on each image as it is and with the object or its background removed or
+    exchanged, as in ImageNet-9 (Xiao et al.): from its folders (--variants), or drawn from images
+    with masks. BG-Gap: accuracy with a background of the same class minus that with one of any
+    class. fg_consistency, without labels: the fraction of images with the same prediction on
+    another background; that is the most likely class or, without a classifier, the nearest other
+    image. cosine: of an image's features with both backgrounds.
 
-    Images that cannot be read, or have no mask, are named, the rest is done, and the exit status is
-    1. Interrupted, it shows what it has measured so far.
+    Images that cannot be read, or have no mask, are reported, the others are processed, and the
+    exit status is 1. When interrupted it shows the results so far.
     """
     if config.model is None:
-        raise UsageError("--model: name a ViT (a run of gta finetune, a timm name, ARCH@FILE)")
-    from gtacli.inference.stream import Failure
+        raise UsageError(
+            "name a ViT (a run of gta finetune, a timm name, ARCH@FILE)", option="model"
+        )
+    from gtacli.cli.follow import follow
     from gtacli.models import load_model
     from gtacli.probing.backgrounds.probe import BackgroundProbe
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.distribution import ALONE
-    from gtacli.runtime.interrupts import StopSignal
 
     compute = choose_compute(config.device, config.precision)
     source = _source(config, images or [], null)
@@ -62,81 +63,71 @@ def background(
     maps = [_class_map(config, model, source.classes) for model in models]
     probe = BackgroundProbe(models, maps, compute)
     folder = open_folder(config, call, "background", ALONE)
-    start, status = perf_counter(), 0
+    start = perf_counter()
     most = config.batch_size if call.dry_run else None
-    pictures = None if call.dry_run else source.pictures
-    with (
-        StopSignal() as stop,
-        console.progress("looking", pictures) as advance,
-    ):
-        for done in probe.see(source, config.batch_size, config.workers, most):
-            if isinstance(done, Failure):
-                status = 1
-                log.warning("%s", done.error)
-                if call.json:
-                    console.emit({"image": done.image, "error": done.error})
-            else:
-                advance(done)
-            if stop.requested:
-                status = 130
-                log.warning("interrupted; these are the images so far")
-                break
-    if probe.left_out:
-        log.info("left out: %d images without an object and a background beside it", probe.left_out)
+    ending = follow(
+        lambda stop: probe.run(source, config.batch_size, config.workers, most, stop),
+        lambda count: None,
+        call.json,
+        label="running variants",
+        total=None if call.dry_run else source.max_variants,
+        size=lambda count: count,
+    )
+    if probe.skipped:
+        log.info("skipped %d images without an object and a background beside it", probe.skipped)
     results = _results(config, specs, probe, round(perf_counter() - start, 2))
     if any(result["n_test"] for result in results):
-        record(folder, results)
-    if call.json:
-        for result in results:
-            console.emit(result)
-    else:
-        _show(specs, results)
-    return status
+        write_results(folder, results)
+    print_results(call, results, lambda: _show(specs, results))
+    return ending.status
 
 
 def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> VariantSource:
     from gtacli.data.inputs import iter_images
     from gtacli.data.spec import load_dataset
-    from gtacli.probing.backgrounds.sources import BuiltVariants, FolderVariants
+    from gtacli.probing.backgrounds.sources import FolderVariants, MaskedImageVariants
     from gtacli.probing.backgrounds.variants import ImageScenes
 
-    given = {"--variants": config.variants, "--data": config.data, "images": images or None}
-    ways = [name for name, value in given.items() if value is not None]
-    if len(ways) != 1:
-        found = f"{' and '.join(ways)} are" if ways else "nothing is"
-        raise UsageError(f"give one of images with --masks, --data, --variants: {found} given")
+    ways = {"`variants`": config.variants, "`data`": config.data, "images": images or None}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        found = f"{' and '.join(given)} are" if given else "nothing is"
+        raise UsageError(f"give one of images with `masks`, `data`, `variants`: {found} given")
     if config.masks is not None and not config.masks.is_dir():
-        raise UsageError(f"--masks: no folder {config.masks}")
+        raise UsageError(f"no folder {config.masks}", option="masks")
     if config.backgrounds == "train" and config.data is None:
-        raise UsageError("--backgrounds train is for --data, which has training images")
+        raise UsageError("train needs `data`, which has training images", option="backgrounds")
     if config.variants is not None:
         if config.masks is not None:
-            raise UsageError("--masks is for images or --data; --variants DIR needs no masks")
+            raise UsageError("is for images or `data`; `variants` needs no masks", option="masks")
         return FolderVariants(config.variants)
     if config.data is not None:
         scenes, backgrounds, classes = _scenes(config, load_dataset(config.data))
-        return BuiltVariants(scenes, classes, backgrounds, config.seed)
+        return MaskedImageVariants(scenes, classes, backgrounds, config.seed)
     if config.masks is None:
-        raise UsageError("--masks: name the folder of the images' masks")
+        raise UsageError("name the folder of the images' masks", option="masks")
     named = [*iter_images(images, sys.stdin.buffer, null)]
-    return BuiltVariants(ImageScenes(named, config.masks), (), seed=config.seed)
+    return MaskedImageVariants(ImageScenes(named, config.masks), (), seed=config.seed)
 
 
 def _scenes(
     config: BackgroundProbeConfig, dataset: ImageDataset
 ) -> tuple[ImageScenes, ImageScenes | None, Sequence[str]]:
-    """(whose objects, whose backgrounds, names of the classes)"""
+    """Return (scenes with the objects, scenes with the backgrounds, names of the classes)."""
     from gtacli.data.inputs import iter_dataset_images
     from gtacli.probing.backgrounds.variants import ImageScenes
 
-    part = next(part for part in ("test", "val", "train") if dataset[part])
-    if config.masks is None and all(record.mask is None for record in dataset[part]):
-        raise UsageError(f"--masks: {config.data} has no masks of its own; name a folder of them")
+    split = next(split for split in ("test", "val", "train") if dataset[split])
+    if config.masks is None and all(record.mask is None for record in dataset[split]):
+        raise UsageError(
+            f"{config.data} has no masks of its own; name a folder of them", option="masks"
+        )
     if config.backgrounds == "train" and not dataset["train"]:
-        raise UsageError(f"--backgrounds train: {config.data} has no training images")
-    log.info("%d images of the part %s", len(dataset[part]), part)
+        raise UsageError(f"{config.data} has no training images", option="backgrounds")
+    log.info("%d images of the split %s", len(dataset[split]), split)
     scenes, train = (
-        ImageScenes([*iter_dataset_images(dataset, name)], config.masks) for name in (part, "train")
+        ImageScenes([*iter_dataset_images(dataset, name)], config.masks)
+        for name in (split, "train")
     )
     return scenes, train if config.backgrounds == "train" else None, dataset.classes
 
@@ -144,66 +135,66 @@ def _scenes(
 def _class_map(
     config: BackgroundProbeConfig, model: LoadedModel, classes: Sequence[str]
 ) -> ClassMap | None:
-    """What a model's outputs mean; None where it cannot tell the images' classes."""
+    """Map a model's outputs to the images' classes; None if it does not know them."""
     from gtacli.inference.predict import has_classifier
-    from gtacli.probing.class_map import mapped, matched, outputs
+    from gtacli.probing.class_map import count_outputs, match_outputs, read_class_map
 
     if not classes:
         return None
     if not has_classifier(model):
         log.info("%s has no classifier: no accuracies of it", model.spec)
         return None
-    found = matched(model, classes)
+    found = match_outputs(model, classes)
     if found is not None:
         return found
     if config.mapping is not None:
-        return mapped(model, config.mapping, classes)
-    told = f"{model.spec} tells {outputs(model)} classes apart, not the images' {len(classes)}"
+        return read_class_map(model, config.mapping, classes)
+    mismatch = f"{model.spec} has {count_outputs(model)} classes, not the images' {len(classes)}"
     if config.variants is not None:
-        raise UsageError(f"--mapping: {told}; give the published in_to_in9.json")
-    log.warning("%s: no accuracies of it (--mapping FILE maps them)", told)
+        raise UsageError(f"{mismatch}; give the published in_to_in9.json", option="mapping")
+    log.warning("%s: no accuracies of it (`mapping` gives the classes of its outputs)", mismatch)
     return None
 
 
 def _results(
     config: BackgroundProbeConfig, specs: Sequence[str], probe: BackgroundProbe, seconds: float
 ) -> list[dict[str, Any]]:
-    from gtacli.probing.backgrounds.metrics import compared, figures
+    from gtacli.probing.backgrounds.metrics import background_metrics, compare_predictions
 
-    found: list[dict[str, Any]] = []
-    for spec, answers in zip(specs, probe.answers, strict=True):
+    results: list[dict[str, Any]] = []
+    for spec, predictions in zip(specs, probe.predictions, strict=True):
         result = {
             "task": "background",
             "model": spec,
-            "reference": config.model if found else None,
+            "reference": config.model if results else None,
             "data": str(config.variants or config.data or config.masks),
-            **figures(answers),
-            "left_out": probe.left_out,
+            **background_metrics(predictions),
+            "left_out": probe.skipped,
             "seconds": seconds,
         }
-        if found:
-            differences = compared(answers, probe.answers[0], config.seed)
+        if results:
+            differences = compare_predictions(predictions, probe.predictions[0], config.seed)
             result["compared"] = {name: d._asdict() for name, d in differences.items()}
-        found.append(result)
-    return found
+        results.append(result)
+    return results
 
 
 def _show(specs: Sequence[str], results: Sequence[dict[str, Any]]) -> None:
-    from gtacli.cli.probe.table import Figure, show_figures
     from gtacli.models.names import short_names
 
-    figures = []
-    for result in results:
-        tests = result.get("compared", {})
-        shares = [
-            Figure(name, share["top1"], share["top1_interval"], tests.get(name))
-            for name, share in (result["variants"] or {}).items()
-        ]
-        further = [
-            Figure(label, result[name], result[f"{name}_interval"], tests.get(name))
-            for name, label in FURTHER.items()
-            if result[name] is not None
-        ]
-        figures.append(shares + further)
     console.say(f"images {max(result['n_test'] for result in results)}")
-    show_figures(short_names(specs), figures)
+    show_metrics(short_names(specs), [_rows(result) for result in results])
+
+
+def _rows(result: dict[str, Any]) -> list[ModelMetric]:
+    tests = result.get("compared", {})
+    variants = [
+        ModelMetric(name, accuracy["top1"], accuracy["top1_interval"], tests.get(name))
+        for name, accuracy in (result["variants"] or {}).items()
+    ]
+    overall = [
+        ModelMetric(label, result[name], result[f"{name}_interval"], tests.get(name))
+        for name, label in OVERALL.items()
+        if result[name] is not None
+    ]
+    return variants + overall

@@ -1,45 +1,45 @@
-"""`gta probe knn`: which training images are near, and whether they are of the same class."""
+"""`gta probe knn`: the accuracy of a k-NN classifier on frozen features."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.options import Call
-from gtacli.cli.probe.features import run
-from gtacli.cli.probe.table import Figure
-from gtacli.config.probe import KnnProbeConfig
+from gtacli.cli.probe.features import run_probe
+from gtacli.cli.probe.table import ModelMetric
+from gtacli.config.probe.knn import KnnProbeConfig
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
-    from gtacli.probing.features.evaluation import Bench, Outcome
+    from gtacli.probing.features.evaluation import ProbeData, ProbeResult
 
 
 def knn(config: KnnProbeConfig, call: Call) -> int:
     """Accuracy of DINO's weighted k-NN classifier.
 
     The k training images nearest to a test image, by cosine of their features, vote for their
-    classes, each with weight exp(cosine / temperature); nothing is learnt. Exact, all k and
-    temperatures of one search. Images are seen as DINO's evaluation sees them: resized to 256/224
-    of the input, the centre cut out.
+    classes, each with weight exp(cosine / temperature); nothing is trained. The search is exact,
+    and one search serves all k and temperatures. Images are preprocessed as in DINO's evaluation:
+    resized to 256/224 of the input, the center cut out.
 
-    Features are kept (--cache) and serve every probe. With --compare each model is tested against
-    --model on the same images (McNemar's test). Images that cannot be read are named, the rest is
-    done, and the exit status is 1.
+    Features are cached (--cache) and shared by all probes. With --compare each model is tested
+    against --model on the same images (McNemar's test). Images that cannot be read are reported,
+    the others are processed, and the exit status is 1.
     """
 
-    def measure(bench: Bench, model: LoadedModel) -> Outcome:
+    def measure(data: ProbeData, model: LoadedModel) -> ProbeResult:
         from gtacli.probing.classifiers.knn import knn
 
-        return knn(bench, model, config.k, config.temperature, config.main_k)
+        return knn(data, model, config.k, config.temperature, config.main_k)
 
-    return run(config, call, measure, _figures)
+    return run_probe(config, call, measure, _rows)
 
 
-def _figures(result: dict[str, Any]) -> list[Figure]:
+def _rows(result: dict[str, Any]) -> list[ModelMetric]:
     tests, main = result.get("compared", {}), result["k"]
-    shares = [
-        Figure(f"k {k}", share, result["knn_interval"][k], tests.get(f"knn@{k}"))
-        for k, share in result["knn"].items()
+    top1 = [
+        ModelMetric(f"k {k}", accuracy, result["knn_interval"][k], tests.get(f"knn@{k}"))
+        for k, accuracy in result["knn"].items()
     ]
-    top5 = Figure(f"top 5, k {main}", result["top5"], result["top5_interval"], tests.get("top5"))
-    return [*shares, top5]
+    interval = result["top5_interval"]
+    return [*top1, ModelMetric(f"top 5, k {main}", result["top5"], interval, tests.get("top5"))]

@@ -1,4 +1,4 @@
-"""`gta probe robust`: ImageNet's classifiers on images that are unlike ImageNet's."""
+"""`gta probe robust`: accuracy of ImageNet classifiers on other distributions of images."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from gtacli.cli import console
 from gtacli.cli.options import Call
-from gtacli.cli.probe.features import open_folder, record
-from gtacli.cli.probe.table import Figure, show_figures
-from gtacli.config.probe_robust import RobustProbeConfig
+from gtacli.cli.probe.results import open_folder, print_results, write_results
+from gtacli.cli.probe.table import ModelMetric, show_metrics
+from gtacli.config.probe.robust import RobustProbeConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gtacli.probing.robust import ImageSet
+    from gtacli.cli.follow import Ending
+    from gtacli.probing.robust import ImageSet, RobustProbe
 
 log = logging.getLogger(__name__)
 SETS = {
@@ -29,69 +29,70 @@ SETS = {
 
 
 def robust(config: RobustProbeConfig, call: Call) -> int:
-    """Does a classifier of ImageNet hold on other images?
+    """Accuracy of ImageNet classifiers on other distributions of images.
 
-    Accuracy on ImageNet-V2, -Sketch, -R and -A as published; of -R and -A only the outputs of their
-    200 classes compete. On images with the shape of one thing and the texture of another the shape
-    bias: how often the shape decided, of the times that either did.
+    ImageNet-V2, -Sketch, -R and -A, as published; for -R and -A only the outputs of their 200
+    classes count. For images with the shape of one class and the texture of another the shape bias:
+    the fraction of predictions by shape among those by shape or texture.
 
     With --compare each model is tested against --model image by image (McNemar's test). Images that
-    cannot be read are named, the rest is done, and the exit status is 1. Interrupted, it shows the
-    sets that it has done.
+    cannot be read are reported, the others are processed, and the exit status is 1. When
+    interrupted it shows the finished datasets.
     """
     if config.model is None:
-        raise UsageError("--model: name a classifier of ImageNet (a timm name, ARCH@FILE)")
-    from gtacli.inference.stream import Failure
+        raise UsageError("name a classifier of ImageNet (a timm name, ARCH@FILE)", option="model")
     from gtacli.models import load_model
     from gtacli.models.names import short_names
-    from gtacli.probing.robust import Asked
+    from gtacli.probing.robust import RobustProbe
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.distribution import ALONE
-    from gtacli.runtime.interrupts import StopSignal
 
     compute = choose_compute(config.device, config.precision)
-    sets = _sets(config)
+    sets = _read_sets(config)
     specs = [config.model, *config.compare]
     models = [load_model(spec, image_size=config.image_size) for spec in specs]
-    asked = [Asked(models, images, compute) for images in sets]
+    probes = [RobustProbe(models, images, compute) for images in sets]
     folder = open_folder(config, call, "robust", ALONE)
     results: list[dict[str, Any]] = []
-    status, most = 0, config.batch_size if call.dry_run else None
-    with StopSignal() as stop:
-        for images, one in zip(sets, asked, strict=True):
-            start = perf_counter()
-            with console.progress(SETS[images.name], len(images.images)) as advance:
-                for done in one.see(config.batch_size, config.workers, most):
-                    if isinstance(done, Failure):
-                        status = 1
-                        log.warning("%s", done.error)
-                        if call.json:
-                            console.emit({"image": done.image, "error": done.error})
-                    else:
-                        advance(done)
-                    if stop.requested:
-                        break
-            if stop.requested:
-                status = 130
-                log.warning("interrupted in %s", SETS[images.name])
-                break
-            seconds = round(perf_counter() - start, 2)
-            for spec, result in zip(specs, one.results(), strict=True):
-                reference = config.model if "compared" in result else None
-                about = {"task": "robust", "model": spec, "reference": reference}
-                results.append({**about, "data": images.name, **result, "seconds": seconds})
-            record(folder, results)
-    if call.json:
-        for result in results:
-            console.emit(result)
-    elif results:
-        by_model = [results[m :: len(specs)] for m in range(len(specs))]
-        show_figures(short_names(specs), [_figures(of) for of in by_model])
+    status = 0
+    for probe in probes:
+        start = perf_counter()
+        ending = _follow(config, call, probe)
+        status = max(status, ending.status)
+        if ending.status == 130:
+            break
+        seconds = round(perf_counter() - start, 2)
+        for spec, result in zip(specs, probe.results(), strict=True):
+            reference = config.model if "compared" in result else None
+            about = {"task": "robust", "model": spec, "reference": reference}
+            results.append({**about, "data": probe.images.name, **result, "seconds": seconds})
+        write_results(folder, results)
+
+    def show() -> None:
+        if results:
+            by_model = [results[m :: len(specs)] for m in range(len(specs))]
+            show_metrics(short_names(specs), [_rows(of_model) for of_model in by_model])
+
+    print_results(call, results, show)
     return status
 
 
-def _sets(config: RobustProbeConfig) -> list[ImageSet]:
-    from gtacli.probing.robust import SUBSETS, class_folders, cue_conflicts
+def _follow(config: RobustProbeConfig, call: Call, probe: RobustProbe) -> Ending:
+    from gtacli.cli.follow import follow
+
+    name, most = SETS[probe.images.name], config.batch_size if call.dry_run else None
+    return follow(
+        lambda stop: probe.run(config.batch_size, config.workers, most, stop),
+        lambda number: None,
+        call.json,
+        label=name,
+        total=len(probe.images.images),
+        interrupted=f"interrupted in {name}",
+    )
+
+
+def _read_sets(config: RobustProbeConfig) -> list[ImageSet]:
+    from gtacli.probing.robust import SUBSETS, read_class_folders, read_cue_conflicts
 
     folders = {
         "imagenet": config.imagenet,
@@ -100,34 +101,34 @@ def _sets(config: RobustProbeConfig) -> list[ImageSet]:
         "r": config.imagenet_r,
         "a": config.imagenet_a,
     }
-    sets = [class_folders(name, root) for name, root in folders.items() if root is not None]
+    sets = [read_class_folders(name, root) for name, root in folders.items() if root is not None]
     for images in sets:
-        wanted = SUBSETS.get(images.name)
-        if wanted is not None and len(images.classes) != wanted:
+        published = SUBSETS.get(images.name)
+        if published is not None and len(images.classes) != published:
             log.warning(
-                "%s has %d classes here, %d as published; only these compete",
+                "%s has %d classes here, %d as published; predictions are restricted to these",
                 SETS[images.name],
                 len(images.classes),
-                wanted,
+                published,
             )
     if config.cue_conflict is not None:
-        sets.append(cue_conflicts(config.cue_conflict))
+        sets.append(read_cue_conflicts(config.cue_conflict))
     if not sets:
-        raise UsageError("no images: give --imagenet-v2, --sketch, --cue-conflict, ...")
+        raise UsageError("no images: give `imagenet_v2`, `sketch`, `cue_conflict`, ...")
     return sets
 
 
-def _figures(results: Sequence[dict[str, Any]]) -> list[Figure]:
-    """Of one model."""
-    figures = []
+def _rows(results: Sequence[dict[str, Any]]) -> list[ModelMetric]:
+    """Return the rows of one model."""
+    rows: list[ModelMetric] = []
     for result in results:
         tests, name = result.get("compared", {}), SETS[result["data"]]
         if "shape_bias" not in result:
             test = tests.get("top1")
-            figures.append(Figure(name, result["top1"], result["top1_interval"], test))
+            rows.append(ModelMetric(name, result["top1"], result["top1_interval"], test))
             continue
         interval, test = result["shape_bias_interval"], tests.get("shape_bias")
-        figures.append(Figure("shape bias", result["shape_bias"], interval, test))
-        figures.append(Figure("told by shape", result["by_shape"]))
-        figures.append(Figure("told by texture", result["by_texture"]))
-    return figures
+        rows.append(ModelMetric("shape bias", result["shape_bias"], interval, test))
+        rows.append(ModelMetric("decided by shape", result["by_shape"]))
+        rows.append(ModelMetric("decided by texture", result["by_texture"]))
+    return rows

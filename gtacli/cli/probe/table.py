@@ -1,4 +1,4 @@
-"""The tables of `gta probe`: shares in per cent, their intervals, and what tells models apart."""
+"""The tables of `gta probe`: metrics in percent, their intervals, and comparisons of models."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from gtacli.cli import console
 
 
-class Figure(NamedTuple):
-    """One figure of one model.
+class ModelMetric(NamedTuple):
+    """One metric of one model.
 
     Attributes:
         label: its row.
-        value: a fraction; None where there is none.
+        value: a fraction; None if it is undefined.
         interval: (low, high), 95 %.
         compared: `difference`, `p`, `test` against the first model.
     """
@@ -25,13 +25,15 @@ class Figure(NamedTuple):
     compared: Mapping[str, Any] | None = None
 
 
-def show_figures(names: Sequence[str], figures: Sequence[Sequence[Figure]]) -> None:
-    """A row a figure; of each model its value and interval, and from the second on how much more
-    it is than the first's, with the p of the paired test."""
-    tables = [{figure.label: figure for figure in of_model} for of_model in figures]
+def show_metrics(names: Sequence[str], metrics: Sequence[Sequence[ModelMetric]]) -> None:
+    """Print a row per metric, with the value and interval of each model.
+
+    From the second model on also the difference from the first, with the p of the paired test.
+    """
+    tables = [{metric.label: metric for metric in of_model} for of_model in metrics]
     labels = dict.fromkeys(label for table in tables for label in table)
     several = len(names) > 1
-    columns = ["", *(["%"] if not several else []), *([] if several else ["95 %"])]
+    columns = [""] if several else ["", "%", "95 %"]
     for number, name in enumerate(names if several else []):
         columns += [name, "95 %"]
         if number:
@@ -39,22 +41,21 @@ def show_figures(names: Sequence[str], figures: Sequence[Sequence[Figure]]) -> N
     console.table(columns, [_row(label, tables) for label in labels])
 
 
-def _row(label: str, tables: Sequence[Mapping[str, Figure]]) -> list[str | None]:
+def _row(label: str, tables: Sequence[Mapping[str, ModelMetric]]) -> list[str | None]:
     cells: list[str | None] = [label]
     for number, table in enumerate(tables):
-        figure = table.get(label, Figure(label, None))
-        cells += [percent(figure.value), _span(figure.interval)]
+        metric = table.get(label, ModelMetric(label, None))
+        cells += [_percent(metric.value), _interval(metric.interval)]
         if number:
-            cells += _compared(figure.compared)
+            cells += _compared(metric.compared)
     return cells
 
 
-def percent(share: float | None) -> str | None:
-    """In per cent, with a decimal."""
-    return None if share is None or math.isnan(share) else f"{100 * share:.1f}"
+def _percent(fraction: float | None) -> str | None:
+    return None if fraction is None or math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
-def _span(interval: Sequence[float] | None) -> str | None:
+def _interval(interval: Sequence[float] | None) -> str | None:
     if interval is None or any(end is None or math.isnan(end) for end in interval):
         return None
     low, high = (100 * end for end in interval)

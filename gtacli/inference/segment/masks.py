@@ -19,7 +19,13 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageObjects, ObjectGrids
 from gtacli.inference.results import Segmentation, SegmentObject
-from gtacli.measures.segmentation import VOID, Score, best_heads, located, score
+from gtacli.measures.segmentation import (
+    VOID,
+    SegmentationScore,
+    best_head_jaccard,
+    is_located,
+    score_segmentation,
+)
 from gtacli.rendering.masks import highlight_objects
 from gtacli.runtime.atomic import write_atomic
 
@@ -55,7 +61,7 @@ class ImageResult(NamedTuple):
     """One image by one model: its JSON line, and its score if there is ground truth."""
 
     line: Segmentation
-    score: Score | None
+    score: SegmentationScore | None
 
 
 def mask_name(below: PurePath, k: int = 0) -> PurePath:
@@ -139,19 +145,19 @@ class MaskWriter:
         soft: SoftMap,
         boxes: Sequence[list[int]],
         heads: Mask | None,
-    ) -> Score:
+    ) -> SegmentationScore:
         if truth.labels is None:
-            return Score(located=located(boxes, truth.boxes or ()))
+            return SegmentationScore(located=is_located(boxes, truth.boxes or ()))
         labels = truth.labels
         if self.options.void == "keep":
             labels = np.where(labels == VOID, 0, labels)
         best = None
         if heads is not None:
             size = self.input_size
-            best = best_heads(mask_on(size, heads), mask_on(size, labels))
-        one = score(mask, soft, labels, boxes, best)
+            best = best_head_jaccard(mask_on(size, heads), mask_on(size, labels))
+        one = score_segmentation(mask, soft, labels, boxes, best)
         if truth.boxes is not None:
-            one = replace(one, located=located(boxes, truth.boxes))
+            one = replace(one, located=is_located(boxes, truth.boxes))
         return one
 
     def _on_pixels(

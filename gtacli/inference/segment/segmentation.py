@@ -13,7 +13,7 @@ from gtacli.inference.results import Segmentation, SegmentSheet, SegmentSummary,
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
 from gtacli.inference.stream import Failure, Stop, never, stream
-from gtacli.measures.segmentation import Totals
+from gtacli.measures.segmentation import SegmentationTotals
 from gtacli.rendering.sheet import SheetRow
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.batching import chunk_size, fits_one_core
@@ -61,7 +61,7 @@ def segment(
         name=lambda item: item[1].path,
         stop=stop,
     )
-    totals, done, failed = [Totals() for _ in finders], 0, 0
+    totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):

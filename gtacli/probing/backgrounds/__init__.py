@@ -1,1 +1,1 @@
-"""Background robustness: images with swapped backgrounds (ImageNet-9 protocol)."""
+"""Background robustness: images with exchanged backgrounds (ImageNet-9 protocol)."""

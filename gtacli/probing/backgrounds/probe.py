@@ -1,7 +1,7 @@
-"""`gta probe background`: shows networks images whose backgrounds were exchanged.
+"""`gta probe background`: predictions of models for images with exchanged backgrounds.
 
-Threads read and draw ahead of the networks; of an image no more than their input waits in memory,
-and of what they answer the class and, where two variants are compared, the features.
+Threads read and draw ahead of the models; of each image only their input waits in memory, and of
+their output the class and, for the two variants that are compared, the features are stored.
 """
 
 from __future__ import annotations
@@ -12,84 +12,91 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtacli.images.decode import ImageError
 from gtacli.inference.predict import has_classifier
-from gtacli.inference.stream import Failure
+from gtacli.inference.stream import Failure, Stop, never, read_ahead
 from gtacli.inference.views import ModelViews
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.backgrounds.metrics import PAIR, Answers
-from gtacli.probing.backgrounds.sources import Drawn, VariantSource
+from gtacli.probing.backgrounds.metrics import PAIR, VariantPredictions
+from gtacli.probing.backgrounds.sources import VariantImage, VariantSource
 from gtacli.probing.class_map import ClassMap
-from gtacli.runtime.batching import chunks
 from gtacli.runtime.devices import Compute
-from gtacli.runtime.prefetch import ahead
 
 
-class _Item(NamedTuple):
-    drawn: Drawn  # its pixels left out
-    views: tuple[Tensor, ...]  # uint8, one a distinct way in which the models see images
+class _VariantInput(NamedTuple):
+    image: VariantImage  # without its pixels
+    views: tuple[Tensor, ...]  # uint8, one for each distinct preprocessing of the models
 
 
 class BackgroundProbe:
-    """Shows several models the same variants.
+    """Runs several models on the same variants.
 
     Args:
-        models: each keeps its own input size and preprocessing.
-        maps: of each model what its outputs mean; None: no accuracy of it.
+        models: each with its own input size and preprocessing.
+        maps: of each model's outputs; None: no accuracy of that model.
 
     Attributes:
-        answers: of each model.
-        left_out: images without an object, or without a background beside it.
+        predictions: of each model.
+        skipped: number of images without an object, or without a background beside it.
     """
 
     def __init__(
         self, models: Sequence[LoadedModel], maps: Sequence[ClassMap | None], compute: Compute
     ) -> None:
         self.models, self.maps, self.compute = models, maps, compute
-        self.answers = [Answers() for _ in models]
-        self.left_out = 0
+        self.predictions = [VariantPredictions() for _ in models]
+        self.skipped = 0
         self._views = ModelViews(models, compute)
-        self._failed: list[Failure] = []
 
-    def see(
+    def run(
         self,
         source: VariantSource,
         batch_size: int = 32,
         threads: int | None = None,
         most: int | None = None,
-    ) -> Iterator[Failure | int]:
-        """Shows the models all variants of each image.
+        stop: Stop = never,
+    ) -> Iterator[int | Failure]:
+        """Run the models on all variants of each image.
 
         Args:
-            threads: for reading and drawing; 0: none; default: by the machine.
+            batch_size: variants at a time.
+            threads: for reading and drawing; 0: none; default: one per core.
             most: images of the source.
+            stop: checked after each batch.
 
-        Yields: an image that cannot be done, or how many pictures have just been seen.
+        Yields: failures, and for each batch its number of variants.
         """
 
-        def read(index: int) -> list[_Item] | Failure:
-            try:
-                return [self._item(drawn) for drawn in source.draw(index)]
-            except ImageError as error:
-                return Failure(source.images[index].path, str(error))
+        def read(index: int) -> list[_VariantInput]:
+            return [
+                _VariantInput(image._replace(pixels=torch.empty(0)), self._views.make(image.pixels))
+                for image in source.draw(index)
+            ]
 
-        count = len(source.images) if most is None else min(most, len(source.images))
-        items = self._flat(ahead(read, range(count), batch_size, threads))
-        for batch in chunks(items, batch_size):
-            self._look(batch)
-            yield from self._told()
+        def name(index: int) -> str:
+            return source.images[index].path
+
+        numbers = range(len(source.images))[:most]
+        batch: list[_VariantInput] = []
+        for variants in read_ahead(numbers, read, batch_size, threads, name):
+            if isinstance(variants, Failure):
+                yield variants
+                continue
+            self.skipped += not variants
+            for variant in variants:
+                batch.append(variant)
+                if len(batch) == batch_size:
+                    self._run_batch(batch)
+                    yield batch_size
+                    if stop():
+                        return
+                    batch = []
+        if batch:
+            self._run_batch(batch)
             yield len(batch)
-        yield from self._told()
-
-    def _told(self) -> list[Failure]:
-        failed, self._failed = self._failed, []
-        return failed
-
-    def _item(self, drawn: Drawn) -> _Item:
-        return _Item(drawn._replace(pixels=torch.empty(0)), self._views.make(drawn.pixels))
 
     @torch.no_grad()
-    def _look(self, batch: Sequence[_Item]) -> None:
+    def _run_batch(self, batch: Sequence[_VariantInput]) -> None:
+        images = [item.image for item in batch]
         for m, model in enumerate(self.models):
             inputs = self._views.batch(m, [item.views for item in batch])
             network: Any = model.model
@@ -97,32 +104,23 @@ class BackgroundProbe:
                 tokens = network.forward_features(inputs)
                 features = network.forward_head(tokens, pre_logits=True).float().cpu()
                 logits = network.forward_head(tokens).float() if has_classifier(model) else None
-            _note(self.answers[m], [item.drawn for item in batch], features, logits, self.maps[m])
-
-    def _flat(self, groups: Iterator[list[_Item] | Failure]) -> Iterator[_Item]:
-        for group in groups:
-            if isinstance(group, Failure):
-                self._failed.append(group)
-            elif group:
-                yield from group
-            else:
-                self.left_out += 1
+            _add(self.predictions[m], images, features, logits, self.maps[m])
 
 
-def _note(
-    answers: Answers,
-    batch: Sequence[Drawn],
+def _add(
+    predictions: VariantPredictions,
+    images: Sequence[VariantImage],
     features: Tensor,
     logits: Tensor | None,
-    of: ClassMap | None,
+    class_map: ClassMap | None,
 ) -> None:
-    """Adds what a network said of one batch: (B, C) features, (B, K) logits of a classifier."""
-    likeliest = None if logits is None else logits.argmax(-1).tolist()
-    meant = None if of is None or logits is None else of(logits).tolist()
-    for i, (variant, key, label, _) in enumerate(batch):
-        if meant is not None:
-            answers.right.setdefault(variant, {})[key] = meant[i] == label
+    """Store a model's output for one batch: (B, C) features, (B, K) logits of a classifier."""
+    top_class = None if logits is None else logits.argmax(-1).tolist()
+    labels = None if class_map is None or logits is None else class_map(logits).tolist()
+    for i, (variant, key, label, _) in enumerate(images):
+        if labels is not None:
+            predictions.correct.setdefault(variant, {})[key] = labels[i] == label
         if variant in PAIR:
-            answers.features.setdefault(variant, {})[key] = features[i].clone()
-            if likeliest is not None:
-                answers.likeliest.setdefault(variant, {})[key] = likeliest[i]
+            predictions.features.setdefault(variant, {})[key] = features[i].clone()
+            if top_class is not None:
+                predictions.top_class.setdefault(variant, {})[key] = top_class[i]

@@ -1,4 +1,4 @@
-"""Images with the object or its background taken away or exchanged, as ImageNet-9 has them.
+"""Images whose object or background is removed or exchanged, as in ImageNet-9.
 
 Xiao et al., "Noise or Signal: The Role of Image Backgrounds in Object Recognition", arXiv
 2006.09994; the boxes, strips and ties are those of its official code.
@@ -8,18 +8,18 @@ Xiao et al., "Noise or Signal: The Role of Image Backgrounds in Object Recogniti
     only-bg-t   the box shows background: the largest strip of the image above, below, left or right
                 of the box, repeated from the top left corner
     no-fg       the object's pixels are black
-    only-fg     all others are
+    only-fg     all other pixels are black
     mixed-same  the object's pixels on the only-bg-t of another image of its class
-    mixed-rand  ... of an image of any class, each as likely
+    mixed-rand  ... of an image of a random class, each equally likely
     mixed-next  ... of an image of the next class, after the last one the first
 
-    BG-Gap = accuracy(mixed-same) - accuracy(mixed-rand): what the background adds to the object.
+    BG-Gap = accuracy(mixed-same) - accuracy(mixed-rand): the effect of the background's class.
 
-Ours: masks are given, where the official code guesses them by GrabCut, so the box is the mask's;
-another image's background covers the image and is cut to it, where theirs are all of one size; and
-backgrounds may come from other images than the objects do (training images, where these tell the
-class by the background and the test images do not). Images without an object, and those whose box
-leaves less than a tenth of them, are left out, as there.
+Deviations: the box is that of a given mask, while the official code estimates it with GrabCut; a
+background is resized to cover the image and cropped, while theirs are all of one size; and
+backgrounds may come from other images than the objects (from training images, if only their
+background predicts the class). As there, images without an object are skipped, and those whose box
+leaves less than a tenth of the image.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ Variant = Literal[
 ]  # fmt: skip
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 LARGEST_BOX = 0.9
-"""Share of an image that an object's box may fill, so that there is a background."""
+"""Largest fraction of an image that an object's box may fill."""
 
 
 class Scene(NamedTuple):
-    """One image.
+    """An image with the mask of its object.
 
     Attributes:
         image: (3, h, w) uint8.
-        mask: (h, w) bool, of the object.
-        label: number of its class.
+        mask: (h, w) bool.
+        label: class number.
     """
 
     image: Tensor
@@ -63,7 +63,7 @@ class Scene(NamedTuple):
     label: int
 
     def box(self) -> tuple[slice, slice] | None:
-        """The object's rows and columns, None without an object."""
+        """Return the object's rows and columns, None without an object."""
         sides = []
         for axis in (1, 0):
             where = self.mask.any(axis).nonzero()
@@ -72,8 +72,8 @@ class Scene(NamedTuple):
             sides.append(slice(int(where[0]), int(where[-1]) + 1))
         return sides[0], sides[1]
 
-    def fits(self) -> bool:
-        """Whether there is an object and a background beside it."""
+    def is_usable(self) -> bool:
+        """Return whether there is an object and a background beside it."""
         box = self.box()
         if box is None:
             return False
@@ -82,8 +82,8 @@ class Scene(NamedTuple):
         return area <= LARGEST_BOX * self.mask.numel()
 
 
-class Scenes(Protocol):
-    """Images by number, read when they are asked for; their labels are known before."""
+class SceneSource(Protocol):
+    """Scenes that are read on request; their labels are known before."""
 
     @property
     def labels(self) -> Sequence[int]: ...
@@ -92,7 +92,7 @@ class Scenes(Protocol):
 
 
 @dataclass(frozen=True)
-class HeldScenes:
+class TensorScenes:
     """Scenes in memory: images (B, 3, h, w) uint8, masks (B, h, w) bool, labels (B,)."""
 
     images: Tensor
@@ -105,14 +105,14 @@ class HeldScenes:
 
 @dataclass(frozen=True)
 class ImageScenes:
-    """Scenes of images with masks: of a folder, or their data set's own. What annotators left open
-    counts as object, so that no background shows it.
+    """Scenes of image files with masks, in a folder or of their dataset.
 
-    Reading raises ImageError.
+    Void pixels count as object, so that they do not appear in a background. Reading raises
+    ImageError.
 
     Attributes:
-        images: those of no data set are all of the class 0.
-        masks: folder of the masks, named like the images; None: the data set's.
+        images: those without a dataset have the class 0.
+        masks: folder of the masks, named like the images; None: the dataset's.
     """
 
     images: Sequence[InputImage]
@@ -131,58 +131,60 @@ class ImageScenes:
         else:
             truth = None if image.record is None else read_record_truth(image.record, size)
         if truth is None or truth.labels is None:
-            raise ImageError(f"{image.path} has no mask, and its background is not known")
+            raise ImageError(f"{image.path} has no mask")
         label = 0 if image.record is None else image.record.label
         return Scene(pixels, torch.from_numpy(truth.labels != 0), label)
 
 
-class Drawing:
+class VariantDrawer:
     """Draws the variants of scenes.
 
     Args:
-        scenes: whose objects are shown.
+        scenes: with the objects.
         names: of the variants.
-        backgrounds: where backgrounds come from; None: the scenes, an image's own only if no
-            other fits.
-        seed: of the choice of backgrounds; that of an image depends on nothing but it and its
+        backgrounds: scenes with the backgrounds; None: `scenes`, an image's own background only if
+            no other is usable.
+        seed: for choosing backgrounds; the choice for an image depends only on the seed and its
             number.
     """
 
     def __init__(
         self,
-        scenes: Scenes,
+        scenes: SceneSource,
         names: Sequence[Variant] = VARIANTS,
-        backgrounds: Scenes | None = None,
+        backgrounds: SceneSource | None = None,
         seed: int = 0,
     ) -> None:
         self.scenes, self.names = scenes, names
-        self._donors = _Donors(backgrounds or scenes, own=backgrounds is None, seed=seed)
+        self._choose_background = _BackgroundChooser(
+            backgrounds or scenes, own=backgrounds is None, seed=seed
+        )
 
     def __call__(self, index: int) -> dict[Variant, Tensor] | None:
-        """The variants of one scene, (3, h, w) uint8; None of a scene that does not fit.
+        """Draw the variants of one scene, (3, h, w) uint8; None if it is not usable.
 
-        Raises GtaError where a class has no image with a background, and what reading the scene
-        raises. A background that cannot be read is left for another.
+        Raises GtaError if a class has no image with a background, and what reading the scene
+        raises. An unreadable background is replaced by another.
         """
         scene = self.scenes[index]
-        if not scene.fits():
+        if not scene.is_usable():
             return None
         return {
-            name: _mixed(scene, self._donors(name, index, scene.label))
+            name: _draw_mixed(scene, self._choose_background(name, index, scene.label))
             if name.startswith("mixed")
             else _draw(name, scene)
             for name in self.names
         }
 
 
-def variants(
-    scenes: Scenes,
+def draw_variants(
+    scenes: SceneSource,
     names: Sequence[Variant] = VARIANTS,
-    backgrounds: Scenes | None = None,
+    backgrounds: SceneSource | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[int, dict[Variant, Tensor]]]:
-    """The number of each scene that fits, and its variants; see `Drawing`."""
-    draw = Drawing(scenes, names, backgrounds, seed)
+    """Yield the number of each usable scene with its variants; see `VariantDrawer`."""
+    draw = VariantDrawer(scenes, names, backgrounds, seed)
     for index in range(len(scenes.labels)):
         drawn = draw(index)
         if drawn is not None:
@@ -200,24 +202,24 @@ def _draw(name: Variant, scene: Scene) -> Tensor:
         boxed[:, *box] = 0
         return boxed
     if name == "only-bg-t":
-        return without_object(scene)
+        return remove_object(scene)
     if name == "no-fg":
         return image.masked_fill(mask, 0)
     return image.masked_fill(~mask, 0)  # only-fg
 
 
-def _mixed(scene: Scene, donor: Scene) -> Tensor:
+def _draw_mixed(scene: Scene, donor: Scene) -> Tensor:
     image = scene.image
-    ground = _covering(without_object(donor), (image.shape[-2], image.shape[-1]))
-    return torch.where(scene.mask, image, ground)
+    background = _resize_to_cover(remove_object(donor), (image.shape[-2], image.shape[-1]))
+    return torch.where(scene.mask, image, background)
 
 
-def without_object(scene: Scene) -> Tensor:
-    """only-bg-t: (3, h, w) uint8, the object's box filled with the largest strip beside it."""
+def remove_object(scene: Scene) -> Tensor:
+    """Draw only-bg-t: fill the object's box with the largest strip beside it, (3, h, w) uint8."""
     box = scene.box()
     assert box is not None
     image = scene.image
-    strip = _strip(image, *box)
+    strip = _largest_strip(image, *box)
     rows, columns = (
         torch.arange(side.start, side.stop) % length
         for side, length in zip(box, strip.shape[-2:], strict=True)
@@ -227,8 +229,11 @@ def without_object(scene: Scene) -> Tensor:
     return filled
 
 
-def _strip(image: Tensor, rows: slice, columns: slice) -> Tensor:
-    """The largest part of the image on one side of the box; of equal ones the lower, the right."""
+def _largest_strip(image: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Return the largest part of the image on one side of the box.
+
+    Ties go to the lower one, then to the right one.
+    """
     height, width = image.shape[-2:]
     above, below = rows.start, height - rows.stop
     left, right = columns.start, width - columns.stop
@@ -237,19 +242,19 @@ def _strip(image: Tensor, rows: slice, columns: slice) -> Tensor:
     return image[:, :above] if above > below else image[:, rows.stop :]
 
 
-def _covering(ground: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of a background, resized to cover (h, w) in its own shape."""
-    height, width = ground.shape[-2:]
+def _resize_to_cover(background: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a background to cover (h, w), keeping its aspect ratio, and crop the center."""
+    height, width = background.shape[-2:]
     covering = cover_size(height, width, size, enlarge=True)
     if covering != (height, width):
-        ground = F.resize(ground, list(covering), antialias=True)
-    return F.center_crop(ground, list(size))
+        background = F.resize(background, list(covering), antialias=True)
+    return F.center_crop(background, list(size))
 
 
-class _Donors:
-    """Chooses whose background an object is shown on."""
+class _BackgroundChooser:
+    """Chooses the scene whose background an object is shown on."""
 
-    def __init__(self, scenes: Scenes, own: bool, seed: int) -> None:
+    def __init__(self, scenes: SceneSource, own: bool, seed: int) -> None:
         self.scenes, self.own, self.seed = scenes, own, seed
         self.members: dict[int, list[int]] = {}
         for index, label in enumerate(scenes.labels):
@@ -272,6 +277,6 @@ class _Donors:
                 scene = self.scenes[member]
             except ImageError:
                 continue
-            if scene.fits():
+            if scene.is_usable():
                 return scene
-        raise GtaError(f"no image of class {wanted} shows a background for {name}")
+        raise GtaError(f"no image of class {wanted} has a background for {name}")

@@ -1,6 +1,6 @@
-"""`gta probe knn`: DINO's weighted k-NN classifier, all k and temperatures of one search.
+"""`gta probe knn`: DINO's weighted k-NN classifier, one search for all k and temperatures.
 
-See `gtacli.measures.neighbors`. The training part is the bank; the test part asks.
+The training split votes on the test split; see `gtacli.measures.neighbors`.
 """
 
 from __future__ import annotations
@@ -10,56 +10,63 @@ from typing import Any
 
 import torch
 
-from gtacli.measures.neighbors import TEMPERATURE, Hits, K, Neighbours, knn_hits, nearest
+from gtacli.measures.neighbors import (
+    TEMPERATURE,
+    Hits,
+    K,
+    Neighbors,
+    evaluate_knn,
+    find_neighbors,
+)
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.evaluation import Bench, Outcome, accuracy, numpy
+from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
 
 
 def knn(
-    bench: Bench,
+    data: ProbeData,
     model: LoadedModel,
     ks: Sequence[int] = K,
     temperatures: Sequence[float] = (TEMPERATURE,),
     main_k: int = 20,
-) -> Outcome:
-    """The share of test images whose class their k nearest training images vote for.
+) -> ProbeResult:
+    """Compute the k-NN accuracy on the test images; for the metrics see `results.KnnResult`.
 
-    `knn` is of the first temperature, `top1`, `top5` and their intervals also of `main_k`, which
-    is one of `ks`.
+    `knn` uses the first temperature; `top1` and `top5` are those of `main_k`, one of `ks`, too.
     """
-    train, test = bench.see(model, bench.parts.train), bench.see(model, bench.parts.test)
-    found = search(bench, train, test, max(ks))
-    classes = len(bench.parts.classes)
+    train = data.extract(model, data.splits.train)
+    test = data.extract(model, data.splits.test)
+    found = _find_neighbors(data, train, test, max(ks))
+    classes = len(data.splits.classes)
     by_temperature = {
-        t: knn_hits(found, train.labels, test.labels, classes, ks, t) for t in temperatures
+        t: evaluate_knn(found, train.labels, test.labels, classes, ks, t) for t in temperatures
     }
     by_k = by_temperature[temperatures[0]]
-    shares = {str(k): accuracy("top1", numpy(hits.top1)) for k, hits in by_k.items()}
-    figures: dict[str, Any] = {
-        "knn": {k: share["top1"] for k, share in shares.items()},
-        "knn_interval": {k: share["top1_interval"] for k, share in shares.items()},
+    top1 = {str(k): accuracy_metrics("top1", to_numpy(hits.top1)) for k, hits in by_k.items()}
+    metrics: dict[str, Any] = {
+        "knn": {k: one["top1"] for k, one in top1.items()},
+        "knn_interval": {k: one["top1_interval"] for k, one in top1.items()},
         "k": main_k,
         "temperature": temperatures[0],
-        **accuracy("top1", numpy(by_k[main_k].top1)),
-        **accuracy("top5", numpy(by_k[main_k].top5)),
+        **accuracy_metrics("top1", to_numpy(by_k[main_k].top1)),
+        **accuracy_metrics("top5", to_numpy(by_k[main_k].top5)),
     }
     if len(temperatures) > 1:
-        figures["temperatures"] = {f"{t:g}": _shares(h) for t, h in by_temperature.items()}
-    each = {f"knn@{k}": numpy(hits.top1) for k, hits in by_k.items()}
-    each |= {"top1": numpy(by_k[main_k].top1), "top5": numpy(by_k[main_k].top5)}
-    return Outcome(figures, len(train), len(test), test.keys, each)
+        metrics["temperatures"] = {f"{t:g}": _accuracies(h) for t, h in by_temperature.items()}
+    per_image = {f"knn@{k}": to_numpy(hits.top1) for k, hits in by_k.items()}
+    per_image |= {"top1": to_numpy(by_k[main_k].top1), "top5": to_numpy(by_k[main_k].top5)}
+    return ProbeResult(metrics, len(train), len(test), test.keys, per_image)
 
 
-def search(bench: Bench, train: Features, test: Features, k: int) -> Neighbours:
-    """The nearest training images of each test image, on the CPU; processes share the work."""
-    processes, device = bench.cache.processes, bench.cache.compute.device
+def _find_neighbors(data: ProbeData, train: Features, test: Features, k: int) -> Neighbors:
+    """Find the nearest training images of each test image; processes share the test images."""
+    processes, device = data.cache.processes, data.cache.compute.device
     first, last = (len(test) * (processes.rank + i) // processes.size for i in (0, 1))
     bank, queries = train.values, test.values[first:last]
-    found = nearest(queries, bank, k, device=device)
-    parts = processes.gather((found.similarities.cpu(), found.indices.cpu()))
-    return Neighbours(*map(torch.cat, zip(*parts, strict=True)))
+    found = find_neighbors(queries, bank, k, device=device)
+    pieces = processes.gather((found.similarities.cpu(), found.indices.cpu()))
+    return Neighbors(*map(torch.cat, zip(*pieces, strict=True)))
 
 
-def _shares(by_k: dict[int, Hits]) -> dict[str, float]:
+def _accuracies(by_k: dict[int, Hits]) -> dict[str, float]:
     return {str(k): float(hits.top1.double().mean()) for k, hits in by_k.items()}

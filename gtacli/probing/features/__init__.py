@@ -1,1 +1,1 @@
-"""Frozen features of a network: extracted once, cached, and evaluated."""
+"""Frozen features of a model: extracted once, cached, and evaluated."""

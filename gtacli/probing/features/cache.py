@@ -1,7 +1,7 @@
-"""Features of images by a network: made once, kept on disk, mapped into memory by every task.
+"""A cache of image features on disk, shared by all feature probes and mapped into memory.
 
-Blocks of images make it resumable and let processes share the work; in memory is one block,
-however many images. See `feature_files` for what is in the folder.
+Extraction works in blocks of images, so that it can be resumed and shared among processes; only one
+block is in memory. See `files` for the contents of the folder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from gtacli.data.base import Record
 from gtacli.errors import GtaError, RunError
 from gtacli.images.decode import ImageError, decode
+from gtacli.inference.stream import Failure
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.features.columns import Column
-from gtacli.probing.features.extraction import Extractor
+from gtacli.probing.features.columns import FeatureColumn
+from gtacli.probing.features.extraction import FeatureExtractor
 from gtacli.probing.features.files import (
-    FeatureKind,
-    Stored,
+    FeatureKey,
+    FeatureTable,
     block_file,
     is_block,
     merge_blocks,
@@ -41,24 +42,26 @@ from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.prefetch import ahead
 
 log = logging.getLogger(__name__)
-MOST = 4096
-"""Images a block at most: what a killed run loses."""
+BLOCK_SIZE = 4096
+"""Most images of a block, which are lost if a run is killed."""
 BLOCKS = 32
-"""At least, so that processes can share a small set, too."""
-Progress = Callable[[int], AbstractContextManager[Callable[[int], object]]]
-"""Of a number of images, a context that gives `advance(images)`."""
+"""Fewest blocks, so that processes can share a small dataset too."""
+ProgressBar = Callable[[int], AbstractContextManager[Callable[[int], object]]]
+"""Given the total, a context that yields a function to call with each further count."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Attributes:
-    columns: each fp32 (n, C), mapped from a file.
-    labels: int64 (n,).
-    keys: of the images, in the order of the records.
-    skipped: keys of images that cannot be read, and why.
+    """A model's features of images, with their labels.
+
+    Attributes:
+        columns: each fp32 (n, C), mapped from a file.
+        labels: int64 (n,).
+        keys: of the images, in the order of the records.
+        skipped: keys of images that cannot be read, with the reason.
     """
 
-    columns: dict[Column, Tensor]
+    columns: dict[FeatureColumn, Tensor]
     labels: Tensor
     keys: tuple[str, ...]
     skipped: dict[str, str]
@@ -68,23 +71,23 @@ class Features:
 
     @property
     def values(self) -> Tensor:
-        """(n, C): the columns side by side; one alone is still mapped and not in memory."""
+        """The columns side by side, (n, C); a single column stays mapped, not in memory."""
         columns = [*self.columns.values()]
         return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
 
-    def of(self, columns: Iterable[Column]) -> Features:
-        """The same images with some of the columns."""
+    def select(self, columns: Iterable[FeatureColumn]) -> Features:
+        """Return some of the columns for the same images."""
         chosen = {column: self.columns[column] for column in columns}
         return Features(chosen, self.labels, self.keys, self.skipped)
 
 
 class FeatureCache:
-    """A folder of features.
+    """A folder of cached features.
 
     Args:
-        folder: made when something is kept there.
-        batch_size, threads: of `Extractor`.
-        processes: that share the work; the folder is one for all of them.
+        folder: created when the first features are written.
+        batch_size, threads: of `FeatureExtractor`.
+        processes: that share the work and the folder.
     """
 
     def __init__(
@@ -94,37 +97,40 @@ class FeatureCache:
         batch_size: int = 256,
         threads: int | None = None,
         processes: Processes = ALONE,
-        progress: Progress = lambda total: nullcontext(lambda images: None),
+        progress: ProgressBar = lambda total: nullcontext(lambda images: None),
     ) -> None:
         self.folder, self.compute, self.processes = folder, compute, processes
         self.batch_size, self.threads, self.progress = batch_size, threads, progress
         self._fingerprints: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-        self._data: dict[int, tuple[tuple[Record, ...], str]] = {}  # kept, so that ids stay theirs
+        # With the records, so that no other tuple can get the same id.
+        self._data: dict[int, tuple[tuple[Record, ...], str]] = {}
 
     def features(
-        self, model: LoadedModel, records: Sequence[Record], columns: Sequence[Column]
+        self, model: LoadedModel, records: Sequence[Record], columns: Sequence[FeatureColumn]
     ) -> Features:
-        """Columns of a network for images; what is not in the folder is made, in one pass.
+        """Return a model's features of images; extract columns that are not cached, in one pass.
 
-        Raises RunError where values are not finite or nothing can be written, GtaError where no
-        image can be read.
+        Raises RunError if values are not finite or cannot be written, GtaError if no image can be
+        read.
         """
         records = tuple(records)
-        kinds = {column: self._kind(model, records, column) for column in columns}
-        found = {column: self._open(kind) for column, kind in kinds.items()}
-        # Every process must see the same files before one of them makes some.
-        missing = self.processes.run_on_main(lambda: _missing(records, found))
+        keys = {column: self._key(model, records, column) for column in columns}
+        found = {column: self._open(key) for column, key in keys.items()}
+        # Every process must find the same files before one of them writes some.
+        missing = self.processes.run_on_main(lambda: _missing_columns(records, found))
         if missing:
-            self._make(model, records, {column: kinds[column] for column in missing})
-            found |= {column: self._open(kinds[column]) for column in missing}
-        return _together(records, found)
+            self._extract(model, records, {column: keys[column] for column in missing})
+            found |= {column: self._open(keys[column]) for column in missing}
+        return _join_columns(records, found)
 
-    def _kind(self, model: LoadedModel, records: tuple[Record, ...], column: Column) -> FeatureKind:
+    def _key(
+        self, model: LoadedModel, records: tuple[Record, ...], column: FeatureColumn
+    ) -> FeatureKey:
         if model.model not in self._fingerprints:
             self._fingerprints[model.model] = fingerprint(model.model)
         if id(records) not in self._data:
             self._data[id(records)] = (records, data_digest(records, self.threads))
-        return FeatureKind(
+        return FeatureKey(
             model=model.spec,
             fingerprint=self._fingerprints[model.model],
             image_size=model.image_size,
@@ -136,70 +142,75 @@ class FeatureCache:
             data=self._data[id(records)][1],
         )
 
-    def _open(self, kind: FeatureKind) -> Stored | None:
-        path = self.folder / f"{kind.digest}.safetensors"
+    def _open(self, key: FeatureKey) -> FeatureTable | None:
+        path = self.folder / f"{key.digest}.safetensors"
         try:
-            stored = read_column(path)
+            table = read_column(path)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            log.warning("%s is damaged (%s): its features are made again", path, error)
+            log.warning("%s is damaged (%s): extracting its features again", path, error)
             return None
-        if stored.kind.digest != kind.digest:
-            log.warning("%s holds other features: they are made anew", path)
+        if table.key.digest != key.digest:
+            log.warning("%s holds other features: extracting them again", path)
             return None
-        return stored
+        return table
 
-    def _make(
-        self, model: LoadedModel, records: tuple[Record, ...], kinds: dict[Column, FeatureKind]
+    def _extract(
+        self,
+        model: LoadedModel,
+        records: tuple[Record, ...],
+        keys: dict[FeatureColumn, FeatureKey],
     ) -> None:
-        size = min(MOST, max(1, -(-len(records) // BLOCKS)))
+        size = min(BLOCK_SIZE, max(1, -(-len(records) // BLOCKS)))
         count = -(-len(records) // size)
-        folders = {column: self.folder / kind.digest for column, kind in kinds.items()}
+        folders = {column: self.folder / key.digest for column, key in keys.items()}
         mine = [
             number
             for number in range(self.processes.rank, count, self.processes.size)
             if not all(is_block(block_file(folder, number)) for folder in folders.values())
         ]
-        extractor = Extractor(model, [*kinds], self.compute, self.batch_size, self.threads)
+        extractor = FeatureExtractor(model, [*keys], self.compute, self.batch_size, self.threads)
         rows = [range(n * size, min((n + 1) * size, len(records))) for n in mine]
-        described = extractor(records[row] for block in rows for row in block)
+        features = extractor(records[row] for block in rows for row in block)
         with self.progress(sum(map(len, rows))) as advance:
             for number, block in zip(mine, rows, strict=True):
-                made, skipped = [], {}
+                extracted, skipped = [], {}
                 for row in block:
-                    one = next(described)
-                    if isinstance(one, str):
-                        skipped[row] = one
+                    one = next(features)
+                    if isinstance(one, Failure):
+                        skipped[row] = one.error
                     else:
-                        made.append((row, one))
+                        extracted.append((row, one))
                     advance(1)
                 for i, folder in enumerate(folders.values()):
-                    write_block(block_file(folder, number), made, i, skipped)
-        self.processes.gather(0)  # all blocks are there
-        self.processes.run_on_main(lambda: self._merge(records, kinds, count))
+                    write_block(block_file(folder, number), extracted, i, skipped)
+        self.processes.gather(0)  # wait until all blocks are written
+        self.processes.run_on_main(lambda: self._merge(records, keys, count))
 
     def _merge(
-        self, records: tuple[Record, ...], kinds: dict[Column, FeatureKind], count: int
+        self, records: tuple[Record, ...], keys: dict[FeatureColumn, FeatureKey], count: int
     ) -> None:
-        for column, kind in kinds.items():
-            folder = self.folder / kind.digest
+        for column, key in keys.items():
+            folder = self.folder / key.digest
             blocks = [block_file(folder, number) for number in range(count)]
             try:
-                merge_blocks(self.folder / f"{kind.digest}.safetensors", blocks, kind, records)
+                merge_blocks(self.folder / f"{key.digest}.safetensors", blocks, key, records)
             except (OSError, SafetensorError) as error:
-                # Another command that makes the same features has merged them and taken them away.
-                if self._open(kind) is None:
-                    raise RunError(f"features: cannot read {folder} ({error})") from error
+                # Another command with the same features may have merged and removed the blocks.
+                if self._open(key) is None:
+                    raise RunError(f"cannot read the features in {folder} ({error})") from error
             shutil.rmtree(folder, ignore_errors=True)
-            log.debug("features %s of %s are kept as %s", column, kind.model, kind.digest)
+            log.debug("features %s of %s are cached as %s", column, key.model, key.digest)
 
 
 def data_digest(records: Sequence[Record], threads: int | None = None) -> str:
-    """Over the images' keys, labels, sizes and times of change, in their order; of packed images
-    those of the file that they lie in."""
+    """Hash the images' keys, labels, sizes and modification times, in their order.
+
+    Size and time of a packed image are those of the file that holds it.
+    """
     digest = hashlib.sha256()
-    # In threads: on a network file system each file waits for an answer.
+    # In threads, because every stat waits on a network file system.
     for lines in ahead(_stamps, chunks(records, 256), 64, threads):
         digest.update(lines)
     return digest.hexdigest()
@@ -220,15 +231,19 @@ def _stamp(record: Record) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _missing(records: Sequence[Record], found: dict[Column, Stored | None]) -> list[Column]:
-    """Columns to make: that are not there, or lack an image that can be read by now. Its file may
-    be as it was: a disk did not answer, or nobody was allowed to read it."""
-    skipped = {row for stored in found.values() if stored is not None for row in stored.skipped}
-    back = {row for row in skipped if _readable(records[row])}
-    return [c for c, stored in found.items() if stored is None or back & stored.skipped.keys()]
+def _missing_columns(
+    records: Sequence[Record], found: dict[FeatureColumn, FeatureTable | None]
+) -> list[FeatureColumn]:
+    """List the columns to extract: not cached, or without an image that is readable now.
+
+    The file of such an image may be unchanged (a disk error, missing permissions).
+    """
+    skipped = {row for table in found.values() if table is not None for row in table.skipped}
+    back = {row for row in skipped if _is_readable(records[row])}
+    return [c for c, table in found.items() if table is None or back & table.skipped.keys()]
 
 
-def _readable(record: Record) -> bool:
+def _is_readable(record: Record) -> bool:
     try:
         decode(record.path)
     except ImageError:
@@ -236,21 +251,26 @@ def _readable(record: Record) -> bool:
     return True
 
 
-def _together(records: Sequence[Record], found: dict[Column, Stored | None]) -> Features:
-    stored = {column: one for column, one in found.items() if one is not None}
-    assert len(stored) == len(found)
-    # What could be read at one time and not at another is in some columns alone.
-    rows = next(iter(stored.values())).rows
-    for one in stored.values():
-        rows = rows[torch.isin(rows, one.rows)]
-    skipped = {row: why for one in stored.values() for row, why in one.skipped.items()}
+def _join_columns(
+    records: Sequence[Record], found: dict[FeatureColumn, FeatureTable | None]
+) -> Features:
+    """Restrict columns that were extracted at different times to the images that all of them have.
+
+    An image may have been readable at one time and not at another.
+    """
+    tables = {column: table for column, table in found.items() if table is not None}
+    assert len(tables) == len(found)
+    rows = next(iter(tables.values())).rows
+    for table in tables.values():
+        rows = rows[torch.isin(rows, table.rows)]
+    skipped = {row: reason for table in tables.values() for row, reason in table.skipped.items()}
     if not len(rows):
         reason = next(iter(skipped.values()), "there are none")
         raise GtaError(f"no image can be read: {reason}")
-    kept = [records[row] for row in rows.tolist()]
+    readable = [records[row] for row in rows.tolist()]
     return Features(
-        {column: one.of(rows) for column, one in stored.items()},
-        torch.tensor([record.label for record in kept], dtype=torch.int64),
-        tuple(record.key for record in kept),
-        {records[row].key: why for row, why in sorted(skipped.items())},
+        {column: table.select(rows) for column, table in tables.items()},
+        torch.tensor([record.label for record in readable], dtype=torch.int64),
+        tuple(record.key for record in readable),
+        {records[row].key: reason for row, reason in sorted(skipped.items())},
     )

@@ -1,9 +1,9 @@
-"""What is taken of a network for an image: columns, each a token's or the patches' mean vector.
+"""Feature columns: the CLS token or the mean patch token of a block, as one vector an image.
 
-A block's output passes through the network's final norm, whichever block it is, as in DINO's and
-dinov2's evaluations; so the last block's CLS column is what a classifier on the CLS token sees, and
-the mean column what one on the pooled patches sees (registers are in neither). A network that
-normalises after pooling (timm's `fc_norm`) does so here too.
+Every block's output passes through the model's final norm, as in DINO's and dinov2's evaluations.
+So the last block's CLS column is the input of a classifier on the CLS token, and its mean column
+the input of one on the pooled patches (neither includes registers). A model that normalizes after
+pooling (timm's `fc_norm`) does so here too.
 
 Shapes: B images, P prefix tokens, N patches, C width.
 """
@@ -21,42 +21,49 @@ from gtacli.models.tap import Request, TappedViT, absolute_layers
 Pool = Literal["cls", "mean"]
 
 
-class Column(NamedTuple):
-    """Attributes:
-    layer: absolute number of the block.
-    pool: the CLS token, or the mean of the patches.
+class FeatureColumn(NamedTuple):
+    """A feature vector of an image.
+
+    Attributes:
+        layer: absolute number of the block.
+        pool: the CLS token, or the mean of the patches.
     """
 
     layer: int
     pool: Pool
 
 
-def columns_of(
+def select_columns(
     model: nn.Module, features: str, layers: Sequence[int] | str = "last"
-) -> tuple[Column, ...]:
-    """The columns that `cls`, `mean` or `cls+mean` of some blocks stand for: first all CLS tokens.
+) -> tuple[FeatureColumn, ...]:
+    """Return the columns of `cls`, `mean` or `cls+mean` of some blocks: all CLS tokens first.
 
     Args:
-        layers: block numbers, from the end if negative; "all" or "last".
+        layers: block numbers, negative ones from the end; "all" or "last".
 
     Raises UsageError for a block, or a CLS token, that the model does not have.
     """
     pools = cast(list[Pool], features.split("+"))
-    if "cls" in pools and getattr(model, "cls_token", None) is None:
-        raise UsageError("--features: this model has no CLS token; use --features mean")
+    if "cls" in pools and not has_cls_token(model):
+        raise UsageError("this model has no CLS token; use `features=mean`", option="features")
     numbers = absolute_layers(layers, len(cast(Any, model).blocks))
-    return tuple(Column(layer, pool) for pool in pools for layer in numbers)
+    return tuple(FeatureColumn(layer, pool) for pool in pools for layer in numbers)
 
 
-def features_named(columns: Sequence[Column]) -> str:
-    """`cls`, `mean` or `cls+mean`."""
+def has_cls_token(model: nn.Module) -> bool:
+    """Return whether the model has a CLS token."""
+    return getattr(model, "cls_token", None) is not None
+
+
+def name_features(columns: Sequence[FeatureColumn]) -> str:
+    """Return `cls`, `mean` or `cls+mean`."""
     return "+".join(dict.fromkeys(column.pool for column in columns))
 
 
-class Columns(nn.Module):
-    """(B, 3, h, w), already normalised -> a tensor (B, C) for each of at least one column."""
+class PooledFeatures(nn.Module):
+    """A model that maps normalized images (B, 3, h, w) to a tensor (B, C) for each column."""
 
-    def __init__(self, model: nn.Module, columns: Sequence[Column]) -> None:
+    def __init__(self, model: nn.Module, columns: Sequence[FeatureColumn]) -> None:
         super().__init__()
         self.columns = tuple(columns)
         layers = tuple(sorted({column.layer for column in columns}))

@@ -1,8 +1,7 @@
-"""What the probes of features share: the parts of a data set, one network's features of them, and
-what a probe hands back.
+"""Common parts of the feature probes: splits of a dataset, features, results, comparisons.
 
-Nothing is chosen on the test part. It is the data's own, else its validation part, else a fifth of
-the training part, drawn by the seed; a result says which (`test_part`).
+Nothing is chosen on the test split. It is the dataset's own, else its validation split, else a
+fifth of the training split, drawn by the seed; a result names it (`test_part`).
 """
 
 from __future__ import annotations
@@ -18,123 +17,136 @@ from torch import Tensor
 
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.sampling import hold_out
-from gtacli.errors import GtaError
-from gtacli.measures.statistics import paired_bootstrap, share_difference, wilson
+from gtacli.errors import UsageError
+from gtacli.measures.statistics import (
+    paired_fraction_difference,
+    paired_mean_difference,
+    wilson_interval,
+)
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.cache import FeatureCache, Features
-from gtacli.probing.features.columns import Column, columns_of
+from gtacli.probing.features.columns import FeatureColumn, select_columns
 
 log = logging.getLogger(__name__)
-TestPart = Literal["test", "val", "held-out"]
+TestSplit = Literal["test", "val", "held-out"]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Attributes:
-    train: what may be learnt from and chosen on.
-    val: the data's own validation part, where it is not what is tested on.
-    test: what the figures are of.
+class Splits:
+    """The images of a dataset by use.
+
+    Attributes:
+        train: to train and to choose on.
+        val: the dataset's validation split, unless it is the test split.
+        test: to compute the metrics on.
     """
 
     classes: tuple[str, ...]
     train: tuple[Record, ...]
     val: tuple[Record, ...]
     test: tuple[Record, ...]
-    test_part: TestPart
+    test_split: TestSplit
 
 
-def parts_of(dataset: ImageDataset, seed: int = 0) -> Parts:
-    """Raises GtaError for a data set without a training part, or nothing to test on."""
+def make_splits(dataset: ImageDataset, seed: int = 0) -> Splits:
+    """Split a labeled dataset. Raises UsageError without training or without test images."""
     train, val, test = dataset["train"], dataset["val"], dataset["test"]
     if not train:
-        raise GtaError(f"--data: {dataset.name} has no training part to learn from")
+        raise UsageError(f"{dataset.name} has no training split", option="data")
     if test:
-        return Parts(dataset.classes, train, val, test, "test")
+        return Splits(dataset.classes, train, val, test, "test")
     if val:
-        return Parts(dataset.classes, train, (), val, "val")
+        return Splits(dataset.classes, train, (), val, "val")
     train, test = hold_out(train, seed)
     if not test:
-        raise GtaError(
-            f"--data: {dataset.name} has no test part, and fewer than 3 images in every class"
+        raise UsageError(
+            f"{dataset.name} has no test split, and fewer than 3 images in every class",
+            option="data",
         )
-    return Parts(dataset.classes, train, (), test, "held-out")
+    return Splits(dataset.classes, train, (), test, "held-out")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a probe found out about one network.
+class ProbeResult:
+    """The result of a probe of one model.
 
     Attributes:
-        figures: for people and scripts, in the order in which they are printed.
+        metrics: by name, in the order in which they are printed.
         n_train, n_test: images.
         keys: of the test images.
-        each: by figure, (n_test,) what it is the mean of: bool (right or wrong), or a number.
-        columns: that were looked at; default: those asked for.
+        per_image: values (n_test,) whose mean is the metric, by metric name: bool (correct) or
+            numbers.
+        columns: the features used; default: those of `ProbeData.columns`.
     """
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     n_train: int
     n_test: int
     keys: Sequence[str] = ()
-    each: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    columns: Sequence[Column] = ()
+    per_image: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    columns: Sequence[FeatureColumn] = ()
 
 
-def accuracy(name: str, correct: ArrayLike) -> dict[str, Any]:
-    """`{name: share, name_interval: [low, high]}`, Wilson's 95 %."""
+def accuracy_metrics(name: str, correct: ArrayLike) -> dict[str, Any]:
+    """Return `{name: fraction, name_interval: [low, high]}` with Wilson's 95 % interval."""
     right = np.asarray(correct, bool)
-    share = float(right.mean()) if len(right) else None
-    return {name: share, f"{name}_interval": list(wilson(int(right.sum()), len(right)))}
+    fraction = float(right.mean()) if len(right) else None
+    interval = list(wilson_interval(int(right.sum()), len(right)))
+    return {name: fraction, f"{name}_interval": interval}
 
 
-def compared(other: Outcome, first: Outcome) -> dict[str, dict[str, Any]]:
-    """How far the other one's figures are from the first one's on the same images, as `Difference`;
-    of figures that both have, empty where they have not seen the same images."""
-    if list(first.keys) != list(other.keys):
+def compare_results(result: ProbeResult, reference: ProbeResult) -> dict[str, dict[str, Any]]:
+    """Test each metric that both results have: result minus reference, as `Difference` fields.
+
+    Empty if the test images differ.
+    """
+    if list(reference.keys) != list(result.keys):
         return {}
     found = {}
-    for name, each in other.each.items():
-        if name in first.each:
-            test = share_difference if each.dtype == bool else paired_bootstrap
-            found[name] = test(each, first.each[name])._asdict()
+    for name, values in result.per_image.items():
+        if name in reference.per_image:
+            boolean = values.dtype == bool
+            test = paired_fraction_difference if boolean else paired_mean_difference
+            found[name] = test(values, reference.per_image[name])._asdict()
     return found
 
 
 @dataclass
-class Bench:
-    """Where a probe takes features from.
+class ProbeData:
+    """The splits of a dataset and the features of models for them.
 
     Attributes:
-        features: "cls", "mean" or "cls+mean"; "all" where a probe chooses.
+        features: "cls", "mean" or "cls+mean"; "all" if the probe chooses.
         layers: block numbers, "all" or "last".
-        skipped: keys of images that could not be read, and why.
+        skipped: keys of images that cannot be read, with the reason.
     """
 
-    parts: Parts
+    splits: Splits
     cache: FeatureCache
     features: str = "cls"
     layers: Sequence[int] | str = "last"
     seed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def columns(self, model: LoadedModel) -> tuple[Column, ...]:
-        return columns_of(model.model, self.features, self.layers)
+    def columns(self, model: LoadedModel) -> tuple[FeatureColumn, ...]:
+        """Return the configured feature columns of a model."""
+        return select_columns(model.model, self.features, self.layers)
 
-    def see(
+    def extract(
         self,
         model: LoadedModel,
         records: Sequence[Record],
-        columns: Sequence[Column] | None = None,
+        columns: Sequence[FeatureColumn] | None = None,
     ) -> Features:
-        """A network's features of images; those that cannot be read are named once."""
+        """Return a model's features of images; log each unreadable image once."""
         found = self.cache.features(model, records, columns or self.columns(model))
         for key, reason in found.skipped.items():
             if key not in self.skipped:
                 self.skipped[key] = reason
-                log.warning("left out: %s", reason)
+                log.warning("skipped: %s", reason)
         return found
 
 
-def numpy(correct: Tensor) -> NDArray[np.bool_]:
-    """As `Outcome.each` wants it."""
-    return correct.cpu().numpy()
+def to_numpy(tensor: Tensor) -> NDArray[np.bool_]:
+    """Return a bool tensor as a NumPy array on the CPU."""
+    return tensor.cpu().numpy()

@@ -1,12 +1,12 @@
-"""The files of `features`: one column of the images of one part, mapped into memory when read.
+"""The files of the feature cache: one column of one split's images each, mapped into memory.
 
-    DIGEST.safetensors     `values` fp32 (n, C), `labels` (n,), `rows` (n,) places among the images
-                           asked for, `keys` (UTF-8, each ended by a NUL); metadata: `kind`, and
-                           `skipped` (why which place has no row)
-    DIGEST/00000.safetensors ...    blocks of an unfinished one
+    DIGEST.safetensors     `values` fp32 (n, C), `labels` (n,), `rows` (n,) indices of the images
+                           among those requested, `keys` (UTF-8, each followed by a NUL); metadata:
+                           `kind` (the cache key), and `skipped` (index to reason)
+    DIGEST/00000.safetensors ...    blocks of an unfinished file
 
-A file's name is the digest of its kind: all that decides its values. Another network, another
-image, another way of seeing it has another name; the kind inside is compared as well.
+A file is named after the digest of its cache key, which covers everything that determines the
+values; the key in the file is compared as well.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from gtacli.probing.features.columns import Pool
 from gtacli.runtime.atomic import replace_atomic
 
 METHOD = 1
-"""Version of the way from an image to its values."""
+"""Version of the computation from an image to its values."""
 
 
-class FeatureKind(StrictModel):
-    """All that decides a file's values; `model`, the spec, is for people and decides nothing.
+class FeatureKey(StrictModel):
+    """The cache key of a file; `model`, the spec, is informative and not part of the digest.
 
     Attributes:
-        fingerprint: of the network; see `gtacli.models.fingerprint`.
-        data: digest of the images' keys, labels, sizes and times of change.
+        fingerprint: of the model; see `gtacli.models.fingerprint`.
+        data: digest of the images' keys, labels, sizes and modification times.
     """
 
     model: str
@@ -54,66 +54,74 @@ class FeatureKind(StrictModel):
 
     @property
     def digest(self) -> str:
-        deciding = self.model_dump_json(exclude={"model"})
-        return hashlib.sha256(deciding.encode()).hexdigest()[:32]
+        text = self.model_dump_json(exclude={"model"})
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class Stored:
-    kind: FeatureKind
+class FeatureTable:
+    """The content of a file of the cache; `values` are mapped."""
+
+    key: FeatureKey
     values: Tensor
     rows: Tensor
     skipped: dict[int, str]
 
-    def of(self, rows: Tensor) -> Tensor:
-        """Values of some of its rows; of all of them still mapped."""
+    def select(self, rows: Tensor) -> Tensor:
+        """Return the values of some of its rows; those of all rows stay mapped."""
         if len(rows) == len(self.rows):
             return self.values
         return self.values[torch.isin(self.rows, rows)]
 
 
-def read_column(path: Path) -> Stored:
-    """Its values are mapped. Raises FileNotFoundError, or what a damaged file raises."""
+def read_column(path: Path) -> FeatureTable:
+    """Open a file of the cache.
+
+    Raises FileNotFoundError; for a damaged file OSError, SafetensorError, KeyError or ValueError.
+    """
     if not path.is_file():
         raise FileNotFoundError(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-        kind = FeatureKind.model_validate_json(metadata["kind"])
+        key = FeatureKey.model_validate_json(metadata["kind"])
         skipped = {int(row): text for row, text in json.loads(metadata["skipped"]).items()}
-        return Stored(kind, file.get_tensor("values"), file.get_tensor("rows"), skipped)
+        return FeatureTable(key, file.get_tensor("values"), file.get_tensor("rows"), skipped)
 
 
 def block_file(folder: Path, number: int) -> Path:
+    """Return the path of a block."""
     return folder / f"{number:05}.safetensors"
 
 
 def is_block(path: Path) -> bool:
+    """Return whether the file is a readable block."""
     try:
         with safe_open(path, "pt") as file:
-            return "values" in file.keys()  # noqa: SIM118 (it is no dict)
+            return "values" in file.keys()  # noqa: SIM118 (the file is no dict)
     except (OSError, SafetensorError):
         return False
 
 
 def write_block(
-    path: Path, made: Sequence[tuple[int, Tensor]], column: int, skipped: dict[int, str]
+    path: Path, features: Sequence[tuple[int, Tensor]], column: int, skipped: dict[int, str]
 ) -> None:
-    rows = torch.tensor([row for row, _ in made], dtype=torch.int64)
-    values = torch.stack([one[column] for _, one in made]) if made else torch.empty(0, 0)
+    """Write one column of (row, features (columns, C)) pairs, and the rows that were skipped."""
+    rows = torch.tensor([row for row, _ in features], dtype=torch.int64)
+    values = torch.stack([one[column] for _, one in features]) if features else torch.empty(0, 0)
     metadata = {"skipped": json.dumps(skipped)}
-    _write_whole(path, lambda p: save_file({"rows": rows, "values": values}, p, metadata))
+    _write_atomically(path, lambda p: save_file({"rows": rows, "values": values}, p, metadata))
 
 
 def merge_blocks(
-    path: Path, blocks: Sequence[Path], kind: FeatureKind, records: Sequence[Record]
+    path: Path, blocks: Sequence[Path], key: FeatureKey, records: Sequence[Record]
 ) -> None:
-    """One file of all blocks, in the memory of one: safetensors itself would want them all."""
+    """Merge all blocks into one file, with one block in memory (safetensors would need all)."""
     opened = [_read_block(block) for block in blocks]
     skipped = {row: reason for _, _, reasons in opened for row, reason in reasons.items()}
     rows = torch.cat([torch.empty(0, dtype=torch.int64), *(rows for rows, _, _ in opened)])
-    kept = [records[row] for row in rows.tolist()]
-    keys = "".join(f"{record.key}\0" for record in kept).encode("utf-8", "surrogateescape")
-    labels = torch.tensor([record.label for record in kept], dtype=torch.int64)
+    readable = [records[row] for row in rows.tolist()]
+    keys = "".join(f"{record.key}\0" for record in readable).encode("utf-8", "surrogateescape")
+    labels = torch.tensor([record.label for record in readable], dtype=torch.int64)
     width = max((values.shape[1] for _, values, _ in opened), default=0)
     sizes = {"rows": 8 * len(rows), "labels": 8 * len(rows), "values": 4 * len(rows) * width}
     shapes: dict[str, list[Any]] = {
@@ -122,14 +130,14 @@ def merge_blocks(
         "values": ["F32", [len(rows), width]],
         "keys": ["U8", [len(keys)]],
     }
-    metadata = {"kind": kind.model_dump_json(), "skipped": json.dumps(skipped)}
+    metadata = {"kind": key.model_dump_json(), "skipped": json.dumps(skipped)}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in shapes.items():
         start, end = end, end + sizes.get(name, len(keys))
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    text += b" " * (-len(text) % 8)  # aligns the tensors
 
     def write(draft: Path) -> None:
         with draft.open("wb") as file:
@@ -139,21 +147,21 @@ def merge_blocks(
                 file.write(values.numpy().data)
             file.write(keys)
 
-    _write_whole(path, write)
+    _write_atomically(path, write)
 
 
 def _read_block(path: Path) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """(rows, values, skipped); the values are mapped."""
+    """Return (rows, values, skipped); the values are mapped."""
     with safe_open(path, "pt") as file:
         skipped = json.loads(file.metadata()["skipped"])
         by_row = {int(row): text for row, text in skipped.items()}
         return file.get_tensor("rows"), file.get_tensor("values"), by_row
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Nobody reads half a file. Raises RunError where it cannot be written."""
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file and move it into place. Raises RunError if that fails."""
     try:
         replace_atomic(path, write)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"features: cannot write {path} ({reason})") from error
+        raise RunError(f"cannot write features to {path} ({reason})") from error

@@ -1,4 +1,4 @@
-"""`gta probe attention` as a user and a script meet it."""
+"""Tests of `gta probe attention`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def photo(path: Path, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
 
 
 def mask_of(path: Path, size: tuple[int, int] = (32, 32), columns: slice = slice(0, 12)) -> Path:
-    """White in some columns."""
+    """Write a mask that is white in some columns."""
     pixels = np.zeros(size, np.uint8)
     pixels[:, columns] = 255
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def mask_of(path: Path, size: tuple[int, int] = (32, 32), columns: slice = slice
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three images in `photos` and their masks in `masks`; the second shows no object."""
+    """Three images in `photos` and their masks in `masks`; the second has no object."""
     for i in range(3):
         photo(tmp_path / "photos" / f"{i}.png", seed=i)
         columns = slice(0, 0) if i == 1 else slice(0, 12)
@@ -71,7 +71,7 @@ def words(model: Path, out: Path, *more: object) -> list[str]:
 
 
 def rows_of(model: Path, images: list[Path]) -> list[NDArray[np.float64]]:
-    """(images, heads, tokens) logits of each block, of images of the model's own size."""
+    """Return the logits (images, heads, tokens) of each block, of images of the model's size."""
     loaded = load_model(str(model))
     pixels = np.stack([np.asarray(Image.open(image)) for image in images]) / 255
     batch = (pixels - np.array(loaded.mean)) / np.array(loaded.std)
@@ -86,7 +86,7 @@ def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def test_the_figures(gta: Any, tiny_model: Path, other: Path, photos: Path, tmp_path: Path) -> None:
+def test_metrics(gta: Any, tiny_model: Path, other: Path, photos: Path, tmp_path: Path) -> None:
     masks = ["--masks", tmp_path / "masks", "--compare", other, "--batch-size", 2]
     done = gta(*words(tiny_model, tmp_path / "o", photos, *masks), "--json")
     assert done.status == 0
@@ -139,8 +139,8 @@ def test_a_table_and_a_picture(
     assert json.loads((tmp_path / "o" / "run.json").read_text())["command"] == "probe attention"
 
 
-def test_a_data_sets_own_masks(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
-    """And one image without: it counts for the entropy alone."""
+def test_masks_of_a_dataset(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+    """One image has none and counts only for the entropy."""
     rows = [f"photos/{i}.png,{i},masks/{i}.png" for i in (0, 2)] + ["photos/1.png,1,"]
     table = tmp_path / "t.csv"
     table.write_text("path,label,mask\n" + "\n".join(rows))
@@ -151,7 +151,7 @@ def test_a_data_sets_own_masks(gta: Any, tiny_model: Path, photos: Path, tmp_pat
     assert (both["n_images"], both["n_inside"]) == (6, 2)
 
 
-def test_without_masks_those_of_tokencut(
+def test_without_masks_tokencut_makes_them(
     gta: Any, tiny_model: Path, other: Path, photos: Path, tmp_path: Path
 ) -> None:
     done = gta(*words(tiny_model, tmp_path / "o", photos, "--layer", "-1,0", "--json"))
@@ -160,13 +160,13 @@ def test_without_masks_those_of_tokencut(
     assert line["masks"] == "tokencut"
     options = json.loads((tmp_path / "o" / "run.json").read_text())["options"]
     assert isinstance(options["layer"], int)
-    assert "TokenCut's" in done.err
+    assert "using the first model's by TokenCut" in done.err
     assert 0 < line["area"] < 1
     assert [layer["layer"] for layer in line["layers"]] == [0, 2]
 
 
 def test_images_of_any_shape(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """Stretched to the model's size, and the masks with them."""
+    """Images and masks are stretched to the model's size."""
     photo(tmp_path / "in" / "a.jpg", (50, 90))
     mask_of(tmp_path / "masks" / "a.png", (50, 90), slice(0, 30))
     more = [tmp_path / "in", "--masks", tmp_path / "masks", "--image-size", 64]
@@ -176,7 +176,9 @@ def test_images_of_any_shape(gta: Any, tiny_model: Path, tmp_path: Path) -> None
     assert line["image_size"] == [64, 64]
 
 
-def test_other_depths_and_heads(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_models_of_different_depths_and_heads(
+    gta: Any, tiny_model: Path, photos: Path, tmp_path: Path
+) -> None:
     deep = saved(tmp_path / "deep", {**TINY, "depth": 4, "num_heads": 2})
     base = [photos, "--masks", tmp_path / "masks", "--compare", deep]
     done = gta(*words(tiny_model, tmp_path / "o", *base), "--json")
@@ -189,7 +191,9 @@ def test_other_depths_and_heads(gta: Any, tiny_model: Path, photos: Path, tmp_pa
     assert (layer["layer"], len(layer["inside"]), len(layer["kl"])) == (3, 2, 1)
 
 
-def test_other_patches(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_models_of_different_patch_sizes(
+    gta: Any, tiny_model: Path, photos: Path, tmp_path: Path
+) -> None:
     fine = saved(tmp_path / "fine", {**TINY, "patch_size": 4})
     more = [photos, "--masks", tmp_path / "masks", "--compare", fine]
     first, second = gta(*words(tiny_model, tmp_path / "o", *more), "--json").lines
@@ -198,7 +202,7 @@ def test_other_patches(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path)
     assert second["layers"][0]["drift"] is not None
 
 
-def test_bad_images_are_named_and_the_rest_is_done(
+def test_bad_images_are_reported_and_the_others_are_processed(
     gta: Any, tiny_model: Path, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "3.png").write_bytes(b"no image")
@@ -218,7 +222,7 @@ def test_bad_images_are_named_and_the_rest_is_done(
     assert done.lines[-1]["n_images"] == 3
 
 
-def test_nothing_that_could_be_read(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_no_readable_image(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     done = gta(*words(tiny_model, tmp_path / "o", tmp_path / "gone.png"), "--json")
     assert done.status == 1
     assert done.lines[-1]["n_images"] == 0
@@ -238,7 +242,7 @@ def test_nothing_that_could_be_read(gta: Any, tiny_model: Path, tmp_path: Path) 
         (["--set", "discovery.tokencut.tauu=1"], "unknown key 'tauu'"),
     ],
 )
-def test_wrong_use(
+def test_wrong_usage(
     gta: Any, tiny_model: Path, photos: Path, tmp_path: Path, more: list[str], message: str
 ) -> None:
     done = gta(*words(tiny_model, tmp_path / "o", photos), *more)
@@ -247,7 +251,7 @@ def test_wrong_use(
     assert not (tmp_path / "o").exists()
 
 
-def test_what_is_missing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_missing_options(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     done = gta("probe", "attention", "x.png")
     assert done.status == 2
     assert "--model: name a pre-trained ViT" in done.err
@@ -267,16 +271,16 @@ def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, photos: Path, tmp_
     assert not (tmp_path / "o").exists()
 
 
-def test_an_interruption_keeps_what_was_measured(
+def test_an_interruption_shows_the_results_so_far(
     gta: Any, tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gtacli.probing.attention import AttentionProbe
 
     measure = AttentionProbe._measure
 
-    def interrupted(self: Any, batch: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)  # the batch is counted whole, or not at all
-        measure(self, batch)
+    def interrupted(self: Any, batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)  # the batch counts completely
+        return measure(self, batch)
 
     monkeypatch.setattr(AttentionProbe, "_measure", interrupted)
     more = [photos, "--masks", tmp_path / "masks", "--batch-size", 2]

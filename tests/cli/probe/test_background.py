@@ -1,4 +1,4 @@
-"""`gta probe background` as a user and a script meet it."""
+"""Tests of `gta probe background`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_images_without_labels(gta: Any, tiny_model: Path, photos: Path, tmp_pat
     assert record["command"] == "probe background"
 
 
-def test_a_table_for_people(gta: Any, tiny_model: Path, in9: Path, tmp_path: Path) -> None:
+def test_the_table(gta: Any, tiny_model: Path, in9: Path, tmp_path: Path) -> None:
     file = tmp_path / "map.json"
     file.write_text(json.dumps({str(i): i % 3 - 1 for i in range(7)}))
     given = ["--variants", in9, "--mapping", file]
@@ -80,9 +80,9 @@ def test_a_table_for_people(gta: Any, tiny_model: Path, in9: Path, tmp_path: Pat
     assert "left out" not in done.err
     both = gta(*words(tiny_model, tmp_path / "p", *given, "--compare", tiny_model))
     assert both.status == 0
-    assert both.out.count("McNemar") == 4  # three variants and the same answer
+    assert both.out.count("McNemar") == 4  # three variants and the same prediction
     assert both.out.count("paired permutation") == 2
-    again = gta(*words(tiny_model, tmp_path / "in9", *given))  # a folder in use, and not by a probe
+    again = gta(*words(tiny_model, tmp_path / "in9", *given))  # a folder that is not a probe's
     assert again.status == 2
     assert "is not empty" in again.err
 
@@ -93,11 +93,11 @@ def test_the_demo_has_masks(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     assert done.status == 0
     (line,) = done.lines
     assert (line["n_test"], line["variants"]) == (3, None)
-    assert "tells 7 classes apart, not the images' 12" in done.err
+    assert "has 7 classes, not the images' 12" in done.err
     assert not (tmp_path / "o").exists()
 
 
-def test_what_cannot_be_done_is_named(
+def test_images_that_cannot_be_processed_are_reported(
     gta: Any, tiny_model: Path, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "masks" / "1.png").unlink()
@@ -119,14 +119,17 @@ def test_what_cannot_be_done_is_named(
         (["--data", "demo", "--variants", "in9"], "--variants and --data are given"),
         (["photos"], "--masks: name the folder"),
         (["photos", "--masks", "away"], "--masks: no folder away"),
-        (["photos", "--masks", "masks", "--backgrounds", "train"], "--backgrounds train is for"),
+        (
+            ["photos", "--masks", "masks", "--backgrounds", "train"],
+            "--backgrounds: train needs --data",
+        ),
         (["--variants", "in9", "--masks", "masks"], "needs no masks"),
-        (["--variants", "in9"], "--mapping: .* tells 7 classes apart, not the images' 2"),
+        (["--variants", "in9"], "--mapping: .* has 7 classes, not the images' 2"),
         (["--variants", "photos"], "holds none of the folders"),
         (["--data", "tiny-data"], "--masks: tiny-data has no masks of its own"),
     ],
 )
-def test_wrong_usage_is_one_line(
+def test_wrong_usage(
     gta: Any,
     tiny_model: Path,
     tiny_data: Path,

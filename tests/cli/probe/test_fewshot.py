@@ -1,4 +1,4 @@
-"""`gta probe fewshot` as a user and a script meet it."""
+"""Tests of `gta probe fewshot`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
     return [*start, "--device", "cpu", *map(str, more)]
 
 
-def test_figures_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_metrics_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     (tiny_data / "test" / "red" / "0.png").write_bytes(b"no image")
     given = ["--shots", "1,6,9", "--draws", 4, "--classifier", "centroid,knn"]
     compare = ["--compare", tiny_model]
@@ -25,7 +25,7 @@ def test_figures_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path
     assert [*first["fewshot"]] == ["1", "6", "9"]
     assert [*first["fewshot"]["1"]] == ["centroid", "knn"]
     assert first["short_classes"] == {"9": 3}
-    assert first["fewshot_sd"]["6"] == {"centroid": 0, "knn": 0}  # all there are, every time
+    assert first["fewshot_sd"]["6"] == {"centroid": 0, "knn": 0}  # every draw has all images
     assert second["compared"]["knn@6"]["p"] == 1
     table = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given))
     assert table.status == 1
@@ -33,7 +33,7 @@ def test_figures_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path
     assert rows[2:] == [f"{m}, {n} a class" for n in (1, 6, 9) for m in ("centroid", "knn")]
 
 
-def test_one_draw_has_no_interval_in_what_everybody_can_read(
+def test_one_draw_has_no_interval_in_valid_json(
     gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     given = ["--shots", 1, "--draws", 1, "--classifier", "knn", "--json"]

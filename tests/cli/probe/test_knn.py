@@ -1,4 +1,4 @@
-"""`gta probe knn` as a user and a script meet it; also what all probes of features share."""
+"""Tests of `gta probe knn`, and of what all feature probes share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def saved(folder: Path, seed: int = 0, spoil: float | None = None) -> Path:
 
 
 def photos(root: Path, counts: dict[str, tuple[int, ...]]) -> Path:
-    """`counts`: images of each class in each part; a class has a colour, in much noise."""
+    """Write noisy images whose color is their class's; `counts` are by split and class."""
     for part, of in counts.items():
         for label, count in enumerate(of):
             for i in range(count):
@@ -65,7 +65,7 @@ def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
 
 
 def stored(folder: Path) -> dict[int, tuple[Any, Any]]:
-    """Features in a cache, by their number of images, as anybody would read them."""
+    """Read the features of a cache without our code, by their number of images."""
     found = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "np") as part:
@@ -77,7 +77,7 @@ def stored(folder: Path) -> dict[int, tuple[Any, Any]]:
 def votes(
     train: tuple[Any, Any], test: tuple[Any, Any], k: int, temperature: float, classes: int
 ) -> list[bool]:
-    """DINO's classifier written out in float64."""
+    """Run DINO's classifier in float64."""
     bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x, _ in (train, test))
     right = []
     for query, label in zip(queries, test[1], strict=True):
@@ -89,7 +89,7 @@ def votes(
     return right
 
 
-def test_json_is_the_accuracy_of_the_vote(
+def test_json_has_the_accuracy_of_the_vote(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     more = ("--k", "5,1,50", "--temperature", "0.07,1", "--json")
@@ -99,11 +99,11 @@ def test_json_is_the_accuracy_of_the_vote(
     features = stored(tmp_path / "out" / "features")
     train, test = features[24], features[18]
     for temperature in (0.07, 1.0):
-        for k in (1, 5, 50):  # 50: more than there are
+        for k in (1, 5, 50):  # 50 is more than there are
             share = np.mean(votes(train, test, k, temperature, 3))
             assert line["temperatures"][f"{temperature:g}"][str(k)] == pytest.approx(share)
     assert line["knn"] == line["temperatures"]["0.07"]
-    assert line["top1"] == line["knn"]["5"]  # the first, without 20
+    assert line["top1"] == line["knn"]["5"]  # the first k, as 20 is not among them
     assert (line["k"], line["temperature"], line["top5"]) == (5, 0.07, 1.0)
     right = round(18 * line["top1"])
     interval = binomtest(right, 18).proportion_ci(0.95, "wilson")
@@ -118,10 +118,10 @@ def test_json_is_the_accuracy_of_the_vote(
     assert json.loads((tmp_path / "out/run.json").read_text())["command"] == "probe knn"
 
 
-def test_the_table_is_for_people(gta: Any, model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_table(gta: Any, model: Path, data: Path, tmp_path: Path) -> None:
     done = gta(*words(model, data, tmp_path / "out"))
     lines = done.out.splitlines()
-    assert lines[0] == "24 training images, 18 to test on (its validation part)"
+    assert lines[0] == "24 training images, 18 to test on (its validation split)"
     assert [line.split("  ")[0] for line in lines[2:]] == [
         *("k 10", "k 20", "k 100", "k 200"), "top 5, k 20"
     ]  # fmt: skip
@@ -160,7 +160,7 @@ def test_models_are_compared_image_by_image(
     ]
 
 
-def test_a_folder_serves_later_probes_and_nothing_else(
+def test_a_folder_is_shared_by_later_probes_only(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -169,7 +169,7 @@ def test_a_folder_serves_later_probes_and_nothing_else(
     gta(*words(model, data, out, "--k", 3))
     assert {p: p.stat().st_mtime_ns for p in (out / "features").iterdir()} == before
     (result,) = json.loads((out / "summary.json").read_text())["results"]
-    assert list(result["knn"]) == ["3"]  # the same question anew
+    assert list(result["knn"]) == ["3"]  # replaced by the same probe
     gta(*words(model, data, out, "--features", "mean"))
     assert len(json.loads((out / "summary.json").read_text())["results"]) == 2
     (tmp_path / "used").mkdir()
@@ -179,7 +179,7 @@ def test_a_folder_serves_later_probes_and_nothing_else(
     assert "is not empty" in refused.err
 
 
-def test_over_another_commands_run_nothing_of_it_stays_but_weights_do(
+def test_overwrite_removes_another_commands_run_unless_it_has_weights(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -190,7 +190,7 @@ def test_over_another_commands_run_nothing_of_it_stays_but_weights_do(
     for more in ([], ["--overwrite"]):
         refused = gta(*words(model, data, out, *more))
         assert refused.status == 2
-        assert "holds a trained network" in refused.err
+        assert "holds a trained model" in refused.err
         assert {p.name: p.read_text() for p in out.iterdir()}.items() >= run.items()
     (out / "model.safetensors").unlink()
     assert gta(*words(model, data, out)).status == 2
@@ -202,7 +202,7 @@ def test_over_another_commands_run_nothing_of_it_stays_but_weights_do(
     assert result["task"] == "knn"
 
 
-def test_an_unreadable_image_is_named_and_the_status_is_1(
+def test_an_unreadable_image_is_reported_and_the_status_is_1(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     (data / "train/class1/3.png").write_bytes(b"no image")
@@ -218,9 +218,9 @@ def test_an_unreadable_image_is_named_and_the_status_is_1(
 @pytest.mark.parametrize(
     ("train", "test"),
     [((2, 1), (1, 2)), ((9,), (3,)), ((4, 0, 4), (2, 0, 2)), ((3, 3, 3), (2, 0, 0))],
-    ids=["three test images", "one class", "a class nowhere", "classes not in the test part"],
+    ids=["three test images", "one class", "a class without images", "classes without test images"],
 )
-def test_small_and_lopsided_sets(
+def test_small_and_unbalanced_datasets(
     gta: Any, model: Path, tmp_path: Path, train: tuple[int, ...], test: tuple[int, ...]
 ) -> None:
     data = photos(tmp_path / "data", {"train": train, "test": test})
@@ -234,14 +234,16 @@ def test_small_and_lopsided_sets(
         assert line["top1"] == 1
 
 
-def test_without_a_test_part_some_are_held_out(gta: Any, model: Path, tmp_path: Path) -> None:
+def test_without_a_test_split_some_images_are_held_out(
+    gta: Any, model: Path, tmp_path: Path
+) -> None:
     data = photos(tmp_path / "data", {"train": (10, 10)})
     done = gta(*words(model, data, tmp_path / "out"))
     assert done.out.startswith("16 training images, 4 to test on (held out of training)")
     few = photos(tmp_path / "few", {"train": (2, 2)})
     refused = gta(*words(model, few, tmp_path / "few-out"))
     assert refused.status == 2
-    assert "has no test part" in refused.err
+    assert "has no test split" in refused.err
 
 
 def test_weights_that_give_nan_end_the_run(gta: Any, data: Path, tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_a_dry_run_writes_nothing(gta: Any, model: Path, data: Path, tmp_path: P
         (["--data", "nowhere/at/all"], "no such file or folder"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_errors_are_one_line(
     gta: Any, model: Path, data: Path, tmp_path: Path, given: list[str], said: str
 ) -> None:
     done = gta(*words(model, data, tmp_path / "out"), *given)
@@ -278,12 +280,12 @@ def test_what_is_wrong_is_said_in_a_line(
     assert "Traceback" not in done.err
 
 
-def test_model_and_data_are_asked_for(gta: Any) -> None:
+def test_model_and_data_are_required(gta: Any) -> None:
     assert "--model: name a pre-trained ViT" in gta("probe", "knn").err
-    assert "--data: name a labelled" in gta("probe", "knn", "-m", "x").err
+    assert "--data: name a labeled" in gta("probe", "knn", "-m", "x").err
 
 
-def test_features_may_be_kept_elsewhere(
+def test_features_are_cached_in_a_given_folder(
     gta: Any, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gta(*words(model, data, tmp_path / "out", "--cache", tmp_path / "kept"))
@@ -302,7 +304,7 @@ def test_processes_share_a_dry_run(
 
 
 @pytest.mark.slow
-def test_processes_share_the_work_and_speak_once(
+def test_processes_share_the_work_and_print_once(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     command = [*words(model, data, tmp_path / "two", "--k", "5", "--json")]

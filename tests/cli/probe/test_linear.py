@@ -1,4 +1,4 @@
-"""`gta probe linear` as a user and a script meet it."""
+"""Tests of `gta probe linear`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
     return [*start, "--device", "cpu", *map(str, more)]
 
 
-def test_the_sweep_says_what_it_chose_and_on_what(
+def test_the_result_has_the_choice_of_the_sweep(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     done = gta(*words(model, data, tmp_path / "out", "--json"))
@@ -67,11 +67,11 @@ def test_the_sweep_says_what_it_chose_and_on_what(
     interval = binomtest(round(18 * line["top1"]), 18).proportion_ci(0.95, "wilson")
     assert line["top1_interval"] == pytest.approx([interval.low, interval.high])
     assert json.loads((tmp_path / "out/summary.json").read_text())["results"] == [line]
-    # Five columns (four blocks, one mean) of two parts.
+    # Five columns (four blocks, one mean) of two splits.
     assert len(list((tmp_path / "out/features").iterdir())) == 10
 
 
-def test_features_that_are_named_are_the_only_ones(
+def test_given_features_are_the_only_choice(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     done = gta(*words(model, data, tmp_path / "o", "--features", "mean", "--layer=-2", "--json"))
@@ -95,15 +95,15 @@ def test_one_folder_for_both_protocols_and_k_nn(
     assert [r.get("protocol") for r in results] == ["mae", "sweep", None]
 
 
-def test_the_table_says_what_was_chosen_on_the_test_images(
+def test_the_table_shows_a_choice_on_the_test_images(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     table = gta(*words(model, data, tmp_path / "a")).out.splitlines()
     assert table[0] == "30 training images, 18 to test on"
     assert [line.split("  ")[0] for line in table[2:]] == ["top 1", "top 5"]
-    told = gta(*words(model, data, tmp_path / "b", "--choose-on-test", "--compare", model))
-    assert "top 1, chosen on the test images" in told.out
-    assert "learning rate" in told.err
+    chosen = gta(*words(model, data, tmp_path / "b", "--choose-on-test", "--compare", model))
+    assert "top 1, chosen on the test images" in chosen.out
+    assert "learning rate" in chosen.err
 
 
 def test_a_dry_run_writes_nothing(gta: Any, model: Path, data: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_dry_run_writes_nothing(gta: Any, model: Path, data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("protocol", ["sweep", "mae"])
-def test_an_unreadable_image_is_named_and_the_status_is_1(
+def test_an_unreadable_image_is_reported_and_the_status_is_1(
     gta: Any, model: Path, data: Path, tmp_path: Path, protocol: str
 ) -> None:
     (data / "train/class1/3.png").write_bytes(b"no image")
@@ -138,7 +138,7 @@ def test_an_unreadable_image_is_named_and_the_status_is_1(
         (["--features", "both"], "must be one of all, cls, mean, cls+mean"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_errors_are_one_line(
     gta: Any, model: Path, data: Path, tmp_path: Path, given: list[str], said: str
 ) -> None:
     done = gta(*words(model, data, tmp_path / "out"), *given)

@@ -1,4 +1,4 @@
-"""`gta probe retrieval` as a user and a script meet it."""
+"""Tests of `gta probe retrieval`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
     return [*start, "--device", "cpu", *map(str, more)]
 
 
-def test_classes(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_retrieval_by_class(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     given = ["--recall", "1,3", "--compare", tiny_model]
     done = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given), "--json")
     assert done.status == 0
@@ -33,7 +33,7 @@ def test_classes(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) ->
     ]  # fmt: skip
 
 
-def test_places(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_revisited_protocol(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "jpg").mkdir()
     for name in "abcd":
@@ -54,12 +54,12 @@ def test_places(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     assert (first["n_queries"], first["n_gallery"]) == (2, 4)
     assert first["map"] == first["map_medium"]
     assert [*first["mp_hard"]] == ["1", "5", "10"]
-    assert first["map_hard_interval"] == [None, None]  # of one query
+    assert first["map_hard_interval"] == [None, None]  # a single query
     assert second["compared"]["map_easy"]["p"] == 1
     table = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", "--ground-truth", file))
     assert table.status == 0
     assert "mAP, medium" in table.out
-    (tmp_path / "jpg" / "b.jpg").write_bytes(b"broken")  # in the gallery, and a query
+    (tmp_path / "jpg" / "b.jpg").write_bytes(b"broken")  # in the gallery and a query
     broken = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", *given), "--json")
     assert broken.status == 1
     assert [line["image"] for line in broken.lines[:2]] == ["b", "query/b"]

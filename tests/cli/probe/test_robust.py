@@ -1,4 +1,4 @@
-"""`gta probe robust` as a user and a script meet it."""
+"""Tests of `gta probe robust`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def words(model: Path, out: Path, *more: object) -> list[str]:
     return ["probe", "robust", *shared, *map(str, more)]
 
 
-def test_sets_and_table(gta: Any, classifier: Path, tmp_path: Path) -> None:
+def test_datasets_and_table(gta: Any, classifier: Path, tmp_path: Path) -> None:
     for name in ("v2/7/a.png", "r/n01440764/a.png", "r/n01443537/a.png", "cues/cat1-dog2.png"):
         draw(tmp_path / name)
     (tmp_path / "r" / "n01440764" / "b.png").write_bytes(b"none")
@@ -61,7 +61,7 @@ def test_sets_and_table(gta: Any, classifier: Path, tmp_path: Path) -> None:
     table = gta(*words(classifier, tmp_path / "o", *given))
     rows = [line.split("  ")[0] for line in table.out.splitlines()]
     assert rows[1:] == [
-        "ImageNet-V2", "ImageNet-R", "shape bias", "told by shape", "told by texture",
+        "ImageNet-V2", "ImageNet-R", "shape bias", "decided by shape", "decided by texture",
     ]  # fmt: skip
 
 

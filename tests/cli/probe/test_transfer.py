@@ -1,4 +1,4 @@
-"""`gta probe transfer`: the figures of the single probes, in one table."""
+"""Tests of `gta probe transfer`, which reports the metrics of two probes in one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def words(task: str, model: Path, out: Path, *more: object) -> list[str]:
 
 @pytest.fixture
 def other_data(tiny_data: Path, tmp_path: Path) -> Path:
-    """A second set: fewer images, and a validation part to test on."""
+    """A second dataset with fewer images, and a validation split to test on."""
     root = tmp_path / "other-data"
     shutil.copytree(tiny_data / "train", root / "train")
     shutil.copytree(tiny_data / "test", root / "val")
@@ -25,7 +25,7 @@ def other_data(tiny_data: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_several_sets(
+def test_several_datasets(
     gta: Any, tiny_model: Path, tiny_data: Path, other_data: Path, tmp_path: Path
 ) -> None:
     given = ["--data", tiny_data, other_data, "--compare", tiny_model]
@@ -53,16 +53,16 @@ def test_several_sets(
     rows = [line.split("  ")[0] for line in table.out.splitlines()]
     assert rows[:2] == [
         "tiny-data: 18 training images, 12 to test on",
-        "other-data: 18 training images, 11 to test on (its validation part)",
+        "other-data: 18 training images, 11 to test on (its validation split)",
     ]
     assert rows[3:] == ["tiny-data, k-NN", "other-data, k-NN", "mean, k-NN"]
 
 
-def test_wrong_data_is_said_before_the_first_network(
+def test_wrong_data_is_reported_before_a_model_is_loaded(
     gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     for given, message in (
-        ([], "--data: name labelled data sets"),
+        ([], "--data: name one or more labeled datasets"),
         (["--data", tiny_data, tiny_data], "named twice"),
         (["--data", tiny_data, tmp_path / "away"], "away"),
     ):

@@ -1,4 +1,4 @@
-"""Variants of images, pixel by pixel against plain loops."""
+"""Tests of the variants of images, pixel by pixel against loops."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
 from gtacli.probing.backgrounds.variants import (
     VARIANTS,
-    HeldScenes,
     ImageScenes,
     Scene,
-    variants,
-    without_object,
+    TensorScenes,
+    draw_variants,
+    remove_object,
 )
 
 Pixels = NDArray[np.uint8]
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    """An image of at most 12 x 12 with an object that leaves a background."""
+    """Draw an image of at most 12 x 12 pixels with an object and a background."""
     height, width = draw(st.integers(4, 12)), draw(st.integers(4, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     top, left = rng.integers(0, height - 1), rng.integers(0, width - 1)
@@ -43,14 +43,14 @@ def scenes(draw: st.DrawFn) -> Scene:
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right), the ends exclusive."""
+    """Return (top, bottom, left, right), the ends exclusive."""
     points = [(y, x) for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x]]
     ys, xs = [y for y, _ in points], [x for _, x in points]
     return min(ys), max(ys) + 1, min(xs), max(xs) + 1
 
 
 def tiled(image: Pixels, mask: NDArray[np.bool_]) -> Pixels:
-    """only-bg-t by its definition: a tile is laid over the whole image, and seen in the box."""
+    """Draw only-bg-t by its definition: an image full of tiles, visible in the box."""
     height, width = mask.shape
     top, bottom, left, right = box_of(mask)
     areas = {
@@ -59,7 +59,7 @@ def tiled(image: Pixels, mask: NDArray[np.bool_]) -> Pixels:
         "right": ((width - right) * height, (0, height, right, width)),
         "left": (left * height, (0, height, 0, left)),
     }
-    best = "below"  # wins every tie, as in the official code; the right one over the left
+    best = "below"  # wins all ties, as in the official code; right wins over left
     for side in ("above", "right", "left"):
         if areas[side][0] > areas[best][0]:
             best = side
@@ -73,9 +73,9 @@ def tiled(image: Pixels, mask: NDArray[np.bool_]) -> Pixels:
 
 
 @given(scenes())
-def test_each_variant_against_loops(scene: Scene) -> None:
+def test_each_variant_equals_loops_over_pixels(scene: Scene) -> None:
     image, mask = scene.image.numpy(), scene.mask.numpy()
-    found = dict(variants(HeldScenes(scene.image[None], scene.mask[None], [0])))
+    found = dict(draw_variants(TensorScenes(scene.image[None], scene.mask[None], [0])))
     if not mask.any():
         assert found == {}
         return
@@ -96,7 +96,7 @@ def test_each_variant_against_loops(scene: Scene) -> None:
                 "only-bg-t": ground[:, y, x],
                 "no-fg": black if mask[y, x] else here,
                 "only-fg": here if mask[y, x] else black,
-                # alone in its class, an image is its own background
+                # the only image of its class is its own background
                 "mixed-same": here if mask[y, x] else ground[:, y, x],
             }
             for name, pixel in expected.items():
@@ -104,83 +104,87 @@ def test_each_variant_against_loops(scene: Scene) -> None:
 
 
 @pytest.fixture
-def held() -> HeldScenes:
-    """Four images each of the classes 0, 2 and 5: the object is grey, the background says which
-    image it is of."""
+def gray_scenes() -> TensorScenes:
+    """Four images of each of the classes 0, 2 and 5.
+
+    Objects are gray; the value of a background is the number of its image.
+    """
     labels = [0, 0, 0, 0, 2, 2, 2, 2, 5, 5, 5, 5]
     images = torch.full((12, 3, 8, 8), 200, dtype=torch.uint8)
     masks = torch.zeros(12, 8, 8, dtype=torch.bool)
     masks[:, 2:5, 2:5] = True
     for index in range(12):
         images[index][:, ~masks[index]] = index
-    return HeldScenes(images, masks, labels)
+    return TensorScenes(images, masks, labels)
 
 
-def donors(of: HeldScenes, seed: int = 0, **more: Any) -> dict[str, list[int]]:
-    """Which image's background each image got, read off its pixels."""
+def donors(scenes: TensorScenes, seed: int = 0, **more: Any) -> dict[str, list[int]]:
+    """Return the image whose background each image got, read from its pixels."""
     found: dict[str, list[int]] = {"mixed-same": [], "mixed-rand": [], "mixed-next": []}
-    for index, drawn in variants(of, seed=seed, **more):
+    for index, drawn in draw_variants(scenes, seed=seed, **more):
         for name, chosen in found.items():
             pixels = drawn[name]  # type: ignore[index]
-            assert (pixels[:, of.masks[index]] == 200).all()
-            (value,) = pixels[:, ~of.masks[index]].unique().tolist()
+            assert (pixels[:, scenes.masks[index]] == 200).all()
+            (value,) = pixels[:, ~scenes.masks[index]].unique().tolist()
             chosen.append(value)
     return found
 
 
-def test_backgrounds_come_from_the_class_that_the_variant_names(held: HeldScenes) -> None:
+def test_backgrounds_come_from_the_class_of_the_variant(gray_scenes: TensorScenes) -> None:
     for seed in range(20):
-        chosen = donors(held, seed)
+        chosen = donors(gray_scenes, seed)
         for index, (same, following) in enumerate(
             zip(chosen["mixed-same"], chosen["mixed-next"], strict=True)
         ):
-            assert held.labels[same] == held.labels[index]
+            assert gray_scenes.labels[same] == gray_scenes.labels[index]
             assert same != index
-            assert held.labels[following] == {0: 2, 2: 5, 5: 0}[held.labels[index]]
-    of_any = [held.labels[d] for seed in range(60) for d in donors(held, seed)["mixed-rand"]]
-    shares = [of_any.count(label) / len(of_any) for label in (0, 2, 5)]
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
+            assert gray_scenes.labels[following] == {0: 2, 2: 5, 5: 0}[gray_scenes.labels[index]]
+    classes = [
+        gray_scenes.labels[d] for seed in range(60) for d in donors(gray_scenes, seed)["mixed-rand"]
+    ]
+    fractions = [classes.count(label) / len(classes) for label in (0, 2, 5)]
+    assert fractions == pytest.approx([1 / 3] * 3, abs=0.08)
 
 
-def test_the_choice_is_the_seeds_and_each_images_own(held: HeldScenes) -> None:
-    first = donors(held, 3)
-    assert donors(held, 3) == first
-    assert donors(held, 4) != first
-    fewer = dict(variants(held, ["mixed-rand"], seed=3))
-    every = dict(variants(held, seed=3))
+def test_the_choice_depends_only_on_the_seed_and_the_image(gray_scenes: TensorScenes) -> None:
+    first = donors(gray_scenes, 3)
+    assert donors(gray_scenes, 3) == first
+    assert donors(gray_scenes, 4) != first
+    fewer = dict(draw_variants(gray_scenes, ["mixed-rand"], seed=3))
+    every = dict(draw_variants(gray_scenes, seed=3))
     for index, drawn in fewer.items():
         assert torch.equal(drawn["mixed-rand"], every[index]["mixed-rand"])
 
 
-def test_backgrounds_of_other_images_and_other_sizes(held: HeldScenes) -> None:
-    other = HeldScenes(
+def test_backgrounds_of_other_images_and_other_sizes(gray_scenes: TensorScenes) -> None:
+    other = TensorScenes(
         torch.full((2, 3, 20, 12), 77, dtype=torch.uint8),
         torch.zeros(2, 20, 12, dtype=torch.bool),
         [0, 0],
     )
     other.masks[:, 3:6, 4:8] = True
-    for index, drawn in variants(held, ["mixed-same", "mixed-rand"], other):
-        if held.labels[index]:
+    for index, drawn in draw_variants(gray_scenes, ["mixed-same", "mixed-rand"], other):
+        if gray_scenes.labels[index]:
             continue
         for pixels in drawn.values():
             assert pixels.shape == (3, 8, 8)
-            assert (pixels[:, ~held.masks[index]] == 77).all()
+            assert (pixels[:, ~gray_scenes.masks[index]] == 77).all()
         if index == 3:
             break
-    with pytest.raises(GtaError, match="no image of class 2 shows a background for mixed-same"):
-        list(variants(held, ["mixed-same"], other))
+    with pytest.raises(GtaError, match="no image of class 2 has a background for mixed-same"):
+        list(draw_variants(gray_scenes, ["mixed-same"], other))
 
 
-def test_images_that_show_no_background_are_not_chosen(held: HeldScenes) -> None:
-    held.masks[1] = True  # an object that fills its image
-    held.masks[2] = False
-    chosen = [donor for seed in range(10) for donor in donors_of_first(held, seed)]
+def test_images_without_a_background_are_not_chosen(gray_scenes: TensorScenes) -> None:
+    gray_scenes.masks[1] = True  # the object fills the image
+    gray_scenes.masks[2] = False
+    chosen = [donor for seed in range(10) for donor in donors_of_first(gray_scenes, seed)]
     assert set(chosen) == {3}
-    assert [index for index, _ in variants(held)] == [0, 3, *range(4, 12)]
+    assert [index for index, _ in draw_variants(gray_scenes)] == [0, 3, *range(4, 12)]
 
 
-def donors_of_first(held: HeldScenes, seed: int) -> list[int]:
-    _, drawn = next(variants(held, ["mixed-same"], seed=seed))
+def donors_of_first(gray_scenes: TensorScenes, seed: int) -> list[int]:
+    _, drawn = next(draw_variants(gray_scenes, ["mixed-same"], seed=seed))
     return [int(drawn["mixed-same"][0, 0, 0])]
 
 
@@ -188,7 +192,7 @@ def named(record: Record) -> InputImage:
     return InputImage(str(record.path), PurePath(record.key), record)
 
 
-def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
+def test_void_pixels_of_a_mask_count_as_object(tmp_path: Path) -> None:
     pixels = np.full((6, 9, 3), 9, np.uint8)
     ids = np.zeros((6, 9), np.uint8)
     ids[2:4, 3:5], ids[2:4, 5] = 1, 255
@@ -202,17 +206,17 @@ def test_records_and_what_is_open_in_their_masks(tmp_path: Path) -> None:
     assert torch.equal(scene.mask, torch.from_numpy(ids > 0))
     with pytest.raises(ImageError, match="has no mask"):
         ImageScenes([named(Record("a", 4, tmp_path / "a.png"))])[0]
-    (tmp_path / "m.png").rename(tmp_path / "a.mask.png")  # no mask of that name in the folder
+    (tmp_path / "m.png").rename(tmp_path / "a.mask.png")  # the folder has no mask of b
     with pytest.raises(ImageError, match="no ground truth for b"):
         ImageScenes([InputImage(str(tmp_path / "a.png"), PurePath("b.png"))], tmp_path)[0]
 
 
-def test_the_tile_is_laid_from_the_images_corner() -> None:
-    """An example by hand: one row above the box, repeated below itself."""
+def test_tiles_start_at_the_corner_of_the_image() -> None:
+    """One row above the box, repeated downward."""
     image = torch.arange(5 * 6, dtype=torch.uint8).view(1, 5, 6).expand(3, 5, 6)
     mask = torch.zeros(5, 6, dtype=torch.bool)
     mask[2:5, :] = True
-    filled = without_object(Scene(image, mask, 0))
+    filled = remove_object(Scene(image, mask, 0))
     assert filled[0, 2].tolist() == image[0, 0].tolist()
     assert filled[0, 3].tolist() == image[0, 1].tolist()
     assert filled[0, 4].tolist() == image[0, 0].tolist()

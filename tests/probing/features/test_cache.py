@@ -1,4 +1,4 @@
-"""Features on disk: the right ones, made once, whatever happens on the way."""
+"""Tests of the feature cache: correct features, extracted once, under any interruption."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from gtacli import load_model
 from gtacli.data.base import Record
 from gtacli.data.spec import load_dataset
 from gtacli.errors import GtaError, RunError
+from gtacli.images.decode import ImageError
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features import cache as module
 from gtacli.probing.features.cache import FeatureCache, Features
-from gtacli.probing.features.columns import Column
-from gtacli.probing.features.extraction import Extractor
+from gtacli.probing.features.columns import FeatureColumn
+from gtacli.probing.features.extraction import FeatureExtractor
 from gtacli.runtime.devices import choose_compute
 
 Photos = Callable[..., Path]
 Model = Callable[..., str]
-LAST = (Column(2, "cls"),)
+LAST = (FeatureColumn(2, "cls"),)
 CPU = choose_compute("cpu", "fp32")
 
 
@@ -37,23 +38,23 @@ def records_of(folder: Path, part: str = "train") -> tuple[Record, ...]:
     return load_dataset(str(folder))[part]
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that are read from now on."""
+def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list that collects the keys of images read from now on."""
     read: list[str] = []
-    before = Extractor._read
+    before = FeatureExtractor._read
 
-    def spy(self: Extractor, record: Record) -> Any:
+    def spy(self: FeatureExtractor, record: Record) -> Any:
         read.append(record.key)
         return before(self, record)
 
-    monkeypatch.setattr(Extractor, "_read", spy)
+    monkeypatch.setattr(FeatureExtractor, "_read", spy)
     return read
 
 
 def by_hand(model: LoadedModel, records: tuple[Record, ...]) -> torch.Tensor:
-    """DINO's preprocessing by torchvision on PIL, timm's forward pass."""
+    """Extract features with torchvision on PIL images and timm's forward pass."""
     size = model.image_size[0]
-    see = transforms.Compose(
+    preprocess = transforms.Compose(
         [
             transforms.Resize(size * 256 // 224, transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(size),
@@ -61,14 +62,14 @@ def by_hand(model: LoadedModel, records: tuple[Record, ...]) -> torch.Tensor:
             transforms.Normalize(model.mean, model.std),
         ]
     )
-    images = torch.stack([see(Image.open(r.path)) for r in records])  # type: ignore[arg-type]
+    images = torch.stack([preprocess(Image.open(r.path)) for r in records])  # type: ignore[arg-type]
     with torch.no_grad():
         network: Any = model.model
         return network.forward_head(network.forward_features(images), pre_logits=True)
 
 
 @pytest.mark.parametrize("threads", [0, 2, None])
-def test_they_are_those_of_dinos_protocol(
+def test_features_equal_those_of_dinos_protocol(
     tmp_path: Path, class_folders: Photos, small_vit: Model, threads: int | None
 ) -> None:
     records = records_of(class_folders(train=4))
@@ -76,34 +77,34 @@ def test_they_are_those_of_dinos_protocol(
     cache = FeatureCache(tmp_path / "cache", CPU, batch_size=5, threads=threads)
     found = cache.features(model, records, LAST)
     assert found.keys == tuple(r.key for r in records)
-    assert len(set(found.keys)) == 12  # names come again in every folder
+    assert len(set(found.keys)) == 12  # every folder has the same file names
     assert found.labels.tolist() == [r.label for r in records]
     torch.testing.assert_close(found.values, by_hand(model, records), atol=2e-3, rtol=1e-3)
 
 
-def test_they_are_made_once(
+def test_features_are_extracted_once(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = records_of(class_folders(train=4))
-    read = counted(monkeypatch)
+    read = record_reads(monkeypatch)
     first = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
     assert len(read) == 12
     again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
     assert len(read) == 12
     assert torch.equal(first.values, again.values)
-    # Another column of the same images is another file; both together are read from disk.
-    both = (*LAST, Column(0, "mean"))
+    # Another column of the same images is another file; both are then read from disk.
+    both = (*LAST, FeatureColumn(0, "mean"))
     cache = FeatureCache(tmp_path / "cache", CPU)
     found = cache.features(load_model(small_vit()), records, both)
     assert len(read) == 24
     assert found.values.shape == (12, 48)
-    assert torch.equal(found.of(LAST).values, first.values)
+    assert torch.equal(found.select(LAST).values, first.values)
     FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, both)
     assert len(read) == 24
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_another_models_file_is_never_used(
+def test_another_models_file_is_not_used(
     tmp_path: Path, class_folders: Photos, small_vit: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = records_of(class_folders(train=3))
@@ -113,13 +114,13 @@ def test_another_models_file_is_never_used(
     other = cache.features(load_model(small_vit(2)), records, LAST).values.clone()
     assert not torch.allclose(one, other)
     (second,) = {*(tmp_path / "cache").iterdir()} - {file}
-    second.write_bytes(file.read_bytes())  # even under the other's name
+    second.write_bytes(file.read_bytes())  # under the other's name
     again = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit(2)), records, LAST)
     assert torch.equal(again.values, other)
     assert "holds other features" in caplog.text
 
 
-def test_another_size_and_a_changed_image_have_their_own(
+def test_another_size_and_a_changed_image_are_extracted_again(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = class_folders(train=3)
@@ -137,7 +138,7 @@ def test_another_size_and_a_changed_image_have_their_own(
 
 
 @pytest.mark.parametrize("damage", ["cut", "text"])
-def test_a_damaged_file_is_made_again(
+def test_a_damaged_file_is_replaced(
     tmp_path: Path, class_folders: Photos, small_vit: Model, damage: str
 ) -> None:
     records = records_of(class_folders(train=2))
@@ -145,15 +146,15 @@ def test_a_damaged_file_is_made_again(
     before = cache.features(load_model(small_vit()), records, LAST).values.clone()
     (file,) = (tmp_path / "cache").iterdir()
     data = file.read_bytes()
-    file.unlink()  # what is mapped must not be cut
+    file.unlink()  # the mapped file must not be truncated
     file.write_bytes(data[:-40] if damage == "cut" else b"nothing of the kind")
     assert torch.equal(cache.features(load_model(small_vit()), records, LAST).values, before)
 
 
-def test_interrupted_it_goes_on_after_the_last_block(
+def test_an_interrupted_extraction_resumes_after_the_last_block(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BLOCKS", 4)  # of 15 images: four each, and three
+    monkeypatch.setattr(module, "BLOCKS", 4)  # 15 images: three blocks of four, one of three
     records = records_of(class_folders(train=5))
     done = 0
 
@@ -173,15 +174,15 @@ def test_interrupted_it_goes_on_after_the_last_block(
     cut = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Progress())
     with pytest.raises(KeyboardInterrupt):
         cut.features(load_model(spec), records, LAST)
-    read = counted(monkeypatch)
+    read = record_reads(monkeypatch)
     found = FeatureCache(tmp_path / "cache", CPU).features(load_model(spec), records, LAST)
     assert len(read) == 15 - 8
-    whole = FeatureCache(tmp_path / "whole", CPU).features(load_model(spec), records, LAST)
-    assert torch.equal(found.values, whole.values)
+    expected = FeatureCache(tmp_path / "expected", CPU).features(load_model(spec), records, LAST)
+    assert torch.equal(found.values, expected.values)
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
-def test_unreadable_images_are_left_out_and_remembered(
+def test_unreadable_images_are_skipped_and_stored_as_such(
     tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
     folder = class_folders(train=3)
@@ -195,7 +196,7 @@ def test_unreadable_images_are_left_out_and_remembered(
         assert "not an image" in found.skipped["train/green/1.png"]
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     (file,) = (tmp_path / "cache").iterdir()
-    with safe_open(file, "pt") as stored:  # as anybody would read it
+    with safe_open(file, "pt") as stored:  # without our code
         assert stored.get_tensor("rows").tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
         assert torch.equal(stored.get_tensor("labels"), found.labels)
         keys = bytes(stored.get_tensor("keys").tolist()).decode().split("\0")[:-1]
@@ -203,47 +204,53 @@ def test_unreadable_images_are_left_out_and_remembered(
         assert json.loads(stored.metadata()["kind"])["pool"] == "cls"
 
 
-def test_what_can_be_read_again_is_made(
+def test_an_image_that_is_readable_again_is_extracted(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that did not answer, a folder that was closed: the file is as it was."""
+    """After a disk error or missing permissions; the file is unchanged."""
     records = records_of(class_folders(train=2))
-    before = Extractor._read
+    before = FeatureExtractor._read
 
-    def read(self: Extractor, record: Record) -> Any:
-        return "no answer" if record is records[3] else before(self, record)
+    def read(self: FeatureExtractor, record: Record) -> Any:
+        if record is records[3]:
+            raise ImageError("no answer")
+        return before(self, record)
 
     with monkeypatch.context() as closed:
-        closed.setattr(Extractor, "_read", read)
+        closed.setattr(FeatureExtractor, "_read", read)
         cache = FeatureCache(tmp_path / "cache", CPU)
         assert [*cache.features(load_model(small_vit()), records, LAST).skipped] == [records[3].key]
     found = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
     assert not found.skipped
-    whole = FeatureCache(tmp_path / "whole", CPU).features(load_model(small_vit()), records, LAST)
-    assert torch.equal(found.values, whole.values)
+    expected = FeatureCache(tmp_path / "expected", CPU).features(
+        load_model(small_vit()), records, LAST
+    )
+    assert torch.equal(found.values, expected.values)
 
 
-def test_of_columns_made_at_different_times_what_both_have(
+def test_columns_extracted_at_different_times_are_intersected(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = records_of(class_folders(train=2))
     cache = FeatureCache(tmp_path / "cache", CPU)
     before = cache.features(load_model(small_vit()), records, LAST).values.clone()
 
-    def fail(self: Extractor, record: Record) -> Any:
-        return "no answer" if record is records[3] else read(self, record)
+    def fail(self: FeatureExtractor, record: Record) -> Any:
+        if record is records[3]:
+            raise ImageError("no answer")
+        return read(self, record)
 
-    read = Extractor._read
-    monkeypatch.setattr(Extractor, "_read", fail)
-    monkeypatch.setattr(module, "_readable", lambda record: False)
-    both = (*LAST, Column(0, "mean"))
+    read = FeatureExtractor._read
+    monkeypatch.setattr(FeatureExtractor, "_read", fail)
+    monkeypatch.setattr(module, "_is_readable", lambda record: False)
+    both = (*LAST, FeatureColumn(0, "mean"))
     found = cache.features(load_model(small_vit()), records, both)
     assert [*found.skipped] == [records[3].key]
     assert len(found) == len(found.labels) == len(found.values) == 5
-    assert torch.equal(found.of(LAST).values, before[[0, 1, 2, 4, 5]])
+    assert torch.equal(found.select(LAST).values, before[[0, 1, 2, 4, 5]])
 
 
-def test_a_changed_image_of_equal_size_in_a_shard_is_noticed(
+def test_a_changed_image_of_equal_size_in_a_shard_is_detected(
     tmp_path: Path, small_vit: Model
 ) -> None:
     def shard(seed: int) -> None:
@@ -266,7 +273,7 @@ def test_a_changed_image_of_equal_size_in_a_shard_is_noticed(
     assert not torch.allclose(*found)
 
 
-def test_two_commands_may_make_the_same_features_at_once(
+def test_two_commands_may_extract_the_same_features_at_once(
     tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
     records = records_of(class_folders(train=2))
@@ -274,8 +281,8 @@ def test_two_commands_may_make_the_same_features_at_once(
     expected = FeatureCache(tmp_path / "alone", CPU).features(model, records, LAST).values
     found = {}
 
-    class Meanwhile:
-        """When the first is in the middle, the second makes them all."""
+    class SecondCommand:
+        """While the first is running, the second extracts all features."""
 
         def __enter__(self) -> Callable[[int], object]:
             return self.advance
@@ -290,7 +297,7 @@ def test_two_commands_may_make_the_same_features_at_once(
                 cache = FeatureCache(tmp_path / "cache", CPU)
                 found["second"] = cache.features(other, records, LAST).values
 
-    cache = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: Meanwhile())
+    cache = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: SecondCommand())
     found["first"] = cache.features(model, records, LAST).values
     assert torch.equal(found["first"], expected)
     assert torch.equal(found["second"], expected)
@@ -309,7 +316,7 @@ def test_no_readable_image_is_an_error(
         )
 
 
-def test_values_that_are_not_finite_are_refused_and_not_kept(
+def test_features_that_are_not_finite_are_not_cached(
     tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
     records = records_of(class_folders(train=1))
@@ -319,9 +326,9 @@ def test_values_that_are_not_finite_are_refused_and_not_kept(
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_values_side_by_side() -> None:
+def test_columns_are_concatenated() -> None:
     a, b = torch.ones(2, 3), torch.zeros(2, 3)
-    columns = {Column(0, "cls"): a, Column(1, "cls"): b}
+    columns = {FeatureColumn(0, "cls"): a, FeatureColumn(1, "cls"): b}
     both = Features(columns, torch.tensor([0, 1]), ("x", "y"), {})
     assert both.values.tolist() == [[1, 1, 1, 0, 0, 0]] * 2
-    assert both.of([Column(1, "cls")]).values is b
+    assert both.select([FeatureColumn(1, "cls")]).values is b

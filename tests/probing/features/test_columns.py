@@ -1,4 +1,4 @@
-"""Columns against timm's own pooling."""
+"""Tests of feature columns against timm's own pooling."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from gtacli.errors import UsageError
-from gtacli.probing.features.columns import Column, Columns, columns_of
+from gtacli.probing.features.columns import FeatureColumn, PooledFeatures, select_columns
 
 TINY: dict[str, Any] = {
     "img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5,
 }  # fmt: skip
 
 
-def made(arch: str = "vit_tiny_patch16_224", **more: Any) -> Any:
+def make_model(arch: str = "vit_tiny_patch16_224", **more: Any) -> Any:
     torch.manual_seed(0)
     model = timm.create_model(arch, **{**TINY, **more}).eval()
-    for module in model.modules():  # else two norms in a row are one
+    for module in model.modules():  # otherwise two norms in a row equal one
         if isinstance(module, nn.LayerNorm):
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
@@ -30,28 +30,33 @@ def made(arch: str = "vit_tiny_patch16_224", **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("pool", "model"),
     [
-        ("cls", made()),
-        ("cls", made(reg_tokens=4)),
-        ("mean", made(global_pool="avg", reg_tokens=4, class_token=True, fc_norm=False)),
-        ("mean", made(global_pool="avg")),
-        ("mean", made("eva02_tiny_patch14_224")),
+        ("cls", make_model()),
+        ("cls", make_model(reg_tokens=4)),
+        ("mean", make_model(global_pool="avg", reg_tokens=4, class_token=True, fc_norm=False)),
+        ("mean", make_model(global_pool="avg")),
+        ("mean", make_model("eva02_tiny_patch14_224")),
     ],
 )
 @torch.no_grad()
-def test_of_the_last_block_they_are_what_the_classifier_sees(pool: str, model: Any) -> None:
+def test_columns_of_the_last_block_are_the_classifiers_input(pool: str, model: Any) -> None:
     images = torch.randn(2, 3, 32, 32)
-    (found,) = Columns(model, columns_of(model, pool))(images)
-    seen = model.forward_head(model.forward_features(images), pre_logits=True)
-    torch.testing.assert_close(found, seen)
+    (found,) = PooledFeatures(model, select_columns(model, pool))(images)
+    expected = model.forward_head(model.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(found, expected)
 
 
 @torch.no_grad()
-def test_earlier_blocks_pass_through_the_final_norm_too() -> None:
-    model = made(reg_tokens=2)
+def test_earlier_blocks_pass_through_the_final_norm() -> None:
+    model = make_model(reg_tokens=2)
     images = torch.randn(2, 3, 32, 32)
-    columns = columns_of(model, "cls+mean", (-1, 0))
-    assert columns == (Column(0, "cls"), Column(2, "cls"), Column(0, "mean"), Column(2, "mean"))
-    found = Columns(model, columns)(images)
+    columns = select_columns(model, "cls+mean", (-1, 0))
+    assert columns == (
+        FeatureColumn(0, "cls"),
+        FeatureColumn(2, "cls"),
+        FeatureColumn(0, "mean"),
+        FeatureColumn(2, "mean"),
+    )
+    found = PooledFeatures(model, columns)(images)
     first, last = (
         model.norm(torch.cat([prefix, patches], 1))
         for patches, prefix in model.forward_intermediates(
@@ -63,13 +68,13 @@ def test_earlier_blocks_pass_through_the_final_norm_too() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_model_without_a_cls_token_says_so() -> None:
-    model = made(global_pool="avg", class_token=False)
-    with pytest.raises(UsageError, match="no CLS token; use --features mean"):
-        columns_of(model, "cls+mean")
-    assert columns_of(model, "mean", "all") == tuple(Column(i, "mean") for i in range(3))
+def test_cls_columns_need_a_cls_token() -> None:
+    model = make_model(global_pool="avg", class_token=False)
+    with pytest.raises(UsageError, match="no CLS token; use `features=mean`"):
+        select_columns(model, "cls+mean")
+    assert select_columns(model, "mean", "all") == tuple(FeatureColumn(i, "mean") for i in range(3))
 
 
-def test_a_block_that_is_not_there() -> None:
+def test_a_missing_block_is_an_error() -> None:
     with pytest.raises(UsageError, match="there is no block 3"):
-        columns_of(made(), "cls", (3,))
+        select_columns(make_model(), "cls", (3,))

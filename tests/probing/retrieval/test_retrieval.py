@@ -1,4 +1,4 @@
-"""Retrieval against loops over the ranking, and the revisited protocol by its definition."""
+"""Tests of retrieval against loops over the ranking, and of the revisited protocol."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from PIL import Image
 from gtacli import load_model
 from gtacli.errors import RunError, UsageError
 from gtacli.probing.features.cache import FeatureCache
-from gtacli.probing.features.evaluation import Bench, parts_of
-from gtacli.probing.retrieval.classes import rank, retrieval
+from gtacli.probing.features.evaluation import ProbeData, make_splits
+from gtacli.probing.retrieval.by_class import rank_gallery, retrieval
 from gtacli.probing.retrieval.revisited import (
     LEVELS,
-    Cropped,
+    ImageCrop,
+    make_revisited_splits,
     read_ground_truth,
     revisited,
-    revisited_parts,
-    score,
+    score_query,
 )
 from gtacli.runtime.devices import choose_compute
 
@@ -34,18 +34,20 @@ CPU = choose_compute("cpu", "fp32")
 
 
 @given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 4), st.integers(0, 2**31))
-def test_ranks_against_a_loop(queries: int, images: int, classes: int, seed: int) -> None:
+def test_rankings_equal_loops(queries: int, images: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    asked, gallery = rng.normal(size=(queries, 5)), rng.normal(size=(images, 5))
-    labels, theirs = rng.integers(0, classes, queries), rng.integers(0, classes, images)
+    features, gallery = rng.normal(size=(queries, 5)), rng.normal(size=(images, 5))
+    labels, gallery_labels = rng.integers(0, classes, queries), rng.integers(0, classes, images)
     for among in (False, True):
         if among:
-            gallery, theirs = asked, labels
-        found = rank(*map(torch.from_numpy, (asked, labels, gallery, theirs)), among)
+            gallery, gallery_labels = features, labels
+        found = rank_gallery(
+            *map(torch.from_numpy, (features, labels, gallery, gallery_labels)), among
+        )
         for q in range(queries):
             others = [g for g in range(len(gallery)) if not (among and g == q)]
-            cosine = [gallery[g] @ asked[q] / np.linalg.norm(gallery[g]) for g in others]
-            right = [theirs[others[i]] == labels[q] for i in np.argsort(cosine)[::-1]]
+            cosine = [gallery[g] @ features[q] / np.linalg.norm(gallery[g]) for g in others]
+            right = [gallery_labels[others[i]] == labels[q] for i in np.argsort(cosine)[::-1]]
             precisions = [sum(right[: i + 1]) / (i + 1) for i, hit in enumerate(right) if hit]
             if precisions:
                 assert found.precision[q] == pytest.approx(np.mean(precisions))
@@ -55,42 +57,42 @@ def test_ranks_against_a_loop(queries: int, images: int, classes: int, seed: int
                 assert found.first[q] == len(others)
 
 
-def test_features_that_are_no_numbers() -> None:
+def test_features_that_are_not_finite_are_refused() -> None:
     bad = torch.tensor([[1.0, torch.nan], [1.0, 2.0]])
     with pytest.raises(RunError, match="not finite"):
-        rank(bad, torch.zeros(2), bad, torch.zeros(2), True)
+        rank_gallery(bad, torch.zeros(2), bad, torch.zeros(2), True)
 
 
-def bench_of(folder: Path, parts: Any) -> Bench:
-    return Bench(parts, FeatureCache(folder / "features", CPU))
+def make_data(folder: Path, splits: Any) -> ProbeData:
+    return ProbeData(splits, FeatureCache(folder / "features", CPU))
 
 
-def test_figures_of_a_data_set(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_metrics_of_a_dataset(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     from gtacli.data import load_dataset
 
-    (tiny_data / "test" / "single").mkdir()  # alone in the test part, it can find none there
+    (tiny_data / "test" / "single").mkdir()  # the only test image of its class
     (tiny_data / "test" / "red" / "0.png").rename(tiny_data / "test" / "single" / "0.png")
     (tiny_data / "train" / "single").mkdir()
     (tiny_data / "train" / "red" / "0.png").rename(tiny_data / "train" / "single" / "0.png")
-    bench = bench_of(tmp_path, parts_of(load_dataset(str(tiny_data))))
+    data = make_data(tmp_path, make_splits(load_dataset(str(tiny_data))))
     model = load_model(str(tiny_model))
-    found = retrieval(bench, model, "test", (1, 11))
-    test, train = bench.see(model, bench.parts.test), bench.see(model, bench.parts.train)
-    ranked = rank(test.values, test.labels, test.values, test.labels, True)
-    kept = ranked.precision[~np.isnan(ranked.precision)]
-    assert (found.figures["n_queries"], found.figures["n_gallery"], found.n_test) == (11, 11, 12)
-    assert found.figures["map"] == pytest.approx(kept.mean())
-    assert found.figures["recall@11"] == 1
-    assert found.figures["recall@1"] == pytest.approx((ranked.first == 0).sum() / 11)
-    in_train = retrieval(bench, model, "train")
-    ranked = rank(test.values, test.labels, train.values, train.labels, False)
-    assert (in_train.figures["n_queries"], in_train.figures["n_gallery"]) == (12, 18)
-    assert in_train.figures["map"] == pytest.approx(ranked.precision.mean())
+    found = retrieval(data, model, "test", (1, 11))
+    test, train = data.extract(model, data.splits.test), data.extract(model, data.splits.train)
+    ranking = rank_gallery(test.values, test.labels, test.values, test.labels, True)
+    precision = ranking.precision[~np.isnan(ranking.precision)]
+    assert (found.metrics["n_queries"], found.metrics["n_gallery"], found.n_test) == (11, 11, 12)
+    assert found.metrics["map"] == pytest.approx(precision.mean())
+    assert found.metrics["recall@11"] == 1
+    assert found.metrics["recall@1"] == pytest.approx((ranking.first == 0).sum() / 11)
+    in_train = retrieval(data, model, "train")
+    ranking = rank_gallery(test.values, test.labels, train.values, train.labels, False)
+    assert (in_train.metrics["n_queries"], in_train.metrics["n_gallery"]) == (12, 18)
+    assert in_train.metrics["map"] == pytest.approx(ranking.precision.mean())
 
 
 def by_definition(ranked: list[int], easy: list[int], hard: list[int], junk: list[int],
                   level: str) -> float | None:  # fmt: skip
-    """AP as the paper says it: the ranking without what does not count, then trapezoids."""
+    """Compute AP as in the paper: remove ignored images from the ranking, then use trapezoids."""
     found = {"easy": easy, "medium": easy + hard, "hard": hard}[level]
     ignored = {"easy": hard + junk, "medium": junk, "hard": easy + junk}[level]
     if not found:
@@ -106,15 +108,15 @@ def by_definition(ranked: list[int], easy: list[int], hard: list[int], junk: lis
 
 
 @given(st.integers(1, 25), st.integers(0, 2**31))
-def test_the_revisited_protocol_by_its_definition(images: int, seed: int) -> None:
+def test_the_revisited_protocol_equals_its_definition(images: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    ranked = rng.permutation(images)[: rng.integers(1, images + 1)]  # some could not be read
+    ranked = rng.permutation(images)[: rng.integers(1, images + 1)]  # without unreadable images
     kinds = rng.integers(0, 4, images)
     lists = {name: np.flatnonzero(kinds == i) for i, name in enumerate(("easy", "hard", "junk"))}
     plain = {name: of.tolist() for name, of in lists.items()}
     for level in LEVELS:
         expected = by_definition(ranked.tolist(), **plain, level=level)
-        found = score(ranked, lists, level)
+        found = score_query(ranked, lists, level)
         if expected is None:
             assert found is None
         else:
@@ -126,9 +128,9 @@ def test_the_revisited_protocol_by_its_definition(images: int, seed: int) -> Non
 def test_precision_at_k_by_hand() -> None:
     lists = {name: np.array(of, int) for name, of in
              (("easy", [1, 2]), ("hard", [3]), ("junk", [9]))}  # fmt: skip
-    area, precision = score(np.array([9, 1, 5, 3, 6, 2, 7]), lists, "medium") or (0, [])
+    area, precision = score_query(np.array([9, 1, 5, 3, 6, 2, 7]), lists, "medium") or (0, [])
     # without the junk: 1 right, 5 wrong, 3 right, 6 wrong, 2 right, 7 wrong
-    assert precision == pytest.approx([1, 3 / 5, 3 / 5])  # the last right one is the fifth
+    assert precision == pytest.approx([1, 3 / 5, 3 / 5])  # the last relevant one is the fifth
     assert area == pytest.approx((1 + (1 / 2 + 2 / 3) / 2 + (2 / 4 + 3 / 5) / 2) / 3)
 
 
@@ -162,8 +164,8 @@ def test_ground_truth_files(tmp_path: Path, kind: str) -> None:
     assert truth.lists[0]["hard"].tolist() == []
 
 
-class Harm:
-    """What a hostile pickle would do."""
+class HostilePickle:
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -172,9 +174,9 @@ class Harm:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
+def test_a_pickle_executes_no_code(tmp_path: Path) -> None:
     file, mark = tmp_path / "gnd.pkl", tmp_path / "mark"
-    file.write_bytes(pickle.dumps({**truth_of([]), "more": Harm(mark)}))
+    file.write_bytes(pickle.dumps({**truth_of([]), "more": HostilePickle(mark)}))
     with pytest.raises(UsageError, match=r"is no ground truth.*it would call"):
         read_ground_truth(file)
     assert not mark.exists()
@@ -187,10 +189,13 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
         (b"{}", "is no ground truth"),
         (json.dumps({**truth_of(ANSWERS), "gnd": ANSWERS[:1]}).encode(), "2 queries and 1 answers"),
         (json.dumps(truth_of([{**ANSWERS[0], "easy": [4]}])).encode(), "no image of the list"),
-        (json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, 2]}])).encode(), "not of four numbers"),
+        (
+            json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, 2]}])).encode(),
+            "does not have four numbers",
+        ),
     ],
 )
-def test_files_that_are_no_ground_truth(tmp_path: Path, content: bytes, message: str) -> None:
+def test_wrong_ground_truth_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "gnd.pkl"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=message):
@@ -209,32 +214,32 @@ def places(tmp_path: Path) -> Path:
     return tmp_path / "places"
 
 
-def test_another_box_in_the_ground_truth_is_another_query(
+def test_a_changed_box_in_the_ground_truth_is_extracted_again(
     tiny_model: Path, places: Path, tmp_path: Path
 ) -> None:
     model, found = load_model(str(tiny_model)), []
     for box in ((2, 3, 30, 28), (8, 3, 36, 28)):
         truth = truth_of([{**ANSWERS[0], "bbx": list(box)}, ANSWERS[1]])
         (tmp_path / "gnd.json").write_text(json.dumps(truth))
-        parts = revisited_parts(read_ground_truth(tmp_path / "gnd.json"), places)
-        bench = bench_of(tmp_path, parts)  # the same folder of features
-        found.append(bench.see(model, parts.test).values[0].clone())
+        splits = make_revisited_splits(read_ground_truth(tmp_path / "gnd.json"), places)
+        data = make_data(tmp_path, splits)  # with the same cache folder
+        found.append(data.extract(model, splits.test).values[0].clone())
     assert not torch.allclose(*found)
 
 
-def test_places_end_to_end(tiny_model: Path, places: Path, tmp_path: Path) -> None:
+def test_the_revisited_probe_end_to_end(tiny_model: Path, places: Path, tmp_path: Path) -> None:
     file = tmp_path / "gnd.json"
     file.write_text(json.dumps(truth_of(ANSWERS)))
     truth = read_ground_truth(file)
-    parts = revisited_parts(truth, places)
-    crop = parts.test[0].path
-    assert isinstance(crop, Cropped)
-    whole = Image.open(places / "jpg" / "a.png")
-    seen = Image.open(crop.open())
-    assert np.array_equal(np.asarray(seen), np.asarray(whole.crop((2, 3, 30, 28))))
-    bench, model = bench_of(tmp_path, parts), load_model(str(tiny_model))
-    found = revisited(bench, model, truth)
-    gallery, queries = (bench.see(model, part).values for part in (parts.train, parts.test))
+    splits = make_revisited_splits(truth, places)
+    crop = splits.test[0].path
+    assert isinstance(crop, ImageCrop)
+    picture = Image.open(places / "jpg" / "a.png")
+    cropped = Image.open(crop.open())
+    assert np.array_equal(np.asarray(cropped), np.asarray(picture.crop((2, 3, 30, 28))))
+    data, model = make_data(tmp_path, splits), load_model(str(tiny_model))
+    found = revisited(data, model, truth)
+    gallery, queries = (data.extract(model, part).values for part in (splits.train, splits.test))
     cosines = torch.nn.functional.cosine_similarity(queries[:, None], gallery[None], dim=-1)
     for level in LEVELS:
         areas = []
@@ -242,14 +247,14 @@ def test_places_end_to_end(tiny_model: Path, places: Path, tmp_path: Path) -> No
             lists: dict[str, Any] = {k: one[k] for k in ("easy", "hard", "junk")}
             area = by_definition(row, **lists, level=level)
             areas += [] if area is None else [area]
-        assert found.figures[f"map_{level}"] == pytest.approx(np.mean(areas))
-        assert len(found.each[f"map_{level}"]) == len(areas)
-    assert found.figures["map"] == found.figures["map_medium"]
+        assert found.metrics[f"map_{level}"] == pytest.approx(np.mean(areas))
+        assert len(found.per_image[f"map_{level}"]) == len(areas)
+    assert found.metrics["map"] == found.metrics["map_medium"]
     (places / "jpg" / "c.png").write_bytes(b"broken")
-    bench = bench_of(tmp_path / "again", parts)
-    assert revisited(bench, model, truth).figures["n_gallery"] == 3
-    assert [*bench.skipped] == ["c"]
+    data = make_data(tmp_path / "again", splits)
+    assert revisited(data, model, truth).metrics["n_gallery"] == 3
+    assert [*data.skipped] == ["c"]
     with pytest.raises(UsageError, match="none of the ground truth's images"):
-        revisited_parts(truth, tmp_path / "features")
+        make_revisited_splits(truth, tmp_path / "features")
     with pytest.raises(UsageError, match="no folder"):
-        revisited_parts(truth, tmp_path / "away")
+        make_revisited_splits(truth, tmp_path / "away")

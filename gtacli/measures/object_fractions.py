@@ -1,4 +1,4 @@
-"""Object masks on the patch grid, by area: a patch that is half inside the object counts half."""
+"""Object masks on a patch grid, by area: a patch half inside the object counts half."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from gtacli.measures.segmentation import VOID
 
-Box = tuple[float, float, float, float]
-"""(top, left, bottom, right) in pixels, not necessarily whole ones."""
 
-
-def object_shares(
-    labels_hw: NDArray[np.int32], grid: tuple[int, int], box: Box | None = None
+def object_fractions(
+    labels_hw: NDArray[np.int32],
+    grid: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
 ) -> Tensor:
-    """(gh, gw) fp32 in [0, 1]: the share of each patch's area that belongs to an object.
+    """Compute the fraction of each patch's area that belongs to an object: (gh, gw) fp32.
 
     Args:
-        labels_hw: as in `gtacli.data.truth.Truth.labels`: 0 background, above it objects. Pixels
-            that the annotators left open count neither way.
+        labels_hw: as in `gtacli.data.truth.Truth.labels`: 0 is background, objects are above it.
+            Void pixels count neither way.
         grid: patches (gh, gw) that cover `box` evenly.
-        box: the part that the network sees; default: all of it.
+        box: (top, left, bottom, right), the input of the model, in pixels and not necessarily
+            whole ones; default: the image.
     """
     height, width = labels_hw.shape
     top, left, bottom, right = box or (0.0, 0.0, float(height), float(width))
@@ -36,8 +36,8 @@ def object_shares(
     return torch.where(known > 0, inside / known.clamp_min(1e-12), 0.0).float()
 
 
-def regrid(masks_Bhw: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Masks (B, h, w) on one patch grid as shares (B, gh, gw) fp32 of another's patches."""
+def regrid_masks(masks_Bhw: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample masks (B, h, w) from one patch grid to fractions (B, gh, gw) fp32 on another."""
     rows, columns = (
         _overlaps(cells, size, 0.0, float(size)).float().to(masks_Bhw.device)
         for cells, size in zip(grid, masks_Bhw.shape[-2:], strict=True)
@@ -46,8 +46,10 @@ def regrid(masks_Bhw: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _overlaps(cells: int, pixels: int, low: float, high: float) -> Tensor:
-    """(cells, pixels) float64: how much of each of the equal cells of [low, high) lies in each
-    pixel [i, i + 1). Exact, where a resize by whole pixels would be off by one here and there."""
+    """Compute how much of each of the equal cells of [low, high) lies in each pixel [i, i + 1).
+
+    Float64 (cells, pixels). Exact, where a resize by whole pixels may be off by one.
+    """
     edges = torch.linspace(low, high, cells + 1, dtype=torch.float64)[:, None]
     starts = torch.arange(pixels, dtype=torch.float64)
     common = torch.minimum(edges[1:], starts + 1) - torch.maximum(edges[:-1], starts)

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from gtacli.config.common import FilePath
-from gtacli.config.probe import ProbeConfig
+from gtacli.config.probe.common import ProbeConfig
 
 
 class BackgroundProbeConfig(ProbeConfig):
-    """Whose answers are measured, on which images, and where other backgrounds come from."""
+    """Options of `gta probe background`."""
 
     variants: FilePath | None = Field(
         default=None,
@@ -21,13 +21,13 @@ class BackgroundProbeConfig(ProbeConfig):
     )
     mapping: FilePath | None = Field(
         default=None,
-        description="which class each of the classifier's outputs is (in_to_in9.json); not needed "
-        "by a classifier for the images' own classes",
+        description="JSON file with the class of each of the classifier's outputs "
+        "(in_to_in9.json); not needed for a classifier of the images' own classes",
         json_schema_extra={"metavar": "FILE"},
     )
     data: str | None = Field(
         default=None,
-        description="instead of --variants, draw them of a data set's test images (its training "
+        description="instead of `variants`, draw them from a dataset's test images (or training "
         "images if it has no others): demo, voc/2012:ROOT, a csv with a column mask, a folder, ...",
         json_schema_extra={"metavar": "SPEC"},
     )
@@ -38,6 +38,6 @@ class BackgroundProbeConfig(ProbeConfig):
     )
     backgrounds: Literal["own", "train"] = Field(
         default="own",
-        description="where the data's images get other backgrounds from: each other, or the "
-        "training images",
+        description="source of other backgrounds for the images of `data`: the images themselves, "
+        "or the training images",
     )

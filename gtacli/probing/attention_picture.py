@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
+from gtacli.probing.results import AttentionMetrics
 from gtacli.rendering.panels import PanelColumn, draw_panels
 
 
-def health_picture(names: Sequence[str], results: Sequence[dict[str, Any]]) -> Image.Image:
-    """A row of panels a model, a column a measure, under one scale of colours.
+def draw_attention_picture(
+    names: Sequence[str], results: Sequence[AttentionMetrics]
+) -> Image.Image:
+    """Draw a row of panels per model and a column per metric, with one color scale per column.
 
     Args:
         names: of the models.
-        results: what `AttentionProbe.results` gives.
+        results: see `AttentionProbe.results`.
     """
     first = results[0]
-    measures, corner = [], "lines: blocks, columns: heads"
+    columns, corner = [], "lines: blocks, columns: heads"
     if first["area"] is not None:
         note = f"% of what is on patches; the area: {100 * first['area']:.1f}"
         tables = [_table(r, "inside", 100) for r in results]
-        measures.append(PanelColumn("Inside the object", note, tables, "{:.0f}"))
+        columns.append(PanelColumn("Inside the object", note, tables, "{:.0f}"))
     note = f"nats, of the full row; at most {math.log(first['tokens']):.2f}"
-    measures.append(PanelColumn("Entropy", note, [_table(r, "entropy") for r in results], low=0))
+    columns.append(PanelColumn("Entropy", note, [_table(r, "entropy") for r in results], low=0))
     if any(layer["drift"] for result in results for layer in result["layers"]):
         corner += f"; drift and KL are from {names[0]}"
         note = "of the logits, squared"
         tables = [_table(r, "drift") for r in results]
-        measures.append(PanelColumn("Drift", note, tables, "{:.0f}", 0))
+        columns.append(PanelColumn("Drift", note, tables, "{:.0f}", 0))
         note = "nats, of the patches"
         tables = [_table(r, "kl") for r in results]
-        measures.append(PanelColumn("KL", note, tables, "{:.2f}", 0))
+        columns.append(PanelColumn("KL", note, tables, "{:.2f}", 0))
     lines = [[str(layer["layer"]) for layer in result["layers"]] for result in results]
-    return draw_panels(names, measures, lines, corner)
+    return draw_panels(names, columns, lines, corner)
 
 
-def _table(result: dict[str, Any], measure: str, times: float = 1) -> list[list[float]] | None:
-    rows = [layer[measure] for layer in result["layers"]]
+def _table(result: AttentionMetrics, metric: str, times: float = 1) -> list[list[float]] | None:
+    rows = [layer[metric] for layer in result["layers"]]  # type: ignore[literal-required]
     return None if None in rows else [[times * value for value in row] for row in rows]

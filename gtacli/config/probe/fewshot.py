@@ -6,21 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gtacli.config.common import read_numbers, read_words
-from gtacli.config.probe import FeatureProbeConfig
+from gtacli.config.common import read_words
+from gtacli.config.probe.common import Counts, FeatureProbeConfig
 
 
 class FewshotProbeConfig(FeatureProbeConfig):
-    """`gta probe fewshot`."""
+    """Options of `gta probe fewshot`."""
 
-    shots: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(read_numbers), Field(min_length=1)
-    ] = Field(
+    shots: Counts = Field(
         default=(1, 5, 10),
-        description="training images of each class",
+        description="training images per class",
         json_schema_extra={"metavar": "LIST", "default": "1,5,10"},
     )
-    draws: int = Field(default=20, ge=1, description="how often they are drawn anew")
+    draws: int = Field(default=20, ge=1, description="number of random draws of them")
     classifier: Annotated[
         tuple[Literal["linear", "centroid", "knn"], ...],
         BeforeValidator(read_words),
@@ -33,7 +31,9 @@ class FewshotProbeConfig(FeatureProbeConfig):
     c: float = Field(
         default=10.0, gt=0, description="linear: inverse strength of the penalty, as scikit-learn's"
     )
-    k: int = Field(default=20, ge=1, description="knn: how many neighbours vote")
+    k: int = Field(default=20, ge=1, description="knn: number of neighbors that vote")
     temperature: float = Field(
-        default=0.07, gt=0, description="knn: of the votes' weights, exp(cosine / temperature)"
+        default=0.07,
+        gt=0,
+        description="knn: temperature of the votes' weights, exp(cosine / temperature)",
     )

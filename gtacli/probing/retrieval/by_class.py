@@ -1,11 +1,11 @@
-"""`gta probe retrieval`: whether images of the same class, or of the same place, are nearest.
+"""`gta probe retrieval` by class: whether the nearest images have the query's class.
 
-Images are ranked by the cosine of their features. Of each query
+Images are ranked by the cosine of their features. For each query
 
     AP = mean over the relevant images of (relevant ones up to its rank) / (its rank)
     recall@k = 1 if one of the k nearest is relevant
 
-and the figures are means over the queries; those without any relevant image are left out. See
+and the metrics are means over the queries, without those that have no relevant image. See
 `revisited` for Oxford and Paris, whose protocol has its own formula.
 
 Shapes: Q queries, G images of the gallery.
@@ -25,17 +25,19 @@ from torch.nn import functional as F
 from gtacli.errors import GtaError, RunError
 from gtacli.measures.statistics import mean_interval
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.features.evaluation import Bench, Outcome, accuracy
+from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics
 
 RECALLS = (1, 5, 10)
 NUMBERS = 1 << 23
-"""Cosines at a time."""
+"""Cosines in memory at a time."""
 
 
-class Ranked(NamedTuple):
-    """Attributes:
-    precision: float64 (Q,), AP of each query, NaN without a relevant image.
-    first: int64 (Q,), the rank of the first relevant image, from 0; G where there is none.
+class Ranking(NamedTuple):
+    """The places of the relevant images in each query's ranking.
+
+    Attributes:
+        precision: float64 (Q,), AP of each query, NaN without a relevant image.
+        first: int64 (Q,), the rank of the first relevant image, from 0; G if there is none.
     """
 
     precision: NDArray[np.float64]
@@ -43,49 +45,48 @@ class Ranked(NamedTuple):
 
 
 def retrieval(
-    bench: Bench,
+    data: ProbeData,
     model: LoadedModel,
     gallery: Literal["test", "train"] = "test",
     recalls: Sequence[int] = RECALLS,
-) -> Outcome:
-    """Every test image asks for those of its class, among the other test images or the training
-    images.
+) -> ProbeResult:
+    """Search the other test images, or the training images, for the class of each test image.
 
-    Figures: `map` and `recall@K` with their intervals, `gallery`, `n_gallery`, `n_queries`.
+    For the metrics see `results.RetrievalResult`.
     """
-    test = bench.see(model, bench.parts.test)
-    searched = test if gallery == "test" else bench.see(model, bench.parts.train)
-    device = bench.cache.compute.device
-    ranked = rank(
+    test = data.extract(model, data.splits.test)
+    searched = test if gallery == "test" else data.extract(model, data.splits.train)
+    device = data.cache.compute.device
+    ranking = rank_gallery(
         test.values.to(device),
         test.labels.to(device),
         searched.values.to(device),
         searched.labels.to(device),
         among_themselves=gallery == "test",
     )
-    asked = ~np.isnan(ranked.precision)
-    if not asked.any():
-        raise GtaError("no image of the gallery is of the class of a test image: nothing to find")
-    precision, first = ranked.precision[asked], ranked.first[asked]
-    found = {f"recall@{k}": first < k for k in recalls}
-    figures: dict[str, Any] = {
+    counted = ~np.isnan(ranking.precision)
+    if not counted.any():
+        raise GtaError("no image of the gallery has the class of a test image")
+    precision, first = ranking.precision[counted], ranking.first[counted]
+    recalled = {f"recall@{k}": first < k for k in recalls}
+    metrics: dict[str, Any] = {
         "map": float(precision.mean()),
         "map_interval": [*mean_interval(precision)],
         "gallery": gallery,
         "n_gallery": len(searched) - (gallery == "test"),
         "n_queries": len(precision),
     }
-    for name, right in found.items():
-        figures |= accuracy(name, right)
+    for name, found in recalled.items():
+        metrics |= accuracy_metrics(name, found)
     n_train = len(searched) if gallery == "train" else 0
-    return Outcome(figures, n_train, len(test), test.keys, {"map": precision, **found})
+    return ProbeResult(metrics, n_train, len(test), test.keys, {"map": precision, **recalled})
 
 
 @torch.no_grad()
-def rank(
+def rank_gallery(
     queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, among_themselves: bool
-) -> Ranked:
-    """Ranks the gallery for each query by cosine; of equal ones the earlier comes first.
+) -> Ranking:
+    """Rank the gallery for each query by cosine; among equal ones the earlier comes first.
 
     Args:
         queries: (Q, C); labels: int64 (Q,).
@@ -94,25 +95,29 @@ def rank(
     """
     precision, first = [], []
     start = 0
-    for order in orders(queries, gallery, among_themselves):
+    for order in sort_gallery(queries, gallery, among_themselves):
         own = labels[start : start + len(order), None]
         relevant = gallery_labels[order] == own
         ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
         up_to = relevant.cumsum(1)
         total = (up_to.double() / ranks * relevant).sum(1)
-        precision.append((total / relevant.sum(1)).cpu())  # 0 / 0 where there is none
+        precision.append((total / relevant.sum(1)).cpu())  # 0 / 0 without a relevant image
         first.append((up_to == 0).sum(1).cpu())
         start += len(order)
-    return Ranked(torch.cat(precision).numpy(), torch.cat(first).numpy())
+    return Ranking(torch.cat(precision).numpy(), torch.cat(first).numpy())
 
 
-def orders(queries: Tensor, gallery: Tensor, among_themselves: bool = False) -> Iterator[Tensor]:
-    """int64 (some, G) the gallery's images by falling cosine, some queries at a time; without the
-    query itself where both are the same images. Raises RunError for features that are not finite.
+def sort_gallery(
+    queries: Tensor, gallery: Tensor, among_themselves: bool = False
+) -> Iterator[Tensor]:
+    """Yield the gallery's indices by descending cosine, int64 (some, G), some queries at a time.
+
+    If both are the same images, without the query itself. Raises RunError for features that are not
+    finite.
     """
     asked, searched = (F.normalize(x.float(), dim=1) for x in (queries, gallery))
     if not (asked.isfinite().all() and searched.isfinite().all()):
-        raise RunError("features: some are not finite (NaN or infinite), so nothing is near them")
+        raise RunError("some features are not finite (NaN or infinite)")
     rows = max(1, NUMBERS // max(1, len(searched)))
     for start in range(0, len(asked), rows):
         cosines = asked[start : start + rows] @ searched.T

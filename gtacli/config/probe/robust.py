@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from gtacli.config.common import FilePath
-from gtacli.config.probe import ProbeConfig
+from gtacli.config.probe.common import ProbeConfig
 
 
 class RobustProbeConfig(ProbeConfig):
-    """Whose answers are measured, on which images that are unlike ImageNet's."""
+    """Options of `gta probe robust`."""
 
     imagenet: FilePath | None = Field(
         default=None,
@@ -28,15 +28,17 @@ class RobustProbeConfig(ProbeConfig):
     )
     imagenet_r: FilePath | None = Field(
         default=None,
-        description="ImageNet-R: 200 folders of synsets, whose outputs alone compete",
+        description="ImageNet-R: 200 folders of synsets; predictions are restricted to them",
         json_schema_extra={"metavar": "DIR"},
     )
     imagenet_a: FilePath | None = Field(
-        default=None, description="ImageNet-A: likewise", json_schema_extra={"metavar": "DIR"}
+        default=None,
+        description="ImageNet-A: 200 folders of synsets; predictions are restricted to them",
+        json_schema_extra={"metavar": "DIR"},
     )
     cue_conflict: FilePath | None = Field(
         default=None,
-        description="images of one thing's shape and another's texture, named so "
-        "(cat1-elephant2.png), for the shape bias",
+        description="images with the shape of one class and the texture of another, named after "
+        "them (cat1-elephant2.png), for the shape bias",
         json_schema_extra={"metavar": "DIR"},
     )

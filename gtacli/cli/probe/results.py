@@ -1,0 +1,85 @@
+"""The run folder that probes share, and the output of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gtacli.cli import console
+from gtacli.cli.options import Call
+from gtacli.config.common import CommonConfig
+from gtacli.errors import UsageError
+from gtacli.runtime.processes import process_info
+
+if TYPE_CHECKING:
+    from gtacli.runtime.distribution import Processes
+    from gtacli.runtime.run_folder import RunFolder
+
+_IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol", "gallery")
+
+
+def open_folder(config: CommonConfig, call: Call, task: str, processes: Processes) -> RunFolder:
+    """Open the run folder and write run.json; an earlier probe's folder is added to.
+
+    Raises UsageError for a folder with anything else in it. With `overwrite` another command's run
+    is removed, unless it holds weights: they may be the model that is probed, and take days.
+    """
+    from gtacli.runtime.run_files import WEIGHTS_FILE
+    from gtacli.runtime.run_folder import RunFolder, default_out, environment
+
+    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}"))
+    folder = RunFolder(out, call.dry_run, processes)
+    if not _is_probe(folder):
+        if folder.has(WEIGHTS_FILE):
+            raise UsageError(
+                f"{out} holds a trained model, which a probe does not overwrite; choose another "
+                "folder",
+                option="out",
+            )
+        processes.run_on_main(lambda: folder.check_free(config.overwrite, resumable=False))
+        folder.clear()
+    settings = {"command": call.command, "config": config.model_dump(mode="json")}
+    folder.write_json("run.json", {**settings, **environment()})
+    return folder
+
+
+def _is_probe(folder: RunFolder) -> bool:
+    if not folder.has("run.json"):
+        return False
+    return str(folder.read_json("run.json").get("command", "")).startswith("probe ")
+
+
+def write_results(folder: RunFolder, results: Sequence[dict[str, Any]]) -> None:
+    """Write summary.json, keeping the results of other probes in the same folder."""
+    if folder.dry:
+        return
+    earlier = folder.read_json("summary.json")["results"] if folder.has("summary.json") else []
+    new = [_identity(result) for result in results]
+    others = [result for result in earlier if _identity(result) not in new]
+    folder.write_json("summary.json", {"results": [*others, *results]})
+
+
+def _identity(result: dict[str, Any]) -> list[Any]:
+    return [result.get(name) for name in _IDENTITY]
+
+
+def print_results(
+    call: Call,
+    results: Sequence[Mapping[str, Any]],
+    show: Callable[[], object],
+    skipped: Mapping[str, str] | None = None,
+) -> None:
+    """Print JSON lines with `json`, else what `show` prints; only in the main process.
+
+    Args:
+        skipped: images that could not be read, with the reason, which have not been printed yet.
+    """
+    if process_info().rank:
+        return
+    if not call.json:
+        show()
+        return
+    for key, reason in (skipped or {}).items():
+        console.emit({"image": key, "error": reason})
+    for result in results:
+        console.emit(result)

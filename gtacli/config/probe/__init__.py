@@ -1,0 +1,1 @@
+"""The configs of `gta probe`, one file per command."""
