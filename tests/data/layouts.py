@@ -1,4 +1,4 @@
-"""Small sets in the layouts in which they are published; conftest's `layout` makes them."""
+"""Functions that create small datasets in their published layouts, for the fixture `layout`."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ def photos(root: Path, names: Iterable[str]) -> None:
 
 
 def numbered(split: str, stems: Iterable[str] = CLASSES) -> list[tuple[str, int]]:
-    """(name, label) of a part: COUNTS of each class, interleaved, so that order is no accident."""
+    """Return (name, label) of a split: COUNTS of each class, interleaved to test the order."""
     first = {"train": 0, "val": 4, "test": 5}[split]
     return [
         (f"{stem}_{first + i}", label)
@@ -47,7 +47,7 @@ def lines(path: Path, text: Iterable[str]) -> None:
 
 
 def cells(values: Iterable[str]) -> np.ndarray:
-    """A MATLAB cell array of strings, N x 1."""
+    """Return a MATLAB cell array of strings, N x 1."""
     listed = list(values)
     array = np.empty((len(listed), 1), dtype=object)
     array[:, 0] = listed
@@ -55,7 +55,7 @@ def cells(values: Iterable[str]) -> np.ndarray:
 
 
 def structs(rows: list[dict[str, object]]) -> np.ndarray:
-    """A MATLAB struct array, 1 x N."""
+    """Return a MATLAB struct array, 1 x N."""
     array = np.empty((1, len(rows)), dtype=[(name, object) for name in rows[0]])
     for i, row in enumerate(rows):
         array[0, i] = tuple(row.values())
@@ -131,7 +131,7 @@ def md5(path: Path) -> str:
 
 
 def arrays(split: str, size: int) -> tuple[np.ndarray, list[int]]:
-    """uint8 (N, size, size, 3) and labels."""
+    """Return uint8 (N, size, size, 3) and labels."""
     labels = [label for _, label in numbered(split)]
     seed = {"train": 1, "test": 2}[split]
     shape = (len(labels), size, size, 3)
@@ -289,7 +289,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def wds(root: Path, patch: Patch) -> str:
-    """Two shards for training, one for testing, as WebDataset's writer makes them."""
+    """Write two shards for training and one for testing with WebDataset's writer."""
     lines(root / "classnames.txt", CLASSES)
     parts = {"train-000": numbered("train")[:5], "train-001": numbered("train")[5:]}
     seed = 0

@@ -140,7 +140,7 @@ def test_annotation_boxes(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(ANNOTATION)
     truth = read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
     assert truth == GroundTruth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
-    with pytest.raises(ImageError, match="is of 9 x 6 pixels, its image 9 x 5"):
+    with pytest.raises(ImageError, match="is for 9 x 6 pixels, its image has 9 x 5"):
         read_truth(tmp_path, PurePath("a.jpg"), (5, 9))
     (tmp_path / "a.xml").write_text("<annotation><size/></annotation>")
     assert read_truth(tmp_path, PurePath("a.jpg"), (6, 9)).boxes == ()
@@ -150,9 +150,9 @@ def test_annotation_boxes(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (ANNOTATION[:200], "cannot read annotation .*a.xml"),
-        (ANNOTATION.replace("<xmax>9</xmax>", ""), "an object without a whole bndbox"),
+        (ANNOTATION.replace("<xmax>9</xmax>", ""), "an object has an incomplete bndbox"),
         (ANNOTATION.replace("<xmax>9", "<xmax>wide"), "cannot read annotation"),
-        ("<html></html>", "is no VOC annotation"),
+        ("<html></html>", "is not a VOC annotation"),
     ],
 )
 def test_broken_annotations(text: str, message: str, tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Reader `aircraft`: FGVC-Aircraft as published (Maji et al., 2013), the 100 variants.
 
 `data/images/*.jpg`, `data/variants.txt`, `data/images_variant_{train,val,test}.txt` (id variant).
-The published train and val parts (3,334 and 3,333) are one training part of 6,667 here, as in the
-fine-grained field's protocol, whose sampling rates count from 6,667; so validation images are held
-out of what the rate keeps, as for the other sets.
+The published train and val splits (3,334 and 3,333 images) are one train split of 6,667, as in the
+protocol of fine-grained recognition, whose sampling rates refer to 6,667. So validation images are
+held out of the sampled images, as for the other datasets.
 """
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Publication, Record
+from gtacli.data.base import ImageDataset, Publication
 from gtacli.data.readers.published import PublishedReader, list_fields, list_lines
 from gtacli.errors import GtaError
 
@@ -16,6 +16,8 @@ _LISTS = ("images_variant_trainval.txt", "images_variant_test.txt")
 
 
 class Aircraft(PublishedReader):
+    """The reader of FGVC-Aircraft."""
+
     help = "FGVC-Aircraft as published: data/images, data/images_variant_trainval.txt"
     name = "aircraft"
     published = Publication(
@@ -25,22 +27,20 @@ class Aircraft(PublishedReader):
         100,
     )
     tops = ("fgvc-aircraft-2013b",)
-    # Also the archive's data/ by itself.
+    # The second one is the archive's data/ by itself.
     layouts = tuple(
         tuple(data + name for name in ("images", "variants.txt", *_LISTS)) for data in ("data/", "")
     )
 
     def read_layout(self, root: Path) -> ImageDataset:
         data = root / "data" if (root / "data/variants.txt").exists() else root
-        classes = tuple(name for _, name in list_lines(data / "variants.txt"))
-        labels = {name: label for label, name in enumerate(classes)}
-        splits: dict[str, list[Record]] = {}
-        for split, name in zip(("train", "test"), _LISTS, strict=True):
+        names = {name: name for _, name in list_lines(data / "variants.txt")}
+        rows: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+        for split, name in zip(rows, _LISTS, strict=True):
             for number, (image, variant) in list_fields(data / name, "image variant"):
-                if variant not in labels:
+                if variant not in names:
                     raise GtaError(
                         f"{data / name}, line {number}: '{variant}' is not in variants.txt"
                     )
-                record = Record(f"{image}.jpg", labels[variant], data / "images" / f"{image}.jpg")
-                splits.setdefault(split, []).append(record)
-        return self.dataset(root, classes, splits)
+                rows[split].append((f"{image}.jpg", variant))
+        return self.dataset(root, names, rows, data / "images")

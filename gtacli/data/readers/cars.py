@@ -1,14 +1,15 @@
 """Reader `cars`: Stanford Cars (Krause et al., 2013), in either of its published layouts.
 
 `cars_train/`, `cars_test/`, `devkit/` (`cars_train_annos.mat`, `cars_meta.mat`) and
-`cars_test_annos_withlabels.mat` (beside `devkit/`, as torchvision wants it, or in it); or
-`car_ims/` and `cars_annos.mat`, all images in one, numbered otherwise. Boxes are not used.
+`cars_test_annos_withlabels.mat` (beside `devkit/`, as torchvision requires, or in it); or
+`car_ims/` and `cars_annos.mat`, with all images in one folder and other numbers. Boxes are not
+used.
 """
 
 from pathlib import Path
 from typing import Any
 
-from gtacli.data.base import ImageDataset, Publication, Record
+from gtacli.data.base import ImageDataset, Publication
 from gtacli.data.readers.published import PublishedReader, read_mat
 from gtacli.errors import GtaError
 
@@ -17,11 +18,13 @@ _DEVKIT = ("cars_train", "cars_test", "devkit/cars_train_annos.mat", "devkit/car
 
 
 class Cars(PublishedReader):
+    """The reader of Stanford Cars."""
+
     help = "Stanford Cars as published: cars_train/, cars_test/, devkit/, or car_ims/"
     name = "cars"
     published = Publication(
         "Stanford Cars",
-        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (offline since; seek a copy)",
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (offline now; look for a copy)",
         {"train": 8144, "test": 8041},
         196,
     )
@@ -33,13 +36,13 @@ class Cars(PublishedReader):
     )
 
     def read_layout(self, root: Path) -> ImageDataset:
-        splits: dict[str, list[Record]] = {"train": [], "test": []}
-        whole = root / "cars_annos.mat"
-        if whole.exists() and (root / "car_ims").exists():
-            rows, names = read_mat(whole, "annotations", "class_names")
-            for row in rows:
-                split = "test" if _field(whole, row, "test") else "train"
-                splits[split].append(_record(root, whole, row, "relative_im_path", len(names)))
+        rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+        common = root / "cars_annos.mat"
+        if common.exists() and (root / "car_ims").exists():
+            annotations, names = read_mat(common, "annotations", "class_names")
+            for row in annotations:
+                split = "test" if _field(common, row, "test") else "train"
+                rows[split].append(_row(common, row, "relative_im_path", len(names)))
         else:
             (names,) = read_mat(root / "devkit/cars_meta.mat", "class_names")
             test = root / _TEST
@@ -48,22 +51,19 @@ class Cars(PublishedReader):
                 "test": test if test.exists() else root / "devkit" / _TEST,
             }
             for split, table in tables.items():
-                (rows,) = read_mat(table, "annotations")
-                folder = f"cars_{split}/"
-                splits[split] = [
-                    _record(root, table, row, "fname", len(names), folder) for row in rows
+                (annotations,) = read_mat(table, "annotations")
+                rows[split] = [
+                    _row(table, row, "fname", len(names), f"cars_{split}/") for row in annotations
                 ]
-        return self.dataset(root, tuple(str(name) for name in names), splits)
+        return self.dataset(root, {i: str(n) for i, n in enumerate(names, start=1)}, rows, root)
 
 
-def _record(
-    root: Path, table: Path, row: Any, column: str, classes: int, folder: str = ""
-) -> Record:
+def _row(table: Path, row: Any, column: str, classes: int, folder: str = "") -> tuple[str, int]:
     key = folder + str(_field(table, row, column))
     number = int(_field(table, row, "class"))
     if not 1 <= number <= classes:
-        raise GtaError(f"{table}: {key} has class {number}, of {classes}")
-    return Record(key, number - 1, root / key)
+        raise GtaError(f"{table}: {key} has class {number}, but there are {classes} classes")
+    return key, number
 
 
 def _field(table: Path, row: Any, column: str) -> Any:

@@ -1,11 +1,11 @@
-"""Reader `coco20k`: the 19,817 images of COCO train2014 on which object discovery is measured.
+"""Reader `coco20k`: the 19,817 images of COCO train2014 that benchmarks of object discovery use.
 
 Vo et al. (2020) drew them; LOST (arXiv 2109.14279) and TokenCut published the list,
 coco_20k_filenames.txt, with lines such as `train2014/COCO_train2014_000000560992.jpg`. The boxes
-are those of instances_train2014.json without crowds, rounded as LOST does it.
+are those of instances_train2014.json without crowds, rounded as in LOST.
 
-ROOT holds train2014/ (or images/train2014/) and annotations/ as COCO's archives unpack, and the
-list (or it lies beside ROOT, as in LOST). All images have the one class `image`.
+ROOT contains train2014/ (or images/train2014/) and annotations/ from COCO's archives, and the list
+(which may also be beside ROOT, as in LOST). All images have the single class `image`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ LIST_HOME = "https://github.com/YangtaoWANG95/TokenCut/tree/master/datasets"
 
 
 class COCO20k(DatasetReader):
-    help = "the 19,817 images of COCO train2014 of object discovery, with boxes, for gta segment"
+    """The reader of COCO 20k."""
+
+    help = "19,817 images of COCO train2014 for object discovery, with boxes, for gta segment"
 
     def read(self, root: Path | None) -> ImageDataset:
         root = require_folder(root, "coco20k")
         names = _names(root)
-        folder = _photographs(root)
+        folder = _image_folder(root)
         boxes = _boxes(root / "annotations" / "instances_train2014.json", set(names))
         records = tuple(
             Record(f"train2014/{name}", 0, folder / name, boxes=boxes[name]) for name in names
@@ -52,7 +54,7 @@ def _names(root: Path) -> list[str]:
     raise GtaError(f"{root / LIST} is missing: it is published in {LIST_HOME}")
 
 
-def _photographs(root: Path) -> Path:
+def _image_folder(root: Path) -> Path:
     for folder in (root / "train2014", root / "images" / "train2014"):
         if folder.is_dir():
             return folder
@@ -60,7 +62,7 @@ def _photographs(root: Path) -> Path:
 
 
 def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
-    """By the image's file name; of the images asked for."""
+    """Read the boxes of the images `names`, by file name."""
     if not path.is_file():
         raise GtaError(
             f"{path} is missing: unpack {HOME}annotations/{ANNOTATIONS} in {path.parent.parent}"

@@ -6,12 +6,14 @@ from 1), beside `Images` or in `lists/`. The boxes in `Annotation/` are not used
 
 from pathlib import Path
 
-from gtacli.data.base import ImageDataset, Publication, Record
+from gtacli.data.base import ImageDataset, Publication
 from gtacli.data.readers.published import PublishedReader, read_mat
 from gtacli.errors import GtaError
 
 
 class Dogs(PublishedReader):
+    """The reader of Stanford Dogs."""
+
     help = "Stanford Dogs as published: Images/, train_list.mat, test_list.mat"
     name = "dogs"
     published = Publication(
@@ -26,7 +28,6 @@ class Dogs(PublishedReader):
 
     def read_layout(self, root: Path) -> ImageDataset:
         lists = root if (root / "train_list.mat").exists() else root / "lists"
-        splits: dict[str, list[Record]] = {}
         names: dict[int, str] = {}
         rows = {}
         for split in ("train", "test"):
@@ -36,9 +37,4 @@ class Dogs(PublishedReader):
                 raise GtaError(f"{path} has {len(files)} files and {len(numbers)} labels")
             rows[split] = [(str(f), int(n)) for f, n in zip(files, numbers, strict=True)]
             names.update({number: file.split("/")[0] for file, number in rows[split]})
-        labels = {number: label for label, number in enumerate(sorted(names))}
-        for split in rows:
-            splits[split] = [
-                Record(file, labels[number], root / "Images" / file) for file, number in rows[split]
-            ]
-        return self.dataset(root, tuple(names[number] for number in labels), splits)
+        return self.dataset(root, dict(sorted(names.items())), rows, root / "Images")

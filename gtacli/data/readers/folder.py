@@ -1,4 +1,4 @@
-"""Reader `folder`: `train/ val/ test/` of class folders, or bare class folders (all train)."""
+"""Reader `folder`: `train/ val/ test/` of class folders, or class folders alone (all train)."""
 
 import logging
 from pathlib import Path
@@ -12,15 +12,17 @@ _LAYOUT = "expected train/ val/ test/ of class folders, or class folders"
 
 
 class Folder(DatasetReader):
-    help = "train/ val/ test/ of class folders, or bare class folders (all of them training)"
+    """The reader of class folders."""
+
+    help = "train/ val/ test/ of class folders, or class folders alone (all for training)"
 
     def read(self, root: Path | None) -> ImageDataset:
         root = require_folder(root, "folder")
         found = {
-            split: {folder.name: _class_images(folder) for folder in _class_folders(part)}
-            for split, part in _parts(root).items()
+            split: {folder.name: _class_images(folder) for folder in _class_folders(path)}
+            for split, path in _split_folders(root).items()
         }
-        # Sorted by name, as torchvision's ImageFolder: labels then agree with other tools'.
+        # Sorted by name like torchvision's ImageFolder, so that labels agree with other tools.
         classes = tuple(sorted({name for by_class in found.values() for name in by_class}))
         labels = {name: label for label, name in enumerate(classes)}
         splits = {
@@ -34,36 +36,36 @@ class Folder(DatasetReader):
         return ImageDataset(root.resolve().name, classes, splits)
 
 
-def _parts(root: Path) -> dict[str, Path]:
+def _split_folders(root: Path) -> dict[str, Path]:
     folders = list_subfolders(root)
-    parts: dict[str, Path] = {}
+    splits: dict[str, Path] = {}
     others: list[Path] = []
     for folder in folders:
         split = SPLIT_NAMES.get(folder.name.lower())
         if split is None:
             others.append(folder)
-        elif split in parts:
-            raise GtaError(f"{root} holds both {parts[split].name}/ and {folder.name}/")
+        elif split in splits:
+            raise GtaError(f"{root} holds both {splits[split].name}/ and {folder.name}/")
         else:
-            parts[split] = folder
-    if not parts:
+            splits[split] = folder
+    if not splits:
         return {"train": root}
-    if others and "train" not in parts:
-        names = ", ".join(f"{part.name}/" for part in parts.values())
+    if others and "train" not in splits:
+        names = ", ".join(f"{path.name}/" for path in splits.values())
         raise GtaError(
             f"{root} mixes {names} with class folders such as {others[0].name}/, and has no train/"
         )
     for other in others:
-        log.info("%s: not train, val or test: not read", other)
-    return parts
+        log.info("%s is not train, val or test: it is not read", other)
+    return splits
 
 
-def _class_folders(part: Path) -> list[Path]:
-    folders = list_subfolders(part)
+def _class_folders(folder: Path) -> list[Path]:
+    folders = list_subfolders(folder)
     if not folders:
-        loose = any(is_image(path.name) for path in part.iterdir())
+        loose = any(is_image(path.name) for path in folder.iterdir())
         state = "holds images but no class folder" if loose else "is empty"
-        raise GtaError(f"folder {part} {state}: {_LAYOUT}")
+        raise GtaError(f"folder {folder} {state}: {_LAYOUT}")
     return folders
 
 

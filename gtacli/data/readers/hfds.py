@@ -1,12 +1,13 @@
-"""Family `hfds`: data sets of Hugging Face, as `--data hfds/NAME`; the spec is timm's.
+"""Family `hfds`: datasets of Hugging Face with the spec `hfds/NAME`, as in timm.
 
-NAME is a set of the hub (fetched by `datasets` into its own cache; with HF_HUB_OFFLINE=1 only what
-lies there), or a local folder: one written by `save_to_disk`, or parquet files or image folders as
-`datasets` reads them. The image column is the only one of that type, else `image` or `img`; the
-label column the only ClassLabel, else `label`, `labels` or `fine_label`. A part whose rows all
-lack a label (-1) is left out. Rows stay where they are, memory-mapped; an image is read when it is
-asked for. timm's ReaderHfds has to be told part and columns, and cannot read what `save_to_disk`
-wrote (`load_dataset` mistakes it for loose files), so the tables are asked directly.
+NAME is a dataset of the hub (downloaded by `datasets` into its own cache; with HF_HUB_OFFLINE=1
+only read from there), or a local folder: written by `save_to_disk`, or with parquet files or image
+folders that `datasets` reads. The image column is the only one of that type, else `image` or `img`;
+the label column is the only ClassLabel, else `label`, `labels` or `fine_label`. A split without
+labels (all -1) is omitted. Rows are memory-mapped, and images are read when needed.
+
+timm's ReaderHfds needs the names of split and columns, and cannot read the result of `save_to_disk`
+(`load_dataset` treats it as loose files), so the tables are read directly.
 """
 
 import logging
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class HuggingFace(DatasetFamily):
-    help = "a Hugging Face data set: hfds/NAME of the hub, or hfds/FOLDER"
+    """The reader of Hugging Face datasets."""
+
+    help = "a Hugging Face dataset: hfds/NAME of the hub, or hfds/FOLDER"
     usage = "hfds/NAME"
 
     def open(self, rest: str) -> ImageDataset:
@@ -38,75 +41,77 @@ class HuggingFace(DatasetFamily):
         local = Path(rest).expanduser()
         name = str(local) if local.exists() else rest
         spec = f"hfds/{rest}"
-        shown = datasets.are_progress_bars_disabled()
+        disabled = datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
         try:
             return self._read(datasets, name, spec)
         except GtaError:
             raise
-        except Exception as error:  # the hub's, the builder's or the file's
+        except Exception as error:  # of the hub, the builder or the file
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise GtaError(f"{spec} cannot be loaded ({what})") from error
         finally:
-            if not shown:
+            if not disabled:
                 datasets.enable_progress_bars()
 
     def _read(self, datasets: Any, name: str, spec: str) -> ImageDataset:
         tables = _tables(datasets, name)
         words = {word: SPLIT_NAMES[word.lower()] for word in tables if word.lower() in SPLIT_NAMES}
         if not words:
-            raise GtaError(f"{spec} has no train, val or test part (it has {', '.join(tables)})")
+            raise GtaError(f"{spec} has no train, val or test split (it has {', '.join(tables)})")
         for word in set(tables) - set(words):
-            log.info("%s: part '%s' is not train, val or test: not read", spec, word)
+            log.info("%s: split '%s' is not train, val or test: it is not read", spec, word)
         features = tables[next(iter(words))].features
         image = _column(spec, features, datasets.Image, ("image", "img"))
         label = _column(spec, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
-        found: dict[str, tuple[Rows, list[Any]]] = {}
+        found: dict[str, tuple[ImageTable, list[Any]]] = {}
         for word, split in words.items():
-            # The image alone, encoded: else every image of a row would be decoded, a mask's too.
+            # The encoded image only; otherwise all images of a row would be decoded, even masks.
             table = tables[word].select_columns([image, label])
-            rows = Rows(table.cast_column(image, datasets.Image(decode=False)), image, word, spec)
+            rows = ImageTable(
+                table.cast_column(image, datasets.Image(decode=False)), image, word, spec
+            )
             values = list(table[label])
             missing = [i for i, value in enumerate(values) if value is None or value == -1]
             if missing and len(missing) == len(values):
-                log.warning("%s: part '%s' has no labels: left out", spec, word)
+                log.warning("%s: split '%s' has no labels and is omitted", spec, word)
             elif missing:
-                raise GtaError(f"{spec}: row {missing[0]} of part '{word}' has no label")
+                raise GtaError(f"{spec}: row {missing[0]} of split '{word}' has no label")
             else:
                 found[split] = rows, values
         index, classes = _classes([values for _, values in found.values()], features[label])
         splits = {
             split: tuple(
-                Record(f"{split}/{i}", index[value], Row(rows, i)) for i, value in enumerate(values)
+                Record(f"{split}/{i}", index[value], TableImage(rows, i))
+                for i, value in enumerate(values)
             )
             for split, (rows, values) in found.items()
         }
         return ImageDataset(spec, classes, splits)
 
 
-class Rows:
-    """A part of a set: its table, with undecoded images in `column`."""
+class ImageTable:
+    """The table of a split, with encoded images in `column`."""
 
-    def __init__(self, table: Any, column: str, part: str, spec: str) -> None:
+    def __init__(self, table: Any, column: str, split: str, spec: str) -> None:
         self.table = table
         self.column = column
-        self.name = f"{spec}/{part}"
+        self.name = f"{spec}/{split}"
 
     @cached_property
     def sizes(self) -> list[int]:
-        """In bytes, from Arrow's offsets: no image is read."""
+        """Sizes of the images in bytes, from Arrow's offsets."""
         return list(self._sizes())
 
     @cached_property
     def state(self) -> str | None:
-        """Of the files that the images lie in; None where they lie in memory, or have files of
-        their own, which may change while these stay."""
+        """The state of the table's files; None if images are in memory or in files of their own."""
         files = self.table.cache_files
         chunks = self.table.data.column(self.column).chunks
         if not files or any(chunk.field("bytes").null_count for chunk in chunks):
             return None
         states = (read_file_state(Path(file["filename"])) for file in files)
-        # The fingerprint says which rows of the files the table has, in which order.
+        # The fingerprint identifies the rows of the files and their order.
         return "\0".join((self.table._fingerprint, *states))
 
     def _sizes(self) -> Iterator[int]:
@@ -121,26 +126,28 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row(PackedImage):
-    rows: Rows
+class TableImage(PackedImage):
+    """An image in a row of a table."""
+
+    table: ImageTable
     index: int
 
     def open(self) -> BinaryIO:
-        image = self.rows.table[self.index][self.rows.column]
+        image = self.table.table[self.index][self.table.column]
         return Path(image["path"]).open("rb") if image["bytes"] is None else BytesIO(image["bytes"])
 
     def stamp(self) -> int:
-        return self.rows.sizes[self.index]
+        return self.table.sizes[self.index]
 
     def state(self) -> str | None:
-        return None if self.rows.state is None else f"{self.rows.state}\0{self.index}"
+        return None if self.table.state is None else f"{self.table.state}\0{self.index}"
 
     def __str__(self) -> str:
-        return f"{self.rows.name}, row {self.index}"
+        return f"{self.table.name}, row {self.index}"
 
 
 def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
-    """The parts by their names; a single saved table is all training."""
+    """Return the splits by name; a single saved table is the train split."""
     folder = Path(name)
     if not any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         loaded: Mapping[str, Any] = datasets.load_dataset(name)
@@ -150,7 +157,7 @@ def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
 
 
 def _column(spec: str, features: Mapping[str, Any], kind: type, names: Sequence[str]) -> str:
-    """The only column of `kind`, else the first of `names`."""
+    """Return the only column of `kind`, else the first of `names`."""
     fitting = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(fitting) == 1:
         return fitting[0]
@@ -158,14 +165,16 @@ def _column(spec: str, features: Mapping[str, Any], kind: type, names: Sequence[
         if name in features and (not fitting or name in fitting):
             return name
     what = "image" if "image" in names else "label"
-    raise GtaError(f"{spec}: which column is the {what}? It has {', '.join(features)}")
+    raise GtaError(
+        f"{spec}: it is unclear which column is the {what}; it has {', '.join(features)}"
+    )
 
 
-def _classes(parts: Sequence[list[Any]], feature: Any) -> tuple[dict[Any, int], tuple[str, ...]]:
-    """Label of every value, and the classes' names."""
+def _classes(splits: Sequence[list[Any]], feature: Any) -> tuple[dict[Any, int], tuple[str, ...]]:
+    """Return the label of every value, and the names of the classes."""
     names = getattr(feature, "names", None)
     if names is not None:
         return {i: i for i in range(len(names))}, tuple(names)
-    by_name = {str(value): value for values in parts for value in values}
+    by_name = {str(value): value for values in splits for value in values}
     classes = sorted_labels(set(by_name))
     return {by_name[name]: label for label, name in enumerate(classes)}, classes

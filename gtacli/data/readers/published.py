@@ -1,31 +1,33 @@
-"""What readers of published layouts share: recognition, and errors that say where the set is.
+"""The base class of readers of published layouts, and functions that read their lists.
 
-The lists of a set are read in full; whether its photographs are there is asked once for the whole
-set (`require_images`), so that `gta data check` can name every one that is missing.
+A reader does not check that the images exist; `require_images` checks the whole dataset once, so
+that `gta data check` can report all that are missing.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.errors import GtaError
 
+ClassId = TypeVar("ClassId", int, str)
+
 
 class PublishedReader(DatasetReader):
-    """A set whose folder looks as its authors' archives unpack."""
+    """Base class of readers of a dataset in the layout of its authors' archives."""
 
     name: ClassVar[str]
     published: ClassVar[Publication]
     tops: ClassVar[tuple[str, ...]] = ()
-    """Top folders of its archives: the set may lie in one of them below the given folder."""
+    """Top folders of its archives, in which the dataset may be below the given folder."""
     layouts: ClassVar[tuple[tuple[str, ...], ...]]
-    """Each the files and folders, all of which mark one known layout."""
+    """Known layouts, each with the files and folders that it must contain."""
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:
-        """Whether `root` itself is laid out so."""
+        """Return whether `root` itself has one of the layouts."""
         return any(all((root / mark).exists() for mark in marks) for marks in cls.layouts)
 
     def read(self, root: Path | None) -> ImageDataset:
@@ -38,22 +40,42 @@ class PublishedReader(DatasetReader):
         nearest = min(self.layouts, key=lambda marks: len(_absent(place, marks)))
         absent = ", ".join(_absent(place, nearest))
         title, home = self.published.title, self.published.home
-        raise GtaError(f"{place} is not a {title} folder: no {absent} in it; published at {home}")
+        raise GtaError(f"{place} is not a {title} folder, it lacks {absent}; published at {home}")
 
     @abstractmethod
     def read_layout(self, root: Path) -> ImageDataset:
-        """The set at `root`, which is recognised."""
+        """Read the dataset at `root`, which has one of the layouts."""
 
     def dataset(
-        self, root: Path, classes: tuple[str, ...], splits: dict[str, list[Record]]
+        self,
+        root: Path,
+        names: Mapping[ClassId, str],
+        rows: Mapping[str, Sequence[tuple[str, ClassId]]],
+        images: Path,
+        masks: Path | None = None,
     ) -> ImageDataset:
-        """Its parts, those without a record left out."""
-        parts = {split: tuple(records) for split, records in splits.items() if records}
-        return ImageDataset(root.resolve().name, classes, parts, self.published)
+        """Create the dataset from its lists.
+
+        Args:
+            root: folder of the dataset.
+            names: class names by id, in the order of the labels.
+            rows: keys and class ids of the images by split; empty splits are omitted.
+            images: folder of the images; a key is the path in it.
+            masks: folder of the masks (.png), which need not exist.
+        """
+        labels = {class_id: label for label, class_id in enumerate(names)}
+
+        def record(key: str, class_id: ClassId) -> Record:
+            mask = (masks / key).with_suffix(".png") if masks else None
+            mask = mask if mask and mask.exists() else None
+            return Record(key, labels[class_id], images / key, mask)
+
+        splits = {s: tuple(record(*row) for row in part) for s, part in rows.items() if part}
+        return ImageDataset(root.resolve().name, tuple(names.values()), splits, self.published)
 
 
 def require_images(dataset: ImageDataset) -> None:
-    """Raise GtaError that names the first missing photograph of a published set."""
+    """Raise GtaError if an image of a published dataset is missing."""
     missing = [record for _, record in dataset.records() if is_missing(record)]
     if missing and dataset.published is not None:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -64,11 +86,12 @@ def require_images(dataset: ImageDataset) -> None:
 
 
 def is_missing(record: Record) -> bool:
+    """Return whether the record is a file that does not exist."""
     return isinstance(record.path, Path) and not record.path.is_file()
 
 
 def list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines of a list that are not empty."""
+    """Yield (number, text) of the nonempty lines of a list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -79,7 +102,7 @@ def list_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def list_fields(path: Path, names: str) -> Iterator[tuple[int, list[str]]]:
-    """(number, fields) of a list's lines, one field for each of the `names`."""
+    """Yield (number, fields) of the lines of a list, with one field for each of `names`."""
     count = len(names.split())
     for number, line in list_lines(path):
         fields = line.split(maxsplit=count - 1)
@@ -89,13 +112,13 @@ def list_fields(path: Path, names: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_mat(path: Path, *names: str) -> list[list[Any]]:
-    """The variables `names` of a MATLAB file, each as a flat list."""
+    """Read the variables `names` of a MATLAB file, each as a flat list."""
     import numpy as np
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, squeeze_me=True)
-    except Exception as error:  # scipy raises almost anything for a broken file
+    except Exception as error:  # scipy raises many types of errors for a broken file
         raise GtaError(f"cannot read {path}: not a readable MATLAB file ({error})") from error
     for name in names:
         if name not in content:

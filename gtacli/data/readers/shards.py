@@ -1,16 +1,16 @@
-"""Family `wds`: WebDataset shards, as `--data wds/URL`.
+"""Family `wds`: WebDataset shards with the spec `wds/URL`.
 
-URL is a pattern of tars (`wds/birds/train-{000..003}.tar`, `{a,b}` and `*` too) or a folder of
-them. The samples are as timm's ReaderWds has them: members that share a name up to its first dot,
-an image, and `.cls` (or the field `label` in `.json`). A part is what the shard's name or its
-folder's says, all is training where none says any. The classes' names come from `classnames.txt` or
+URL is a pattern of tars (`wds/birds/train-{000..003}.tar`, also `{a,b}` and `*`) or a folder of
+them. Samples are those of timm's ReaderWds: members that share a name up to its first dot, an
+image, and `.cls` (or the field `label` in `.json`). The name of a shard or its folder contains the
+split; without any, all shards are for training. Class names are read from `classnames.txt` or
 `classes.txt` beside the shards.
 
-Few-label fine-tuning draws a share of each class, holds images out and resumes at any batch. A
-stream, as timm's reader is, can do none of it. So the shards are indexed at the start, from the
-tars' headers, and every sample is a record that is read by its offset, as a file of a folder is.
-For the same reason remote shards (`https:`, `pipe:`, whatever webdataset opens) are fetched once
-into the cache folder: a labelled set for fine-tuning is small.
+Fine-tuning samples by class, holds images out and resumes at any batch, which a stream like timm's
+reader does not allow. So the shards are indexed from the tars' headers, and every sample is a
+record that is read by its offset. For the same reason remote shards (`https:`, `pipe:` and others
+of webdataset) are downloaded once into the cache folder; labeled datasets for fine-tuning are
+small.
 """
 
 import glob
@@ -20,7 +20,6 @@ import logging
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -32,6 +31,7 @@ from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
 
 log = logging.getLogger(__name__)
@@ -39,39 +39,42 @@ CLASS_NAMES = ("classnames.txt", "classes.txt")
 
 
 class Shard(NamedTuple):
+    """A shard; `name` is its path relative to the pattern's first wildcard."""
+
     name: str
-    """Its path below the part of the pattern that is fixed."""
     path: Path
 
 
 class Shards(DatasetFamily):
-    help = "WebDataset shards: wds/FOLDER, wds/PATH/{000..003}.tar, or a URL of such"
+    """The reader of WebDataset shards."""
+
+    help = "WebDataset shards: wds/FOLDER, wds/PATH/{000..003}.tar, or a URL of shards"
     usage = "wds/URL"
 
     def open(self, rest: str) -> ImageDataset:
         top, shards = _find(rest)
-        parts = {shard: _part(shard.name) for shard in shards}
-        if any(parts.values()) and not all(parts.values()):
-            shard = next(shard for shard, part in parts.items() if part is None)
-            raise GtaError(f"wds/{rest}: does {shard.name} belong to train, val or test?")
+        split_of = {shard: _split(shard.name) for shard in shards}
+        if any(split_of.values()) and not all(split_of.values()):
+            shard = next(shard for shard, split in split_of.items() if split is None)
+            raise GtaError(f"wds/{rest}: the name of {shard.name} must contain train, val or test")
         samples = {shard: list(_labelled(shard)) for shard in shards}
         used = {label for part in samples.values() for _, _, label in part}
         classes = _class_names(top, used) or sorted_labels(used)
         index = {name: label for label, name in enumerate(classes)}
-        if used - set(index):  # numbers, which index a list of names
+        if used - set(index):  # the labels are indices of the listed names
             index = {str(label): label for label in range(len(classes))}
         splits: dict[str, list[Record]] = {}
         for shard, part in samples.items():
-            splits.setdefault(parts[shard] or "train", []).extend(
+            splits.setdefault(split_of[shard] or "train", []).extend(
                 Record(f"{shard.name}/{name}", index[label], member) for name, member, label in part
             )
         name = (top.name if top else "") or f"wds/{rest}"
         return ImageDataset(name, classes, {split: tuple(part) for split, part in splits.items()})
 
     def images(self, rest: str) -> ImageDataset:
-        """All images of the training shards in one class, whatever labels they have or lack."""
+        """Read all images of the training shards in a single class, ignoring labels."""
         top, shards = _find(rest)
-        training = [shard for shard in shards if _part(shard.name) in (None, "train")]
+        training = [shard for shard in shards if _split(shard.name) in (None, "train")]
         records = (
             Record(f"{shard.name}/{image.name}", 0, image)
             for shard in training
@@ -83,7 +86,7 @@ class Shards(DatasetFamily):
 
 @dataclass(frozen=True, slots=True)
 class Member(PackedImage):
-    """Bytes `offset` to `offset + size` of a shard."""
+    """An image in a shard, from `offset` to `offset + size`."""
 
     shard: Path
     name: str
@@ -106,7 +109,7 @@ class Member(PackedImage):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{000..003}` and `{a,b}`, as shells and WebDataset expand them."""
+    """Expand `{000..003}` and `{a,b}` like shells and WebDataset."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces is None:
         return [pattern]
@@ -119,13 +122,13 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
-    """The folder of the shards (None: remote), and the shards."""
+    """Return the folder of the shards (None if they are remote), and the shards."""
     fixed = re.split(r"[{*?[]", pattern, maxsplit=1)[0]
     start = len(fixed) - len(fixed.rpartition("/")[2])
-    if re.match(r"[a-z][a-z0-9+]+:", pattern):  # two letters at least: not a Windows drive
+    if re.match(r"[a-z][a-z0-9+]+:", pattern):  # at least two letters: not a Windows drive
         urls = expand_braces(pattern)
         names = [re.sub(r"(\.tar)\b.*", r"\1", url[start:]) for url in urls]
-        return None, [Shard(n, _fetched(url, n)) for n, url in zip(names, urls, strict=True)]
+        return None, [Shard(n, _download(url, n)) for n, url in zip(names, urls, strict=True)]
     folder = Path(pattern).expanduser()
     if folder.is_dir():
         paths = sorted(p for p in folder.rglob("*.tar") if not is_hidden(p.name))
@@ -142,14 +145,14 @@ def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
     return top, shards
 
 
-def _part(name: str) -> str | None:
-    """What the shard's name says, else the nearest of its folders."""
-    steps = [split_in_name(step) for step in reversed(name.split("/"))]
-    return next((part for part in steps if part), None)
+def _split(name: str) -> str | None:
+    """Return the split in the shard's name, else in its nearest folder."""
+    splits = (split_in_name(step) for step in reversed(name.split("/")))
+    return next(filter(None, splits), None)
 
 
 def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
-    """(image, label or None) of a shard's samples, in their order."""
+    """Yield (image, label or None) of a shard's samples in order."""
     labels: dict[str, str] = {}
     images: dict[str, Member] = {}
     try:
@@ -175,18 +178,18 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
 
 
 def _labelled(shard: Shard) -> Iterator[tuple[str, Member, str]]:
-    """(name, image, label) of a shard's samples that have a label."""
+    """Yield (name, image, label) of a shard's samples. Raises GtaError if a label is missing."""
     skipped = 0
     for image, label in _samples(shard):
         if label is None:
             key = image.name.rpartition(".")[0]
             raise GtaError(f"{image} has no label: no {key}.cls, and no 'label' in {key}.json")
-        if re.fullmatch(r"-\d+", label):  # so shards say of a sample that it has none
+        if re.fullmatch(r"-\d+", label):  # a negative label means that there is none
             skipped += 1
         else:
             yield image.name, image, str(int(label)) if label.isdecimal() else label
     if skipped:
-        log.warning("%s: %d samples with a negative label are left out", shard.name, skipped)
+        log.warning("%s: %d samples with a negative label are omitted", shard.name, skipped)
 
 
 def _label(text: str) -> str | None:
@@ -196,7 +199,7 @@ def _label(text: str) -> str | None:
 
 
 def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
-    """The names listed beside the shards, where the labels are such names or index them."""
+    """Return the class names listed beside the shards, if there is a list."""
     for file in CLASS_NAMES if top else ():
         path = (top or Path()) / file
         if path.is_file():
@@ -208,8 +211,8 @@ def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
     return None
 
 
-def _fetched(url: str, name: str) -> Path:
-    """The local copy of a remote shard, fetched where there is none yet."""
+def _download(url: str, name: str) -> Path:
+    """Return the local copy of a remote shard; download it if there is none."""
     stem = hashlib.sha256(url.encode()).hexdigest()[:12]
     target = cache_dir() / "wds" / f"{stem}-{name.rpartition('/')[2]}"
     if target.is_file():
@@ -220,16 +223,15 @@ def _fetched(url: str, name: str) -> Path:
         raise GtaError(
             "remote shards need the package webdataset: pip install 'gtacli[wds]'"
         ) from error
-    log.info("fetching %s into %s (once)", url, target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".fetch-"))
-    try:
-        with gopen(url, "rb") as source, (draft / "shard").open("wb") as copy:
+    log.info("downloading %s into %s (once)", url, target.parent)
+
+    def write(draft: Path) -> None:
+        with gopen(url, "rb") as source, draft.open("wb") as copy:
             shutil.copyfileobj(source, copy)
-        list(_samples(Shard(name, draft / "shard")))  # whole, before it gets its name
-        (draft / "shard").replace(target)
-    except Exception as error:  # whatever the scheme's opener raises
-        raise GtaError(f"cannot fetch shard {url}: {' '.join(str(error).split())}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        list(_samples(Shard(name, draft)))  # raises if the shard is incomplete
+
+    try:
+        replace_atomic(target, write)
+    except Exception as error:  # the scheme's opener raises errors of its own
+        raise GtaError(f"cannot download shard {url}: {' '.join(str(error).split())}") from error
     return target

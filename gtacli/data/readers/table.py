@@ -1,9 +1,9 @@
-"""Reader `csv`: tables `path,label[,split][,mask]`, paths relative to each table's own folder.
+"""Reader `csv`: tables `path,label[,split][,mask]`, with paths relative to the table's folder.
 
-One table, several joined by commas (`train.csv,test.csv`), or a folder that holds `train.csv` and
-perhaps `val.csv` and `test.csv`. A row's part is what its `split` column says; without the column,
-of several tables, what the table's name says (`train.csv`, `birds_test.csv`); one table alone is
-all training. The classes are those of all tables together.
+A spec is one table, several joined by commas (`train.csv,test.csv`), or a folder with `train.csv`
+and optionally `val.csv` and `test.csv`. The `split` column contains the split of a row; without it,
+the name of a table does (`train.csv`, `birds_test.csv`); a single table is for training. The
+classes are those of all tables together.
 """
 
 import csv
@@ -24,10 +24,10 @@ from gtacli.data.base import (
 from gtacli.errors import GtaError
 from gtacli.images.find import list_subfolders
 
-Columns = tuple[str, ...]
 
+class CsvRow(NamedTuple):
+    """A row of a table, with its cells by column."""
 
-class Row(NamedTuple):
     source: Path
     line: int
     cells: dict[str, str]
@@ -38,10 +38,7 @@ class Row(NamedTuple):
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether `folder` holds a set as `train.csv`, and not as `train/` of class folders.
-
-    A train.csv without our columns may lie beside class folders for some other purpose.
-    """
+    """Return whether `folder` has a `train.csv` of images and no `train/` of class folders."""
     table, train = folder / "train.csv", folder / "train"
     if not table.is_file() or (train.is_dir() and list_subfolders(train)):
         return False
@@ -51,32 +48,34 @@ def has_tables(folder: Path) -> bool:
 
 
 class Csv(DatasetReader):
-    help = "a .csv of path,label[,split][,mask]; train.csv,test.csv; or a folder that holds those"
+    """The reader of tables."""
+
+    help = "a .csv of path,label[,split][,mask]; train.csv,test.csv; or a folder with these"
 
     def read(self, root: Path | None) -> ImageDataset:
         if root is None:
-            raise GtaError("data set 'csv' needs a file: write csv:FILE.csv")
+            raise GtaError("dataset 'csv' needs a file: write csv:FILE.csv")
         return _dataset(root, ("path", "label"))
 
     def images(self, root: Path) -> ImageDataset:
-        """All images in one class, whatever labels they have or lack."""
+        """Read all images in a single class, ignoring labels."""
         return _dataset(root, ("path",))
 
 
-def _dataset(root: Path, columns: Columns) -> ImageDataset:
-    """Without the column of labels all are in one class."""
+def _dataset(root: Path, columns: tuple[str, ...]) -> ImageDataset:
+    """Read the tables; without the label column all images are in a single class."""
     sources = _sources(root)
     rows = {source: list(_rows(source, columns)) for source in sources}
     splits: dict[str, list[Record]] = {}
-    named = (row.cells["label"] for part in rows.values() for row in part)
-    classes = sorted_labels({*named}) if "label" in columns else NO_CLASS
+    names = (row.cells["label"] for table in rows.values() for row in table)
+    classes = sorted_labels({*names}) if "label" in columns else NO_CLASS
     labels = {name: label for label, name in enumerate(classes)}
-    # One name for an image, whichever table names it.
+    # An image has the same key in all tables.
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
-    seen: dict[str, Row] = {}
-    for source, part in rows.items():
+    seen: dict[str, CsvRow] = {}
+    for source, table in rows.items():
         default = "train" if len(sources) == 1 else split_in_name(source.stem)
-        for row in part:
+        for row in table:
             record = _record(row, labels, top)
             if record.key in seen:
                 first = seen[record.key].place
@@ -84,15 +83,15 @@ def _dataset(root: Path, columns: Columns) -> ImageDataset:
             seen[record.key] = row
             splits.setdefault(_split(row, default), []).append(record)
     _check_classes(splits, seen, classes)
-    parts = {split: tuple(splits[split]) for split in SPLITS if split in splits}
-    return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, parts)
+    ordered = {split: tuple(splits[split]) for split in SPLITS if split in splits}
+    return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, ordered)
 
 
 def _sources(root: Path) -> list[Path]:
     if root.is_dir():
         found = [root / f"{name}.csv" for name in SPLIT_NAMES if (root / f"{name}.csv").is_file()]
         if not found:
-            raise GtaError(f"{root} holds no train.csv")
+            raise GtaError(f"{root} contains no train.csv")
         return found
     listed = [root] if root.exists() else [Path(name.strip()) for name in str(root).split(",")]
     sources = [path.expanduser() for path in listed]
@@ -102,8 +101,8 @@ def _sources(root: Path) -> list[Path]:
     return sources
 
 
-def _rows(source: Path, columns: Columns) -> Iterator[Row]:
-    """Each has a value in every one of `columns`."""
+def _rows(source: Path, columns: tuple[str, ...]) -> Iterator[CsvRow]:
+    """Yield the rows of a table, which must have a value in each of `columns`."""
     empty = True
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
@@ -118,8 +117,8 @@ def _rows(source: Path, columns: Columns) -> Iterator[Row]:
         raise GtaError(f"{source} has no row below its header")
 
 
-def _cells(source: Path, file: Iterable[str], columns: Columns) -> Iterator[Row]:
-    """Names of columns and values stripped."""
+def _cells(source: Path, file: Iterable[str], columns: tuple[str, ...]) -> Iterator[CsvRow]:
+    """Yield the rows, with column names and values stripped."""
     reader = csv.DictReader(file)
     header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
     for column in columns:
@@ -132,10 +131,10 @@ def _cells(source: Path, file: Iterable[str], columns: Columns) -> Iterator[Row]
         for column in columns:
             if not clean[column]:
                 raise GtaError(f"{source}, line {reader.line_num}: no {column}")
-        yield Row(source, reader.line_num, clean)
+        yield CsvRow(source, reader.line_num, clean)
 
 
-def _record(row: Row, labels: dict[str, int], top: Path) -> Record:
+def _record(row: CsvRow, labels: dict[str, int], top: Path) -> Record:
     folder, cells = row.source.parent, row.cells
     path = folder / cells["path"]
     if not path.is_file():
@@ -149,13 +148,13 @@ def _record(row: Row, labels: dict[str, int], top: Path) -> Record:
     return Record(key.as_posix(), labels.get(cells.get("label", ""), 0), path, mask)
 
 
-def _split(row: Row, default: str | None) -> str:
+def _split(row: CsvRow, default: str | None) -> str:
     given = row.cells.get("split")
     if given is None:
         if default is None:
             raise GtaError(
-                f"{row.source}: which part is it? Give it a column 'split' or a name such as "
-                "train.csv, val.csv, test.csv"
+                f"{row.source}: its split is unclear; add a column 'split' or rename it, e.g. to "
+                "train.csv, val.csv or test.csv"
             )
         return default
     if given.lower() not in SPLIT_NAMES:
@@ -164,7 +163,7 @@ def _split(row: Row, default: str | None) -> str:
 
 
 def _check_classes(
-    splits: dict[str, list[Record]], rows: dict[str, Row], classes: tuple[str, ...]
+    splits: dict[str, list[Record]], rows: dict[str, CsvRow], classes: tuple[str, ...]
 ) -> None:
     known = {record.label for record in splits.get("train", ())}
     for split in ("val", "test"):
@@ -175,7 +174,7 @@ def _check_classes(
 
 
 def sorted_labels(names: set[str]) -> tuple[str, ...]:
-    """By value where every label is a whole number (2 before 10), by name otherwise."""
+    """Sort labels by value if all are integers (2 before 10), by name otherwise."""
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

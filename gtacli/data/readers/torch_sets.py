@@ -1,15 +1,13 @@
-"""Family `torch`: torchvision's labelled sets with published parts, as `--data torch/NAME:ROOT`.
+"""Family `torch`: torchvision's labeled datasets with the spec `torch/NAME:ROOT`.
 
-ROOT is what torchvision calls root, or the set's own folder in it. Nothing is ever downloaded.
-Pets, Aircraft and Cars go to the readers of their published layouts, which need no folder of a
-certain name; the others to torchvision's classes, which are asked for their lists and decode no
-image here. torchvision checks the MD5 of CIFAR's, STL-10's, SVHN's and Flowers' files before it
-reads them; an altered one is refused, and named here. Arrays become records that are encoded as
-PPM when they are opened, so that they take the way of every other image.
+ROOT is torchvision's root, or the dataset's own folder in it. Nothing is downloaded. Pets, Aircraft
+and Cars use the readers of their published layouts, which do not depend on the folder's name; the
+others use the lists of torchvision's classes, without decoding images. torchvision verifies the MD5
+of the files of CIFAR, STL-10, SVHN and Flowers; errors name a modified file. Arrays become records
+that are encoded as PPM when they are opened, so that they are processed like other images.
 
-Where a set is published with train, val and test parts (Flowers, DTD's first partition,
-Country211) val stays the validation part; Aircraft's train and val are one training part (see
-`aircraft`). STL-10's unlabelled part is not read.
+The published val split remains the validation split (Flowers, DTD's first partition, Country211);
+Aircraft's train and val are one split (see `aircraft`). STL-10's unlabeled split is not read.
 """
 
 import difflib
@@ -31,7 +29,7 @@ from gtacli.data.readers.torch_table import SETS, TorchSet
 from gtacli.errors import GtaError
 from gtacli.images.packed import PackedImage
 
-OWN: dict[str, type[DatasetReader]] = {
+PUBLISHED: dict[str, type[DatasetReader]] = {
     "oxfordiiitpet": Pets,
     "fgvcaircraft": Aircraft,
     "stanfordcars": Cars,
@@ -46,21 +44,23 @@ ALIASES = {
 
 
 class TorchSets(DatasetFamily):
-    help = "torchvision's sets in its folders: torch/pets:ROOT, flowers, cars, aircraft, cifar10, …"
+    """The reader of torchvision's datasets."""
+
+    help = "torchvision's datasets in its folders: torch/pets:ROOT, flowers, cars, cifar10, …"
     usage = "torch/NAME:ROOT"
 
     def open(self, rest: str) -> ImageDataset:
         name, _, place = rest.partition(":")
         plain = "".join(c for c in name.lower() if c.isalnum())
         plain = ALIASES.get(plain, plain)
-        if plain not in OWN and plain not in SETS:
-            known = [*ALIASES, *OWN, *SETS]
+        if plain not in PUBLISHED and plain not in SETS:
+            known = [*ALIASES, *PUBLISHED, *SETS]
             near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
             hint = f"; did you mean 'torch/{near[0]}'?" if near else ";"
             names = ", ".join(sorted({*ALIASES, *SETS} - set(ALIASES.values())))
-            raise GtaError(f"torch has no labelled set '{name}'{hint} known: {names}")
+            raise GtaError(f"torchvision has no labeled dataset '{name}'{hint} known: {names}")
         root = require_folder(Path(place).expanduser() if place else None, f"torch/{name}")
-        return OWN[plain]().read(root) if plain in OWN else _read(SETS[plain], root)
+        return PUBLISHED[plain]().read(root) if plain in PUBLISHED else _read(SETS[plain], root)
 
 
 def _read(each: TorchSet, root: Path) -> ImageDataset:
@@ -76,21 +76,21 @@ def _read(each: TorchSet, root: Path) -> ImageDataset:
     cls = getattr(datasets, each.cls)
     splits: dict[str, tuple[Record, ...]] = {}
     classes: list[str] = []
-    for split, word in each.parts:
+    for split, word in each.splits:
         try:
             part = cls(root, train=split == "train") if each.flag else cls(root, split=word)
-        except Exception as error:  # torchvision checks little: broken lists raise almost anything
+        except Exception as error:  # broken lists raise errors of many types
             raise GtaError(_reason(each, cls, base, error)) from error
         names = [str(name) for name in getattr(part, "classes", range(each.published.classes))]
         classes = classes or names
         if names != classes:
-            raise GtaError(f"{base}: its {split} part has other classes than its train part")
+            raise GtaError(f"{base}: its {split} and train splits have different classes")
         splits[split] = tuple(_records(part, split, base))
     return ImageDataset(base.resolve().name, tuple(classes), splits, each.published)
 
 
 def _records(part: Any, split: str, base: Path) -> Iterator[Record]:
-    """The lists of a torchvision set, which have one of three names, or its arrays."""
+    """Yield the records of a torchvision dataset, from its lists (under three names) or arrays."""
     samples = getattr(part, "_samples", None) or getattr(part, "samples", None)
     if samples is None and hasattr(part, "_image_files"):
         samples = zip(part._image_files, part._labels, strict=True)
@@ -104,12 +104,12 @@ def _records(part: Any, split: str, base: Path) -> Iterator[Record]:
         images = images.transpose(0, 2, 3, 1)
     for index, label in enumerate(getattr(part, "targets", getattr(part, "labels", ()))):
         key = f"{split}/{index}"
-        yield Record(key, int(label), Pixels(images, index, f"{base.name}/{key}"))
+        yield Record(key, int(label), ArrayImage(images, index, f"{base.name}/{key}"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pixels(PackedImage):
-    """One image of an array, uint8 (N, H, W) or (N, H, W, 3), which all records share."""
+class ArrayImage(PackedImage):
+    """An image in an array, uint8 (N, H, W) or (N, H, W, 3), that all records share."""
 
     images: NDArray[np.uint8]
     index: int
@@ -142,7 +142,7 @@ def _reason(each: TorchSet, cls: Any, base: Path, error: Exception) -> str:
 
 
 def _checksums(cls: Any) -> Iterator[tuple[str, str]]:
-    """(file, MD5), from wherever a torchvision class keeps them."""
+    """Yield (file, MD5) from the attributes of a torchvision class."""
     for listed in ("train_list", "test_list"):
         yield from getattr(cls, listed, ())
     for _, file, md5 in getattr(cls, "split_list", {}).values():

@@ -1,4 +1,4 @@
-"""The sets that family `torch` reads through torchvision: their files, parts and figures."""
+"""The datasets that family `torch` reads with torchvision: files, splits and numbers."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,16 @@ from gtacli.data.base import Publication
 
 @dataclass(frozen=True)
 class TorchSet:
-    """One of torchvision's classes: where its files lie below root, and how a part is asked for."""
+    """A class of torchvision: its folder and files below root, and its arguments for the splits."""
 
     cls: str
     folder: str
     needs: tuple[str, ...]
     published: Publication
-    parts: tuple[tuple[str, str], ...] = (("train", "train"), ("test", "test"))
-    """(part, torchvision's word for it); `train=True` where `flag` is set."""
+    splits: tuple[tuple[str, str], ...] = (("train", "train"), ("test", "test"))
+    """(split, torchvision's name)."""
     flag: bool = False
+    """Whether the split is chosen by `train=True`."""
 
 
 _VAL = (("train", "train"), ("val", "val"), ("test", "test"))
@@ -114,7 +115,7 @@ SETS = {
             "stl10_binary",
             (
                 *(f"{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y")),
-                "unlabeled_X.bin",  # not read, but torchvision refuses the set without it
+                "unlabeled_X.bin",  # not read, but torchvision requires it
                 "class_names.txt",
             ),
             Publication(

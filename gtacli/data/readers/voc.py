@@ -1,17 +1,16 @@
-"""Family `voc`: PASCAL VOC 2007 and 2012 as published (Everingham et al., 2010), for object
-discovery and segmentation.
+"""Family `voc`: PASCAL VOC 2007 and 2012 as published, for object discovery and segmentation.
 
-    voc/YEAR[-seg|-instances][-PART][-nohard]:ROOT
+    voc/YEAR[-seg|-instances][-SPLIT][-nohard]:ROOT
 
-- Without -seg: images of ImageSets/Main with the boxes of their Annotations. PART is trainval, on
-  which LOST (arXiv 2109.14279) and TokenCut report CorLoc over all objects; -nohard leaves out
-  truncated and difficult ones and images that have no other, as LOST's `--no_hard` does.
+- Without -seg: images of ImageSets/Main with the boxes of their Annotations. SPLIT defaults to
+  trainval, on subset LOST (arXiv 2109.14279) and TokenCut report CorLoc over all objects; -nohard
+  omits truncated and difficult objects, and images without others, like LOST's `--no_hard`.
 - -seg: images of ImageSets/Segmentation with SegmentationClass, -instances: with
-  SegmentationObject. PART is val, on which DINO's attention is evaluated on VOC 2012.
+  SegmentationObject. SPLIT defaults to val, on subset DINO's attention is evaluated on VOC 2012.
 
-PART may also be train, val, trainval or, of 2007, test. ROOT is the folder of VOCdevkit, that
-folder itself, or VOC2012 in it. An image may show several classes, so all have the one class
-`image`: these sets are for looking, not for training a classifier.
+SPLIT may also be train, val, trainval, or test (2007 only). ROOT is the folder of VOCdevkit, that
+folder itself, or VOC2012 in it. An image may show several classes, so all have the single class
+`image`: these datasets are not for training a classifier. See Everingham et al. (2010).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ CLASSES = ("image",)
 
 @dataclass(frozen=True)
 class Archive:
-    """What its authors' site served; MD5 as torchvision lists it."""
+    """An archive of the authors; the MD5 is torchvision's."""
 
     name: str
     size: int
@@ -49,7 +48,7 @@ TRAINVAL = {
 }
 TEST = Archive("VOCtest_06-Nov-2007.tar", 451_020_800, "b6e924de25625d8de591ea690078ad9f")
 TRUTHS = {"seg": "SegmentationClass", "instances": "SegmentationObject"}
-PARTS = {
+SPLITS = {
     "train": ("train",),
     "val": ("val",),
     "trainval": ("train", "val"),
@@ -64,25 +63,27 @@ COUNTS = {
 
 
 class VOC(DatasetFamily):
+    """The reader of PASCAL VOC."""
+
     help = "PASCAL VOC for gta segment: voc/2012:ROOT (boxes), voc/2012-seg:ROOT (classes), 2007"
     usage = "voc/2012:ROOT or voc/2007:ROOT, with -seg or -instances after the year for masks"
 
     def open(self, rest: str) -> ImageDataset:
         name, _, place = rest.partition(":")
-        which = _read_name(name)
+        subset = _read_name(name)
         root = require_folder(Path(place).expanduser() if place else None, f"voc/{name}")
-        base = _base(root, which)
-        splits = {split: tuple(_records(base, split, which)) for split in PARTS[which.part]}
-        return ImageDataset(f"voc/{name}", CLASSES, splits, _published(which))
+        base = _base(root, subset)
+        splits = {split: tuple(_records(base, split, subset)) for split in SPLITS[subset.split]}
+        return ImageDataset(f"voc/{name}", CLASSES, splits, _published(subset))
 
 
 @dataclass(frozen=True)
-class _Which:
-    """A sub-set as its name says it."""
+class _VocSubset:
+    """The subset that a spec names."""
 
     year: str
     truth: str | None
-    part: str
+    split: str
     hard: bool
 
     @property
@@ -91,86 +92,86 @@ class _Which:
 
     @property
     def archive(self) -> Archive:
-        return TEST if self.part == "test" else TRAINVAL[self.year]
+        return TEST if self.split == "test" else TRAINVAL[self.year]
 
 
-def _read_name(name: str) -> _Which:
+def _read_name(name: str) -> _VocSubset:
     year, *words = name.split("-")
     if year not in TRAINVAL:
         raise GtaError(f"voc/{name}: the years are 2007 and 2012; write {VOC.usage}")
     truths = [word for word in words if word in TRUTHS]
-    parts = [word for word in words if word in PARTS]
-    odd = [word for word in words if word not in (*TRUTHS, *PARTS, "nohard")]
-    if odd or len(words) != len(set(words)) or len(truths) > 1 or len(parts) > 1:
+    splits = [word for word in words if word in SPLITS]
+    odd = [word for word in words if word not in (*TRUTHS, *SPLITS, "nohard")]
+    if odd or len(words) != len(set(words)) or len(truths) > 1 or len(splits) > 1:
         raise GtaError(
-            f"voc/{name}: after the year may stand -seg or -instances, one of "
-            f"{', '.join('-' + part for part in PARTS)}, and -nohard"
+            f"voc/{name}: the year can be followed by -seg or -instances, one of "
+            f"{', '.join('-' + split for split in SPLITS)}, and -nohard"
         )
-    which = _Which(
+    subset = _VocSubset(
         year,
         truths[0] if truths else None,
-        parts[0] if parts else "val" if truths else "trainval",
+        splits[0] if splits else "val" if truths else "trainval",
         "nohard" not in words,
     )
-    if which.truth and not which.hard:
-        raise GtaError(f"voc/{name}: -nohard is about boxes; leave out -{which.truth}")
-    if which.part == "test" and year != "2007":
-        raise GtaError(f"voc/{name}: the truth of the test part is published for 2007 alone")
-    return which
+    if subset.truth and not subset.hard:
+        raise GtaError(f"voc/{name}: -nohard applies to boxes only; omit -{subset.truth}")
+    if subset.split == "test" and year != "2007":
+        raise GtaError(f"voc/{name}: the ground truth of the test split is published for 2007 only")
+    return subset
 
 
-def _base(root: Path, which: _Which) -> Path:
-    """The folder VOC2007 or VOC2012."""
-    own = f"VOC{which.year}"
+def _base(root: Path, subset: _VocSubset) -> Path:
+    """Return the folder VOC2007 or VOC2012."""
+    own = f"VOC{subset.year}"
     places = [root, root / own, root / "VOCdevkit" / own]
     others = {f"VOC{year}" for year in TRAINVAL} - {own}
     for place in places:
         if (place / "ImageSets").is_dir() and place.resolve().name not in others:
             return place
-    raise _lacks(root / "VOCdevkit" / own, which)
+    raise _missing(root / "VOCdevkit" / own, subset)
 
 
-def _records(base: Path, split: str, which: _Which) -> list[Record]:
-    lines = base / "ImageSets" / which.lists / f"{split}.txt"
+def _records(base: Path, split: str, subset: _VocSubset) -> list[Record]:
+    lines = base / "ImageSets" / subset.lists / f"{split}.txt"
     if not lines.is_file():
-        raise _lacks(lines, which)
+        raise _missing(lines, subset)
     records = []
     for _, line in list_lines(lines):
         image = line.split()[0]
         photo = base / "JPEGImages" / f"{image}.jpg"
-        if which.truth is not None:
-            mask = base / TRUTHS[which.truth] / f"{image}.png"
+        if subset.truth is not None:
+            mask = base / TRUTHS[subset.truth] / f"{image}.png"
             if not mask.is_file():
-                raise _lacks(mask, which)
+                raise _missing(mask, subset)
             records.append(Record(photo.name, 0, photo, mask))
             continue
-        boxes = _boxes(base / "Annotations" / f"{image}.xml", which)
-        if boxes or which.hard:
+        boxes = _boxes(base / "Annotations" / f"{image}.xml", subset)
+        if boxes or subset.hard:
             records.append(Record(photo.name, 0, photo, boxes=boxes))
     return records
 
 
-def _boxes(path: Path, which: _Which) -> tuple[Box, ...]:
+def _boxes(path: Path, subset: _VocSubset) -> tuple[Box, ...]:
     if not path.is_file():
-        raise _lacks(path, which)
+        raise _missing(path, subset)
     try:
-        return read_boxes(path, hard=which.hard)
+        return read_boxes(path, hard=subset.hard)
     except ImageError as error:
-        raise GtaError(f"{error}; compare {which.archive}") from error
+        raise GtaError(f"{error}; compare {subset.archive}") from error
 
 
-def _lacks(path: Path, which: _Which) -> GtaError:
+def _missing(path: Path, subset: _VocSubset) -> GtaError:
     return GtaError(
-        f"{path} is missing: it is in {which.archive}. VOC's own host no longer serves it: take a "
-        "mirror's copy, compare its MD5, and unpack it in ROOT"
+        f"{path} is missing: it is in {subset.archive}. VOC's own host no longer serves it: "
+        "use a mirror's copy, compare its MD5, and unpack it in ROOT"
     )
 
 
-def _published(which: _Which) -> Publication | None:
-    """What photographs there should be; -nohard leaves a number out that nobody published."""
-    if not which.hard:
+def _published(subset: _VocSubset) -> Publication | None:
+    """Return the published numbers; there are none for -nohard."""
+    if not subset.hard:
         return None
-    counts = COUNTS[which.year, which.lists]
-    home = f"http://host.robots.ox.ac.uk/pascal/VOC/ as {which.archive}; take a mirror's copy"
-    title = f"PASCAL VOC {which.year}"
-    return Publication(title, home, {s: counts[s] for s in PARTS[which.part]}, len(CLASSES))
+    counts = COUNTS[subset.year, subset.lists]
+    home = f"http://host.robots.ox.ac.uk/pascal/VOC/ as {subset.archive}; use a mirror's copy"
+    title = f"PASCAL VOC {subset.year}"
+    return Publication(title, home, {s: counts[s] for s in SPLITS[subset.split]}, len(CLASSES))

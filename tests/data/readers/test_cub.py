@@ -1,3 +1,5 @@
+"""Tests of the reader of CUB."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def write(root: Path, name: str, values: list[str]) -> None:
     (root / f"{name}.txt").write_text("".join(lines))
 
 
-def test_as_published(cub: Path) -> None:
+def test_published_layout(cub: Path) -> None:
     data = load_dataset(str(cub))
     assert data.classes == ("009.Wren", "010.Owl")  # by number: 9 before 10
     assert [(r.key, r.label) for r in data["train"]] == [(IMAGES[0], 0), (IMAGES[2], 1)]
@@ -36,7 +38,7 @@ def test_as_published(cub: Path) -> None:
     assert data["train"][0].mask is None
 
 
-def test_folder_above_classes_missing_and_masks(cub: Path, make_image: Callable[..., Path]) -> None:
+def test_parent_folder_without_classes(cub: Path, make_image: Callable[..., Path]) -> None:
     (cub / "classes.txt").unlink()
     mask = make_image(cub / "segmentations/009.Wren/w1.png")
     data = load_dataset(f"cub:{cub.parent}")
@@ -44,13 +46,13 @@ def test_folder_above_classes_missing_and_masks(cub: Path, make_image: Callable[
     assert data["train"][0].mask == mask
 
 
-def test_a_class_without_training_image(cub: Path) -> None:
+def test_class_without_training_image(cub: Path) -> None:
     write(cub, "train_test_split", ["1", "1", "0", "0"])
     with pytest.raises(GtaError, match=r"class '010.Owl' is in test but not in train"):
         CUB().read(cub)
 
 
-def test_every_mistake_has_its_line(cub: Path) -> None:
+def test_invalid_lists_raise(cub: Path) -> None:
     (cub / "images" / IMAGES[1]).unlink()
     with pytest.raises(GtaError, match=r"w2.jpg of CUB-200-2011 missing; published at http"):
         load_dataset(str(cub))
@@ -61,7 +63,7 @@ def test_every_mistake_has_its_line(cub: Path) -> None:
     with pytest.raises(GtaError, match="line 1: expected 'id value', got '1'"):
         CUB().read(cub)
     (cub / "images.txt").unlink()
-    with pytest.raises(GtaError, match=r"not a CUB-200-2011 folder: no images.txt"):
+    with pytest.raises(GtaError, match=r"not a CUB-200-2011 folder, it lacks images.txt"):
         CUB().read(cub)
     with pytest.raises(GtaError, match="write cub:FOLDER"):
         CUB().read(None)

@@ -1,3 +1,5 @@
+"""Tests of the reader of class folders."""
+
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ def test_split_folders(tmp_path: Path, make_folder: Callable[..., Path]) -> None
     assert [r.label for r in data["train"]] == [0, 1, 1]
 
 
-def test_bare_class_folders_are_all_training(
+def test_class_folders_alone_are_for_training(
     tmp_path: Path, make_folder: Callable[..., Path]
 ) -> None:
     make_folder(tmp_path, ["b/1.png", "a/1.png"])
@@ -35,9 +37,7 @@ def test_bare_class_folders_are_all_training(
     assert [(r.key, r.label) for r in data["train"]] == [("a/1.png", 0), ("b/1.png", 1)]
 
 
-def test_links_are_followed_but_not_for_ever(
-    tmp_path: Path, make_image: Callable[..., Path]
-) -> None:
+def test_links_are_followed_once(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     make_image(tmp_path / "store/1.png")
     (tmp_path / "set/a").mkdir(parents=True)
     os.symlink(tmp_path / "store/1.png", tmp_path / "set/a/link.png")
@@ -59,7 +59,7 @@ def test_links_are_followed_but_not_for_ever(
         (["test/1.png", "cat/1.png"], [], "mixes test/ with class folders such as cat/"),
     ],
 )
-def test_every_mistake_has_its_line(
+def test_invalid_folders_raise_one_line(
     tmp_path: Path,
     names: list[str],
     folders: list[str],
@@ -74,7 +74,7 @@ def test_every_mistake_has_its_line(
     assert "\n" not in str(caught.value)
 
 
-def test_missing_folder_and_file_for_folder(
+def test_missing_folder_and_file_instead_of_folder(
     tmp_path: Path, make_image: Callable[..., Path]
 ) -> None:
     with pytest.raises(GtaError, match="no such folder"):

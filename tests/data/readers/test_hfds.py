@@ -1,3 +1,5 @@
+"""Tests of the reader of Hugging Face datasets."""
+
 import pickle
 import shutil
 from collections.abc import Callable
@@ -33,11 +35,11 @@ def saved(root: Path, features: Features, **parts: dict[str, Any]) -> str:
     return f"hfds/{root}"
 
 
-def colours(data: ImageDataset, split: str) -> list[int]:
+def colors(data: ImageDataset, split: str) -> list[int]:
     return [decode(record.path).getpixel((0, 0))[0] for record in data[split]]
 
 
-def test_a_saved_set(layout: Layout, tmp_path: Path) -> None:
+def test_saved_dataset(layout: Layout, tmp_path: Path) -> None:
     spec = layout("hfds", tmp_path)
     data = load_dataset(spec)
     assert {split: len(part) for split, part in data.splits.items()} == {
@@ -56,16 +58,16 @@ def test_a_saved_set(layout: Layout, tmp_path: Path) -> None:
     assert load_dataset(spec).fingerprint() == data.fingerprint()
 
 
-def test_a_single_saved_table(tmp_path: Path) -> None:
+def test_single_saved_table(tmp_path: Path) -> None:
     features = Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     table = {"image": images(10, 20, 30), "label": [0, 1, 0]}
     datasets.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "x")
     data = load_dataset(f"hfds/{tmp_path / 'x'}")
     assert {split: len(part) for split, part in data.splits.items()} == {"train": 3}
-    assert colours(data, "train") == [10, 20, 30]
+    assert colors(data, "train") == [10, 20, 30]
 
 
-def test_what_says_that_images_are_the_same(tmp_path: Path) -> None:
+def test_state_identifies_unchanged_images(tmp_path: Path) -> None:
     features = Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
 
     def states(*values: int) -> list[str | None]:
@@ -92,7 +94,7 @@ def test_parquet_files(tmp_path: Path) -> None:
         path = tmp_path / "x" / f"{split}-00000-of-00001.parquet"
         datasets.Dataset.from_dict(table, features=features).to_parquet(path)
     data = load_dataset(f"hfds/{tmp_path / 'x'}")
-    assert colours(data, "train") + colours(data, "test") == [10, 20, 30, 40]
+    assert colors(data, "train") + colors(data, "test") == [10, 20, 30, 40]
     assert data.classes == ("a", "b")
 
 
@@ -102,8 +104,8 @@ def test_rows_can_be_pickled_for_workers(layout: Layout, tmp_path: Path) -> None
     assert [c.open().read() for c in copies] == [r.open().read() for r in data["train"]]
 
 
-def test_a_folder_as_datasets_reads_it(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    """Images that stay files: the rows hold their paths."""
+def test_image_folder(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    """The rows contain the paths of the images."""
     names = ["train/a/1.png", "train/b/2.png", "test/b/3.png"]
     data = load_dataset(f"hfds/{make_folder(tmp_path / 'folder', names)}")
     assert data.classes == ("a", "b")
@@ -115,7 +117,7 @@ def test_a_folder_as_datasets_reads_it(tmp_path: Path, make_folder: Callable[...
 
 
 def test_other_columns_and_plain_labels(tmp_path: Path) -> None:
-    """`img` beside a second image; labels that are words, sorted as everywhere."""
+    """The image column is `img`, and labels are words, sorted as usual."""
     features = Features(
         {"mask": datasets.Image(), "img": datasets.Image(), "labels": datasets.Value("string")}
     )
@@ -124,7 +126,7 @@ def test_other_columns_and_plain_labels(tmp_path: Path) -> None:
     assert set(data.splits) == {"train"}
     assert data.classes == ("9", "10")
     assert [r.label for r in data["train"]] == [1, 0, 1]
-    assert colours(data, "train") == [10, 20, 30]
+    assert colors(data, "train") == [10, 20, 30]
 
 
 def test_rows_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,17 +135,20 @@ def test_rows_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     none = {"image": images(3, 4), "label": [-1, -1]}
     data = load_dataset(saved(tmp_path / "x", features, train=train, test=none))
     assert set(data.splits) == {"train"}
-    assert "part 'test' has no labels: left out" in caplog.text
+    assert "split 'test' has no labels and is omitted" in caplog.text
     some = {"image": images(3, 4), "label": [0, -1]}
-    with pytest.raises(GtaError, match="row 1 of part 'test' has no label"):
+    with pytest.raises(GtaError, match="row 1 of split 'test' has no label"):
         load_dataset(saved(tmp_path / "y", features, train=train, test=some))
 
 
-def test_every_mistake_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_datasets_raise_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = {"x": datasets.Value("int32")}
     two = {"first": datasets.Image(), "second": datasets.Image(), "label": datasets.Value("int32")}
     cases = [
-        (Features({"image": datasets.Image(), **number}), "which column is the label.*image, x"),
+        (
+            Features({"image": datasets.Image(), **number}),
+            "which column is the label.*image, x",
+        ),
         (Features({"label": datasets.Value("int32"), **number}), "which column is the image"),
         (Features(two), "which column is the image"),
     ]
@@ -154,7 +159,7 @@ def test_every_mistake_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(GtaError, match=message) as caught:
             load_dataset(saved(tmp_path / str(i), features, train=table))
         assert "\n" not in str(caught.value)
-    with pytest.raises(GtaError, match=r"has no train, val or test part \(it has other\)"):
+    with pytest.raises(GtaError, match=r"has no train, val or test split \(it has other\)"):
         load_dataset(saved(tmp_path / "x", Features(number), other={"x": [1]}))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(GtaError, match=r"hfds/nobody/nothing cannot be loaded \(") as caught:

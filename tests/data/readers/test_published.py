@@ -1,3 +1,5 @@
+"""Tests of the readers of published layouts."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +26,8 @@ TOPS = {
 }
 
 
-def test_published_counts_are_the_field_s() -> None:
-    """Train | test of the fine-grained field's table; CUB's sum is 11,788."""
+def test_published_counts() -> None:
+    """The numbers are those of the literature; the sum of CUB is 11,788."""
     table = {
         CUB: (5994, 5794, 200),
         Cars: (8144, 8041, 196),
@@ -39,11 +41,11 @@ def test_published_counts_are_the_field_s() -> None:
 
 
 @pytest.mark.parametrize("name", TOPS)
-def test_a_plain_folder_is_recognised(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_layout_of_a_folder_is_recognized(name: str, layout: Layout, tmp_path: Path) -> None:
     root = tmp_path / "any" / "name"
     layout(name, root)
     data = load_dataset(str(root / TOPS[name]))
-    extra = 3 if name == "aircraft" else 0  # its val part is training
+    extra = 3 if name == "aircraft" else 0  # its val split is part of train
     assert [(split, len(part)) for split, part in data.splits.items()] == [
         ("train", 12 + extra),
         ("test", 6),
@@ -98,7 +100,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named_with_the_page(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_missing_file_is_reported(name: str, layout: Layout, tmp_path: Path) -> None:
     layout(name, tmp_path)
     reader, file = FILES[name]
     (tmp_path / file).rename(tmp_path / "away")
@@ -120,7 +122,7 @@ def test_a_missing_file_is_named_with_the_page(name: str, layout: Layout, tmp_pa
         (Dogs, "dogs", "test_list.mat", "x", "test_list.mat: not a readable MATLAB file"),
     ],
 )
-def test_every_mistake_has_its_line(
+def test_invalid_lists_raise_one_line(
     reader: type[PublishedReader],
     layout_name: str,
     file: str,
@@ -136,7 +138,7 @@ def test_every_mistake_has_its_line(
     assert "\n" not in str(caught.value)
 
 
-def test_lists_that_do_not_fit(layout: Layout, tmp_path: Path) -> None:
+def test_inconsistent_lists(layout: Layout, tmp_path: Path) -> None:
     layout("dogs", tmp_path / "dogs")
     path = tmp_path / "dogs/test_list.mat"
     savemat(path, {"file_list": loadmat(path)["file_list"], "labels": [[1]]})
@@ -144,11 +146,11 @@ def test_lists_that_do_not_fit(layout: Layout, tmp_path: Path) -> None:
         Dogs().read(tmp_path / "dogs")
     layout("cars", tmp_path)
     savemat(tmp_path / "stanford_cars/devkit/cars_meta.mat", {"class_names": ["one"]})
-    with pytest.raises(GtaError, match=r"cars_train/00002\.jpg has class 2, of 1"):
+    with pytest.raises(GtaError, match=r"cars_train/00002\.jpg has class 2, but there"):
         Cars().read(tmp_path)
 
 
-def test_small_readers(tmp_path: Path) -> None:
+def test_list_and_matlab_readers(tmp_path: Path) -> None:
     with pytest.raises(GtaError, match="cannot read"):
         list(list_lines(tmp_path / "gone"))
     savemat(tmp_path / "x.mat", {"one": [[3]]})

@@ -35,8 +35,8 @@ def labels(data: ImageDataset, split: str = "train") -> list[str]:
     return [data.classes[record.label] for record in data[split]]
 
 
-def test_as_timm_reads_them(layout: Layout, tmp_path: Path) -> None:
-    """Same images under the same labels in the same order as timm's reader streams them."""
+def test_shards_equal_timms_reader(layout: Layout, tmp_path: Path) -> None:
+    """Images, labels and order equal those of timm's reader."""
     data = load_dataset(layout("wds", tmp_path))
     assert data.classes == ("Abyssinian", "american_bulldog", "Bengal")
     for split, pattern, count in (("train", "{000..001}", 12), ("test", "{000..000}", 6)):
@@ -48,7 +48,7 @@ def test_as_timm_reads_them(layout: Layout, tmp_path: Path) -> None:
     assert data["train"][0].key == "train-000.tar/Abyssinian_0.jpg"
 
 
-def test_what_webdataset_writes(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+def test_shards_of_webdatasets_writer(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     image = make_image(tmp_path / "x.png").read_bytes()
     with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
         for i in range(3):
@@ -79,11 +79,11 @@ def test_patterns(
             write(tmp_path / f"s/{part}-00{i}.tar", ("k.png", image), ("k.cls", b"cat"))
     data = load_dataset(f"wds/{tmp_path / pattern}")
     assert sum(map(len, data.splits.values())) == count
-    assert data["train"][0].key == "train-000.tar/k.png"  # the same whichever pattern names it
+    assert data["train"][0].key == "train-000.tar/k.png"  # independent of the pattern
     assert set(data.splits) == ({"train", "test"} if count == 4 else {"train"})
 
 
-def test_parts_by_folder_and_keys(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+def test_splits_by_folder_and_keys(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     image = make_image(tmp_path / "x.png").read_bytes()
     for part in ("train", "test"):
         write(tmp_path / f"s/{part}/0.tar", ("./d/k.png", image), ("./d/k.cls", b"7"))
@@ -96,7 +96,7 @@ def test_parts_by_folder_and_keys(tmp_path: Path, make_image: Callable[..., Path
 
 
 def test_labels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    """.cls wins over .json; numbers sort as numbers; a mask and hidden members are no images."""
+    """Labels in .cls precede .json, numbers sort as numbers, and masks are no images."""
     image = make_image(tmp_path / "x.png").read_bytes()
     path = write(
         tmp_path / "s.tar",
@@ -110,21 +110,21 @@ def test_labels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     assert [record.path.name for record in data["train"]] == ["1.png", "2.PNG"]
 
 
-def test_numbers_as_timm_reads_them(
+def test_numeric_labels(
     tmp_path: Path, make_image: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """007 is 7; -1 says that there is no label."""
+    """007 is 7, and -1 means that there is no label."""
     image = make_image(tmp_path / "x.png").read_bytes()
     texts = [b"007", b"7", b"-1", b"10"]
     members = [[(f"{i}.png", image), (f"{i}.cls", text)] for i, text in enumerate(texts)]
     path = write(tmp_path / "s.tar", *[member for pair in members for member in pair])
     assert labels(load_dataset(f"wds/{path}")) == ["7", "7", "10"]
-    assert "s.tar: 1 samples with a negative label are left out" in caplog.text
+    assert "s.tar: 1 samples with a negative label are omitted" in caplog.text
 
 
 @pytest.mark.parametrize("listed", ["cat\ndog\n", "1\n0\n"])
-def test_names_of_classes(listed: str, tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    """Numbers index the list, unless they are names in it."""
+def test_class_names(listed: str, tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    """Numbers are indices of the list, unless they are names in it."""
     image = make_image(tmp_path / "x.png").read_bytes()
     write(
         tmp_path / "s.tar", *[(f"{i}.png", image) for i in (0, 1)], ("0.cls", b"1"), ("1.cls", b"0")
@@ -138,7 +138,7 @@ def test_names_of_classes(listed: str, tmp_path: Path, make_image: Callable[...,
         load_dataset(f"wds/{tmp_path}")
 
 
-def test_remote_shards_are_fetched_once(
+def test_remote_shards_are_downloaded_once(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
@@ -154,13 +154,13 @@ def test_remote_shards_are_fetched_once(
     assert len(list((tmp_path / "cache/wds").iterdir())) == 3
 
 
-def test_a_broken_fetch_leaves_nothing(
+def test_failed_download_leaves_no_files(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
     layout("wds", tmp_path)
     for command in ("cat gone.tar", f"head -c 900 {tmp_path / 'test-000.tar'}"):
-        with pytest.raises(GtaError, match="cannot fetch shard pipe:") as caught:
+        with pytest.raises(GtaError, match="cannot download shard pipe:") as caught:
             load_dataset(f"wds/pipe:{command}")
         assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache/wds").iterdir()) == []
@@ -169,7 +169,7 @@ def test_a_broken_fetch_leaves_nothing(
         load_dataset("wds/https://example.org/0.tar")
 
 
-def test_every_mistake_has_its_line(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+def test_invalid_shards_raise_one_line(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     image = make_image(tmp_path / "x.png").read_bytes()
     good = ("k.png", image), ("k.cls", b"1")
     write(tmp_path / "packed.tar", *good, mode="w:gz")
@@ -182,9 +182,9 @@ def test_every_mistake_has_its_line(tmp_path: Path, make_image: Callable[..., Pa
     for name, message in {
         "packed.tar": r"cannot read shard .*packed\.tar as a plain tar",
         "json.tar": r"cannot read shard .*json\.tar",
-        "mixed": r"does other-0\.tar belong to train, val or test",
+        "mixed": r"the name of other-0\.tar must contain train, val or test",
         "bare.tar": r"bare\.tar:k\.png has no label: no k\.cls, and no 'label' in k\.json",
-        "empty.tar": "no image in it",
+        "empty.tar": "it has no image",
         "none": r"no \.tar in that folder",
         "gone/{0..1}.tar": r"no such shard: .*gone/0\.tar",
         "gone/*.tar": r"no such shard",
@@ -200,6 +200,6 @@ WORDS = st.lists(
 
 
 @given(WORDS)
-def test_braces_expand_as_webdataset_s(words: list[str]) -> None:
+def test_braces_expand_like_webdataset(words: list[str]) -> None:
     pattern = "".join(words)
     assert expand_braces(pattern) == expand_urls(pattern)

@@ -19,7 +19,7 @@ def read(root: Path, text: str | bytes) -> ImageDataset:
     return load_dataset(str(path))
 
 
-def test_with_splits_masks_and_other_columns(root: Path) -> None:
+def test_splits_masks_and_other_columns(root: Path) -> None:
     data = read(
         root,
         "\ufeffPath, label ,note,split,mask\nx/1.png,cat,!,train,3.png\n"
@@ -34,7 +34,7 @@ def test_with_splits_masks_and_other_columns(root: Path) -> None:
     assert data.classes == ("cat",)
 
 
-def test_without_split_all_is_training_and_numbers_sort_as_numbers(root: Path) -> None:
+def test_without_split_all_rows_are_for_training(root: Path) -> None:
     data = read(root, "path,label\nx/1.png,10\nx/2.png,2\n3.png,2\n")
     assert data.classes == ("2", "10")
     assert [r.label for r in data["train"]] == [1, 0, 0]
@@ -63,7 +63,7 @@ def test_absolute_paths(root: Path) -> None:
         (b"path,label\n\xff\xfe,a\n", "not a readable csv"),
     ],
 )
-def test_every_mistake_has_its_line(root: Path, text: str | bytes, message: str) -> None:
+def test_invalid_tables_raise_one_line(root: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(GtaError, match=message) as caught:
         read(root, text)
     assert "\n" not in str(caught.value)
@@ -91,8 +91,8 @@ def write(path: Path, *rows: str, head: str = "path,label") -> Path:
     return path
 
 
-def test_a_table_a_part(root: Path) -> None:
-    """The part is in the name; classes are those of all tables."""
+def test_one_table_per_split(root: Path) -> None:
+    """The name contains the split, and classes are those of all tables."""
     write(root / "birds_train.csv", "x/1.png,10", "x/2.png,9")
     write(root / "birds-test.csv", "3.png,9")
     spec = f"{root / 'birds_train.csv'}, {root / 'birds-test.csv'}"
@@ -102,7 +102,7 @@ def test_a_table_a_part(root: Path) -> None:
     assert load_dataset(f"csv:{spec}") == data
 
 
-def test_a_folder_of_tables(root: Path) -> None:
+def test_folder_of_tables(root: Path) -> None:
     write(root / "train.csv", "x/1.png,a")
     write(root / "valid.csv", "x/2.png,a")
     data = load_dataset(str(root))
@@ -110,24 +110,20 @@ def test_a_folder_of_tables(root: Path) -> None:
     assert load_dataset(f"csv:{root}") == data
 
 
-def test_class_folders_win_over_tables_beside_them(
-    tmp_path: Path, make_folder: Callable[..., Path]
-) -> None:
+def test_class_folders_precede_tables(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     make_folder(tmp_path, ["train/a/1.png", "train/b/1.png"])
     write(tmp_path / "train.csv", "train/a/1.png,other")
     assert load_dataset(str(tmp_path)).classes == ("a", "b")
 
 
-def test_a_table_of_something_else_beside_class_folders(
-    tmp_path: Path, make_folder: Callable[..., Path]
-) -> None:
+def test_other_table_beside_class_folders(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     make_folder(tmp_path, ["a/1.png", "b/1.png"])
     write(tmp_path / "train.csv", "1,0.5", head="epoch,loss")
     assert load_dataset(str(tmp_path)).classes == ("a", "b")
 
 
 def test_tables_in_several_folders(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    """The same relative path is another image in another folder; keys tell them apart."""
+    """Keys differ if the same relative path occurs in two folders."""
     make_folder(tmp_path, ["a/1.png", "b/1.png"])
     one, other = (
         write(tmp_path / "a/train.csv", "1.png,x"),
@@ -137,7 +133,7 @@ def test_tables_in_several_folders(tmp_path: Path, make_folder: Callable[..., Pa
     assert parts(data) == {"train": [("a/1.png", "x")], "test": [("b/1.png", "x")]}
 
 
-def test_a_split_column_wins_over_the_name(root: Path) -> None:
+def test_split_column_precedes_the_name(root: Path) -> None:
     write(root / "train.csv", "x/1.png,a,train", "x/2.png,a,test", head="path,label,split")
     write(root / "test.csv", "3.png,a")
     data = load_dataset(f"{root / 'train.csv'},{root / 'test.csv'}")
@@ -155,20 +151,20 @@ def test_a_split_column_wins_over_the_name(root: Path) -> None:
         ),
         ("test", ["3.png,a", "no.png,a"], r"test\.csv, line 3: no such image"),
         ("test", [], r"test\.csv has no row"),
-        ("more", ["3.png,a"], r"more\.csv: which part is it\? Give it a column 'split'"),
-        ("train_test", ["3.png,a"], r"train_test\.csv: which part is it\?"),
+        ("more", ["3.png,a"], r"more\.csv: its split is unclear; add a column 'split'"),
+        ("train_test", ["3.png,a"], r"train_test\.csv: its split is unclear"),
     ],
 )
-def test_mistakes_in_one_of_several(root: Path, name: str, rows: list[str], message: str) -> None:
+def test_invalid_tables_among_several(root: Path, name: str, rows: list[str], message: str) -> None:
     one, other = write(root / "train.csv", "x/1.png,a"), write(root / f"{name}.csv", *rows)
     with pytest.raises(GtaError, match=message) as caught:
         load_dataset(f"{one},{other}")
     assert "\n" not in str(caught.value)
 
 
-def test_one_of_several_is_missing(root: Path) -> None:
+def test_missing_table_among_several(root: Path) -> None:
     one = write(root / "train.csv", "x/1.png,a")
     with pytest.raises(GtaError, match=r"no such file: .*gone\.csv"):
         load_dataset(f"{one},{root / 'gone.csv'}")
-    with pytest.raises(GtaError, match=r"holds no train\.csv"):
+    with pytest.raises(GtaError, match=r"contains no train\.csv"):
         Csv().read(root / "x")

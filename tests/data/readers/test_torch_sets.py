@@ -1,4 +1,4 @@
-"""torchvision's own classes are the oracle: the same images under the same labels and names."""
+"""Tests of the reader of torchvision's datasets against torchvision."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_as_torchvision_reads_it(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_images_and_labels_equal_torchvisions(name: str, layout: Layout, tmp_path: Path) -> None:
     data = load_dataset(layout(name, tmp_path))
     cls, parts = PARTS[name]
     assert set(data.splits) == set(parts)
@@ -53,7 +53,7 @@ def test_as_torchvision_reads_it(name: str, layout: Layout, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "svhn"])
-def test_the_own_folder_for_root(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_root_is_the_datasets_folder(name: str, layout: Layout, tmp_path: Path) -> None:
     spec = layout(name, tmp_path)
     (own,) = (path for path in tmp_path.iterdir() if path.is_dir())
     word = spec.partition(":")[0]
@@ -61,7 +61,7 @@ def test_the_own_folder_for_root(name: str, layout: Layout, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("word", ["CIFAR10", "cifar-10", "Cifar_10"])
-def test_names_however_written(word: str, layout: Layout, tmp_path: Path) -> None:
+def test_spelling_of_names(word: str, layout: Layout, tmp_path: Path) -> None:
     layout("cifar10", tmp_path)
     assert len(load_dataset(f"torch/{word}:{tmp_path}")["train"]) == 12
 
@@ -85,7 +85,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named_with_the_page(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_missing_file_is_reported(name: str, layout: Layout, tmp_path: Path) -> None:
     spec = layout(name, tmp_path)
     published = load_dataset(spec).published
     assert published is not None
@@ -97,7 +97,7 @@ def test_a_missing_file_is_named_with_the_page(name: str, layout: Layout, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["pets", "aircraft", "cars", "flowers", "food101", "dtd"])
-def test_a_missing_photograph_is_named(name: str, layout: Layout, tmp_path: Path) -> None:
+def test_missing_image_is_reported(name: str, layout: Layout, tmp_path: Path) -> None:
     spec = layout(name, tmp_path)
     first, second = read_dataset(spec)["test"][:2]
     first.path.unlink()
@@ -119,9 +119,7 @@ def test_a_missing_photograph_is_named(name: str, layout: Layout, tmp_path: Path
         ("flowers", "flowers-102/imagelabels.mat"),
     ],
 )
-def test_an_altered_file_is_refused_by_name(
-    name: str, file: str, layout: Layout, tmp_path: Path
-) -> None:
+def test_modified_file_is_reported(name: str, file: str, layout: Layout, tmp_path: Path) -> None:
     spec = layout(name, tmp_path)
     with (tmp_path / file).open("ab") as altered:
         altered.write(b"!")
@@ -129,37 +127,40 @@ def test_an_altered_file_is_refused_by_name(
         load_dataset(spec)
 
 
-def test_broken_lists_have_their_line(layout: Layout, tmp_path: Path) -> None:
+def test_broken_lists_raise(layout: Layout, tmp_path: Path) -> None:
     spec = layout("food101", tmp_path)
     (tmp_path / "food-101/meta/test.json").write_text("{")
     with pytest.raises(GtaError, match=r"torchvision cannot read Food-101 in .*JSONDecodeError"):
         load_dataset(spec)
 
 
-def test_parts_with_other_classes(layout: Layout, tmp_path: Path) -> None:
+def test_splits_with_different_classes(layout: Layout, tmp_path: Path) -> None:
     spec = layout("food101", tmp_path)
     (tmp_path / "food-101/meta/test.json").write_text('{"pizza": []}')
-    with pytest.raises(GtaError, match="test part has other classes than its train part"):
+    with pytest.raises(GtaError, match="its test and train splits have different classes"):
         load_dataset(spec)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torch/cifar11:x", r"no labelled set 'cifar11'; did you mean 'torch/cifar1.*known: aircr"),
-        ("torch/:x", "no labelled set ''; known: "),
+        (
+            "torch/cifar11:x",
+            r"no labeled dataset 'cifar11'; did you mean 'torch/cifar1.*known: ai",
+        ),
+        ("torch/:x", "no labeled dataset ''; known: "),
         ("torch/pets", "write torch/pets:FOLDER"),
         ("torch/pets:gone", "no such folder: gone"),
         ("torch", "write torch/NAME:ROOT"),
     ],
 )
-def test_every_mistake_has_its_line(spec: str, message: str) -> None:
+def test_invalid_specs_raise_one_line(spec: str, message: str) -> None:
     with pytest.raises(GtaError, match=message) as caught:
         load_dataset(spec)
     assert "\n" not in str(caught.value)
 
 
-def test_the_fingerprint_sees_an_array_s_pixels(layout: Layout, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_an_arrays_pixels(layout: Layout, tmp_path: Path) -> None:
     data = load_dataset(layout("cifar10", tmp_path))
     before = data.fingerprint()
     data["test"][3].path.images.setflags(write=True)

@@ -1,5 +1,4 @@
-"""VOC and COCO 20k from small trees in the published layouts, against torchvision's readers and
-LOST's rules."""
+"""Tests of VOC and COCO 20k against torchvision's readers and LOST's rules."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ LISTS = {"train": ["000001", "000002"], "val": ["000003", "000004"], "test": ["0
 
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
-    """ROOT with VOCdevkit of both years, as the archives unpack."""
+    """ROOT with VOCdevkit of both years, as in the archives."""
     for year in ("2007", "2012"):
         base = tmp_path / "VOCdevkit" / f"VOC{year}"
         for folder in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject"):
@@ -48,7 +47,7 @@ def devkit(tmp_path: Path) -> Path:
                 chosen = names if lists == "Main" else names[:1]
                 text = "".join(f"{name}\n" for name in chosen)
                 (base / "ImageSets" / lists / f"{part}.txt").write_text(text)
-        # What else is there: a list of a class.
+        # The archives also contain lists of classes.
         (base / "ImageSets" / "Main" / "dog_train.txt").write_text("000001  1\n000002 -1\n")
         for name, objects in OBJECTS.items():
             Image.new("RGB", SIZE, (9, 99, 9)).save(base / "JPEGImages" / f"{name}.jpg")
@@ -81,7 +80,7 @@ def annotation(name: str, objects: list[dict[str, Any]]) -> str:
 
 
 def lost_boxes(target: dict[str, Any], no_hard: bool) -> list[tuple[int, ...]]:
-    """The rules of LOST for what torchvision reads."""
+    """Apply LOST's rules to an annotation that torchvision has read."""
     found = []
     for one in target["annotation"]["object"]:
         if no_hard and (one["truncated"] == "1" or one["difficult"] == "1"):
@@ -97,7 +96,7 @@ def by_name(dataset: ImageDataset) -> dict[str, Any]:
 
 @pytest.mark.parametrize("year", ["2007", "2012"])
 @pytest.mark.parametrize("hard", [True, False])
-def test_boxes_of_trainval_as_lost_reads_them(year: str, hard: bool, devkit: Path) -> None:
+def test_boxes_of_trainval_equal_losts(year: str, hard: bool, devkit: Path) -> None:
     theirs = VOCDetection(devkit, year=year, image_set="trainval")
     expected = {}
     for _, target in theirs:
@@ -111,7 +110,7 @@ def test_boxes_of_trainval_as_lost_reads_them(year: str, hard: bool, devkit: Pat
 
 
 @pytest.mark.parametrize(("word", "column"), [("seg", 15), ("instances", 25)])
-def test_masks_of_val_as_torchvision_reads_them(word: str, column: int, devkit: Path) -> None:
+def test_masks_of_val_equal_torchvisions(word: str, column: int, devkit: Path) -> None:
     dataset = load_dataset(f"voc/2012-{word}:{devkit}")
     ((_, record),) = dataset.records()
     truth = read_record_truth(record, SIZE[::-1])
@@ -124,7 +123,7 @@ def test_masks_of_val_as_torchvision_reads_them(word: str, column: int, devkit: 
         np.testing.assert_array_equal(np.where(truth.labels == VOID, 255, truth.labels), mask)
 
 
-def test_parts_and_places(devkit: Path) -> None:
+def test_splits_and_roots(devkit: Path) -> None:
     assert set(by_name(load_dataset(f"voc/2007-test:{devkit}"))) == {"000005.jpg"}
     assert set(by_name(load_dataset(f"voc/2012-train:{devkit}"))) == {"000001.jpg", "000002.jpg"}
     whole = by_name(load_dataset(f"voc/2012-seg-trainval:{devkit}"))
@@ -149,7 +148,7 @@ def test_parts_and_places(devkit: Path) -> None:
         ("ImageSets", "2012", "VOCtrainval_11-May-2012.tar"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_in_which_archive(
+def test_error_names_the_archive_of_a_missing_file(
     gone: str, spec: str, archive: str, devkit: Path
 ) -> None:
     path = devkit / "VOCdevkit" / f"VOC{spec[:4]}" / gone
@@ -165,28 +164,28 @@ def test_what_is_missing_is_in_which_archive(
     ("spec", "message"),
     [
         ("voc/2010:{}", "the years are 2007 and 2012"),
-        ("voc/2012-segs:{}", "after the year may stand -seg or -instances"),
-        ("voc/2012-seg-instances:{}", "after the year may stand"),
-        ("voc/2012-train-train:{}", "after the year may stand"),
-        ("voc/2012-seg-nohard:{}", "-nohard is about boxes"),
-        ("voc/2012-test:{}", "published for 2007 alone"),
+        ("voc/2012-segs:{}", "the year can be followed by -seg or -instances"),
+        ("voc/2012-seg-instances:{}", "the year can be followed by"),
+        ("voc/2012-train-train:{}", "the year can be followed by"),
+        ("voc/2012-seg-nohard:{}", "-nohard applies to boxes"),
+        ("voc/2012-test:{}", "published for 2007 only"),
         ("voc/2012", "needs a folder: write voc/2012:FOLDER"),
         ("voc/2012:{}/none", "no such folder"),
-        ("voc:{}", "these data sets have names of their own"),
+        ("voc:{}", "the spec must name one dataset"),
     ],
 )
-def test_wrong_names(spec: str, message: str, tmp_path: Path) -> None:
+def test_invalid_specs(spec: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(GtaError, match=message):
         load_dataset(spec.format(tmp_path))
 
 
-def test_a_broken_annotation(devkit: Path) -> None:
+def test_broken_annotation(devkit: Path) -> None:
     (devkit / "VOCdevkit/VOC2012/Annotations/000002.xml").write_text("<annotation><object>")
     with pytest.raises(GtaError, match=r"cannot read annotation .*; compare VOCtrainval_11"):
         load_dataset(f"voc/2012:{devkit}")
 
 
-def test_counts_are_those_published(devkit: Path) -> None:
+def test_published_numbers_of_subsets(devkit: Path) -> None:
     for spec, counts in (
         ("2012", {"train": 5717, "val": 5823}),
         ("2007-trainval", {"train": 2501, "val": 2510}),
@@ -240,7 +239,7 @@ def test_coco_20k(coco: Path) -> None:
     assert load_dataset(f"coco20k:{coco}")["train"][0].path.is_file()  # type: ignore[union-attr]
 
 
-def test_what_coco_lacks(coco: Path) -> None:
+def test_missing_files_of_coco(coco: Path) -> None:
     photo = coco / "train2014" / f"COCO_train2014_{9:012d}.jpg"
     photo.unlink()
     assert len(read_dataset(f"coco20k:{coco}")["train"]) == 3
