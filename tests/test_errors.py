@@ -29,11 +29,11 @@ def test_options_in_a_text_become_flags(text: str, written: str) -> None:
     assert with_flags(text) == written
 
 
-def test_an_option_of_a_part_is_no_flag() -> None:
+def test_an_option_within_a_table_is_no_flag() -> None:
     assert describe(UsageError("unknown", option="discovery.tokencut")).startswith("discovery.")
 
 
-def test_a_caller_says_which_option_a_helpers_error_is_about() -> None:
+def test_a_caller_renames_the_option_of_an_error() -> None:
     with pytest.raises(RunError) as caught, errors_about("teacher", image_size="teacher_size"):
         raise RunError("try `image_size=224`", option="image_size")
     assert str(caught.value) == "teacher_size: try `teacher_size=224`"
@@ -41,12 +41,12 @@ def test_a_caller_says_which_option_a_helpers_error_is_about() -> None:
         raise GtaError("no such file")
 
 
-def test_errors_survive_a_process() -> None:
+def test_errors_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(UsageError("wrong", option="lam")))
     assert (str(error), error.option) == ("lam: wrong", "lam")
 
 
-def test_an_error_says_where_the_value_was_written() -> None:
+def test_an_error_names_the_source_of_the_value() -> None:
     error = UsageError("must be at least 1", option="epochs", source="recipe my.toml")
     assert str(error) == describe(error) == "recipe my.toml: epochs: must be at least 1"
     assert describe(UsageError("is no key", source="GTA_FINETUNE__")) == "GTA_FINETUNE__: is no key"

@@ -1,4 +1,4 @@
-"""The registry with real distributions: gtacli's own, the plug-in, and broken ones."""
+"""Registries with real distributions: gtacli, a plug-in, and broken ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stranger:
 
 
 def install(site: Path, name: str, entries: dict[str, str], **modules: str) -> Path:
-    """A distribution as an installer leaves it: modules and a dist-info."""
+    """Write a distribution as an installer does: modules and a dist-info folder."""
     info = site / f"{name.replace('-', '_')}-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
@@ -72,12 +72,12 @@ def test_names_are_listed_without_importing_torch() -> None:
 
 
 @pytest.mark.parametrize(("typo", "meant"), [("gtaa", "gta"), ("l2sp", "l2-sp"), ("bs", "bss")])
-def test_a_wrong_name_answers_did_you_mean(typo: str, meant: str) -> None:
+def test_an_unknown_name_suggests_the_nearest_one(typo: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"unknown regularizer '{typo}'; did you mean '{meant}'"):
         REGULARIZERS.load(typo)
 
 
-def test_a_name_like_no_other_lists_the_known_ones() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"unknown regularizer 'zzzz'; known: .*bss, .*gta, l2-sp"):
         REGULARIZERS.origin("zzzz")
 
@@ -102,7 +102,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("module", BROKEN)
-def test_a_broken_plugin_harms_nobody_else(site: Path, module: str) -> None:
+def test_a_broken_plugin_does_not_affect_the_others(site: Path, module: str) -> None:
     text, what = BROKEN[module]
     install(site, "bad-dist", {"bad": f"{module}:Part"}, **{module: text})
 
@@ -136,7 +136,7 @@ def test_damaged_metadata_does_not_stop_the_listing(site: Path) -> None:
         ("nobody", set()),
     ],
 )
-def test_gta_plugins_chooses_distributions(
+def test_gta_plugins_selects_distributions(
     site: Path, monkeypatch: pytest.MonkeyPatch, switch: str | None, found: set[str]
 ) -> None:
     install(site, "first-dist", {"one": "m:P"})
@@ -190,7 +190,7 @@ def test_a_registered_part_comes_before_an_installed_one() -> None:
     assert REGULARIZERS.load("bss") is not Mine
 
 
-def test_without_a_base_anything_is_a_part() -> None:
+def test_without_a_base_any_object_is_a_part() -> None:
     registry: Registry[object] = Registry("gta.nothing", None, "part")
     registry.register("path", "pathlib:Path")
     assert registry.load("path") is Path

@@ -1,4 +1,4 @@
-"""Exit statuses, one-line errors, a start without heavy imports."""
+"""Exit statuses, one-line errors, and start-up without heavy imports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_version(gta: Any) -> None:
     assert gta("--version").out == f"gta {__version__}\n"
 
 
-def test_alone_it_shows_its_help(gta: Any) -> None:
+def test_a_group_without_a_command_prints_its_help(gta: Any) -> None:
     assert "Commands:" in gta().out
     assert "list" in gta("plugins").out
 
@@ -77,7 +77,7 @@ def raising(error: BaseException) -> Any:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Puts a command `boom` that raises into the table."""
+    """Return a function that adds a command `boom`, which raises an error."""
 
     def put(error: BaseException) -> None:
         monkeypatch.setitem(sys.modules, "boom_module", raising(error))
@@ -107,17 +107,17 @@ def test_exit_statuses(
         assert result.err == line
 
 
-def test_verbose_shows_the_traceback_of_what_was_not_foreseen(gta: Any, command: Any) -> None:
+def test_verbose_shows_the_traceback_of_an_unexpected_error(gta: Any, command: Any) -> None:
     command(ValueError("odd"))
     shown = gta("boom", "-v")
     assert shown.status == 3
     assert "Traceback" in shown.err
     assert shown.err.endswith("error: ValueError: odd\n")
-    command(GtaError("foreseen"))
-    assert gta("boom", "-v").err == "error: foreseen\n"
+    command(GtaError("expected"))
+    assert gta("boom", "-v").err == "error: expected\n"
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     code = (
         "import sys; from gtacli.cli import main, console\n"
         "from gtacli.cli import recipes\n"

@@ -1,4 +1,4 @@
-"""From a config's fields to a command's options."""
+"""Commands made from configs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gtacli.cli import lazy
 from gtacli.cli.options import Call, config_command
 from gtacli.config.finetune import FinetuneConfig
 
-Seen = list[tuple[FinetuneConfig, Call, dict[str, Any]]]
+Calls = list[tuple[FinetuneConfig, Call, dict[str, Any]]]
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """What the body of the command `tune` was called with."""
-    calls: Seen = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Add a command `tune`; return the list of its calls."""
+    calls: Calls = []
     app = lazy.new_app()
 
     @config_command(app, FinetuneConfig, "finetune")
     def tune(
         config: FinetuneConfig,
         call: Call,
-        images: Annotated[list[str] | None, typer.Argument(help="what to look at")] = None,
-        nul: Annotated[bool, typer.Option("-0", help="NUL-separated")] = False,
+        images: Annotated[list[str] | None, typer.Argument(help="image files")] = None,
+        nul: Annotated[bool, typer.Option("-0", help="paths are separated by NUL")] = False,
     ) -> int:
         """Train something."""
         calls.append((config, call, {"images": images, "nul": nul}))
@@ -38,12 +38,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return calls
 
 
-def test_flags_reach_the_config(gta: Any, seen: Seen) -> None:
+def test_flags_reach_the_config(gta: Any, calls: Calls) -> None:
     words = "tune -m vit --epochs 3 --no-drift --overwrite --regularizer bss:0.1 --regularizer gta"
     words += " --layers -1,-2 --lam 0.5 -o runs/x --set head_lr_scale=5 --set flip=false"
     result = gta(*words.split())
     assert (result.status, result.out) == (1, "")
-    [(config, call, own)] = seen
+    [(config, call, own)] = calls
     assert config.regularizer == {"bss": {}, "gta": {"layers": "-1,-2"}}
     assert (config.model, config.epochs, config.lam) == ("vit", 3, 0.5)
     assert (config.drift, config.overwrite, config.flip) == (False, True, False)
@@ -52,45 +52,43 @@ def test_flags_reach_the_config(gta: Any, seen: Seen) -> None:
     assert own == {"images": None, "nul": False}
 
 
-def test_unset_flags_are_not_given(gta: Any, seen: Seen) -> None:
+def test_absent_flags_do_not_count_as_given(gta: Any, calls: Calls) -> None:
     gta("tune")
-    assert seen[0][0] == FinetuneConfig()
-    assert seen[0][0].model_fields_set == set()
+    assert calls[0][0] == FinetuneConfig()
+    assert calls[0][0].model_fields_set == set()
 
 
-def test_switches_and_own_parameters(gta: Any, seen: Seen) -> None:
+def test_switches_and_own_parameters(gta: Any, calls: Calls) -> None:
     gta("tune", "a", "b", "-0", "--json", "-q", "-v", "--dry-run")
-    [(_, call, own)] = seen
+    [(_, call, own)] = calls
     assert (call.json, call.quiet, call.verbose, call.dry_run) == (True, True, True, True)
     assert own == {"images": ["a", "b"], "nul": True}
 
 
 def test_recipe_and_environment(
-    gta: Any, seen: Seen, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    gta: Any, calls: Calls, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.toml").write_text("epochs = 3\nlam = 1")
     monkeypatch.setenv("GTA_FINETUNE__LAM", "2")
     gta("tune", "--recipe", str(tmp_path / "r.toml"))
-    assert (seen[0][0].epochs, seen[0][0].lam) == (3, 2)
+    assert (calls[0][0].epochs, calls[0][0].lam) == (3, 2)
 
 
-def test_print_config_does_nothing_else(gta: Any, seen: Seen) -> None:
+def test_print_config_only_prints(gta: Any, calls: Calls) -> None:
     shown = gta("tune", "--print-config", "--lam", "0.3")
-    assert (shown.status, shown.err, seen) == (0, "", [])
+    assert (shown.status, shown.err, calls) == (0, "", [])
     assert tomllib.loads(shown.out)["lam"] == 0.3
 
 
-def test_a_wrong_value_is_one_line(gta: Any, seen: Seen) -> None:
+def test_a_wrong_value_is_one_line(gta: Any, calls: Calls) -> None:
     wrong = gta("tune", "--epochs", "ten")
-    assert (wrong.status, wrong.out, seen) == (2, "", [])
+    assert (wrong.status, wrong.out, calls) == (2, "", [])
     assert wrong.err == "error: --epochs: must be a whole number, got 'ten'\n"
     assert "did you mean" in gta("tune", "--regularizer", "gtaa").err
     assert gta("tune", "--lam").status == 2
 
 
-def test_help_says_everything_from_the_fields(
-    gta: Any, seen: Seen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_contains_every_field(gta: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = " ".join(gta("tune", "--help").out.split())
     for name, field in {**FinetuneConfig.model_fields, **FinetuneConfig.flat_fields()}.items():

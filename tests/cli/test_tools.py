@@ -1,4 +1,4 @@
-"""`gta models|plugins|recipes|doctor`."""
+"""Tests of `gta models|plugins|recipes|doctor`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_models_list(gta: Any) -> None:
     assert "eva02_tiny_patch14_224" in gta("models", "list", "eva02_tiny").out
 
 
-def test_models_list_says_which_are_random(gta: Any) -> None:
+def test_models_list_marks_random_weights(gta: Any) -> None:
     with MODELS.registered("broken", "no.such.module:Model"):
         rows = {row["model"]: row for row in gta("models", "list", "--json").lines}
     assert [rows[name]["pretrained"] for name in ("demo", "demo-untrained", "broken")] == [
@@ -47,7 +47,7 @@ def test_plugins(gta: Any) -> None:
     assert "gta-delta" in gta("plugins", "list").out
 
 
-def test_a_broken_plugin_is_reported_and_the_rest_goes_on(
+def test_a_broken_plugin_is_reported_and_harms_nothing_else(
     gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = tmp_path / "bad_dist-1.dist-info"

@@ -1,4 +1,4 @@
-"""Strictness, and errors in words."""
+"""Strict models, texts read by type, and errors in words."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_errors_in_words(values: dict[str, Any], message: str) -> None:
     assert str(caught.value) == f"options.{message}"
 
 
-def test_values_stay() -> None:
+def test_models_are_frozen() -> None:
     options = build(Options, {"epochs": 4})
     with pytest.raises(ValidationError):
         options.epochs = 5  # type: ignore[misc]
 
 
-def test_long_values_are_cut() -> None:
+def test_long_values_are_shortened_in_messages() -> None:
     with pytest.raises(UsageError) as caught:
         build(Options, {"epochs": "x" * 1000}, "options")
     assert len(str(caught.value)) < 120

@@ -1,4 +1,4 @@
-"""What the options of `gta pretrain` accept, and what they mean together."""
+"""Values and combinations of the options of `gta pretrain`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_tau(given: Any, read: tuple[float, float], written: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["fast", "1:2:3", "0", "-1", True, [], "1:0"])
-def test_no_tau(given: Any) -> None:
+def test_invalid_tau(given: Any) -> None:
     with pytest.raises(ValidationError):
         PretrainConfig(tau=given)
 
@@ -47,7 +47,7 @@ def test_no_tau(given: Any) -> None:
         ({"teacher": "x", "guide": "dino"}, "dino"),
     ],
 )
-def test_who_guides(given: dict[str, Any], backend: str) -> None:
+def test_backend_that_guides(given: dict[str, Any], backend: str) -> None:
     config = PretrainConfig(**given)
     assert config.backend == backend
     assert config.guided == (backend != "none")
@@ -67,17 +67,17 @@ def test_who_guides(given: dict[str, Any], backend: str) -> None:
         ({**MAPS, "gamma": 1.0, "tau": 0.011}, "overflows"),
     ],
 )
-def test_what_does_not_fit_together(given: dict[str, Any], words: str) -> None:
+def test_invalid_combinations(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         PretrainConfig(**given)
 
 
-def test_no_least_tau_where_gamma_is_auto() -> None:
+def test_any_tau_is_valid_with_gamma_auto() -> None:
     assert PretrainConfig(**MAPS, tau=0.001).tau == (0.001, 0.001)
     assert PretrainConfig(**MAPS, tau=0.012, gamma=1.0).gamma == 1.0
 
 
-def test_when_something_is_due() -> None:
+def test_epochs_of_a_periodic_action() -> None:
     config = PretrainConfig(epochs=25)
     assert [e + 1 for e in range(25) if config.due(None, e)] == [3, 6, 9, 12, 15, 18, 21, 24, 25]
     assert [e + 1 for e in range(25) if config.due(10, e)] == [10, 20, 25]

@@ -1,4 +1,4 @@
-"""Every shipped recipe."""
+"""The shipped recipes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MODELS: dict[str, type[TrainingConfig]] = {
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_some_are_shipped() -> None:
+def test_recipes_are_shipped() -> None:
     assert {"cub-gta", "cub-l2sp", "demo"} <= set(recipes.shipped())
 
 
 @pytest.mark.parametrize("name", recipes.shipped())
-def test_a_shipped_recipe_resolves_and_says_how_to_run_it(name: str) -> None:
+def test_a_shipped_recipe_resolves_with_the_command_in_its_first_line(name: str) -> None:
     recipe = recipes.find(name)
     gta, command, *rest = shlex.split(recipe.launch)
     assert gta == "gta"
@@ -44,7 +44,7 @@ def test_a_shipped_recipe_resolves_and_says_how_to_run_it(name: str) -> None:
 
 
 def _flags(words: list[str]) -> dict[str, str]:
-    """Of `--key value` pairs."""
+    """Return the values of `--key value` pairs."""
     return {k.removeprefix("--"): v for k, v in zip(words[::2], words[1::2], strict=True)}
 
 
@@ -57,7 +57,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
-def test_every_command_in_a_recipe_is_one(
+def test_every_command_in_a_recipe_is_valid(
     name: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(command.replace("$tau", "0.5"))
@@ -77,7 +77,7 @@ PRETRAINING = {
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
-def test_of_pre_training_the_method_alone_differs(name: str) -> None:
+def test_pretraining_recipes_differ_only_in_the_method(name: str) -> None:
     flags = {"maps": "imagenet-maps"}
     paper = resolve(PretrainConfig, "pretrain", recipe="attg-mae-vitb", flags=flags, env={})
     assert (paper.epochs, paper.warmup, paper.batch_size) == (800, 40, 4096)
@@ -85,7 +85,7 @@ def test_of_pre_training_the_method_alone_differs(name: str) -> None:
     assert own.model_dump() == paper.model_dump() | PRETRAINING[name]
 
 
-SETS = ("cub", "cars", "aircraft", "dogs", "pets")
+DATASETS = ("cub", "cars", "aircraft", "dogs", "pets")
 METHODS = {
     "none": {},
     "l2sp": {"l2-sp": 0.01},
@@ -95,10 +95,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("data", SETS)
+@pytest.mark.parametrize("data", DATASETS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_papers_grid(data: str, method: str) -> None:
-    """Five sets, four rates, five methods, two sources; what differs is the method alone."""
+def test_finetuning_recipes_cover_the_papers_grid(data: str, method: str) -> None:
+    """Five datasets, four rates, five methods, two sources; only the method differs."""
     for rate in ("15", "30", "50", "100"):
         for model in ("vit_small_patch16_224.dino", "deit_small_patch16_224.fb_in1k"):
             flags = {"sampling_rate": rate, "model": model, "data": "ROOT"}

@@ -1,4 +1,4 @@
-"""The folding of everything that asks for regularizers."""
+"""Folding of everything that asks for regularizers."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_forms(asked: Any, expected: dict[str, Any]) -> None:
     assert list(got["regularizer"]) == list(expected["regularizer"])
 
 
-def test_nothing_asked_leaves_the_default_to_the_field() -> None:
+def test_without_a_setting_the_field_keeps_its_default() -> None:
     assert folded((FLAGS, {"epochs": 3})) == {"epochs": 3}
     assert folded() == {}
 
 
 @pytest.mark.parametrize("rank", [RECIPE, ENV, SET, FLAGS])
-def test_result_is_a_fixed_point(rank: Rank) -> None:
+def test_folding_the_result_again_changes_nothing(rank: Rank) -> None:
     once = folded(
         (RECIPE, {"regularizer": {"gta": {"layers": "last"}, "bss": {"lam": 2}}, "lam": 0.5}),
         (FLAGS, {"guide": "msa"}),
@@ -58,7 +58,7 @@ def test_result_is_a_fixed_point(rank: Rank) -> None:
     assert folded((rank, once)) == once
 
 
-def test_a_name_replaces_and_keeps_the_options_of_what_stays() -> None:
+def test_a_name_replaces_the_names_and_keeps_the_options_of_active_ones() -> None:
     recipe = (RECIPE, {"regularizer": {"gta": {"layers": "last"}, "bss": {"k": 2}}})
     assert folded(recipe, (FLAGS, {"regularizer": "bss"})) == {"regularizer": {"bss": {"k": 2}}}
     both = folded(recipe, (FLAGS, {"regularizer": ["bss", "gta"]}))
@@ -94,7 +94,7 @@ def test_tables_of_several_sources_merge_key_by_key() -> None:
     assert got == {"regularizer": {"gta": {"layers": "all", "guide": "msa"}}}
 
 
-def test_flat_options_fold_at_their_own_precedence() -> None:
+def test_flat_options_keep_the_precedence_of_their_source() -> None:
     low_flat = [(RECIPE, {"layers": "last"}), (SET, {"regularizer": {"gta": {"layers": "all"}}})]
     assert folded(*low_flat)["regularizer"] == {"gta": {"layers": "all"}}
     high_flat = [(RECIPE, {"regularizer": {"gta": {"layers": "all"}}}), (FLAGS, {"layers": "last"})]
@@ -147,7 +147,7 @@ def test_within_one_source_the_order_of_entries_does_not_matter() -> None:
     assert folded(*entries, bss) == folded(*reversed(entries), bss) == {"regularizer": {"bss": {}}}
 
 
-def test_strength_of_none_is_kept_to_be_checked() -> None:
+def test_strength_without_a_regularizer_is_kept_for_validation() -> None:
     assert folded((FLAGS, {"regularizer": "none", "lam": -1})) == {"regularizer": {}, "lam": -1}
 
 

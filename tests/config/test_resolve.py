@@ -1,4 +1,4 @@
-"""One precedence, every source; errors name the source."""
+"""Precedence of the sources, and errors that name the source."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SOURCES = ("recipe", "env", "set", "flag")
 @pytest.mark.parametrize("given", [SOURCES[:n] for n in range(5)], ids=len)
 @pytest.mark.parametrize("key", ["epochs", "lam", "layers"])
 def test_each_source_beats_those_below(recipe: Any, given: tuple[str, ...], key: str) -> None:
-    """With the first n sources given, the last of them wins; a default is only a default."""
+    """Of the first n sources the last one wins."""
     value = {name: 10 + i for i, name in enumerate(SOURCES)}
     config = resolved(
         recipe(f"{key} = {value['recipe']}") if "recipe" in given else None,
@@ -64,7 +64,7 @@ def test_each_source_beats_those_below(recipe: Any, given: tuple[str, ...], key:
     assert got == (value[given[-1]] if given else defaults[key])
 
 
-def test_sources_that_do_not_meet_add_up(recipe: Any) -> None:
+def test_different_keys_of_several_sources_are_combined(recipe: Any) -> None:
     config = resolved(
         recipe("epochs = 3\n[regularizer.gta]\nguide = 'msa'"),
         {"GTA_FINETUNE__REGULARIZER__GTA__LAYERS": "last", "GTA_PREDICT__TOP": "3", "HOME": "/"},
@@ -81,12 +81,12 @@ def test_the_last_set_wins_and_an_empty_variable_is_unset() -> None:
     assert resolved(env={"GTA_FINETUNE__EPOCHS": ""}).epochs == 20
 
 
-def test_the_processes_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GTA_FINETUNE__REGULARIZER__L2_SP__BETA", "0.2")
     assert resolve(FinetuneConfig, "finetune").regularizer == {"l2-sp": {"beta": 0.2}}
 
 
-def test_text_is_read_as_what_the_key_wants() -> None:
+def test_text_is_read_by_the_type_of_the_key() -> None:
     config = resolved(
         env={"GTA_FINETUNE__COMPILE": "1", "GTA_FINETUNE__DRIFT": "off"},
         out="2024",
@@ -190,7 +190,7 @@ def test_other_wrong_sources(sources: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-def test_of_two_that_exclude_each_other_the_higher_source_stays(recipe: Any) -> None:
+def test_of_two_exclusive_keys_the_higher_source_wins(recipe: Any) -> None:
     over_rate = resolved(recipe("sampling_rate = 15"), shots="3")
     assert (over_rate.shots, over_rate.sampling_rate) == (3, 100)
     over_shots = resolved(recipe("shots = 3"), sampling_rate="15")
@@ -208,7 +208,7 @@ def test_of_two_that_exclude_each_other_the_higher_source_stays(recipe: Any) -> 
         {"image_size": "96", "resume": "runs/y", "device": "cuda:1"},
     ],
 )
-def test_printed_config_is_a_recipe_for_the_same(recipe: Any, flags: dict[str, Any]) -> None:
+def test_a_printed_config_is_a_recipe_for_it(recipe: Any, flags: dict[str, Any]) -> None:
     config = resolved(**flags)
     text = to_toml(config, "finetune")
     assert tomllib.loads(text)["command"] == "finetune"

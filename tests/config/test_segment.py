@@ -35,7 +35,7 @@ def test_the_higher_source_wins() -> None:
     assert resolved(("discovery.dino.layer=-4",), env, layer="-5").options == {"layer": -5}
 
 
-def test_model_and_teacher_are_one() -> None:
+def test_teacher_is_another_name_of_model() -> None:
     assert resolved(teacher="x").spec == "x"
     assert resolved(env={"GTA_SEGMENT__TEACHER": "x"}, model="y").spec == "y"
     with pytest.raises(UsageError, match="exclude each other"):
@@ -53,14 +53,14 @@ def test_model_and_teacher_are_one() -> None:
         ((), {"refine": "bilaterial"}, "^refine: must be one of none, bilateral, guided"),
     ],
 )
-def test_faults_name_their_source(
+def test_errors_name_their_source(
     sets: tuple[str, ...], flags: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         resolved(sets, **flags)
 
 
-def test_what_is_printed_is_a_recipe() -> None:
+def test_a_printed_config_is_a_recipe() -> None:
     config = resolved(layer="-6", model="m", image_size="320x480", ground_truth="masks")
     values = tomllib.loads(to_toml(config, "segment"))
     assert values.pop("command") == "segment"
