@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
-from gtacli.models.mae_decoders import CrossDecoder, Decoder, SelfDecoder, initialize
+from gtacli.models.mae_decoders import CrossDecoder, Decoder, DecoderShape, SelfDecoder, initialize
 from gtacli.models.patches import (
     patchify,
     sincos_positions,
@@ -102,19 +102,13 @@ class MaskedAutoencoder(nn.Module):
             # The published code rounds the number of patches that are not predicted.
             masked -= min(max(0, int(n * (mask_ratio - predict_ratio) + 1e-6)), masked - 1)
         width, depth = m.embed_dim, len(m.blocks)
-        sizes: dict[str, Any] = {
-            "grid": self.grid,
-            "values": self.patch[0] * self.patch[1] * m.patch_embed.proj.in_channels,
-            "predicted": masked,
-            "width": decoder_dim,
-            "depth": decoder_depth,
-            "heads": decoder_heads,
-        }
-        if method == "mae":
-            prefix = m.num_prefix_tokens
-            self.decoder: Decoder = SelfDecoder(width, prefix, **sizes)
-        else:
-            self.decoder = CrossDecoder(width, depth, **sizes)
+        values = self.patch[0] * self.patch[1] * m.patch_embed.proj.in_channels
+        shape = DecoderShape(self.grid, values, masked, decoder_dim, decoder_depth, decoder_heads)
+        self.decoder: Decoder = (
+            SelfDecoder(width, m.num_prefix_tokens, shape)
+            if method == "mae"
+            else CrossDecoder(width, depth, shape)
+        )
         unused = ["head", "head_dist", "attn_pool"]
         for name in [*unused, "norm", "fc_norm"] if method == "crossmae" else unused:
             if (part := getattr(encoder, name, None)) is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from timm.layers import Mlp
@@ -30,14 +31,27 @@ from gtacli.models.patches import sincos_positions
 _Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class Decoder(nn.Module, ABC):
-    """The common base: mask token, fixed positions, final norm and projection to pixels.
+class DecoderShape(NamedTuple):
+    """The sizes of a decoder.
 
-    Args:
+    Attributes:
         grid: (gh, gw) of the images.
-        width: W, a multiple of 4.
         values: number of values in a patch.
         predicted: M; the last patches in the order of the mask.
+        width: W, a multiple of 4.
+        depth, heads: number of blocks, and of their attention heads.
+    """
+
+    grid: tuple[int, int]
+    values: int
+    predicted: int
+    width: int
+    depth: int
+    heads: int
+
+
+class Decoder(nn.Module, ABC):
+    """The common base: mask token, fixed positions, final norm and projection to pixels.
 
     Attributes:
         layers_read: number of tensors that the decoder reads from the encoder.
@@ -46,14 +60,15 @@ class Decoder(nn.Module, ABC):
     positions: Tensor
     layers_read = 1
 
-    def __init__(self, grid: tuple[int, int], width: int, values: int, predicted: int) -> None:
+    def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
-        self.predicted = predicted
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.predicted = shape.predicted
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width))
         # Not part of the state: a function of the grid.
-        self.register_buffer("positions", sincos_positions(grid, width), persistent=False)
-        self.norm = _Norm(width)
-        self.pixels = nn.Linear(width, values)
+        positions = sincos_positions(shape.grid, shape.width)
+        self.register_buffer("positions", positions, persistent=False)
+        self.norm = _Norm(shape.width)
+        self.pixels = nn.Linear(shape.width, shape.values)
 
     @abstractmethod
     def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
@@ -82,23 +97,14 @@ class Decoder(nn.Module, ABC):
 class SelfDecoder(Decoder):
     """MAE's decoder; it reads the encoder's final tokens and predicts all masked patches."""
 
-    def __init__(
-        self,
-        encoder_width: int,
-        prefix: int,
-        *,
-        grid: tuple[int, int],
-        values: int,
-        predicted: int,
-        width: int,
-        depth: int,
-        heads: int,
-    ) -> None:
-        super().__init__(grid, width, values, predicted)
+    def __init__(self, encoder_width: int, prefix: int, shape: DecoderShape) -> None:
+        super().__init__(shape)
         self.prefix = prefix
-        self.embed = nn.Linear(encoder_width, width)
-        blocks = [Block(width, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)]
-        self.blocks = nn.ModuleList(blocks)
+        self.embed = nn.Linear(encoder_width, shape.width)
+        self.blocks = nn.ModuleList(
+            Block(shape.width, shape.heads, qkv_bias=True, norm_layer=_Norm)
+            for _ in range(shape.depth)
+        )
         self.reset()
 
     def tokens(self, features: list[Tensor], order: Tensor, predicted: int) -> Tensor:
@@ -118,19 +124,9 @@ class SelfDecoder(Decoder):
 class CrossDecoder(Decoder):
     """CrossMAE's decoder; it reads the tokens before the encoder's first block and after each."""
 
-    def __init__(
-        self,
-        encoder_width: int,
-        encoder_depth: int,
-        *,
-        grid: tuple[int, int],
-        values: int,
-        predicted: int,
-        width: int,
-        depth: int,
-        heads: int,
-    ) -> None:
-        super().__init__(grid, width, values, predicted)
+    def __init__(self, encoder_width: int, encoder_depth: int, shape: DecoderShape) -> None:
+        super().__init__(shape)
+        width, depth, heads = shape.width, shape.depth, shape.heads
         self.layers_read = encoder_depth + 1
         self.mix = nn.Parameter(torch.empty(depth, self.layers_read))
         self.mix_norms = nn.ModuleList(_Norm(encoder_width) for _ in range(depth))
