@@ -1,6 +1,6 @@
 """The binary patch graph of TokenCut (Wang et al., arXiv 2202.11539), stored as half a matrix.
 
-    A_ij = 1 if f_i . f_j > tau else eps,   f the L2-normalised features.
+    A_ij = 1 if f_i . f_j > tau else eps,   f the L2-normalized features.
 
 A is symmetric, so only panels of rows from the diagonal to the right are computed and stored. This
 halves the products, the memory, and the memory traffic of every later product with A, which limits

@@ -54,7 +54,7 @@ def normalized_cut(
     1 GB, whichever is more. On a CPU the images of a batch are distributed over threads.
 
     Args:
-        features: (B, N, C) floating point, without prefix tokens; L2-normalised inside.
+        features: (B, N, C) floating point, without prefix tokens; L2-normalized inside.
         grid: (gh, gw) of the patches, N = gh * gw.
         tau: cosine similarity above which two patches are connected.
         eps: weight of all other edges; above 0.

@@ -55,7 +55,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: fraction of the patches that are masked.
         predict_ratio: fraction of all patches that are predicted (crossmae; published: 0.25 to
             0.75). MAE predicts all masked patches.
-        norm_pix: predict each patch standardised by its own mean and variance.
+        norm_pix: predict each patch standardized by its own mean and variance.
         decoder_dim, decoder_depth, decoder_heads: of the decoder (published: 512, 8, 16).
 
     Modules of the encoder that are not used (pooling, head; with crossmae the final norm, as

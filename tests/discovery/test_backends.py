@@ -1,4 +1,4 @@
-"""The back-ends against the code that published them, run on the same weights."""
+"""Tests of the back-ends against their published code, run on the same weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 
 
 def make(arch: str = "vit_tiny_patch16_224", **kwargs: Any) -> nn.Module:
-    """A small ViT whose weights depend on no initialiser: drawn in the order of their names."""
+    """Create a small ViT with weights drawn in the order of their names."""
     model = timm.create_model(arch, **{**SMALL, **kwargs}).eval()
     generator = torch.Generator().manual_seed(0)
     state = model.state_dict()
@@ -102,7 +102,7 @@ OFFICIAL_MASKS = """
 """
 
 
-def test_masks_of_heads_are_those_of_dinos_code() -> None:
+def test_head_masks_equal_dinos_code() -> None:
     model = make(img_size=48, patch_size=8)
     found = backend("dino", model).find(images(48, 48))
     expected = [[int(cell) for cell in head] for head in OFFICIAL_MASKS.split()]
@@ -111,7 +111,7 @@ def test_masks_of_heads_are_those_of_dinos_code() -> None:
 
 
 @pytest.mark.parametrize("heads", ["max", "mean", "best"])
-def test_dinos_heads_become_one_map(heads: str) -> None:
+def test_dino_reduces_heads_to_one_map(heads: str) -> None:
     model = make(img_size=48, patch_size=8)
     batch = images(48, 48)
     (caught,) = [b.attn for b in model.blocks[-1:]]
@@ -137,7 +137,7 @@ def test_dinos_heads_become_one_map(heads: str) -> None:
     torch.testing.assert_close(found.maps, unit_range(expected), atol=1e-5, rtol=0)
 
 
-def test_a_mask_holds_at_least_its_mass_and_no_patch_too_many() -> None:
+def test_mask_is_the_smallest_with_its_mass() -> None:
     attention = torch.rand(20, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     mask = mass_mask(attention, 0.6)
     share = (attention * mask).sum((-2, -1)) / attention.sum((-2, -1))
@@ -165,14 +165,14 @@ PACKAGE_MAPS: dict[tuple[int, object], str] = {
 
 
 @pytest.mark.parametrize(("layer", "wanted"), PACKAGE_MAPS)
-def test_gradcam_is_that_of_the_package(layer: int, wanted: object) -> None:
+def test_gradcam_equals_recorded_package_output(layer: int, wanted: object) -> None:
     model = make(img_size=(32, 48), patch_size=8)
     found = backend("gradcam", model, layer=layer, target_class=wanted).find(images(32, 48))
     expected = torch.tensor([float(x) for x in PACKAGE_MAPS[layer, wanted].split()]).view(2, 4, 6)
     torch.testing.assert_close(found.maps, expected, atol=2e-4, rtol=0)
 
 
-def test_gradcam_beside_the_package() -> None:
+def test_gradcam_equals_package() -> None:
     package = pytest.importorskip("pytorch_grad_cam")
     model = make("vit_tiny_patch16_224", img_size=(32, 48), patch_size=8).requires_grad_(True)
     found = backend("gradcam", model).find(images(32, 48, 4))
@@ -181,7 +181,7 @@ def test_gradcam_beside_the_package() -> None:
         return tokens[:, 1:].unflatten(1, (4, 6)).permute(0, 3, 1, 2)
 
     with package.GradCAM(model, [model.blocks[-1].norm1], to_image) as cam:
-        cam(images(32, 48, 4), None)  # resized there: compared before that
+        cam(images(32, 48, 4), None)  # its map is resized; compared before that
         (a,), (g,) = cam.activations_and_grads.activations, cam.activations_and_grads.gradients
         raw = cam.get_cam_image(None, None, None, a.numpy(), g.numpy(), False)
     expected = unit_range(torch.from_numpy(raw).relu())
@@ -190,7 +190,7 @@ def test_gradcam_beside_the_package() -> None:
 
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_gradcam_leaves_no_trace(trainable: bool, mode: Any) -> None:
+def test_gradcam_does_not_change_the_model(trainable: bool, mode: Any) -> None:
     model = make(img_size=32, patch_size=8).requires_grad_(trainable)
     for p in model.parameters():
         p.grad = torch.full_like(p, 3.0) if trainable else None
@@ -208,7 +208,7 @@ def test_gradcam_leaves_no_trace(trainable: bool, mode: Any) -> None:
         assert not module._forward_pre_hooks
 
 
-def test_gradcam_of_an_image_does_not_depend_on_its_batch() -> None:
+def test_gradcam_does_not_depend_on_the_batch() -> None:
     model = make(img_size=(32, 48), patch_size=8)
     part = backend("gradcam", model, layer=0)
     batch = images(32, 48, 3)
@@ -229,7 +229,7 @@ def test_gradcam_of_an_image_does_not_depend_on_its_batch() -> None:
         ("dino", {"mass": 1.5}, {}, "mass: must be less than 1"),
     ],
 )
-def test_what_cannot_be_done_is_said_first(
+def test_invalid_options_are_rejected_at_construction(
     name: str, options: dict[str, Any], kwargs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -237,7 +237,7 @@ def test_what_cannot_be_done_is_said_first(
 
 
 @pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam"])
-def test_what_is_not_a_vit_is_named(name: str) -> None:
+def test_unsupported_model_is_named(name: str) -> None:
     with pytest.raises(UsageError, match="model: ResNet is not a ViT"):
         backend(name, timm.create_model("resnet10t"))
 

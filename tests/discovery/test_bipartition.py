@@ -1,4 +1,4 @@
-"""From eigenvectors to objects, against the published steps taken one image at a time."""
+"""Tests of objects from eigenvectors against the published code, one image at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gtacli.discovery.ncut import normalized_cut
 def published(
     y: np.ndarray, grid: tuple[int, int]
 ) -> tuple[np.ndarray, list[int], int, np.ndarray]:
-    """Mask, box, seed and signed vector as the official code computes them."""
+    """Compute mask, box, seed and signed vector as the official code does."""
     side = y > y.mean()
     seed = int(np.argmax(np.abs(y)))
     if not side[seed]:
@@ -31,7 +31,7 @@ def published(
 @given(
     batch=st.integers(1, 4), gh=st.integers(1, 9), gw=st.integers(2, 9), seed=st.integers(0, 10**6)
 )
-def test_objects_are_the_published_ones(batch: int, gh: int, gw: int, seed: int) -> None:
+def test_objects_equal_published_code(batch: int, gh: int, gw: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(batch, gh * gw)).astype(np.float32)
     vectors[np.arange(batch), np.abs(vectors).argmax(-1)] *= 1.001  # no near ties
     cut = bipartition(torch.from_numpy(vectors), (gh, gw))
@@ -45,7 +45,7 @@ def test_objects_are_the_published_ones(batch: int, gh: int, gw: int, seed: int)
         np.testing.assert_allclose(cut.map[i].numpy().reshape(-1), scaled, atol=1e-6)
 
 
-def test_the_object_is_one_component_and_diagonals_do_not_join() -> None:
+def test_object_is_one_4_connected_component() -> None:
     y = torch.zeros(1, 4, 5)
     y[0, 0, 0], y[0, 1, 1], y[0, 1, 2], y[0, 3, 4] = 1, 3, 2, 2
     cut = bipartition(y.flatten(1), (4, 5))
@@ -54,8 +54,8 @@ def test_the_object_is_one_component_and_diagonals_do_not_join() -> None:
     assert int(cut.seed[0]) == 6
 
 
-def test_of_equal_entries_the_first_is_the_seed() -> None:
-    """Corner tokens often tie exactly; noise of 1e-15 decides between them in the official code."""
+def test_seed_is_the_first_of_ties() -> None:
+    """Corner tokens often tie exactly; in the official code noise of 1e-15 breaks the ties."""
     y = torch.tensor([[0.5, -0.1, -0.3, 0.5000005], [-0.9, 0.1, 0.2, 0.9000009]])
     cut = bipartition(y, (2, 2))
     assert cut.seed.tolist() == [0, 0]
@@ -63,16 +63,16 @@ def test_of_equal_entries_the_first_is_the_seed() -> None:
     assert cut.eigenvector[1].tolist() == pytest.approx([0.9, -0.1, -0.2, -0.9])
 
 
-def test_entries_that_differ_by_more_than_rounding_are_not_equal() -> None:
-    """Corner tokens with nearly the same edges: the published code takes the larger one."""
+def test_differences_above_rounding_are_not_ties() -> None:
+    """Corner tokens with nearly the same edges: the published code takes the larger entry."""
     y = torch.tensor([[0.5, -0.1, -0.3, 0.500003], [-0.9, 0.1, 0.2, 0.900006]])
     cut = bipartition(y, (2, 2))
     assert cut.seed.tolist() == [3, 3]
     assert cut.mask.flatten(1).int().tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
 
 
-def test_components_end_at_the_image() -> None:
-    """Last patch of one image and first of the next are on the true side."""
+def test_components_do_not_cross_images() -> None:
+    """The last patch of one image and the first of the next are on the object's side."""
     y = torch.tensor([[0.0, 0, 0, 1], [1, 0, 0, 0]])
     cut = bipartition(y, (2, 2))
     assert cut.mask.flatten(1).int().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
@@ -80,7 +80,7 @@ def test_components_end_at_the_image() -> None:
 
 @pytest.mark.parametrize("solver", ["auto", "krylov", "eigh", "scipy"])
 @pytest.mark.parametrize("what", ["constant", "nothing in common", "one patch"])
-def test_a_graph_without_a_cut_has_no_object(solver: str, what: str) -> None:
+def test_graph_without_cut_has_no_object(solver: str, what: str) -> None:
     grid = (1, 1) if what == "one patch" else (11, 12)
     n = grid[0] * grid[1]
     features = torch.eye(n)[None] if what == "nothing in common" else torch.ones(1, n, 3)
@@ -93,7 +93,7 @@ def test_a_graph_without_a_cut_has_no_object(solver: str, what: str) -> None:
     assert not cut.eigenvector.any()
 
 
-def test_an_image_without_a_cut_among_others() -> None:
+def test_image_without_cut_in_a_batch() -> None:
     features = torch.cat((torch.ones(1, 196, 8), two_regions(14)))
     cut = normalized_cut(features, (14, 14))
     alone = normalized_cut(features[1:], (14, 14))
@@ -103,7 +103,7 @@ def test_an_image_without_a_cut_among_others() -> None:
 
 
 def two_regions(side: int) -> torch.Tensor:
-    """(1, side^2, 8): an object in rows 3 to 6, columns 2 to 7, on another ground; noise."""
+    """Return features (1, side^2, 8) of an object in rows 3 to 6, columns 2 to 7, with noise."""
     generator = torch.Generator().manual_seed(0)
     kinds = torch.nn.functional.one_hot(torch.tensor([0, 1]), 8).float()
     inside = torch.zeros(side, side, dtype=torch.long)
@@ -114,7 +114,7 @@ def two_regions(side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("side", [9, 14, 30])
 @pytest.mark.parametrize("solver", ["auto", "scipy"])
-def test_an_object_on_another_ground_is_found(side: int, solver: str) -> None:
+def test_object_on_another_background_is_found(side: int, solver: str) -> None:
     cut = normalized_cut(two_regions(side), (side, side), solver=solver)  # type: ignore[arg-type]
     expected = torch.zeros(side, side, dtype=torch.bool)
     expected[3:7, 2:8] = True

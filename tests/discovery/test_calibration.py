@@ -1,4 +1,4 @@
-"""TokenCut's layer and tau: what is chosen, when it is chosen anew, and what is left alone."""
+"""Tests of the calibration of TokenCut's layer and tau, and of its cache."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def truth() -> NDArray[np.bool_]:
 
 
 def keys(kind: str) -> torch.Tensor:
-    """(1, 64, 16): an object on a ground, or what goes wrong."""
+    """Return keys (1, 64, 16) of an object on a background, or of a failure."""
     g = torch.Generator().manual_seed(0)
     inside = torch.from_numpy(truth()[::8, ::8].copy()).flatten()
     noise = 0.3 * torch.randn(64, 16, generator=g)
     object_, ground = torch.eye(16)[0], torch.eye(16)[1]
     clear = torch.where(inside[:, None], object_, ground) + noise / 4
-    if kind == "collapsed":  # every patch says the same
+    if kind == "collapsed":  # all patches are equal
         return (ground + noise / 20)[None]
-    if kind == "outliers":  # a few patches that resemble nothing, themselves least
+    if kind == "outliers":  # a few patches without similar ones
         clear = clear.clone()
         clear[[0, 63]] = torch.eye(16)[[5, 5]] * 40
         return torch.where(inside[:, None], ground + noise / 20, clear)[None]
@@ -63,7 +63,7 @@ def keys(kind: str) -> torch.Tensor:
 
 
 class Blocks:
-    """Instead of a network: blocks with these keys."""
+    """Replace the network's attention by blocks with these keys."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
         def attention(_: Any, images: torch.Tensor, layers: Any, rows: str) -> Iterator[Tap]:
@@ -79,21 +79,21 @@ def batch(images: int) -> MaskedImages:
     return torch.zeros(images, 3, 64, 64), [truth()] * images
 
 
-def test_a_clear_object_wins_over_collapsed_keys_and_outliers(
+def test_clear_object_beats_collapsed_keys_and_outliers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Blocks(monkeypatch, "collapsed", "outliers", "clear")
     pairs = [(layer, tau) for layer in range(3) for tau in (0.2, 0.6)]
     sums = total_iou(SimpleNamespace(model=None), pairs, [batch(2), batch(1)], 1e-5)  # type: ignore[arg-type]
-    assert sums[2, 0.2] == pytest.approx(3)  # of three images, the whole object
+    assert sums[2, 0.2] == pytest.approx(3)  # three images with IoU 1
     assert max(sums[pair] for pair in pairs if pair[0] < 2) < 1
 
 
 @pytest.mark.parametrize("wanted", [(0, 0.3), (2, 0.1), (1, 0.9)])
-def test_the_best_on_all_scenes_is_chosen(
+def test_best_on_all_scenes_is_chosen(
     monkeypatch: pytest.MonkeyPatch, model: LoadedModel, wanted: LayerTau
 ) -> None:
-    """The first scenes only say which pairs are worth the others."""
+    """The first scenes only select the pairs for the other scenes."""
     seen: list[tuple[int, int]] = []
 
     def found(_: Any, pairs: list[LayerTau], scenes: range, eps: float) -> dict[LayerTau, float]:
@@ -109,7 +109,7 @@ def test_the_best_on_all_scenes_is_chosen(
     assert seen == [(33, 8), (16, 16)]
 
 
-def test_scenes_are_as_the_model_wants_them(tiny_model: Path) -> None:
+def test_scenes_have_the_models_size_and_normalization(tiny_model: Path) -> None:
     model = load_model(str(tiny_model), image_size=(32, 64))
     (images, truths), (last, _) = draw_scenes(model, range(5))
     assert images.shape == (4, 3, 32, 64)
@@ -121,7 +121,7 @@ def test_scenes_are_as_the_model_wants_them(tiny_model: Path) -> None:
     assert np.array_equal(truths[2], mask)
 
 
-def test_what_was_chosen_is_kept_for_weights_and_size(
+def test_cache_key_depends_on_weights_and_size(
     own_cache: Path,
     tiny_model: Path,
     model: LoadedModel,
@@ -158,7 +158,7 @@ def test_what_was_chosen_is_kept_for_weights_and_size(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"layer": 1}', "\xff"])
-def test_a_damaged_file_is_no_choice(own_cache: Path, model: LoadedModel, text: str) -> None:
+def test_damaged_cache_file_is_ignored(own_cache: Path, model: LoadedModel, text: str) -> None:
     first = cached_calibration(model, (0, 1), (0.2,), 1e-5)
     (file,) = (own_cache / "tokencut").iterdir()
     file.write_bytes(text.encode("latin-1"))
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_no_choice(own_cache: Path, model: LoadedModel, text: 
     assert json.loads(file.read_text())["layer"] == first.layer
 
 
-def test_a_cache_that_cannot_be_written_is_said(
+def test_unwritable_cache_is_logged(
     own_cache: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_cache.write_text("a file where the folder should be")
@@ -178,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_said(
     "asked", [{}, {"layer": "auto", "tau": 0.2}, {"layer": -2, "tau": "auto"}, {"layer": 1}]
 )
 @pytest.mark.usefixtures("own_cache")
-def test_a_backend_has_plain_numbers(model: LoadedModel, asked: dict[str, Any]) -> None:
+def test_backend_options_are_resolved_to_numbers(model: LoadedModel, asked: dict[str, Any]) -> None:
     options = make_backend("tokencut", asked, model).options.model_dump()
     assert type(options["layer"]) is int
     assert type(options["tau"]) is float
@@ -188,7 +188,7 @@ def test_a_backend_has_plain_numbers(model: LoadedModel, asked: dict[str, Any]) 
     assert (options["layer"] % 3, options["tau"]) == (best.layer, best.tau)
 
 
-def test_given_numbers_need_no_choice(
+def test_given_numbers_need_no_calibration(
     own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("chosen"))
@@ -197,7 +197,7 @@ def test_given_numbers_need_no_choice(
     assert not own_cache.exists()
 
 
-def test_dinos_weights_keep_the_papers_values(
+def test_dinos_weights_use_the_papers_values(
     own_cache: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("chosen"))
@@ -209,7 +209,7 @@ def test_dinos_weights_keep_the_papers_values(
     assert not own_cache.exists()
 
 
-def test_who_is_dino(model: LoadedModel, tmp_path: Path) -> None:
+def test_detection_of_dinos_weights(model: LoadedModel, tmp_path: Path) -> None:
     assert not is_dino(model)
     tagged = replace(model, spec="vit_small_patch16_224.dino")
     tagged.model.pretrained_cfg = {**tagged.model.pretrained_cfg, "tag": "dino"}  # type: ignore[dict-item]
@@ -221,7 +221,7 @@ def test_who_is_dino(model: LoadedModel, tmp_path: Path) -> None:
     assert not is_dino(ibot)
 
 
-def test_errors(model: LoadedModel) -> None:
+def test_calibration_errors(model: LoadedModel) -> None:
     with pytest.raises(UsageError, match="there is no block 9"):
         make_backend("tokencut", {"layer": 9}, model)
     with pytest.raises(UsageError, match="make_backend chooses them"):

@@ -1,4 +1,4 @@
-"""Eigenvectors of every kind of graph against scipy's dense float64 solution of the same graph."""
+"""Tests of eigenvectors of many kinds of graphs against scipy's dense float64 solution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPS = 1e-5
 
 
 def blocks(sizes: tuple[int, ...], inside: float, between: float, seed: int = 0) -> Tensor:
-    """A stochastic block model: regions whose patches are joined with these probabilities."""
+    """Return a stochastic block model: regions connected with these probabilities."""
     label = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     chance = torch.where(label[:, None] == label, inside, between)
     drawn = torch.rand(chance.shape, generator=torch.Generator().manual_seed(seed)) < chance
@@ -31,7 +31,7 @@ def blocks(sizes: tuple[int, ...], inside: float, between: float, seed: int = 0)
 
 
 def _outliers(n: int, count: int) -> Tensor:
-    """A clear object, and tokens that resemble nothing but themselves."""
+    """Return features of a clear object, and of tokens that are similar to no others."""
     graph = blocks((n // 4, n - n // 4 - count, count), 0.95, 0.05)
     graph[-count:] = graph[:, -count:] = False
     return graph | torch.eye(n, dtype=torch.bool)
@@ -66,7 +66,7 @@ GRAPHS: dict[str, Callable[[int], Tensor]] = {
 
 
 class Exact:
-    """The whole spectrum of (D - A) y = l D y in float64, from the graph itself."""
+    """The full spectrum of (D - A) y = l D y in float64."""
 
     def __init__(self, edges: Tensor, eps: float = EPS) -> None:
         self.a = np.where(edges.numpy(), 1.0, eps)
@@ -78,8 +78,10 @@ class Exact:
         return float(self.values[2] - self.values[1]) if len(self.values) > 2 else 1.0
 
     def check(self, y: Tensor) -> None:
-        """y is a unit vector of the second-smallest eigenvalue: exactly the reference's, as far as
-        the gap determines it."""
+        """Check that y is a unit eigenvector of the second-smallest eigenvalue.
+
+        If the gap determines it, it must equal the reference.
+        """
         x = y.double().numpy()
         square = np.dot(x, self.d * x)
         assert square == pytest.approx(1, abs=1e-5)
@@ -104,13 +106,13 @@ def test_every_kind_of_graph(kind: str, n: int, solver: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["clear", "weak", "equal regions", "one outlier", "disconnected", "nearly complete"]
 )
-def test_the_iteration_itself_converges_where_there_is_one_best_cut(kind: str) -> None:
+def test_iteration_converges_for_a_unique_best_cut(kind: str) -> None:
     edges = GRAPHS[kind](400)
     (y,) = cut_vectors(Affinity.of_edges(edges[None], EPS), "krylov")
     Exact(edges).check(y)
 
 
-def test_a_batch_of_unlike_graphs_is_solved_image_by_image() -> None:
+def test_batch_of_different_graphs() -> None:
     edges = torch.stack([make(196) for make in GRAPHS.values()])
     for graph, y in zip(edges, cut_vectors(Affinity.of_edges(edges, EPS)), strict=True):
         Exact(graph).check(y)
@@ -131,7 +133,7 @@ def test_block_models(
     try:
         (y,) = cut_vectors(Affinity.of_edges(edges[None], EPS), solver)
     except RunError:
-        assert solver == "krylov"  # said so, instead of returning something
+        assert solver == "krylov"  # it must raise instead of returning a wrong vector
         return
     if edges.all():
         assert not y.any()
@@ -147,7 +149,7 @@ def test_block_models(
     seed=st.integers(0, 10**6),
 )
 def test_few_distinct_features(patches: int, width: int, distinct: int, seed: int) -> None:
-    """Blocks of dependent vectors, down to rank one."""
+    """Blocks of dependent vectors, down to rank 1."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.randn(distinct, width, generator=generator)
     features = kinds[torch.randint(distinct, (patches,), generator=generator)]
@@ -171,7 +173,7 @@ def test_the_trivial_vector_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -
     assert not second_eigenvectors(affinity, noise, affinity.degrees()).converged.any()
 
 
-def test_an_image_that_does_not_converge_is_solved_densely() -> None:
+def test_unconverged_image_is_solved_densely() -> None:
     edges = torch.stack([GRAPHS["clear"](196), GRAPHS["three apart"](196)])
     affinity = Affinity.of_edges(edges, EPS)
     with pytest.raises(RunError, match="did not converge on image 8; use solver auto"):
@@ -180,7 +182,7 @@ def test_an_image_that_does_not_converge_is_solved_densely() -> None:
         Exact(graph).check(y)
 
 
-def test_restarts_reach_a_cut_that_takes_many_steps() -> None:
+def test_restarts_find_a_cut_that_needs_many_steps() -> None:
     edges = GRAPHS["random"](400)
     affinity = Affinity.of_edges(edges[None], EPS)
     noise = torch.randn(1, BLOCK, 400, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Repeated cuts against the plain formulas in float64, one image at a time."""
+"""Tests of repeated cuts against the formulas in float64, one image at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = (9, 12)
 
 
 def plain(features_NC: Tensor, count: int, tau: float = 0.2) -> list[NDArray[np.bool_]]:
-    """The objects of one image, with the solver and the loop of the published code."""
+    """Find the objects of one image with the solver and the loop of the published code."""
     n = GRID[0] * GRID[1]
     f = features_NC.double().numpy().copy()
     taken, objects, full = np.zeros(n, bool), [], []
@@ -46,7 +46,7 @@ def plain(features_NC: Tensor, count: int, tau: float = 0.2) -> list[NDArray[np.
 
 
 def scene(rng: np.random.Generator, blobs: list[tuple[int, int, int, int]]) -> Tensor:
-    """Features of a background and of rectangles [x0, y0, x1, y1), each its own direction."""
+    """Return features of a background and of rectangles [x0, y0, x1, y1), all orthogonal."""
     kinds = np.zeros(GRID, int)
     for k, (x0, y0, x1, y1) in enumerate(blobs, start=1):
         kinds[y0:y1, x0:x1] = k
@@ -59,7 +59,7 @@ BLOBS = [(1, 1, 5, 4), (7, 2, 11, 5), (3, 6, 6, 8)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_each_planted_object_is_found_once(seed: int) -> None:
+def test_each_object_is_found_once(seed: int) -> None:
     features = scene(np.random.default_rng(seed), BLOBS)
     cuts = repeated_cuts(features[None], GRID, 5)
     found = [mask for mask in cuts.masks[0].numpy() if mask.any()]
@@ -74,7 +74,7 @@ def test_each_planted_object_is_found_once(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_batch_against_the_plain_loop(seed: int) -> None:
+def test_batch_equals_loop_over_images(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = []
     for count in range(1, 5):
@@ -92,8 +92,8 @@ def test_a_batch_against_the_plain_loop(seed: int) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_the_side_with_the_corners_is_the_background() -> None:
-    """The rim stands out from a large middle, yet it is what holds the corners."""
+def test_side_with_the_corners_is_background() -> None:
+    """The rim has the largest entries, but it contains the corners."""
     rng = np.random.default_rng(0)
     features = scene(rng, [(1, 1, 11, 8)])
     first = repeated_cuts(features[None], GRID, 1)
@@ -104,8 +104,8 @@ def test_the_side_with_the_corners_is_the_background() -> None:
     assert inside > first.map[0].numpy()[~middle].mean()
 
 
-def test_no_object_and_other_images_of_the_batch() -> None:
-    """Patches that are all alike have no cut; the other image is done all the same."""
+def test_image_without_object_in_a_batch() -> None:
+    """Equal patches have no cut; the other image of the batch is still processed."""
     alike = torch.ones(GRID[0] * GRID[1], 8)
     features = scene(np.random.default_rng(1), BLOBS)
     cuts = repeated_cuts(torch.stack([alike, features]), GRID, 3)
@@ -114,7 +114,7 @@ def test_no_object_and_other_images_of_the_batch() -> None:
     assert torch.equal(cuts.masks[1], repeated_cuts(features[None], GRID, 3).masks[0])
 
 
-def test_a_negative_threshold_is_refused() -> None:
+def test_negative_tau_is_rejected() -> None:
     features = scene(np.random.default_rng(1), BLOBS)[None]
     with pytest.raises(UsageError, match="tau: must be at least 0 for several objects"):
         repeated_cuts(features, GRID, 2, tau=-0.1)

@@ -1,4 +1,4 @@
-"""The patch grid on the pixels."""
+"""Tests of resizing from the patch grid to pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
 @given(data=st.data(), grid=grids, h=sides, w=sides)
-def test_a_pixel_has_the_value_of_the_patch_below_its_centre(
+def test_pixel_has_the_value_of_the_patch_at_its_center(
     data: st.DataObject, grid: tuple[int, int], h: int, w: int
 ) -> None:
     mask = data.draw(arrays(bool, grid))
@@ -22,7 +22,7 @@ def test_a_pixel_has_the_value_of_the_patch_below_its_centre(
     assert on.shape == (h, w)
     for y in range(h):
         for x in range(w):
-            # Integers, as the centre may lie exactly on a border, which belongs to the next patch.
+            # Integers, because a center exactly on a border belongs to the next patch.
             row, column = (2 * y + 1) * grid[0] // (2 * h), (2 * x + 1) * grid[1] // (2 * w)
             assert row * 2 * h <= (2 * y + 1) * grid[0] < (row + 1) * 2 * h
             assert on[y, x] == mask[row, column]
@@ -35,9 +35,9 @@ def test_stacks_of_masks() -> None:
     assert all((a == mask_on((7, 11), m)).all() for a, m in zip(on, masks, strict=True))
 
 
-def test_maps_are_interpolated_between_the_centres_of_patches() -> None:
+def test_maps_are_interpolated_between_patch_centers() -> None:
     on = map_on((1, 8), np.array([[0.0, 1.0]], np.float32))
-    # Centres of the patches at pixels 1.5 and 5.5.
+    # The patch centers are at pixels 1.5 and 5.5.
     np.testing.assert_allclose(on[0], np.clip((np.arange(8) - 1.5) / 4, 0, 1), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The public normalised cut: precision, memory, determinism and bad input."""
+"""Tests of the public normalized cut: precision, memory, determinism and invalid input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EPS = 1e-5
 
 
 @pytest.mark.parametrize("n", [5, 256, 257, 600])
-def test_affinity_is_the_dense_matrix(n: int) -> None:
+def test_affinity_equals_dense_matrix(n: int) -> None:
     features = torch.nn.functional.normalize(torch.randn(2, n, 7), dim=-1)
     products = torch.bmm(features, features.transpose(1, 2))
     edges = Affinity.of(features, 0.2, 0.01).dense() == 1
-    # Panels and the whole may round a product at the threshold differently.
+    # Panels and the full product may round similarities at the threshold differently.
     assert ((edges == (products > 0.2)) | ((products - 0.2).abs() < 1e-5)).all()
     affinity = Affinity.of_edges(edges, 0.01)
     dense = torch.where(edges, 1.0, 0.01).double()
@@ -46,7 +46,7 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(whole.eigenvector, parts.eigenvector, rtol=0, atol=1e-5)
 
 
-def test_the_same_on_every_call_and_the_random_state_is_left_alone() -> None:
+def test_deterministic_without_changing_the_random_state() -> None:
     features = torch.randn(2, 196, 16)
     state = torch.get_rng_state()
     first, second = (normalized_cut(features, (14, 14)) for _ in range(2))
@@ -54,7 +54,7 @@ def test_the_same_on_every_call_and_the_random_state_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_precision_is_fp32_inside_and_the_callers_outside() -> None:
+def test_fp32_inside_and_the_callers_precision_restored() -> None:
     torch.manual_seed(0)
     features = torch.randn(1, 196, 64)
     expected = normalized_cut(features, (14, 14))
@@ -81,7 +81,7 @@ def test_precision_is_fp32_inside_and_the_callers_outside() -> None:
     assert torch.equal(cut.eigenvector, expected.eigenvector)
 
 
-def test_float16_and_gradients_are_taken_as_they_come() -> None:
+def test_float16_and_inputs_with_gradients() -> None:
     features = torch.randn(1, 196, 16, dtype=torch.float16)
     wide = features.float().requires_grad_()
     cut, other = normalized_cut(features, (14, 14)), normalized_cut(wide, (14, 14))
@@ -96,7 +96,7 @@ def test_no_images() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_features_that_are_not_finite(value: float) -> None:
+def test_nonfinite_features(value: float) -> None:
     features = torch.randn(3, 12, 4)
     features[1, 5, 2] = value
     with pytest.raises(UsageError, match="features of image 1 contain NaN or infinity"):
@@ -117,7 +117,7 @@ def test_features_that_are_not_finite(value: float) -> None:
         ({"solver": "arpack"}, "solver: must be one of auto, krylov, eigh, scipy, got 'arpack'"),
     ],
 )
-def test_bad_input(change: dict[str, object], message: str) -> None:
+def test_invalid_input(change: dict[str, object], message: str) -> None:
     given = {"features": torch.zeros(1, 12, 4), "grid": (3, 4), **change}
     with pytest.raises(UsageError, match=message):
         normalized_cut(**given)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What holds of every normalised cut, whatever the graph: tiny ones, odd features, any batch."""
+"""Property tests of normalized cuts: tiny graphs, unusual features, any batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOLVERS = ["auto", "krylov", "eigh", "scipy"]
 
 
 def _check(edges: Tensor, y: Tensor) -> None:
-    """y cuts the graph as well as scipy's dense float64 vector, and is it where there is one."""
+    """Check that y cuts the graph as well as scipy's vector, and equals it if it is unique."""
     a = np.where(edges.numpy(), 1.0, EPS)
     d = a.sum(-1)
     if len(a) == 1 or edges.all() or not edges.any():
@@ -38,8 +38,10 @@ def _check(edges: Tensor, y: Tensor) -> None:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Tensor:
-    """(N, N) symmetric, N from 1 to 50, from nearly empty to nearly complete; patches without
-    features are not even joined to themselves."""
+    """Draw a symmetric graph (N, N), N from 1 to 50, from nearly empty to nearly complete.
+
+    Patches without features are not connected to themselves either.
+    """
     n = draw(st.one_of(st.integers(1, 4), st.integers(1, 50)))
     chance = draw(st.sampled_from([0.02, 0.1, 0.5, 0.9, 0.98, 1.0]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
@@ -54,7 +56,7 @@ def test_small_graphs(edges: Tensor, solver: str) -> None:
     try:
         (y,) = cut_vectors(Affinity.of_edges(edges[None], EPS), solver)  # type: ignore[arg-type]
     except RunError:
-        assert solver == "krylov"  # said so, instead of returning something
+        assert solver == "krylov"  # it must raise instead of returning a wrong vector
         return
     _check(edges, y)
 
@@ -77,7 +79,7 @@ def test_every_graph_of_up_to_three_patches(solver: str) -> None:
 
 
 def _objects(batch: int, side: int, seed: int = 0, width: int = 16) -> Tensor:
-    """(B, side^2, C): an object on another ground, in another place in each image; noise."""
+    """Return features (B, side^2, C): an object at another place in each image, with noise."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.randn(batch, 2, width, generator=generator)
     inside = torch.zeros(batch, side, side, dtype=torch.long)
@@ -89,12 +91,12 @@ def _objects(batch: int, side: int, seed: int = 0, width: int = 16) -> Tensor:
 
 
 def _edges(features: Tensor) -> Tensor:
-    """By the plain formula."""
+    """Compute the graph by its formula."""
     return _similarity(features) > 0.2
 
 
 def _clear(features: Tensor) -> bool:
-    """Rounding decides no edge."""
+    """Return whether no edge depends on rounding."""
     return not ((_similarity(features) - 0.2).abs() < 3e-7).any()
 
 
@@ -104,7 +106,7 @@ def _similarity(features: Tensor) -> Tensor:
 
 
 def _gap(edges: Tensor) -> float:
-    """Between the second and the third eigenvalue."""
+    """Return the gap between the second and the third eigenvalue."""
     a = np.where(edges.numpy(), 1.0, EPS)
     scale = a.sum(-1) ** -0.5
     values = np.linalg.eigvalsh(scale[:, None] * a * scale)
@@ -114,7 +116,7 @@ def _gap(edges: Tensor) -> float:
 @pytest.mark.parametrize("solver", ["auto", "scipy"])
 @pytest.mark.parametrize("side", [6, 14])  # solved densely, solved by iteration
 @pytest.mark.parametrize("blank", [1, 20])
-def test_patches_without_features_are_joined_to_nothing(solver: str, side: int, blank: int) -> None:
+def test_zero_features_are_not_connected(solver: str, side: int, blank: int) -> None:
     features = _objects(1, side)
     features[:, :blank] = 0
     cut = normalized_cut(features, (side, side), solver=solver)  # type: ignore[arg-type]
@@ -122,7 +124,7 @@ def test_patches_without_features_are_joined_to_nothing(solver: str, side: int, 
 
 
 @pytest.mark.parametrize("side", [3, 14])
-def test_images_without_features_have_no_object(side: int) -> None:
+def test_images_of_zero_features_have_no_object(side: int) -> None:
     cut = normalized_cut(torch.zeros(2, side * side, 4), (side, side))
     assert cut.seed.tolist() == [-1, -1]
     assert not cut.mask.any()
@@ -130,7 +132,7 @@ def test_images_without_features_have_no_object(side: int) -> None:
 
 @pytest.mark.parametrize("side", [6, 14])
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30, 1e150])
-def test_the_length_of_features_does_not_count(side: int, scale: float) -> None:
+def test_feature_length_has_no_effect(side: int, scale: float) -> None:
     features = _objects(1, side)
     expected = normalized_cut(features, (side, side))
     scaled = features.double() * scale
@@ -163,21 +165,19 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("side", [6, 14])
-def test_layout_in_memory_does_not_count(layout: str, side: int) -> None:
+def test_memory_layout_has_no_effect(layout: str, side: int) -> None:
     features = _objects(3, side)
-    given_ = LAYOUTS[layout](features)
-    before = given_.clone()
-    expected, cut = (normalized_cut(f, (side, side)) for f in (features, given_))
+    features_in_layout = LAYOUTS[layout](features)
+    before = features_in_layout.clone()
+    expected, cut = (normalized_cut(f, (side, side)) for f in (features, features_in_layout))
     assert torch.equal(cut.mask, expected.mask)
     assert torch.equal(cut.box, expected.box)
-    assert torch.equal(given_, before)  # not written to
+    assert torch.equal(features_in_layout, before)  # the input is not modified
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("side", [6, 14])
-def test_other_precisions_are_cut_as_the_values_that_they_hold(
-    dtype: torch.dtype, side: int
-) -> None:
+def test_other_precisions_equal_their_float32_values(dtype: torch.dtype, side: int) -> None:
     features = _objects(2, side).to(dtype)
     cut = normalized_cut(features, (side, side))
     assert cut.map.dtype == cut.eigenvector.dtype == torch.float32
@@ -192,9 +192,7 @@ def test_other_precisions_are_cut_as_the_values_that_they_hold(
     seed=st.integers(0, 10**6),
     threads=st.integers(1, 3),
 )
-def test_an_image_is_cut_alike_alone_and_in_any_company(
-    batch: int, side: int, seed: int, threads: int
-) -> None:
+def test_cut_does_not_depend_on_the_batch(batch: int, side: int, seed: int, threads: int) -> None:
     features = _objects(batch, side, seed)
     assume(_clear(features))
     assume(all(_gap(_edges(f)) > 1e-4 for f in features))

@@ -1,4 +1,4 @@
-"""The refined masks against TokenCut's bilateral_solver.py, run on the same picture."""
+"""Tests of refined masks against TokenCut's bilateral_solver.py, run on the same picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gtacli.discovery.refine import bilateral, guided, largest_object, working_s
 
 
 def picture() -> NDArray[np.uint8]:
-    """A disc with colours that change slowly, on another such ground."""
+    """Draw a disc with a color gradient on a background with another one."""
     y, x, c = np.mgrid[:40, :56, :3]
     inside = (y - 20) ** 2 + (x - 26) ** 2 < 14**2
     return np.where(inside, 200 - 50 * c + x - y, 60 + 30 * c + 2 * y - x).astype(np.uint8)
@@ -39,7 +39,7 @@ PUBLISHED = """
 """
 
 
-def test_the_bilateral_solver_is_the_published_one() -> None:
+def test_bilateral_solver_equals_published_code() -> None:
     expected = np.array(PUBLISHED.split(), float).reshape(6, 8)
     soft = bilateral(picture(), target())
     np.testing.assert_allclose(soft[3::7, 3::7], expected, atol=2e-8)
@@ -48,8 +48,8 @@ def test_the_bilateral_solver_is_the_published_one() -> None:
     assert np.count_nonzero(largest_object(soft)) == 609  # as in its binary output
 
 
-def test_cells_of_a_wide_image_are_not_confused() -> None:
-    """Beyond 254 cells of 16 pixels the published hash takes other cells for neighbours."""
+def test_cells_of_wide_images_are_distinct() -> None:
+    """Beyond 254 cells of 16 pixels the published hash gives wrong neighbors."""
     image = np.zeros((40, 16 * 300, 3), np.uint8)
     mask = np.zeros(image.shape[:2])
     mask[:16, : 16 * 4] = 1
@@ -59,7 +59,7 @@ def test_cells_of_a_wide_image_are_not_confused() -> None:
 
 
 @pytest.mark.parametrize("method", ["bilateral", "guided"])
-def test_the_border_moves_to_the_edge_of_the_object(method: str) -> None:
+def test_border_moves_to_the_edge_of_the_object(method: str) -> None:
     def iou(mask: NDArray[np.bool_]) -> float:
         return float((mask & disc()).sum() / (mask | disc()).sum())
 
@@ -78,26 +78,26 @@ def test_any_shape(method: str, shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(soft, 1, atol=1e-4)
 
 
-def test_holes_are_filled_and_the_largest_part_stays() -> None:
+def test_holes_are_filled_and_largest_component_kept() -> None:
     soft = np.zeros((12, 20))
     soft[1:9, 1:9] = 0.9
     soft[3:5, 3:5] = 0.1  # a hole
-    soft[9, 9] = 0.9  # touches by a corner
+    soft[9, 9] = 0.9  # touches at a corner only
     soft[1:4, 12:15] = 0.9
     expected = np.zeros((12, 20), bool)
     expected[1:9, 1:9] = True
     assert (largest_object(soft) == expected).all()
 
 
-def test_an_object_may_be_larger_than_the_background() -> None:
-    """The published code takes the second largest region, background included."""
+def test_object_larger_than_the_background() -> None:
+    """The published code takes the second largest region, including the background."""
     soft = np.ones((10, 10))
     soft[:2] = 0
     assert largest_object(soft).sum() == 80
     assert not largest_object(np.full((4, 4), 0.4)).any()
 
 
-def test_large_images_are_refined_at_a_size_of_their_shape() -> None:
+def test_large_images_are_refined_at_a_smaller_size() -> None:
     assert working_size((300, 400)) == (300, 400)
     assert working_size((1024, 20)) == (1024, 20)
     assert working_size((3000, 4000)) == (768, 1024)

@@ -1,4 +1,4 @@
-"""A model that takes images of any size attends as one that was built for that size."""
+"""Tests that a model for any image size equals one created for that size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of tapped blocks: the same gradients, less memory."""
+"""Tests of gradient checkpointing of tapped blocks: the same gradients, less memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def loss(outputs: TapTensors) -> Tensor:
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors made under it that still exist, apart from views of the weights."""
+    """A counter of bytes of tensors created under it that still exist, without the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Live(TorchDispatchMode):
 
 @pytest.mark.parametrize("request_name", REQUESTS)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_same_values_and_gradients(name: str, request_name: str) -> None:
+def test_checkpointing_keeps_values_and_gradients(name: str, request_name: str) -> None:
     model = build(name).train()
     tapped = TappedViT(model, REQUESTS[request_name])
     images = torch.randn(2, 3, 64, 64)
@@ -74,7 +74,7 @@ def test_the_same_values_and_gradients(name: str, request_name: str) -> None:
     for checkpointing in (False, True):
         model.set_grad_checkpointing(checkpointing)  # type: ignore[operator]
         model.zero_grad()
-        torch.manual_seed(1)  # drop path and dropout draw again what they drew
+        torch.manual_seed(1)  # the same random draws of drop path and dropout
         outputs = tapped(images)
         loss(outputs).backward()
         grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -89,7 +89,7 @@ def test_the_same_values_and_gradients(name: str, request_name: str) -> None:
 
 
 @pytest.mark.parametrize(("request_name", "most"), [("nothing", 0.15), ("cls", 0.25)])
-def test_less_is_kept_for_the_backward_pass(request_name: str, most: float) -> None:
+def test_checkpointing_saves_memory(request_name: str, most: float) -> None:
     model = build("vit_tiny_patch16_224").train()
     tapped = TappedViT(model, REQUESTS[request_name])
     images = torch.randn(4, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""A fingerprint changes with any tensor, and with nothing else."""
+"""Tests that a fingerprint depends on all tensors and modules, and on nothing else."""
 
 import copy
 from functools import partial
@@ -23,14 +23,14 @@ def test_equal_networks_have_equal_fingerprints():
     )
 
 
-def test_one_changed_weight_shows():
+def test_changed_weight_changes_fingerprint():
     one, other = a_model(), a_model()
     with torch.no_grad():
         other.blocks[0].attn.qkv.weight[0, 0] += 1e-6
     assert fingerprint(one) != fingerprint(other)
 
 
-def test_the_precision_counts():
+def test_precision_changes_fingerprint():
     assert fingerprint(a_model()) != fingerprint(a_model().bfloat16())
 
 
@@ -53,7 +53,7 @@ def test_equal_bytes_of_another_shape_differ():
     ids=["activation", "heads", "epsilon"],
 )
 def test_equal_weights_in_another_network_differ(change):
-    """CLIP's weights, say, in the architecture with the exact GELU; of no tensor it shows."""
+    """For example CLIP's weights with the exact GELU: no tensor shows the difference."""
     shape = {"depth": 1, "embed_dim": 12, "num_heads": 3, "img_size": 32}
     one, other = (
         timm.create_model("vit_tiny_patch16_224", **{**shape, **given}).eval()
@@ -63,6 +63,6 @@ def test_equal_weights_in_another_network_differ(change):
         for part in one.parameters():
             part.copy_(torch.randn(part.shape) / 4)
     other.load_state_dict(one.state_dict())
-    images = torch.rand(1, 3, 32, 32) / 50  # small: there the norm's epsilon counts as well
+    images = torch.rand(1, 3, 32, 32) / 50  # small, so that the norm's epsilon has an effect
     assert not torch.equal(one(images), other(images))
     assert fingerprint(one) != fingerprint(other)

@@ -1,4 +1,4 @@
-"""Model specs, weights files and what is said of them."""
+"""Tests of model specs and weights files, and of their messages."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_weights_files(tmp_path: Path) -> None:
         assert loaded.crop_pct == 0.9
 
 
-def test_the_files_own_normalisation_wins(tmp_path: Path) -> None:
+def test_normalization_of_the_file_is_used(tmp_path: Path) -> None:
     meta = {"input_mean": "0.1,0.2,0.3", "input_std": "0.4,0.5,0.6"}
     spec = file_of(tmp_path, "a.safetensors", lambda p: save_file(full(), p, meta))
     loaded = load_model(spec)
@@ -126,8 +126,8 @@ def test_random_weights() -> None:
     assert report.coverage == 1
 
 
-def test_a_local_hub_folder(tmp_path: Path) -> None:
-    """The layout of a hub repository, on the disk."""
+def test_local_hub_folder(tmp_path: Path) -> None:
+    """A folder in the layout of a hub repository."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     config = {
@@ -153,7 +153,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"args": Namespace(a=b)}])
-def test_harmless_neighbours_do_not_let_others_in(tmp_path: Path, wrap: Any) -> None:
+def test_allowed_types_do_not_admit_others(tmp_path: Path, wrap: Any) -> None:
     mark, path = tmp_path / "ran", tmp_path / "a.pth"
     torch.save({"model": full(), **(wrap({"x": Bomb(mark)}))}, path)
     with pytest.raises(GtaError, match=r"more than tensors \(getattr\).*code"):
@@ -162,7 +162,7 @@ def test_harmless_neighbours_do_not_let_others_in(tmp_path: Path, wrap: Any) -> 
 
 
 @pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"model": b}])
-def test_a_pickle_never_runs(tmp_path: Path, wrap: Any) -> None:
+def test_pickles_are_never_executed(tmp_path: Path, wrap: Any) -> None:
     mark = tmp_path / "ran"
     plain, zipped = tmp_path / "a.pth", tmp_path / "b.pth"
     plain.write_bytes(pickle.dumps(wrap(Bomb(mark))))
@@ -173,7 +173,7 @@ def test_a_pickle_never_runs(tmp_path: Path, wrap: Any) -> None:
     assert not mark.exists()
 
 
-def test_damaged_and_unfit_files(tmp_path: Path) -> None:
+def test_damaged_and_mismatched_files(tmp_path: Path) -> None:
     good = tmp_path / "good.safetensors"
     save_file(full(), good)
     cut = tmp_path / "cut.safetensors"
@@ -215,7 +215,7 @@ def test_unknown_specs(spec: str, message: str) -> None:
         load_model(spec)
 
 
-def test_a_size_that_the_patches_do_not_divide() -> None:
+def test_size_not_a_multiple_of_the_patch_size() -> None:
     with pytest.raises(
         GtaError,
         match=r"image_size: 100x100 is not a multiple .* 16x16 of .*; 96x96 is",
@@ -223,7 +223,7 @@ def test_a_size_that_the_patches_do_not_divide() -> None:
         load_model("vit_tiny_patch16_224@none", image_size=100)
 
 
-def test_packed_layers_give_the_same(tiny_model: Path) -> None:
+def test_packed_layers_give_the_same_output(tiny_model: Path) -> None:
     from copy import deepcopy
 
     from gtacli.models.packed_linear import PackedLinear, pack
@@ -240,10 +240,10 @@ def test_packed_layers_give_the_same(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "asked"), [((64, 96), 96), ((32, 72), 48), ((32, 72), (72, 32))])
-def test_position_embeddings_of_a_grid_that_is_not_square(
+def test_position_embeddings_of_a_nonsquare_grid(
     tmp_path: Path, size: tuple[int, int], asked: Any
 ) -> None:
-    """4 x 9 patches are as many as 6 x 6: only the file's own image size tells them apart."""
+    """Grids of 4 x 9 and 6 x 6 patches differ only in the image size in the file."""
     kwargs = {**TINY, "img_size": size}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **kwargs)
     meta = {
@@ -265,15 +265,15 @@ def test_position_embeddings_of_a_grid_that_is_not_square(
     torch.testing.assert_close(loaded.model.pos_embed, expected)
 
 
-def test_position_embeddings_that_cannot_be_placed(tmp_path: Path) -> None:
+def test_position_embeddings_of_an_unknown_grid(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96))
     path = tmp_path / "a.safetensors"
-    save_file(model.state_dict(), path)  # says nothing of its image size
+    save_file(model.state_dict(), path)  # without its image size
     with pytest.raises(GtaError, match="pos_embed"):
         load_model(f"vit_tiny_patch16_224@{path}")
 
 
-def test_the_classifier_is_as_wide_as_the_weights(tmp_path: Path) -> None:
+def test_classifier_has_the_width_of_the_weights(tmp_path: Path) -> None:
     tensors = full(num_classes=3)
     spec = file_of(tmp_path, "a.safetensors", lambda p: save_file(tensors, p))
     loaded = load_model(spec)
@@ -284,12 +284,12 @@ def test_the_classifier_is_as_wide_as_the_weights(tmp_path: Path) -> None:
     assert load_model(spec).model.num_classes == 0
 
 
-def test_a_revision_is_no_weights_file() -> None:
+def test_revision_is_not_a_weights_file() -> None:
     with pytest.raises(GtaError, match=r"hf-hub:nobody/nothing@main could not be loaded"):
         load_model("hf-hub:nobody/nothing@main")
 
 
-def test_preprocess_reads_any_image_as_the_data_pipeline_does(tiny_model: Path) -> None:
+def test_preprocess_accepts_any_image_mode(tiny_model: Path) -> None:
     loaded = load_model(str(tiny_model))
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     view = loaded.preprocess(Image.fromarray(ramp)) * 0.5 + 0.5
@@ -299,7 +299,7 @@ def test_preprocess_reads_any_image_as_the_data_pipeline_does(tiny_model: Path) 
 
 
 def dino_checkpoint() -> dict[str, Any]:
-    """As facebookresearch/dino's main_dino.py saves it."""
+    """Return a checkpoint as main_dino.py of facebookresearch/dino saves it."""
     teacher = {f"backbone.{k}": v for k, v in full(num_classes=0).items()}
     teacher |= {"head.mlp.0.weight": torch.ones(2), "head.last_layer.weight_g": torch.ones(2)}
     return {
@@ -310,7 +310,7 @@ def dino_checkpoint() -> dict[str, Any]:
     }
 
 
-def test_a_training_checkpoint_of_dino(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dino_training_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = dino_checkpoint()
     spec = file_of(tmp_path, "a.pth", lambda p: torch.save(checkpoint, p))
     with caplog.at_level(logging.INFO):
@@ -322,7 +322,7 @@ def test_a_training_checkpoint_of_dino(tmp_path: Path, caplog: pytest.LogCapture
     assert not loaded.report.unexpected
     assert "a.pth (teacher): DINO layout, 150 loaded" in caplog.text
     assert "2 left out (head.mlp.*.weight, head.last_layer.weight_g)" in caplog.text
-    # The architecture's own configuration says 0.5; DINO never saw such images.
+    # The architecture's configuration has mean 0.5, which DINO did not use.
     assert loaded.mean == (0.485, 0.456, 0.406)
     assert loaded.std == (0.229, 0.224, 0.225)
     del checkpoint["teacher"]
@@ -330,8 +330,8 @@ def test_a_training_checkpoint_of_dino(tmp_path: Path, caplog: pytest.LogCapture
     assert not load_model(spec).model.norm.weight.any()
 
 
-def test_which_of_several_networks(tmp_path: Path) -> None:
-    """Averaged weights before raw ones, whatever the order in the file."""
+def test_preferred_network_of_a_checkpoint(tmp_path: Path) -> None:
+    """Averaged weights are preferred to raw ones in any order."""
     ones = {k: torch.ones_like(v) for k, v in full().items()}
     for ema, raw in (("state_dict_ema", "state_dict"), ("model_ema", "model")):
         path = tmp_path / f"{ema}.pth"
@@ -339,23 +339,23 @@ def test_which_of_several_networks(tmp_path: Path) -> None:
         assert (load_model(f"vit_tiny_patch16_224@{path}").model.cls_token == 1).all()
 
 
-def test_a_compiled_model_in_ddp(tmp_path: Path) -> None:
+def test_checkpoint_of_a_compiled_model_in_ddp(tmp_path: Path) -> None:
     wrapped = {f"module._orig_mod.{k}": v for k, v in full().items()}
     spec = file_of(tmp_path, "pytorch_model.bin", lambda p: torch.save(wrapped, p))
     assert len(load_model(spec).report.loaded) == len(wrapped)
 
 
-def test_a_torchscript_program_is_not_run(tmp_path: Path) -> None:
+def test_torchscript_program_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "ViT-B-16.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(path)
     with pytest.raises(GtaError, match="TorchScript program"):
         load_model(f"vit_base_patch16_clip_quickgelu_224@{path}")
 
 
-def test_a_layout_in_the_wrong_architecture_is_refused(
+def test_layout_in_the_wrong_architecture_is_rejected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every tensor of the model is there; that the file has more makes other features."""
+    """All tensors of the model are loaded, but unused ones would change the features."""
     tensors = {k: v for k, v in full(num_classes=0).items() if k != "pos_embed"}
     tensors |= {"pos_embed": torch.zeros(1, 197, 192), "mask_token": torch.zeros(1, 192)}
     tensors |= {f"blocks.{i}.ls{j}.gamma": torch.ones(192) for i in range(12) for j in (1, 2)}
@@ -363,19 +363,19 @@ def test_a_layout_in_the_wrong_architecture_is_refused(
     with pytest.raises(GtaError, match=r"read as DINOv2.* 24 tensors .*blocks\.0\.ls1\.gamma"):
         load_model(spec)
     assert load_model(spec, partial_weights=True).report.dropped == ("mask_token",)
-    # Nobody knows whose these are: loaded as ever, but said.
+    # Weights of an unknown layout are loaded with a warning.
     bare = full() | {"norm_pre.weight": torch.ones(192)}
     spec = file_of(tmp_path, "bare.pth", lambda p: torch.save(bare, p))
     assert load_model(spec).report.unexpected == ("norm_pre.weight",)
     assert "does not have (norm_pre.weight)" in caplog.text
 
 
-def test_a_fine_tuned_mae_pools_as_it_was_trained(tmp_path: Path) -> None:
+def test_fine_tuned_mae_keeps_its_pooling(tmp_path: Path) -> None:
     source = timm.create_model("vit_tiny_patch16_224", global_pool="avg", num_classes=4).eval()
     checkpoint = {"model": source.state_dict(), "args": Namespace(model="vit_base_patch16")}
     spec = file_of(tmp_path, "a.pth", lambda p: torch.save(checkpoint, p))
     loaded = load_model(spec)
-    # As a run would save it.
+    # Saved as by a run.
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.write_model(loaded.model, model_metadata(loaded, ()))
@@ -390,12 +390,12 @@ def test_a_fine_tuned_mae_pools_as_it_was_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arch", "warned"),
     [
-        ("vit_small_patch16_224", True),  # supervised ones have mean 0.5, DINO's has not
+        ("vit_small_patch16_224", True),  # supervised weights have mean 0.5, DINO's do not
         ("vit_small_patch16_224.dino", False),
         ("vit_tiny_patch16_224", False),
     ],
 )
-def test_a_file_that_does_not_say_its_mean(
+def test_file_without_normalization(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, arch: str, warned: bool
 ) -> None:
     tensors = timm.create_model(arch, pretrained=False, num_classes=0).state_dict()

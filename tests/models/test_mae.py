@@ -1,4 +1,4 @@
-"""The masked autoencoders against timm's own passes and the plain formulas."""
+"""Tests of the masked autoencoders against timm's own passes and the formulas."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ DECODER = {"decoder_dim": 16, "decoder_depth": 3, "decoder_heads": 2}
 def make(
     family: str = "plain", method: MaeMethod = "mae", **changes: Any
 ) -> tuple[MaskedAutoencoder, Tensor, Tensor]:
-    """A small model with weights of every kind, images and an order of their patches."""
+    """Create a small model with random weights, images and an order of their patches."""
     arch, kwargs = FAMILIES[family]
     torch.manual_seed(0)
     encoder = timm.create_model(arch, **{**SMALL, **kwargs})
     size = kwargs["img_size"]
     h, w = (96, 64) if "dynamic" in family else size if isinstance(size, tuple) else (size, size)
     model = MaskedAutoencoder(encoder, (h, w), method, **{**DECODER, **changes})
-    for p in model.parameters():  # fresh LayerScales and biases would hide mistakes
+    for p in model.parameters():  # initial LayerScales and biases would hide errors
         if p.ndim == 1:
             nn.init.normal_(p, 0.5, 0.3)
     n = model.grid[0] * model.grid[1]
@@ -51,7 +51,7 @@ def make(
 
 
 class Keep(nn.Module):
-    """In the place of timm's patch dropout: keeps the patches that it is told to."""
+    """A replacement of timm's patch dropout that keeps the given patches."""
 
     def __init__(self, keep: Tensor, prefix: int, with_indices: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Keep(nn.Module):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_encoder_sees_what_timm_s_own_pass_sees_of_the_kept_patches(family: str) -> None:
+def test_encoder_equals_timm_on_the_visible_patches(family: str) -> None:
     model, images, order = make(family)
     encoder, keep = model.encoder, order[:, : model.visible]
     mine = model.features(take(patchify(images, model.patch), keep), keep)
@@ -75,8 +75,8 @@ def test_the_encoder_sees_what_timm_s_own_pass_sees_of_the_kept_patches(family: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
-def test_everything_that_may_learn_gets_a_gradient(family: str, method: MaeMethod) -> None:
-    """DDP waits for every one of them."""
+def test_every_trainable_parameter_gets_a_gradient(family: str, method: MaeMethod) -> None:
+    """DDP waits for the gradients of all of them."""
     model, images, order = make(family, method)
     model(images, order).errors.mean().backward()
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -86,8 +86,8 @@ def test_everything_that_may_learn_gets_a_gradient(family: str, method: MaeMetho
 
 @pytest.mark.parametrize("family", ["plain", "registers", "no-cls", "not-square"])
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_mae_is_its_plain_formula(family: str, norm_pix: bool) -> None:
-    """As published: tokens back in the grid, every patch predicted, the loss masked."""
+def test_mae_equals_its_formula(family: str, norm_pix: bool) -> None:
+    """The published form: tokens in the grid, all patches predicted, the loss masked."""
     model, images, order = make(family, norm_pix=norm_pix)
     model, images = model.double(), images.double()
     decoder, prefix = model.decoder, model.encoder.num_prefix_tokens
@@ -127,13 +127,13 @@ def test_mae_is_its_plain_formula(family: str, norm_pix: bool) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_crossmae_is_its_plain_formula() -> None:
+def test_crossmae_equals_its_formula() -> None:
     model, images, order = make(method="crossmae")
     model, images = model.double(), images.double()
     decoder, keep = model.decoder, order[:, : model.visible]
     assert isinstance(decoder, CrossDecoder)
     layers = model.features(take(patchify(images, model.patch), keep), keep)
-    assert len(layers) == 4  # what enters the first block, and what leaves each of three
+    assert len(layers) == 4  # the input of the first block and the outputs of three
     places = order[:, -decoder.predicted :]
     x = decoder.mask_token + decoder.positions[places]
     for j, (block, norm) in enumerate(zip(decoder.blocks, decoder.mix_norms, strict=True)):
@@ -151,7 +151,7 @@ def test_crossmae_is_its_plain_formula() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "predicted"), [(0.25, 4), (0.5, 8), (0.75, 12), (1.0, 12)])
-def test_crossmae_predicts_a_part_as_it_predicts_all(ratio: float, predicted: int) -> None:
+def test_crossmae_predicts_subsets_independently(ratio: float, predicted: int) -> None:
     model, images, order = make(method="crossmae", predict_ratio=ratio)
     part = model(images, order)
     assert part.errors.shape == (2, predicted)
@@ -160,7 +160,7 @@ def test_crossmae_predicts_a_part_as_it_predicts_all(ratio: float, predicted: in
 
 
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
-def test_masked_pixels_are_not_seen(method: MaeMethod) -> None:
+def test_masked_pixels_have_no_effect(method: MaeMethod) -> None:
     model, images, order = make(method=method)
     before = model(images, order).pixels
     patches = patchify(images, model.patch)
@@ -197,7 +197,7 @@ def test_errors_are_fp32_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("family", "method"), [("plain", "mae"), ("dinov3", "mae"), ("plain", "crossmae")]
 )
-def test_a_pass_compiles_to_one_graph(family: str, method: MaeMethod) -> None:
+def test_forward_compiles_to_one_graph(family: str, method: MaeMethod) -> None:
     model, images, order = make(family, method)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     torch.testing.assert_close(
@@ -205,20 +205,20 @@ def test_a_pass_compiles_to_one_graph(family: str, method: MaeMethod) -> None:
     )
 
 
-def test_a_start_from_nothing_has_fixed_positions() -> None:
+def test_initialized_encoder_has_fixed_positions() -> None:
     encoder = timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=(64, 96))
     initialize_encoder(encoder)
     assert not encoder.pos_embed.requires_grad
     assert encoder.pos_embed[:, 0].abs().max() == 0
     torch.testing.assert_close(encoder.pos_embed[0, 1:].data, sincos_positions((4, 6), 24))
     assert encoder.blocks[0].attn.qkv.bias.abs().max() == 0
-    bound = (6 / (24 + 72)) ** 0.5  # Xavier's, of queries, keys and values as one matrix
+    bound = (6 / (24 + 72)) ** 0.5  # Xavier's bound for queries, keys and values as one matrix
     assert 0.95 * bound < encoder.blocks[0].attn.qkv.weight.abs().max() <= bound
     bound = (6 / (24 + 768)) ** 0.5
     assert 0.95 * bound < encoder.patch_embed.proj.weight.abs().max() <= bound
 
 
-def test_a_saved_encoder_is_timm_s_own() -> None:
+def test_saved_encoder_loads_in_timm() -> None:
     model, images, _ = make()
     other = timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=64)
     other.load_state_dict(model.encoder.state_dict())
@@ -238,7 +238,7 @@ def test_a_saved_encoder_is_timm_s_own() -> None:
         ("vit_tiny_patch16_224", {}, {"decoder_dim": 18, "decoder_heads": 2}, "decoder_dim: "),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_unsupported_encoders_and_sizes_are_rejected(
     arch: str, options: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     encoder = timm.create_model(arch, num_classes=0, **options)
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
-def test_a_reconstruction_is_in_the_scale_of_the_images(
+def test_reconstruction_has_the_scale_of_the_images(
     norm_pix: bool, method: MaeMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, order = make("not-square", method, norm_pix=norm_pix)

@@ -1,4 +1,4 @@
-"""Rows of networks that differ: on another grid, in another number of heads, at another depth."""
+"""Tests of rows of networks with different grids, numbers of heads, and depths."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def network(**kwargs: Any) -> nn.Module:
 
 
 def tap(maps: Tensor, prefix: int) -> Tap:
-    """Logits whose patch columns are `maps` (B, H, gh, gw); column i of the prefix is -1 - i."""
+    """Return logits with patch columns `maps` (B, H, gh, gw); prefix column i is -1 - i."""
     front = -torch.arange(1.0, prefix + 1).expand(*maps.shape[:2], prefix)
     row = torch.cat((front, maps.flatten(-2)), -1).unsqueeze(2)
     return Tap(0, (maps.shape[-2], maps.shape[-1]), prefix, 1.0, row=row)
 
 
-def test_the_same_grid_and_heads_are_left_as_they_are() -> None:
+def test_rows_of_equal_grids_and_heads_are_unchanged() -> None:
     maps = torch.randn(2, 2, 3, 4, 5)
     for include in (False, True):
         for rows, given_maps in zip(
@@ -38,16 +38,16 @@ def test_the_same_grid_and_heads_are_left_as_they_are() -> None:
         ):
             assert torch.equal(rows[..., -20:], given_maps.flatten(-2).unsqueeze(2))
             assert rows.shape[-1] == 20 + include
-            if include:  # the CLS token's column, none of the registers'
+            if include:  # the CLS token's column, but not the registers'
                 assert rows[..., 0].eq(-1).all()
 
 
-def test_a_grid_of_twice_the_patches_is_averaged() -> None:
+def test_finer_grid_is_averaged() -> None:
     fine = torch.arange(64.0).view(1, 1, 8, 8)
     _, rows = comparable_rows(tap(torch.zeros(1, 1, 4, 4), 1), tap(fine, 1))
     made = rows.view(4, 4)
     for y in range(1, 3):
-        for x in range(1, 3):  # a linear map keeps its values at the coarse centres
+        for x in range(1, 3):  # a linear map keeps its values at coarse centers
             expected = fine[0, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
             assert made[y, x] == pytest.approx(float(expected), abs=1e-4)
 
@@ -58,7 +58,7 @@ def test_a_grid_of_twice_the_patches_is_averaged() -> None:
     st.integers(-3, 3),
 )
 @settings(deadline=None, max_examples=30)
-def test_a_constant_map_stays_constant(
+def test_constant_map_stays_constant(
     ours: tuple[int, int], theirs: tuple[int, int], value: int
 ) -> None:
     target, source = torch.zeros(1, 2, *ours), torch.full((1, 2, *theirs), float(value))
@@ -67,14 +67,14 @@ def test_a_constant_map_stays_constant(
     torch.testing.assert_close(rows[1], torch.full_like(rows[1], value))
 
 
-def test_other_heads_meet_in_their_mean() -> None:
+def test_different_numbers_of_heads_are_averaged() -> None:
     target, source = torch.randn(2, 6, 3, 3), torch.randn(2, 4, 3, 3)
     ours, theirs = comparable_rows(tap(target, 1), tap(source, 1))
     torch.testing.assert_close(ours.view(2, 3, 3), target.mean(1))
     torch.testing.assert_close(theirs.view(2, 3, 3), source.mean(1))
 
 
-def test_blocks_of_other_depths_are_counted_from_the_end() -> None:
+def test_blocks_of_different_depths_are_paired_from_the_end() -> None:
     short, long = network(), network(depth=5)
     assert paired_layers("all", short, short) == ((0, 0), (1, 1), (2, 2))
     assert paired_layers("last", short, long) == ((2, 4),)
@@ -96,6 +96,6 @@ def test_blocks_of_other_depths_are_counted_from_the_end() -> None:
         ({"reg_tokens": 2}, "prefix tokens", "has 1 and the source 3"),
     ],
 )
-def test_what_differs_is_named(kwargs: Any, measure: str, values: str) -> None:
+def test_error_names_the_difference(kwargs: Any, measure: str, values: str) -> None:
     with pytest.raises(UsageError, match=f"`rows=all` needs the same {measure} .*{values}"):
         require_same(network(), network(**kwargs), "`rows=all`", measure)

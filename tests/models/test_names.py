@@ -1,4 +1,4 @@
-"""Names of models that are compared."""
+"""Tests of short names of models."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gtacli.models.names import short_names
         (["/", "../x", "a b"], ["_", "x", "a_b"]),
     ],
 )
-def test_short_and_unlike(specs: list[str], names: list[str]) -> None:
+def test_short_names_are_unique(specs: list[str], names: list[str]) -> None:
     assert short_names(specs) == names
 
 
-def test_folders_by_their_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_have_their_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
     assert short_names(["."]) == ["run"]

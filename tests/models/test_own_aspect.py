@@ -1,4 +1,4 @@
-"""The size at which a model sees an image of any shape."""
+"""Tests of the input size of a model for an image of any shape."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_familiar_shapes() -> None:
 @given(sides, sides, grids, grids, patches)
 @example(1, 20_000, 14, 14, (16, 16))
 @example(1, 1, 1, 1, (16, 16))
-def test_whole_patches_about_as_many_as_asked_for(
+def test_complete_patches_about_the_requested_number(
     h: int, w: int, rows: int, columns: int, patch: tuple[int, int]
 ) -> None:
     like = (rows * patch[0], columns * patch[1])
@@ -34,7 +34,7 @@ def test_whole_patches_about_as_many_as_asked_for(
 
 
 @given(st.integers(40, 4000), st.integers(40, 4000), st.integers(10, 60))
-def test_the_aspect_is_kept_to_half_a_patch(h: int, w: int, side: int) -> None:
+def test_aspect_ratio_is_kept_within_half_a_patch(h: int, w: int, side: int) -> None:
     ratio = h / w
     if not 1 / 3 < ratio < 3:
         return

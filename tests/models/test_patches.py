@@ -1,4 +1,4 @@
-"""Patches against loops, convolutions and the plain formulas."""
+"""Tests of patches against loops, convolutions and formulas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gtacli.models.patches import (
 @given(
     st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)
 )
-def test_a_patch_holds_its_pixels_row_by_row(b: int, gh: int, gw: int, p: int, q: int) -> None:
+def test_patch_values_are_in_row_order(b: int, gh: int, gw: int, p: int, q: int) -> None:
     images = torch.rand(b, 3, gh * p, gw * q)
     patches = patchify(images, (p, q))
     assert patches.shape == (b, gh * gw, p * q * 3)
@@ -38,7 +38,7 @@ def test_a_patch_holds_its_pixels_row_by_row(b: int, gh: int, gw: int, p: int, q
 
 
 @pytest.mark.parametrize("patch", [(4, 4), (2, 5)])
-def test_embedding_patches_is_the_convolution(patch: tuple[int, int]) -> None:
+def test_embed_patches_equals_convolution(patch: tuple[int, int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 7, patch, patch)
     images = torch.randn(2, 3, 3 * patch[0], 2 * patch[1])
@@ -46,7 +46,7 @@ def test_embedding_patches_is_the_convolution(patch: tuple[int, int]) -> None:
     torch.testing.assert_close(mine, conv(images).flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
 
 
-def test_positions_are_the_published_formula() -> None:
+def test_positions_equal_published_formula() -> None:
     gh, gw, width = 3, 5, 16
     positions = sincos_positions((gh, gw), width)
     quarter = width // 4
@@ -58,7 +58,7 @@ def test_positions_are_the_published_formula() -> None:
             torch.testing.assert_close(positions[y * gw + x].double(), expected, atol=1e-6, rtol=0)
 
 
-def test_targets_are_standardised_with_the_unbiased_variance() -> None:
+def test_standardize_uses_the_unbiased_variance() -> None:
     patches = torch.rand(2, 3, 48) * 5 - 1
     p = patches.double()
     mean = p.sum(-1, keepdim=True) / 48
@@ -68,7 +68,7 @@ def test_targets_are_standardised_with_the_unbiased_variance() -> None:
     assert torch.equal(standardize(torch.ones(1, 1, 12)), torch.zeros(1, 1, 12))
 
 
-def test_visible_patches_are_rounded_down_but_never_none() -> None:
+def test_visible_patches_are_rounded_down_to_at_least_one() -> None:
     assert visible_patches(196, 0.75) == 49
     assert visible_patches(10, 0.75) == 2
     assert visible_patches(10, 0.9) == 1
@@ -77,7 +77,7 @@ def test_visible_patches_are_rounded_down_but_never_none() -> None:
     assert visible_patches(16, 0.0) == 16
 
 
-def test_a_mask_is_a_permutation_that_its_noise_decides() -> None:
+def test_mask_order_is_a_permutation_given_by_noise() -> None:
     noise = torch.rand(5, 12)
     order = mask_order(noise)
     assert torch.equal(order.sort(1).values, torch.arange(12).expand(5, -1))
@@ -89,9 +89,9 @@ def test_attention_masks_the_highest_values_and_inverse_the_lowest() -> None:
     torch.manual_seed(0)
     maps = torch.randint(0, 6, (4, 20)) / 5
     order = mask_order(torch.rand(4, 20), maps, "attention")
-    assert (take(maps, order).diff(dim=1) >= 0).all()  # the last are masked
+    assert (take(maps, order).diff(dim=1) >= 0).all()  # the last ones are masked
     order = mask_order(torch.rand(4, 20), maps, "inverse")
     assert (take(maps, order).diff(dim=1) <= 0).all()
     same = torch.ones(1, 20)
     orders = {tuple(mask_order(torch.rand(1, 20), same, "attention")[0].tolist()) for _ in "abc"}
-    assert len(orders) == 3  # between equal values the noise decides
+    assert len(orders) == 3  # noise orders equal values

@@ -1,4 +1,4 @@
-"""Position embeddings on other grids, against the publishers' own formulas."""
+"""Tests of resized position embeddings against the publishers' code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY = "vit_tiny_patch16_224"
 
 
 def dinos(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """`interpolate_pos_encoding` of facebookresearch/dino, line by line."""
+    """Resize as `interpolate_pos_encoding` of facebookresearch/dino does, line by line."""
     n = positions.shape[1] - 1
     side = int(n**0.5)
     w0, h0 = rows + 0.1, columns + 0.1
@@ -30,7 +30,7 @@ def dinos(positions: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize("grid", [(30, 30), (7, 7), (20, 11), (60, 60), (5, 90)])
-def test_as_dino_does(grid: tuple[int, int]) -> None:
+def test_resize_equals_dinos_code(grid: tuple[int, int]) -> None:
     positions = torch.randn(1, 1 + 14 * 14, 6)
     assert torch.equal(resize(positions, grid, (14, 14), 1, "dino"), dinos(positions, *grid))
     timms = resize(positions, grid, (14, 14), 1, "timm")
@@ -38,13 +38,13 @@ def test_as_dino_does(grid: tuple[int, int]) -> None:
     assert not torch.allclose(timms, dinos(positions, *grid), atol=1e-2)
 
 
-def test_on_its_own_grid_nothing_changes() -> None:
+def test_resize_to_the_same_grid_changes_nothing() -> None:
     positions = torch.randn(1, 1 + 14 * 14, 6)
     assert torch.equal(resize(positions, (14, 14), (14, 14), 1, "dino"), positions)
 
 
 def saved(folder: Path, as_dino: bool) -> tuple[str, dict[str, Tensor]]:
-    """A file of random weights for 64 pixels, with timm's names or as DINO's training saves it."""
+    """Write random weights for 64 pixels with timm's names, or as DINO's training does."""
     torch.manual_seed(0)
     model = load_model(f"{TINY}@none", num_classes=0, image_size=64).model
     weights = {k: torch.randn_like(v) * 0.1 + v for k, v in model.state_dict().items()}
@@ -57,7 +57,7 @@ def saved(folder: Path, as_dino: bool) -> tuple[str, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("any_size", [False, True])
 @pytest.mark.parametrize("as_dino", [False, True])
-def test_a_models_own_way(tmp_path: Path, as_dino: bool, any_size: bool) -> None:
+def test_resize_method_of_a_model(tmp_path: Path, as_dino: bool, any_size: bool) -> None:
     spec, weights = saved(tmp_path, as_dino)
     at = {"image_size": 64, "any_size": True} if any_size else {"image_size": (96, 160)}
     model = load_model(spec, **at).model  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Rollout against the plain product of all blocks' attention."""
+"""Tests of rollout against the product of all blocks' attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITH_CLS = ("plain", "qk-norm", "distilled", "registers", "dinov3", "not-square"
 
 
 def plainly(attention: list[Tensor], heads: str, prefix: int) -> list[Tensor]:
-    """Of each block the CLS row of A'_L ... A'_0, in float64."""
+    """Compute the CLS row of A'_L ... A'_0 for each block L in float64."""
     rolled, found = None, []
     for block in attention:
         a = block.double()
@@ -31,7 +31,7 @@ def plainly(attention: list[Tensor], heads: str, prefix: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("heads", ["mean", "max"])
 @pytest.mark.parametrize("family", WITH_CLS)
-def test_the_cls_row_of_the_product_of_all_blocks(family: str, heads: Any) -> None:
+def test_rollout_equals_product_of_all_blocks(family: str, heads: Any) -> None:
     model, images = make(family)
     got = rollout(model, images, "all", heads)
     truth = plainly(unfused(model, images), heads, model.num_prefix_tokens)
@@ -40,20 +40,20 @@ def test_the_cls_row_of_the_product_of_all_blocks(family: str, heads: Any) -> No
         assert torch.allclose(got[:, i].flatten(1).double(), expected, atol=1e-6)
 
 
-def test_a_few_rows_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_rows_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = make("plain")
     whole = rollout(model, images)
     monkeypatch.setattr(module, "CHUNK", 3 * 17 * 4)  # four of 17 rows
     assert torch.allclose(rollout(model, images), whole, atol=1e-7)
 
 
-def test_chosen_blocks_are_those_of_all() -> None:
+def test_selected_blocks_equal_those_of_all() -> None:
     model, images = make("plain")
     every = rollout(model, images, "all")
     assert torch.allclose(rollout(model, images, (0, -1)), every[:, [0, 2]], atol=1e-7)
 
 
-def test_it_needs_a_cls_token() -> None:
+def test_rollout_needs_a_cls_token() -> None:
     model, images = make("no-cls")
     with pytest.raises(UsageError, match="no CLS token"):
         rollout(model, images)

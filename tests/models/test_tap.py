@@ -1,4 +1,4 @@
-"""The tap against the unfused attention of the same network, for every family."""
+"""Tests of the tap against unfused attention of the same network, for every family."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(family: str) -> tuple[nn.Module, Tensor]:
         kwargs["block_fn"] = ResPostBlock
     torch.manual_seed(0)
     model = timm.create_model(arch, **{**SMALL, **kwargs}).eval()
-    for p in model.parameters():  # fresh LayerScales and biases would hide mistakes
+    for p in model.parameters():  # initial LayerScales and biases would hide errors
         if p.ndim == 1:
             nn.init.normal_(p, 0.5, 0.3)
     size = kwargs["img_size"]
@@ -50,7 +50,7 @@ def make(family: str) -> tuple[nn.Module, Tensor]:
 
 
 def unfused(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Softmaxed attention of every block, by timm's own unfused path."""
+    """Return the attention of every block by timm's own unfused path."""
     caught: list[Tensor] = []
     hooks = []
     for block in model.blocks:
@@ -96,7 +96,7 @@ def test_cls_row_of_an_early_end_equals_unfused_attention(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_output_features_and_hidden_are_the_models_own(family: str) -> None:
+def test_output_features_and_hidden_equal_the_models(family: str) -> None:
     model, images = make(family)
     caught: dict[str, Tensor] = {}
     hooks = [
@@ -115,7 +115,7 @@ def test_output_features_and_hidden_are_the_models_own(family: str) -> None:
     torch.testing.assert_close(reading.features, features, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_of_a_tapped_pass_are_those_of_the_model() -> None:
+def test_gradients_of_a_tapped_pass_equal_the_models() -> None:
     model, images = make("qk-norm")
     tapped = TappedViT(model, Request((0, 1, 2), features=True))
     tapped(images).logits.square().sum().backward()
@@ -126,7 +126,7 @@ def test_gradients_of_a_tapped_pass_are_those_of_the_model() -> None:
         torch.testing.assert_close(mine, p.grad, atol=1e-4, rtol=1e-4)
 
 
-def test_nothing_beyond_the_last_wanted_keys_is_computed() -> None:
+def test_nothing_after_the_last_requested_keys_is_computed() -> None:
     model, images = make("plain")
     ran: list[str] = []
     for i, block in enumerate(model.blocks):
@@ -181,7 +181,7 @@ def test_fused_attention_stays_on() -> None:
         ),
     ],
 )
-def test_other_models_are_refused_by_class_name(arch: str, kwargs: Any, named: str) -> None:
+def test_unsupported_models_are_rejected_by_class_name(arch: str, kwargs: Any, named: str) -> None:
     model = timm.create_model(arch, **kwargs)
     with pytest.raises(UsageError, match=named):
         attention(model, torch.zeros(1, 3, 224, 224))
@@ -193,7 +193,7 @@ def test_cls_rows_need_a_cls_token() -> None:
         attention(model, images)
 
 
-def test_layers() -> None:
+def test_absolute_layers() -> None:
     assert absolute_layers("all", 3) == (0, 1, 2)
     assert absolute_layers("last", 3) == (2,)
     assert absolute_layers((-1, 0, 2), 3) == (0, 2)
@@ -201,11 +201,11 @@ def test_layers() -> None:
         absolute_layers((3,), 3)
 
 
-def test_requests_join() -> None:
+def test_union_of_requests() -> None:
     a, b = Request((0,), "cls", output=False), Request((1,), "all", hidden=(2,), output=False)
     both = a | b
     assert (both.layers, both.rows, both.hidden, both.output) == ((0, 1), "all", (2,), False)
-    # Rows are those of the blocks that are tapped.
+    # Only the rows of tapped blocks count.
     assert (Request(rows="all") | a).rows == "cls"
 
 
@@ -236,8 +236,8 @@ def test_bf16_keys_give_fp32_logits() -> None:
     torch.testing.assert_close(logits, q @ k.transpose(-1, -2), atol=1e-5, rtol=1e-5)
 
 
-def test_split_heads_is_timms_split() -> None:
-    """Values and gradients against plain autograd in float64, with every consumer at work."""
+def test_split_heads_equals_timms_split() -> None:
+    """Values and gradients equal autograd in float64, with all outputs used."""
     torch.manual_seed(0)
     start = torch.randn(2, 7, 3 * 24, dtype=torch.float64)
     weights = [torch.randn(2, 3, 7, 8, dtype=torch.float64) for _ in range(3)]
@@ -257,8 +257,8 @@ def test_split_heads_is_timms_split() -> None:
         torch.testing.assert_close(mine.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)
 
 
-def test_a_row_lets_its_keys_go() -> None:
-    """Keys are views of the whole projection: held for every block they would cost its memory."""
+def test_cls_row_does_not_keep_keys_in_memory() -> None:
+    """Keys are views of the full projection, which they would keep in memory."""
     model, images = make("plain")
     (cls,) = attention(model, images)
     assert cls.q is None

@@ -1,4 +1,4 @@
-"""The plug-in gta-delta, installed by pip, against a float64 reference."""
+"""Tests of the plug-in gta-delta, installed by pip, against a float64 reference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def step(part: Any, target: Any, source: Any, images: torch.Tensor) -> StepOutpu
 
 
 def tokens(model: Any, images: torch.Tensor, layer: int) -> np.ndarray[Any, Any]:
-    """Patch tokens after block `layer` in float64, by the model's own means."""
+    """Return patch tokens after block `layer` in float64, by the model's own forward pass."""
     doubled = model.double()
     [found] = doubled.forward_intermediates(
         images.double(), indices=[layer], output_fmt="NLC", intermediates_only=True
@@ -103,7 +103,7 @@ def test_gradient_against_finite_differences() -> None:
     assert analytic == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-3)
 
 
-def test_zero_at_the_source_and_only_the_source_is_spared_its_rest() -> None:
+def test_zero_at_the_source_and_source_pass_ends_early() -> None:
     target, source = vit(0), vit(0)
     part = regularizer(target, source, layers="0")
     assert part.needs.source.output is False
@@ -111,7 +111,7 @@ def test_zero_at_the_source_and_only_the_source_is_spared_its_rest() -> None:
     assert part.penalty(step(part, target, source, torch.randn(1, 3, 32, 32))).item() == 0
 
 
-def test_its_strength_is_lam() -> None:
+def test_strength_is_lam() -> None:
     assert regularizer(vit(0), vit(1)).strength(0.5) == 0.01
     assert regularizer(vit(0), vit(1), lam=0.3).strength(0.5) == 0.3
 
@@ -126,12 +126,12 @@ def test_its_strength_is_lam() -> None:
         ({"channel_weights": "nowhere.safetensors"}, "cannot be read"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         regularizer(vit(0), vit(1), **options)
 
 
-def test_networks_that_do_not_fit() -> None:
+def test_mismatched_networks() -> None:
     with pytest.raises(UsageError, match="source: Delta needs a source"):
         regularizer(vit(0), None)
     with pytest.raises(UsageError, match=r"source: .* same width .* has 12 and the source 24"):
@@ -146,7 +146,7 @@ def test_networks_that_do_not_fit() -> None:
         ({str(i): -torch.ones(12) for i in range(3)}, "negative or only zero weights"),
     ],
 )
-def test_channel_weights_that_do_not_fit(
+def test_invalid_channel_weights(
     tmp_path: Path, stored: dict[str, torch.Tensor], message: str
 ) -> None:
     save_file(stored, tmp_path / "w.safetensors")
@@ -154,7 +154,7 @@ def test_channel_weights_that_do_not_fit(
         regularizer(vit(0), vit(1), channel_weights=str(tmp_path / "w.safetensors"))
 
 
-def test_measured_weights_favour_the_channel_that_matters() -> None:
+def test_measured_weights_favor_the_important_channel() -> None:
     from gta_delta.weights import measure_weights  # type: ignore[import-not-found,unused-ignore]
 
     model = vit(0)

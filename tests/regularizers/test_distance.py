@@ -1,4 +1,4 @@
-"""Distances against the plain formula in float64, values and gradients."""
+"""Tests of distances against the formula in float64, values and gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plain(
     q_t: Tensor, k_t: Tensor, q_s: Tensor, k_s: Tensor, prefix: int,
     rows: str, center: bool, cls_column: str, reduction: str,
 ) -> Tensor:  # fmt: skip
-    """The definition: both N x N maps, their selected differences, squares, means."""
+    """Compute the definition from both N x N maps."""
     scale = q_t.shape[-1] ** -0.5
     chosen = columns(prefix, k_t.shape[2] - prefix, cls_column)
     d = (q_t @ k_t.mT - q_s @ k_s.mT) * scale
@@ -38,7 +38,7 @@ def plain(
 
 
 CASES = {
-    "near": 1e-3,  # a small step from the source: every term is of second order
+    "near": 1e-3,  # close to the source every term is of second order
     "far": 1.0,
 }
 
@@ -55,7 +55,7 @@ CASES = {
     step=st.sampled_from([1e-3, 1.0]),
     seed=st.integers(0, 1000),
 )
-def test_equals_the_definition(
+def test_distance_equals_definition(
     rows: Any, center: bool, cls_column: Any, reduction: Any,
     prefix: int, tokens: int, width: int, step: float, seed: int,
 ) -> None:  # fmt: skip
@@ -75,7 +75,7 @@ def test_equals_the_definition(
         *ours, q_s.float(), k_s.float(), prefix, rows, center, cls_column, reduction
     )
     value.backward()
-    # The difference of fp32 inputs itself carries 1e-7 / step of relative error.
+    # The difference of fp32 inputs has a relative error of 1e-7 / step.
     tolerance = 2e-3 if step < 1 else 1e-4
     floor = 1e-9 + 1e-5 * tokens * step**2
     torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=floor)
@@ -87,8 +87,8 @@ def test_equals_the_definition(
 
 
 @pytest.mark.parametrize("rows", ["cls", "all"])
-def test_turned_together_costs_nothing(rows: Any) -> None:
-    """Same logits from rotated and rescaled factors: large terms cancel in the Gram form."""
+def test_common_rotation_of_q_and_k_costs_nothing(rows: Any) -> None:
+    """Rotated and rescaled factors give the same logits; large terms cancel in the Gram form."""
     g = torch.Generator().manual_seed(0)
     q_s, k_s = (torch.randn(2, 3, 50, 32, generator=g, dtype=torch.float64) for _ in range(2))
     turn, _ = torch.linalg.qr(torch.randn(32, 32, generator=g, dtype=torch.float64))
@@ -100,23 +100,23 @@ def test_turned_together_costs_nothing(rows: Any) -> None:
     assert 0 <= value < 1e-5 * size
 
 
-def test_identical_networks_cost_exactly_nothing() -> None:
+def test_identical_networks_cost_exactly_zero() -> None:
     q, k = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8)
     for rows in ("cls", "all"):
         assert attention_distance(q, k, q, k, 1, rows) == 0  # type: ignore[arg-type]
 
 
-def test_centre_ignores_what_the_softmax_ignores() -> None:
-    """A key shift common to all patches shifts whole rows."""
+def test_center_ignores_constant_shifts_of_rows() -> None:
+    """A common shift of all keys adds a constant to each row."""
     q, k = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8)
     shifted = k + torch.randn(2, 3, 1, 8)
     for rows in ("cls", "all"):
         assert attention_distance(q, shifted, q, k, 1, rows) > 0.1  # type: ignore[arg-type]
-        centred = attention_distance(q, shifted, q, k, 1, rows, center=True)  # type: ignore[arg-type]
-        assert centred < 1e-9
+        centered = attention_distance(q, shifted, q, k, 1, rows, center=True)  # type: ignore[arg-type]
+        assert centered < 1e-9
 
 
-def test_registers_never_count() -> None:
+def test_registers_are_never_included() -> None:
     q, k = torch.randn(1, 2, 20, 8), torch.randn(1, 2, 20, 8)
     other = k.clone()
     other[:, :, 1:5] += 100  # four registers
@@ -127,8 +127,8 @@ def test_registers_never_count() -> None:
     assert attention_distance(q, other, q, k, 5, cls_column="exclude") == 0
 
 
-def test_all_rows_build_no_map() -> None:
-    """4,000 tokens: a map of one head would be 64 MB, the Gram form needs well under 1 MB."""
+def test_all_rows_need_no_full_matrix() -> None:
+    """For 4,000 tokens a map of one head has 64 MB; the Gram form needs less than 1 MB."""
     q, k = (torch.randn(1, 1, 4000, 16, requires_grad=True) for _ in range(2))
     sizes: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -138,7 +138,7 @@ def test_all_rows_build_no_map() -> None:
     assert max(sizes) <= 4000 * 16 * 4
 
 
-def test_divergence_is_that_of_the_softmaxes() -> None:
+def test_divergence_equals_kl_of_the_softmaxes() -> None:
     q_t, k_t, q_s, k_s = (torch.randn(2, 3, 9, 8, dtype=torch.float64) for _ in range(4))
     rows = [
         torch.einsum("bhd,bhnd->bhn", q[:, :, 0], k[:, :, 1:]) * 8**-0.5
@@ -154,7 +154,7 @@ def test_divergence_is_that_of_the_softmaxes() -> None:
     torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_under_autocast_it_is_fp32() -> None:
+def test_distance_is_fp32_under_autocast() -> None:
     q, k = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8)
     expected = attention_distance(q + 0.01, k, q, k, 1, "all")
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Each regulariser against a float64 loop of its formula, values and gradients."""
+"""Tests of regularizers against float64 loops of their formulas, values and gradients."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def take_step(regularizer: Regularizer[Any], images: Tensor) -> Tensor:
 
 
 def full_logits(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Every block's N x N logits in float64, by the plain formula."""
+    """Compute every block's N x N logits in float64 by the formula."""
     model = network_double(model)
     found: list[Tensor] = []
     x = model.patch_embed(images.double())
@@ -93,7 +93,7 @@ def test_gta_is_the_mean_over_blocks_heads_and_images(
 
 
 @pytest.mark.parametrize("guide", ["msa", "block"])
-def test_gta_guides_outputs(guide: Any) -> None:
+def test_gta_with_msa_and_block_outputs(guide: Any) -> None:
     source = network()
     target = moved(source, 0.05)
     images = torch.randn(2, 3, 32, 32)
@@ -110,18 +110,18 @@ def test_gta_guides_outputs(guide: Any) -> None:
     torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_gta_gradients_reach_the_target_alone() -> None:
+def test_gta_gradients_reach_only_the_target() -> None:
     source = network()
     target = moved(source, 0.05)
     take_step(GTA(GTAOptions(), target, source), torch.randn(2, 3, 32, 32)).backward()
     assert all(p.grad is None for p in source.parameters())
     assert target.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
-    assert target.head.weight.grad is None  # the classifier plays no part in it
-    # Nothing above the last guided block's keys either.
+    assert target.head.weight.grad is None  # the classifier is not involved
+    # Nothing above the last guided block's keys has a gradient either.
     assert target.blocks[2].mlp.fc1.weight.grad is None
 
 
-def test_gta_starts_at_zero() -> None:
+def test_gta_is_zero_at_the_source() -> None:
     source = network()
     target = moved(source, 0.0)
     assert take_step(GTA(GTAOptions(), target, source), torch.randn(2, 3, 32, 32)) < 1e-8
@@ -144,7 +144,7 @@ def test_gta_decay(decay: Any, half: float) -> None:
         ({"reg_tokens": 2}, "prefix tokens", "prefix tokens"),
     ],
 )
-def test_gta_names_what_does_not_match(kwargs: Any, rows_all: str, guide_msa: str | None) -> None:
+def test_gta_error_names_the_difference(kwargs: Any, rows_all: str, guide_msa: str | None) -> None:
     source = network(**kwargs)
     GTA(GTAOptions(), network(), source)  # rows of logits can always be compared
     with pytest.raises(UsageError, match=f"source: `rows=all` needs the same {rows_all}"):
@@ -160,9 +160,11 @@ def test_gta_names_what_does_not_match(kwargs: Any, rows_all: str, guide_msa: st
                 GTA(options, network(), source)
 
 
-def test_gta_from_a_source_of_another_make() -> None:
-    """Deeper, wider, other heads, finer patches, registers: blocks from the end, the mean over the
-    heads, the source's rows resized to the target's grid."""
+def test_gta_with_a_source_of_another_architecture() -> None:
+    """The source is deeper and wider, with other heads, finer patches and registers.
+
+    Blocks are paired from the end, heads averaged, and the source's rows resized.
+    """
     target = network()
     other = {"depth": 5, "embed_dim": 48, "num_heads": 6, "patch_size": 4, "reg_tokens": 2}
     source = network(1, **other)
@@ -184,7 +186,7 @@ def test_gta_from_a_source_of_another_make() -> None:
     assert target.blocks[2].attn.qkv.weight.grad is not None
 
 
-def test_gta_refuses_what_cannot_be() -> None:
+def test_gta_rejects_invalid_combinations() -> None:
     with pytest.raises(UsageError, match="no block 99"):
         GTA(GTAOptions(layers=(99,)), network(), network())
     with pytest.raises(UsageError, match="source: GTA needs a source"):
@@ -201,7 +203,7 @@ def test_gta_refuses_what_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("lam", [0.01, 0.5])
-def test_l2sp_is_a_loop_over_the_weights(lam: float) -> None:
+def test_l2sp_equals_loop_over_the_weights(lam: float) -> None:
     target = network()
     regularizer = L2SP(L2SPOptions(lam=lam, beta=0.03), target)
     start = {n: p.detach().double().clone() for n, p in target.named_parameters()}
@@ -224,14 +226,14 @@ def test_l2sp_is_a_loop_over_the_weights(lam: float) -> None:
     assert regularizer.needs.source is None
 
 
-def test_l2sp_at_the_start_has_a_gradient() -> None:
-    """The norm's gradient at zero distance is 0, not 0/0."""
+def test_l2sp_gradient_at_zero_distance() -> None:
+    """The gradient of the norm at zero distance is 0, not 0/0."""
     target = network()
     L2SP(L2SPOptions(), target).penalty(StepOutputs(reading())).backward()
     assert all(torch.isfinite(p.grad).all() for p in target.parameters() if p.grad is not None)
 
 
-def test_l2sp_decoupled_pulls_after_the_step() -> None:
+def test_decoupled_l2sp_moves_weights_after_the_step() -> None:
     target = network()
     regularizer = L2SP(L2SPOptions(lam=100.0, beta=0.5, decoupled=True), target)
     start = [p.detach().clone() for p in target.parameters()]
@@ -262,7 +264,7 @@ def reading(features: Tensor | None = None) -> TapOutputs:
 
 
 @pytest.mark.parametrize(("b", "c", "k"), [(8, 24, 1), (24, 8, 1), (8, 24, 3), (6, 6, 5)])
-def test_bss_is_the_smallest_singular_values(b: int, c: int, k: int) -> None:
+def test_bss_equals_the_smallest_singular_values(b: int, c: int, k: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(b, c, requires_grad=True)
     value = BSS(BSSOptions(k=k), network()).penalty(StepOutputs(reading(features)))
@@ -277,7 +279,7 @@ def test_bss_is_the_smallest_singular_values(b: int, c: int, k: int) -> None:
 
 
 def test_bss_of_near_duplicates() -> None:
-    """Two images a hair apart: fp32 Gram matrices lose the smallest value altogether."""
+    """Two nearly equal images: fp32 Gram matrices lose the smallest value."""
     torch.manual_seed(0)
     features = torch.randn(8, 192)
     features[1] = features[0] + 1e-4 * torch.randn(192)
@@ -291,8 +293,8 @@ def test_bss_of_near_duplicates() -> None:
 
 
 @pytest.mark.parametrize(("images", "k"), [(1, 1), (3, 3), (2, 9)])
-def test_bss_leaves_a_batch_without_small_values_alone(images: int, k: int) -> None:
-    """The last batch of an epoch: its smallest singular value would be its largest."""
+def test_bss_is_zero_for_small_batches(images: int, k: int) -> None:
+    """In a small last batch the smallest singular value would be the largest."""
     features = torch.randn(images, 24, requires_grad=True)
     value = BSS(BSSOptions(k=k), network()).penalty(StepOutputs(reading(features)))
     value.backward()
@@ -300,7 +302,7 @@ def test_bss_leaves_a_batch_without_small_values_alone(images: int, k: int) -> N
     assert (features.grad == 0).all()
 
 
-def test_bss_gets_the_features_before_the_classifier() -> None:
+def test_bss_uses_the_features_before_the_classifier() -> None:
     target = network()
     images = torch.randn(5, 3, 32, 32)
     value = take_step(BSS(BSSOptions(), target), images)

@@ -53,7 +53,7 @@ def measure_weights(
 
     Args:
         model: a timm ViT with a trained head, in eval mode.
-        batches: normalised images (B, 3, h, w) and labels (B,), on the model's device.
+        batches: normalized images (B, 3, h, w) and labels (B,), on the model's device.
         layer: block number; a negative one counts from the end.
     """
     blocks = cast(nn.ModuleList, model.blocks)

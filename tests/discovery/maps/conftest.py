@@ -1,4 +1,4 @@
-"""A cache in this process: a tiny model, a back-end that answers at once, images of noise."""
+"""A cache with a tiny model, a fast back-end and images of noise."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ GRID = 4  # of the tiny model, 32 pixels
 
 
 class Bright(Discovery[Any]):
-    """How bright each patch is; knows how many images it has seen.
+    """The mean brightness of each patch; counts the images that it has processed.
 
-    With `company` a map depends on the rest of its batch, as rounding does, only more.
+    With `company` a map depends on the other images of its batch, an exaggerated rounding error.
     """
 
     seen = 0
@@ -53,7 +53,7 @@ def noise(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Every file, by its bytes."""
+    """Return the hash of every file by its path."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*"))
@@ -61,7 +61,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-class Filled(NamedTuple):
+class FillResult(NamedTuple):
     """The result of filling a cache: images processed, maps computed, names of failed images."""
 
     images: int
@@ -70,7 +70,7 @@ class Filled(NamedTuple):
 
 
 class Setup:
-    """Labels images, as `gta discover` does."""
+    """A writer of maps for images, as in `gta discover`."""
 
     def __init__(self, spec: str) -> None:
         model = load_model(spec)
@@ -89,8 +89,8 @@ class Setup:
         share: tuple[int, int] = (0, 1),
         stop: Callable[[], bool] = lambda: False,
         threads: int = 0,
-    ) -> Filled:
-        """All steps as one."""
+    ) -> FillResult:
+        """Compute the maps of images; return the sum of all steps."""
         self.backend.seen = 0
         steps, failed = [], []
         for step in fill_cache(self.finder, images, self.writer(folder, share), 4, threads, stop):
@@ -99,7 +99,7 @@ class Setup:
             else:
                 steps.append(step)
         done = sum(s.images for s in steps) + len(failed)
-        return Filled(done, sum(s.new for s in steps), failed)
+        return FillResult(done, sum(s.new for s in steps), failed)
 
 
 @pytest.fixture

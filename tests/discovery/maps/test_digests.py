@@ -1,4 +1,4 @@
-"""Tables of digests against dictionaries."""
+"""Tests of tables of digests against dictionaries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ some = st.lists(st.builds(lambda a, b: a + b, halves, halves), max_size=12)
 
 
 @given(some, some)
-def test_a_table_is_a_dictionary_of_first_places(kept: list[bytes], asked: list[bytes]) -> None:
+def test_table_finds_first_row_of_each_digest(kept: list[bytes], asked: list[bytes]) -> None:
     table = DigestTable(stack(kept))
     first = {one: i for i, one in reversed(list(enumerate(kept)))}
     assert table.find(stack(asked)).tolist() == [first.get(one, -1) for one in asked]
 
 
-def test_a_table_of_many() -> None:
+def test_large_table() -> None:
     kept = [digest(str(i).encode()) for i in range(20_000)]
     table = DigestTable(stack(kept))
     order = np.random.default_rng(0).permutation(len(kept))
@@ -35,7 +35,9 @@ def test_a_table_of_many() -> None:
 
 
 @given(some, st.lists(some, max_size=4), some)
-def test_a_growing_set(first: list[bytes], more: list[list[bytes]], asked: list[bytes]) -> None:
+def test_growing_digest_set(
+    first: list[bytes], more: list[list[bytes]], asked: list[bytes]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digests, "_MANY", 3)
         known = DigestSet(stack(first))
@@ -45,7 +47,7 @@ def test_a_growing_set(first: list[bytes], more: list[list[bytes]], asked: list[
         assert [one in known for one in asked] == [one in truth for one in asked]
 
 
-def test_a_file_stamp_depends_on_path_size_and_times(tmp_path: Path) -> None:
+def test_file_stamp_depends_on_path_size_and_times(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
     before = file_stamp(path)
@@ -53,10 +55,10 @@ def test_a_file_stamp_depends_on_path_size_and_times(tmp_path: Path) -> None:
     assert len(before) == SIZE
     assert file_stamp(path) == before
     stat = path.stat()
-    path.write_bytes(b"two")  # as long, and said to be as old
+    path.write_bytes(b"two")  # same length, and the same modification time below
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_mtime_ns == stat.st_mtime_ns
     assert file_stamp(path) != before
     path.rename(tmp_path / "b.png")
     assert file_stamp(path) is None
-    assert file_stamp(EncodedImage("x", b"x")) is None  # nothing says that it is the same one
+    assert file_stamp(EncodedImage("x", b"x")) is None  # it has no time of change

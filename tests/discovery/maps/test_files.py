@@ -1,4 +1,4 @@
-"""A file of maps and a journal: whole, or known not to be."""
+"""Tests of files of maps and journals: complete, or detected as damaged."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def rows(count: int, seed: int = 0) -> RowArray:
     return made
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_file_round_trip(tmp_path: Path) -> None:
     wanted = rows(5)
     path = save(tmp_path / "maps", wanted, tmp_path / "draft")
     assert [p.name for p in tmp_path.iterdir()] == ["maps"]
     found = load(path, KIND)
     assert found is not None
     assert (found == wanted).all()
-    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")["map"]  # as the documentation says
+    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")["map"]  # as documented
     assert (mapped == wanted["map"]).all()
     assert load(path, maps_type((3, 2))) is None
 
 
-def test_any_changed_byte_is_found(tmp_path: Path) -> None:
+def test_any_changed_byte_is_detected(tmp_path: Path) -> None:
     path = save(tmp_path, rows(2), tmp_path / "draft")
     whole = path.read_bytes()
     for i in range(len(whole)):
@@ -48,7 +48,7 @@ def test_any_changed_byte_is_found(tmp_path: Path) -> None:
         assert load(path, KIND) is None
 
 
-def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"out: cannot write .*/file/.* \(File exists\)"):
         save(tmp_path / "file", rows(1), tmp_path / "draft")
@@ -77,7 +77,7 @@ def written(path: Path, batches: list[RowArray]) -> bytes:
     return path.read_bytes()
 
 
-def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path: Path) -> None:
+def test_truncated_journal_keeps_complete_batches(tmp_path: Path) -> None:
     batches = [rows(2, 1), rows(1, 2), rows(3, 3)]
     path = tmp_path / "journal"
     whole = written(path, batches)
@@ -95,7 +95,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path: Path) -> None:
         journal.close(remove=False)
 
 
-def test_a_spoilt_journal_keeps_what_comes_before(tmp_path: Path) -> None:
+def test_damaged_journal_keeps_earlier_batches(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     whole = written(path, [rows(2, 1), rows(1, 2), rows(3, 3)])
     middle = 8 + 2 * KIND.itemsize
@@ -106,7 +106,7 @@ def test_a_spoilt_journal_keeps_what_comes_before(tmp_path: Path) -> None:
         journal.close(remove=False)
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_journal_is_locked_by_one_process(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     first = Journal(path, KIND)
     with pytest.raises(UsageError, match="out: another gta discover is writing to"):

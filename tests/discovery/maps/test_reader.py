@@ -1,4 +1,4 @@
-"""The reader in other processes, of packed images, and of folders that change."""
+"""Tests of the reader in other processes, with packed images, and with changing folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .conftest import Setup, noise
 
 
 class Maps(Dataset[int]):
-    """What a training set does with a cache."""
+    """A training set that reads maps from a cache."""
 
     def __init__(self, cache: MapCache, rows: list[int]) -> None:
         self.cache, self.rows = cache, rows
@@ -48,7 +48,7 @@ def test_workers_read_the_same_maps(setup: Setup, tmp_path: Path, context: str) 
     assert len(set(found)) > 20
 
 
-def test_a_copy_means_the_same_rows_after_more_was_added(setup: Setup, tmp_path: Path) -> None:
+def test_pickled_cache_keeps_rows_after_additions(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 12)
     setup.run(tmp_path / "out", images)
     cache = MapCache(tmp_path / "out")
@@ -67,7 +67,7 @@ def test_a_copy_means_the_same_rows_after_more_was_added(setup: Setup, tmp_path:
         pickle.loads(packed)
 
 
-def test_rows_end_where_the_maps_do(setup: Setup, tmp_path: Path) -> None:
+def test_rows_out_of_range(setup: Setup, tmp_path: Path) -> None:
     setup.run(tmp_path / "out", noise(tmp_path / "in", 3))
     cache = MapCache(tmp_path / "out")
     for row in (-1, 3):
@@ -75,7 +75,7 @@ def test_rows_end_where_the_maps_do(setup: Setup, tmp_path: Path) -> None:
             cache[row]
 
 
-def test_seen_may_be_deleted(setup: Setup, tmp_path: Path) -> None:
+def test_stamps_can_be_deleted(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 20)
     setup.run(tmp_path / "out", images)
     rows = MapCache(tmp_path / "out").rows(images)
@@ -101,7 +101,7 @@ def test_members_of_shards(setup: Setup, tmp_path: Path) -> None:
     setup.run(tmp_path / "out", sources)  # type: ignore[arg-type]
     cache = MapCache(tmp_path / "out")
     assert sorted(cache.rows(sources).tolist()) == list(range(12))
-    # The same bytes as files: the same maps, though nobody has seen them there.
+    # The same bytes as files have the same maps, although these files have no stamps.
     assert (cache.rows(images) == cache.rows(sources)).all()
     assert cache.digests(sources)[1].all()
     assert not cache.digests(images)[1].any()

@@ -1,4 +1,4 @@
-"""A cache is the same whatever happens while it is filled."""
+"""Tests that a cache does not depend on interruptions while it is filled."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .conftest import Setup, hashes, noise
 
 
 class Killed(BaseException):
-    """Nothing of ours runs after it."""
+    """A simulated kill: no handler runs after it."""
 
 
 def some_images(folder: Path) -> list[Path]:
-    """Duplicates near and far, unreadable ones, a path that comes twice."""
+    """Return images with duplicates, unreadable ones, and a repeated path."""
     images = noise(folder, 30)
     for copy, original in ((3, 1), (20, 2), (21, 2), (29, 28)):
         shutil.copy(images[original], images[copy])
@@ -35,7 +35,7 @@ def some_images(folder: Path) -> list[Path]:
     return [*images[:25], images[4], *images[25:], folder / "missing.png"]
 
 
-def test_maps_are_those_of_the_backend(setup: Setup, tmp_path: Path) -> None:
+def test_maps_equal_backend_output(setup: Setup, tmp_path: Path) -> None:
     images = some_images(tmp_path / "in")
     step = setup.run(tmp_path / "out", images, threads=2)
     assert step.images == 32
@@ -57,7 +57,7 @@ def test_maps_are_those_of_the_backend(setup: Setup, tmp_path: Path) -> None:
         assert (found == cache[int(row)]).all()
 
 
-def test_a_run_that_is_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
+def test_run_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     images = some_images(tmp_path / "in")
     setup.run(tmp_path / "whole", images)
@@ -74,10 +74,10 @@ def test_a_run_that_is_stopped_after_any_image(setup: Setup, tmp_path: Path) -> 
         first = setup.backend.seen
         setup.run(out, images)
         assert hashes(out) == whole
-        assert first + setup.backend.seen <= made + 4  # a batch in the making
+        assert first + setup.backend.seen <= made + 4  # one unfinished batch
 
 
-def test_a_run_that_is_killed_at_any_write(
+def test_run_killed_at_any_write(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.backend.company = True
@@ -100,7 +100,7 @@ def test_a_run_that_is_killed_at_any_write(
         return call
 
     def put(path: Path, data: bytes, draft: Path) -> Path:
-        """Without the clean-up of an exception, which a kill does not wait for."""
+        """Write a file without clean-up after exceptions, as in a kill."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(data[: len(data) // 2])
         deadly(draft.write_bytes)(data)
@@ -116,7 +116,7 @@ def test_a_run_that_is_killed_at_any_write(
         if left[0] > 0:
             deadly(close)(writer, done)
         else:
-            writer._journal._file.close()  # as the kernel does
+            writer._journal._file.close()  # as the kernel does after a kill
 
     monkeypatch.setattr(MapWriter, "close", close_unless_killed)
     kills = 0
@@ -136,7 +136,7 @@ def test_a_run_that_is_killed_at_any_write(
     assert kills > 30
 
 
-def test_shares_are_one_run(setup: Setup, tmp_path: Path) -> None:
+def test_shared_runs_equal_one_run(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     images = noise(tmp_path / "in", 45)
     setup.run(tmp_path / "whole", images)
@@ -148,7 +148,7 @@ def test_shares_are_one_run(setup: Setup, tmp_path: Path) -> None:
     assert (again.images, again.new, setup.backend.seen) == (45, 0, 0)
 
 
-def test_a_damaged_file_is_done_again(setup: Setup, tmp_path: Path) -> None:
+def test_maps_of_a_damaged_file_are_computed_again(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     images = some_images(tmp_path / "in")
     out = tmp_path / "out"
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_done_again(setup: Setup, tmp_path: Path) -> None:
         assert hashes(out) == whole
 
 
-def test_damage_that_is_not_repaired_goes(setup: Setup, tmp_path: Path) -> None:
+def test_unrepaired_damaged_files_are_deleted(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 20)
     out = tmp_path / "out"
     setup.run(out, images)
@@ -182,7 +182,7 @@ def test_damage_that_is_not_repaired_goes(setup: Setup, tmp_path: Path) -> None:
     assert (MapCache(out).rows(other) >= 0).all()
 
 
-def test_only_what_is_new_is_done(setup: Setup, tmp_path: Path) -> None:
+def test_only_new_images_are_processed(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 40)
     out = tmp_path / "out"
     setup.run(out, images[:20])
@@ -208,7 +208,7 @@ def test_moved_images_keep_their_maps_and_changed_ones_get_new_ones(
         path.rename(new)
     step = setup.run(out, moved)
     assert (step.images, step.new, setup.backend.seen) == (20, 0, 0)
-    shutil.copy(moved[0], moved[7])  # another image under the name of this one
+    shutil.copy(moved[0], moved[7])  # another image with the name of this one
     noise(tmp_path / "fresh", 1, seed=5)[0].replace(moved[9])
     cache = MapCache(out)
     rows = cache.rows(moved)
@@ -218,7 +218,7 @@ def test_moved_images_keep_their_maps_and_changed_ones_get_new_ones(
     assert step.new == setup.backend.seen == 1
 
 
-def test_mended_images_are_retried(setup: Setup, tmp_path: Path) -> None:
+def test_repaired_images_are_retried(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 12)
     whole = images[6].read_bytes()
     images[6].write_bytes(whole[:50])
@@ -231,7 +231,7 @@ def test_mended_images_are_retried(setup: Setup, tmp_path: Path) -> None:
     assert (MapCache(out).rows(images) >= 0).all()
 
 
-def test_maps_of_another_kind_stay_out(setup: Setup, tmp_path: Path) -> None:
+def test_maps_with_another_manifest_are_rejected(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 3)
     out = tmp_path / "out"
     setup.run(out, images)
@@ -255,7 +255,7 @@ def test_maps_of_another_kind_stay_out(setup: Setup, tmp_path: Path) -> None:
     assert hashes(out) == before
 
 
-def test_a_cache_that_another_run_fills(setup: Setup, tmp_path: Path) -> None:
+def test_cache_locked_by_another_run(setup: Setup, tmp_path: Path) -> None:
     first = setup.writer(tmp_path / "out")
     with pytest.raises(UsageError, match="another gta discover is writing to"):
         setup.writer(tmp_path / "out")
@@ -263,16 +263,16 @@ def test_a_cache_that_another_run_fills(setup: Setup, tmp_path: Path) -> None:
     first.close(done=True)
 
 
-def test_maps_that_are_not_finite(setup: Setup, tmp_path: Path) -> None:
+def test_nonfinite_maps(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 10)
     find = setup.backend.find
 
-    def spoilt(batch: torch.Tensor) -> Any:
+    def nonfinite(batch: torch.Tensor) -> Any:
         found = find(batch)
         found.maps[1, 0, 0] = torch.nan
         return found
 
-    setup.backend.find = spoilt  # type: ignore[method-assign]
+    setup.backend.find = nonfinite  # type: ignore[method-assign]
     step = setup.run(tmp_path / "out", images)
     assert step.images == 10
     assert step.failed == ["001.png", "005.png", "009.png"]
@@ -291,12 +291,12 @@ def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
     ("images", "batch", "wanted"),
     [(1, 32, 32), (500, 32, 32), (19_000, 32, 608), (10**6, 32, 4096), (10**6, 48, 4128)],
 )
-def test_blocks(images: int, batch: int, wanted: int) -> None:
+def test_block_sizes(images: int, batch: int, wanted: int) -> None:
     assert block_size(images, batch) == wanted
 
 
 @pytest.mark.parametrize("images", [500, 19_000, 10**6])
-def test_shares_meet_whatever_their_batches_are(images: int) -> None:
+def test_shared_blocks_do_not_depend_on_batch_size(images: int) -> None:
     assert len({block_size(images, batch, shared=True) for batch in (1, 32, 48, 256)}) == 1
 
 

@@ -1,4 +1,4 @@
-"""Features after conversion, from state dicts that are built here, backwards, from timm models."""
+"""Tests of features after conversion, with state dicts made from timm models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size"
 
 
 def build(arch: str, **kwargs: Any) -> nn.Module:
-    """A small model with random parameters of every kind."""
+    """Create a small model with random parameters everywhere."""
     torch.manual_seed(0)
     model = timm.create_model(arch, **{**SMALL, "num_classes": 0, **kwargs})
     for name, p in model.named_parameters():
@@ -32,7 +32,7 @@ def build(arch: str, **kwargs: Any) -> nn.Module:
 
 
 def apart(t: Tensors, at: str, names: tuple[str, str, str]) -> None:
-    """Replaces {at}.attn.qkv by three layers of these names."""
+    """Replace {at}.attn.qkv by three layers with these names."""
     for kind in ("weight", "bias"):
         joint = t.pop(f"{at}.attn.qkv.{kind}", None)
         if joint is not None:
@@ -88,7 +88,7 @@ def hf_dinov2(t: Tensors) -> Tensors:
 
 
 def with_position(t: Tensors) -> Tensors:
-    """DINOv2 adds a position to the CLS token, timm's models with registers have none."""
+    """Undo the conversion of the CLS position, which timm's models with registers do not have."""
     if "reg_token" not in t:
         return t
     row = torch.randn(1, 1, 48)
@@ -115,7 +115,7 @@ def dinov2_gated(t: Tensors) -> Tensors:
 def dinov3(t: Tensors) -> Tensors:
     for i in range(2):
         q, v = (t.pop(f"blocks.{i}.attn.{x}_bias", torch.zeros(48)) for x in "qv")
-        # Its mask switches whatever the keys' bias is off.
+        # The mask disables the bias of the keys, whatever its values.
         t[f"blocks.{i}.attn.qkv.bias"] = torch.cat((q, torch.full((48,), 7.0), v))
         mask = torch.cat((torch.ones(48), torch.zeros(48), torch.ones(48)))
         t[f"blocks.{i}.attn.qkv.bias_mask"] = mask
@@ -179,12 +179,12 @@ def mae(t: Tensors) -> Tensors:
 
 
 def mae_probed(t: Tensors) -> Tensors:
-    """mae/main_linprobe.py: a batch norm, then the linear layer."""
+    """Return a checkpoint of mae/main_linprobe.py: a batch norm, then the linear layer."""
     return t | {"head.0.running_mean": torch.ones(48), "head.1.weight": torch.ones(3, 48)}
 
 
 def whole_training(t: Tensors) -> Tensors:
-    """Student and teacher in one state dict, as dinov2's training saves its arch."""
+    """Return student and teacher in one state dict, as dinov2's training saves them."""
     teacher = {f"teacher.{n}": v for n, v in dinov2_chunked(t).items()}
     return {**{n.replace("teacher", "student"): -v for n, v in teacher.items()}, **teacher}
 
@@ -295,7 +295,9 @@ CASES: list[tuple[str, tuple[str, dict[str, Any]], Inverse]] = [
 
 
 @pytest.mark.parametrize(("name", "of", "inverse"), CASES)
-def test_features_survive(name: str, of: tuple[str, dict[str, Any]], inverse: Inverse) -> None:
+def test_conversion_preserves_features(
+    name: str, of: tuple[str, dict[str, Any]], inverse: Inverse
+) -> None:
     arch, kwargs = of
     source = build(arch, **kwargs)
     published = inverse({n: v.clone() for n, v in source.state_dict().items()})
@@ -330,10 +332,10 @@ def test_features_survive(name: str, of: tuple[str, dict[str, Any]], inverse: In
         (V3_PLUS, dinov3, eva_filter),
     ],
 )
-def test_as_timms_own_converters(
+def test_conversion_equals_timms_converters(
     of: tuple[str, dict[str, Any]], inverse: Inverse, oracle: Any
 ) -> None:
-    """Where timm converts the layout too, tensor by tensor."""
+    """Tensors must be equal for layouts that timm converts, too."""
     arch, kwargs = of
     model = build(arch, **kwargs)
     size = model.patch_embed.img_size
@@ -347,8 +349,8 @@ def test_as_timms_own_converters(
     assert all(torch.equal(v, expected[n]) for n, v in kept.items())
 
 
-def test_biases_that_are_zero_throughout_are_none() -> None:
-    """As published; an architecture without them takes the file."""
+def test_zero_biases_are_dropped() -> None:
+    """Published files have zeros; an architecture without these biases loads them."""
     source = build("vit_small_patch16_dinov3")
     layout = find_layout(published := dinov3(dict(source.state_dict())))
     assert layout is not None
@@ -365,7 +367,7 @@ def test_biases_that_are_zero_throughout_are_none() -> None:
         ("blocks.0.attn.qkv.bias_mask", torch.ones(144), "bias of the keys"),
     ],
 )
-def test_what_timms_dinov3_cannot_hold(name: str, value: Tensor, message: str) -> None:
+def test_dinov3_that_timm_cannot_represent(name: str, value: Tensor, message: str) -> None:
     published = dinov3(dict(build("vit_small_patch16_dinov3").state_dict()))
     layout = find_layout(published)
     assert layout is not None

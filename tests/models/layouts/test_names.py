@@ -1,4 +1,4 @@
-"""Recognition and conversion of the true names and shapes of published checkpoints.
+"""Tests of layouts with the true names and shapes of published checkpoints.
 
 published.json was written from the original code (`from`): its networks' own names and shapes, two
 blocks deep (the chunked one keeps two of twelve), the text towers but for a few names left out.
@@ -35,7 +35,7 @@ def tensors_of(entry: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda e: e["from"])
-def test_every_published_layout_is_recognised_and_fits_its_architecture(
+def test_published_layouts_are_recognized_and_fit(
     entry: dict[str, Any],
 ) -> None:
     tensors = tensors_of(entry)
@@ -79,14 +79,14 @@ def test_every_published_layout_is_recognised_and_fits_its_architecture(
         "vit_so150m_patch16_reg4_gap_256",
     ],
 )
-def test_timms_own_files_are_left_alone(arch: str) -> None:
+def test_timms_own_files_are_not_converted(arch: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(arch, depth=1)
     names = {n: torch.ones(()).expand(v.shape) for n, v in model.state_dict().items()}
     assert find_layout(names) is None
 
 
-def test_an_mae_encoder_is_known_by_its_fixed_positions() -> None:
+def test_mae_encoder_is_recognized_by_fixed_positions() -> None:
     names = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0).state_dict()
     assert find_layout(names) is None
     # mae/util/pos_embed.py: half the width for each axis, in it the sines before the cosines.
@@ -103,8 +103,8 @@ def test_an_mae_encoder_is_known_by_its_fixed_positions() -> None:
 
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_every_tensor_is_kept_or_named_as_dropped(data: st.DataObject) -> None:
-    """Of any part of a published file: names alone are renamed one to one, q, k, v three to one."""
+def test_every_tensor_is_kept_or_reported_as_dropped(data: st.DataObject) -> None:
+    """Any subset of a published file: names are renamed one to one, q, k, v three to one."""
     entry = data.draw(st.sampled_from(PUBLISHED))
     gone = data.draw(st.sets(st.sampled_from(sorted(entry["tensors"])), max_size=3))
     tensors = {n: v for n, v in tensors_of(entry).items() if n not in gone}
