@@ -115,7 +115,7 @@ def test_scenes_have_the_models_size_and_normalization(tiny_model: Path) -> None
     assert images.shape == (4, 3, 32, 64)
     assert last.shape == (1, 3, 32, 64)
     assert [mask.shape for mask in truths] == [(64, 64)] * 4
-    image, mask = calibration.trial(2, 64)
+    image, mask = calibration.draw_trial(2, 64)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     torch.testing.assert_close(images[2:3], model.view(torch.device("cpu"))(pixels))
     assert np.array_equal(truths[2], mask)

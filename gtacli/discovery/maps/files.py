@@ -41,8 +41,13 @@ def put(path: Path, data: bytes, draft: Path) -> Path:
     try:
         replace_atomic(path, lambda file: file.write_bytes(data), draft=draft, sync=True)
     except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror or error})", option="out") from error
+        raise write_error(path, error) from error
     return path
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """Return the error for a file that cannot be written."""
+    return RunError(f"cannot write {path} ({error.strerror or error})", option="out")
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gtacli.discovery.maps.files import RowArray
-from gtacli.errors import RunError, UsageError
+from gtacli.discovery.maps.files import RowArray, write_error
+from gtacli.errors import UsageError
 
 _NUMBER = struct.Struct("<I")
 
@@ -32,7 +32,7 @@ class Journal:
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", 0)
         except OSError as error:
-            raise self._failed(error) from error
+            raise write_error(self.path, error) from error
         if not _locked(self._file.fileno()):
             self._file.close()
             raise UsageError(f"another gta discover is writing to {path.parent}", option="out")
@@ -64,7 +64,7 @@ class Journal:
             if written != len(whole):  # the disk is full; only the next call would raise
                 raise OSError(f"{written} of {len(whole)} bytes written")
         except OSError as error:
-            raise self._failed(error) from error
+            raise write_error(self.path, error) from error
 
     def clear(self) -> None:
         self._cut(0)
@@ -80,10 +80,7 @@ class Journal:
             self._file.truncate(end)
             self._file.seek(end)
         except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> RunError:
-        return RunError(f"cannot write {self.path} ({error.strerror or error})", option="out")
+            raise write_error(self.path, error) from error
 
 
 def _locked(number: int) -> bool:

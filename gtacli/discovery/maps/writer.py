@@ -26,6 +26,7 @@ from gtacli.discovery.maps.files import (
     maps_type,
     put,
     save,
+    write_error,
 )
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.manifest import MANIFEST, MapManifest, check_manifest, read_manifest
@@ -99,11 +100,9 @@ class MapWriter:
             self._journal = Journal(folder / f"{_JOURNAL}{name}", self._type)
             if not (folder / MANIFEST).is_file():
                 put(folder / MANIFEST, manifest.text.encode(), self._draft)
-        except OSError as error:
-            text = f"cannot write {folder} ({error.strerror or error})"
-            raise GtaError(text, option="out") from error
-        except RunError as error:  # nothing was computed yet
-            raise GtaError(error.message, option=error.option) from error
+        except (OSError, RunError) as error:  # nothing was computed yet
+            cause = write_error(folder, error) if isinstance(error, OSError) else error
+            raise GtaError(cause.message, option=cause.option) from error
         self.cache = MapCache(folder, skip_damaged=True)
         check_manifest(folder, self.cache.manifest, manifest)  # of a run that started meanwhile
         for file in self.cache.damaged:
