@@ -9,10 +9,18 @@ import typer
 from gtacli.cli import console
 from gtacli.cli.lazy import group
 from gtacli.cli.options import Quiet, Verbose
+from gtacli.data.check import DatasetReport, check_dataset
+from gtacli.runtime.results import Doc
 
 MOST_LINES = 10
 COLUMNS = ("images", "published", "classes", "fewest", "most")
 app = group("data")
+
+
+class DataCheck(DatasetReport):
+    """The JSON object of `gta data check`."""
+
+    data: Annotated[str, Doc("the data spec")]
 
 
 @app.command()
@@ -33,14 +41,13 @@ def check(
     one and lists images that are in several splits. Exit status 1 if there is a problem.
     """
     console.setup(quiet=quiet, verbose=verbose)
-    from gtacli.data.check import check_dataset
     from gtacli.data.spec import read_dataset
 
     spec = name if root is None else _spec(name, root)
     dataset = read_dataset(spec)
     total = sum(map(len, dataset.splits.values()))
     with console.progress("reading", total) as advance:
-        report = {"data": spec, **check_dataset(dataset, quick, advance)}
+        report: DataCheck = {"data": spec, **check_dataset(dataset, quick, advance)}
     if json:
         console.emit(report)
     else:
@@ -57,12 +64,12 @@ def _spec(name: str, root: str) -> str:
     return f"{name}/{root}" if family else f"{name}:{root}"
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: DatasetReport) -> None:
     title = f" ({report['published']})" if report["published"] else ""
     console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
-    rows = report["parts"].values()
-    columns = [c for c in COLUMNS if any(row[c] is not None for row in rows)]
-    table = [[split, *(row[c] for c in columns)] for split, row in report["parts"].items()]
+    rows: dict[str, dict[str, Any]] = {split: {**row} for split, row in report["parts"].items()}
+    columns = [c for c in COLUMNS if any(row[c] is not None for row in rows.values())]
+    table = [[split, *(row[c] for c in columns)] for split, row in rows.items()]
     console.table(["split", *columns], table)
     for kind in ("missing", "unreadable"):
         _list([row["error"] for row in report[kind]])

@@ -4,12 +4,53 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from gtacli.data.base import SPLITS, ImageDataset, Record
 from gtacli.data.readers.published import is_missing
 from gtacli.images.decode import ImageError, decode
 from gtacli.runtime.machine import usable_cores
+from gtacli.runtime.results import Doc
+
+
+class SplitImage(TypedDict):
+    """An image of a split."""
+
+    part: Annotated[str, Doc("split: train, val or test")]
+    image: Annotated[str, Doc("name of the image within the dataset")]
+
+
+class ImageProblem(SplitImage):
+    """An image that is missing or cannot be read."""
+
+    error: Annotated[str, Doc("the reason, in one line")]
+
+
+class SplitCounts(TypedDict):
+    """Numbers of a split."""
+
+    images: Annotated[int, Doc("number of images")]
+    published: Annotated[int | None, Doc("published number of images; null: not known")]
+    classes: Annotated[int, Doc("number of classes with images")]
+    fewest: Annotated[int, Doc("images of the smallest class")]
+    most: Annotated[int, Doc("images of the largest class")]
+
+
+class DatasetReport(TypedDict):
+    """The result of the check of a dataset."""
+
+    name: Annotated[str, Doc("name of the dataset")]
+    published: Annotated[str | None, Doc("title of the published dataset; null: none is known")]
+    images: Annotated[int, Doc("number of images")]
+    classes: Annotated[int, Doc("number of classes")]
+    parts: Annotated[dict[str, SplitCounts], Doc("numbers by split")]
+    missing: Annotated[list[ImageProblem], Doc("images without a file")]
+    unreadable: Annotated[list[ImageProblem], Doc("images that cannot be decoded")]
+    duplicates: Annotated[
+        list[list[SplitImage]], Doc("groups of images with the same bytes in more than one split")
+    ]
+    wrong: Annotated[list[str], Doc("the problems, one line each")]
+    ok: Annotated[bool, Doc("whether there is no problem")]
 
 
 class ImageCheck(NamedTuple):
@@ -24,21 +65,17 @@ def check_dataset(
     dataset: ImageDataset,
     quick: bool = False,
     progress: Callable[[], None] | None = None,
-) -> dict[str, Any]:
+) -> DatasetReport:
     """Read every image and, unless `quick`, decode it.
 
     Args:
         dataset: the dataset to check.
         quick: do not decode the images.
         progress: called after every image.
-
-    Returns:
-        Numbers by split, `missing` and `unreadable` images, `duplicates` (groups of images with the
-        same bytes in more than one split), and `wrong`, one line per problem.
     """
     records = list(dataset.records())
-    missing: list[dict[str, Any]] = []
-    unreadable: list[dict[str, Any]] = []
+    missing: list[ImageProblem] = []
+    unreadable: list[ImageProblem] = []
     by_content: dict[bytes, list[tuple[str, Record]]] = {}
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         checks = pool.map(lambda pair: _check_image(pair[1], quick), records)
@@ -46,16 +83,17 @@ def check_dataset(
             if found.digest is not None:
                 by_content.setdefault(found.digest, []).append((split, record))
             if found.error is not None:
-                row = {"part": split, "image": record.key, "error": found.error}
+                row: ImageProblem = {"part": split, "image": record.key, "error": found.error}
                 (missing if found.missing else unreadable).append(row)
             if progress is not None:
                 progress()
-    duplicates = [
+    duplicates: list[list[SplitImage]] = [
         [{"part": split, "image": record.key} for split, record in same]
         for same in by_content.values()
         if len({split for split, _ in same}) > 1
     ]
-    report = {
+    wrong = list(_find_problems(dataset, missing, unreadable, duplicates))
+    return {
         "name": dataset.name,
         "published": dataset.published.title if dataset.published else None,
         "images": len(records),
@@ -64,9 +102,9 @@ def check_dataset(
         "missing": missing,
         "unreadable": unreadable,
         "duplicates": duplicates,
+        "wrong": wrong,
+        "ok": not wrong,
     }
-    wrong = list(_find_problems(dataset, missing, unreadable, duplicates))
-    return {**report, "wrong": wrong, "ok": not wrong}
 
 
 def _check_image(record: Record, quick: bool) -> ImageCheck:
@@ -85,10 +123,10 @@ def _check_image(record: Record, quick: bool) -> ImageCheck:
     return ImageCheck(digest)
 
 
-def _count_by_split(dataset: ImageDataset) -> dict[str, dict[str, int | None]]:
+def _count_by_split(dataset: ImageDataset) -> dict[str, SplitCounts]:
     """Count images, published images, classes, and the fewest and most images of a class."""
     expected = dataset.published.counts if dataset.published else {}
-    counts: dict[str, dict[str, int | None]] = {}
+    counts: dict[str, SplitCounts] = {}
     for split in SPLITS:
         sizes = Counter(record.label for record in dataset[split]).values()
         if sizes or split in expected:
@@ -104,9 +142,9 @@ def _count_by_split(dataset: ImageDataset) -> dict[str, dict[str, int | None]]:
 
 def _find_problems(
     dataset: ImageDataset,
-    missing: list[dict[str, Any]],
-    unreadable: list[dict[str, Any]],
-    duplicates: list[list[dict[str, Any]]],
+    missing: list[ImageProblem],
+    unreadable: list[ImageProblem],
+    duplicates: list[list[SplitImage]],
 ) -> Iterator[str]:
     published = dataset.published
     home = f"; {published.title} is published at {published.home}" if published else ""
