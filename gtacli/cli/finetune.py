@@ -1,4 +1,4 @@
-"""`gta finetune`: config -> run -> one result."""
+"""The command `gta finetune`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ app = new_app()
 
 @config_command(app, FinetuneConfig, "finetune")
 def finetune(config: FinetuneConfig, call: Call) -> int | None:
-    """Train a pretrained ViT on your images while its attention stays near the source's.
+    """Fine-tune a pre-trained ViT and keep its attention close to the source's.
 
-    Without --data and --model it trains on the built-in demo set, from the built-in source model.
+    Without --data and --model it trains on the built-in demo dataset, from the built-in source
+    model.
     """
     from gtacli.finetuning.run import finetune as run
 
-    return train(config, call, RESULT, _words, lambda o: run(config, o, dry_run=call.dry_run))
+    return train(
+        config, call, RESULT, _describe_epoch, lambda o: run(config, o, dry_run=call.dry_run)
+    )
 
 
 RESULT = (
@@ -44,8 +47,8 @@ RESULT = (
 )
 
 
-def _words(row: dict[str, Any]) -> list[str]:
-    """An epoch's line of the log."""
+def _describe_epoch(row: dict[str, Any]) -> list[str]:
+    """Return the metrics of an epoch's log line."""
     parts = [f"loss {row['train_loss']:.4f}"]
     parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.") and row[k] is not None]
     if row["val_top1"] is not None:

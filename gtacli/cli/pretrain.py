@@ -1,4 +1,4 @@
-"""`gta pretrain`: config -> run -> one result."""
+"""The command `gta pretrain`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ app = new_app()
 
 @config_command(app, PretrainConfig, "pretrain")
 def pretrain(config: PretrainConfig, call: Call) -> int | None:
-    """Train a ViT without labels: it fills masked images in, and objects weigh more.
+    """Pre-train a ViT without labels as a masked autoencoder guided by object maps.
 
-    A masked autoencoder (MAE, or the faster CrossMAE). With --maps or --teacher the error of each
-    patch is weighed by exp(map / tau), so that the network learns what the object looks like before
-    it learns the background. The run's encoder is a model for every other command:
-    gta finetune --model RUN.
+    MAE, or the faster CrossMAE. With --maps or --teacher the error of each patch is weighted by
+    exp(map / tau), so that the network learns objects before the background. Every other command
+    can load the run's encoder: gta finetune --model RUN.
     """
     from gtacli.pretraining.run import pretrain as run
 
-    return train(config, call, RESULT, _words, lambda o: run(config, o, dry_run=call.dry_run))
+    return train(
+        config, call, RESULT, _describe_epoch, lambda o: run(config, o, dry_run=call.dry_run)
+    )
 
 
 RESULT = (
@@ -42,8 +43,8 @@ RESULT = (
 )
 
 
-def _words(row: dict[str, Any]) -> list[str]:
-    """An epoch's line of the log."""
+def _describe_epoch(row: dict[str, Any]) -> list[str]:
+    """Return the metrics of an epoch's log line."""
     parts = [f"loss {row['train_loss']:.4f}"]
     if row.get("recon_fg") is not None and row.get("recon_bg") is not None:
         parts.append(f"object {row['recon_fg']:.4f}, rest {row['recon_bg']:.4f}")

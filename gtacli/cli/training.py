@@ -1,4 +1,4 @@
-"""What the commands that train have in common: processes, a bar, a line an epoch, the result."""
+"""What the commands that train share: processes, progress display and result table."""
 
 from __future__ import annotations
 
@@ -17,63 +17,62 @@ if TYPE_CHECKING:
     from gtacli.training.loop import Observer
 
 log = logging.getLogger(__name__)
-Row = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 def train(
     config: TrainingConfig,
     call: Call,
-    result: Sequence[tuple[str, str, bool]],
-    words: Callable[[Row], list[str]],
-    run: Callable[[Observer], Row],
+    table: Sequence[tuple[str, str, bool]],
+    describe: Callable[[Metrics], list[str]],
+    run: Callable[[Observer], Metrics],
 ) -> int | None:
-    """Run a training where it is to run, and print its summary.
+    """Run a training, here or in processes of its own, and print its summary.
 
     Args:
-        result: of the table: (key of the summary, label, whether it is a share).
-        words: an epoch's figures as the log shows them.
-        run: trains, watched, and returns the summary.
+        table: rows of the result: (key of the summary, label, whether it is a percentage).
+        describe: returns the metrics of an epoch for the log.
+        run: trains and returns the summary.
 
-    Returns: the exit status of the processes that did it, where this one only started them.
+    Returns: the exit status of the other processes, if the training ran in them.
     """
     from gtacli.training.session import resumed_config
 
-    place = process_info()
-    if place.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:
+    process = process_info()
+    if process.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:
         from gtacli.runtime.launch import launch
 
         return launch(call.argv, nproc)
-    if config.nproc not in (1, place.local_size):
-        raise UsageError(
-            f"--nproc: torchrun has started {place.local_size} processes here, not {config.nproc}"
-        )
-    with Watcher(words) as watcher:
-        summary = run(watcher)
-    if place.rank:
+    if config.nproc not in (1, process.local_size):
+        text = f"torchrun has started {process.local_size} processes here, not {config.nproc}"
+        raise UsageError(text, option="nproc")
+    with ProgressDisplay(describe) as display:
+        summary = run(display)
+    if process.rank:
         return None
     if call.json:
         console.emit(summary)
         return None
-    rows = [(label, _shown(summary.get(key), share)) for key, label, share in result]
+    rows = [(label, _format(summary.get(key), percent)) for key, label, percent in table]
     console.table(("result", ""), [row for row in rows if row[1] is not None])
     return None
 
 
-def _shown(value: Any, share: bool) -> Any:
-    return f"{100 * value:.2f}" if share and value is not None else value
+def _format(value: Any, percent: bool) -> Any:
+    return f"{100 * value:.2f}" if percent and value is not None else value
 
 
-class Watcher:
-    """A bar on a terminal, a line an epoch everywhere.
+class ProgressDisplay:
+    """A progress bar on a terminal, and a line of the log per epoch.
 
     Args:
-        words: an epoch's figures as the log shows them.
+        describe: returns the metrics of an epoch for the log.
     """
 
-    def __init__(self, words: Callable[[Row], list[str]]) -> None:
-        self._words = words
+    def __init__(self, describe: Callable[[Metrics], list[str]]) -> None:
+        self._describe = describe
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> ProgressDisplay:
         self._stack = ExitStack()
         self._advance: Any = None
         self._done = 0
@@ -90,6 +89,6 @@ class Watcher:
         self._advance(done - self._done, f"epoch {epoch + 1}/{epochs}, loss {loss:.3f}")
         self._done = done
 
-    def epoch(self, row: Row) -> None:
-        parts = [f"epoch {row['epoch'] + 1}", *self._words(row)]
+    def epoch(self, row: Metrics) -> None:
+        parts = [f"epoch {row['epoch'] + 1}", *self._describe(row)]
         log.info("%s, %.0f images/s", ", ".join(parts), row["images_per_second"])

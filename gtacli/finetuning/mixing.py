@@ -1,9 +1,9 @@
-"""Mixup, CutMix and TransMix: two images in one view, and how much of each label it carries.
+"""Mixup, CutMix and TransMix: two images in one view, with a soft label.
 
-The boxes and shares are drawn as timm draws them, one draw a batch, and an image's partner is its
-mirror place in the batch. The partner of the middle image of an odd batch is itself, so that the
-last batch of an epoch needs no special case. Mixing is done before each network normalises the view
-its own way: target and source see the same one.
+Boxes and fractions are drawn as timm draws them, one draw a batch. Image i is mixed with image
+B - 1 - i; the middle one of an odd batch with itself, so the last batch of an epoch needs no
+special case. Mixing precedes the normalization, which differs between target and source: both get
+the same view.
 
 Mixup: Zhang et al., arXiv 1710.09412; CutMix: Yun et al., 1905.04899; TransMix: Chen et al.,
 2111.09833. Shapes: B images, H heads, P prefix tokens, patch grid gh x gw.
@@ -22,29 +22,33 @@ from torch.nn import functional as F
 
 from gtacli.models.tap import Tap
 
-Kind = Literal["mixup", "cutmix", "transmix"]
-Box = tuple[int, int, int, int]
+MixKind = Literal["mixup", "cutmix", "transmix"]
+Sides = tuple[int, int, int, int]
+"""(top, bottom, left, right) in pixels."""
 ALPHA = {"mixup": 0.8, "cutmix": 1.0, "transmix": 1.0}  # timm's and TransMix's training scripts
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One draw.
+    """The random numbers of one batch.
 
     Attributes:
-        share: of the image's own pixels in its view, 0 to 1; the rest is its partner's.
-        box: (top, bottom, left, right) in pixels that the partner fills; None: both are blended.
+        fraction: fraction of an image in its own view, 0 to 1; the rest is its partner's.
+        box: what the partner fills; None: both images are blended.
     """
 
-    share: float
-    box: Box | None = None
+    fraction: float
+    box: Sides | None = None
 
     def images(self, images: Tensor) -> Tensor:
-        """The mixed views of uint8 (B, 3, h, w): uint8, or fp32 on the same scale if blended."""
-        if self.share == 1:
+        """Mix uint8 images (B, 3, h, w).
+
+        Returns: views of the same shape, uint8; or fp32 on the same scale if they are blended.
+        """
+        if self.fraction == 1:
             return images
         if self.box is None:
-            return torch.lerp(images.flip(0).float(), images.float(), self.share)
+            return torch.lerp(images.flip(0).float(), images.float(), self.fraction)
         top, bottom, left, right = self.box
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].flip(0)
@@ -53,56 +57,57 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How the batches of a run are mixed.
+    """The way in which the batches of a run are mixed.
 
     Attributes:
-        kind: of mixing; transmix cuts as cutmix does and asks the attention for the labels.
-        alpha: of the Beta(alpha, alpha) that the shares come from.
+        kind: transmix cuts as cutmix does and computes the labels from the attention.
+        alpha: of the distribution Beta(alpha, alpha) of the fractions.
         prob: probability that a batch is mixed at all.
-        weight: of TransMix: the attention's share alone, as in the paper's equation 4, or its mean
-            with the share of the area, as in the released code.
+        weight: for TransMix: the fraction of the attention alone, as in the paper's equation 4, or
+            its mean with the fraction of the area, as in the released code.
     """
 
-    kind: Kind
+    kind: MixKind
     alpha: float
     prob: float = 1.0
     weight: Literal["mean", "attention"] = "mean"
 
     def draw(self, height: int, width: int) -> Mix:
-        """The mix of a batch of `height` x `width` images, from numpy's global random numbers."""
+        """Draw the mix of a batch of `height` x `width` images, with NumPy's global generator."""
         if np.random.random() >= self.prob:
             return Mix(1.0)
-        share = float(np.random.beta(self.alpha, self.alpha))
+        fraction = float(np.random.beta(self.alpha, self.alpha))
         if self.kind == "mixup":
-            return Mix(share)
-        box, share = cutmix_bbox_and_lam((3, height, width), share)
+            return Mix(fraction)
+        box, fraction = cutmix_bbox_and_lam((3, height, width), fraction)
         top, bottom, left, right = (int(side) for side in box)
-        return Mix(float(share), (top, bottom, left, right))
+        return Mix(float(fraction), (top, bottom, left, right))
 
-    def own_share(self, mix: Mix, tap: Tap | None, size: tuple[int, int]) -> Tensor | float:
-        """How much of an image's own label its view carries: (B,), or one number for all.
+    def own_fraction(self, mix: Mix, tap: Tap | None, size: tuple[int, int]) -> Tensor | float:
+        """Return the weight of an image's own label: (B,), or one number for all.
 
         Args:
             mix: the draw that made the views.
             tap: the last block's attention on them, for TransMix.
             size: (h, w) of the views in pixels.
         """
-        if self.kind != "transmix" or mix.box is None or mix.share == 1:
-            return mix.share
+        if self.kind != "transmix" or mix.box is None or mix.fraction == 1:
+            return mix.fraction
         assert tap is not None
-        attended = 1 - attended_share(tap, mix.box, size)
-        return attended if self.weight == "attention" else (attended + mix.share) / 2
+        attended = 1 - attended_fraction(tap, mix.box, size)
+        return attended if self.weight == "attention" else (attended + mix.fraction) / 2
 
 
-def attended_share(tap: Tap, box: Box, size: tuple[int, int]) -> Tensor:
-    """(B,) share of the CLS token's attention to the patches that falls into a box.
+def attended_fraction(tap: Tap, box: Sides, size: tuple[int, int]) -> Tensor:
+    """Return the fraction (B,) of the CLS token's attention to the patches that is in a box.
 
-    The heads' mean; detached, since a label is no place to learn from. A patch counts as inside
-    when the pixel that nearest resizing takes from it is.
+    The attention is the mean over heads, and detached, because gradients must not pass through
+    labels. A patch counts as inside if the pixel that nearest-neighbor resizing samples is.
 
     Args:
         tap: attention of a block on views of `size` (h, w) pixels.
-        box: (top, bottom, left, right) in pixels.
+        box: in pixels.
+        size: (h, w).
     """
     maps = tap.cls().maps().detach().mean(1)  # (B, gh, gw)
     top, bottom, left, right = box
@@ -112,9 +117,14 @@ def attended_share(tap: Tap, box: Box, size: tuple[int, int]) -> Tensor:
     return (maps * inside).sum((-2, -1)) / maps.sum((-2, -1))
 
 
-def soft_labels(labels: Tensor, own_share: Tensor | float, classes: int) -> Tensor:
-    """(B, classes) fp32 distributions: `own_share` for an image's label, the rest for its
-    partner's. Labels (B,)."""
+def soft_labels(labels: Tensor, own_fraction: Tensor | float, classes: int) -> Tensor:
+    """Return the mixed labels (B, classes) in fp32.
+
+    Args:
+        labels: (B,) class indices.
+        own_fraction: weight of an image's own label; the rest is its partner's.
+        classes: number of classes.
+    """
     own = F.one_hot(labels, classes).float()
-    share = own_share[:, None] if isinstance(own_share, Tensor) else own_share
-    return own.flip(0) + share * (own - own.flip(0))
+    fraction = own_fraction[:, None] if isinstance(own_fraction, Tensor) else own_fraction
+    return own.flip(0) + fraction * (own - own.flip(0))

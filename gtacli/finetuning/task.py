@@ -123,8 +123,8 @@ class FinetuneTask(TimmTask):
         assert target.logits is not None
         goal = labels
         if self.mixing is not None and mix is not None:
-            share = self.mixing.own_share(mix, target.taps.get(self._last_block), size)
-            goal = soft_labels(labels, share, target.logits.shape[-1])
+            fraction = self.mixing.own_fraction(mix, target.taps.get(self._last_block), size)
+            goal = soft_labels(labels, fraction, target.logits.shape[-1])
         loss = ce = F.cross_entropy(target.logits, goal, label_smoothing=self.label_smoothing)
         result: dict[str, Tensor] = {"ce": ce}
         step = StepOutputs(target, source, labels, self.progress)

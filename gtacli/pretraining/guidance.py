@@ -1,15 +1,15 @@
-"""Weights that guide a masked autoencoder to objects: AttG-MAE (Sick et al., arXiv 2402.15172).
+"""Object-guided weights of a masked autoencoder's loss: AttG-MAE (arXiv 2402.15172).
 
     L = mean over the masked patches of  gamma * exp(M_norm / tau) * error
 
-M_norm is an object map (TokenCut's, a model's attention, ...) of the very view that the student
-sees, on its patch grid, stretched to [0, 1] view by view. The paper gives this form and says that
-tau follows a half-cycle cosine. Ours, because the paper leaves it open: the stretching per view,
-and gamma, which by default makes the weights of a batch 1 on average, so that the step does not
-grow as tau falls.
+M_norm is an object map (TokenCut's, a model's attention, ...) of the student's view, on its patch
+grid, scaled to [0, 1] for each view. The paper (Sick et al.) gives this form and says that tau
+follows a half-cycle cosine. Our choices, which the paper leaves open: scaling each view on its own,
+and gamma, which by default makes the mean weight of a batch 1, so that the step does not grow as
+tau falls.
 
-Everything here is fp32, whatever the networks compute in. Shapes: B images, N patches, M of them
-masked (predicted).
+Everything here is fp32, whatever the precision of the networks. Shapes: B images, N patches, M of
+them masked (predicted).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from torch import Tensor
 from gtacli.models.patches import take
 from gtacli.runtime.distribution import ALONE, Processes
 
-# Maps come in steps of 1/255; what differs by less is a rounding error of its resampling.
+# Maps come in steps of 1/255; smaller differences are rounding errors of their resampling.
 _FLAT = 1e-5
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How maps weigh the error.
+    """The weighting of the error by maps.
 
     Attributes:
-        tau: (start, end) of the schedule over the training; twice the same: fixed.
+        tau: temperature at the start and at the end of the training.
         gamma: a number, or None: the mean weight of a batch is 1.
-        shuffle: the control: every map's values on other patches.
+        shuffle: whether the values of each map are moved to other patches (a control experiment).
     """
 
     tau: tuple[float, float] = (1.0, 0.5)
@@ -44,9 +44,9 @@ class Guidance:
 
 
 def normalize_maps(maps: Tensor) -> Tensor:
-    """M_norm: maps (B, N) with each view's least value at 0 and its greatest at 1.
+    """Scale maps (B, N) so that the smallest value of each is 0 and its largest 1: M_norm.
 
-    A constant map has no object: it counts as 0 everywhere.
+    A constant map has no object: it becomes 0 everywhere.
     """
     low, high = maps.float().aminmax(dim=1, keepdim=True)
     span = high - low
@@ -54,15 +54,15 @@ def normalize_maps(maps: Tensor) -> Tensor:
 
 
 def shuffle_maps(maps: Tensor, noise: Tensor) -> Tensor:
-    """The control: the same values (B, N) on other patches, by noise (B, N) drawn for each view.
+    """Move the values of maps (B, N) to other patches, by noise (B, N): the control experiment.
 
-    What remains of a gain under it is not the object's doing.
+    A gain that remains with shuffled maps is not due to the object.
     """
     return take(maps, noise.argsort(1))
 
 
 def interpolate_cosine(start: float, end: float, progress: float) -> float:
-    """A half-cycle cosine from `start` to `end`; progress of the training in [0, 1]."""
+    """Interpolate from `start` to `end` along half a cosine cycle; `progress` is in [0, 1]."""
     return end + (start - end) * (1 + cos(pi * progress)) / 2
 
 
@@ -73,16 +73,15 @@ def guided_weights(
     images: int | None = None,
     processes: Processes = ALONE,
 ) -> Tensor:
-    """gamma * exp(maps / tau), (B, M) in fp32.
+    """Return the weights gamma * exp(maps / tau), (B, M) in fp32.
 
     Args:
         maps: (B, M) M_norm of the masked patches.
-        tau: the smaller, the more the object counts; a large one leaves plain MAE.
-        gamma: a number; None: what makes the batch's mean weight 1, over all processes. That
-            takes one exchange of a number a process, and no tau overflows.
-        images: that are real in this process's share of the batch; default all B. A process may
-            hold a stand-in while the others have the last images: it counts for nothing.
-        processes: that share the batch.
+        tau: temperature; the smaller, the more the object weighs; a large one gives plain MAE.
+        gamma: a number; None: chosen so that the batch's mean weight is 1, over all processes.
+            That takes one exchange of a number per process, and no tau overflows.
+        images: number of images that count, default all B: 0 for a stand-in (`Batch.stand_in`).
+        processes: share the batch.
     """
     logits = maps.float() / tau
     if gamma is not None:
@@ -100,7 +99,10 @@ def guided_weights(
 
 
 class RegionErrors(NamedTuple):
-    """Means over the images; `fg / fg_mass` is the error inside the object, `recon_fg`."""
+    """The error inside (fg) and outside (bg) the object, as means over the images.
+
+    `fg / fg_mass` is the error inside the object, `recon_fg`.
+    """
 
     fg: Tensor
     fg_mass: Tensor
@@ -109,10 +111,10 @@ class RegionErrors(NamedTuple):
 
 
 def region_errors(errors: Tensor, maps: Tensor) -> RegionErrors:
-    """The reconstruction's error inside and outside the object, unweighted by the loss.
+    """Split the reconstruction error, without the loss's weights, into inside and outside.
 
-    A patch counts for the inside by its map's value and for the outside by the rest of it: no
-    threshold to choose. Divide sums over an epoch, not batch by batch: a map may be 0 everywhere.
+    A patch counts as inside by the value m of its map and as outside by 1 - m, so there is no
+    threshold to choose. Divide sums over an epoch, not single batches: a map may be 0 everywhere.
 
     Args:
         errors: (B, M) of the masked patches.

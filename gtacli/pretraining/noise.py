@@ -1,8 +1,8 @@
-"""Random numbers that belong to an image of an epoch, not to whoever asks for them.
+"""Counter-based random numbers, by image and epoch.
 
 A mask must not depend on how many processes share a batch, nor on where a run was resumed. So its
-noise is a function of (seed, epoch, image, patch): the finaliser of SplitMix64 (Steele et al.,
-2014) over a counter, computed for a whole batch where the batch is.
+noise is a function of (seed, epoch, image, patch): the finalizer of SplitMix64 (Steele et al.,
+2014) over a counter, computed for a whole batch on its device.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def image_noise(indices: Tensor, values: int, seed: int, epoch: int, stream: int = 0) -> Tensor:
-    """(B, values) fp32, uniform in [0, 1).
+    """Return noise (B, values) in fp32, uniform in [0, 1).
 
     Args:
-        indices: (B,) images, by their place in the data.
-        values: for each.
-        stream: another one for every other use.
+        indices: (B,) indices of the images in the dataset.
+        values: count for each image.
+        seed, epoch: select other numbers.
+        stream: likewise; a number of its own for every use.
     """
-    x = torch.full((1, 1), _signed(seed), dtype=torch.int64, device=indices.device)
+    x = torch.full((1, 1), _to_int64(seed), dtype=torch.int64, device=indices.device)
     for part in (epoch, stream):
-        x = _mixed(x + _signed((part + 1) * _GOLDEN))
-    x = _mixed(x + (indices.long()[:, None] + 1) * _signed(_GOLDEN))
+        x = _mix(x + _to_int64((part + 1) * _GOLDEN))
+    x = _mix(x + (indices.long()[:, None] + 1) * _to_int64(_GOLDEN))
     counter = torch.arange(1, values + 1, device=indices.device)
-    x = _mixed(x + counter * _signed(_GOLDEN))
-    return _shifted(x, 40).float() / 2**24
+    x = _mix(x + counter * _to_int64(_GOLDEN))
+    return _shift_right(x, 40).float() / 2**24
 
 
-def _mixed(x: Tensor) -> Tensor:
+def _mix(x: Tensor) -> Tensor:
     for shift, factor in zip((30, 27), _MULTIPLIERS, strict=True):
-        x = (x ^ _shifted(x, shift)) * _signed(factor)
-    return x ^ _shifted(x, 31)
+        x = (x ^ _shift_right(x, shift)) * _to_int64(factor)
+    return x ^ _shift_right(x, 31)
 
 
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """Right, filling with zeros: torch's own shift keeps the sign."""
+def _shift_right(x: Tensor, by: int) -> Tensor:
+    """Shift right and fill with zeros; torch's own shift keeps the sign."""
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
-def _signed(value: int) -> int:
-    """The int64 with the same low 64 bits; products wrap around as unsigned ones do."""
+def _to_int64(value: int) -> int:
+    """Return the int64 with the same low 64 bits; products wrap around as unsigned ones do."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

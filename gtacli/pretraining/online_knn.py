@@ -1,11 +1,12 @@
-"""A look at the representation while it is learnt: held-out images by their nearest neighbours.
+"""The k-NN accuracy of an encoder during its pre-training.
 
-DINO's weighted vote (`gtacli.measures.neighbors`), k = 20, on the features that the network's own
-head would get. Small, since it is to be seen often; `gta probe` measures in earnest.
+DINO's weighted vote (`gtacli.measures.neighbors`) with k = 20, on the features that enter the
+network's head. On few images, because it is measured often; `gta probe knn` uses all of them.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from math import ceil
 from typing import Any, cast
 
@@ -21,45 +22,52 @@ from gtacli.measures.neighbors import evaluate_knn, find_neighbors
 from gtacli.pretraining.prepare import PretrainJob
 from gtacli.runtime.devices import choose_workers
 
-KEYS, QUERIES, NEIGHBOURS = 5000, 1000, 20
+KEYS, QUERIES, NEIGHBORS = 5000, 1000, 20
 
 
 class OnlineKnn:
-    """Measures an encoder as it stands.
+    """A measurement of the encoder in its current state.
+
+    About KEYS training images are the neighbors, and about QUERIES validation images are
+    classified, equally many of each class. Without a validation split a fifth of the training
+    images are classified: the encoder has been trained on them, but not on their labels.
 
     Args:
-        job: whose images: of the training part about KEYS are the neighbours, of the validation
-            part about QUERIES are classified, as many of each class. Without a validation part a
-            fifth of the training images is: they were learnt from, but not their labels.
+        job: the run.
 
     Attributes:
-        queries: what is classified; none where the data has no labels.
+        queries: the classified images; none if the data has no labels.
     """
 
     def __init__(self, job: PretrainJob) -> None:
         self.job = job
-        self.keys, self.queries = _parts(job.dataset, job.config.seed)
+        self.keys, self.queries = _select_images(job.dataset, job.config.seed)
 
-    def __call__(self, batches: int | None = None) -> float | None:
-        """The share of the queries that is named rightly, over all processes.
+    def __call__(self, max_batches: int | None = None) -> float | None:
+        """Return the accuracy (fraction) on the queries of all processes; None without any.
 
         Args:
-            batches: of each part at most; default all.
+            max_batches: of keys and of queries each, for a dry run.
         """
         if not self.queries or not self.keys:
             return None
-        keys, key_labels = self._features(self.keys, batches)
-        queries, labels = self._features(self.queries, batches)
+        keys, key_labels = self._features(self.keys, max_batches)
+        queries, labels = self._features(self.queries, max_batches)
         if not len(keys) or not len(queries):
             return None
-        found = find_neighbors(queries, keys, NEIGHBOURS)
+        neighbors = find_neighbors(queries, keys, NEIGHBORS)
         classes = len(self.job.dataset.classes)
-        right = evaluate_knn(found, key_labels, labels, classes, [NEIGHBOURS])[NEIGHBOURS]
-        return float(right.top1.double().mean())
+        hits = evaluate_knn(neighbors, key_labels, labels, classes, [NEIGHBORS])[NEIGHBORS]
+        return float(hits.top1.double().mean())
 
     @torch.no_grad()
-    def _features(self, records: tuple[Record, ...], batches: int | None) -> tuple[Tensor, Tensor]:
-        """(n, C) and labels (n,), on the CPU; each process computes its share, all get all."""
+    def _features(
+        self, records: tuple[Record, ...], max_batches: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return features (n, C) and labels (n,) on the CPU.
+
+        Each process computes those of its own images; all get those of all images.
+        """
         job = self.job
         encoder, compute, processes = job.encoder, job.compute, job.processes
         transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
@@ -74,9 +82,7 @@ class OnlineKnn:
             shard=(processes.rank, processes.size),
         )
         features, labels = [torch.empty(0, network.num_features)], [torch.empty(0).long()]
-        for number, batch in enumerate(loader):
-            if number == batches:
-                break
+        for batch in islice(loader, max_batches):
             if not len(batch.images):
                 continue
             with compute.autocast():
@@ -87,7 +93,10 @@ class OnlineKnn:
         return torch.cat([f for f, _ in parts]), torch.cat([n for _, n in parts])
 
 
-def _parts(dataset: ImageDataset, seed: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+def _select_images(
+    dataset: ImageDataset, seed: int
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return keys and queries; none without labels."""
     if not has_labels(dataset):
         return (), ()
     keys, queries = dataset["train"], dataset["val"]

@@ -1,4 +1,4 @@
-"""Pictures of what the network makes of masked images, the same images and masks every time."""
+"""Pictures of reconstructions, of the same images and masks every time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import SheetRow, draw_sheet
 
 IMAGES = 8
-GREY = 128
-_STREAM = 2  # of noise: masks and shuffles of training have others
+GRAY = 128
+_STREAM = 2  # of noise; training has others for its masks and shuffles
 
 
 class Previews:
-    """Draws some training images: whole, masked, filled in, and their maps.
+    """A sheet of training images: whole, masked, reconstructed, and their maps.
 
     Args:
-        job: its encoder's evaluation view is shown.
+        job: the run; images are shown in its encoder's evaluation view.
 
     Attributes:
-        batch: what is drawn; empty where no image could be read.
+        batch: the images; empty if none could be read.
     """
 
     def __init__(self, job: PretrainJob) -> None:
@@ -40,7 +40,7 @@ class Previews:
         self.batch = self._read()
 
     def draw(self, epoch: int) -> Image.Image:
-        """The sheet after an epoch. Not for an empty `batch`."""
+        """Draw the sheet after an epoch. `batch` must not be empty."""
         job = self.job
         device, model = job.compute.device, job.model
         images = job.encoder.view(device)(self.batch.images.to(device))
@@ -50,55 +50,59 @@ class Previews:
         guide = None if maps is None else normalize_maps(maps.flatten(1))
         order = mask_order(noise, guide, job.config.mask)
         with job.compute.autocast():
-            filled = model.reconstruct(images, order)
-        seen = torch.zeros(len(images), patches, 1, dtype=torch.bool, device=device)
-        seen.scatter_(1, order[:, : model.visible, None], True)
+            reconstructed = model.reconstruct(images, order)
+        visible = torch.zeros(len(images), patches, 1, dtype=torch.bool, device=device)
+        visible.scatter_(1, order[:, : model.visible, None], True)
         whole = self.batch.images.to(device)
-        masked = patchify(whole, model.patch).where(seen, torch.tensor(GREY).to(whole))
-        columns = [whole, unpatchify(masked, model.grid, model.patch), self._pixels(filled)]
+        masked = patchify(whole, model.patch).where(visible, torch.tensor(GRAY).to(whole))
+        columns = [whole, unpatchify(masked, model.grid, model.patch), self._pixels(reconstructed)]
         titles = ["image", "masked", f"after epoch {epoch + 1}"]
         pictures = [[F.to_pil_image(image.cpu()) for image in column] for column in columns]
         if maps is not None:
             titles.append("map")
-            found = maps.cpu().numpy()
-            pictures.append([_over(p, m) for p, m in zip(pictures[0], found, strict=True)])
+            values = maps.cpu().numpy()
+            pictures.append([_draw_map(p, m) for p, m in zip(pictures[0], values, strict=True)])
         return draw_sheet([SheetRow(row) for row in zip(*pictures, strict=True)], titles)
 
     def _read(self) -> Batch:
-        """Images from all over the training part; unreadable ones are left out."""
+        """Read images from the whole training split; unreadable ones are skipped."""
         encoder, records = self.job.encoder, self.job.records
         transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
         places = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int)
         store = self.job.stores.get(
             tuple(records[place] for place in places.tolist()), transform.load_size
         )
-        views, shown, kept = [], [], []
+        views, crops, indices = [], [], []
         for number, place in enumerate(places.tolist()):
             try:
-                view, where = transform.make_view(store.get(number))
-            except ImageError:  # training names it
+                view, crop = transform.make_view(store.get(number))
+            except ImageError:  # the training logs it
                 continue
             views.append(view)
-            shown.append(where)
-            kept.append(place * self.job.config.repeats)
+            crops.append(crop)
+            indices.append(place * self.job.config.repeats)
         empty = torch.empty(0, 3, *encoder.image_size, dtype=torch.uint8)
-        indices = torch.tensor(kept, dtype=torch.int64)
-        boxes = torch.tensor(shown, dtype=torch.float32).view(-1, 5)
-        return Batch(torch.stack(views) if views else empty, indices, indices, boxes)
+        numbers = torch.tensor(indices, dtype=torch.int64)
+        return Batch(
+            images=torch.stack(views) if views else empty,
+            labels=numbers,  # not used
+            indices=numbers,
+            crops=torch.tensor(crops, dtype=torch.float32).view(-1, 5),
+        )
 
     def _maps(self) -> Tensor | None:
         if self.job.map_source is None:
             return None
-        maps, shown = self.job.map_source.maps(self.batch)
-        return crop_maps(maps.to(self.job.compute.device), shown, self.job.model.grid)
+        maps, crops = self.job.map_source.maps(self.batch)
+        return crop_maps(maps.to(self.job.compute.device), crops, self.job.model.grid)
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """Normalised images as uint8."""
+        """Convert normalized images to uint8."""
         encoder = self.job.encoder
         std, mean = (images.new_tensor(v).view(-1, 1, 1) for v in (encoder.std, encoder.mean))
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _over(picture: Image.Image, found: NDArray[np.float32]) -> Image.Image:
+def _draw_map(picture: Image.Image, values: NDArray[np.float32]) -> Image.Image:
     size = (picture.height, picture.width)
-    return overlay_map(picture, resize_map(found, size, value_range(found)), "plasma")
+    return overlay_map(picture, resize_map(values, size, value_range(values)), "plasma")

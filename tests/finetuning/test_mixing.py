@@ -17,7 +17,7 @@ from timm.data.mixup import Mixup
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import Batch
 from gtacli.errors import UsageError
-from gtacli.finetuning.mixing import ALPHA, Kind, Mix, Mixing, attended_share, soft_labels
+from gtacli.finetuning.mixing import ALPHA, Mix, Mixing, MixKind, attended_fraction, soft_labels
 from gtacli.finetuning.run import finetune
 from gtacli.models.tap import Tap, TappedViT
 
@@ -52,14 +52,14 @@ def test_label_weights_of_the_released_transmix(
     attention = torch.arange(1, 33, dtype=torch.float32).view(2, 1, 16) ** 1.5
     top, bottom, left, right = box
     mix = Mix(1 - (bottom - top) * (right - left) / 64**2, box)
-    own = Mixing("transmix", 1.0).own_share(mix, tap(attention, (4, 4)), (64, 64))
+    own = Mixing("transmix", 1.0).own_fraction(mix, tap(attention, (4, 4)), (64, 64))
     own = torch.as_tensor(own).expand(2)
     assert own.tolist() == pytest.approx(shares, abs=2e-7)
 
 
 @given(st.tuples(st.integers(1, 5), st.integers(1, 6)), st.integers(0, 10_000), st.integers(1, 5))
 @settings(deadline=None, max_examples=50)
-def test_attended_share_is_the_plain_sum(grid: tuple[int, int], seed: int, prefix: int) -> None:
+def test_attended_fraction_is_the_plain_sum(grid: tuple[int, int], seed: int, prefix: int) -> None:
     rng = np.random.default_rng(seed)
     size = (grid[0] * 8, grid[1] * 8)
     box = (*sorted(rng.integers(0, size[0] + 1, 2)), *sorted(rng.integers(0, size[1] + 1, 2)))
@@ -75,13 +75,13 @@ def test_attended_share_is_the_plain_sum(grid: tuple[int, int], seed: int, prefi
                 if box[0] <= y * 8 < box[1] and box[2] <= x * 8 < box[3]:
                     inside += mass
         expected.append(inside / total)
-    made = attended_share(tap(attention, grid, prefix), tuple(map(int, box)), size)  # type: ignore[arg-type]
+    made = attended_fraction(tap(attention, grid, prefix), tuple(map(int, box)), size)  # type: ignore[arg-type]
     assert made.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_same_as_timm_on_even_batches(kind: Kind, seed: int) -> None:
+def test_the_same_as_timm_on_even_batches(kind: MixKind, seed: int) -> None:
     labels, batch = torch.tensor([0, 2, 1, 2, 0, 1]), images(6)
     alphas = {"mixup_alpha": 0.8, "cutmix_alpha": 0.0}
     if kind == "cutmix":
@@ -94,7 +94,7 @@ def test_the_same_as_timm_on_even_batches(kind: Kind, seed: int) -> None:
     mix = mixing.draw(*batch.shape[-2:])
     torch.testing.assert_close(mix.images(batch).float(), expected)
     torch.testing.assert_close(
-        soft_labels(labels, mixing.own_share(mix, None, (32, 48)), 3), targets
+        soft_labels(labels, mixing.own_fraction(mix, None, (32, 48)), 3), targets
     )
 
 
@@ -127,7 +127,7 @@ def test_prob_is_the_share_of_mixed_batches() -> None:
     np.random.seed(0)
     for prob in (0.0, 0.3, 1.0):
         mixing = Mixing("cutmix", 1.0, prob)
-        mixed = sum(mixing.draw(224, 224).share < 1 for _ in range(2000)) / 2000
+        mixed = sum(mixing.draw(224, 224).fraction < 1 for _ in range(2000)) / 2000
         assert mixed == pytest.approx(prob, abs=0.04)
 
 

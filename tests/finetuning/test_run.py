@@ -313,10 +313,10 @@ def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path)
     options = {"source": deeper, "regularizer": "l2-sp", "epochs": 1}
     finetune(config(**options), recorder)
     assert recorder.rows[0]["attention_drift"] is None
-    with pytest.raises(UsageError, match=r"--source: the model has 3 blocks, the source 12"):
+    with pytest.raises(UsageError, match=r"source: the model has 3 blocks, the source 12"):
         finetune(config(source=deeper, out=tmp_path / "b"), recorder)
     assert not (tmp_path / "b").exists()
-    with pytest.raises(GtaError, match=r"size: 40x40 is .* multiple .* 16x16"):
+    with pytest.raises(GtaError, match=r"source_size: 40x40 is not a multiple .* 16x16"):
         finetune(config(source=deeper, source_size=40, out=tmp_path / "c"), recorder)
 
 

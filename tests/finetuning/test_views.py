@@ -81,7 +81,7 @@ def test_source_and_target_see_the_same_view(
 def test_an_unknown_policy_is_refused_before_anything_is_written(
     config: Make, recorder: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="--auto-augment"):
+    with pytest.raises(UsageError, match="auto_augment: "):
         finetune(config(auto_augment="randm9"), recorder)
     assert not (tmp_path / "run").exists()
 

@@ -229,11 +229,11 @@ def test_labels_are_never_asked(
             "maps: maps holds maps of dino, not of `guide=t",
         ),
         ({"maps": "maps", "data": "demo"}, "holds 28 maps, but none of the 480 images"),
-        ({"teacher": "resnet18@none"}, "teacher: model: ResNet is not a ViT"),
+        ({"teacher": "resnet18@none"}, "teacher: ResNet is not a ViT"),
         ({"batch_size": 5, "repeats": 2}, "batch_size: 5 is not a multiple of `repeats=2`"),
-        ({"image_size": 30}, "no multiple of the patch size"),
-        ({"decoder_heads": 3}, "--decoder-dim: 16 is not a multiple of 4 and of its 3 heads"),
-        ({"init": "nowhere.pth"}, "--init"),
+        ({"image_size": 30}, "image_size: 30x30 is not a multiple of the patch size"),
+        ({"decoder_heads": 3}, "decoder_dim: 16 is not a multiple of 4 and of the 3 heads"),
+        ({"init": "nowhere.pth"}, "init: "),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_step(
