@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from gtacli.config.common import FilePath
-from gtacli.config.parts import GTAOptions, Layers, RegularizerOptions
+from gtacli.config.parts import Layers, RegularizerOptions
 
 
 class DeltaOptions(RegularizerOptions):
@@ -17,9 +17,3 @@ class DeltaOptions(RegularizerOptions):
         default=None,
         description="a .safetensors file with one tensor (C) per block, named by its number",
     )
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _parse_layers(cls, value: object) -> object:
-        """Accept "-1,-2" and lists, as the built-in regularizers do."""
-        return GTAOptions(layers=value).layers  # type: ignore[arg-type]
