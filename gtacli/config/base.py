@@ -83,9 +83,9 @@ def read_text(text: str, field: FieldInfo, *, as_written: bool = False) -> Any:
     value = literal(text) if containers & {list, tuple, dict} and text[:1] in ("[", "{") else text
     if isinstance(value, str):
         read = adapter.validate_strings(value)
-    else:  # as JSON, where a strict tuple accepts a list
-        read = adapter.validate_json(json.dumps(value, default=str))
-    return adapter.dump_python(read, mode="json") if as_written else read
+        return adapter.dump_python(read, mode="json") if as_written else read
+    read = adapter.validate_json(json.dumps(value, default=str))  # where a tuple may be a list
+    return value if as_written else read
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
