@@ -79,7 +79,7 @@ class FinetuneTask(TimmTask):
         self._compute = compute
         self.source_cache: SourceCache | None = None
 
-    def compile(self) -> None:
+    def compile(self) -> None:  # type: ignore[override]
         """Compile both forward passes, each as one graph."""
         super().compile()
         if self._source is not None:
@@ -99,7 +99,7 @@ class FinetuneTask(TimmTask):
         self.tapped.request = self._target_request()
         self.reset_distributed()
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         """Compute the loss of a step.
 
         Args:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gtacli.errors import GtaError
 from gtacli.images.packed import PackedImage
@@ -49,7 +49,7 @@ def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
         raise ImageError(f"no such image: {path}") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "not an image"
         elif isinstance(error, OSError) and error.strerror:  # str() repeats the file's name
             reason = error.strerror

@@ -241,7 +241,7 @@ def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise GtaError(f"unknown architecture {name!r} in {spec!r}{hint}")
     try:
-        return cast(nn.Module, timm.create_model(architecture, pretrained=False, **kwargs))
+        return timm.create_model(architecture, pretrained=False, **kwargs)
     except TypeError as e:
         # Architectures without an image size (convolutional ones) reject the keyword.
         model = timm.create_model(architecture, pretrained=False, num_classes=0)

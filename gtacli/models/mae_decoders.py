@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import Mlp
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from gtacli.models import timm_blocks
 from gtacli.models.patches import sincos_positions
 
-_Norm = partial(nn.LayerNorm, eps=1e-6)
+_Norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm declares a class, but takes any function
 
 
 class DecoderShape(NamedTuple):

@@ -170,15 +170,21 @@ def _check_statistics(arch: str, metadata: Mapping[str, str], file: str) -> None
     if tag or "mean" in metadata or "input_mean" in metadata:
         return
     tags = timm.list_pretrained(name + ".*")
-    means = {t: timm.get_pretrained_cfg(t).mean for t in tags}
+    means = {t: _registered_mean(t) for t in tags}
     if len(set(means.values())) > 1:
-        own = timm.get_pretrained_cfg(name).mean
+        own = _registered_mean(name)
         other = next(t for t in tags if means[t] != own)
         log.warning(
             "%s does not name the normalization of its images; mean %s is assumed. Other weights "
             "of %s use another one: name their tag if it applies, such as %s@%s (mean %s)",
             *(file, _short(own), name, other, file, _short(means[other])),
         )
+
+
+def _registered_mean(name: str) -> tuple[float, ...]:
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None
+    return config.mean
 
 
 def _short(mean: tuple[float, ...]) -> str:

@@ -70,7 +70,7 @@ class PretrainTask(TimmTask):
         }
         return {**means, **by_region}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         """Compute the loss of a step.
 
         Args:

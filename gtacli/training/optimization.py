@@ -85,7 +85,7 @@ def _split_head(
     ]
 
 
-class Schedule(CosineLRScheduler):  # type: ignore[misc]
+class Schedule(CosineLRScheduler):
     """timm's cosine schedule, with a later start for the backbone.
 
     Attributes:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gtacli.data.loader import Batch
 
 
-class TimmTask(TrainingTask):  # type: ignore[misc]
+class TimmTask(TrainingTask):
     """A base class of training tasks (see `gtacli.training.task.Task`) with one learning module.
 
     Args:
@@ -33,7 +33,8 @@ class TimmTask(TrainingTask):  # type: ignore[misc]
         self.progress = 0.0
         self._ddp_options: dict[str, Any] = {}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    # timm's tasks take images and labels; ours take a batch.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         raise NotImplementedError
 
     def start_epoch(self, epoch: int) -> None:
@@ -52,16 +53,20 @@ class TimmTask(TrainingTask):  # type: ignore[misc]
     @property
     def averaged(self) -> nn.Module | None:
         """The moving average of the module, if `setup_ema` has been called."""
-        return self.get_trainable_module(ema=True).module if self.has_ema() else None
+        average = self.get_trainable_module(ema=True)
+        return None if average is None else cast(nn.Module, average.module)
 
-    def compile(self) -> None:
+    def compile(self) -> None:  # type: ignore[override]
         self.trainable_module = compile_graph(self.trainable_module)
 
-    def prepare_distributed(self, device_ids: list[torch.device] | None = None) -> TimmTask:
+    def prepare_distributed(
+        self, device_ids: list[torch.device] | None = None, **options: Any
+    ) -> TimmTask:
         self._ddp_options = {
             "device_ids": device_ids,
             "broadcast_buffers": False,  # a ViT's do not change
             "gradient_as_bucket_view": True,
+            **options,
         }
         self.trainable_module = DistributedDataParallel(self.trainable_module, **self._ddp_options)
         return self

@@ -30,7 +30,7 @@ from gtacli.images.sizes import Size
 
 # One resampling for shears, rotations and shifts on all devices.
 RESAMPLE = Image.Resampling.BILINEAR
-FUNCTIONS = {f.__name__: f for f in timm_policies.NAME_TO_OP.values()}
+FUNCTIONS: dict[str, Any] = {f.__name__: f for f in timm_policies.NAME_TO_OP.values()}
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 1 / 0.3)
 _TRIES = 10
