@@ -186,7 +186,7 @@ def test_bad_images_are_named_and_the_rest_is_done(
         (["--layer", "auto"], "auto is for"),
         (["--style", "foto"], "must be one of overlay, heat, mask, raw"),
         (["--target-class", "1"], "--target-class needs --kind gradcam"),
-        (["--image-size", "30"], "no multiple of the patch size"),
+        (["--image-size", "30"], "not a multiple of the patch size"),
     ],
 )
 def test_wrong_use(

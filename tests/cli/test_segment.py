@@ -244,8 +244,8 @@ def test_what_is_wrong_is_said_first(
         "is not empty; choose another folder or --overwrite": used,
         "holds no earlier run, so it is not overwritten": [*used, "--overwrite"],
         "there is no block 9": [*base, "--layer", "9"],
-        "no multiple of the patch size": [*base, "--image-size", "33"],
-        "needs a classifier head": [
+        "not a multiple of the patch size": [*base, "--image-size", "33"],
+        "--backend: gradcam needs a classifier": [
             "segment", str(image), "-m", str(_without_head(tiny_model, headless)), "-o", str(out),
             "--backend", "gradcam",
         ],

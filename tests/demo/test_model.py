@@ -90,5 +90,5 @@ def test_name_takes_precedence_over_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     assert load_model("demo").report.coverage == 1
-    with pytest.raises(GtaError, match=r"demo is no run folder"):
+    with pytest.raises(GtaError, match=r"demo is not a run folder"):
         load_model("./demo")

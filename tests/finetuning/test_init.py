@@ -1,4 +1,4 @@
-"""init: other weights to start from, the source as it was."""
+"""--init: other weights to start from, the source as it was."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_random_with_weights_is_the_file(config: Make, tmp_path: Path) -> None:
         ("vit_tiny_patch16_224@none", "init: .* has no weights to start from"),
         ("nowhere.pth", "init: unknown name"),
         ("folder/nowhere.pth", "init: no folder"),
-        ("small.safetensors", r"fills only \d+ of \d+ tensors"),
-        ("broken.pth", "init: weights: .*broken.pth holds more than tensors, or is damaged"),
+        ("small.safetensors", r"init: .* fills only \d+ of \d+ tensors"),
+        ("broken.pth", "init: weights file .*broken.pth holds more than tensors, or is damaged"),
     ],
 )
 def test_what_cannot_be_started_from(

@@ -233,7 +233,7 @@ def test_labels_are_never_asked(
         ({"batch_size": 5, "repeats": 2}, "batch_size: 5 is not a multiple of `repeats=2`"),
         ({"image_size": 30}, "image_size: 30x30 is not a multiple of the patch size"),
         ({"decoder_heads": 3}, "decoder_dim: 16 is not a multiple of 4 and of the 3 heads"),
-        ({"init": "nowhere.pth"}, "init: "),
+        ({"init": "nowhere.pth"}, "init: unknown name"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_step(
