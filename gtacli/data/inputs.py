@@ -95,11 +95,6 @@ def iter_inputs(
     return chain(images, iter_dataset_images(dataset) if dataset is not None else ())
 
 
-def iter_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
-    """Yield the paths of `iter_images`."""
-    return (image.path for image in iter_images(arguments, stream, nul))
-
-
 def iter_images(
     arguments: Sequence[str], stream: BinaryIO, nul: bool = False
 ) -> Iterator[InputImage]:

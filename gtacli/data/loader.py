@@ -8,6 +8,7 @@ images r, r + n, ..., so that together they load what one process would.
 
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
     maps: Tensor | None = None
     """(B, mh, mw) object maps, bytes or floats in [0, 1]; added by a pre-training."""
     stand_in: bool = False
-    """Whether this is one blank image in place of an empty batch; it must not count."""
+    """True for one blank image in place of an empty batch, which must not count."""
 
 
 class _LoadedBatch(NamedTuple):
@@ -135,10 +136,13 @@ def make_loader(
         views: number of different augmentations per image, used in turn by epoch; None: no limit.
         repeats: views per image and batch; `indices` are then index * repeats + number of the view.
     """
-    epoch_data = _Epoch(
-        store, transform, batch_size, train, seed, epoch, drop_last, shard, views, repeats
+    order_seed = (seed & _MASK, epoch)
+    view_seed = (seed & _MASK, epoch % views if views else epoch)
+    images = batch_size // repeats
+    batches = _Epoch(
+        store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last
     )
-    return Loader(epoch_data, start_batch, workers, pin_memory, context)
+    return Loader(batches, start_batch, workers, pin_memory, context)
 
 
 def _ignore_signals(worker: int) -> None:
@@ -150,33 +154,25 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@dataclass(eq=False)
 class _Epoch(Dataset[_LoadedBatch]):
-    """The batches of one epoch by number; workers receive it pickled."""
+    """The batches of one epoch by number, see `make_loader`; workers receive it pickled."""
 
-    def __init__(
-        self,
-        store: ImageStore,
-        transform: Transform | BatchedAugmentation,
-        batch_size: int,
-        train: bool,
-        seed: int,
-        epoch: int,
-        drop_last: bool,
-        shard: tuple[int, int],
-        views: int | None,
-        repeats: int,
-    ) -> None:
-        self.store = store
-        self.transform = transform
-        self.batch_size = batch_size // repeats  # images
-        self.repeats = repeats
-        self.train = train
-        self.shard = shard
-        self.seed = (seed & _MASK, epoch)
-        self.view_seed = (seed & _MASK, epoch % views if views else epoch)
+    store: ImageStore
+    transform: Transform | BatchedAugmentation
+    images: int
+    """Images per batch."""
+    repeats: int
+    train: bool
+    shard: tuple[int, int]
+    seed: tuple[int, int]
+    view_seed: tuple[int, int]
+    drop_last: bool
+
+    def __post_init__(self) -> None:
         self.order = self._order()
-        full, rest = divmod(len(store), self.batch_size)
-        self.count = full if rest == 0 or (drop_last and full) else full + 1
+        full, rest = divmod(len(self.store), self.images)
+        self.count = full if rest == 0 or (self.drop_last and full) else full + 1
 
     def __len__(self) -> int:
         return self.count
@@ -187,8 +183,8 @@ class _Epoch(Dataset[_LoadedBatch]):
         crops: list[RelativeCrop] = []
         view_indices: list[int] = []
         failed: list[tuple[int, str]] = []
-        start, (first, step) = number * self.batch_size, self.shard
-        for index in self.order[start : start + self.batch_size][first::step].tolist():
+        start, (first, step) = number * self.images, self.shard
+        for index in self.order[start : start + self.images][first::step].tolist():
             try:
                 image = self.store.get(index)
             except ImageError as error:

@@ -100,17 +100,17 @@ def make_split(
         "shots": shots,
         "seed": seed,
         "validation": origin,
-        "classes": _per_class(dataset, train, val, test),
+        "classes": _count_by_class(dataset, train, val, test),
     }
     return Split(train, val, test, info)
 
 
-def _per_class(dataset: ImageDataset, *parts: Sequence[Record]) -> dict[str, dict[str, int]]:
+def _count_by_class(dataset: ImageDataset, *splits: Sequence[Record]) -> dict[str, dict[str, int]]:
     counts = {name: {"available": 0, "train": 0, "val": 0, "test": 0} for name in dataset.classes}
-    for column, part in zip(
-        ("available", "train", "val", "test"), (dataset["train"], *parts), strict=True
+    for column, records in zip(
+        ("available", "train", "val", "test"), (dataset["train"], *splits), strict=True
     ):
-        for record in part:
+        for record in records:
             counts[dataset.classes[record.label]][column] += 1
     return counts
 

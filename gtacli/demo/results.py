@@ -50,13 +50,13 @@ def measure(
             "seed": run.seed,
             "run": str(run.path),
             "test_top1": summary["test_top1"],
-            **where,
+            **own,
             "accuracy": {
                 name: shown["top1"] for name, shown in (variant["variants"] or {}).items()
             },
             "bg_gap": variant["bg_gap"],
         }
-        for run, summary, where, variant in zip(runs, summaries, attention, variants, strict=True)
+        for run, summary, own, variant in zip(runs, summaries, attention, variants, strict=True)
     ]
     return {"attention_inside": source["attention_inside"], "area": source["area"]}, rows
 
@@ -65,7 +65,7 @@ def _answers(
     models: Sequence[LoadedModel], demo: ImageDataset, compute: Compute
 ) -> list[VariantPredictions]:
     scenes, grounds = (
-        ImageScenes([*iter_dataset_images(demo, part)]) for part in ("test", "train")
+        ImageScenes([*iter_dataset_images(demo, split)]) for split in ("test", "train")
     )
     probe = BackgroundProbe(
         models, [match_outputs(model, demo.classes) for model in models], compute

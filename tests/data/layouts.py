@@ -248,8 +248,8 @@ def mnist(name: str) -> Callable[[Path, Patch], str]:
         for split, word in (("train", "train"), ("test", "t10k")):
             images, labels = arrays(split, 28)
             head = np.array([2051, len(images), 28, 28], dtype=">i4").tobytes()
-            grey = np.ascontiguousarray(images[..., 0])
-            (raw / f"{word}-images-idx3-ubyte").write_bytes(head + grey.tobytes())
+            gray = np.ascontiguousarray(images[..., 0])
+            (raw / f"{word}-images-idx3-ubyte").write_bytes(head + gray.tobytes())
             head = np.array([2049, len(labels)], dtype=">i4").tobytes()
             (raw / f"{word}-labels-idx1-ubyte").write_bytes(head + bytes(labels))
         return f"torch/{name}:{root}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.data.inputs import iter_images, iter_paths
+from gtacli.data.inputs import iter_images
 from gtacli.errors import UsageError
 
 
@@ -63,7 +63,7 @@ def test_paths_of_a_stream_keep_their_folders() -> None:
 
 
 def test_plain_paths_and_no_images(photos: Path) -> None:
-    assert list(iter_paths(["photos/b", "x.jpg"], io.BytesIO())) == ["photos/b/1.jpg", "x.jpg"]
+    assert [path for path, _ in named("photos/b", "x.jpg")] == ["photos/b/1.jpg", "x.jpg"]
     with pytest.raises(UsageError, match="no images"):
         named()
     with pytest.raises(UsageError, match=r"no image in \*\.gif"):

@@ -24,7 +24,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a, b)
         for first, second in zip(one, other, strict=True)
-        for a, b in zip(first, second, strict=True)
+        for a, b in zip(first[:4], second[:4], strict=True)
     )
 
 

@@ -84,8 +84,8 @@ def test_message_names_the_process_that_failed() -> None:
     ("number", "to", "status", "message"),
     [
         (signal.SIGKILL, 1, 3, "process 1 was killed (SIGKILL); --resume"),
-        (signal.SIGINT, None, 130, "go on with --resume"),
-        (signal.SIGTERM, 0, 130, "go on with --resume"),
+        (signal.SIGINT, None, 130, "continue with --resume"),
+        (signal.SIGTERM, 0, 130, "continue with --resume"),
     ],
 )
 def test_signals_and_killed_processes(

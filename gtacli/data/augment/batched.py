@@ -130,7 +130,8 @@ def resize_crops(pixels: Tensor, boxes: Tensor, size: Size, interpolation: str) 
         size: (height, width) of the result.
         interpolation: bilinear, bicubic or nearest, as torchvision's.
 
-    Returns: fp32 (B, 3, *size), whole numbers 0..255.
+    Returns:
+        fp32 (B, 3, *size), integers 0..255.
     """
     rows = resampling_weights(boxes[:, 0], size[0], pixels.shape[2], interpolation)
     columns = resampling_weights(boxes[:, 1], size[1], pixels.shape[3], interpolation)

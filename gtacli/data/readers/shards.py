@@ -57,7 +57,7 @@ class Shards(DatasetFamily):
         if any(split_of.values()) and not all(split_of.values()):
             shard = next(shard for shard, split in split_of.items() if split is None)
             raise GtaError(f"wds/{rest}: the name of {shard.name} must contain train, val or test")
-        samples = {shard: list(_labelled(shard)) for shard in shards}
+        samples = {shard: list(_labeled_samples(shard)) for shard in shards}
         used = {label for part in samples.values() for _, _, label in part}
         classes = _class_names(top, used) or sorted_labels(used)
         index = {name: label for label, name in enumerate(classes)}
@@ -177,7 +177,7 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
         yield image, labels.get(key)
 
 
-def _labelled(shard: Shard) -> Iterator[tuple[str, Member, str]]:
+def _labeled_samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
     """Yield (name, image, label) of a shard's samples. Raises GtaError if a label is missing."""
     skipped = 0
     for image, label in _samples(shard):

@@ -35,8 +35,8 @@ def integral(
     def window(low: float, high: float, i: int, patches: int, cells: int) -> tuple[Fraction, ...]:
         a, b = Fraction(low) * cells, Fraction(high) * cells
         width = (b - a) / patches
-        centre, half = a + width * i + width / 2, max(width, Fraction(1)) / 2
-        return centre - half, centre + half
+        center, half = a + width * i + width / 2, max(width, Fraction(1)) / 2
+        return center - half, center + half
 
     def pieces(a: Fraction, b: Fraction) -> list[tuple[Fraction, Fraction]]:
         inner = [Fraction(k) for k in range(int(a) - 2, int(b) + 3) if a < k < b]
