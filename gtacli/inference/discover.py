@@ -19,7 +19,7 @@ from gtacli.discovery.maps.writer import MapWriter
 from gtacli.errors import GtaError
 from gtacli.images.decode import EncodedImage, decode, read_bytes
 from gtacli.inference.objects import Finder
-from gtacli.inference.stream import Failure, Stop, never, read_ahead
+from gtacli.inference.stream import Failure, Stop, map_ahead, never
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
@@ -125,7 +125,7 @@ class _CacheFiller:
     ) -> Generator[CacheStep | Failure, None, bool]:
         """Yield the steps; return whether all are done."""
         read: Callable[[Any], _NewImage | _EndOfBlock] = self._read
-        for item in read_ahead(self._items(images), read, 2 * self.batch_size, threads):
+        for item in map_ahead(self._items(images), read, 2 * self.batch_size, threads):
             if stop():
                 return False
             if isinstance(item, Failure):

@@ -116,18 +116,19 @@ def stream(
     yield from ahead(finish_one, outputs, most, 0 if finish is None else threads)
 
 
-def read_ahead(
+def map_ahead(
     items: Iterable[Item | Failure],
-    read: Callable[[Item], View],
+    work: Callable[[Item], Result],
     most: int,
     threads: int | None = None,
     name: Callable[[Item], str] = str,
-) -> Iterator[View | Failure]:
-    """Yield what `read` makes of each item, in order; threads work at most `most` items ahead.
+) -> Iterator[Result | Failure]:
+    """Yield `work(item)` or a failure for each item, in order; see `gtacli.runtime.prefetch.ahead`.
 
-    This is the first half of `stream`, for callers that form batches of their own.
+    This is one step of `stream`, for callers that form batches of their own, or that finish images
+    in other threads than those that run the models.
     """
-    return ahead(lambda item: _attempt(read, item, name), items, most, threads)
+    return ahead(lambda item: _attempt(work, item, name), items, most, threads)
 
 
 def _attempt(

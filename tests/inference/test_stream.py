@@ -11,7 +11,7 @@ import torch
 
 from gtacli.errors import RunError
 from gtacli.images.decode import ImageError
-from gtacli.inference.stream import Failure, read_ahead, stream
+from gtacli.inference.stream import Failure, map_ahead, stream
 
 WAYS = [{"threads": 0}, {"threads": 3}, {"threads": 3, "per_core": True}]
 
@@ -122,5 +122,5 @@ def test_torch_has_one_thread_while_each_core_works_alone() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_read_ahead_yields_failures_in_order() -> None:
-    assert [*read_ahead(range(2, 5), read, 8, 2)] == [2, Failure("3", "cannot read 3"), 4]
+def test_map_ahead_yields_failures_in_order() -> None:
+    assert [*map_ahead(range(2, 5), read, 8, 2)] == [2, Failure("3", "cannot read 3"), 4]

@@ -12,7 +12,7 @@ from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objec
 from gtacli.inference.results import Segmentation, SegmentSheet, SegmentSummary, SegmentTotals
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
-from gtacli.inference.stream import Failure, Stop, never, stream
+from gtacli.inference.stream import Failure, Stop, map_ahead, never, stream
 from gtacli.measures.segmentation import SegmentationTotals
 from gtacli.rendering.sheet import SheetRow
 from gtacli.runtime.atomic import write_atomic
@@ -50,16 +50,19 @@ def segment(
     first, pipeline = finders[0], _Pipeline(finders, options)
     patches = first.grid[0] * first.grid[1]
     per_core = fits_one_core(first.compute.device.type == "cpu", patches, threads)
-    outcomes = stream(
+    found = stream(
         _claimed(images, options.folder, objects),
         pipeline.read,
         pipeline.run,
         chunk_size(batch_size, patches) if per_core else batch_size,
-        finish=pipeline.finish,
         per_core=per_core,
         threads=threads,
         name=lambda item: item[1].path,
         stop=stop,
+    )
+    # Refinement may take much longer for one image than for another: no batch waits for it.
+    outcomes = map_ahead(
+        found, pipeline.finish, 2 * batch_size, threads, lambda item: item[1].image.path
     )
     totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []

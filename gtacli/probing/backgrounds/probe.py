@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gtacli.inference.predict import has_classifier
-from gtacli.inference.stream import Failure, Stop, never, read_ahead
+from gtacli.inference.stream import Failure, Stop, map_ahead, never
 from gtacli.inference.views import ModelViews
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.backgrounds.metrics import PAIR, VariantPredictions
@@ -77,7 +77,7 @@ class BackgroundProbe:
 
         numbers = range(len(source.images))[:most]
         batch: list[_VariantInput] = []
-        for variants in read_ahead(numbers, read, batch_size, threads, name):
+        for variants in map_ahead(numbers, read, batch_size, threads, name):
             if isinstance(variants, Failure):
                 yield variants
                 continue
