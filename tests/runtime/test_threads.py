@@ -34,7 +34,7 @@ def test_shares_of_a_batch_are_put_together_in_order(batch: int) -> None:
 def test_an_error_names_the_image_of_the_batch_and_threads_are_restored() -> None:
     features = torch.randn(7, 144, 8)
     features[5, 3, 3] = float("nan")
-    with pytest.raises(UsageError, match="features of image 5 hold NaN"):
+    with pytest.raises(UsageError, match="features of image 5 contain NaN"):
         normalized_cut(features, (12, 12))
     assert torch.get_num_threads() == 3
 
