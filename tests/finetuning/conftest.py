@@ -1,4 +1,4 @@
-"""A small fine-tuning run, ready to start."""
+"""Fixtures of the fine-tuning tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gtacli.finetuning.run import finetune
 
 @pytest.fixture
 def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., FinetuneConfig]:
-    """FinetuneConfig of a run of three epochs of four batches, with changes."""
+    """Return a function that creates the config of three epochs of four batches, with changes."""
 
     def make(**changes: Any) -> FinetuneConfig:
         values = {
@@ -41,7 +41,7 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., F
 def interrupted(
     recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[FinetuneConfig, int, int], dict[str, Any]]:
-    """Run a config, stop it after a batch of an epoch, and resume it: the summary."""
+    """Return a function that stops a run after a batch, resumes it and returns the summary."""
 
     def run(config: FinetuneConfig, epoch: int = 1, batch: int = 2) -> dict[str, Any]:
         def stop(*now: int) -> None:
@@ -61,7 +61,7 @@ def interrupted(
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The jobs that `finetune` prepares during the test."""
+    """Record the jobs that `finetune` prepares during the test."""
     import gtacli.finetuning.run as module
 
     prepared: list[Any] = []

@@ -1,4 +1,4 @@
-"""Several processes are one: the same figures, the same weights, one voice."""
+"""Tests of runs in several processes: same metrics, same weights, one report."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def farthest(a: Path, b: Path) -> float:
     ],
     ids=["uneven", "empty", "accumulated", "refit", "average", "search", "frozen", "compiled"],
 )
-def test_processes_learn_what_one_would(
+def test_processes_train_as_one(
     size: int,
     changes: dict[str, Any],
     config: Make,
@@ -98,7 +98,7 @@ def test_processes_learn_what_one_would(
 
 
 def test_evaluation_counts_every_image_once(config: Make, together: Together) -> None:
-    """12 test images in one batch of 16 among 2 and 5 processes: 3, 3, 2, 2, 2."""
+    """Split 12 test images in one batch of 16 among 2 and 5 processes: 3, 3, 2, 2, 2."""
 
     def measure(rank: int, processes: Processes = ALONE) -> Evaluation:
         job = module.prepare(config(batch_size=8), processes=processes)
@@ -120,7 +120,7 @@ def test_evaluation_counts_every_image_once(config: Make, together: Together) ->
             assert found.drift == pytest.approx(whole.drift, rel=1e-6)
 
 
-def test_unreadable_images_that_only_one_process_meets(
+def test_unreadable_images_of_one_process(
     config: Make, recorder: Any, together: Together, tiny_data: Path, tmp_path: Path
 ) -> None:
     for image in sorted((tiny_data / "train" / "red").glob("*.png"))[:4]:
@@ -137,10 +137,10 @@ def test_unreadable_images_that_only_one_process_meets(
     assert farthest(tmp_path / "one", tmp_path / "two") < 1e-6
 
 
-def test_an_unreadable_image_is_as_if_it_were_not_there(
+def test_unreadable_image_counts_as_absent(
     config: Make, recorder: Any, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step is the mean over what could be read; a penalty on the weights keeps its strength."""
+    """The step is the mean over readable images; a penalty on the weights keeps its strength."""
     from gtacli.data.augment.transforms import EvalTransform
 
     monkeypatch.setattr(
@@ -166,10 +166,10 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("stop", ["after an epoch", "in an epoch"])
-def test_resumed_by_the_same_number_of_processes(
+def test_resume_with_same_process_count(
     stop: str, config: Make, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit; mixing and drop path draw other numbers in each process."""
+    """The weights are bit-equal; mixing and drop path draw other numbers in each process."""
     changes = {"mix": "mixup", "drop_path": 0.3, "batch_size": 4}
     whole = together(run(config(out=tmp_path / "whole", **changes)))
     monkeypatch.setattr(loop, "CHECK_EVERY", 1)
@@ -198,7 +198,7 @@ def test_resumed_by_the_same_number_of_processes(
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 1)])
-def test_resumed_by_another_number_of_processes(
+def test_resume_with_other_process_count(
     before: int, after: int, config: Make, together: Together, tmp_path: Path
 ) -> None:
     class Cut(Silent):
@@ -211,8 +211,8 @@ def test_resumed_by_another_number_of_processes(
     assert farthest(tmp_path / "whole", tmp_path / "cut") < 1e-6
 
 
-def test_an_error_is_said_once(config: Make, together: Together, tmp_path: Path) -> None:
-    """Whoever finds it: all, or one, of whose end the others then hear."""
+def test_error_is_reported_once(config: Make, together: Together, tmp_path: Path) -> None:
+    """Either all processes raise it, or one does and the others lose it."""
 
     def fail(rank: int, where: str) -> tuple[str, int | None]:
         try:
@@ -230,9 +230,7 @@ def test_an_error_is_said_once(config: Make, together: Together, tmp_path: Path)
     assert together(lambda rank: fail(rank, "here")) == [("PeerLost", 3), ("RunError", None)]
 
 
-def test_a_process_that_is_killed_ends_the_others(
-    config: Make, together: Together, tmp_path: Path
-) -> None:
+def test_killed_process_ends_the_others(config: Make, together: Together, tmp_path: Path) -> None:
     class Kill(Silent):
         def epoch(self, row: dict[str, Any]) -> None:
             if row["epoch"] == 1:
@@ -247,7 +245,7 @@ def test_a_process_that_is_killed_ends_the_others(
     assert farthest(tmp_path / "whole", tmp_path / "run") == 0
 
 
-def test_only_the_first_writes_and_is_watched(
+def test_only_first_process_writes_and_is_observed(
     config: Make, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Count(Silent):
@@ -267,7 +265,7 @@ def test_only_the_first_writes_and_is_watched(
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-def test_bad_input_before_the_first_step(
+def test_bad_input_is_rejected_before_first_step(
     config: Make,
     together: Together,
     tmp_path: Path,
@@ -292,7 +290,7 @@ def test_bad_input_before_the_first_step(
     assert not (tmp_path / "b").exists()
 
 
-def test_the_numbers_that_processes_exchange(together: Together) -> None:
+def test_exchanges_between_processes(together: Together) -> None:
     def exchange(rank: int) -> Any:
         with join_processes() as p:
             nan = torch.tensor(math.nan if rank else 2.0)
@@ -313,7 +311,7 @@ def test_the_numbers_that_processes_exchange(together: Together) -> None:
     assert ALONE.combine(2, False) == (2, False)
 
 
-def test_place_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_info_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_info() == ProcessInfo()
     assert claim_report(2) is None
     monkeypatch.setenv("RANK", "3")
@@ -327,7 +325,7 @@ def test_place_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_info() == ProcessInfo()
 
 
-def test_parts_of_a_batch_are_the_batch(config: Make) -> None:
+def test_shards_make_up_the_batch(config: Make) -> None:
     job = module.prepare(config())
     store = job.stores.get(job.records, job.transform.load_size)
     whole = list(make_loader(store, job.transform, 4, train=True))

@@ -1,4 +1,4 @@
-"""The moving average of the weights: what it is, and that it is what counts."""
+"""Tests of the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weights = dict[str, torch.Tensor]
 
 @pytest.fixture
 def passed(jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
-    """The weights after every optimiser step of the test, in float64."""
+    """Record the weights after every optimizer step of the test, in float64."""
     steps: list[Weights] = []
     original = FinetuneTask.after_step
 
@@ -35,8 +35,10 @@ def passed(jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
 
 
 def average(steps: list[Weights], decay: float) -> Weights:
-    """The plain recursion: the first step's weights, then a decay of 1 - n^(-2/3), at most
-    `decay` (the warm-up of timm and k-diffusion)."""
+    """Average by recursion, with a decay of 1 - n^(-2/3), at most `decay`.
+
+    This is the warm-up of timm and k-diffusion.
+    """
     mean = steps[0]
     for n, weights in enumerate(steps[1:], 2):
         d = min(decay, 1 - n ** (-2 / 3))
@@ -45,7 +47,7 @@ def average(steps: list[Weights], decay: float) -> Weights:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_average_is_kept(
+def test_average_is_saved(
     accumulate: int, config: Make, recorder: Any, passed: list[Weights], tmp_path: Path
 ) -> None:
     # Without validation the last epoch counts: 6 images in 3 batches.
@@ -60,7 +62,7 @@ def test_the_average_is_kept(
     assert (kept["blocks.0.mlp.fc1.weight"] - passed[-1]["blocks.0.mlp.fc1.weight"]).abs().max() > 0
 
 
-def test_the_average_is_validated_and_tested(
+def test_average_is_validated_and_tested(
     config: Make, recorder: Any, jobs: list[Any], tmp_path: Path
 ) -> None:
     summary = finetune(config(ema=0.9, epochs=6, lr=3e-3), recorder)
@@ -76,7 +78,7 @@ def test_the_average_is_validated_and_tested(
         assert hits / count == pytest.approx(summary[figure])
 
 
-def test_resumed_in_the_middle_of_an_epoch(
+def test_resume_within_an_epoch(
     config: Make, recorder: Any, interrupted: Any, tmp_path: Path
 ) -> None:
     finetune(config(out=tmp_path / "whole", ema=0.9), recorder)
@@ -92,7 +94,7 @@ def test_resumed_in_the_middle_of_an_epoch(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_the_source_has_no_average(config: Make, recorder: Any, jobs: list[Any]) -> None:
+def test_source_has_no_average(config: Make, recorder: Any, jobs: list[Any]) -> None:
     finetune(config(ema=0.9, epochs=1), recorder)
     job = jobs[0]
     target = dict(job.target.model.named_parameters())

@@ -1,4 +1,4 @@
-"""`freeze_epochs`: first only the head learns, then the whole network."""
+"""Tests of `freeze_epochs`: first only the head learns, then the whole network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def snapshot(job: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("regularizer", [EVERY, {"l2-sp": {"decoupled": True}}, "none"])
-def test_the_backbone_stays_and_then_learns(
+def test_backbone_is_frozen_then_trained(
     optimizer: str, regularizer: Any, config: Make, recorder: Any, jobs: list[Any]
 ) -> None:
     seen: list[dict[str, Tensor]] = []
@@ -50,10 +50,10 @@ def test_the_backbone_stays_and_then_learns(
     assert [row["attention_drift"] < 1e-8 for row in recorder.rows] == [True, True, False, False]
 
 
-def test_frozen_it_is_a_logistic_regression(
+def test_frozen_training_is_logistic_regression(
     config: Make, recorder: Any, jobs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against SGD on fixed features by hand."""
+    """Compare with SGD on fixed features."""
     options = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.01, "shots": 2, "warmup": 0.0}
     run = config(freeze_epochs=3, epochs=3, batch_size=6, **options)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -85,7 +85,7 @@ def test_frozen_it_is_a_logistic_regression(
     torch.testing.assert_close(kept["head.bias"], bias, rtol=1e-3, atol=1e-5)
 
 
-def test_nothing_needless_is_computed(
+def test_frozen_epochs_skip_penalties_and_source(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[tuple[bool, int, bool]] = []
@@ -117,7 +117,7 @@ def test_nothing_needless_is_computed(
 
 @pytest.mark.parametrize("at", [(1, 2), (3, 2)])
 @pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "ema": 0.9, "drop_path": 0.2}])
-def test_resumed_frozen_and_free(
+def test_resume_frozen_and_unfrozen(
     at: tuple[int, int],
     options: dict[str, Any],
     config: Make,
@@ -149,7 +149,7 @@ def test_compiled(config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("warmup", "frozen"), [(0, 6), (4, 6), (4, 0), (8, 3)])
-def test_the_backbone_joins_the_schedule(warmup: int, frozen: int) -> None:
+def test_backbone_joins_the_schedule(warmup: int, frozen: int) -> None:
     from timm import create_model
 
     model = create_model("vit_tiny_patch16_224", embed_dim=24, depth=2, num_heads=3, num_classes=2)
@@ -168,18 +168,18 @@ def test_the_backbone_joins_the_schedule(warmup: int, frozen: int) -> None:
         assert late[False] == pytest.approx(plain[False] * share)
 
 
-def test_a_dry_run_takes_both_kinds_of_step(config: Make, recorder: Any) -> None:
+def test_dry_run_takes_both_kinds_of_step(config: Make, recorder: Any) -> None:
     finetune(config(freeze_epochs=2, epochs=3), recorder, dry_run=True)
     assert [row["reg.gta"] is None for row in recorder.rows] == [True, False]
 
 
 def test_patience_waits_for_the_backbone(config: Make, recorder: Any) -> None:
-    """A head that learns no more is no reason to stop before the backbone has begun."""
+    """A converged head does not stop the run before the backbone has been trained."""
     summary = finetune(config(freeze_epochs=4, patience=1, epochs=6, lr=1e-12), recorder)
     assert summary["epochs_run"] == 6  # epochs 4 and 5 are the first that count
 
 
-def test_nothing_to_choose_a_strength_by(config: Make, recorder: Any) -> None:
+def test_auto_strength_needs_unfrozen_epochs(config: Make, recorder: Any) -> None:
     with pytest.raises(UsageError, match=r"lam: auto: the first decision is after 3 of 8 epochs"):
         finetune(config(freeze_epochs=4, epochs=8, lam="auto"), recorder)
     with pytest.raises(UsageError, match=r"lam: auto: the first decision is after 3 of 8 epochs"):

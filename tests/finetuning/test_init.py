@@ -1,4 +1,4 @@
-"""--init: other weights to start from, the source as it was."""
+"""Tests of `init`: other weights to start from, with an unchanged source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., FinetuneConfig]
 
 @pytest.fixture
 def other(tiny_model: Path, tmp_path: Path) -> Path:
-    """A weights file alone: the model's tensors, all one larger."""
+    """Save a weights file alone: the model's tensors, all one larger."""
     tensors = {k: v + 1 for k, v in load_file(tiny_model / "model.safetensors").items()}
     save_file(tensors, tmp_path / "other.safetensors")
     return tmp_path / "other.safetensors"
@@ -32,7 +32,7 @@ def backbone(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if not k.startswith("head")}
 
 
-def test_a_file_alone(config: Make, tiny_model: Path, other: Path) -> None:
+def test_weights_file_alone(config: Make, tiny_model: Path, other: Path) -> None:
     job = prepare(config(init=str(other), precision="bf16"))  # else the source is packed
     own, start = load_file(tiny_model / "model.safetensors"), load_file(other)
     assert job.source is not None
@@ -45,12 +45,12 @@ def test_a_file_alone(config: Make, tiny_model: Path, other: Path) -> None:
     assert reference is job.source.model
 
 
-def test_l2_sp_starts_where_the_run_does(config: Make, recorder: Any, other: Path) -> None:
+def test_l2_sp_starts_from_init(config: Make, recorder: Any, other: Path) -> None:
     finetune(config(init=str(other), regularizer="l2-sp", epochs=1, lr=1e-9), recorder)
     assert recorder.rows[0]["reg.l2-sp"] < 1e-6
 
 
-def test_a_run_folder(config: Make, recorder: Any, tmp_path: Path, tiny_data: Path) -> None:
+def test_run_folder(config: Make, recorder: Any, tmp_path: Path, tiny_data: Path) -> None:
     finetune(config(out=tmp_path / "first", image_size=64), recorder)
     first = load_file(tmp_path / "first" / "model.safetensors")
     job = prepare(config(init=str(tmp_path / "first")))
@@ -70,9 +70,7 @@ def test_a_run_folder(config: Make, recorder: Any, tmp_path: Path, tiny_data: Pa
     assert other.target.model.head.weight.abs().sum() == 0  # type: ignore[union-attr, operator]
 
 
-def test_images_are_prepared_as_the_weights_want(
-    config: Make, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_preprocessing_is_that_of_init(config: Make, tiny_model: Path, tmp_path: Path) -> None:
     metadata = {
         "architecture": "vit_tiny_patch16_224",
         "mean": json.dumps([0.1, 0.2, 0.3]),
@@ -88,7 +86,7 @@ def test_images_are_prepared_as_the_weights_want(
     assert job.source.mean == load_model(str(tiny_model)).mean != job.target.mean
 
 
-def test_random_with_weights_is_the_file(config: Make, tmp_path: Path) -> None:
+def test_model_without_weights_uses_init_as_source(config: Make, tmp_path: Path) -> None:
     torch.manual_seed(5)
     model = load_model("vit_tiny_patch16_224@none", 0, 32).model
     save_file(model.state_dict(), tmp_path / "tiny.safetensors")
@@ -117,9 +115,7 @@ def test_random_with_weights_is_the_file(config: Make, tmp_path: Path) -> None:
         ("broken.pth", "init: weights file .*broken.pth holds more than tensors, or is damaged"),
     ],
 )
-def test_what_cannot_be_started_from(
-    init: str, message: str, config: Make, recorder: Any, tmp_path: Path
-) -> None:
+def test_invalid_init(init: str, message: str, config: Make, recorder: Any, tmp_path: Path) -> None:
     model = load_model("vit_tiny_patch16_224@none", 0, 32).model  # another width and depth
     save_file(model.state_dict(), tmp_path / "small.safetensors")
     (tmp_path / "broken.pth").write_bytes(b"nothing")
@@ -129,9 +125,7 @@ def test_what_cannot_be_started_from(
     assert not (tmp_path / "run").exists()
 
 
-def test_resumed(
-    config: Make, recorder: Any, interrupted: Any, other: Path, tmp_path: Path
-) -> None:
+def test_resume(config: Make, recorder: Any, interrupted: Any, other: Path, tmp_path: Path) -> None:
     finetune(config(init=str(other), out=tmp_path / "whole"), recorder)
     interrupted(config(init=str(other), out=tmp_path / "cut"))
     a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))

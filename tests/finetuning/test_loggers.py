@@ -1,4 +1,4 @@
-"""Loggers beside the run folder: TensorBoard, wandb and MLflow read back, and one that fails."""
+"""Tests of the loggers: TensorBoard, wandb and MLflow read back, and one that fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Make = Callable[..., FinetuneConfig]
 
 
 class Fake:
-    """Notes what it is told."""
+    """A logger that records its calls."""
 
     told: list[tuple[str, Any]]
 
@@ -43,7 +43,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return made
 
 
-def test_what_a_logger_is_told(config: Make, recorder: Any, fake: Fake) -> None:
+def test_calls_of_a_logger(config: Make, recorder: Any, fake: Fake) -> None:
     summary = finetune(config(log=["wandb", "wandb"], refit=True), recorder)
     best = summary["best_epoch"]
     rows = [("row", step) for step in [*range(3), *range(3, 4 + best)]]
@@ -51,18 +51,18 @@ def test_what_a_logger_is_told(config: Make, recorder: Any, fake: Fake) -> None:
     assert len(recorder.rows) == len(rows)
 
 
-def test_epochs_of_a_search_are_told_too(config: Make, recorder: Any, fake: Fake) -> None:
+def test_epochs_of_a_search_are_logged(config: Make, recorder: Any, fake: Fake) -> None:
     finetune(config(log="wandb", lam="auto", epochs=5), recorder)
     assert [step for what, step in fake.told if what == "row"] == [0, 1, 2, 3, 4]
 
 
-def test_a_dry_run_is_logged_nowhere(config: Make, recorder: Any, fake: Fake) -> None:
+def test_dry_run_is_not_logged(config: Make, recorder: Any, fake: Fake) -> None:
     finetune(config(log="wandb"), recorder, dry_run=True)
     assert fake.told == []
 
 
 @pytest.mark.parametrize("where", ["start", "row", "finish"])
-def test_a_logger_that_fails_costs_no_run(
+def test_failing_logger_does_not_end_the_run(
     where: str,
     config: Make,
     recorder: Any,
@@ -81,7 +81,7 @@ def test_a_logger_that_fails_costs_no_run(
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_a_missing_package(
+def test_missing_package(
     name: str, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = {"tensorboard": "torch.utils.tensorboard"}.get(name, name)
@@ -91,7 +91,7 @@ def test_a_missing_package(
     assert not (tmp_path / "run").exists()
 
 
-def test_several_from_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_loggers_from_all_config_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ("tensorboard", "mlflow")
     assert resolve(FinetuneConfig, "finetune", flags={"log": list(both)}).log == both
     assert resolve(FinetuneConfig, "finetune", sets=['log=["tensorboard","mlflow"]']).log == both
@@ -99,7 +99,7 @@ def test_several_from_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve(FinetuneConfig, "finetune").log == both
 
 
-def test_an_unknown_logger(config: Make) -> None:
+def test_unknown_logger(config: Make) -> None:
     with pytest.raises(ValueError, match="tensorboard"):
         config(log="tensorbord")
 

@@ -1,4 +1,4 @@
-"""Mixed views and their labels, against plain loops, timm's Mixup and TransMix's released code."""
+"""Tests of mixed views and labels against loops, timm's Mixup and TransMix's released code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def images(count: int, height: int = 32, width: int = 48) -> torch.Tensor:
 
 
 def tap(attention: torch.Tensor, grid: tuple[int, int], prefix: int = 1) -> Tap:
-    """A tap whose CLS row gives the patches this attention (B, H, N), up to a factor."""
+    """Create a tap with this attention (B, H, N) of the CLS token to patches, up to a factor."""
     row = torch.cat((torch.zeros(*attention.shape[:2], prefix), attention.log()), -1)
     return Tap(11, grid, prefix, 1.0, row=row.unsqueeze(2))
 
@@ -45,10 +45,10 @@ def tap(attention: torch.Tensor, grid: tuple[int, int], prefix: int = 1) -> Tap:
         ((17, 49, 30, 64), (0.6408151984214783, 0.7039055824279785)),
     ],
 )
-def test_label_weights_of_the_released_transmix(
+def test_label_weights_match_released_transmix(
     box: tuple[int, int, int, int], shares: tuple[float, float]
 ) -> None:
-    """The numbers are what `Mixup_transmix.transmix_label` of Beckschen/TransMix returned."""
+    """`Mixup_transmix.transmix_label` of Beckschen/TransMix returned these numbers."""
     attention = torch.arange(1, 33, dtype=torch.float32).view(2, 1, 16) ** 1.5
     top, bottom, left, right = box
     mix = Mix(1 - (bottom - top) * (right - left) / 64**2, box)
@@ -59,7 +59,7 @@ def test_label_weights_of_the_released_transmix(
 
 @given(st.tuples(st.integers(1, 5), st.integers(1, 6)), st.integers(0, 10_000), st.integers(1, 5))
 @settings(deadline=None, max_examples=50)
-def test_attended_fraction_is_the_plain_sum(grid: tuple[int, int], seed: int, prefix: int) -> None:
+def test_attended_fraction_matches_plain_sum(grid: tuple[int, int], seed: int, prefix: int) -> None:
     rng = np.random.default_rng(seed)
     size = (grid[0] * 8, grid[1] * 8)
     box = (*sorted(rng.integers(0, size[0] + 1, 2)), *sorted(rng.integers(0, size[1] + 1, 2)))
@@ -81,7 +81,7 @@ def test_attended_fraction_is_the_plain_sum(grid: tuple[int, int], seed: int, pr
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_same_as_timm_on_even_batches(kind: MixKind, seed: int) -> None:
+def test_even_batches_match_timm(kind: MixKind, seed: int) -> None:
     labels, batch = torch.tensor([0, 2, 1, 2, 0, 1]), images(6)
     alphas = {"mixup_alpha": 0.8, "cutmix_alpha": 0.0}
     if kind == "cutmix":
@@ -115,7 +115,7 @@ def test_any_batch_can_be_mixed(count: int) -> None:
         assert soft[count // 2, count // 2] == (1.0 if count % 2 else 0.25)
 
 
-def test_the_batch_itself_is_left_alone() -> None:
+def test_batch_is_not_modified() -> None:
     batch = images(4)
     before = batch.clone()
     Mix(0.5).images(batch)
@@ -123,7 +123,7 @@ def test_the_batch_itself_is_left_alone() -> None:
     assert torch.equal(batch, before)
 
 
-def test_prob_is_the_share_of_mixed_batches() -> None:
+def test_prob_is_the_fraction_of_mixed_batches() -> None:
     np.random.seed(0)
     for prob in (0.0, 0.3, 1.0):
         mixing = Mixing("cutmix", 1.0, prob)
@@ -131,7 +131,7 @@ def test_prob_is_the_share_of_mixed_batches() -> None:
         assert mixed == pytest.approx(prob, abs=0.04)
 
 
-def test_transmix_takes_one_pass_of_each_network_over_the_same_mixed_view(
+def test_transmix_runs_each_network_once_on_the_same_view(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, torch.Tensor]] = []
@@ -153,7 +153,7 @@ def test_transmix_takes_one_pass_of_each_network_over_the_same_mixed_view(
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "transmix"])
 @pytest.mark.parametrize("rows", ["cls", "all"])
-def test_with_gta_and_an_odd_last_batch(mix: str, rows: str, config: Make, recorder: Any) -> None:
+def test_gta_with_odd_last_batch(mix: str, rows: str, config: Make, recorder: Any) -> None:
     # 15 training images: batches of 4, 4, 4 and 3.
     summary = finetune(config(mix=mix, rows=rows, shots=6), recorder)
     assert summary["n_train"] == 15
@@ -161,7 +161,9 @@ def test_with_gta_and_an_odd_last_batch(mix: str, rows: str, config: Make, recor
 
 
 @pytest.mark.parametrize("mix", ["mixup", "transmix"])
-def test_resumed_with_the_same_draws(mix: str, config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_resume_continues_the_random_draws(
+    mix: str, config: Make, recorder: Any, tmp_path: Path
+) -> None:
     finetune(config(mix=mix, out=tmp_path / "whole"), recorder)
 
     class Cut(Exception):
@@ -189,7 +191,7 @@ def test_evaluation_is_not_mixed(config: Make, recorder: Any, jobs: list[Any]) -
         assert not torch.equal(task.train()(batch)["ce"], task(batch)["ce"])
 
 
-def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
+def test_transmix_needs_cls_token(config: Make, recorder: Any) -> None:
     with pytest.raises(UsageError, match=r"mix: this model has no CLS token.*cutmix"):
         finetune(
             config(
@@ -200,7 +202,7 @@ def test_transmix_needs_a_cls_token(config: Make, recorder: Any) -> None:
         )  # fmt: skip
 
 
-def test_one_image_cannot_be_mixed(config: Make, recorder: Any) -> None:
+def test_single_image_cannot_be_mixed(config: Make, recorder: Any) -> None:
     with pytest.raises(
         UsageError, match="mix: with `batch_size=1` a process has only one image to mix"
     ):

@@ -1,4 +1,4 @@
-"""Early stopping."""
+"""Tests of early stopping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCORES = [0.2, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9, 0.9]
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validation finds SCORES, whatever it sees."""
+    """Let validation return SCORES."""
     scores = iter([*SCORES, 0.0, *SCORES])
     original = Evaluator.__call__
 
@@ -40,7 +40,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1), st.integers(1, 5))
-def test_patience_is_counted_from_the_last_better_epoch(scores: list[int], patience: int) -> None:
+def test_patience_counts_from_the_best_epoch(scores: list[int], patience: int) -> None:
     best, waited = -1, 0
     for score in scores:
         better = score > best
@@ -51,7 +51,7 @@ def test_patience_is_counted_from_the_last_better_epoch(scores: list[int], patie
 
 
 @pytest.mark.parametrize(("patience", "epochs_run", "best"), [(1, 3, 1), (3, 5, 3), (4, 8, 7)])
-def test_stops_and_says_so(
+def test_stop_is_logged(
     patience: int,
     epochs_run: int,
     best: int,
@@ -72,16 +72,14 @@ def test_stops_and_says_so(
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
 
 
-def test_the_schedule_is_that_of_all_epochs(
-    config: Make, recorder: Any, scored: None, tmp_path: Path
-) -> None:
+def test_schedule_has_all_epochs(config: Make, recorder: Any, scored: None, tmp_path: Path) -> None:
     finetune(config(patience=1, epochs=8), recorder)
     rates = [row["lr"] for row in recorder.rows]
     finetune(config(epochs=8, out=tmp_path / "whole"), recorder)
     assert rates == [row["lr"] for row in recorder.rows[3:6]]
 
 
-def test_a_run_that_stopped_early_does_not_go_on(
+def test_resume_after_early_stop_trains_no_further(
     config: Make, recorder: Any, scored: None, tmp_path: Path
 ) -> None:
     before = finetune(config(patience=1, epochs=8), recorder)
@@ -93,14 +91,14 @@ def test_a_run_that_stopped_early_does_not_go_on(
     assert all(weights[k].equal(after[k]) for k in weights)
 
 
-def test_a_refit_does_not_wait(config: Make, recorder: Any, scored: None) -> None:
+def test_refit_ignores_patience(config: Make, recorder: Any, scored: None) -> None:
     summary = finetune(config(patience=2, epochs=8, refit=True), recorder)
     # Epochs 0 to 3, of which 1 and 3 are best; the refit trains for four.
     assert summary["epochs_run"] == 4
     assert [r["epoch"] for r in recorder.rows if r.get("phase")] == [0, 1, 2, 3]
 
 
-def test_nothing_to_watch(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_patience_needs_validation_images(config: Make, recorder: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"patience: needs validation images, but none"):
         finetune(config(patience=2, shots=2), recorder)
     assert not (tmp_path / "run").exists()

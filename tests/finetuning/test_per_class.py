@@ -1,4 +1,4 @@
-"""Balance of the classes and accuracy by class."""
+"""Tests of class balance and accuracy by class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counts(**train: int) -> dict[str, dict[str, int]]:
     return {name: {"available": n, "train": n, "val": 0, "test": 1} for name, n in train.items()}
 
 
-def test_balance_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_balance_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log_balance(counts(wren=4, robin=10, crow=25))
     assert caplog.messages == [
@@ -39,7 +39,7 @@ def test_balance_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["16 training images in 2 classes, 8 in each"]
 
 
-def test_a_class_without_an_image_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_class_without_images_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     log_balance(counts(wren=8, a=0, b=0, c=0, d=0))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -49,7 +49,7 @@ def test_a_class_without_an_image_is_a_warning(caplog: pytest.LogCaptureFixture)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-def test_mean_class_accuracy_is_torchmetrics_macro(pairs: list[tuple[int, int]]) -> None:
+def test_mean_class_accuracy_matches_torchmetrics(pairs: list[tuple[int, int]]) -> None:
     truth, said = (torch.tensor(part) for part in zip(*pairs, strict=True))
     by_class = [
         (int(((truth == c) & (said == c)).sum()), int((truth == c).sum())) for c in range(5)
@@ -68,7 +68,7 @@ def test_worst_classes() -> None:
     assert mean_class_accuracy([(0, 0)]) is None
 
 
-def test_in_the_summary(config: Make, recorder: Any, tiny_data: Path, tmp_path: Path) -> None:
+def test_summary_fields(config: Make, recorder: Any, tiny_data: Path, tmp_path: Path) -> None:
     for name in ("1.png", "2.png", "3.png"):
         (tiny_data / "test" / "red" / name).unlink()
     shutil.copy(tiny_data / "train" / "red" / "0.png", tiny_data / "test" / "blue" / "red.png")

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends with the weights of one that was not, bit for bit."""
+"""Tests of resuming: the weights equal those of an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[..., FinetuneConfig]
 
 
 class Killed(Exception):
-    """Stands for SIGKILL: nothing after it runs."""
+    """An exception in place of SIGKILL."""
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("refit", [False, True])
-def test_killed_after_an_epoch(refit: bool, config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_resume_after_kill(refit: bool, config: Make, recorder: Any, tmp_path: Path) -> None:
     whole = finetune(config(out=tmp_path / "whole", refit=refit), recorder)
 
     def kill(row: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def test_killed_after_an_epoch(refit: bool, config: Make, recorder: Any, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle_of_an_epoch(
+def test_resume_within_an_epoch(
     number: int, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Drop path and the head's dropout draw from the global random numbers.
@@ -74,7 +74,7 @@ def test_stopped_in_the_middle_of_an_epoch(
     assert len(lines) == 3
 
 
-def test_the_random_numbers_go_on_where_they_were() -> None:
+def test_random_state_is_restored() -> None:
     import random
 
     import numpy as np
@@ -93,7 +93,7 @@ def test_the_random_numbers_go_on_where_they_were() -> None:
     assert torch.equal(drawn[3], again[3])
 
 
-def test_a_resumed_run_keeps_its_configuration(
+def test_resumed_run_keeps_its_configuration(
     config: Make, recorder: Any, tmp_path: Path, tiny_data: Path
 ) -> None:
     finetune(config(epochs=1), recorder)
@@ -106,7 +106,7 @@ def test_a_resumed_run_keeps_its_configuration(
         finetune(FinetuneConfig(resume=run), recorder)
 
 
-def test_what_cannot_be_resumed(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_invalid_resume(config: Make, recorder: Any, tmp_path: Path) -> None:
     with pytest.raises(GtaError, match="run folder"):
         finetune(FinetuneConfig(resume=tmp_path / "nowhere"), recorder)
     finetune(config(epochs=1), recorder)
@@ -116,7 +116,7 @@ def test_what_cannot_be_resumed(config: Make, recorder: Any, tmp_path: Path) -> 
         finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
 
 
-def test_a_loss_that_is_not_finite(
+def test_non_finite_loss(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gtacli.regularizers.gta import GTA
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
-def test_weights_that_a_last_gradient_spoilt(
+def test_non_finite_weights_after_last_gradient(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of an epoch's last batch is finite, its gradient is not."""
@@ -166,7 +166,7 @@ def test_weights_that_a_last_gradient_spoilt(
     assert all(torch.isfinite(v).all() for v in weights(tmp_path / "run").values())
 
 
-def test_a_folder_of_something_else(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_folder_of_another_command(config: Make, recorder: Any, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UsageError, match="not a run of gta finetune"):
         finetune(FinetuneConfig(resume=tmp_path), recorder)
@@ -175,7 +175,9 @@ def test_a_folder_of_something_else(config: Make, recorder: Any, tmp_path: Path)
         finetune(FinetuneConfig(resume=tmp_path / "run", out=tmp_path / "else"), recorder)
 
 
-def test_another_source_file(config: Make, recorder: Any, tmp_path: Path, tiny_model: Path) -> None:
+def test_changed_weights_file(
+    config: Make, recorder: Any, tmp_path: Path, tiny_model: Path
+) -> None:
     finetune(config(epochs=1), recorder)
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -190,7 +192,7 @@ def test_another_source_file(config: Make, recorder: Any, tmp_path: Path, tiny_m
         finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
 
 
-def test_workers_leave_signals_to_the_training_process(
+def test_workers_ignore_signals(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the whole process group."""

@@ -1,4 +1,4 @@
-"""Fine-tuning from end to end on a tiny set: what is written, what runs, what is left alone."""
+"""End-to-end tests of fine-tuning on a tiny dataset."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ROW = {
 }  # fmt: skip
 
 
-def test_writes_the_promised_folder(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_files_of_the_run_folder(config: Make, recorder: Any, tmp_path: Path) -> None:
     summary = finetune(config(), recorder)
     run = tmp_path / "run"
     assert set(summary) >= SUMMARY
     assert (summary["n_train"], summary["n_val"], summary["n_test"]) == (15, 3, 12)
-    assert summary["test_top1"] > 0.5  # colours are easy
+    assert summary["test_top1"] > 0.5  # colors are easy
     assert json.loads((run / "summary.json").read_text()) == summary
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in rows] == [0, 1, 2]
@@ -51,7 +51,7 @@ def test_writes_the_promised_folder(config: Make, recorder: Any, tmp_path: Path)
     assert not list(run.glob(".*"))  # nothing half written is left
 
 
-def test_its_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_saved_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Path) -> None:
     summary = finetune(config(), recorder)
     loaded = load_model(str(tmp_path / "run"))
     assert loaded.classes == ("blue", "green", "red")
@@ -65,7 +65,7 @@ def test_its_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Pat
     assert hits / 12 == pytest.approx(summary["test_top1"])
 
 
-def test_val_loss_is_the_cross_entropy_of_the_held_out_images(
+def test_val_loss_is_cross_entropy_of_held_out_images(
     config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     finetune(config(epochs=1), recorder)
@@ -79,7 +79,7 @@ def test_val_loss_is_the_cross_entropy_of_the_held_out_images(
     assert recorder.rows[0]["val_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
-def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> None:
     for name in ("a", "b"):
         finetune(config(out=tmp_path / name), recorder)
     first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
@@ -89,7 +89,7 @@ def test_a_run_is_reproducible(config: Make, recorder: Any, tmp_path: Path) -> N
     assert not all(torch.equal(first[k], third[k]) for k in first)
 
 
-def test_the_source_is_left_alone(config: Make, recorder: Any, jobs: list[Any]) -> None:
+def test_source_stays_unchanged(config: Make, recorder: Any, jobs: list[Any]) -> None:
     finetune(config(), recorder)
     job = jobs[0]
     fresh = load_model(job.config.model).model
@@ -108,7 +108,7 @@ def test_the_source_is_left_alone(config: Make, recorder: Any, jobs: list[Any]) 
     ("regularizer", "passes"),
     [("none", 0), ("l2-sp", 0), ("bss", 0), ("gta", 1)],
 )
-def test_the_source_runs_only_where_it_is_needed(
+def test_source_runs_only_if_needed(
     regularizer: str, passes: int, config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[TappedViT] = []
@@ -125,7 +125,7 @@ def test_the_source_runs_only_where_it_is_needed(
     assert len(ran) == passes * 4 + evaluation
 
 
-def test_several_regularisers_are_logged_apart(config: Make, recorder: Any) -> None:
+def test_regularizers_are_logged_separately(config: Make, recorder: Any) -> None:
     finetune(config(regularizer=["gta", "bss:0.01", "l2-sp"], epochs=1), recorder)
     row = recorder.rows[0]
     assert {"reg.gta", "reg.bss", "reg.l2-sp"} <= set(row)
@@ -133,14 +133,14 @@ def test_several_regularisers_are_logged_apart(config: Make, recorder: Any) -> N
     assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_no_strength_is_no_regulariser(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_zero_strength_is_no_regularizer(config: Make, recorder: Any, tmp_path: Path) -> None:
     finetune(config(regularizer="gta:0", out=tmp_path / "a"), recorder)
     finetune(config(regularizer="none", out=tmp_path / "b"), recorder)
     a, b = (load_file(tmp_path / n / "model.safetensors") for n in "ab")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_drift_is_the_same_measure_for_every_method(config: Make, recorder: Any) -> None:
+def test_drift_is_measured_for_every_method(config: Make, recorder: Any) -> None:
     for regularizer in ("none", "gta:1", "l2-sp"):
         finetune(config(regularizer=regularizer, epochs=2, overwrite=True), recorder)
     none, gta, l2sp = (recorder.rows[i]["attention_drift"] for i in (1, 3, 5))
@@ -151,7 +151,7 @@ def test_drift_is_the_same_measure_for_every_method(config: Make, recorder: Any)
 def test_drift_is_the_gta_distance_on_validation_images(
     config: Make, recorder: Any, jobs: list[Any]
 ) -> None:
-    """Against full N x N logits of both networks by the plain formula."""
+    """Compare with the formula on full N x N logits of both networks."""
     finetune(config(epochs=1), recorder)
     job = jobs[0]
     (images, *_), *rest = phases.make_evaluator(job, job.split.val, drift=True).batches()
@@ -175,7 +175,7 @@ def test_drift_is_the_gta_distance_on_validation_images(
     assert recorder.rows[0]["attention_drift"] == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_shots_too_few_to_hold_out(config: Make, recorder: Any) -> None:
+def test_too_few_shots_to_hold_out(config: Make, recorder: Any) -> None:
     summary = finetune(config(shots=2, epochs=2), recorder)
     assert (summary["n_train"], summary["n_val"]) == (6, 0)
     assert summary["best_epoch"] == 1  # the last one counts
@@ -183,7 +183,7 @@ def test_shots_too_few_to_hold_out(config: Make, recorder: Any) -> None:
     assert summary["attention_drift"] is None
 
 
-def test_refit_trains_on_all_that_was_kept(config: Make, recorder: Any) -> None:
+def test_refit_trains_on_all_images(config: Make, recorder: Any) -> None:
     summary = finetune(config(refit=True), recorder)
     assert (summary["n_train"], summary["n_val"]) == (18, 3)
     search = [r for r in recorder.rows if "phase" not in r]
@@ -194,7 +194,7 @@ def test_refit_trains_on_all_that_was_kept(config: Make, recorder: Any) -> None:
     assert summary["val_top1"] == search[summary["best_epoch"]]["val_top1"]
 
 
-def test_accumulated_batches_are_one_batch(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_accumulated_batches_match_one_batch(config: Make, recorder: Any, tmp_path: Path) -> None:
     same = {
         "epochs": 2,
         "regularizer": ["gta", "l2-sp"],
@@ -209,7 +209,7 @@ def test_accumulated_batches_are_one_batch(config: Make, recorder: Any, tmp_path
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-5
 
 
-def test_dry_run_takes_one_batch_of_all_and_writes_nothing(
+def test_dry_run_takes_one_batch_and_writes_nothing(
     config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     summary = finetune(config(), recorder, dry_run=True)
@@ -224,7 +224,7 @@ def test_bf16_on_the_cpu(config: Make, recorder: Any) -> None:
     assert recorder.rows[0]["ce"] > 0
 
 
-def test_compiled_it_learns_the_same(config: Make, recorder: Any, monkeypatch: Any) -> None:
+def test_compiled_training_matches(config: Make, recorder: Any, monkeypatch: Any) -> None:
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m, **k: original(m, **{**k, "backend": "eager"}))
     finetune(config(epochs=1), recorder)
@@ -236,8 +236,8 @@ def test_compiled_it_learns_the_same(config: Make, recorder: Any, monkeypatch: A
 
 
 @pytest.mark.slow
-def test_compiled_by_inductor_it_learns_the_same(config: Make, recorder: Any) -> None:
-    """The source's packed weights once could not be traced."""
+def test_inductor_training_matches(config: Make, recorder: Any) -> None:
+    """Regression: the source's packed weights could not be traced."""
     finetune(config(epochs=1), recorder)
     finetune(config(epochs=1, compile=True, overwrite=True), recorder)
     torch._dynamo.reset()
@@ -246,14 +246,14 @@ def test_compiled_by_inductor_it_learns_the_same(config: Make, recorder: Any) ->
     assert compiled["reg.gta"] == pytest.approx(plain["reg.gta"], rel=1e-2)
 
 
-def test_a_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) -> None:
+def test_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) -> None:
     broken = tiny_data / "train" / "red" / "0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     summary = finetune(config(epochs=1), recorder)
     assert summary["skipped"] == 1
 
 
-def test_a_used_folder_is_kept(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_used_folder_is_not_overwritten(config: Make, recorder: Any, tmp_path: Path) -> None:
     finetune(config(epochs=1), recorder)
     before = (tmp_path / "run" / "summary.json").read_bytes()
     with pytest.raises(UsageError, match="not empty"):
@@ -269,8 +269,8 @@ def test_a_used_folder_is_kept(config: Make, recorder: Any, tmp_path: Path) -> N
     assert (other / "thesis.tex").read_text() == "precious"
 
 
-def test_images_that_nobody_can_read(config: Make, recorder: Any, tiny_data: Path) -> None:
-    """A whole batch of them in training, and the whole test set: the run ends, and says so."""
+def test_unreadable_batch_and_test_set(config: Make, recorder: Any, tiny_data: Path) -> None:
+    """With an unreadable training batch and test set the run ends and reports them."""
     for image in (tiny_data / "test").rglob("*.png"):
         image.write_bytes(b"no image")
     for image in sorted((tiny_data / "train" / "red").glob("*.png"))[:3]:
@@ -282,14 +282,14 @@ def test_images_that_nobody_can_read(config: Make, recorder: Any, tiny_data: Pat
     assert summary["skipped"] == 15
 
 
-def test_a_batch_without_an_image_keeps_its_place(
+def test_empty_batch_within_accumulation(
     config: Make,
     recorder: Any,
     jobs: list[Any],
     tiny_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Accumulated gradients are stepped, and none is left for the next epoch."""
+    """Accumulated gradients are applied, and none is left for the next epoch."""
     left = []
     original = torch.optim.AdamW.zero_grad
     steps = []
@@ -308,7 +308,7 @@ def test_a_batch_without_an_image_keeps_its_place(
     assert len(steps) == 2 * 3  # 15 images, five to a step
 
 
-def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path) -> None:
     deeper = "vit_tiny_patch16_224@none"
     options = {"source": deeper, "regularizer": "l2-sp", "epochs": 1}
     finetune(config(**options), recorder)
@@ -320,7 +320,7 @@ def test_a_source_that_does_not_fit(config: Make, recorder: Any, tmp_path: Path)
         finetune(config(source=deeper, source_size=40, out=tmp_path / "c"), recorder)
 
 
-def test_a_source_with_its_own_size(
+def test_source_with_its_own_size(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
@@ -338,7 +338,7 @@ def test_a_source_with_its_own_size(
     assert recorder.rows[0]["attention_drift"] > 0
 
 
-def test_an_old_classifier_is_not_taken_for_the_new_one(
+def test_classifier_of_other_classes_is_not_reused(
     config: Make, recorder: Any, tiny_data: Path, tmp_path: Path
 ) -> None:
     finetune(config(), recorder)
@@ -351,8 +351,8 @@ def test_an_old_classifier_is_not_taken_for_the_new_one(
     assert other.target.model.head.weight.abs().sum() == 0
 
 
-def test_why_a_state_cannot_be_written(tmp_path: Path) -> None:
-    """As on a full disk, a write ends before its bytes do."""
+def test_unwritable_state_reports_the_cause(tmp_path: Path) -> None:
+    """Simulate a full disk: a write is cut short."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -364,7 +364,7 @@ def test_why_a_state_cannot_be_written(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_full_disk_is_one_line(
+def test_full_disk_is_one_line(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:

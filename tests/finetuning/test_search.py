@@ -1,4 +1,4 @@
-"""`lam=auto`: successive halving on invented accuracies, and whole runs on the tiny dataset."""
+"""Tests of `lam=auto`: the search with given accuracies, and runs on the tiny dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ nan = math.nan
 def halve(
     accuracies: dict[float, list[float]], epochs: int = 5, images: int = 100
 ) -> tuple[SearchResult, list[tuple[float, int]]]:
-    """A search whose candidates have these accuracies, epoch by epoch; and what it trained."""
+    """Run a search with these accuracies by epoch; return its result and what it trained."""
     calls: list[tuple[float, int]] = []
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def halve(
     return search(LAMS, epochs, lambda: images, folder, train), calls
 
 
-def test_the_best_and_the_strongest_as_good_go_on() -> None:
+def test_best_and_strongest_within_error_continue() -> None:
     # One standard error of 0.8 on 100 images is 0.04.
     found, calls = halve({0.0: [0.8, 0.7, 0.9], 0.1: [0.7, 0.77, 0.75], 1.0: [0.7, 0.7, 0.99]})
     assert calls == [*((lam, 2) for lam in LAMS), (0.0, 3), (0.1, 3)]
@@ -55,7 +55,7 @@ def test_the_best_and_the_strongest_as_good_go_on() -> None:
     assert found["epochs"] + 2 == 10
 
 
-def test_what_cannot_be_told_apart_is_held_the_most() -> None:
+def test_strongest_of_equal_candidates_is_chosen() -> None:
     found, calls = halve({0.0: [0.8] * 3, 0.1: [0.8] * 3, 1.0: [0.77] * 3})
     assert found["chosen"] == 1.0
     assert calls[3:] == [(0.1, 3), (1.0, 3)]  # on a tie the stronger one counts as the best
@@ -65,26 +65,26 @@ def test_what_cannot_be_told_apart_is_held_the_most() -> None:
 
 
 @given(st.integers(5, 1000))
-def test_it_never_costs_more_than_two_runs(epochs: int) -> None:
+def test_search_costs_at_most_two_runs(epochs: int) -> None:
     first, second = decisions(epochs)
     assert 1 <= first < second < epochs
     assert 3 * first + 2 * (second - first) + (epochs - second) <= 2 * epochs
 
 
-def test_without_a_readable_image_there_is_nothing_to_go_by() -> None:
+def test_no_readable_held_out_image() -> None:
     with pytest.raises(RunError, match="no held-out image could be read"):
         halve({lam: [None] * 3 for lam in LAMS})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("images", "chosen"), [(50, 1.0), (5000, 0.0)])
-def test_more_images_tell_more(images: int, chosen: float) -> None:
+def test_standard_error_depends_on_images(images: int, chosen: float) -> None:
     accuracies = {0.0: 0.79, 0.1: 0.76, 1.0: 0.74}
     error = (0.79 * 0.21 / images) ** 0.5
     assert (error >= 0.79 - 0.74) == (chosen == 1.0)
     assert strongest(accuracies, images) == chosen
 
 
-def test_a_candidate_that_fails_is_out() -> None:
+def test_failed_candidate_is_dropped() -> None:
     found, calls = halve({0.0: [0.5] * 3, 0.1: [0.5] * 3, 1.0: [nan] * 3})
     assert found["chosen"] == 0.1
     assert found["scores"]["1"] == [None]
@@ -93,18 +93,18 @@ def test_a_candidate_that_fails_is_out() -> None:
         halve({lam: [nan] * 3 for lam in LAMS})
 
 
-def test_it_says_plainly_that_nothing_won() -> None:
+def test_report_of_choice_zero() -> None:
     found, _ = halve({0.0: [0.9] * 3, 0.1: [0.7] * 3, 1.0: [0.6] * 3})
     assert "chose 0" in report(found, 5)
     assert "4 epochs more than a run of 5" in report(found, 5)
 
 
-def test_the_choices_lie_around_the_default() -> None:
+def test_choices_around_the_default() -> None:
     assert choices("gta") == (0.0, 0.1, 1.0)
     assert choices("bss") == (0.0, 0.001, 0.01)
 
 
-def test_the_winner_is_the_run_it_would_have_been(
+def test_chosen_run_matches_run_with_that_strength(
     config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "auto"
@@ -126,7 +126,7 @@ def test_the_winner_is_the_run_it_would_have_been(
 
 
 @pytest.mark.parametrize("at", [3, 9])
-def test_killed_while_choosing_it_goes_on(
+def test_resume_after_kill_during_search(
     at: int, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finetune(config(lam="auto", epochs=5, out=tmp_path / "whole"), recorder)
@@ -153,9 +153,7 @@ def test_killed_while_choosing_it_goes_on(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_killed_after_choosing_it_keeps_the_choice(
-    config: Make, recorder: Any, tmp_path: Path
-) -> None:
+def test_resume_after_kill_keeps_the_choice(config: Make, recorder: Any, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -173,7 +171,7 @@ def test_killed_after_choosing_it_keeps_the_choice(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_interrupted_it_names_the_run(
+def test_interruption_names_the_run(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = RunFolder.write_state
@@ -202,7 +200,7 @@ def test_dry_run_writes_nothing(config: Make, recorder: Any, tmp_path: Path) -> 
         ({"freeze_epochs": 1}, "after 2 of 5 epochs.* take 2, in which"),
     ],
 )
-def test_refused_where_nothing_can_be_chosen(
+def test_invalid_search(
     changes: dict[str, Any], message: str, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=f"lam: auto: .*{message}"):

@@ -1,4 +1,4 @@
-"""One step of the fine-tuning task, option by option."""
+"""Tests of a single step of the fine-tuning task, by option."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_batch(count: int = 4) -> Batch:
 
 
 def ready(config: FinetuneConfig) -> FinetuneJob:
-    """A job with a classifier that says something (a new one starts at zero)."""
+    """Prepare a job with a random classifier (a new one is zero)."""
     job = prepare(config)
     torch.nn.init.normal_(job.target.model.head.weight)  # type: ignore[union-attr, arg-type]
     return job
@@ -49,7 +49,7 @@ def test_smoothed_labels(config: Make) -> None:
     assert result["ce"].item() == result["loss"].item()
 
 
-def test_smoothed_and_mixed_labels_are_timms(config: Make) -> None:
+def test_smoothed_and_mixed_labels_match_timm(config: Make) -> None:
     task = ready(config(label_smoothing=0.1, regularizer="none", mix="cutmix")).task
     batch = make_batch()
     np.random.seed(3)
@@ -69,7 +69,7 @@ def test_validation_is_not_smoothed(config: Make, recorder: Any) -> None:
     assert smoothed["val_loss"] > plain["val_loss"]
 
 
-def test_drop_path_is_timms(config: Make) -> None:
+def test_drop_path_matches_timm(config: Make) -> None:
     job = ready(config(drop_path=0.5, regularizer="gta"))
     batch = make_batch(8)
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_drop_path_is_timms(config: Make) -> None:
 
 
 @pytest.mark.parametrize("source", [None, "vit_tiny_patch16_224@none"])
-def test_the_source_drops_nothing(source: str | None, config: Make) -> None:
+def test_source_has_no_drop_path(source: str | None, config: Make) -> None:
     size = {} if source is None else {"image_size": 32}
     layers = {"layers": "all" if source is None else "last"}
     job = ready(config(drop_path=0.9, source=source, regularizer={"gta": layers}, **size))
@@ -100,7 +100,7 @@ def test_the_source_drops_nothing(source: str | None, config: Make) -> None:
         torch.testing.assert_close(plain.task._source[1](view).row[-1], first)
 
 
-def test_drop_path_stays_in_the_run(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_drop_path_is_not_saved(config: Make, recorder: Any, tmp_path: Path) -> None:
     finetune(config(drop_path=0.5, epochs=1, shots=2), recorder)
     loaded = load_model(str(tmp_path / "run"))
     own = json.loads(read_weights(tmp_path / "run" / "model.safetensors")[1]["kwargs"])
@@ -109,7 +109,7 @@ def test_drop_path_stays_in_the_run(config: Make, recorder: Any, tmp_path: Path)
     assert not any(isinstance(m, DropPath) for m in loaded.model.modules())
 
 
-def test_drop_path_goes_on_with_the_same_draws(
+def test_resume_continues_drop_path_draws(
     config: Make, recorder: Any, interrupted: Any, tmp_path: Path
 ) -> None:
     finetune(config(drop_path=0.5, out=tmp_path / "whole"), recorder)
@@ -118,7 +118,7 @@ def test_drop_path_goes_on_with_the_same_draws(
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
-def test_checkpointed_it_learns_the_same(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_gradient_checkpointing_matches(config: Make, recorder: Any, tmp_path: Path) -> None:
     options = {"drop_path": 0.3, "regularizer": ["gta", "bss:0.01"], "epochs": 2}
     finetune(config(out=tmp_path / "a", **options), recorder)
     finetune(config(out=tmp_path / "b", grad_checkpointing=True, **options), recorder)

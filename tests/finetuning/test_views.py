@@ -1,4 +1,4 @@
-"""Augmentation in a run: from options to what both networks see."""
+"""Tests of augmentation in a run: from options to the views of both networks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_an_augmented_run_resumes_where_it_was(
+def test_resume_with_augmentation(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune(config(out=tmp_path / "whole", **ALL), recorder)
@@ -51,7 +51,7 @@ def test_an_augmented_run_resumes_where_it_was(
 
 
 @pytest.mark.parametrize("option", list(ALL))
-def test_every_option_changes_what_is_learnt(
+def test_every_option_changes_the_weights(
     option: str, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     finetune(config(epochs=1, out=tmp_path / "plain"), recorder)
@@ -59,7 +59,7 @@ def test_every_option_changes_what_is_learnt(
     assert not same(tmp_path / "plain", tmp_path / "more")
 
 
-def test_source_and_target_see_the_same_view(
+def test_source_and_target_get_the_same_view(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, torch.Tensor]] = []
@@ -78,7 +78,7 @@ def test_source_and_target_see_the_same_view(
         assert torch.equal(target, source)
 
 
-def test_an_unknown_policy_is_refused_before_anything_is_written(
+def test_unknown_policy_is_rejected_before_writing(
     config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="auto_augment: "):
@@ -87,10 +87,10 @@ def test_an_unknown_policy_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_with_batched_views_learns_the_same(
+def test_batched_augmentation_trains_the_same(
     workers: int, config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU in the GPU's place: the same draws, other rounding."""
+    """On the CPU instead of the GPU: the same draws, other rounding."""
     finetune(config(**ALL), recorder)
     original = setup.training_view
     monkeypatch.setattr(
@@ -104,7 +104,7 @@ def test_a_run_with_batched_views_learns_the_same(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_no_gpu_to_augment_on(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_augmentation_without_gpu(config: Make, recorder: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="augment_device: there is no cuda here"):
         finetune(config(augment_device="cuda"), recorder)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A small pre-training run, ready to start, and maps of its images."""
+"""Fixtures of the pre-training tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[..., PretrainConfig]
 
 @pytest.fixture
 def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Make:
-    """PretrainConfig of a run of two epochs of four batches, with changes."""
+    """Return a function that creates the config of two epochs of four batches, with changes."""
 
     def make(**changes: Any) -> PretrainConfig:
         values = {
@@ -44,7 +44,7 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Make:
 
 @pytest.fixture
 def maps(tiny_data: Path, tmp_path: Path) -> Path:
-    """A cache of 3 x 5 maps, as of DINO's attention, of all images but the first two."""
+    """Write a cache of 3 x 5 maps of back-end "dino" for all images but the first two."""
     manifest = MapManifest(
         model="a model",
         fingerprint="0" * 64,

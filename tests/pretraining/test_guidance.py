@@ -1,4 +1,4 @@
-"""Guided weights against loops in float64, and over several processes."""
+"""Tests of guided weights against loops in float64, and over several processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def drawn(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @given(shapes, seeds, st.floats(1e-3, 1e3), st.floats(-5, 5))
-def test_a_view_s_map_is_stretched_to_its_own_bounds(
+def test_maps_are_normalized_per_view(
     shape: tuple[int, int], seed: int, scale: float, shift: float
 ) -> None:
     maps = drawn(shape, seed) * scale + shift
@@ -45,7 +45,7 @@ def test_a_view_s_map_is_stretched_to_its_own_bounds(
         assert mine.max() == 1
 
 
-def test_a_constant_map_counts_as_nothing() -> None:
+def test_constant_map_becomes_zero() -> None:
     flat = torch.full((2, 6), 0.3)
     flat[1] += torch.linspace(0, 1e-7, 6)  # what resampling leaves
     assert torch.equal(normalize_maps(flat), torch.zeros(2, 6))
@@ -55,7 +55,7 @@ def test_a_constant_map_counts_as_nothing() -> None:
 
 
 @given(shapes, seeds, st.floats(0.2, 50), st.sampled_from([None, 1.0, 0.3]))
-def test_the_guided_loss_is_a_loop_over_patches(
+def test_guided_loss_matches_loop(
     shape: tuple[int, int], seed: int, tau: float, gamma: float | None
 ) -> None:
     maps, errors = drawn(shape, seed), drawn(shape, seed + 1)
@@ -71,15 +71,13 @@ def test_the_guided_loss_is_a_loop_over_patches(
 
 
 @given(shapes, seeds, st.floats(1e-4, 100))
-def test_with_gamma_auto_the_mean_weight_is_1_at_any_tau(
-    shape: tuple[int, int], seed: int, tau: float
-) -> None:
+def test_mean_weight_is_1_with_auto_gamma(shape: tuple[int, int], seed: int, tau: float) -> None:
     weights = guided_weights(drawn(shape, seed), tau)
     assert weights.isfinite().all()
     assert float(weights.mean()) == pytest.approx(1, rel=2e-3)
 
 
-def test_a_large_tau_leaves_plain_mae() -> None:
+def test_large_tau_gives_plain_mae() -> None:
     torch.testing.assert_close(guided_weights(drawn((3, 8), 0), 1e9), torch.ones(3, 8))
     torch.testing.assert_close(guided_weights(drawn((3, 8), 0), 1e9, 1.0), torch.ones(3, 8))
     assert torch.equal(guided_weights(torch.zeros(3, 8), 0.5), torch.ones(3, 8))
@@ -92,19 +90,19 @@ def test_weights_are_fp32_under_autocast() -> None:
 
 
 @given(shapes, seeds)
-def test_a_shuffled_map_has_its_own_values_elsewhere(shape: tuple[int, int], seed: int) -> None:
+def test_shuffled_map_has_the_same_values(shape: tuple[int, int], seed: int) -> None:
     maps = drawn(shape, seed)
     out = shuffle_maps(maps, drawn(shape, seed + 1))
     assert torch.equal(out.sort(1).values, maps.sort(1).values)
 
 
-def test_every_view_is_shuffled_anew() -> None:
+def test_views_are_shuffled_differently() -> None:
     maps = torch.arange(50.0).expand(4, -1)
     out = shuffle_maps(maps, torch.rand(4, 50))
     assert len({tuple(row.tolist()) for row in out}) == 4
 
 
-def test_tau_follows_half_a_cosine() -> None:
+def test_interpolate_cosine() -> None:
     assert interpolate_cosine(1.0, 0.5, 0.0) == 1.0
     assert interpolate_cosine(1.0, 0.5, 0.5) == pytest.approx(0.75)
     assert interpolate_cosine(1.0, 0.5, 0.25) == pytest.approx(0.5 + 0.5 * (1 + 0.5**0.5) / 2)
@@ -122,7 +120,7 @@ def test_errors_inside_and_outside_the_object() -> None:
 
 
 class Net(nn.Module):
-    """Errors per patch of a small network."""
+    """Create the errors per patch of a small network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,10 +133,8 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("shares", [(3, 3), (5, 1), (6, 0)], ids=["even", "uneven", "stand-in"])
-def test_the_gradients_of_two_processes_are_those_of_one(
-    shares: tuple[int, int], together: Together
-) -> None:
-    """Each with its own share of the images, as the loop weighs them; one may hold a stand-in."""
+def test_gradients_of_two_processes_match_one(shares: tuple[int, int], together: Together) -> None:
+    """Each process has some of the images, weighted as in the loop; one may have a stand-in."""
     patches, maps = drawn((6, 8, 5), 0), normalize_maps(drawn((6, 8), 1) ** 3)
 
     net = Net()

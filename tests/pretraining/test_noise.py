@@ -1,4 +1,4 @@
-"""Noise that belongs to an image: even, unrelated, and the same whoever asks."""
+"""Tests of the counter-based noise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MASK = (1 << 64) - 1
 
 
 def splitmix(x: int) -> int:
-    """The published finaliser, on Python's integers."""
+    """Compute the published finalizer on Python's integers."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
     return x ^ (x >> 31)
 
 
-def test_it_is_splitmix64() -> None:
+def test_matches_splitmix64() -> None:
     golden, seed, epoch, stream = 0x9E3779B97F4A7C15, 2**32 - 1, 7, 1
     noise = image_noise(torch.tensor([0, 12345]), 3, seed, epoch, stream)
     for row, image in enumerate((0, 12345)):
@@ -30,7 +30,7 @@ def test_it_is_splitmix64() -> None:
             assert noise[row, value].item() == (word >> 40) / 2**24
 
 
-def test_it_is_uniform_and_its_values_unrelated() -> None:
+def test_uniform_and_uncorrelated() -> None:
     noise = image_noise(torch.arange(2000), 64, seed=0, epoch=0).double().numpy()
     assert noise.min() >= 0
     assert noise.max() < 1
@@ -44,10 +44,10 @@ def test_it_is_uniform_and_its_values_unrelated() -> None:
         image_noise(torch.arange(2000) + 1, 64, seed=0, epoch=0),
     ):
         assert abs(np.corrcoef(noise.ravel(), other.double().numpy().ravel())[0, 1]) < 0.01
-    neighbours = np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]
-    assert abs(neighbours) < 0.01
+    neighbors = np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]
+    assert abs(neighbors) < 0.01
 
 
-def test_an_image_has_the_same_in_any_batch() -> None:
+def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
     whole = image_noise(torch.arange(10), 16, seed=3, epoch=2)
     assert torch.equal(image_noise(torch.tensor([7, 2]), 16, seed=3, epoch=2), whole[[7, 2]])

@@ -1,4 +1,4 @@
-"""What a pre-training run is made of: kept maps, the online probe, pictures."""
+"""Tests of map sources, online k-NN and previews."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_each_view_gets_the_map_of_its_image(
     assert guide.maps(batch_of([]))[0].shape == (0, 3, 5)
 
 
-def test_the_fingerprint_of_kept_maps_is_that_of_what_is_used(tiny_data: Path, maps: Path) -> None:
+def test_fingerprint_of_cached_maps_covers_used_maps(tiny_data: Path, maps: Path) -> None:
     records = load_dataset(str(tiny_data))["train"]
     prints = [CachedMaps(maps, "", part, 1, ALONE).fingerprint for part in (records, records[1:])]
     assert prints[0] != prints[1]
     assert prints[0] == CachedMaps(maps, "", records, 4, ALONE).fingerprint
 
 
-def test_a_teacher_looks_at_the_view_at_its_own_size(tiny_model: Path) -> None:
+def test_teacher_gets_the_view_at_its_own_size(tiny_model: Path) -> None:
     teacher = load_model(str(tiny_model), image_size=(48, 32))
     guide = OnlineMaps(teacher, "dino", {"heads": "mean"}, CPU)
     batch = batch_of([0, 1])
@@ -75,14 +75,14 @@ def test_a_teacher_looks_at_the_view_at_its_own_size(tiny_model: Path) -> None:
     assert guide.maps(batch_of([]))[0].shape[0] == 0
 
 
-def test_the_online_probe_counts_neighbours(config: Make, tiny_data: Path) -> None:
+def test_online_knn_matches_votes(config: Make, tiny_data: Path) -> None:
     job = prepare(config(), ALONE)
     knn = OnlineKnn(job)
     assert (len(knn.keys), len(knn.queries)) == (15, 3)
     assert not {r.key for r in knn.keys} & {r.key for r in knn.queries}
 
     def feature(record: Any) -> torch.Tensor:
-        """As evaluation sees it, by the network itself."""
+        """Compute the feature with the network itself."""
         encoder = job.encoder
         pixels = torch.from_numpy(load(record.path, (40, 40), "bicubic")).permute(2, 0, 1)
         view = make_eval_view(pixels, encoder.image_size, encoder.crop_pct, "bicubic")
@@ -101,7 +101,7 @@ def test_the_online_probe_counts_neighbours(config: Make, tiny_data: Path) -> No
     assert knn() == pytest.approx(right / 3)
 
 
-def test_previews_show_the_image_where_it_is_seen(config: Make, maps: Path) -> None:
+def test_previews_show_the_original_pixels(config: Make, maps: Path) -> None:
     job = prepare(config(maps=maps, norm_pix=False), ALONE)
     previews = Previews(job)
     images = job.encoder.view(CPU.device)(previews.batch.images)
@@ -111,7 +111,7 @@ def test_previews_show_the_image_where_it_is_seen(config: Make, maps: Path) -> N
     assert sheet.tobytes() == previews.draw(0).tobytes()
 
 
-def test_a_short_batch_isfill_batch_by_its_own_images() -> None:
+def test_short_batch_is_filled_with_its_own_images() -> None:
     short = batch_of([4, 7])
     filled = fill_batch(short, 5)
     assert filled.indices.tolist() == [4, 7, 4, 7, 4]

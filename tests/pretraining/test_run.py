@@ -1,4 +1,4 @@
-"""Pre-training runs: what they leave, that they go on where they were stopped, what they refuse."""
+"""End-to-end tests of pre-training: files, resuming, invalid input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def weights(run: Path, name: str = "model") -> Tensors:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock says."""
+    """Read metrics.jsonl without times."""
     read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read]
 
@@ -48,7 +48,7 @@ def assert_same(a: Path, b: Path) -> None:
     assert rows(a) == rows(b)
 
 
-def test_what_a_guided_run_leaves(config: Make, maps: Path, recorder: Any, tmp_path: Path) -> None:
+def test_files_of_a_guided_run(config: Make, maps: Path, recorder: Any, tmp_path: Path) -> None:
     summary = pretrain(config(maps=maps), recorder)
     run = tmp_path / "run"
     for name in ("run.json", "split.json", "state.pt", "model.safetensors", "decoder.safetensors"):
@@ -94,7 +94,7 @@ def test_timm_and_the_other_commands_load_the_encoder(
 
 
 @pytest.mark.parametrize("how", ["maps", "teacher"])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+def test_resume_is_bit_equal(
     how: str,
     config: Make,
     maps: Path,
@@ -143,7 +143,7 @@ def test_two_processes_train_as_one(
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 32}, {"batch_size": 5}, {"repeats": 2}])
-def test_a_compiled_run_counts_every_image_once(
+def test_compiled_run_counts_every_image_once(
     config: Make,
     recorder: Any,
     tmp_path: Path,
@@ -151,7 +151,7 @@ def test_a_compiled_run_counts_every_image_once(
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
 ) -> None:
-    """Fewer images than a batch, a batch that two processes cannot halve, several views of one."""
+    """Cases: fewer images than a batch, an odd batch for two processes, several views."""
     monkeypatch.setattr(PretrainTask, "compile", lambda task: None)  # the batches are as compiled
 
     def run(name: str, compiled: bool) -> PretrainConfig:
@@ -163,14 +163,14 @@ def test_a_compiled_run_counts_every_image_once(
     assert compiled["recon"] == pytest.approx(plain["recon"], rel=1e-5)
 
 
-def test_a_dry_run_leaves_nothing(config: Make, maps: Path, recorder: Any, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(config: Make, maps: Path, recorder: Any, tmp_path: Path) -> None:
     summary = pretrain(config(maps=maps), recorder, dry_run=True)
     assert summary["dry_run"] is True
     assert summary["final_loss"] > 0
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plain_run_measures_the_object_where_there_are_maps(
+def test_plain_run_with_maps_measures_the_object(
     config: Make, maps: Path, recorder: Any, tmp_path: Path
 ) -> None:
     summary = pretrain(config(maps=maps, guide="none"), recorder)
@@ -180,12 +180,12 @@ def test_a_plain_run_measures_the_object_where_there_are_maps(
     assert summary["recon_fg"] != summary["recon_bg"]
 
 
-def test_what_is_not_classified_is_not_counted(config: Make, recorder: Any) -> None:
+def test_unclassified_images_are_not_counted(config: Make, recorder: Any) -> None:
     summary = pretrain(config(knn_every=0, epochs=1), recorder)
     assert (summary["knn_top1"], summary["n_val"]) == (None, 0)
 
 
-def test_what_another_process_could_not_read_is_not_counted(
+def test_unreadable_images_of_other_processes_are_not_counted(
     config: Make, recorder: Any, tiny_data: Path, together: Together
 ) -> None:
     (tiny_data / "test").rename(tiny_data / "val")
@@ -205,9 +205,7 @@ def test_images_without_labels(config: Make, recorder: Any, tmp_path: Path) -> N
     assert (summary["n_train"], summary["n_val"], summary["skipped"]) == (9, 0, 1)
 
 
-def test_labels_are_never_asked(
-    config: Make, tiny_data: Path, recorder: Any, tmp_path: Path
-) -> None:
+def test_labels_do_not_matter(config: Make, tiny_data: Path, recorder: Any, tmp_path: Path) -> None:
     images = sorted((tiny_data / "train").rglob("*.png"))
     for name, shift in (("a", 0), ("b", 7)):
         labels = [images[(i + shift) % len(images)].parent.name for i in range(len(images))]
@@ -236,7 +234,7 @@ def test_labels_are_never_asked(
         ({"init": "nowhere.pth"}, "init: unknown name"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_first_step(
+def test_invalid_input_is_rejected_before_first_step(
     changes: dict[str, Any],
     words: str,
     config: Make,
@@ -253,7 +251,7 @@ def test_what_is_wrong_is_said_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_keeps_its_maps(
+def test_resumed_run_keeps_its_maps(
     config: Make, maps: Path, recorder: Any, tmp_path: Path
 ) -> None:
     pretrain(config(maps=maps, epochs=1), recorder)
@@ -263,10 +261,10 @@ def test_a_resumed_run_keeps_its_maps(
         pretrain(PretrainConfig(resume=tmp_path / "run"), recorder)
 
 
-def test_a_single_step_is_no_reason_to_warn(
+def test_single_step_does_not_warn(
     config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """More images a step than there are."""
+    """The batch size exceeds the number of images."""
     pretrain(config(epochs=1, batch_size=64), recorder)
     assert rows(tmp_path / "run")[0]["lr"] == config().lr
     assert not [r for r in caplog.records if r.levelname == "WARNING"]

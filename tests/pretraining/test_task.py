@@ -1,4 +1,4 @@
-"""Steps of pre-training: what they weigh, and that several processes take the same ones as one."""
+"""Tests of single pre-training steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make(
 
 
 def data(count: int = 6) -> tuple[Batch, Tensor]:
-    """A batch of views, and maps of their images."""
+    """Create a batch of views, and maps of their images."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (count, 3, *SIZE), dtype=torch.uint8, generator=generator)
     corners = torch.rand(count, 2, 2, generator=generator).sort(1).values.flatten(1)
@@ -61,7 +61,7 @@ def part(batch: Batch, which: slice) -> Batch:
     return Batch(*(field[which] for field in batch[:4]))
 
 
-def test_a_plain_step_is_the_model_s_mean_error_under_its_noise() -> None:
+def test_plain_step_is_the_mean_error() -> None:
     task, model = make()
     batch, _ = data()
     task.start_epoch(3)
@@ -79,9 +79,7 @@ def test_a_plain_step_is_the_model_s_mean_error_under_its_noise() -> None:
 
 @pytest.mark.parametrize("method", ["mae", "crossmae"])
 @pytest.mark.parametrize("gamma", [None, 0.7])
-def test_a_guided_step_weighs_the_errors_by_the_view_s_own_map(
-    method: MaeMethod, gamma: float | None
-) -> None:
+def test_guided_step_weights_errors_by_the_map(method: MaeMethod, gamma: float | None) -> None:
     task, _ = make(method, guidance=Guidance((1.0, 0.2), gamma))
     batch, maps = data()
     task.progress = 0.5
@@ -98,7 +96,7 @@ def test_a_guided_step_weighs_the_errors_by_the_view_s_own_map(
     torch.testing.assert_close(result["bg_mass"], (1 - masked).mean())
 
 
-def test_shuffled_maps_guide_but_do_not_judge() -> None:
+def test_shuffled_maps_change_the_loss_but_not_the_metrics() -> None:
     batch, maps = data()
     results = []
     for shuffle in (False, True):
@@ -110,7 +108,7 @@ def test_shuffled_maps_guide_but_do_not_judge() -> None:
     assert not torch.isclose(true["loss"], control["loss"], rtol=1e-4)
 
 
-def test_images_without_a_map_weigh_alike() -> None:
+def test_images_without_maps_have_equal_weights() -> None:
     task, _ = make(guidance=Guidance((0.2, 0.2)))
     batch, maps = data()
     result = task(batch._replace(maps=torch.zeros_like(maps)))
@@ -118,7 +116,7 @@ def test_images_without_a_map_weigh_alike() -> None:
     assert result["fg_mass"] == 0
 
 
-def test_attention_decides_what_is_masked() -> None:
+def test_attention_masking() -> None:
     batch, maps = data()
     views = normalize_maps(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
     masses = {}
@@ -147,10 +145,10 @@ def test_steps_reduce_the_error() -> None:
 
 @pytest.mark.parametrize("shares", [(3, 3), (5, 1), (6, 0)], ids=["even", "uneven", "stand-in"])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_two_processes_take_the_step_of_one(
+def test_two_processes_take_the_same_step(
     shares: tuple[int, int], shuffle: bool, together: Together
 ) -> None:
-    """Under DDP, weighed as the loop weighs them."""
+    """Under DDP, weighted as in the loop."""
     batch, maps = data()
     guidance = Guidance((0.3, 0.3), shuffle=shuffle)
 
@@ -178,7 +176,7 @@ def test_two_processes_take_the_step_of_one(
 
 
 @pytest.mark.slow
-def test_a_compiled_task_takes_the_same_step() -> None:
+def test_compiled_task_takes_the_same_step() -> None:
     batch, maps = data()
     losses = []
     for compiled in (False, True):

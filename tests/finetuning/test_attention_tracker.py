@@ -1,4 +1,4 @@
-"""`--track-attention`: the attention's health, epoch by epoch."""
+"""Tests of `track_attention`: attention metrics by epoch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class Silent:
 
 @pytest.fixture
 def masked(tiny_data: Path) -> str:
-    """tiny_data as a table, with a mask for every image but the test images of one class: a
-    rectangle that is an image's own."""
+    """Write tiny_data as a table with a mask for every image but the test images of one class."""
     lines = ["path,label,split,mask"]
     for number, image in enumerate(sorted(tiny_data.glob("t*/*/*.png"))):
         split, label = image.parts[-3:-1]
@@ -51,7 +50,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def by_hand(run: Path, source: Path, data: Path) -> dict[str, Any]:
-    """The kept weights on the held-out images, image by image; masks as pictures."""
+    """Compute the metrics of the saved weights image by image, with masks resized as images."""
     target, frozen = load_model(str(run)), load_model(str(source))
     keys = json.loads((run / "split.json").read_text())["val"]
     sums: dict[str, Any] = {"inside": 0.0, "entropy": 0.0, "kl": 0.0}
@@ -78,7 +77,7 @@ def by_hand(run: Path, source: Path, data: Path) -> dict[str, Any]:
     return {k: (v / len(keys)).tolist() for k, v in sums.items()}
 
 
-def test_every_epoch_has_the_figures(
+def test_every_epoch_logs_attention_metrics(
     config: Make, recorder: Any, masked: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     summary = finetune(config(data=masked, track_attention=True, lr=1e-2), recorder)
@@ -99,7 +98,9 @@ def test_every_epoch_has_the_figures(
     assert 0 < summary["test_attention_inside"] < 1
 
 
-def test_the_learning_is_the_same(config: Make, recorder: Any, masked: str, tmp_path: Path) -> None:
+def test_tracking_does_not_change_training(
+    config: Make, recorder: Any, masked: str, tmp_path: Path
+) -> None:
     finetune(config(data=masked, out=tmp_path / "without"), recorder)
     finetune(config(data=masked, out=tmp_path / "with", track_attention=True), recorder)
     for plain, tracked in zip(rows(tmp_path / "without"), rows(tmp_path / "with"), strict=True):
@@ -127,13 +128,13 @@ def test_without_a_source(config: Make, recorder: Any, masked: str, tmp_path: Pa
     assert len(row["attention"]["inside"]) == 3
 
 
-def test_off_unless_asked(config: Make, recorder: Any, masked: str, tmp_path: Path) -> None:
+def test_off_by_default(config: Make, recorder: Any, masked: str, tmp_path: Path) -> None:
     summary = finetune(config(data=masked, epochs=1), recorder)
     assert "attention" not in rows(tmp_path / "run")[0]
     assert not any("inside" in key for key in summary)
 
 
-def test_nothing_held_out(
+def test_no_held_out_images(
     config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     finetune(config(track_attention=True, epochs=1, shots=2), recorder)
@@ -141,7 +142,7 @@ def test_nothing_held_out(
     assert rows(tmp_path / "run")[0]["attention"] is None
 
 
-def test_a_bad_mask_is_named_and_left_out(
+def test_unreadable_mask_is_logged_and_skipped(
     config: Make, recorder: Any, masked: str, tiny_data: Path, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -154,7 +155,7 @@ def test_a_bad_mask_is_named_and_left_out(
     assert "9 x 9 pixels, its image is 44 x 40" in said[0]
 
 
-def test_resumed(
+def test_resume(
     config: Make, masked: str, interrupted: Callable[..., Any], recorder: Any, tmp_path: Path
 ) -> None:
     whole = finetune(config(data=masked, track_attention=True, out=tmp_path / "whole"), recorder)
@@ -165,11 +166,11 @@ def test_resumed(
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_several_processes_are_one(
+def test_metrics_do_not_depend_on_process_count(
     config: Make, masked: str, together: Callable[..., list[Any]], recorder: Any, size: int,
     tiny_data: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Of 5 processes two have no held-out image at all; one has met a mask that is none."""
+    """Two of 5 processes have no held-out image; one has an unreadable mask."""
     (tiny_data / "masks" / "test" / "blue" / "1.png").write_bytes(b"no mask")
     changes = {"data": masked, "track_attention": True, "batch_size": 8, "epochs": 2,
                "optimizer": "sgd", "lr": 1e-2}  # fmt: skip
@@ -187,14 +188,14 @@ def test_several_processes_are_one(
             assert others[name] == pytest.approx(value, rel=1e-4, abs=1e-7)
 
 
-def test_a_refit_is_tracked_too(config: Make, recorder: Any, masked: str, tmp_path: Path) -> None:
+def test_refit_is_tracked(config: Make, recorder: Any, masked: str, tmp_path: Path) -> None:
     summary = finetune(config(data=masked, track_attention=True, refit=True, epochs=2), recorder)
     last = rows(tmp_path / "run")[-1]
     assert last["phase"] == "refit"
     assert summary["attention_inside"] == last["attention"]["inside"][-1]
 
 
-def test_a_model_without_a_cls_token(config: Make, recorder: Any, tmp_path: Path) -> None:
+def test_model_without_cls_token(config: Make, recorder: Any, tmp_path: Path) -> None:
     spec = "vit_medium_patch16_gap_256@none"
     changes = {"model": spec, "image_size": (32, 32), "regularizer": "none", "drift": False}
     with pytest.raises(UsageError, match="track_attention: this model has no CLS token"):

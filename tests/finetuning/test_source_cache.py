@@ -1,4 +1,4 @@
-"""`--source-views`: a run that looks the source up learns what one learns that asks it."""
+"""Tests of `source_views`: training with cached source attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def largest_difference(a: Path, b: Path) -> float:
 
 
 def source_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the batches that any frozen network reads from now on."""
+    """Record the batch sizes of all forward passes of frozen networks."""
     seen: list[int] = []
     forward = TappedViT.forward
 
@@ -43,16 +43,16 @@ def source_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("views", [3, 7])
-def test_a_view_an_epoch_is_the_run_without_it(
+def test_one_view_per_epoch_matches_run_without_cache(
     views: int, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
-    """As many views as epochs, or more: the same views as ever, only read beforehand."""
+    """With at least as many views as epochs, the views are those of a run without cache."""
     finetune(config(out=tmp_path / "asked"), recorder)
     finetune(config(out=tmp_path / "kept", source_views=views), recorder)
     assert largest_difference(tmp_path / "asked", tmp_path / "kept") == 0
 
 
-def test_the_source_runs_once_a_view(
+def test_source_runs_once_per_view(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = source_passes(monkeypatch)
@@ -64,7 +64,7 @@ def test_the_source_runs_once_a_view(
     assert recorder.rows[4]["reg.gta"] > 0
 
 
-def test_views_take_turns(tiny_data: Path) -> None:
+def test_views_alternate(tiny_data: Path) -> None:
     from gtacli.data import load_dataset
 
     records = load_dataset(str(tiny_data))["train"]
@@ -82,9 +82,7 @@ def test_views_take_turns(tiny_data: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_resumed_with_the_same_bits(
-    epoch: int, config: Make, recorder: Any, tmp_path: Path
-) -> None:
+def test_resume_is_bit_equal(epoch: int, config: Make, recorder: Any, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -101,15 +99,13 @@ def test_resumed_with_the_same_bits(
     assert largest_difference(tmp_path / "whole", tmp_path / "cut") == 0
 
 
-def test_without_a_source_nothing_is_read(
-    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_source_no_cache(config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = source_passes(monkeypatch)
     finetune(config(regularizer="none", source_views=2, drift=False, epochs=1), recorder)
     assert len(seen) == 1 + 2
 
 
-def test_a_corrupt_image_is_left_out(
+def test_corrupt_image_is_skipped(
     config: Make, recorder: Any, tiny_data: Path, tmp_path: Path
 ) -> None:
     broken = tiny_data / "train" / "red" / "0.png"
@@ -126,7 +122,7 @@ def test_a_corrupt_image_is_left_out(
         ({"rows": "all"}, "use `guide=logits` and `rows=cls`"),
     ],
 )
-def test_only_rows_are_kept(
+def test_only_cls_rows_are_cached(
     changes: dict[str, Any], message: str, config: Make, recorder: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=f"source_views: .*{message}"):
@@ -134,20 +130,20 @@ def test_only_rows_are_kept(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mixed_view_is_always_new(config: Make) -> None:
+def test_mixing_excludes_source_views(config: Make) -> None:
     with pytest.raises(ValueError, match="`source_views` and `mix` exclude each other"):
         config(source_views=2, mix="cutmix")
 
 
 @pytest.mark.parametrize("changes", [{}, {"refit": True}, {"lam": "auto", "epochs": 5}])
-def test_too_many_views_are_refused_before_anything_is_written(
+def test_too_many_views_are_rejected_before_writing(
     changes: dict[str, Any],
     config: Make,
     recorder: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three blocks, three heads, 17 tokens, 4 bytes: 612 a view and image."""
+    """Three blocks, three heads, 17 tokens, 4 bytes: 612 bytes per view and image."""
     images = 18 if changes.get("refit") else 15
     monkeypatch.setattr(module, "available_memory", lambda: 2 * 612 * 2 * images - 1)
     with pytest.raises(UsageError, match=f"source_views: 2 views of {images} images need"):
@@ -157,7 +153,7 @@ def test_too_many_views_are_refused_before_anything_is_written(
     finetune(config(source_views=2, **changes), recorder)
 
 
-def test_a_search_reads_them_once(
+def test_search_fills_the_cache_once(
     config: Make, recorder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
