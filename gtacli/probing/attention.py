@@ -28,7 +28,7 @@ from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
 from gtacli.models.matching import paired_layers
 from gtacli.models.tap import Tap, absolute_layers, attention, require_cls
-from gtacli.probing.results import AttentionMetrics
+from gtacli.probing.results import AttentionProbeMetrics
 from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class AttentionProbe:
             stop=stop,
         )
 
-    def results(self) -> list[AttentionMetrics]:
+    def results(self) -> list[AttentionProbeMetrics]:
         """Return the metrics of each model so far."""
         return [
             _result(model, layers, statistics.means())
@@ -179,7 +179,9 @@ def _count_heads(model: LoadedModel) -> int:
     return int(blocks[0].attn.num_heads)
 
 
-def _result(model: LoadedModel, layers: Sequence[int], means: dict[str, Any]) -> AttentionMetrics:
+def _result(
+    model: LoadedModel, layers: Sequence[int], means: dict[str, Any]
+) -> AttentionProbeMetrics:
     area, inside = means["area"], means["inside"]
     over = None if inside is None else [[fraction / area for fraction in row] for row in inside]
     by_layer = {

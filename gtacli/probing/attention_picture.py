@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from gtacli.probing.results import AttentionMetrics
+from gtacli.probing.results import AttentionProbeMetrics
 from gtacli.rendering.panels import PanelColumn, draw_panels
 
 
 def draw_attention_picture(
-    names: Sequence[str], results: Sequence[AttentionMetrics]
+    names: Sequence[str], results: Sequence[AttentionProbeMetrics]
 ) -> Image.Image:
     """Draw a row of panels per model and a column per metric, with one color scale per column.
 
@@ -40,6 +40,8 @@ def draw_attention_picture(
     return draw_panels(names, columns, lines, corner)
 
 
-def _table(result: AttentionMetrics, metric: str, times: float = 1) -> list[list[float]] | None:
+def _table(
+    result: AttentionProbeMetrics, metric: str, times: float = 1
+) -> list[list[float]] | None:
     rows = [layer[metric] for layer in result["layers"]]  # type: ignore[literal-required]
     return None if None in rows else [[times * value for value in row] for row in rows]

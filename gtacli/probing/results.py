@@ -11,16 +11,16 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from gtacli.runtime.results import Doc
 
-Interval = Annotated[list[float] | None, Doc("95 % confidence interval [low, high]")]
-Heads = Annotated[list[float] | None, Doc("one number per head; one number for their mean")]
+_Interval = Annotated[list[float | None] | None, Doc("95 % confidence interval [low, high]")]
+_ByHead = Annotated[list[float] | None, Doc("one number per head; one number for their mean")]
 
 
 class Comparison(TypedDict):
     """The paired test of a metric against the first model's on the same images."""
 
-    difference: Annotated[float, Doc("the metric minus the first model's")]
-    low: Annotated[float, Doc("lower end of the difference's 95 % confidence interval")]
-    high: Annotated[float, Doc("upper end of the interval")]
+    difference: Annotated[float | None, Doc("the metric minus the first model's")]
+    low: Annotated[float | None, Doc("lower end of the difference's 95 % confidence interval")]
+    high: Annotated[float | None, Doc("upper end of the interval")]
     p: Annotated[float, Doc("two-sided p-value")]
     test: Annotated[Literal["McNemar", "paired permutation", "paired t"], Doc("name of the test")]
 
@@ -56,13 +56,13 @@ class KnnResult(FeatureLine):
     """The result of `gta probe knn`."""
 
     knn: Annotated[dict[str, float], Doc("top-1 accuracy by k, with the first temperature")]
-    knn_interval: Annotated[dict[str, list[float]], Doc("its interval by k")]
+    knn_interval: Annotated[dict[str, list[float | None]], Doc("its interval by k")]
     k: Annotated[int, Doc("the k of top1 and top5: 20, or the first one")]
     temperature: Annotated[float, Doc("the first temperature")]
     top1: Annotated[float, Doc("top-1 accuracy at k")]
-    top1_interval: Interval
+    top1_interval: _Interval
     top5: Annotated[float, Doc("top-5 accuracy at k")]
-    top5_interval: Interval
+    top5_interval: _Interval
     temperatures: NotRequired[
         Annotated[
             dict[str, dict[str, float]],
@@ -76,9 +76,9 @@ class LinearResult(FeatureLine):
 
     protocol: Annotated[Literal["sweep", "mae"], Doc("the protocol")]
     top1: Annotated[float, Doc("top-1 accuracy")]
-    top1_interval: Interval
+    top1_interval: _Interval
     top5: Annotated[float, Doc("top-5 accuracy")]
-    top5_interval: Interval
+    top5_interval: _Interval
     chosen_on: Annotated[
         Literal["val", "held-out", "test"] | None,
         Doc("images that the head (mae: the epoch) was chosen on; null if nothing was chosen"),
@@ -103,7 +103,7 @@ class FewshotResult(FeatureLine):
         Doc("mean accuracy over the draws, by images per class and classifier"),
     ]
     fewshot_interval: Annotated[
-        dict[str, dict[str, list[float]]], Doc("its interval over the draws")
+        dict[str, dict[str, list[float | None]]], Doc("its interval over the draws")
     ]
     fewshot_sd: Annotated[
         dict[str, dict[str, float | None]], Doc("its standard deviation over the draws")
@@ -121,7 +121,7 @@ class RetrievalResult(FeatureLine):
     """The result of `gta probe retrieval`; with recall@K and recall@K_interval for each K."""
 
     map: Annotated[float, Doc("mean average precision over the queries")]
-    map_interval: Interval
+    map_interval: _Interval
     gallery: Annotated[Literal["test", "train"], Doc("the split that is searched")]
     n_gallery: Annotated[int, Doc("images that each query is compared with")]
     n_queries: Annotated[int, Doc("queries with a relevant image")]
@@ -132,11 +132,11 @@ class RevisitedResult(FeatureLine):
 
     map: Annotated[float | None, Doc("mean average precision, medium")]
     map_easy: Annotated[float | None, Doc("mean average precision, easy")]
-    map_easy_interval: NotRequired[Interval]
+    map_easy_interval: NotRequired[_Interval]
     map_medium: Annotated[float | None, Doc("mean average precision, medium")]
-    map_medium_interval: NotRequired[Interval]
+    map_medium_interval: NotRequired[_Interval]
     map_hard: Annotated[float | None, Doc("mean average precision, hard")]
-    map_hard_interval: NotRequired[Interval]
+    map_hard_interval: NotRequired[_Interval]
     mp_easy: Annotated[dict[str, float] | None, Doc("mean precision at k = 1, 5, 10, easy")]
     mp_medium: Annotated[dict[str, float] | None, Doc("mean precision at k, medium")]
     mp_hard: Annotated[dict[str, float] | None, Doc("mean precision at k, hard")]
@@ -148,10 +148,10 @@ class TransferResult(FeatureLine):
     """The result of `gta probe transfer` on one dataset."""
 
     knn: Annotated[float, Doc("top-1 accuracy of `gta probe knn`")]
-    knn_interval: Interval
+    knn_interval: _Interval
     k: Annotated[int, Doc("number of neighbors")]
     linear: NotRequired[Annotated[float, Doc("top-1 accuracy of `gta probe linear`")]]
-    linear_interval: NotRequired[Interval]
+    linear_interval: NotRequired[_Interval]
     chosen: NotRequired[
         Annotated[dict[str, object], Doc("chosen_on, lr and heads of `gta probe linear`")]
     ]
@@ -161,14 +161,14 @@ class LayerAttention(TypedDict):
     """The attention of one block; each metric by head, means over the images."""
 
     layer: Annotated[int, Doc("number of the block")]
-    inside: Annotated[Heads, Doc("fraction of the attention on patches that is on the object")]
-    inside_over_area: Annotated[Heads, Doc("inside, divided by area")]
-    entropy: Annotated[Heads, Doc("entropy of the row", "nats")]
-    drift: Annotated[Heads, Doc("squared distance of the logits from the reference's")]
-    kl: Annotated[Heads, Doc("KL divergence from the reference's attention on patches", "nats")]
+    inside: Annotated[_ByHead, Doc("fraction of the attention on patches that is on the object")]
+    inside_over_area: Annotated[_ByHead, Doc("inside, divided by area")]
+    entropy: Annotated[_ByHead, Doc("entropy of the row", "nats")]
+    drift: Annotated[_ByHead, Doc("squared distance of the logits from the reference's")]
+    kl: Annotated[_ByHead, Doc("KL divergence from the reference's attention on patches", "nats")]
 
 
-class AttentionMetrics(TypedDict):
+class AttentionProbeMetrics(TypedDict):
     """The metrics of `gta probe attention` for one model."""
 
     n_images: Annotated[int, Doc("images that were measured")]
@@ -179,7 +179,7 @@ class AttentionMetrics(TypedDict):
     layers: Annotated[list[LayerAttention], Doc("one item per block")]
 
 
-class AttentionResult(AttentionMetrics, ProbeLine):
+class AttentionResult(AttentionProbeMetrics, ProbeLine):
     """The result of `gta probe attention`."""
 
     masks: Annotated[str, Doc("source of the masks: the folder, data, or tokencut")]
@@ -190,7 +190,7 @@ class VariantAccuracy(TypedDict):
     """The accuracy on one variant of the images."""
 
     top1: Annotated[float | None, Doc("top-1 accuracy")]
-    top1_interval: Interval
+    top1_interval: _Interval
     n: Annotated[int, Doc("images")]
 
 
@@ -202,18 +202,18 @@ class BackgroundMetrics(TypedDict):
         dict[str, VariantAccuracy] | None, Doc("by variant; null if the classes do not match")
     ]
     bg_gap: Annotated[float | None, Doc("accuracy on mixed-same minus that on mixed-rand")]
-    bg_gap_interval: Interval
+    bg_gap_interval: _Interval
     n_pairs: Annotated[int, Doc("images of which both original and mixed-rand were shown")]
     fg_consistency: Annotated[
         float | None, Doc("fraction of the pairs with the same prediction on both variants")
     ]
-    fg_consistency_interval: Interval
+    fg_consistency_interval: _Interval
     survives: Annotated[
         Literal["class", "neighbour"],
         Doc("the prediction: the classifier's class, or the nearest other image"),
     ]
     cosine: Annotated[float | None, Doc("mean cosine of the features of both variants, -1 to 1")]
-    cosine_interval: Interval
+    cosine_interval: _Interval
 
 
 class BackgroundResult(BackgroundMetrics, ProbeLine):
@@ -227,11 +227,11 @@ class RobustResult(ProbeLine):
 
     n_test: Annotated[int, Doc("images")]
     top1: Annotated[float | None, Doc("top-1 accuracy; of cue conflicts by shape")]
-    top1_interval: Interval
+    top1_interval: _Interval
     shape_bias: NotRequired[
         Annotated[float | None, Doc("cue conflicts: shape predictions / those of shape or texture")]
     ]
-    shape_bias_interval: NotRequired[Interval]
+    shape_bias_interval: NotRequired[_Interval]
     by_shape: NotRequired[
         Annotated[float | None, Doc("cue conflicts: fraction of the conflicts predicted by shape")]
     ]

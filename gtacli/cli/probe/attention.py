@@ -55,24 +55,16 @@ def attention(
     from gtacli.cli.follow import follow
     from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset
-    from gtacli.models import load_model
     from gtacli.models.names import short_names
-    from gtacli.probing.attention import AttentionProbe
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder, default_out
 
-    compute = choose_compute(config.device, config.precision)
     dataset = None if config.data is None else load_dataset(config.data)
     named = iter_inputs(images or [], dataset, sys.stdin.buffer, null)
     folder = RunFolder(config.out or default_out("probe-attention"), call.dry_run)
     folder.check_free(config.overwrite, resumable=False)
     specs = [config.model, *config.compare]
-    first = load_model(config.model, image_size=config.image_size)
-    models = [first, *(load_model(s, image_size=first.image_size) for s in config.compare)]
-    first.model.to(compute.device)
-    masks, masks_name = _masks(config, dataset, first)
-    probe = AttentionProbe(models, config.layer, masks, compute)
-    folder.write_json("run.json", _record(config, masks))
+    probe, masks = _make_probe(config, specs, dataset)
+    folder.write_json("run.json", _record(config, probe.masks))
     if call.dry_run:
         named = islice(named, config.batch_size)
     start = perf_counter()
@@ -83,7 +75,7 @@ def attention(
         label="measuring images",
     )
     seconds = round(perf_counter() - start, 2)
-    results = _results(config, specs, probe, masks_name, seconds)
+    results = _results(config, specs, probe, masks, seconds)
     names = short_names(specs)
     if results[0]["n_images"]:
         folder.write_json("summary.json", {"results": results})
@@ -91,6 +83,22 @@ def attention(
             _draw(folder.path / PICTURE, names, results)
     print_results(call, results, lambda: _show(names, results))
     return ending.status
+
+
+def _make_probe(
+    config: AttentionProbeConfig, specs: Sequence[str], dataset: ImageDataset | None
+) -> tuple[AttentionProbe, str]:
+    """Load the models, all at the first one's input size; return the probe and its masks' name."""
+    from gtacli.models import load_model
+    from gtacli.probing.attention import AttentionProbe
+    from gtacli.runtime.devices import choose_compute
+
+    compute = choose_compute(config.device, config.precision)
+    first = load_model(specs[0], image_size=config.image_size)
+    models = [first, *(load_model(spec, image_size=first.image_size) for spec in specs[1:])]
+    first.model.to(compute.device)
+    masks, name = _masks(config, dataset, first)
+    return AttentionProbe(models, config.layer, masks, compute), name
 
 
 def _masks(

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from gtacli.config.common import CommonConfig, FilePath, ImageSize
-from gtacli.config.probe.common import Layers
+from gtacli.config.probe.common import BlockNumbers
 
 
 class AttentionProbeConfig(CommonConfig):
@@ -41,7 +41,7 @@ class AttentionProbeConfig(CommonConfig):
         description="input size of all models, in pixels",
         json_schema_extra={"metavar": "N|HxW", "default": "that of `model`"},
     )
-    layer: Layers = Field(
+    layer: BlockNumbers = Field(
         default="all",
         description="blocks, negative ones from the end, as in -1 or 0,5,11",
         json_schema_extra={"metavar": "all|last|LIST"},

@@ -23,7 +23,7 @@ def read_floats(value: object) -> object:
     return value
 
 
-Layers = Annotated[Literal["all", "last"] | tuple[int, ...], BeforeValidator(read_numbers)]
+BlockNumbers = Annotated[Literal["all", "last"] | tuple[int, ...], BeforeValidator(read_numbers)]
 Counts = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(read_numbers), Field(min_length=1)
 ]
@@ -77,7 +77,7 @@ class FeatureProbeConfig(ProbeConfig):
     features: Literal["cls", "mean", "cls+mean"] = Field(
         default="cls", description="the CLS token, the mean of the patches, or both side by side"
     )
-    layer: Layers = Field(
+    layer: BlockNumbers = Field(
         default="last",
         description="blocks, negative ones from the end, as in -1 or -4,-3,-2,-1; several side "
         "by side; each after the model's final norm",

@@ -117,7 +117,7 @@ def _bg_gap(variants: Mapping[str, VariantAccuracy]) -> float | None:
     return float(same - rand)
 
 
-def _gap_interval(predictions: VariantPredictions) -> list[float] | None:
+def _gap_interval(predictions: VariantPredictions) -> list[float | None] | None:
     """Compute the gap's interval, paired if both variants are of the same images."""
     if not all(predictions.correct.get(name) for name in GAP):
         return None

@@ -115,12 +115,12 @@ def sort_gallery(
     If both are the same images, without the query itself. Raises RunError for features that are not
     finite.
     """
-    asked, searched = (F.normalize(x.float(), dim=1) for x in (queries, gallery))
-    if not (asked.isfinite().all() and searched.isfinite().all()):
+    queries, gallery = (F.normalize(x.float(), dim=1) for x in (queries, gallery))
+    if not (queries.isfinite().all() and gallery.isfinite().all()):
         raise RunError("some features are not finite (NaN or infinite)")
-    rows = max(1, NUMBERS // max(1, len(searched)))
-    for start in range(0, len(asked), rows):
-        cosines = asked[start : start + rows] @ searched.T
+    rows = max(1, NUMBERS // max(1, len(gallery)))
+    for start in range(0, len(queries), rows):
+        cosines = queries[start : start + rows] @ gallery.T
         if among_themselves:
             cosines.diagonal(start).fill_(-torch.inf)
         order = cosines.sort(dim=1, descending=True, stable=True).indices

@@ -178,13 +178,13 @@ def revisited(data: ProbeData, model: LoadedModel, truth: RevisitedTruth) -> Pro
     queries = data.extract(model, data.splits.test)
     index = {name: n for n, name in enumerate(truth.gallery)}
     places = np.array([index[key] for key in gallery.keys])
-    asked = {f"query/{name}": n for n, name in enumerate(truth.queries)}
+    query_index = {f"query/{name}": n for n, name in enumerate(truth.queries)}
     device = data.cache.compute.device
     order = torch.cat(
         [o.cpu() for o in sort_gallery(queries.values.to(device), gallery.values.to(device))]
     )
     ranked = [
-        (places[row], truth.lists[asked[key]])
+        (places[row], truth.lists[query_index[key]])
         for row, key in zip(order.numpy(), queries.keys, strict=True)
     ]
     metrics: dict[str, Any] = {"n_gallery": len(gallery), "n_queries": len(queries)}

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gtacli import attention, load_model
+from gtacli.probing.results import AttentionResult
 
 PATCH = 8  # of the tiny model: 32 pixels, 4 x 4 patches, three blocks, three heads
 
@@ -86,7 +87,9 @@ def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def test_metrics(gta: Any, tiny_model: Path, other: Path, photos: Path, tmp_path: Path) -> None:
+def test_metrics(
+    gta: Any, check_fields: Any, tiny_model: Path, other: Path, photos: Path, tmp_path: Path
+) -> None:
     masks = ["--masks", tmp_path / "masks", "--compare", other, "--batch-size", 2]
     done = gta(*words(tiny_model, tmp_path / "o", photos, *masks), "--json")
     assert done.status == 0
@@ -94,6 +97,7 @@ def test_metrics(gta: Any, tiny_model: Path, other: Path, photos: Path, tmp_path
     assert [line["model"] for line in done.lines] == [str(tiny_model), str(other)]
     assert [line["reference"] for line in done.lines] == [None, str(tiny_model)]
     for line in done.lines:
+        check_fields(AttentionResult, line)
         assert line["task"] == "attention"
         assert line["masks"] == str(tmp_path / "masks")
         assert (line["n_images"], line["n_inside"]) == (3, 2)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gtacli.probing.results import BackgroundResult
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -46,12 +48,15 @@ def words(model: Path, out: Path, *more: object) -> list[str]:
     return ["probe", "background", *map(str, more), *shared]
 
 
-def test_images_without_labels(gta: Any, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_without_labels(
+    gta: Any, check_fields: Any, tiny_model: Path, photos: Path, tmp_path: Path
+) -> None:
     given = [photos, "--masks", tmp_path / "masks", "--compare", tiny_model]
     done = gta(*words(tiny_model, tmp_path / "o", *given), "--json")
     assert done.status == 0
     first, second = done.lines
     for line in done.lines:
+        check_fields(BackgroundResult, line)
         assert (line["task"], line["model"]) == ("background", str(tiny_model))
         assert (line["n_test"], line["n_pairs"], line["left_out"]) == (3, 3, 1)
         assert line["variants"] is line["bg_gap"] is None

@@ -6,19 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gtacli.probing.results import FewshotResult
+
 
 def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
     start = ["probe", "fewshot", "-m", str(model), "--data", str(data), "-o", str(out)]
     return [*start, "--device", "cpu", *map(str, more)]
 
 
-def test_metrics_and_table(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_metrics_and_table(
+    gta: Any, check_fields: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     (tiny_data / "test" / "red" / "0.png").write_bytes(b"no image")
     given = ["--shots", "1,6,9", "--draws", 4, "--classifier", "centroid,knn"]
     compare = ["--compare", tiny_model]
     done = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given, *compare), "--json")
     assert done.status == 1
     failed, first, second = done.lines
+    for line in (first, second):
+        check_fields(FewshotResult, line)
     assert "0.png" in failed["image"]
     assert (first["task"], first["n_train"], first["n_test"]) == ("fewshot", 18, 11)
     assert first["draws"] == 4

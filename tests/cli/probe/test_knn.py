@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from gtacli.cli import main
+from gtacli.probing.results import KnnResult
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
@@ -90,18 +91,19 @@ def votes(
 
 
 def test_json_has_the_accuracy_of_the_vote(
-    gta: Any, model: Path, data: Path, tmp_path: Path
+    gta: Any, check_fields: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     more = ("--k", "5,1,50", "--temperature", "0.07,1", "--json")
     done = gta(*words(model, data, tmp_path / "out", *more))
     assert done.status == 0, done.err
     (line,) = done.lines
+    check_fields(KnnResult, line)
     features = stored(tmp_path / "out" / "features")
     train, test = features[24], features[18]
     for temperature in (0.07, 1.0):
         for k in (1, 5, 50):  # 50 is more than there are
-            share = np.mean(votes(train, test, k, temperature, 3))
-            assert line["temperatures"][f"{temperature:g}"][str(k)] == pytest.approx(share)
+            accuracy = np.mean(votes(train, test, k, temperature, 3))
+            assert line["temperatures"][f"{temperature:g}"][str(k)] == pytest.approx(accuracy)
     assert line["knn"] == line["temperatures"]["0.07"]
     assert line["top1"] == line["knn"]["5"]  # the first k, as 20 is not among them
     assert (line["k"], line["temperature"], line["top5"]) == (5, 0.07, 1.0)

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import binomtest
 
+from gtacli.probing.results import LinearResult
+
 TINY = {"embed_dim": 24, "depth": 5, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
 
@@ -53,11 +55,12 @@ def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
 
 
 def test_the_result_has_the_choice_of_the_sweep(
-    gta: Any, model: Path, data: Path, tmp_path: Path
+    gta: Any, check_fields: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     done = gta(*words(model, data, tmp_path / "out", "--json"))
     assert done.status == 0, done.err
     (line,) = done.lines
+    check_fields(LinearResult, line)
     assert (line["task"], line["protocol"], line["heads"]) == ("linear", "sweep", 52)
     assert (line["chosen_on"], line["n_chosen_on"]) == ("held-out", 6)
     assert (line["n_train"], line["n_test"], line["test_part"]) == (30, 18, "test")
@@ -80,11 +83,12 @@ def test_given_features_are_the_only_choice(
 
 
 def test_one_folder_for_both_protocols_and_k_nn(
-    gta: Any, model: Path, data: Path, tmp_path: Path
+    gta: Any, check_fields: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     quick = ("--protocol", "mae", "--epochs", 2, "--json")
     (line,) = gta(*words(model, data, out, *quick)).lines
+    check_fields(LinearResult, line)
     assert (line["protocol"], line["head_batch"], line["chosen_on"]) == ("mae", 30, None)
     (line,) = gta(*words(model, data, out, *quick, "--choose-on-test")).lines
     assert line["chosen_on"] == "test"

@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gtacli.probing.results import RetrievalResult, RevisitedResult
+
 
 def words(model: Path, data: Path, out: Path, *more: object) -> list[str]:
     start = ["probe", "retrieval", "-m", str(model), "--data", str(data), "-o", str(out)]
     return [*start, "--device", "cpu", *map(str, more)]
 
 
-def test_retrieval_by_class(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_retrieval_by_class(
+    gta: Any, check_fields: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     given = ["--recall", "1,3", "--compare", tiny_model]
     done = gta(*words(tiny_model, tiny_data, tmp_path / "o", *given), "--json")
     assert done.status == 0
     first, second = done.lines
+    check_fields(RetrievalResult, second)
     assert (first["task"], first["gallery"]) == ("retrieval", "test")
     assert (first["n_queries"], first["n_gallery"], first["n_train"]) == (12, 11, 0)
     assert 0 < first["map"] <= 1
@@ -33,7 +38,7 @@ def test_retrieval_by_class(gta: Any, tiny_model: Path, tiny_data: Path, tmp_pat
     ]  # fmt: skip
 
 
-def test_revisited_protocol(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_revisited_protocol(gta: Any, check_fields: Any, tiny_model: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "jpg").mkdir()
     for name in "abcd":
@@ -51,6 +56,7 @@ def test_revisited_protocol(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     done = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "o", *given), "--json")
     assert done.status == 0
     first, second = done.lines
+    check_fields(RevisitedResult, second)
     assert (first["n_queries"], first["n_gallery"]) == (2, 4)
     assert first["map"] == first["map_medium"]
     assert [*first["mp_hard"]] == ["1", "5", "10"]

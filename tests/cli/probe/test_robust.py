@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from gtacli.probing.results import RobustResult
+
 TINY = {"embed_dim": 24, "depth": 1, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
 
@@ -38,7 +40,7 @@ def words(model: Path, out: Path, *more: object) -> list[str]:
     return ["probe", "robust", *shared, *map(str, more)]
 
 
-def test_datasets_and_table(gta: Any, classifier: Path, tmp_path: Path) -> None:
+def test_datasets_and_table(gta: Any, check_fields: Any, classifier: Path, tmp_path: Path) -> None:
     for name in ("v2/7/a.png", "r/n01440764/a.png", "r/n01443537/a.png", "cues/cat1-dog2.png"):
         draw(tmp_path / name)
     (tmp_path / "r" / "n01440764" / "b.png").write_bytes(b"none")
@@ -50,6 +52,8 @@ def test_datasets_and_table(gta: Any, classifier: Path, tmp_path: Path) -> None:
     done = gta(*words(classifier, tmp_path / "o", *given, *compare), "--json")
     assert done.status == 1
     failed, *lines = done.lines
+    for line in lines:
+        check_fields(RobustResult, line)
     assert "b.png" in failed["image"]
     assert [line["data"] for line in lines] == ["v2"] * 2 + ["r"] * 2 + ["cue-conflict"] * 2
     assert [line["reference"] for line in lines[:2]] == [None, str(classifier)]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gtacli.probing.results import TransferResult
+
 
 def words(task: str, model: Path, out: Path, *more: object) -> list[str]:
     start = ["probe", task, "-m", str(model), "-o", str(out), "--device", "cpu"]
@@ -26,7 +28,7 @@ def other_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def test_several_datasets(
-    gta: Any, tiny_model: Path, tiny_data: Path, other_data: Path, tmp_path: Path
+    gta: Any, check_fields: Any, tiny_model: Path, tiny_data: Path, other_data: Path, tmp_path: Path
 ) -> None:
     given = ["--data", tiny_data, other_data, "--compare", tiny_model]
     done = gta(*words("transfer", tiny_model, tmp_path / "o", *given), "--json")
@@ -44,6 +46,7 @@ def test_several_datasets(
         assert line["knn_interval"] == near["top1_interval"]
         assert line["linear"] == linear["top1"]
     for line in done.lines[1::2]:
+        check_fields(TransferResult, line)
         assert [test["difference"] for test in line["compared"].values()] == [0, 0]
     record = json.loads((tmp_path / "o" / "run.json").read_text())
     assert record["config"]["data"] == [str(tiny_data), str(other_data)]
