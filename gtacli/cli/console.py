@@ -1,6 +1,6 @@
-"""What a person or a script sees: results on stdout, log and progress on stderr.
+"""The output of the command line: results on stdout, log and progress on stderr.
 
-Colours and bars only on a terminal (NO_COLOR is respected), plain lines otherwise.
+Colors and bars appear on a terminal only (NO_COLOR is respected), plain lines otherwise.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def stderr() -> Console:
-    """The one console for log and progress, so that lines do not tear a bar."""
+    """Return the console that log and progress share, so that lines do not break a bar."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
-class _Lines(logging.Handler):
+class _LogHandler(logging.Handler):
+    """A log handler that prints lines above the progress bar."""
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = with_flags(self.format(record))
@@ -49,43 +51,39 @@ class _Lines(logging.Handler):
 
 
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Sends the log to stderr: gtacli's progress, and of others the warnings.
+    """Send the log to stderr: gtacli's messages, and warnings of other packages.
 
-    quiet: warnings only. verbose: everything of gtacli's. Of several processes the first one's.
+    Of several processes only the first one logs.
+
+    Args:
+        quiet: log warnings only.
+        verbose: log all of gtacli's messages.
     """
     others = process_info().rank > 0
-    handler = _Lines()
+    handler = _LogHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
-    root.handlers = [h for h in root.handlers if not isinstance(h, _Lines)] + [handler]
+    root.handlers = [h for h in root.handlers if not isinstance(h, _LogHandler)] + [handler]
     root.setLevel(logging.ERROR if others else logging.WARNING)
-    level = (
-        logging.ERROR
-        if others
-        else logging.WARNING
-        if quiet
-        else logging.DEBUG
-        if verbose
-        else logging.INFO
-    )
-    logging.getLogger("gtacli").setLevel(level)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("gtacli").setLevel(logging.ERROR if others else level)
     if not verbose:
         logging.captureWarnings(True)
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 def emit(result: Any) -> None:
-    """One result as a line of JSON. A number that is not finite becomes null."""
+    """Print a result as a line of JSON. A number that is not finite becomes null."""
     text = to_json(result, ensure_ascii=False)
     try:
         sys.stdout.write(text + "\n")
-    except UnicodeEncodeError:  # a path that is no text in this encoding, as bytes may be
+    except UnicodeEncodeError:  # a path with bytes that this encoding lacks
         sys.stdout.write(to_json(result) + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """One line of a result for people."""
+    """Print a line of a result as text."""
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:
@@ -94,8 +92,10 @@ def say(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows for people: aligned columns, a bold head on a terminal. A last column that is too
-    long for a terminal is wrapped; in a file nothing is cut."""
+    """Print rows as a table: aligned columns, a bold header on a terminal.
+
+    A last column that is too long for a terminal is wrapped; in a file nothing is cut.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -126,16 +126,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def progress(
     label: str, total: int | None, lines: float | None = None
 ) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal; yields `advance(steps=1, note=None)`.
+    """Show a progress bar on a terminal; yield `advance(steps=1, note=None)`.
 
-    It goes away when it is done; what should stay is logged. Elsewhere nothing is shown, or, for
-    what may take hours, a line every so many seconds (`lines`).
+    The bar disappears at the end. Without a terminal a line is logged every `lines` seconds; with
+    None nothing is.
     """
     if logging.getLogger("gtacli").level > logging.INFO:
         yield lambda steps=1, note=None: None
         return
     if not stderr().is_terminal:
-        yield _Pace(label, total, math.inf if lines is None else lines)
+        yield _ProgressLines(label, total, math.inf if lines is None else lines)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -151,12 +151,12 @@ def progress(
         yield advance
 
 
-class _Pace:
-    """Lines on how far something is, and how long it will take at its latest speed."""
+class _ProgressLines:
+    """Log lines with the progress and the time left at the latest speed."""
 
     def __init__(self, label: str, total: int | None, every: float) -> None:
         self.label, self.total, self.every = label, total, every
-        self.done = self.said = 0
+        self.done = self.logged = 0
         self.since = monotonic()
 
     def __call__(self, steps: int = 1, note: str | None = None) -> None:
@@ -164,14 +164,14 @@ class _Pace:
         seconds = monotonic() - self.since
         if seconds < self.every:
             return
-        speed = (self.done - self.said) / seconds
+        speed = (self.done - self.logged) / seconds
         text = f"{self.label}: {self.done:,}"
         if self.total is not None:
             text += f" of {self.total:,}"
             if speed > 0:
                 text += f", {_duration((self.total - self.done) / speed)} left"
         log.info("%s, %.3g a second%s", text, speed, f", {note}" if note else "")
-        self.said, self.since = self.done, monotonic()
+        self.logged, self.since = self.done, monotonic()
 
 
 def _duration(seconds: float) -> str:
@@ -182,7 +182,7 @@ def _duration(seconds: float) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Or nothing, or a number that has been written out already."""
+    """Return whether the cell is empty or holds a number, formatted or not."""
     if not isinstance(value, str):
         return value is None or isinstance(value, int | float)
     return value.replace(".", "", 1).replace("-", "", 1).isdecimal()

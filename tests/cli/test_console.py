@@ -1,4 +1,4 @@
-"""Results on stdout, everything else on stderr."""
+"""Tests of the console: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_emit_writes_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(line) == {"a": None, "b": [1, None], "c": "é", "3": [1.5]}
 
 
-def test_table_in_a_file_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_in_a_file_is_aligned_and_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     console.table(("name", "n", "ok"), [("a" * 100, 1, True), ("b", 20, None)])
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "n", "ok"]
@@ -62,8 +62,8 @@ def test_table_in_a_file_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]
     assert second == "b" + " " * 99 + "  20"
 
 
-def test_numbers_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
-    """Written out or not, beside empty cells; text that only begins like one does not."""
+def test_numbers_are_right_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    """Formatted numbers and empty cells too, but not text that only begins with a number."""
     rows = [("5.10", 7, "1.5x"), (None, None, "20"), ("-12.25", 123, "3")]
     console.table(("a", "b", "c"), rows)
     _, *lines = capsys.readouterr().out.splitlines()
@@ -78,7 +78,7 @@ def test_progress_writes_nothing_to_a_file(capsys: pytest.CaptureFixture[str]) -
     assert captured.out + captured.err == ""
 
 
-def test_progress_of_what_takes_long_in_a_file(
+def test_long_progress_logs_lines_in_a_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -124,7 +124,7 @@ def test_progress_on_a_terminal(
 
 
 @pytest.mark.parametrize("speak", [lambda text: console.emit({"image": text}), console.say])
-def test_a_path_that_is_no_text_is_still_printed(
+def test_a_path_outside_the_encoding_is_still_printed(
     speak: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What all commands that work through images have in common."""
+"""Tests of the behavior that all commands on images share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 Gta = Callable[..., Any]
 COMMANDS = ("attention-map", "segment", "probe attention", "probe background", "discover")
-WITH_FOLDERS = COMMANDS[:-1]  # discover adds to what is there
+WITH_FOLDERS = COMMANDS[:-1]  # discover adds to existing maps
 
 
 @pytest.fixture
 def call(gta: Gta, tiny_model: Path, tmp_path: Path, bright: None) -> Gta:
-    """`call(command, *images)`: with the tiny model, into tmp_path/out."""
+    """Return `call(command, *images)`, which uses the tiny model and writes to tmp_path/out."""
 
     def run(command: str, *words: object) -> Any:
         (tmp_path / "masks").mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_on_stdin_is_no_failure(
+def test_an_empty_stdin_is_not_an_error(
     call: Gta, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     stdin(monkeypatch, "")
@@ -54,7 +54,7 @@ def test_nothing_on_stdin_is_no_failure(
 
 
 @pytest.mark.parametrize("command", WITH_FOLDERS)
-def test_after_a_mistyped_path_the_same_folder_will_do(
+def test_after_a_wrong_path_the_same_folder_can_be_used(
     call: Gta, scene: Callable[..., Any], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "masks").mkdir()
@@ -88,7 +88,7 @@ def test_an_image_is_given_twice(
     assert f"other/a.png: another image has its {what} in a." in errors[1]
 
 
-def test_maps_are_looked_at_quietly(
+def test_inspecting_maps_logs_nothing(
     call: Gta, gta: Gta, scene: Callable[..., Any], tmp_path: Path
 ) -> None:
     scene(tmp_path / "a.png")

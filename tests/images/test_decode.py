@@ -1,3 +1,5 @@
+"""Tests of decoding: every mode, EXIF, broken files, sizes."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_exif_orientation(tmp_path: Path) -> None:
-    """Orientation 6: the camera was turned; what is stored left belongs on top."""
+    """Orientation 6: the camera was rotated; the stored left side is the top."""
     image = Image.new("RGB", (64, 32), RED)
     image.paste(GREEN, (32, 0, 64, 32))
     exif = Image.Exif()
@@ -30,7 +32,7 @@ def test_exif_orientation(tmp_path: Path) -> None:
     assert load(tmp_path / "x.jpg", (8, 8)).shape == (16, 8, 3)
 
 
-def test_unreadable_exif_does_not_harm(tmp_path: Path) -> None:
+def test_unreadable_exif_is_ignored(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), RED).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\xff\1\2")
     assert pixels(tmp_path / "x.jpg").shape == (8, 8, 3)
 
@@ -41,7 +43,7 @@ def test_cmyk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16", "F"])
-def test_grey_of_every_depth(tmp_path: Path, mode: str) -> None:
+def test_gray_of_every_depth(tmp_path: Path, mode: str) -> None:
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(4, 0)
     if mode == "I;16":
         Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path / "x.png")
@@ -57,14 +59,14 @@ def test_grey_of_every_depth(tmp_path: Path, mode: str) -> None:
         assert np.abs(got[0, :, 0] - np.arange(256)).max() <= 1
 
 
-def test_sixteen_bit_colour(tmp_path: Path) -> None:
+def test_sixteen_bit_tiff(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16)
     Image.fromarray(ramp[None].repeat(4, 0)).save(tmp_path / "x.tif")
     assert pixels(tmp_path / "x.tif")[0, :, 0].tolist() == [round(v / 257) for v in ramp.tolist()]
 
 
-def test_what_is_not_a_number_is_black(tmp_path: Path) -> None:
-    """Depth and satellite images mark places without a value so; the rest is still an image."""
+def test_nan_and_infinity_are_black(tmp_path: Path) -> None:
+    """Depth and satellite images mark missing values so; the other pixels still count."""
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(4, 0)
     ramp[1], ramp[2], ramp[3] = np.nan, np.inf, -np.inf
     Image.fromarray(ramp).save(tmp_path / "x.tif")
@@ -73,7 +75,7 @@ def test_what_is_not_a_number_is_black(tmp_path: Path) -> None:
     assert not got[1:].any()
 
 
-def test_alpha_lies_on_white(tmp_path: Path) -> None:
+def test_alpha_gets_a_white_background(tmp_path: Path) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 4, 8))
     image.save(tmp_path / "x.png")
@@ -82,7 +84,7 @@ def test_alpha_lies_on_white(tmp_path: Path) -> None:
     assert got[0, 7].tolist() == [255, 255, 255]
 
 
-def test_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+def test_palette_with_a_transparent_color(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 0)
     image.putpalette([0, 0, 255, 0, 200, 0])
     image.paste(1, (0, 0, 4, 8))
@@ -93,7 +95,7 @@ def test_palette_with_a_transparent_colour(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_truncated_file_is_named(
+def test_a_truncated_file_is_named_in_the_error(
     tmp_path: Path, suffix: str, make_image: Callable[..., Path]
 ) -> None:
     path = make_image(tmp_path / f"broken.{suffix}", (200, 200))
@@ -103,7 +105,7 @@ def test_truncated_file_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_not_an_image_and_no_file(tmp_path: Path) -> None:
+def test_a_text_file_and_a_missing_file_are_errors(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(ImageError, match=r"text\.jpg: not an image"):
         decode(tmp_path / "text.jpg")
@@ -117,9 +119,9 @@ def test_not_an_image_and_no_file(tmp_path: Path) -> None:
     assert str(caught.value) == f"cannot read image {tmp_path}: Is a directory"
 
 
-def test_draft_mode_changes_little(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+def test_draft_mode_hardly_changes_pixels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     path = make_image(tmp_path / "x.jpg", (1000, 800))
-    assert decode(path, (100, 100)).size == (250, 200)  # a quarter: twice the size asked for
+    assert decode(path, (100, 100)).size == (250, 200)  # a quarter: twice the requested size
     assert decode(path, (400, 400)).size == (1000, 800)
     drafted = load(path, (100, 100)).astype(int)
     full = np.asarray(decode(path).resize((125, 100), Image.Resampling.BICUBIC)).astype(int)
@@ -147,7 +149,7 @@ def test_cover_size_may_enlarge() -> None:
 
 
 @pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
-def test_the_size_is_that_of_the_decoded_image(tmp_path: Path, orientation: int | None) -> None:
+def test_upright_size_equals_the_decoded_size(tmp_path: Path, orientation: int | None) -> None:
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation

@@ -1,4 +1,4 @@
-"""A few images at a time."""
+"""Tests of batch sizes on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gtacli.runtime.batching import (
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
-def test_all_in_order_and_none_too_large(items: list[int], size: int) -> None:
+def test_chunks_keep_the_order_and_the_size(items: list[int], size: int) -> None:
     parts = list(chunks(items, size))
     assert [item for part in parts for item in part] == items
     assert all(len(part) == size for part in parts[:-1])
     assert all(1 <= len(part) <= size for part in parts)
 
 
-def test_they_are_read_as_they_are_asked_for() -> None:
+def test_chunks_are_read_lazily() -> None:
     taken: list[int] = []
     parts = chunks((taken.append(i) or i for i in range(100)), 4)  # type: ignore[func-returns-value]
     next(parts)
@@ -31,13 +31,13 @@ def test_they_are_read_as_they_are_asked_for() -> None:
 
 
 @given(st.integers(1, 64), st.integers(1, 20_000))
-def test_a_chunk_fits_the_memory(batch_size: int, patches: int) -> None:
+def test_a_chunk_has_a_bounded_number_of_patches(batch_size: int, patches: int) -> None:
     size = chunk_size(batch_size, patches)
     assert 1 <= size <= min(batch_size, CHUNK)
     assert size == 1 or size * patches <= CHUNK_PATCHES
 
 
-def test_large_images_and_gpus_take_all_cores_together() -> None:
+def test_large_images_and_gpus_do_not_fit_one_core() -> None:
     assert fits_one_core(True, 196, None)
     assert not fits_one_core(True, MANY_PATCHES, None)
     assert not fits_one_core(False, 196, None)
