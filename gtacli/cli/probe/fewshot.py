@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fewshot(config: FewshotProbeConfig, call: Call) -> int:
-    """Accuracy with a few training images of each class.
+    """Measure the accuracy with a few training images of each class.
 
     In each of several draws --shots images of each class are drawn from the training split, a
     linear classifier, the class means and DINO's k-NN vote are fitted to their features, and all

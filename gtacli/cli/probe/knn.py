@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def knn(config: KnnProbeConfig, call: Call) -> int:
-    """Accuracy of DINO's weighted k-NN classifier.
+    """Measure the accuracy of DINO's weighted k-NN classifier.
 
     The k training images nearest to a test image, by cosine of their features, vote for their
     classes, each with weight exp(cosine / temperature); nothing is trained. The search is exact,

@@ -22,7 +22,7 @@ METHODS = {"knn": "k-NN", "linear": "linear"}
 
 
 def transfer(config: TransferProbeConfig, call: Call) -> int:
-    """k-NN and linear accuracy on several datasets.
+    """Measure k-NN and linear accuracy on several datasets.
 
     As `gta probe knn` and `gta probe linear`, with a row for each dataset and one for their mean;
     the linear classifier's learning rate and features are chosen on validation or held-out training

@@ -93,5 +93,5 @@ class FeatureProbeConfig(ProbeConfig):
         },
     )
     batch_size: int = Field(
-        default=256, ge=1, description="images at a time; on a CPU at most so many"
+        default=256, ge=1, description="images per step; fewer on a CPU, by their size"
     )

@@ -26,7 +26,7 @@ class FeatureExtractor:
     """A model on its device, with the columns to extract.
 
     Args:
-        batch_size: images at a time; on a CPU at most.
+        batch_size: images at a time; fewer on a CPU, by the number of patches.
         threads: for reading, on a CPU for the model too; 0: none; default: one per core.
     """
 
