@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def linear(config: LinearProbeConfig, call: Call) -> int:
-    """Measure the accuracy of a linear classifier on frozen features.
+    """Measure linear classification accuracy on frozen features.
 
     sweep: 13 learning rates for each choice of features (the CLS token, the mean of the patches,
     both, the CLS tokens of the last four blocks) are trained at once without augmentation. The best

@@ -29,7 +29,7 @@ SETS = {
 
 
 def robust(config: RobustProbeConfig, call: Call) -> int:
-    """Measure the accuracy of ImageNet classifiers under distribution shift.
+    """Measure ImageNet accuracy under distribution shift.
 
     ImageNet-V2, -Sketch, -R and -A, as published; for -R and -A only the outputs of their 200
     classes count. For images with the shape of one class and the texture of another the shape bias:
