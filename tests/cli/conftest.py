@@ -29,7 +29,7 @@ class Result:
 
     @property
     def lines(self) -> list[Any]:
-        """stdout as JSON Lines."""
+        """The lines of JSON on stdout."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -67,7 +67,7 @@ def bright() -> Iterator[None]:
 
 
 def _scene(path: Path, size: tuple[int, int] = (64, 96)) -> NDArray[np.bool_]:
-    """A picture (height, width) with an object of 2 x 1 patches; where it is."""
+    """Draw a picture (height, width) with an object of 2 x 1 patches; return its mask."""
     h, w = size
     mask = np.zeros(size, bool)
     mask[h // GRID : 3 * h // GRID, 2 * w // GRID : 3 * w // GRID] = True
@@ -102,5 +102,5 @@ def words() -> Callable[..., list[str]]:
 
 @pytest.fixture
 def read() -> Callable[[str], NDArray[np.uint8]]:
-    """A mask that was written."""
+    """Read a mask that was written."""
     return _read

@@ -1,4 +1,4 @@
-"""`gta attention-map` as a user and a script meet it."""
+"""Tests of `gta attention-map`, in process and as a subprocess."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATCH = 8  # of the tiny model, 32 pixels, three blocks, three heads
 
 
 def photo(path: Path, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
-    """A picture (height, width) of smooth noise."""
+    """Write a picture (height, width) of smooth noise."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def truth(model: Path, image: Path, layer: int = -1) -> NDArray[np.float32]:
     return tap.maps()[0].numpy()
 
 
-def test_a_line_and_a_picture_a_map(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_each_map_has_a_line_and_a_picture(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     photo(tmp_path / "in" / "b" / "two.png", (60, 90))
     photo(tmp_path / "in" / "a.jpg", (32, 32))
     done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--json")
@@ -93,7 +93,7 @@ def test_raw_maps_are_the_softmax_of_the_full_row(
         assert np.allclose(found, value, atol=1e-6)
 
 
-def test_every_head_has_a_picture_of_its_own(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_every_head_has_its_own_picture(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     image = photo(tmp_path / "a.png")
     done = gta(
         *words(tiny_model, tmp_path / "o", image), "--layer", "all", "--heads", "all", "--json"
@@ -159,7 +159,7 @@ def test_threads_change_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> N
     assert all(np.array_equal(a, b) for a, b in zip(outs[0], outs[4], strict=True))
 
 
-def test_bad_images_are_named_and_the_rest_is_done(
+def test_bad_images_are_reported_and_the_others_processed(
     gta: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     photo(tmp_path / "a.png")
@@ -250,7 +250,7 @@ class TinyDemo(ModelProvider):
         return resolve(str(self.folder))
 
 
-def test_alone_it_draws_the_demo(
+def test_without_images_it_draws_the_demo(
     gta: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -262,7 +262,7 @@ def test_alone_it_draws_the_demo(
     assert "the built-in demo's images, model demo" in done.err
 
 
-def test_the_newest_run_on_the_demo_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_run_on_the_demo_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert demo.demo_spec() == "demo"
     for i, data in enumerate(("demo", "demo", "birds/")):
@@ -335,7 +335,7 @@ def test_an_interruption_keeps_what_is_done_and_the_sheet(
 
 
 @pytest.mark.parametrize(("sheet", "why"), [("s.pdf", "must end in"), ("s", "must end in")])
-def test_a_sheet_that_is_no_picture(
+def test_a_sheet_must_be_a_picture_file(
     gta: Any, tiny_model: Path, tmp_path: Path, sheet: str, why: str
 ) -> None:
     image = photo(tmp_path / "a.png")
@@ -345,7 +345,7 @@ def test_a_sheet_that_is_no_picture(
     assert why in done.err
 
 
-def test_a_sheet_that_is_a_folder_is_told_before_the_first_step(
+def test_a_sheet_that_is_a_folder_is_an_early_error(
     gta: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     image = photo(tmp_path / "a.png")

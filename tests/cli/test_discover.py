@@ -1,4 +1,4 @@
-"""`gta discover` and `gta maps` as a user and a script meet them."""
+"""Tests of `gta discover` and `gta maps`, in process and as subprocesses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cache(gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_data_set_once_and_again(
+def test_a_second_run_finds_all_maps_cached(
     gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--json")
@@ -65,7 +65,7 @@ def test_a_data_set_once_and_again(
         assert (done.status, done.lines[0]["new"]) == (0, 0)
 
 
-def test_images_of_every_sort(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_moved_copied_changed_and_broken_images(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_gradcam_needs_a_classifier(gta: Any, tiny_data: Path, tmp_path: Path) -
     assert not (tmp_path / "maps").exists()
 
 
-def test_another_kind_is_refused_or_begun_anew(
+def test_other_settings_are_refused_or_overwrite(
     gta: Any, cache: Path, tiny_model: Path, tiny_data: Path
 ) -> None:
     given = words(tiny_model, cache, "--data", tiny_data, "--layer", "-2")
@@ -202,7 +202,7 @@ def test_an_interrupted_run_keeps_what_is_done(
     assert (second.lines[0]["images"], second.lines[0]["new"]) == (30, 22)
 
 
-def test_a_disk_that_fills(
+def test_a_full_disk(
     gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gtacli.discovery.maps.journal import Journal
@@ -324,7 +324,7 @@ def test_killed_ten_times(tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_maps_are_kept_by_what_auto_chose(
+def test_maps_are_keyed_by_the_automatic_choice(
     gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     given = words(tiny_model, tmp_path / "maps", "--data", tiny_data, "--layer", "auto")
@@ -338,7 +338,7 @@ def test_maps_are_kept_by_what_auto_chose(
 
 
 @pytest.mark.usefixtures("bright")
-def test_shares_with_other_batch_sizes_leave_no_image_out(
+def test_shards_with_different_batch_sizes_cover_all_images(
     gta: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     images = tmp_path / "in"

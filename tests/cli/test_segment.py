@@ -1,4 +1,4 @@
-"""`gta segment` as a user and a script meet it."""
+"""Tests of `gta segment`, in process and as a subprocess."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gtacli.runtime.devices import choose_compute
 
 
 @pytest.mark.usefixtures("bright")
-def test_masks_and_boxes_are_those_of_the_image_itself(
+def test_masks_and_boxes_are_at_the_size_of_the_image(
     gta: Any, tiny_model: Path, tmp_path: Path, read: Any, scene: Any, words: Any
 ) -> None:
     truth = scene(tmp_path / "in" / "a.png")
@@ -47,7 +47,7 @@ def test_masks_and_boxes_are_those_of_the_image_itself(
 
 
 @pytest.mark.usefixtures("bright")
-def test_folders_and_order_are_kept_and_bad_images_named(
+def test_folders_and_order_are_kept_and_bad_images_reported(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     root = tmp_path / "in"
@@ -79,7 +79,7 @@ def test_folders_and_order_are_kept_and_bad_images_named(
 
 
 def odd(scene: Any, kind: str, path: Path) -> Path:
-    """A picture of an unusual kind."""
+    """Write a picture of an unusual kind."""
     scene(path / "plain.png")
     image = Image.open(path / "plain.png")
     if kind == "I;16":
@@ -125,7 +125,7 @@ def test_odd_images(
         assert line["box"] == pytest.approx([48, 16, 72, 48], abs=2)
 
 
-def test_odd_images_side_by_side(
+def test_odd_images_with_several_models(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     """Of every kind at once, several objects each, by two models, on a sheet."""
@@ -169,7 +169,7 @@ def test_large_images_are_refined_too(
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_refinement_that_leaves_nothing_is_not_taken(
+def test_a_refinement_that_leaves_nothing_is_ignored(
     gta: Any,
     tiny_model: Path,
     tmp_path: Path,
@@ -226,7 +226,7 @@ def test_no_mask_overwrites_another_or_an_image(
     assert (tmp_path / "in" / "a.png").read_bytes() == before
 
 
-def test_what_is_wrong_is_said_first(
+def test_wrong_options_are_reported_first(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     image = tmp_path / "a.png"
@@ -294,7 +294,7 @@ def test_a_dry_run_writes_nothing(
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_file_in_the_way_ends_the_run(
+def test_a_file_instead_of_a_folder_ends_the_run(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     scene(tmp_path / "in" / "x" / "a.png")
@@ -363,7 +363,7 @@ def test_layer_and_tau_are_chosen_once_and_recorded(
 
 
 @pytest.mark.usefixtures("bright")
-def test_an_interruption_tells_of_every_mask_and_sums_up(
+def test_an_interruption_reports_every_mask_and_the_summary(
     gta: Any,
     tiny_model: Path,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""`gta segment`: several objects an image, several models side by side."""
+"""Tests of `gta segment` with several objects per image, and with several models."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def other_model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_sheet_without_truth_and_of_few_images(
+def test_a_sheet_without_ground_truth_and_of_few_images(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     scene(tmp_path / "in" / "a.png")

@@ -1,4 +1,4 @@
-"""`gta segment` against ground truth of every kind, from folders and data sets."""
+"""Tests of `gta segment` against ground truth, from folders and datasets."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_ids_void_and_boxes(
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_data_set_with_masks(
+def test_a_dataset_with_masks(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     """A table names a mask for some; a folder of ground truth is asked before them."""

@@ -1,4 +1,4 @@
-"""Threads over images: the same results and errors, and the caller's number of threads."""
+"""Tests of threads over images: results, errors, and the number of torch threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def three_threads() -> object:
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("batch", [0, 1, 2, 7])
-def test_shares_of_a_batch_are_put_together_in_order(batch: int) -> None:
+def test_parts_of_a_batch_are_joined_in_order(batch: int) -> None:
     features = torch.randn(batch, 144, 8, generator=torch.Generator().manual_seed(0))
     shared = normalized_cut(features, (12, 12))
     assert torch.get_num_threads() == 3
@@ -47,7 +47,7 @@ def test_gradients_are_not_recorded_on_any_thread() -> None:
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("batch", [1, 2])
-def test_panels_of_an_image_are_shared_too(batch: int) -> None:
+def test_panels_of_an_image_are_split_over_threads(batch: int) -> None:
     features = torch.randn(batch, 900, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         shared = normalized_cut(features, (30, 30))
@@ -56,7 +56,7 @@ def test_panels_of_an_image_are_shared_too(batch: int) -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_work_on_many_threads_runs_on_one_each_and_keeps_its_order() -> None:
+def test_each_thread_uses_one_torch_thread_and_order_is_kept() -> None:
     def work(item: int) -> torch.Tensor:
         return torch.tensor([item, torch.get_num_threads()])
 
