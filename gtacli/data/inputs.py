@@ -15,6 +15,7 @@ from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.find import find_images
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.interrupts import wait_readable
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def _split_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
     rest = b""
     # read1 returns what a slow writer has written so far; read would wait for a full block.
     read = getattr(stream, "read1", stream.read)
-    while block := read(1 << 16):
+    while wait_readable(stream) and (block := read(1 << 16)):
         *whole, rest = (rest + block).split(separator)
         paths = (part.removesuffix(end) for part in whole)
         yield from (path.decode(errors="surrogateescape") for path in paths if path)

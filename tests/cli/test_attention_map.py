@@ -262,7 +262,7 @@ def test_without_images_it_draws_the_demo(
     assert "the built-in demo's images, model demo" in done.err
 
 
-def test_the_newest_run_on_the_demo_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_demo_run_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert demo.demo_spec() == "demo"
     for i, data in enumerate(("demo", "demo", "birds/")):

@@ -148,3 +148,31 @@ def test_a_closed_pipe_ends_every_command_quietly(
     assert process.returncode == 0
     assert "error" not in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_waits_for_paths_can_be_stopped(
+    tiny_model: Path, tmp_path: Path, scene: Any, command: str
+) -> None:
+    scene(tmp_path / "a.png")
+    words = [command, "-", "-m", str(tiny_model), *COMMANDS[command], "--device", "cpu", "--json"]
+    more = ["--batch-size", "1"]
+    code = f"import sys; from gtacli.cli import main; sys.exit(main({[*words, *more]!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("a.png\n" * 40)  # more than what threads take before they answer
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["image"] == "a.png"
+        process.send_signal(signal.SIGTERM)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert "warning: interrupted" in err
