@@ -38,14 +38,14 @@ VARIANTS = ("plain", "gta", "kept", "naive")
 CLASSES = 50
 
 
-def naive_attention(attn: nn.Module, kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
+def naive_attention(attn: nn.Module, stored: list[Tensor]) -> Callable[[Tensor], Tensor]:
     """Return unfused attention that stores its logits, as the published ports do."""
 
     def forward(x: Tensor, *_: object, **__: object) -> Tensor:
         b, n, _c = x.shape
         q, k, v = attn.qkv(x).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         logits = (q * attn.scale) @ k.transpose(-2, -1)
-        kept.append(logits)
+        stored.append(logits)
         return attn.proj((logits.softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
 
     return forward
@@ -85,29 +85,29 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     else:
         mean = torch.tensor(target.mean, device=compute.device).view(-1, 1, 1) * 255
         std = torch.tensor(target.std, device=compute.device).view(-1, 1, 1) * 255
-        kept_t: list[Tensor] = []
-        kept_s: list[Tensor] = []
+        target_logits: list[Tensor] = []
+        source_logits: list[Tensor] = []
         forward: nn.Module = model
         frozen: nn.Module | None = None
         if variant == "naive":
             frozen = timm.create_model(args.model, num_classes=0, img_size=args.image_size)
             frozen = frozen.to(compute.device).eval().requires_grad_(False)
-            for network, kept in ((model, kept_t), (frozen, kept_s)):
+            for network, stored in ((model, target_logits), (frozen, source_logits)):
                 for block in network.blocks:
-                    block.attn.forward = naive_attention(block.attn, kept)
+                    block.attn.forward = naive_attention(block.attn, stored)
         if args.compile and variant == "plain":
             forward = torch.compile(model, fullgraph=True, dynamic=False)
 
         def losses() -> Tensor:
             x = images.float().sub_(mean).div_(std)
-            kept_t.clear()
-            kept_s.clear()
+            target_logits.clear()
+            source_logits.clear()
             if frozen is not None:
                 with torch.no_grad():
                     frozen(x)
             loss = F.cross_entropy(forward(x), labels)
             if frozen is not None:
-                pairs = zip(kept_t, kept_s, strict=True)
+                pairs = zip(target_logits, source_logits, strict=True)
                 rows = [(t[:, :, 0, 1:] - s[:, :, 0, 1:]).square().sum(-1).mean() for t, s in pairs]
                 loss = loss + 0.1 * torch.stack(rows).mean()
             return loss

@@ -146,11 +146,11 @@ def steps(official: Official, spec: str, layer: int, images: list[Path]) -> dict
         if grid not in nets:
             nets[grid] = load_model(spec, image_size=tuple(PATCH * n for n in grid)).model
             nets[grid].to(view.device)
-        given = {"same_features": official.net(view).transpose(1, 2)}
-        given["same_view"] = keys(nets[grid], view, layer)
+        variants = {"same_features": official.net(view).transpose(1, 2)}
+        variants["same_view"] = keys(nets[grid], view, layer)
         with positions(nets[grid], official.net.model, view):
-            given["same_positions"] = keys(nets[grid], view, layer)
-        for name, features in given.items():
+            variants["same_positions"] = keys(nets[grid], view, layer)
+        for name, features in variants.items():
             ours = normalized_cut(features, grid, TAU).mask[:, None].float()
             # Enlarged as in the official code, so that equal patches give equal masks.
             enlarged = nn.functional.interpolate(ours, size, mode="nearest")[0, 0] > 0.5

@@ -19,8 +19,9 @@ from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
 from gtacli.report.attention import ModelMaps, compute_maps, eval_transform, load_view
 from gtacli.report.evaluation import Notes, ReportProgress, RunEvaluator, RunPredictions
-from gtacli.report.map_encoding import BASE64, MapSelection, encode_maps, select_maps
+from gtacli.report.map_encoding import MapSelection, encode_maps, select_maps
 from gtacli.report.predictions import Predictor, count_confusions
+from gtacli.report.previews import BASE64
 from gtacli.report.run_folders import ReportRun
 from gtacli.report.selection import SelectedImage, SelectedModel, select_images, select_models
 from gtacli.runtime.devices import Compute
@@ -223,7 +224,7 @@ def _fill(
     """Add columns and images with the maps that fit into `room` bytes beside the pictures."""
     pictures = sum(len(jpeg) for view in views.pictures for jpeg in view)
     maps = [result.maps for result in results]
-    gallery.selection = selection = select_maps(maps, len(views.images), room - 4 / 3 * pictures)
+    gallery.selection = selection = select_maps(maps, len(views.images), room - BASE64 * pictures)
     for result in results:
         (label, run, _), view = result.model, result.view
         _, depth, heads, *_ = result.maps.maps.shape

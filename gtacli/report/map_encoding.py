@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gtacli.report.attention import ModelMaps
+from gtacli.report.previews import BASE64
 
-BASE64 = 4 / 3
 RANGE = 8
 """Bytes of a minimum and a maximum."""
 CLS_FRACTION = 0.65

@@ -18,7 +18,8 @@ from gtacli.report.run_folders import ReportRun
 # Width in pixels and maximum number of pictures per run, the largest first.
 _SIZES = ((640, 12), (480, 12), (480, 6), (400, 4), (400, 2), (400, 1), (240, 1))
 _QUALITY = 80
-_BASE64 = 4 / 3
+BASE64 = 4 / 3
+"""Length of Base64 text divided by the number of bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _total_bytes(
     newest: dict[int, Image.Image], files: dict[int, list[tuple[int, Path]]], width: int, most: int
 ) -> float:
     jpegs = ((min(most, len(files[n])), _jpeg(picture, width)) for n, picture in newest.items())
-    return _BASE64 * sum(count * len(jpeg) for count, jpeg in jpegs)
+    return BASE64 * sum(count * len(jpeg) for count, jpeg in jpegs)
 
 
 def _thin_out(files: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:

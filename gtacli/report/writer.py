@@ -13,7 +13,7 @@ from gtacli.errors import UsageError
 from gtacli.report.groups import CommandRuns, group_by_command, label_runs
 from gtacli.report.page import render_page
 from gtacli.report.page_data import make_page_data, make_payloads
-from gtacli.report.previews import RunPreviews, read_previews
+from gtacli.report.previews import BASE64, RunPreviews, read_previews
 from gtacli.report.probe_tables import is_probe, make_probe_tables
 from gtacli.report.result_tables import make_result_table
 from gtacli.report.run_details import describe_run, shared_settings
@@ -75,7 +75,7 @@ def write_report(
     if runs and not config.no_images:
         room = config.max_mb * 2**20 - BASE_BYTES
         previews, missing = read_previews(runs, PREVIEW_FRACTION * room)
-        room -= 4 / 3 * sum(len(jpeg) for one in previews for jpeg in one.pictures)
+        room -= BASE64 * sum(len(jpeg) for one in previews for jpeg in one.pictures)
         order = [number for command in commands for number in command.runs]
         gallery = _make_gallery(config, runs, labels, order, room, progress, stream, null)
         for line in missing:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.report.attention import ModelMaps
-from gtacli.report.map_encoding import BASE64, MapSelection, encode_maps, select_maps
+from gtacli.report.map_encoding import MapSelection, encode_maps, select_maps
+from gtacli.report.previews import BASE64
 
 
 def make_maps(
