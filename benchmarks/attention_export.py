@@ -37,7 +37,6 @@ BATCH = 32
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, help="a folder of photographs")
     parser.add_argument("--model", default="vit_tiny_patch16_224@none")

@@ -62,7 +62,6 @@ _BICUBIC = (InterpolationMode.BICUBIC, True)
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=64)

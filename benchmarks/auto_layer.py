@@ -55,7 +55,6 @@ def photographs(model: LoadedModel, files: Sequence[Path], truth: Path) -> Itera
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")

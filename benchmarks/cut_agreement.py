@@ -140,7 +140,6 @@ def summarize(results: list[dict[str, float]]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("folder", type=Path)
     p.add_argument("--model", required=True)

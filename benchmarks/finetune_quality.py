@@ -74,7 +74,6 @@ def mean_of_second_half(rows: list[dict[str, Any]]) -> float:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data")
     p.add_argument("--model", required=True)

@@ -137,7 +137,6 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", default="vit_tiny_patch16_224")
     p.add_argument("--image-size", type=int, default=224)

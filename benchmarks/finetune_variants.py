@@ -37,7 +37,6 @@ def run(name: str, flags: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("variants", nargs="+", metavar="NAME: FLAGS")
     p.add_argument("--common", default="", help="flags of every variant")

@@ -442,7 +442,6 @@ def _last_hidden(model: Any, x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     p.add_argument("--repos", type=Path, required=True, help="folder of the checkouts")
     p.add_argument("--only", choices=CASES)

@@ -25,7 +25,6 @@ IMAGENET = 1_281_167
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="dataset [default: 2,000 drawn images]")
     parser.add_argument("--model", default="vit_tiny_patch16_224@none")

@@ -150,7 +150,6 @@ def compare(repos: Path, size: str, method: MaeMethod, norm_pix: bool, tau: floa
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--repos", type=Path, required=True)
     p.add_argument("--model", default="base", choices=HEADS)

@@ -111,7 +111,6 @@ def ratios(times: dict[str, list[float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--repos", type=Path, required=True)
     p.add_argument("--model", default="base", choices=HEADS)

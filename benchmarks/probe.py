@@ -161,7 +161,6 @@ def ratios(times: dict[str, list[float]], one: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--what", default="knn,sweep")
     p.add_argument("--repos", type=Path)

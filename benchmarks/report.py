@@ -54,7 +54,6 @@ MEASURE = """async () => {
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--images", type=int, default=200)

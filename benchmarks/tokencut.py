@@ -74,7 +74,6 @@ def published(features: Tensor, grid: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--sizes", type=int, nargs="+", default=[14, 30, 60], help="patches per side")
     p.add_argument("--images", type=int, default=8)

@@ -192,7 +192,6 @@ def summarize(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark and print its result."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("folder", type=Path)
     p.add_argument("--model", required=True)

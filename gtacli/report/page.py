@@ -19,6 +19,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gtacli.report.metrics import format_deviation, format_number
+
 _SCRIPTS = ("common.js", "curves.js", "previews.js", "maps.js", "predictions.js")
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
@@ -57,13 +59,19 @@ def as_json(value: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "dumps": json.dumps,
+        "format_number": format_number,
+        "format_deviation": format_deviation,
+    }
+    return environment
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str]) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gtacli.report.groups import CommandRuns
@@ -97,17 +98,7 @@ def _maps(gallery: Gallery) -> dict[str, Any]:
         "step": selection.step,
         "rows": selection.rows,
         "deep": selection.deep,
-        "columns": [
-            {
-                "label": column.label,
-                "run": column.run,
-                "view": column.view,
-                "grid": column.grid,
-                "blocks": column.blocks,
-                "heads": column.heads,
-            }
-            for column in gallery.columns
-        ],
+        "columns": [asdict(column) for column in gallery.columns],
         "images": [
             {
                 "name": image.name,

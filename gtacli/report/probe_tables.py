@@ -45,13 +45,20 @@ class ProbeMetric(NamedTuple):
     interval: Sequence[float | None] | None
     test: Mapping[str, Any] | None
 
+    def interval_text(self) -> str:
+        """Return the interval in percent; "" if there is none."""
+        ends = [end for end in self.interval or () if end is not None]
+        return " to ".join(f"{100 * end:.1f}" for end in ends) if len(ends) == 2 else ""
 
-class ProbeCell(NamedTuple):
-    """One cell as text, in percent; an empty `value` means that there is none."""
-
-    value: str = ""
-    interval: str = ""
-    difference: str = ""
+    def difference_text(self) -> str:
+        """Return the difference to the reference in percent and its p-value; "" without a test."""
+        difference, p = (self.test or {}).get("difference"), (self.test or {}).get("p")
+        if not isinstance(difference, int | float):
+            return ""
+        text = f"{100 * difference:+.1f}"
+        if isinstance(p, int | float):
+            text += ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,12 @@ class ProbeTable:
     Attributes:
         title: heading.
         models: titles of the columns.
-        rows: title of each metric, and its cells.
+        rows: title of each metric, and its values.
     """
 
     title: str
     models: list[str]
-    rows: list[tuple[str, list[ProbeCell]]]
+    rows: list[tuple[str, list[ProbeMetric | None]]]
 
 
 def is_probe(run: ReportRun) -> bool:
@@ -134,20 +141,5 @@ def _make_table(title: Sequence[str], results: Sequence[dict[str, Any]]) -> Prob
     return ProbeTable(
         ", ".join(part for part in (*title, counted) if part),
         short_names([str(result.get("model")) for result in results]),
-        [(title, [_make_cell(column.get(title)) for column in columns]) for title in titles],
+        [(title, [column.get(title) for column in columns]) for title in titles],
     )
-
-
-def _make_cell(metric: ProbeMetric | None) -> ProbeCell:
-    if metric is None or metric.value is None:
-        return ProbeCell()
-    interval = difference = ""
-    ends = metric.interval or ()
-    if len(ends) == 2 and None not in ends:
-        interval = " to ".join(f"{100 * end:.1f}" for end in ends if end is not None)
-    if metric.test and isinstance(metric.test.get("difference"), int | float):
-        p = metric.test.get("p")
-        difference = f"{100 * metric.test['difference']:+.1f}"
-        if isinstance(p, int | float):
-            difference += ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
-    return ProbeCell(f"{100 * metric.value:.1f}", interval, difference)

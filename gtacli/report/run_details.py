@@ -1,11 +1,8 @@
-"""Details of the runs: command lines, versions, costs and settings."""
+"""Details of the runs: data, weights, versions, costs and settings."""
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gtacli.report.groups import CommandRuns
@@ -13,33 +10,13 @@ from gtacli.report.run_folders import ReportRun
 from gtacli.report.settings import flatten, setting_text
 
 
-@dataclass(frozen=True)
-class RunDetails:
-    """The origin of one run.
-
-    Attributes:
-        label: short name of the run in the report.
-        name: name of its folder.
-        command: the command line.
-        facts: values by title.
-        config: all settings as JSON.
-    """
-
-    label: str
-    name: str
-    command: str
-    facts: dict[str, str]
-    config: str
-
-
-def describe_run(run: ReportRun, label: str) -> RunDetails:
-    """Collect a run's details from its record and its summary."""
+def describe_run(run: ReportRun) -> dict[str, str]:
+    """Return facts about a run by their titles, from its record and its summary."""
     record, summary = run.record, run.summary or {}
     data, model, versions = run.section("data"), run.section("model"), run.section("versions")
-    argv = record.get("argv")
     held_out = "classified" if run.command == "pretrain" else "held out"
     uses = (("n_train", "for training"), ("n_val", held_out), ("n_test", "for testing"))
-    facts = {
+    return {
         "folder": str(run.path),
         "seed": setting_text(run.config.get("seed")),
         "data": f"{data.get('name', '–')}, fingerprint {data.get('fingerprint', '–')}",
@@ -52,13 +29,6 @@ def describe_run(run: ReportRun, label: str) -> RunDetails:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{record.get('platform', '–')}, {record.get('threads', '–')} threads",
     }
-    return RunDetails(
-        label,
-        run.name,
-        shlex.join(map(str, argv)) if isinstance(argv, list) else "–",
-        {title: value for title, value in facts.items() if value},
-        json.dumps(run.config, indent=1, ensure_ascii=False),
-    )
 
 
 def shared_settings(runs: Sequence[ReportRun], command: CommandRuns) -> dict[str, str]:

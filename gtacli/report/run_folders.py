@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class ReportRun:
         return self.section("config")
 
     @property
+    def command_line(self) -> str:
+        argv = self.record.get("argv")
+        return shlex.join(map(str, argv)) if isinstance(argv, list) else "–"
+
+    @property
     def has_weights(self) -> bool:
         return (self.path / WEIGHTS_FILE).is_file()
 
@@ -54,6 +60,11 @@ class ReportRun:
         """The number of completed epochs and the number of planned ones."""
         done = 1 + max((row["epoch"] for row in self.rows if "epoch" in row), default=-1)
         return done, self.config.get("epochs")
+
+    def result(self, key: str) -> float | None:
+        """Return a number of the summary; None if it has none of that name."""
+        value = (self.summary or {}).get(key)
+        return value if isinstance(value, int | float) else None
 
 
 def read_runs(folders: Sequence[str]) -> list[ReportRun]:

@@ -125,7 +125,7 @@ def _page_content(
     probes: Sequence[ReportRun],
 ) -> dict[str, Any]:
     """Return the variables of the page's template."""
-    names = [*labels, *(probe.name for probe in probes)]
+    named = [*zip(runs, labels, strict=True), *((probe, probe.name) for probe in probes)]
     return {
         "title": config.title or _title([*runs, *probes]),
         "subtitle": _subtitle(runs, commands, probes),
@@ -133,7 +133,7 @@ def _page_content(
         "results": [make_result_table(runs, command) for command in commands],
         "probes": make_probe_tables(probes),
         "shared": [(_shared_title(c, commands), shared_settings(runs, c)) for c in commands],
-        "runs": [describe_run(*pair) for pair in zip([*runs, *probes], names, strict=True)],
+        "runs": [(run, name, describe_run(run)) for run, name in named],
         "footer": f"gta {__version__}, {date.today().isoformat()}",
     }
 
