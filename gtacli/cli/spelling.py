@@ -1,4 +1,4 @@
-"""How the command line writes option names: `image_size` of a config is `--image-size` here.
+"""The spelling of options on the command line: `image_size` of a config is `--image-size`.
 
 The library names options as the configs do, in backticks (see `gtacli.errors`). Errors, log lines
 and help texts pass through here on their way to a terminal.

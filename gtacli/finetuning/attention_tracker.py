@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gtacli.data.base import Record
 from gtacli.data.truth import read_record_truth
-from gtacli.finetuning.results import AttentionMetrics
+from gtacli.finetuning.results import EpochAttention
 from gtacli.images.decode import ImageError, read_upright_size
 from gtacli.images.preprocessing import compute_eval_box
 from gtacli.measures.attention import AttentionStatistics
@@ -80,7 +80,7 @@ class AttentionTracker:
             coverages = coverages.to(self.compute.device)
         self.sums.add(taps, coverages, source)
 
-    def metrics(self) -> AttentionMetrics | None:
+    def metrics(self) -> EpochAttention | None:
         """Return the metrics of all images, as means over heads; None without an image."""
         self.sums.reduce(self.processes.all_reduce)
         for faults in self.processes.gather(self._faults):
@@ -121,7 +121,7 @@ class AttentionTracker:
         return object_fractions(truth.labels, self.target.grid, box)
 
 
-def inside_last_block(metrics: AttentionMetrics | None) -> float | None:
+def inside_last_block(metrics: EpochAttention | None) -> float | None:
     """Return `inside` of the last block, which the classifier reads."""
     inside = None if metrics is None else metrics["inside"]
     return None if inside is None else inside[-1]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gtacli.data.loader import Batch
 from gtacli.finetuning.attention_tracker import AttentionTracker
 from gtacli.finetuning.per_class import mean_class_accuracy
-from gtacli.finetuning.results import AttentionMetrics
+from gtacli.finetuning.results import EpochAttention
 from gtacli.measures.attention import comparable_rows
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, absolute_layers
@@ -40,7 +40,7 @@ class Evaluation:
     mean_class_top1: float | None = None
     loss: float | None = None
     drift: float | None = None
-    attention: AttentionMetrics | None = None
+    attention: EpochAttention | None = None
     by_class: Sequence[tuple[int, int]] = ()
 
 

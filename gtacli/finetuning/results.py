@@ -13,7 +13,7 @@ _DRIFT = (
 )
 
 
-class AttentionMetrics(TypedDict):
+class EpochAttention(TypedDict):
     """The field `attention` of an epoch, measured on the validation images."""
 
     inside: Annotated[
@@ -59,7 +59,7 @@ class FinetuneEpoch(EpochMetrics, _RegularizerMetrics):
     val_loss: Annotated[float | None, Doc("cross-entropy on the validation images", "nats")]
     attention_drift: Annotated[float | None, Doc(f"{_DRIFT}; null where it is not measured")]
     attention: NotRequired[
-        Annotated[AttentionMetrics | None, Doc("attention metrics; only with `track_attention`")]
+        Annotated[EpochAttention | None, Doc("attention metrics; only with `track_attention`")]
     ]
     phase: NotRequired[Annotated[Literal["refit"], Doc('"refit" in a refit, else absent')]]
 

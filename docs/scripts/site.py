@@ -13,7 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
