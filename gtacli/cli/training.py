@@ -1,4 +1,4 @@
-"""What the commands that train share: processes, progress display and result table."""
+"""Processes, progress display and result table of the commands that train."""
 
 from __future__ import annotations
 

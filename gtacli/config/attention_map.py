@@ -117,7 +117,7 @@ class AttentionMapConfig(CommonConfig):
 
     @property
     def stretched(self) -> bool:
-        """Whether images lose their aspect ratio."""
+        """Return whether images lose their aspect ratio."""
         size = self.image_size
         return self.stretch or (size is not None and size[0] != size[1])
 

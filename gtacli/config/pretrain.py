@@ -203,7 +203,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def guided(self) -> bool:
-        """Whether maps weight the loss."""
+        """Return whether maps weight the loss."""
         return self.backend != "none"
 
     def due(self, every: int | None, epoch: int) -> bool:

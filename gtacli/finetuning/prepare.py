@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class FinetuneStores(ImageStores):
-    """What the jobs of a run share: decoded images and the source's cached attention.
+    """Decoded images and cached attention of the source, which all jobs of a run share.
 
     Attributes:
         source_cache: the one created last, if any.
@@ -51,7 +51,7 @@ class FinetuneStores(ImageStores):
 
 @dataclass(kw_only=True)
 class FinetuneJob(TrainingJob):
-    """What a fine-tuning run works with.
+    """The parts of a fine-tuning run.
 
     Attributes:
         drift: whether the attention drift is measured.

@@ -145,7 +145,7 @@ class FinetuneTask(TimmTask):
 
     @property
     def runs_source(self) -> bool:
-        """Whether a regularizer needs the source."""
+        """Return whether a regularizer needs the source."""
         return self._source is not None
 
     def cache_source(self, images: int, views: int, reuse: SourceCache | None = None) -> None:

@@ -36,7 +36,7 @@ BETAS = (0.9, 0.95)  # MAE's
 
 @dataclass(kw_only=True)
 class PretrainJob(TrainingJob):
-    """What a pre-training run works with.
+    """The parts of a pre-training run.
 
     Attributes:
         model: the autoencoder around the encoder.
@@ -56,7 +56,7 @@ class PretrainJob(TrainingJob):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What both files of weights say of the pre-training; enough to run the decoder."""
+        """Return the metadata of both weights files, which suffice to run the decoder."""
         config = self.config
         options = {
             "method": config.method,

@@ -35,7 +35,7 @@ class Compute:
 
     @property
     def loss_scaling(self) -> bool:
-        """Whether the loss must be scaled: fp16 gradients would underflow."""
+        """Return whether the loss must be scaled, as fp16 gradients would underflow."""
         return self.dtype == torch.float16
 
     def synchronize(self) -> None:

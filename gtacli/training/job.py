@@ -25,7 +25,7 @@ Batches = Callable[[int, int], Iterable[Batch]]
 
 @dataclass(kw_only=True)
 class TrainingJob:
-    """What every run that trains works with; commands add their networks.
+    """The parts that every training run has; commands add their networks.
 
     Attributes:
         fingerprint: of the weights that the run starts from.

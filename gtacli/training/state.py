@@ -1,4 +1,4 @@
-"""Where a run stands, and everything that is needed to continue it from there."""
+"""The state of a run: its progress, and all that is needed to continue it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From objects on the patch grid to masks on the image: refined, scored, written."""
+"""Masks at the image's size, made of objects on the patch grid: refined, scored, written."""
 
 from __future__ import annotations
 
