@@ -131,5 +131,5 @@ def train(
         except Interrupted as error:
             raise Interrupted(
                 f"stopped in {run.method}, seed {run.seed}; continue with "
-                f"`gta demo --out {run.path.parent}`"
+                f"the same command and `out={run.path.parent}`"
             ) from error
