@@ -39,17 +39,7 @@ def segment(
     cannot be processed is reported, and the others are processed; the exit status is 1. With
     --compare every model processes every image: a table, and sheet.png with the first images.
     """
-    if config.spec is None:
-        raise UsageError(
-            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE); the "
-            "built-in demo's is too small for photographs",
-            option="model",
-        )
-    if config.ground_truth is not None and not config.ground_truth.is_dir():
-        raise UsageError(f"no folder {config.ground_truth}", option="ground_truth")
-    from gtacli.registry import DISCOVERY
-
-    DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
+    _check(config)
     from gtacli.cli.follow import follow
     from gtacli.inference.segment.masks import MaskOptions
     from gtacli.inference.segment.segmentation import segment as run
@@ -93,6 +83,21 @@ def segment(
     if not call.json:
         _table(summaries)
     return ending.status
+
+
+def _check(config: SegmentConfig) -> None:
+    """Report wrong options before anything is loaded."""
+    if config.spec is None:
+        raise UsageError(
+            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE); the "
+            "built-in demo's is too small for photographs",
+            option="model",
+        )
+    if config.ground_truth is not None and not config.ground_truth.is_dir():
+        raise UsageError(f"no folder {config.ground_truth}", option="ground_truth")
+    from gtacli.registry import DISCOVERY
+
+    DISCOVERY.origin(config.backend)
 
 
 def _write_record(folder: RunFolder, config: SegmentConfig, finders: list[Finder]) -> None:

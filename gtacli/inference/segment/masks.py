@@ -18,10 +18,11 @@ from gtacli.discovery.refine import bilateral, guided, largest_object, working_s
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageObjects, ObjectGrids
-from gtacli.inference.results import Segmentation, SegmentObject
+from gtacli.inference.results import Segmentation, SegmentObject, SegmentSummary
 from gtacli.measures.segmentation import (
     VOID,
     SegmentationScore,
+    SegmentationTotals,
     best_head_jaccard,
     is_located,
     score_segmentation,
@@ -129,6 +130,14 @@ class MaskWriter:
             known = {"iou": one.iou, "located": one.located}
             line |= {key: value for key, value in known.items() if value is not None}
         return ImageResult(cast(Segmentation, line), one), masks
+
+    def summary(
+        self, images: int, failed: int, total: SegmentationTotals, rate: float
+    ) -> SegmentSummary:
+        """Return the model's summary; the means are there with ground truth."""
+        means = total.means() if self.options.truth is not None or total.count else {}
+        counts = {"images": images, "failed": failed}
+        return cast(SegmentSummary, {**self.named, **counts, **means, "images_per_second": rate})
 
     def _write_mask(self, image: InputImage, k: int, mask: Mask) -> SegmentObject:
         picture = Image.fromarray(mask).convert("L")

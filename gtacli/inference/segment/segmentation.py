@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from gtacli.data.inputs import InputImage, OutputNames
 from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objects
-from gtacli.inference.results import Segmentation, SegmentSheet, SegmentSummary, SegmentTotals
+from gtacli.inference.results import Segmentation, SegmentSheet, SegmentTotals
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
 from gtacli.inference.stream import Failure, Stop, map_ahead, never, stream
@@ -47,26 +47,11 @@ def segment(
     Raises RunError for a file that cannot be written.
     """
     start = time.perf_counter()
-    first, pipeline = finders[0], _Pipeline(finders, options)
-    patches = first.grid[0] * first.grid[1]
-    per_core = fits_one_core(first.compute.device.type == "cpu", patches, threads)
-    found = stream(
-        _claimed(images, options.folder, objects),
-        pipeline.read,
-        pipeline.run,
-        chunk_size(batch_size, patches) if per_core else batch_size,
-        per_core=per_core,
-        threads=threads,
-        name=lambda item: item[1].path,
-        stop=stop,
-    )
-    # Refinement may take much longer for one image than for another: no batch waits for it.
-    outcomes = map_ahead(
-        found, pipeline.finish, 2 * batch_size, threads, lambda item: item[1].image.path
-    )
+    pipeline = _Pipeline(finders, options)
     totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []
-    for outcome in outcomes:
+    numbered = _claimed(images, options.folder, objects)
+    for outcome in pipeline.outcomes(numbered, batch_size, threads, stop):
         if isinstance(outcome, Failure):
             failed += 1
             yield outcome
@@ -79,13 +64,7 @@ def segment(
             yield result.line
     rate = done / (time.perf_counter() - start)
     summaries = [
-        cast(
-            SegmentSummary,
-            writer.named
-            | {"images": done, "failed": failed}
-            | (total.means() if options.truth is not None or total.count else {})
-            | {"images_per_second": rate},
-        )
+        writer.summary(done, failed, total, rate)
         for writer, total in zip(pipeline.writers, totals, strict=True)
     ]
     if rows and options.folder is not None:
@@ -113,6 +92,31 @@ class _Pipeline:
             MaskWriter(options, finder.size, finder.name if self.several else None)
             for finder in finders
         ]
+
+    def outcomes(
+        self,
+        images: Iterable[tuple[int, InputImage] | Failure],
+        batch_size: int,
+        threads: int | None,
+        stop: Stop,
+    ) -> Iterator[_Outcome | Failure]:
+        first = self.finders[0]
+        patches = first.grid[0] * first.grid[1]
+        per_core = fits_one_core(first.compute.device.type == "cpu", patches, threads)
+        found = stream(
+            images,
+            self.read,
+            self.run,
+            chunk_size(batch_size, patches) if per_core else batch_size,
+            per_core=per_core,
+            threads=threads,
+            name=lambda item: item[1].path,
+            stop=stop,
+        )
+        # Refinement may take much longer for one image than for another: no batch waits for it.
+        return map_ahead(
+            found, self.finish, 2 * batch_size, threads, lambda item: item[1].image.path
+        )
 
     def read(self, item: tuple[int, InputImage]) -> tuple[int, ImageView]:
         return item[0], self.finders[0].read(item[1])
