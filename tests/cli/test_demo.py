@@ -101,7 +101,7 @@ def test_interrupted_demo_continues(
         patch.setattr(command, "EpochProgress", Stop)
         stopped = gta(*words)
     assert stopped.status == 130
-    assert f"gta demo --out {out}" in stopped.err
+    assert f"the same command and --out {out}" in stopped.err
     kept = (out / "plain-0" / "state.pt").stat().st_mtime_ns
     done = gta("demo", "-o", str(out), "--json")  # as the message suggests
     assert done.status == 0, done.err
