@@ -314,12 +314,13 @@ def compare(shown: list[str], output: str, command: str) -> None:
 
 
 def shape(line: str) -> str:
-    """The keys of JSON; of other lines the words, # for a number."""
+    """Return the keys of a line of JSON, or the words of another line with # for each number."""
     with contextlib.suppress(json.JSONDecodeError):
         if line.startswith("{"):
             return " ".join(json.loads(line))
     numbered = re.sub(r"(?<![\w.])-?\d[\d,]*(\.\d+)?(?!\w)", "#", line)
-    return " ".join(numbered.split())
+    # TokenCut's choice is cached or made, by which section runs first.
+    return " ".join(numbered.replace("(chosen in # s;", "(cached;").split())
 
 
 def check_comments(text: str, names: dict[str, Any]) -> None:
