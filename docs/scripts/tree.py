@@ -22,13 +22,17 @@ BLOCK = re.compile(r"(?<=```text\n)gtacli/.*?(?=```)|(?<=```text\n)TREE\n(?=```)
 WIDTH, COLUMN = 100, 26
 TITLES = {
     "cli": "the command line",
-    "demo | report": "verbs over runs",
-    "finetuning | pretraining | probing": "verbs: what a user does",
-    "inference": "images through networks",
+    "demo | report": "verbs over runs of other verbs",
+    "finetuning | pretraining | probing": "verbs that train or measure",
+    "inference": "verbs on images: predict, segment, discover, attention-map",
     "training": "the engine",
-    "discovery | regularizers": "parts, each with a registry group",
-    "config": "configuration and registry",
-    "measures | rendering | scenes": "ground",
+    "discovery | regularizers": "parts that use networks, each with a registry group",
+    "data | models": "parts: datasets and networks, each with a registry group",
+    "config": "configuration",
+    "registry": "the registry",
+    "measures | rendering | scenes": "numbers, drawings, drawn scenes",
+    "images": "pixels",
+    "runtime": "ground",
 }
 AROUND = {
     "plugins/": "distributions of their own that extend gta through entry points",
