@@ -5,101 +5,100 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
+from gtacli.config.option import option
 
 
 class AttentionMapConfig(CommonConfig):
     """Options of the drawing of attention maps."""
 
-    model: str | None = Field(
-        default=None,
-        description="ViT: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a registered name "
-        "(`gta models list`)",
-        json_schema_extra={"metavar": "SPEC"},
+    model: str | None = option(
+        None,
+        "ViT: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a registered name (`gta "
+        "models list`)",
+        metavar="SPEC",
     )
-    compare: list[str] = Field(
-        default_factory=list,
-        description="more models for the same images, each with its own output folder",
-        json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
+    compare: list[str] = option(
+        list,
+        "more models for the same images, each with its own output folder",
+        metavar="SPEC...",
+        multiple=True,
+        variadic=True,
     )
-    kind: str = Field(
-        default="cls",
-        description="cls: attention of the CLS token; rollout: attention rollout through all "
-        "blocks up to `layer`; or a discovery back-end: tokencut, gradcam, dino, ... (`gta "
-        "plugins list`)",
-        json_schema_extra={"metavar": "NAME", "choices": ["cls", "rollout"]},
+    kind: str = option(
+        "cls",
+        "cls: attention of the CLS token; rollout: attention rollout through all blocks up "
+        "to `layer`; or a discovery back-end: tokencut, gradcam, dino, ... (`gta plugins "
+        "list`)",
+        metavar="NAME",
+        choices=["cls", "rollout"],
     )
     layer: Annotated[
         Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
-    ] = Field(
-        default=None,
-        description="block numbers, from the end if negative, such as -1 or 0,5,11",
-        json_schema_extra={"metavar": "N|all|LIST", "default": "-1, or the back-end's default"},
+    ] = option(
+        None,
+        "block numbers, from the end if negative, such as -1 or 0,5,11",
+        metavar="N|all|LIST",
+        shown="-1, or the back-end's default",
     )
     heads: Annotated[
         Literal["max", "mean", "all"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
-    ] = Field(
-        default=None,
-        description="maximum or mean over the heads, every head, or the numbers of heads",
-        json_schema_extra={"metavar": "max|mean|all|LIST", "default": "max; mean for rollout"},
+    ] = option(
+        None,
+        "maximum or mean over the heads, every head, or the numbers of heads",
+        metavar="max|mean|all|LIST",
+        shown="max; mean for rollout",
     )
-    style: Literal["overlay", "heat", "mask", "raw"] = Field(
-        default="overlay",
-        description="image overlaid with the map, map in colors, black and white mask, or values "
-        "on the patch grid (.npy)",
+    style: Literal["overlay", "heat", "mask", "raw"] = option(
+        "overlay",
+        "image overlaid with the map, map in colors, black and white mask, or values on the "
+        "patch grid (.npy)",
     )
-    mass: float = Field(
-        default=0.6,
+    mass: float = option(
+        0.6,
+        "fraction of the attention inside the mask; not used by back-ends with their own masks",
         gt=0,
         lt=1,
-        description="fraction of the attention inside the mask; not used by back-ends with their "
-        "own masks",
     )
-    colormap: Literal["plasma", "viridis", "cividis", "turbo", "red"] = Field(
-        default="plasma",
-        description="colors of overlay and heat; red: as in the figures of GTA's paper",
+    colormap: Literal["plasma", "viridis", "cividis", "turbo", "red"] = option(
+        "plasma", "colors of overlay and heat; red: as in the figures of GTA's paper"
     )
-    clip: float = Field(
-        default=1.0,
+    clip: float = option(
+        1.0,
+        "quantile of a map that gets the strongest color; 0.97 keeps a few extreme patches "
+        "from hiding the others",
         gt=0,
         le=1,
-        description="quantile of a map that gets the strongest color; 0.97 keeps a few extreme "
-        "patches from hiding the others",
     )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="N: about the number of patches of an N x N image, at each image's own aspect "
-        "ratio; HxW: every image is stretched to this size, in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
+    image_size: ImageSize | None = option(
+        None,
+        "N: about the number of patches of an N x N image, at each image's own aspect ratio; "
+        "HxW: every image is stretched to this size, in pixels",
+        metavar="N|HxW",
+        shown="the model's",
     )
-    stretch: bool = Field(
-        default=False,
-        description="stretch every image to the model's size, as DINO's code does",
+    stretch: bool = option(False, "stretch every image to the model's size, as DINO's code does")
+    target_class: str | None = option(
+        None,
+        "gradcam: number or name of the class",
+        metavar="CLASS",
+        shown="each image's predicted class",
     )
-    target_class: str | None = Field(
-        default=None,
-        description="gradcam: number or name of the class",
-        json_schema_extra={"metavar": "CLASS", "default": "each image's predicted class"},
+    sheet: FilePath | None = option(
+        None,
+        "also write one picture of the first images with all maps side by side, with one "
+        "color scale per row",
+        metavar="FILE.png",
     )
-    sheet: FilePath | None = Field(
-        default=None,
-        description="also write one picture of the first images with all maps side by side, with "
-        "one color scale per row",
-        json_schema_extra={"metavar": "FILE.png"},
-    )
-    sheet_rows: int = Field(default=12, ge=1, le=200, description="number of images in `sheet`")
-    discovery: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="options of back-ends, by name",
-        json_schema_extra={"flag": False},
-    )
-    workers: int | None = Field(
-        default=None,
+    sheet_rows: int = option(12, "number of images in `sheet`", ge=1, le=200)
+    discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)
+    workers: int | None = option(
+        None,
+        "number of threads that read images and draw; 0: use the main thread",
         ge=0,
-        description="number of threads that read images and draw; 0: use the main thread",
-        json_schema_extra={"default": "one per core, at most 16"},
+        shown="one per core, at most 16",
     )
 
     @field_validator("sheet")

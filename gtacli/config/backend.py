@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
 from gtacli.config.base import StrictModel
 from gtacli.config.common import CommonConfig, ImageSize
+from gtacli.config.option import option
 from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.values import Level, Setting, Tree, find, merge
 from gtacli.registry import DISCOVERY
@@ -24,48 +23,40 @@ class BackendConfig(CommonConfig):
     short: ClassVar[tuple[str, ...]] = ("layer", "tau")
     """Keys of the back-end's options, whichever source names the back-end."""
 
-    model: str | None = Field(
-        default=None,
-        description="pre-trained ViT: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a "
-        "registered name (`gta models list`)",
-        json_schema_extra={"metavar": "SPEC"},
+    model: str | None = option(
+        None,
+        "pre-trained ViT: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a registered "
+        "name (`gta models list`)",
+        metavar="SPEC",
     )
-    teacher: str | None = Field(
-        default=None, description="another name of `model`", json_schema_extra={"metavar": "SPEC"}
-    )
-    backend: str = Field(
-        default="tokencut",
-        description="method that finds the objects: tokencut, dino, gradcam, or a plug-in's (`gta "
+    teacher: str | None = option(None, "another name of `model`", metavar="SPEC")
+    backend: str = option(
+        "tokencut",
+        "method that finds the objects: tokencut, dino, gradcam, or a plug-in's (`gta "
         "plugins list`)",
-        json_schema_extra={"metavar": "NAME"},
+        metavar="NAME",
     )
-    layer: int | Literal["auto"] | None = Field(
-        default=None,
-        description="block whose features or attention are used, from the end if negative; auto "
+    layer: int | Literal["auto"] | None = option(
+        None,
+        "block whose features or attention are used, from the end if negative; auto "
         "(tokencut): chosen for the model",
-        json_schema_extra={"default": "auto for tokencut, else -1"},
+        shown="auto for tokencut, else -1",
     )
-    tau: float | Literal["auto"] | None = Field(
-        default=None,
-        description="tokencut: cosine similarity above which two patches are connected; auto: "
-        "chosen for the model",
-        json_schema_extra={"default": "auto"},
+    tau: float | Literal["auto"] | None = option(
+        None,
+        "tokencut: cosine similarity above which two patches are connected; auto: chosen for "
+        "the model",
+        shown="auto",
     )
-    discovery: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="options of back-ends, by name",
-        json_schema_extra={"flag": False},
+    discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)
+    image_size: ImageSize | None = option(
+        None, "image size of the model in pixels", metavar="N|HxW", shown="the model's"
     )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="image size of the model in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
-    )
-    workers: int | None = Field(
-        default=None,
+    workers: int | None = option(
+        None,
+        "number of threads that read images; 0: read in the main thread",
         ge=0,
-        description="number of threads that read images; 0: read in the main thread",
-        json_schema_extra={"default": "by the number of cores"},
+        shown="by the number of cores",
     )
 
     @property

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
+from gtacli.config.option import option
 from gtacli.config.values import Level, Rank, Tree, merge, plain, tree_of
 
 MERGED = "merged"
@@ -126,35 +127,29 @@ class CommandConfig(StrictModel):
 class DeviceConfig(CommandConfig):
     """Options of every command that runs a model."""
 
-    device: Annotated[str, AfterValidator(_known_device)] = Field(
-        default="auto",
-        description="device to compute on; auto: the GPU if there is one",
-        json_schema_extra={
-            "metavar": "auto|cpu|cuda|cuda:N|mps",
-            "choices": ["auto", "cpu", "cuda", "mps"],
-        },
+    device: Annotated[str, AfterValidator(_known_device)] = option(
+        "auto",
+        "device to compute on; auto: the GPU if there is one",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        choices=["auto", "cpu", "cuda", "mps"],
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="number format of the models; auto: bf16 on CUDA, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "number format of the models; auto: bf16 on CUDA, else fp32"
     )
-    batch_size: int = Field(default=32, ge=1, description="images per step")
-    workers: int | None = Field(
-        default=None,
+    batch_size: int = option(32, "images per step", ge=1)
+    workers: int | None = option(
+        None,
+        "number of processes that load images; 0: load in the main process",
         ge=0,
-        description="number of processes that load images; 0: load in the main process",
-        json_schema_extra={"default": "by the number of cores"},
+        shown="by the number of cores",
     )
 
 
 class CommonConfig(DeviceConfig):
     """Options of every command that writes a run folder."""
 
-    out: FilePath | None = Field(
-        default=None,
-        description="output folder; must be new or empty",
-        json_schema_extra={"default": "runs/COMMAND-DATE-TIME", "metavar": "DIR"},
+    out: FilePath | None = option(
+        None, "output folder; must be new or empty", shown="runs/COMMAND-DATE-TIME", metavar="DIR"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random numbers")
-    overwrite: bool = Field(
-        default=False, description="replace the earlier run in a non-empty `out`"
-    )
+    seed: int = option(0, "seed of all random numbers", ge=0, lt=2**32)
+    overwrite: bool = option(False, "replace the earlier run in a non-empty `out`")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from gtacli.config.common import CommonConfig
+from gtacli.config.option import option
 
 
 class DemoConfig(CommonConfig):
     """Number and length of the runs that compare plain fine-tuning with GTA."""
 
-    seeds: int = Field(
-        default=3, ge=1, description="runs of each method; their seeds count from `seed`"
+    seeds: int = option(3, "runs of each method; their seeds count from `seed`", ge=1)
+    sampling_rate: float = option(
+        15.0, "percentage of each class's training images to keep (rounded up)", gt=0, le=100
     )
-    sampling_rate: float = Field(
-        default=15.0,
-        gt=0,
-        le=100,
-        description="percentage of each class's training images to keep (rounded up)",
-    )
-    epochs: int = Field(default=40, ge=1, description="passes over the training images")
+    epochs: int = option(40, "passes over the training images", ge=1)

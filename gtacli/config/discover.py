@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer
 
 from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath
+from gtacli.config.option import option
 
 
 def _read_shard(value: object) -> object:
@@ -38,21 +39,20 @@ Shard = Annotated[
 class DiscoverConfig(BackendConfig):
     """Options of the computation of object maps."""
 
-    data: str | None = Field(
-        default=None,
-        description="dataset, with all its splits, or a folder of images without classes; instead "
-        "of image arguments",
-        json_schema_extra={"metavar": "SPEC"},
+    data: str | None = option(
+        None,
+        "dataset, with all its splits, or a folder of images without classes; instead of "
+        "image arguments",
+        metavar="SPEC",
     )
-    shard: Shard = Field(
-        default=(0, 1),
-        description="process the I-th of N parts of the images; all parts may run at the same "
-        "time with the same `out`",
-        json_schema_extra={"metavar": "I/N", "default": "0/1, all images"},
+    shard: Shard = option(
+        (0, 1),
+        "process the I-th of N parts of the images; all parts may run at the same time with "
+        "the same `out`",
+        metavar="I/N",
+        shown="0/1, all images",
     )
-    out: FilePath | None = Field(
-        default=None,
-        description="cache folder of the maps; images that it contains are skipped",
-        json_schema_extra={"metavar": "CACHE"},
+    out: FilePath | None = option(
+        None, "cache folder of the maps; images that it contains are skipped", metavar="CACHE"
     )
-    overwrite: bool = Field(default=False, description="remove the maps in `out` first")
+    overwrite: bool = option(False, "remove the maps in `out` first")

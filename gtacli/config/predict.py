@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from gtacli.config.common import DeviceConfig
+from gtacli.config.option import option
 
 
 class PredictConfig(DeviceConfig):
     """Options of the classification of images with a fine-tuned model."""
 
-    model: str | None = Field(
-        default=None,
-        description="run folder, or any other model with a classifier head",
-        json_schema_extra={"metavar": "SPEC"},
+    model: str | None = option(
+        None, "run folder, or any other model with a classifier head", metavar="SPEC"
     )
-    top: int = Field(
-        default=5, ge=1, description="number of classes per image, the most probable first"
-    )
+    top: int = option(5, "number of classes per image, the most probable first", ge=1)

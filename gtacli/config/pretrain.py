@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import FilePath, ImageSize
+from gtacli.config.option import option
 from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.training import TrainingConfig
 from gtacli.registry import DISCOVERY
@@ -46,149 +47,119 @@ class PretrainConfig(TrainingConfig):
 
     parts_key: ClassVar[str] = "discovery"
 
-    model: str | None = Field(
-        default=None,
-        description="model whose architecture is trained from random weights: a timm name, a run "
-        "folder, ...",
-        json_schema_extra={"metavar": "SPEC"},
+    model: str | None = option(
+        None,
+        "model whose architecture is trained from random weights: a timm name, a run folder, ...",
+        metavar="SPEC",
     )
-    init: str | None = Field(
-        default=None,
-        description="start from these weights, a file or a model specified like `model`",
-        json_schema_extra={"metavar": "SPEC|FILE", "default": "random"},
+    init: str | None = option(
+        None,
+        "start from these weights, a file or a model specified like `model`",
+        metavar="SPEC|FILE",
+        shown="random",
     )
-    patch_size: int | None = Field(
-        default=None,
+    patch_size: int | None = option(
+        None, "side of the model's patches in pixels", ge=1, shown="the model's"
+    )
+    image_size: ImageSize | None = option(
+        None,
+        "image size of the model in pixels: 224, or HEIGHTxWIDTH",
+        metavar="N|HxW",
+        shown="the model's",
+    )
+    data: str | None = option(
+        None,
+        "dataset whose training split is used, specified as for `gta finetune`, or a folder "
+        "of images without classes",
+        metavar="SPEC",
+    )
+    method: Literal["mae", "crossmae"] = option(
+        "mae",
+        "crossmae: the decoder attends to visible patches only and predicts a part of the "
+        "masked ones, which is two to three times as fast as mae",
+    )
+    guide: str | None = option(
+        None,
+        "method that finds the objects, whose patches get larger weights in the loss: none, "
+        "tokencut, dino, gradcam, or a plug-in's (`gta plugins list`)",
+        metavar="NAME",
+        shown="that of `maps`, else tokencut with `teacher`, else none",
+        choices=["none"],
+    )
+    maps: FilePath | None = option(
+        None, "object maps that `gta discover` has cached", metavar="CACHE"
+    )
+    teacher: str | None = option(
+        None, "without `maps`: pre-trained ViT that finds the objects in every view", metavar="SPEC"
+    )
+    teacher_size: ImageSize | None = option(
+        None, "image size of the teacher in pixels", metavar="N|HxW", shown="the teacher's"
+    )
+    discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)
+    shuffle_maps: bool = option(
+        False, "control experiment: shuffle the values of every map over the patches", switch=True
+    )
+    tau: Tau = option(
+        (1.0, 0.5),
+        "temperature of the weights gamma exp(map / tau), a number, or START:END of a cosine "
+        "schedule; smaller values favor the object more",
+        metavar="X|START:END",
+        shown="1.0:0.5",
+    )
+    gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = option(
+        "auto", "factor of the weights; auto: their mean over a batch is 1"
+    )
+    mask: Literal["random", "attention", "inverse"] = option(
+        "random",
+        "masked patches: random, those with the highest map values (attention), or those "
+        "with the lowest (inverse)",
+    )
+    mask_ratio: float = option(0.75, "fraction of the patches that is masked", gt=0, lt=1)
+    predict_ratio: float | None = option(
+        None, "crossmae: fraction of all patches that is predicted", gt=0, lt=1, shown=0.25
+    )
+    norm_pix: bool = option(True, "normalize each target patch by its own mean and variance")
+    decoder_dim: int = option(512, "embedding dimension of the decoder", ge=4)
+    decoder_depth: int = option(8, "number of blocks of the decoder", ge=1)
+    decoder_heads: int = option(16, "number of attention heads of the decoder", ge=1)
+    epochs: int = option(100, "number of passes over the images", ge=1)
+    warmup: float | None = option(
+        None,
+        "epochs of linear learning-rate warm-up",
+        ge=0,
+        metavar="X",
+        shown="a twentieth of the epochs",
+    )
+    blr: float = option(
+        1.5e-4, "learning rate for 256 images per step, scaled with the images per step", gt=0
+    )
+    lr: float | None = option(
+        None, "learning rate, instead of `blr`", gt=0, shown="blr x images per step / 256"
+    )
+    weight_decay: float = option(0.05, "weight decay of AdamW", ge=0)
+    crop_scale: float = option(
+        0.2, "smallest fraction of an image's area in a random crop", gt=0, le=1
+    )
+    flip: bool = option(True, "flip images horizontally with probability 0.5")
+    repeats: int = option(
+        1,
+        "augmented views of each image per epoch; the image is decoded once for all of them",
         ge=1,
-        description="side of the model's patches in pixels",
-        json_schema_extra={"default": "the model's"},
     )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="image size of the model in pixels: 224, or HEIGHTxWIDTH",
-        json_schema_extra={"metavar": "N|HxW", "default": "the model's"},
-    )
-    data: str | None = Field(
-        default=None,
-        description="dataset whose training split is used, specified as for `gta finetune`, or a "
-        "folder of images without classes",
-        json_schema_extra={"metavar": "SPEC"},
-    )
-    method: Literal["mae", "crossmae"] = Field(
-        default="mae",
-        description="crossmae: the decoder attends to visible patches only and predicts a part of "
-        "the masked ones, which is two to three times as fast as mae",
-    )
-    guide: str | None = Field(
-        default=None,
-        description="method that finds the objects, whose patches get larger weights in the loss: "
-        "none, tokencut, dino, gradcam, or a plug-in's (`gta plugins list`)",
-        json_schema_extra={
-            "metavar": "NAME",
-            "default": "that of `maps`, else tokencut with `teacher`, else none",
-            "choices": ["none"],
-        },
-    )
-    maps: FilePath | None = Field(
-        default=None,
-        description="object maps that `gta discover` has cached",
-        json_schema_extra={"metavar": "CACHE"},
-    )
-    teacher: str | None = Field(
-        default=None,
-        description="without `maps`: pre-trained ViT that finds the objects in every view",
-        json_schema_extra={"metavar": "SPEC"},
-    )
-    teacher_size: ImageSize | None = Field(
-        default=None,
-        description="image size of the teacher in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "the teacher's"},
-    )
-    discovery: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="options of back-ends, by name",
-        json_schema_extra={"flag": False},
-    )
-    shuffle_maps: bool = Field(
-        default=False,
-        description="control experiment: shuffle the values of every map over the patches",
-        json_schema_extra={"switch": True},
-    )
-    tau: Tau = Field(
-        default=(1.0, 0.5),
-        description="temperature of the weights gamma exp(map / tau), a number, or START:END of a "
-        "cosine schedule; smaller values favor the object more",
-        json_schema_extra={"metavar": "X|START:END", "default": "1.0:0.5"},
-    )
-    gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        default="auto", description="factor of the weights; auto: their mean over a batch is 1"
-    )
-    mask: Literal["random", "attention", "inverse"] = Field(
-        default="random",
-        description="masked patches: random, those with the highest map values (attention), or "
-        "those with the lowest (inverse)",
-    )
-    mask_ratio: float = Field(
-        default=0.75, gt=0, lt=1, description="fraction of the patches that is masked"
-    )
-    predict_ratio: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="crossmae: fraction of all patches that is predicted",
-        json_schema_extra={"default": 0.25},
-    )
-    norm_pix: bool = Field(
-        default=True, description="normalize each target patch by its own mean and variance"
-    )
-    decoder_dim: int = Field(default=512, ge=4, description="embedding dimension of the decoder")
-    decoder_depth: int = Field(default=8, ge=1, description="number of blocks of the decoder")
-    decoder_heads: int = Field(
-        default=16, ge=1, description="number of attention heads of the decoder"
-    )
-    epochs: int = Field(default=100, ge=1, description="number of passes over the images")
-    warmup: float | None = Field(
-        default=None,
+    knn_every: int | None = option(
+        None,
+        "epochs between two k-NN evaluations on held-out images, if the dataset has labels; "
+        "0: never",
         ge=0,
-        description="epochs of linear learning-rate warm-up",
-        json_schema_extra={"metavar": "X", "default": "a twentieth of the epochs"},
+        shown="a tenth of the epochs",
     )
-    blr: float = Field(
-        default=1.5e-4,
-        gt=0,
-        description="learning rate for 256 images per step, scaled with the images per step",
-    )
-    lr: float | None = Field(
-        default=None,
-        gt=0,
-        description="learning rate, instead of `blr`",
-        json_schema_extra={"default": "blr x images per step / 256"},
-    )
-    weight_decay: float = Field(default=0.05, ge=0, description="weight decay of AdamW")
-    crop_scale: float = Field(
-        default=0.2, gt=0, le=1, description="smallest fraction of an image's area in a random crop"
-    )
-    flip: bool = Field(default=True, description="flip images horizontally with probability 0.5")
-    repeats: int = Field(
-        default=1,
-        ge=1,
-        description="augmented views of each image per epoch; the image is decoded once for all "
-        "of them",
-    )
-    knn_every: int | None = Field(
-        default=None,
+    previews_every: int | None = option(
+        None,
+        "epochs between two pictures of reconstructions; 0: never",
         ge=0,
-        description="epochs between two k-NN evaluations on held-out images, if the dataset has "
-        "labels; 0: never",
-        json_schema_extra={"default": "a tenth of the epochs"},
+        shown="a tenth of the epochs",
     )
-    previews_every: int | None = Field(
-        default=None,
-        ge=0,
-        description="epochs between two pictures of reconstructions; 0: never",
-        json_schema_extra={"default": "a tenth of the epochs"},
-    )
-    batch_size: int = Field(default=64, ge=1, description="images per step, over all processes")
+    batch_size: int = option(64, "images per step, over all processes", ge=1)
 
     @classmethod
     def part_options(cls, name: str) -> type[StrictModel] | None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath
+from gtacli.config.option import option
 from gtacli.config.values import Level, Setting, Tree
 
 KINDS = {"attention": "dino"}
@@ -28,58 +29,52 @@ class SegmentConfig(BackendConfig):
 
     short: ClassVar[tuple[str, ...]] = (*BackendConfig.short, "objects")
 
-    data: str | None = Field(
-        default=None,
-        description="dataset whose images are added to the image arguments; its masks or boxes "
-        "are the ground truth: a folder, demo, voc/2012:ROOT, coco20k:ROOT, ...",
-        json_schema_extra={"metavar": "SPEC"},
+    data: str | None = option(
+        None,
+        "dataset whose images are added to the image arguments; its masks or boxes are the "
+        "ground truth: a folder, demo, voc/2012:ROOT, coco20k:ROOT, ...",
+        metavar="SPEC",
     )
-    kind: str | None = Field(
-        default=None,
-        description="another name of `backend`; attention stands for dino",
-        json_schema_extra={"metavar": "NAME", "choices": ["attention"]},
+    kind: str | None = option(
+        None,
+        "another name of `backend`; attention stands for dino",
+        metavar="NAME",
+        choices=["attention"],
     )
-    objects: int | None = Field(
-        default=None,
-        description="tokencut: maximum number of objects per image, by repeated cuts (MaskCut)",
-        json_schema_extra={"default": "1"},
+    objects: int | None = option(
+        None, "tokencut: maximum number of objects per image, by repeated cuts (MaskCut)", shown="1"
     )
-    compare: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
-        default=(),
-        description="more models for the same images, at the first model's image size",
-        json_schema_extra={
-            "metavar": "SPEC...",
-            "multiple": True,
-            "variadic": True,
-            "default": "none",
-        },
+    compare: Annotated[tuple[str, ...], BeforeValidator(_listed)] = option(
+        (),
+        "more models for the same images, at the first model's image size",
+        metavar="SPEC...",
+        multiple=True,
+        variadic=True,
+        shown="none",
     )
-    refine: Literal["none", "bilateral", "guided"] = Field(
-        default="none",
-        description="align the mask's border with the image's edges: bilateral solver, or guided "
-        "filter, which is faster",
+    refine: Literal["none", "bilateral", "guided"] = option(
+        "none",
+        "align the mask's border with the image's edges: bilateral solver, or guided filter, "
+        "which is faster",
     )
-    ground_truth: FilePath | None = Field(
-        default=None,
-        description="folder of ground truth named like the images: black and white masks, masks "
-        "of object or class ids, or VOC's .xml files with boxes",
-        json_schema_extra={"metavar": "DIR"},
+    ground_truth: FilePath | None = option(
+        None,
+        "folder of ground truth named like the images: black and white masks, masks of "
+        "object or class ids, or VOC's .xml files with boxes",
+        metavar="DIR",
     )
-    void: Literal["drop", "keep"] = Field(
-        default="drop",
-        description="pixels of value 255 in a mask of ids: drop ignores them, keep counts them as "
-        "background",
+    void: Literal["drop", "keep"] = option(
+        "drop",
+        "pixels of value 255 in a mask of ids: drop ignores them, keep counts them as background",
     )
-    workers: int | None = Field(
-        default=None,
+    workers: int | None = option(
+        None,
+        "number of threads that read images, and of those that refine and write; 0: use the "
+        "main thread",
         ge=0,
-        description="number of threads that read images, and of those that refine and write; 0: "
-        "use the main thread",
-        json_schema_extra={"default": "by the number of cores"},
+        shown="by the number of cores",
     )
-    overlay: bool = Field(
-        default=False, description="also write each image with its mask, STEM.overlay.jpg"
-    )
+    overlay: bool = option(False, "also write each image with its mask, STEM.overlay.jpg")
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:

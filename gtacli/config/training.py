@@ -4,55 +4,48 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from gtacli.config.common import CommonConfig, FilePath, read_words
+from gtacli.config.option import option
 
 
 class TrainingConfig(CommonConfig):
     """Options of the training loop."""
 
-    augment_device: Literal["cpu", "cuda"] = Field(
-        default="cpu",
-        description="where training images are augmented: one by one in the workers, or in "
-        "batches on the GPU, with the same random draws",
+    augment_device: Literal["cpu", "cuda"] = option(
+        "cpu",
+        "where training images are augmented: one by one in the workers, or in batches on "
+        "the GPU, with the same random draws",
     )
-    cache: Literal["auto", "ram", "none"] = Field(
-        default="auto", description="cache decoded images in memory; auto: if they are small enough"
+    cache: Literal["auto", "ram", "none"] = option(
+        "auto", "cache decoded images in memory; auto: if they are small enough"
     )
-    batch_size: int = Field(default=32, ge=1, description="images per step, over all processes")
-    accumulate: int = Field(default=1, ge=1, description="batches per optimizer step")
-    clip_grad: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest norm of the gradient",
-        json_schema_extra={"default": "off"},
+    batch_size: int = option(32, "images per step, over all processes", ge=1)
+    accumulate: int = option(1, "batches per optimizer step", ge=1)
+    clip_grad: float | None = option(None, "largest norm of the gradient", gt=0, shown="off")
+    grad_checkpointing: bool = option(
+        False, "store one activation per block and recompute the others: less memory, more time"
     )
-    grad_checkpointing: bool = Field(
-        default=False,
-        description="store one activation per block and recompute the others: less memory, more "
-        "time",
+    compile: bool = option(False, "compile the models with torch.compile")
+    partial_weights: bool = option(
+        False, "accept weights for less than 90 % of the backbone's tensors"
     )
-    compile: bool = Field(default=False, description="compile the models with torch.compile")
-    partial_weights: bool = Field(
-        default=False, description="accept weights for less than 90 % of the backbone's tensors"
-    )
-    nproc: int = Field(
-        default=1,
+    nproc: int = option(
+        1,
+        "number of processes on this machine, one per GPU, started with torchrun; they share "
+        "every batch, so the number changes the speed, not the result",
         ge=1,
-        description="number of processes on this machine, one per GPU, started with torchrun; "
-        "they share every batch, so the number changes the speed, not the result",
     )
     log: Annotated[
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(read_words)
-    ] = Field(
-        default=(),
-        description="also log to tensorboard, wandb or mlflow (extra loggers); may be given "
-        "several times",
-        json_schema_extra={"metavar": "LOGGER", "default": "none", "multiple": True},
+    ] = option(
+        (),
+        "also log to tensorboard, wandb or mlflow (extra loggers); may be given several times",
+        metavar="LOGGER",
+        shown="none",
+        multiple=True,
     )
-    resume: FilePath | None = Field(
-        default=None,
-        description="continue an interrupted run with its own options",
-        json_schema_extra={"metavar": "RUN", "default": "a new run"},
+    resume: FilePath | None = option(
+        None, "continue an interrupted run with its own options", metavar="RUN", shown="a new run"
     )

@@ -4,56 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from gtacli.config.common import CommonConfig, FilePath, ImageSize
+from gtacli.config.option import option
 from gtacli.config.probe.common import BlockNumbers
 
 
 class AttentionProbeConfig(CommonConfig):
     """Options of `gta probe attention`."""
 
-    model: str | None = Field(
-        default=None,
-        description="the ViT to probe: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a name "
-        "of the gta.models registry",
-        json_schema_extra={"metavar": "SPEC"},
+    model: str | None = option(
+        None,
+        "the ViT to probe: a timm name, hf-hub:..., a run folder, ARCH@FILE, or a name of "
+        "the gta.models registry",
+        metavar="SPEC",
     )
-    compare: list[str] = Field(
-        default_factory=list,
-        description="further models on the same images, with their attention's distance from that "
-        "of `model`: all words up to the next option",
-        json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
+    compare: list[str] = option(
+        list,
+        "further models on the same images, with their attention's distance from that of "
+        "`model`: all words up to the next option",
+        metavar="SPEC...",
+        multiple=True,
+        variadic=True,
     )
-    data: str | None = Field(
-        default=None,
-        description="a dataset whose images follow the named ones, with its own masks if it has "
-        "some: demo, voc/2012:ROOT, a csv with a column mask, a folder, ...",
-        json_schema_extra={"metavar": "SPEC"},
+    data: str | None = option(
+        None,
+        "a dataset whose images follow the named ones, with its own masks if it has some: "
+        "demo, voc/2012:ROOT, a csv with a column mask, a folder, ...",
+        metavar="SPEC",
     )
-    masks: FilePath | None = Field(
-        default=None,
-        description="folder of the objects' masks, named like the images",
-        json_schema_extra={"metavar": "DIR", "default": "the data's own, else TokenCut's"},
+    masks: FilePath | None = option(
+        None,
+        "folder of the objects' masks, named like the images",
+        metavar="DIR",
+        shown="the data's own, else TokenCut's",
     )
-    image_size: ImageSize | None = Field(
-        default=None,
-        description="input size of all models, in pixels",
-        json_schema_extra={"metavar": "N|HxW", "default": "that of `model`"},
+    image_size: ImageSize | None = option(
+        None, "input size of all models, in pixels", metavar="N|HxW", shown="that of `model`"
     )
-    layer: BlockNumbers = Field(
-        default="all",
-        description="blocks, negative ones from the end, as in -1 or 0,5,11",
-        json_schema_extra={"metavar": "all|last|LIST"},
+    layer: BlockNumbers = option(
+        "all", "blocks, negative ones from the end, as in -1 or 0,5,11", metavar="all|last|LIST"
     )
-    discovery: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="TokenCut's options, as in `set` discovery.tokencut.layer=-6",
-        json_schema_extra={"flag": False},
+    discovery: dict[str, dict[str, Any]] = option(
+        dict, "TokenCut's options, as in `set` discovery.tokencut.layer=-6", flag=False
     )
-    workers: int | None = Field(
-        default=None,
-        ge=0,
-        description="threads that read images; 0: none",
-        json_schema_extra={"default": "one per core"},
+    workers: int | None = option(
+        None, "threads that read images; 0: none", ge=0, shown="one per core"
     )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
+from gtacli.config.option import option
 from gtacli.config.probe.common import Counts, FeatureProbeConfig, PositiveFloats
 
 
 class KnnProbeConfig(FeatureProbeConfig):
     """Options of `gta probe knn`."""
 
-    k: Counts = Field(
-        default=(10, 20, 100, 200),
-        description="numbers of neighbors that vote",
-        json_schema_extra={"metavar": "LIST", "default": "10,20,100,200"},
+    k: Counts = option(
+        (10, 20, 100, 200), "numbers of neighbors that vote", metavar="LIST", shown="10,20,100,200"
     )
-    temperature: PositiveFloats = Field(
-        default=(0.07,),
-        description="temperatures of the votes' weights, exp(cosine / temperature)",
-        json_schema_extra={"metavar": "LIST", "default": "0.07"},
+    temperature: PositiveFloats = option(
+        (0.07,),
+        "temperatures of the votes' weights, exp(cosine / temperature)",
+        metavar="LIST",
+        shown="0.07",
     )
 
     @property

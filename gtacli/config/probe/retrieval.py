@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from gtacli.config.common import FilePath
+from gtacli.config.option import option
 from gtacli.config.probe.common import Counts, FeatureProbeConfig
 
 
 class RetrievalProbeConfig(FeatureProbeConfig):
     """Options of `gta probe retrieval`."""
 
-    gallery: Literal["test", "train"] = Field(
-        default="test",
-        description="the split that test images are searched for in: the other test images, or "
-        "the training images",
+    gallery: Literal["test", "train"] = option(
+        "test",
+        "the split that test images are searched for in: the other test images, or the "
+        "training images",
     )
-    recall: Counts = Field(
-        default=(1, 5, 10),
-        description="values of k of recall@k: whether one of the k nearest has the query's class",
-        json_schema_extra={"metavar": "LIST", "default": "1,5,10"},
+    recall: Counts = option(
+        (1, 5, 10),
+        "values of k of recall@k: whether one of the k nearest has the query's class",
+        metavar="LIST",
+        shown="1,5,10",
     )
-    ground_truth: FilePath | None = Field(
-        default=None,
-        description="revisited Oxford or Paris: gnd_roxford5k.pkl, or the same as JSON; `data` is "
-        "then the folder of the images",
-        json_schema_extra={"metavar": "FILE"},
+    ground_truth: FilePath | None = option(
+        None,
+        "revisited Oxford or Paris: gnd_roxford5k.pkl, or the same as JSON; `data` is then "
+        "the folder of the images",
+        metavar="FILE",
     )
 
     @model_validator(mode="after")

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
-
+from gtacli.config.option import option
 from gtacli.config.probe.common import FeatureProbeConfig
 
 
 class TransferProbeConfig(FeatureProbeConfig):
     """Options of `gta probe transfer`."""
 
-    data: list[str] = Field(  # type: ignore[assignment]
-        default_factory=list,
-        description="labeled datasets: all words up to the next option",
-        json_schema_extra={"metavar": "SPEC...", "multiple": True, "variadic": True},
+    data: list[str] = option(  # type: ignore[assignment]
+        list,
+        "labeled datasets: all words up to the next option",
+        metavar="SPEC...",
+        multiple=True,
+        variadic=True,
     )
-    k: int = Field(default=20, ge=1, description="k-NN: number of neighbors that vote")
-    linear: bool = Field(default=True, description="train linear classifiers too")
+    k: int = option(20, "k-NN: number of neighbors that vote", ge=1)
+    linear: bool = option(True, "train linear classifiers too")
 
     SHARED: ClassVar[frozenset[str]] = frozenset(FeatureProbeConfig.model_fields)
 
