@@ -22,7 +22,7 @@ def replace_atomic(
     """Let `write` fill a draft, then rename the draft to `path`.
 
     Readers never see half a file, and an existing file stays if writing fails. The folder is
-    created.
+    created. The file has the mode that the user's umask gives to new files.
 
     Args:
         path: file to create or replace.
@@ -36,13 +36,23 @@ def replace_atomic(
     draft = draft or path.with_name(f".{os.getpid()}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        mode = _create(draft)
         write(draft)
+        if draft.stat().st_mode != mode:  # safetensors makes a private file of its own
+            draft.chmod(mode & 0o777)
         if sync:
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _create(draft: Path) -> int:
+    """Create an empty file, never through a link that is there already; return its mode."""
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:
+        return os.fstat(file.fileno()).st_mode
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out") -> str:

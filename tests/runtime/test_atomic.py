@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from gtacli.errors import RunError
 from gtacli.runtime.atomic import replace_atomic, write_atomic
@@ -38,3 +44,38 @@ def test_error_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"sheet: cannot write .*file/a.png"):
         write_atomic(tmp_path / "file" / "a.png", lambda draft: draft.touch(), "sheet")
+
+
+@pytest.fixture
+def group_umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("model.safetensors", lambda path: save_file({"a": torch.zeros(2)}, path)),
+        ("state.pt", lambda path: torch.save({}, path)),
+        ("mask.png", lambda path: Image.new("L", (2, 2)).save(path, "PNG")),
+        ("report.html", lambda path: path.write_text("page")),
+    ],
+)
+def test_mode_is_what_the_umask_gives(
+    tmp_path: Path, group_umask: None, name: str, write: Callable[[Path], object]
+) -> None:
+    replace_atomic(tmp_path / name, write)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_link_in_place_of_the_draft_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / "draft").symlink_to(other)
+    replace_atomic(
+        tmp_path / "a.txt", lambda draft: draft.write_text("new"), draft=tmp_path / "draft"
+    )
+    assert (other.read_text(), (tmp_path / "a.txt").read_text()) == ("mine", "new")
