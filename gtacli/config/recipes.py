@@ -12,6 +12,7 @@ from typing import Any
 
 from gtacli.config.base import did_you_mean
 from gtacli.errors import UsageError
+from gtacli.runtime.regular import read_regular_text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,9 @@ class Recipe:
     @property
     def text(self) -> str:
         try:
-            return self.path.read_text("utf-8")
+            return read_regular_text(self.path)
+        except FileNotFoundError:
+            raise UsageError("there is no such file", source=self.label) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot be read ({error})", source=self.label) from None
 
@@ -75,10 +78,7 @@ def find(spec: str) -> Recipe:
     """Return a shipped recipe by its name, or the recipe of a file."""
     path = Path(spec)
     if path.suffix == ".toml" or len(path.parts) > 1:
-        recipe = Recipe(spec, path)
-        if not path.is_file():
-            raise UsageError("there is no such file", source=recipe.label)
-        return recipe
+        return Recipe(spec, path)
     known = shipped()
     if spec not in known:
         raise UsageError(

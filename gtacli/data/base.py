@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.regular import open_regular
 
 if TYPE_CHECKING:
     from gtacli.images.sizes import Box
@@ -61,7 +62,7 @@ class Record:
 
     def open(self) -> BinaryIO:
         """Open the encoded image. Raises OSError, or what the image's container raises."""
-        return self.path.open("rb") if isinstance(self.path, Path) else self.path.open()
+        return self.path.open() if isinstance(self.path, PackedImage) else open_regular(self.path)
 
 
 NO_CLASS = ("",)

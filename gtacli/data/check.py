@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 
 from gtacli.data.base import SPLITS, ImageDataset, Record
 from gtacli.data.readers.published import is_missing
-from gtacli.images.decode import ImageError, decode
+from gtacli.images.decode import ImageError, decode, read_bytes
 from gtacli.runtime.machine import usable_cores
 from gtacli.runtime.results import Doc
 
@@ -111,10 +111,9 @@ def _check_image(record: Record, quick: bool) -> ImageCheck:
     if is_missing(record):
         return ImageCheck(missing=True, error=f"no such image: {record.path}")
     try:
-        with record.open() as stream:
-            digest = hashlib.sha256(stream.read()).digest()
-    except Exception as error:  # shards and tables raise errors of their own
-        return ImageCheck(error=f"cannot read image {record.path}: {' '.join(str(error).split())}")
+        digest = hashlib.sha256(read_bytes(record.path)).digest()
+    except ImageError as error:
+        return ImageCheck(error=str(error))
     if not quick:
         try:
             decode(record.path)

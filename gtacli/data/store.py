@@ -11,11 +11,10 @@ from time import perf_counter
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.images.decode import ImageError, load, open_source
+from gtacli.images.decode import ImageError, load, open_image
 from gtacli.images.sizes import Size, cover_size
 from gtacli.runtime.machine import available_memory, usable_cores
 
@@ -139,7 +138,7 @@ class ImageStore:
 
 def _pixels_of(record: Record, cover: Size) -> int:
     try:
-        with Image.open(open_source(record.path)) as image:
+        with open_image(record.path) as image:
             height, width = cover_size(image.height, image.width, cover)
             return height * width
     except Exception:  # reported when it is decoded

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from gtacli.data.base import Record
 from gtacli.data.readers.annotations import read_boxes
-from gtacli.images.decode import ImageError, decode
+from gtacli.images.decode import ImageError, decode, open_image
 from gtacli.images.find import IMAGE_SUFFIXES
 from gtacli.images.sizes import Box, Size
 from gtacli.measures.segmentation import VOID
@@ -102,7 +102,7 @@ def _labels(path: Path) -> NDArray[np.int32]:
 def _numbers(path: Path) -> NDArray[np.integer[Any]] | None:
     """Return the indices of a palette of ids, or 16 bit numbers too small for white, else None."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode != "P" and not image.mode.startswith("I"):
                 return None
             colors = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)

@@ -33,6 +33,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
+from gtacli.runtime.regular import read_regular_text
 from gtacli.scenes.digest import drawing_digest
 from gtacli.scenes.trials import draw_trial
 
@@ -138,7 +139,7 @@ def _key(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: 
 
 def _read(file: Path) -> Calibration | None:
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
+        return Calibration(**json.loads(read_regular_text(file)))
     except (OSError, ValueError, TypeError):  # missing or damaged
         return None
 

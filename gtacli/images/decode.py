@@ -5,6 +5,8 @@ file.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from gtacli.errors import GtaError
 from gtacli.images.packed import PackedImage
 from gtacli.images.sizes import Size, cover_size, to_upright_rgb
+from gtacli.runtime.regular import open_regular
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -39,21 +42,14 @@ def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd EXIF or palettes do not matter
-            with Image.open(open_source(path)) as image:
+            with open_image(path) as image:
                 if cover is not None and image.format == "JPEG":
                     side = 2 * max(cover)  # a square: EXIF may still rotate it
                     image.draft(image.mode, (side, side))
                 image.load()
                 return to_upright_rgb(image)
-    except FileNotFoundError as error:
-        raise ImageError(f"no such image: {path}") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image"
-        elif isinstance(error, OSError) and error.strerror:  # str() repeats the file's name
-            reason = error.strerror
-        raise ImageError(f"cannot read image {path}: {reason}") from error
+        raise _image_error(path, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +72,47 @@ class EncodedImage(PackedImage):
 def read_bytes(path: Path | PackedImage) -> bytes:
     """Return the encoded bytes of an image. Raises ImageError if they cannot be read."""
     try:
-        with path.open("rb") if isinstance(path, Path) else path.open() as file:
+        with open_source(path) as file:
             return file.read()
-    except FileNotFoundError as error:
-        raise ImageError(f"no such image: {path}") from error
     except Exception as error:  # a container may raise anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ImageError(f"cannot read image {path}: {reason}") from error
+        raise _image_error(path, error) from error
 
 
 def read_upright_size(path: Path | PackedImage) -> Size:
     """Return the (h, w) of what `decode` returns, from the header. Raises ImageError."""
     try:
-        with Image.open(open_source(path)) as image:
+        with open_image(path) as image:
             width, height = image.size
             rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except Exception as error:
-        raise ImageError(f"cannot read image {path}: {error}") from error
+        raise _image_error(path, error) from error
     return (width, height) if rotated else (height, width)
 
 
-def open_source(path: Path | PackedImage) -> Path | BinaryIO:
-    """Return what Pillow can open."""
-    return path.open() if isinstance(path, PackedImage) else path
+def open_source(path: Path | PackedImage) -> BinaryIO:
+    """Open the encoded image. Raises OSError, or what the image's container raises."""
+    return path.open() if isinstance(path, PackedImage) else open_regular(path)
+
+
+@contextmanager
+def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
+    """Open an image of which only the header has been read: the one place that calls Pillow.
+
+    Raises OSError, and almost anything for a broken file.
+    """
+    with open_source(path) as file, Image.open(file) as image:
+        yield image
+
+
+def _image_error(path: Path | PackedImage, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"no such image: {path}")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image"
+    elif isinstance(error, OSError) and error.strerror:  # str() repeats the file's name
+        reason = error.strerror
+    return ImageError(f"cannot read image {path}: {reason}")
 
 
 def load(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import positions
+from gtacli.runtime.regular import check_regular
 
 MIN_COVERAGE = 0.9
 # Keys of a checkpoint's networks in the order of preference: averaged weights before raw ones,
@@ -87,8 +88,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises GtaError for a missing, truncated or unknown file and for a pickle that holds more than
     tensors, arguments and numbers: such a file could run code and is never unpickled.
     """
-    if not path.is_file():
-        raise GtaError(f"no weights file {path}")
+    try:
+        check_regular(path)
+    except FileNotFoundError as e:
+        raise GtaError(f"no weights file {path}") from e
+    except OSError as e:
+        raise GtaError(f"cannot read weights file {path}: {e.strerror}") from e
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as f:

@@ -21,6 +21,7 @@ from torch import Tensor
 from gtacli.errors import UsageError
 from gtacli.inference.predict import has_classifier
 from gtacli.models.loading import LoadedModel
+from gtacli.runtime.regular import read_regular_text
 
 log = logging.getLogger(__name__)
 NO_CLASS = -1
@@ -99,7 +100,7 @@ def count_outputs(model: LoadedModel) -> int:
 
 def _read_json(file: Path) -> dict[int, int]:
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_regular_text(file))
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {file}", option="mapping") from error
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from gtacli.report.attention import eval_transform, prepare_network
 from gtacli.report.run_folders import ReportRun
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.devices import Compute, choose_workers
+from gtacli.runtime.regular import open_regular, read_regular_text
 from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...
     Raises GtaError if the dataset no longer has one of them.
     """
     try:
-        keys = json.loads((run.path / "split.json").read_text(encoding="utf-8"))["test"]
+        keys = json.loads(read_regular_text(run.path / "split.json"))["test"]
     except (OSError, ValueError, KeyError, TypeError):
         return dataset["test"]
     records = {record.key: record for _, record in dataset.records()}
@@ -88,7 +89,7 @@ class Predictor:
 def hash_inputs(run: ReportRun, fingerprint: str) -> str:
     """Hash the run's weights and the dataset's fingerprint."""
     digest = hashlib.sha256(fingerprint.encode())
-    with (run.path / WEIGHTS_FILE).open("rb") as file:
+    with open_regular(run.path / WEIGHTS_FILE) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -97,7 +98,7 @@ def hash_inputs(run: ReportRun, fingerprint: str) -> str:
 def load_predictions(run: ReportRun, digest: str, records: Sequence[Record]) -> Predictions | None:
     """Return the cached predictions; None if they are from other weights or images."""
     try:
-        content = json.loads((run.path / PREDICTIONS_FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_regular_text(run.path / PREDICTIONS_FILE))
         cached = {key: (int(c), float(p)) for key, (c, p) in content["top1"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gtacli.images.decode import ImageError, decode
 from gtacli.report.run_folders import ReportRun
 
 # Width in pixels and maximum number of pictures per run, the largest first.
@@ -49,10 +50,10 @@ def read_previews(runs: Sequence[ReportRun], size: float) -> tuple[list[RunPrevi
     newest: dict[int, Image.Image] = {}
     for number in [*files]:
         try:
-            newest[number] = _open(files[number][-1][1])
-        except OSError as error:
+            newest[number] = decode(files[number][-1][1])
+        except ImageError as error:
             del files[number]
-            missing.append(f"{runs[number].name}: its newest preview cannot be read ({error})")
+            missing.append(f"{runs[number].name}: its newest preview cannot be read: {error}")
     if not files:
         return [], missing
     width, most = next((s for s in _SIZES if _total_bytes(newest, files, *s) <= size), _SIZES[-1])
@@ -64,11 +65,6 @@ def _files(run: Path) -> Iterator[tuple[int, Path]]:
     for file in sorted((run / "previews").glob("epoch-*.png")):
         if match := re.fullmatch(r"epoch-(\d+)", file.stem):
             yield int(match[1]), file
-
-
-def _open(file: Path) -> Image.Image:
-    with Image.open(file) as picture:
-        return picture.convert("RGB")
 
 
 def _total_bytes(
@@ -88,8 +84,8 @@ def _shrink(run: int, files: Sequence[tuple[int, Path]], width: int) -> RunPrevi
     shrunk = []
     for epochs, file in files:
         try:
-            shrunk.append((epochs, _jpeg(_open(file), width)))
-        except OSError:  # an earlier picture; the newest one was readable
+            shrunk.append((epochs, _jpeg(decode(file), width)))
+        except ImageError:  # an earlier picture; the newest one was readable
             continue
     return RunPreviews(run, tuple(e for e, _ in shrunk), tuple(jpeg for _, jpeg in shrunk))
 

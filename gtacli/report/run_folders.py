@@ -11,6 +11,7 @@ from typing import Any
 
 from gtacli.errors import GtaError
 from gtacli.runtime.atomic import replace_nonfinite
+from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 
@@ -94,7 +95,7 @@ def _read_run(path: Path, name: str) -> ReportRun:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = replace_nonfinite(json.loads(file.read_text(encoding="utf-8")))
+        value = replace_nonfinite(json.loads(read_regular_text(file)))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({error})") from error
     if not isinstance(value, dict):
@@ -109,7 +110,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = [
             replace_nonfinite(json.loads(line))
-            for line in file.read_text("utf-8").splitlines()
+            for line in read_regular_text(file).splitlines()
             if line
         ]
     except (OSError, ValueError) as error:

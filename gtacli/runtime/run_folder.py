@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.regular import check_regular, read_regular_text
 from gtacli.runtime.run_files import FILES, FOLDERS, STATE_FILE, WEIGHTS_FILE
 
 
@@ -140,7 +141,7 @@ class RunFolder:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+            return dict(json.loads(read_regular_text(self.path / name)))
         except (OSError, ValueError) as e:
             text = f"{self.path / name} cannot be read; is {self.path} a run folder?"
             raise GtaError(text) from e
@@ -155,9 +156,13 @@ class RunFolder:
 
     def _read_state(self) -> dict[str, Any]:
         file = self.path / STATE_FILE
-        if not file.is_file():
-            text = f"{self.path} has no {STATE_FILE}: its run ended before the first epoch"
-            raise GtaError(text, option="resume")
+        try:
+            check_regular(file)
+        except OSError as e:
+            text = f"{file} {e.strerror}"
+            if isinstance(e, FileNotFoundError):
+                text = f"{self.path} has no {STATE_FILE}: its run ended before the first epoch"
+            raise GtaError(text, option="resume") from e
         try:
             return dict(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as e:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Box, Size
+from gtacli.runtime.regular import open_regular
 
 
 def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple[Box, ...]:
@@ -25,7 +26,8 @@ def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple
     Raises ImageError for a file that is missing, no VOC annotation, or of an image of another size.
     """
     try:
-        root = ElementTree.parse(path).getroot()
+        with open_regular(path) as file:
+            root = ElementTree.parse(file).getroot()
         objects = [o for o in root.findall("object") if hard or not _is_hard(o)]
         boxes = tuple(_box(o) for o in objects)
         annotated = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("height", "width"))

@@ -19,6 +19,7 @@ from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
 from gtacli.images.sizes import Box
+from gtacli.runtime.regular import read_regular
 
 HOME = "http://images.cocodataset.org/"
 IMAGES = Archive("train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88")
@@ -68,7 +69,7 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
             f"{path} is missing: unpack {HOME}annotations/{ANNOTATIONS} in {path.parent.parent}"
         )
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
         by_id = {i["id"]: i["file_name"] for i in content["images"] if i["file_name"] in names}
         found: dict[str, list[Box]] = {name: [] for name in by_id.values()}
         for one in content["annotations"]:

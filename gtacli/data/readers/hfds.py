@@ -23,6 +23,7 @@ from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.regular import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ class TableImage(PackedImage):
 
     def open(self) -> BinaryIO:
         image = self.table.table[self.index][self.table.column]
-        return Path(image["path"]).open("rb") if image["bytes"] is None else BytesIO(image["bytes"])
+        data = image["bytes"]
+        return open_regular(Path(image["path"])) if data is None else BytesIO(data)
 
     def stamp(self) -> int:
         return self.table.sizes[self.index]

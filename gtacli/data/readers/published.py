@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.errors import GtaError
+from gtacli.runtime.regular import read_regular_text
 
 ClassId = TypeVar("ClassId", int, str)
 
@@ -93,7 +94,7 @@ def is_missing(record: Record) -> bool:
 def list_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number, text) of the nonempty lines of a list."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GtaError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, start=1):

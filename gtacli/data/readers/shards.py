@@ -33,6 +33,7 @@ from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
+from gtacli.runtime.regular import open_regular, read_regular_text
 
 log = logging.getLogger(__name__)
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -94,7 +95,7 @@ class Member(PackedImage):
     size: int
 
     def open(self) -> BinaryIO:
-        with self.shard.open("rb") as file:
+        with open_regular(self.shard) as file:
             file.seek(self.offset)
             return BytesIO(file.read(self.size))
 
@@ -156,7 +157,7 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
     labels: dict[str, str] = {}
     images: dict[str, Member] = {}
     try:
-        with tarfile.open(shard.path, "r:") as tar:
+        with open_regular(shard.path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 folder, slash, file = name.rpartition("/")
@@ -203,7 +204,7 @@ def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
     for file in CLASS_NAMES if top else ():
         path = (top or Path()) / file
         if path.is_file():
-            names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line)
+            names = tuple(line.strip() for line in read_regular_text(path).splitlines() if line)
             numbers = {str(number) for number in range(len(names))}
             if len(set(names)) != len(names) or not (used <= set(names) or used <= numbers):
                 raise GtaError(f"{path} lists {len(names)} classes, which do not fit the labels")

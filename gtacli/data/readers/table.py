@@ -23,6 +23,7 @@ from gtacli.data.base import (
 )
 from gtacli.errors import GtaError
 from gtacli.images.find import list_subfolders
+from gtacli.runtime.regular import open_regular_text
 
 
 class CsvRow(NamedTuple):
@@ -42,7 +43,7 @@ def has_tables(folder: Path) -> bool:
     table, train = folder / "train.csv", folder / "train"
     if not table.is_file() or (train.is_dir() and list_subfolders(train)):
         return False
-    with table.open(encoding="utf-8-sig", errors="replace") as file:
+    with open_regular_text(table, "utf-8-sig", errors="replace") as file:
         header = [name.strip().strip('"').lower() for name in file.readline().split(",")]
     return {"path", "label"} <= set(header)
 
@@ -96,7 +97,7 @@ def _sources(root: Path) -> list[Path]:
     listed = [root] if root.exists() else [Path(name.strip()) for name in str(root).split(",")]
     sources = [path.expanduser() for path in listed]
     for path in sources:
-        if not path.is_file():
+        if not path.exists():
             raise GtaError(f"no such file: {path}")
     return sources
 
@@ -105,7 +106,7 @@ def _rows(source: Path, columns: tuple[str, ...]) -> Iterator[CsvRow]:
     """Yield the rows of a table, which must have a value in each of `columns`."""
     empty = True
     try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
+        with open_regular_text(source, "utf-8-sig", newline="") as file:
             for row in _cells(source, file, columns):
                 empty = False
                 yield row

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
 from gtacli.runtime.atomic import replace_atomic
+from gtacli.runtime.regular import check_regular, open_regular
 
 RowArray = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache
@@ -64,6 +65,7 @@ def load(path: Path, dtype: np.dtype[Any], check: bool = True) -> RowArray | Non
     try:
         if check and _hash(path) != path.stem:
             return None
+        check_regular(path)
         rows = np.asarray(np.load(path, mmap_mode="r"))
     except (OSError, ValueError):
         return None
@@ -71,5 +73,5 @@ def load(path: Path, dtype: np.dtype[Any], check: bool = True) -> RowArray | Non
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+    with open_regular(path) as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         return digest(data).hex()

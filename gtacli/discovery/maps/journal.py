@@ -17,6 +17,7 @@ import numpy as np
 
 from gtacli.discovery.maps.files import RowArray, write_error
 from gtacli.errors import UsageError
+from gtacli.runtime.regular import check_regular
 
 _NUMBER = struct.Struct("<I")
 
@@ -31,6 +32,7 @@ class Journal:
         self.path, self.dtype = path, dtype
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", 0)
+            check_regular(path)
         except OSError as error:
             raise write_error(self.path, error) from error
         if not _locked(self._file.fileno()):

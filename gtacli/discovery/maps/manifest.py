@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gtacli.config.base import StrictModel
 from gtacli.errors import GtaError, UsageError
+from gtacli.runtime.regular import read_regular_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # version of the cache's files
@@ -81,7 +82,7 @@ def read_manifest(folder: Path) -> MapManifest:
     """Read the manifest of a cache; raise GtaError if it is missing or damaged."""
     file = folder / MANIFEST
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_regular_text(file)
     except FileNotFoundError as error:
         raise GtaError(f"{folder} has no maps of gta discover ({MANIFEST} is missing)") from error
     except (OSError, ValueError) as error:

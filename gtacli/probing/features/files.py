@@ -28,6 +28,7 @@ from gtacli.data.base import Record
 from gtacli.errors import RunError
 from gtacli.probing.features.columns import Pool
 from gtacli.runtime.atomic import replace_atomic
+from gtacli.runtime.regular import check_regular
 
 METHOD = 1
 """Version of the computation from an image to its values."""
@@ -79,8 +80,7 @@ def read_column(path: Path) -> FeatureTable:
 
     Raises FileNotFoundError; for a damaged file OSError, SafetensorError, KeyError or ValueError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(path)
+    check_regular(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         key = FeatureKey.model_validate_json(metadata["kind"])
@@ -96,6 +96,7 @@ def block_file(folder: Path, number: int) -> Path:
 def is_block(path: Path) -> bool:
     """Return whether the file is a readable block."""
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             return "values" in file.keys()  # noqa: SIM118 (the file is no dict)
     except (OSError, SafetensorError):

@@ -31,6 +31,7 @@ from gtacli.measures.statistics import mean_interval
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
 from gtacli.probing.retrieval.by_class import sort_gallery
+from gtacli.runtime.regular import read_regular
 
 LEVELS = {
     "easy": (("easy",), ("junk", "hard")),
@@ -77,7 +78,7 @@ def read_ground_truth(file: Path) -> RevisitedTruth:
     for any other file.
     """
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
         is_json = content.lstrip()[:1] == b"{"
         return _parse(json.loads(content) if is_json else _SafeUnpickler(BytesIO(content)).load())
     except FileNotFoundError as error:

@@ -1,0 +1,69 @@
+"""Reading of regular files only: a FIFO, a device or a socket could block for ever.
+
+A link counts as what it leads to. The errors are OSErrors, so that callers report them as they do
+any file that cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # Windows has neither
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for a path that does not exist or is no regular file."""
+    _check(path, os.stat(path).st_mode)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes. Raises OSError as `check_regular` does."""
+    return cast(BinaryIO, open(path, "rb", opener=_open))
+
+
+def open_regular_text(
+    path: Path, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None
+) -> TextIO:
+    """Open a file to read its text. Raises OSError as `check_regular` does."""
+    return cast(TextIO, open(path, encoding=encoding, errors=errors, newline=newline, opener=_open))
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a file. Raises OSError as `check_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_regular_text(path: Path) -> str:
+    """Return the text of a UTF-8 file. Raises OSError as `check_regular` does, or ValueError."""
+    with open_regular_text(path) as file:
+        return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    check_regular(Path(path))  # opening a device may have effects
+    descriptor = os.open(path, flags | _FLAGS)  # without waiting, should it have become a FIFO
+    try:
+        _check(Path(path), os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
