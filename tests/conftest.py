@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from tests.web import Web
+
 # Before torch is imported: a pool of OpenMP threads, once it has run, does not survive a fork, and
 # some tests fork. Tiny networks are slower on several threads anyway, and several test processes
 # may run at once.
@@ -88,6 +90,27 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder of this test alone, empty."""
     monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def web(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """A web in memory, empty, which downloads ask; whoever opens a connection fails the test."""
+    import socket
+
+    from gtacli.runtime import download
+
+    def refuse(*_: Any, **__: Any) -> None:
+        pytest.fail("opens a connection")
+
+    web = Web()
+    monkeypatch.setattr(download, "TRANSPORTS", (web.transport(),))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("GTA_ALLOW_HTTP", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return web
 
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}

@@ -23,6 +23,7 @@ from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.fetching import require_fetching
 from gtacli.runtime.regular import open_regular
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
     """Return the splits by name; a single saved table is the train split."""
     folder = Path(name)
     if not any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        require_fetching(f"hfds/{name}")  # a local folder, too: its README.md may name URLs
         loaded: Mapping[str, Any] = datasets.load_dataset(name)
         return loaded
     saved = datasets.load_from_disk(name)

@@ -8,9 +8,9 @@ split; without any, all shards are for training. Class names are read from `clas
 
 Fine-tuning samples by class, holds images out and resumes at any batch, which a stream like timm's
 reader does not allow. So the shards are indexed from the tars' headers, and every sample is a
-record that is read by its offset. For the same reason remote shards (`https:`, `pipe:` and others
-of webdataset) are downloaded once into the cache folder; labeled datasets for fine-tuning are
-small.
+record that is read by its offset. For the same reason remote shards are downloaded once into the
+cache folder; labeled datasets for fine-tuning are small. Only `https://` is (see
+`gtacli.runtime.download`): webdataset's own opener also runs commands (`pipe:`), so it is not used.
 """
 
 import glob
@@ -18,10 +18,10 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,6 +33,8 @@ from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
+from gtacli.runtime.download import download, has_scheme, require_url
+from gtacli.runtime.fetching import require_fetching
 from gtacli.runtime.regular import open_regular, read_regular_text
 
 log = logging.getLogger(__name__)
@@ -126,8 +128,11 @@ def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
     """Return the folder of the shards (None if they are remote), and the shards."""
     fixed = re.split(r"[{*?[]", pattern, maxsplit=1)[0]
     start = len(fixed) - len(fixed.rpartition("/")[2])
-    if re.match(r"[a-z][a-z0-9+]+:", pattern):  # at least two letters: not a Windows drive
-        urls = expand_braces(pattern)
+    urls = expand_braces(pattern)
+    if any(map(has_scheme, urls)):  # all are checked before the first one is opened
+        for url in urls:
+            require_url(url)
+        require_fetching(f"wds/{pattern}")
         names = [re.sub(r"(\.tar)\b.*", r"\1", url[start:]) for url in urls]
         return None, [Shard(n, _download(url, n)) for n, url in zip(names, urls, strict=True)]
     folder = Path(pattern).expanduser()
@@ -215,24 +220,18 @@ def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
 def _download(url: str, name: str) -> Path:
     """Return the local copy of a remote shard; download it if there is none."""
     stem = hashlib.sha256(url.encode()).hexdigest()[:12]
-    target = cache_dir() / "wds" / f"{stem}-{name.rpartition('/')[2]}"
+    file = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])
+    target = cache_dir() / "wds" / f"{stem}-{file}"
     if target.is_file():
         return target
-    try:
-        from webdataset.gopen import gopen
-    except ImportError as error:
-        raise GtaError(
-            "remote shards need the package webdataset: pip install 'gtacli[wds]'"
-        ) from error
     log.info("downloading %s into %s (once)", url, target.parent)
 
     def write(draft: Path) -> None:
-        with gopen(url, "rb") as source, draft.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+        download(url, draft)
         list(_samples(Shard(name, draft)))  # raises if the shard is incomplete
 
     try:
         replace_atomic(target, write)
-    except Exception as error:  # the scheme's opener raises errors of its own
+    except (OSError, ValueError, HTTPException, GtaError) as error:
         raise GtaError(f"cannot download shard {url}: {' '.join(str(error).split())}") from error
     return target

@@ -1,6 +1,4 @@
 import io
-import shlex
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,10 @@ from webdataset.shardlists import expand_urls
 
 from gtacli.data import ImageDataset, load_dataset
 from gtacli.data.readers.shards import expand_braces
+from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
+from tests.web import Web
 
 Layout = Callable[[str, Path], str]
 
@@ -138,35 +138,65 @@ def test_class_names(listed: str, tmp_path: Path, make_image: Callable[..., Path
         load_dataset(f"wds/{tmp_path}")
 
 
-def test_remote_shards_are_downloaded_once(
-    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
+def test_remote_shards_are_downloaded_once(layout: Layout, tmp_path: Path, web: Web) -> None:
     local = load_dataset(layout("wds", tmp_path / "far"))
-    url = f"pipe:cat {shlex.quote(str(tmp_path / 'far'))}/{{train-000,train-001,test-000}}.tar"
-    data = load_dataset(f"wds/{url}")
+    for file in (tmp_path / "far").glob("*.tar"):
+        web.files[f"https://example.org/{file.name}"] = file.read_bytes()
+    spec = "wds/https://example.org/{train-000,train-001,test-000}.tar"
+    data = load_dataset(spec)
     assert [(s, r.key) for s, r in data.records()] == [(s, r.key) for s, r in local.records()]
     for (_, one), (_, other) in zip(data.records(), local.records(), strict=True):
         assert one.open().read() == other.open().read()
-    for path in (tmp_path / "far").glob("*.tar"):
-        path.unlink()
-    assert load_dataset(f"wds/{url}").fingerprint() == data.fingerprint()
+    web.files.clear()
+    assert load_dataset(spec).fingerprint() == data.fingerprint()
     assert len(list((tmp_path / "cache/wds").iterdir())) == 3
 
 
-def test_failed_download_leaves_no_files(
-    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GTA_CACHE", str(tmp_path / "cache"))
+def test_failed_download_leaves_no_files(layout: Layout, tmp_path: Path, web: Web) -> None:
     layout("wds", tmp_path)
-    for command in ("cat gone.tar", f"head -c 900 {tmp_path / 'test-000.tar'}"):
-        with pytest.raises(GtaError, match="cannot download shard pipe:") as caught:
-            load_dataset(f"wds/pipe:{command}")
+    web.files["https://example.org/cut.tar"] = (tmp_path / "test-000.tar").read_bytes()[:900]
+    for name in ("gone", "cut"):
+        with pytest.raises(GtaError, match="cannot download shard https:") as caught:
+            load_dataset(f"wds/https://example.org/{name}.tar")
         assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache/wds").iterdir()) == []
-    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
-    with pytest.raises(GtaError, match=r"pip install 'gtacli\[wds\]'"):
-        load_dataset("wds/https://example.org/0.tar")
+
+
+@pytest.mark.parametrize("load", [load_dataset, load_images])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "pipe:touch MARK",
+        "PIPE:touch MARK",
+        " pipe:touch MARK",
+        "pipe:touch MARK; cat {000..001}.tar",
+        "{pipe:touch MARK,a.tar}",
+        "{a.tar,pipe:touch MARK}",
+        "{p,q}ipe:touch MARK",
+        "{https://example.org/a.tar,pipe:touch MARK}",
+        "https://example.org/a.tar::pipe:touch MARK",
+        "file:FOLDER/train-000.tar",
+        "file://FOLDER/train-000.tar",
+        "hdfs:train-000.tar",
+        "gs:train-000.tar",
+        "ftp://example.org/train-000.tar",
+        "data:,x",
+        "http://example.org/train-000.tar",
+        "https:train-000.tar",
+    ],
+)
+def test_other_schemes_are_refused_and_nothing_is_opened(
+    spec: str, load: Callable[[str], ImageDataset], layout: Layout, tmp_path: Path, web: Web
+) -> None:
+    layout("wds", tmp_path)
+    mark = tmp_path / "mark"
+    spec = spec.replace("MARK", str(mark)).replace("FOLDER", str(tmp_path))
+    with pytest.raises(GtaError) as caught:
+        load(f"wds/{spec}")
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+    if "::" not in spec:
+        assert web.asked == []
 
 
 def test_invalid_shards_raise_one_line(tmp_path: Path, make_image: Callable[..., Path]) -> None:
