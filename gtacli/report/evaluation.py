@@ -83,7 +83,7 @@ class RunEvaluator:
         try:
             records = find_test_images(run, dataset)
             digest = hash_inputs(run, fingerprint)
-            predictions = load_predictions(run, digest, records)
+            predictions = load_predictions(run, digest, records, len(dataset.classes))
             if predictions is None:
                 predictions = self._predict(run, label, dataset, records)
                 save_predictions(run, digest, predictions)

@@ -33,12 +33,16 @@ Predictions = dict[str, tuple[int, float]]
 def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...]:
     """Return the images that the run was tested on, by default the test split.
 
-    Raises GtaError if the dataset no longer has one of them.
+    The keys in split.json select images of the dataset; they are never paths.
+
+    Raises GtaError if they are no list of keys, or if the dataset no longer has one of them.
     """
     try:
         keys = json.loads(read_regular_text(run.path / "split.json"))["test"]
     except (OSError, ValueError, KeyError, TypeError):
         return dataset["test"]
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise GtaError(f"'test' in {run.path / 'split.json'} is no list of image keys")
     records = {record.key: record for _, record in dataset.records()}
     missing = [key for key in keys if key not in records]
     if missing:
@@ -95,15 +99,18 @@ def hash_inputs(run: ReportRun, fingerprint: str) -> str:
     return digest.hexdigest()
 
 
-def load_predictions(run: ReportRun, digest: str, records: Sequence[Record]) -> Predictions | None:
-    """Return the cached predictions; None if they are from other weights or images."""
+def load_predictions(
+    run: ReportRun, digest: str, records: Sequence[Record], classes: int
+) -> Predictions | None:
+    """Return the cached predictions; None if they are from other weights, images or classes."""
     try:
         content = json.loads(read_regular_text(run.path / PREDICTIONS_FILE))
         cached = {key: (int(c), float(p)) for key, (c, p) in content["top1"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     valid = content.get("of") == digest and set(cached) <= {r.key for r in records}
-    return cached if valid else None
+    known = all(0 <= number < classes for number, _ in cached.values())
+    return cached if valid and known else None
 
 
 def save_predictions(run: ReportRun, digest: str, predictions: Predictions) -> None:
