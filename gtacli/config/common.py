@@ -145,6 +145,16 @@ class DeviceConfig(CommandConfig):
     )
 
 
+class RecordConfig(CommandConfig):
+    """The option of commands that load what the record of a run folder names."""
+
+    allow_fetch: bool = option(
+        False,
+        "download datasets and weights that a run folder's record names; without it only names "
+        "that you give are downloaded",
+    )
+
+
 class CommonConfig(DeviceConfig):
     """Options of every command that writes a run folder."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gtacli.config.common import DeviceConfig, FilePath
+from gtacli.config.common import DeviceConfig, FilePath, RecordConfig
 from gtacli.config.option import option
 
 
-class ReportConfig(DeviceConfig):
+class ReportConfig(RecordConfig, DeviceConfig):
     """Options of a report."""
 
     out: FilePath = option(

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from gtacli.config.common import CommonConfig, FilePath, read_words
+from gtacli.config.common import CommonConfig, FilePath, RecordConfig, read_words
 from gtacli.config.option import option
 
 
-class TrainingConfig(CommonConfig):
+class TrainingConfig(RecordConfig, CommonConfig):
     """Options of the training loop."""
 
     augment_device: Literal["cpu", "cuda"] = option(

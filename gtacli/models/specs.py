@@ -11,6 +11,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from gtacli.errors import GtaError, errors_about
 from gtacli.models import timm_blocks
+from gtacli.models.cached import cached_only
 from gtacli.models.layouts import find_layout
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
+from gtacli.runtime.fetching import may_fetch, require_fetching
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -192,18 +195,22 @@ def _short(mean: tuple[float, ...]) -> str:
 
 
 def _pretrained(spec: str) -> Weights:
-    """Return timm's own weights at their native size, downloaded if necessary."""
+    """Return timm's own weights at their native size, downloaded if necessary and allowed."""
     name = spec.split(".")[0]
     where, _, place = spec.partition(":")
     if not place:
         _check_tag(spec, name)
     own: dict[str, Any] = {}
     try:
-        native = timm.create_model(spec, pretrained=True)
-        if place:  # a hub folder names its architecture and arguments in its config.json
-            read = load_model_config_from_hf if where == "hf-hub" else load_model_config_from_path
-            _, name, own = read(place)
+        with nullcontext() if may_fetch() else cached_only():
+            native = timm.create_model(spec, pretrained=True)
+            if place:  # a hub folder names its architecture and arguments in its config.json
+                hub = where == "hf-hub"
+                read = load_model_config_from_hf if hub else load_model_config_from_path
+                _, name, own = read(place)
     except Exception as e:  # timm and the hub raise many types
+        if isinstance(e, FileNotFoundError) and where != "local-dir":
+            require_fetching(f"{spec}, which is not cached here,")
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise GtaError(
             f"the weights of {spec} could not be loaded ({reason[:200]}). "

@@ -19,6 +19,7 @@ from gtacli.report.result_tables import make_result_table
 from gtacli.report.run_details import describe_run, shared_settings
 from gtacli.report.run_folders import ReportRun, read_runs
 from gtacli.runtime.atomic import write_atomic
+from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.results import Doc
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def _make_gallery(
 
     named = [*iter_images(config.images, stream, null)] if config.images else []
     compute = choose_compute(config.device, config.precision)
-    return make_gallery(config, runs, labels, order, named, room, compute, progress)
+    with recorded_specs("the record of a run", config.allow_fetch):
+        return make_gallery(config, runs, labels, order, named, room, compute, progress)
 
 
 def _page_content(

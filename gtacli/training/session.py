@@ -13,6 +13,7 @@ from gtacli.config.training import TrainingConfig
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.distribution import Processes, join_processes
+from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
 from gtacli.training.job import TrainingJob
 from gtacli.training.loggers import Loggers
@@ -23,9 +24,9 @@ from gtacli.training.state import Progress
 Config = TypeVar("Config", bound=TrainingConfig)
 
 # What a resumed run may change: where it computes. Everything else was fixed when it began.
-MAY_CHANGE = frozenset(
-    ["resume", "device", "augment_device", "nproc", "workers", "cache", "log", "overwrite", "out"]
-)
+MAY_CHANGE = frozenset(["device", "augment_device", "nproc", "workers", "cache", "log", "out"])
+# What is said of one command and is not recorded.
+NOT_RECORDED = frozenset(["resume", "overwrite", "allow_fetch"])
 
 
 class Session(Generic[Config]):
@@ -83,7 +84,7 @@ class Session(Generic[Config]):
         config, run, others = self.config, self.run, dict(other_inputs or {})
         record: dict[str, Any] = {
             "command": self.command,
-            "config": config.model_dump(mode="json", exclude={"resume", "overwrite"}),
+            "config": config.model_dump(mode="json", exclude={*NOT_RECORDED}),
             "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
             "model": {
                 "spec": model.spec,
@@ -161,7 +162,10 @@ def open_session(
     with nullcontext(processes) if processes is not None else join_processes() as group:
         started = time.perf_counter()
         config = complete(group.run_on_main(lambda: resumed_config(config, command)))
-        yield Session(command, config, observer, dry_run, group, started)
+        run = config.resume
+        record = recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext()
+        with record:
+            yield Session(command, config, observer, dry_run, group, started)
 
 
 def folder_of(config: TrainingConfig, command: str) -> Path:
@@ -189,9 +193,10 @@ def resumed_config(config: Config, command: str) -> Config:
     before = build(type(config), recorded.get("config", {}), source=f"{run}/run.json")
     if config.out is not None and config.out != run:
         raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
-    for key in config.model_fields_set - MAY_CHANGE:
+    for key in config.model_fields_set - MAY_CHANGE - NOT_RECORDED:
         if getattr(config, key) != getattr(before, key):
             text = f"`{key}` was {getattr(before, key)} in {run}; a resumed run keeps its options"
             raise UsageError(text, option="resume")
     moved = {k: getattr(config, k) for k in config.model_fields_set & MAY_CHANGE}
-    return before.model_copy(update=moved)
+    said = {k: getattr(config, k) for k in NOT_RECORDED}  # whatever the record says
+    return before.model_copy(update={**moved, **said})
