@@ -46,7 +46,9 @@ def _run(words: list[str]) -> int:
         if "-v" in words or "--verbose" in words:
             import traceback
 
-            traceback.print_exc()
+            from gtacli.cli.console import escape_lines
+
+            print(escape_lines(traceback.format_exc()), end="", file=sys.stderr)
             return _fail(what, 3)
         return _fail(f"{what} (--verbose shows where)", 3)
 
@@ -72,12 +74,13 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(text: str, status: int, lost: bool = False) -> int:
+    from gtacli.cli.console import escape_controls
     from gtacli.runtime.processes import claim_report
 
     silent = claim_report(status, lost)
     if silent is not None:
         return silent
-    print("error:", " ".join(text.split()), file=sys.stderr)
+    print("error:", escape_controls(" ".join(text.split())), file=sys.stderr)
     return status
 
 

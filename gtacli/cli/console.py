@@ -1,12 +1,14 @@
 """The output of the command line: results on stdout, log and progress on stderr.
 
-Colors and bars appear on a terminal only (NO_COLOR is respected), plain lines otherwise.
+Colors and bars appear on a terminal only (NO_COLOR is respected), plain lines otherwise. Control
+characters in file names and messages are escaped: a terminal would obey them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
+# C0 without the tab, DEL, C1, the separators of lines, and what reorders the text around it.
+_CONTROLS = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def escape_controls(text: str) -> str:
+    r"""Return `text` with its control characters written as `\n`, `\x1b` or `\u202e`."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def escape_lines(text: str) -> str:
+    """Like `escape_controls`, but keep the line breaks, for a traceback."""
+    return "\n".join(map(escape_controls, text.split("\n")))
 
 
 @lru_cache(maxsize=1)
@@ -30,6 +44,16 @@ def stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+class _Formatter(logging.Formatter):
+    """A formatter whose messages are one line; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_lines(super().format(record))
 
 
 class _LogHandler(logging.Handler):
@@ -61,7 +85,7 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
     """
     others = process_info().rank > 0
     handler = _LogHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     root = logging.getLogger()
     root.handlers = [h for h in root.handlers if not isinstance(h, _LogHandler)] + [handler]
     root.setLevel(logging.ERROR if others else logging.WARNING)
@@ -74,7 +98,8 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
 def emit(result: Any) -> None:
     """Print a result as a line of JSON. A number that is not finite becomes null."""
-    text = to_json(result, ensure_ascii=False)
+    text = to_json(result, ensure_ascii=False)  # escapes C0 only
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:  # a path with bytes that this encoding lacks
@@ -84,6 +109,7 @@ def emit(result: Any) -> None:
 
 def say(text: str) -> None:
     """Print a line of a result as text."""
+    text = escape_controls(text)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:
@@ -96,7 +122,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
     A last column that is too long for a terminal is wrapped; in a file nothing is cut.
     """
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[escape_controls(_cell(value)) for value in row] for row in rows]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
         from rich.console import Console

@@ -60,7 +60,8 @@ def doctor(
     console.say("")
     errors = [part["error"] for part in report["plugins"]]
     console.say(f"parts: {errors.count(None)} of {len(errors)} load")
-    console.say("\n".join(f"wrong: {text}" for text in wrong) or "no problem was found")
+    for line in [f"wrong: {text}" for text in wrong] or ["no problem was found"]:
+        console.say(line)
     return 1 if wrong else 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gtacli.cli import console
+from gtacli.cli import console, main
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +137,53 @@ def test_a_path_outside_the_encoding_is_still_printed(
     assert "é.jpg" in plain
     if odd.startswith("{"):
         assert json.loads(odd) == {"image": "é\udcff.jpg"}
+
+
+EVIL = "a\x1b[2J\nb\r\x9b1m\u202eé.png"
+ESCAPED = r"a\x1b[2J\nb\r\x9b1m\u202eé.png"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_control_characters_of_results_are_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    console.say(f"{EVIL}\tcat")
+    console.table(("image", "class"), [(EVIL, "cat")])
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"{ESCAPED}\tcat"
+    assert out.count("\n") == 3
+    assert out.count(ESCAPED) == 2
+
+
+def test_control_characters_of_log_lines_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    console.setup()
+    log = logging.getLogger("gtacli.somewhere")
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        log.warning("cannot read %s", EVIL, exc_info=True)
+    first, *trace = capsys.readouterr().err.splitlines()
+    assert first == f"warning: cannot read {ESCAPED}"
+    assert trace[0].startswith("Traceback")
+    assert "\x1b" not in "".join(trace)
+
+
+def test_control_characters_of_errors_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["report", "a\x1b[2J"], ["report", "-o", "x", "a\x9b2J\u202e", "-v"]):
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert not {"\x1b", "\x9b", "\u202e"} & set(err)
+        assert err.startswith("error: ")
+        assert "a\\x" in err
+
+
+def test_control_characters_in_json_are_escaped_and_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.emit({"image": EVIL})
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x9b", "\u202e"} & set(out)
+    assert "é" in out
+    assert json.loads(out) == {"image": EVIL}
