@@ -4,6 +4,7 @@ Transparent images get a white background. Anything unreadable raises ImageError
 file.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, UsageError
 from gtacli.images.packed import PackedImage
 from gtacli.images.sizes import Size, cover_size, to_upright_rgb
 from gtacli.runtime.regular import open_regular
@@ -27,6 +28,9 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+MAX_PIXELS = 2 * 89_478_485
+"""Most pixels of an image: as many as Pillow decodes by default; 0.7 GB in its memory."""
+_NOT_DECODED = ("EPS", "WMF")  # programs, which Pillow gives to Ghostscript or to Windows
 
 
 class ImageError(GtaError):
@@ -48,6 +52,8 @@ def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
                     image.draft(image.mode, (side, side))
                 image.load()
                 return to_upright_rgb(image)
+    except UsageError:  # of the limit
+        raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise _image_error(path, error) from error
 
@@ -84,6 +90,8 @@ def read_upright_size(path: Path | PackedImage) -> Size:
         with open_image(path) as image:
             width, height = image.size
             rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except UsageError:
+        raise
     except Exception as error:
         raise _image_error(path, error) from error
     return (width, height) if rotated else (height, width)
@@ -98,10 +106,43 @@ def open_source(path: Path | PackedImage) -> BinaryIO:
 def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
     """Open an image of which only the header has been read: the one place that calls Pillow.
 
-    Raises OSError, and almost anything for a broken file.
+    Raises OSError, ValueError for more pixels than `max_pixels`, and almost anything for a broken
+    file.
     """
-    with open_source(path) as file, Image.open(file) as image:
-        yield image
+    limit = max_pixels()
+    with open_source(path) as file:
+        try:
+            opened = Image.open(file)
+        except Image.DecompressionBombError as error:
+            raise _too_large(limit) from error
+        with opened as image:
+            if image.width * image.height > limit:
+                raise _too_large(limit)
+            if image.format in _NOT_DECODED:
+                raise ValueError(f"{image.format} is not read: it is a program, not pixels")
+            yield image
+
+
+def max_pixels() -> int:
+    """Return the most pixels that an image may have: $GTA_MAX_PIXELS or `MAX_PIXELS`.
+
+    A larger limit is set in Pillow too, which has its own. Raises UsageError.
+    """
+    text = os.environ.get("GTA_MAX_PIXELS")
+    if not text:
+        return MAX_PIXELS
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"must be a number of pixels, got '{text}'", source="GTA_MAX_PIXELS")
+    limit = int(text)
+    if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = (limit + 1) // 2  # it refuses more than twice as many
+    return limit
+
+
+def _too_large(limit: int) -> ValueError:
+    return ValueError(
+        f"it has more than {limit:,} pixels; the environment variable GTA_MAX_PIXELS sets the limit"
+    )
 
 
 def _image_error(path: Path | PackedImage, error: Exception) -> ImageError:

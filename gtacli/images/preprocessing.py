@@ -14,6 +14,11 @@ from torchvision.transforms.v2 import functional as F
 
 from gtacli.images.sizes import cover_size, to_upright_rgb
 
+MOST_ENLARGED = 1 << 26
+"""Pixels of an enlarged image, 0.2 GB, above which the ends that a crop removes are cut off first:
+only an image many times as long as it is wide has more."""
+_MARGIN = 16  # pixels beside a crop that its resampling may read
+
 
 def resize_target(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
     """Return the (h, w) that evaluation resizes an image to cover before its crop (timm's rule)."""
@@ -34,11 +39,27 @@ def make_eval_view(
 
     Returns: uint8 (3, *image_size).
     """
+    target = resize_target(image_size, crop_pct)
+    image = _cut_ends(image, target)
     height, width = image.shape[-2:]
-    size = cover_size(height, width, resize_target(image_size, crop_pct), enlarge=True)
+    size = cover_size(height, width, target, enlarge=True)
     if size != (height, width):
         image = F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
     return F.center_crop(image, list(image_size))
+
+
+def _cut_ends(image: Tensor, cover: tuple[int, int]) -> Tensor:
+    """Cut off the ends of an image so narrow that it would fill the memory when enlarged."""
+    size: tuple[int, int] = (image.shape[-2], image.shape[-1])
+    large = cover_size(*size, cover, enlarge=True)
+    if math.prod(large) <= max(MOST_ENLARGED, math.prod(size)):
+        return image
+    scale = max(c / s for c, s in zip(cover, size, strict=True))
+    # The same number at both ends, so that the center stays.
+    top, left = (
+        max(0, (s - math.ceil(c / scale)) // 2 - _MARGIN) for c, s in zip(cover, size, strict=True)
+    )
+    return image[..., top : size[0] - top, left : size[1] - left]
 
 
 def compute_eval_box(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gtacli.errors import UsageError
+from gtacli.images import decode as decoding
 from gtacli.images.decode import ImageError, cover_size, decode, load, read_upright_size
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
@@ -159,3 +161,46 @@ def test_upright_size_equals_the_decoded_size(tmp_path: Path, orientation: int |
     (tmp_path / "b.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"cannot read image .*b.jpg"):
         read_upright_size(tmp_path / "b.jpg")
+
+
+READERS: tuple[Callable[[Path], object], ...] = (decode, read_upright_size)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_image_of_too_many_pixels_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    text = "bomb.png: it has more than {} pixels; the environment variable GTA_MAX_PIXELS sets"
+    with pytest.raises(ImageError, match=text.format("178,956,970")):
+        read(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # our own limit does not rest on Pillow's
+    with pytest.raises(ImageError, match=text.format("178,956,970")):
+        read(tmp_path / "bomb.png")
+    monkeypatch.setenv("GTA_MAX_PIXELS", "1000")
+    Image.new("1", (32, 32)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match=text.format("1,000")):
+        read(tmp_path / "bomb.png")
+
+
+def test_pixel_limit_can_be_raised_and_must_be_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
+    Image.new("L", (16, 16)).save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="more than 100 pixels"):
+        decode(tmp_path / "x.png")
+    monkeypatch.setenv("GTA_MAX_PIXELS", "256")
+    assert decode(tmp_path / "x.png").size == (16, 16)
+    for wrong in ("many", "0", "-5", "1e9"):
+        monkeypatch.setenv("GTA_MAX_PIXELS", wrong)
+        with pytest.raises(UsageError, match="GTA_MAX_PIXELS: must be a number of pixels"):
+            decode(tmp_path / "x.png")
+
+
+def test_postscript_is_not_run(tmp_path: Path) -> None:
+    """Pillow gives it to Ghostscript, whatever the file's suffix."""
+    Image.new("L", (8, 8)).save(tmp_path / "x.eps")
+    with pytest.raises(ImageError, match=r"x\.png: EPS is not read: it is a program"):
+        decode((tmp_path / "x.eps").rename(tmp_path / "x.png"))

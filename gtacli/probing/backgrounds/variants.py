@@ -38,7 +38,7 @@ from gtacli.data.inputs import InputImage
 from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, decode
-from gtacli.images.sizes import cover_size
+from gtacli.images.preprocessing import make_eval_view
 
 Variant = Literal[
     "original", "only-bg-b", "only-bg-t", "no-fg", "only-fg",
@@ -244,11 +244,7 @@ def _largest_strip(image: Tensor, rows: slice, columns: slice) -> Tensor:
 
 def _resize_to_cover(background: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a background to cover (h, w), keeping its aspect ratio, and crop the center."""
-    height, width = background.shape[-2:]
-    covering = cover_size(height, width, size, enlarge=True)
-    if covering != (height, width):
-        background = F.resize(background, list(covering), antialias=True)
-    return F.center_crop(background, list(size))
+    return make_eval_view(background, size, 1.0, "bilinear")
 
 
 class _BackgroundChooser:
