@@ -1,12 +1,16 @@
 """Image sizes, and any PIL image as upright RGB: EXIF orientation, CMYK, 16 bit, alpha."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Size = tuple[int, int]
 """(height, width)."""
 Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""
+_BAND = 1 << 22  # pixels that are converted at a time
 
 
 def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
@@ -60,12 +64,22 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Convert gray of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
-    gray = np.asarray(image).astype(np.float64)
-    gray[~np.isfinite(gray)] = 0  # depth and satellite images mark missing values so
-    top = gray.max(initial=0.0)
+    values = np.asarray(image)
+    rows = max(1, _BAND // max(1, image.width))  # float64 of all would be 8 bytes a pixel, 4 times
+    bands = [slice(start, start + rows) for start in range(0, image.height, rows)]
+    top = max((_finite(values[band]).max(initial=0.0) for band in bands), default=0.0)
     if image.mode == "F":
         full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
     else:
         deep = image.mode.startswith("I;16") or top > 255
         full = max(65535.0, top) if deep else 255.0
-    return Image.fromarray(np.clip(gray * (255 / full) + 0.5, 0, 255).astype(np.uint8))
+    gray = np.empty(values.shape, np.uint8)
+    for band in bands:
+        gray[band] = np.clip(_finite(values[band]) * (255 / full) + 0.5, 0, 255).astype(np.uint8)
+    return Image.fromarray(gray)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    gray = values.astype(np.float64)
+    gray[~np.isfinite(gray)] = 0  # depth and satellite images mark missing values so
+    return gray

@@ -1,5 +1,6 @@
 """Tests of decoding: every mode, EXIF, broken files, sizes."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from gtacli.errors import UsageError
 from gtacli.images import decode as decoding
+from gtacli.images import sizes
 from gtacli.images.decode import ImageError, cover_size, decode, load, read_upright_size
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
@@ -204,3 +206,21 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.eps")
     with pytest.raises(ImageError, match=r"x\.png: EPS is not read: it is a program"):
         decode((tmp_path / "x.eps").rename(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_deep_gray_is_converted_in_bands(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    values = (np.random.default_rng(0).random((37, 21)) * 60_000).astype(kind)
+    values[3, 4] = 0 if kind is np.uint16 else np.nan
+    whole = np.asarray(sizes.to_upright_rgb(Image.fromarray(values)))
+    monkeypatch.setattr(sizes, "_BAND", 50)
+    assert (np.asarray(sizes.to_upright_rgb(Image.fromarray(values))) == whole).all()
+
+
+def test_deep_gray_takes_little_more_memory_than_its_pixels() -> None:
+    image = Image.fromarray(np.full((6000, 6000), 300, np.uint16))
+    tracemalloc.start()
+    sizes.to_upright_rgb(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 6000 * 6000
