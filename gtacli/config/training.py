@@ -33,8 +33,8 @@ class TrainingConfig(RecordConfig, CommonConfig):
     )
     nproc: int = option(
         1,
-        "number of processes on this machine, one per GPU, started with torchrun; they share "
-        "every batch, so the number changes the speed, not the result",
+        "number of processes on this machine, one per GPU; they share every batch, "
+        "so the number changes the speed, not the result",
         ge=1,
     )
     log: Annotated[

@@ -19,7 +19,13 @@ from torch import distributed as dist
 
 from gtacli.errors import GtaError, PeerLost, exit_status
 from gtacli.runtime.devices import widen
-from gtacli.runtime.processes import claim_report, process_info
+from gtacli.runtime.processes import (
+    ProcessInfo,
+    claim_report,
+    end_with_launcher,
+    launcher_folder,
+    process_info,
+)
 
 T = TypeVar("T")
 # Longer than anything that one process does while others wait: a download, writing a large file.
@@ -112,7 +118,8 @@ def join_processes() -> Iterator[Processes]:
     # NCCL connects at its first use; a run on the CPU never does.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        end_with_launcher()
+        dist.init_process_group(backend, timeout=TIMEOUT, **_meeting_place(info))
         yield Processes(info.rank, info.size)
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and (
@@ -130,3 +137,17 @@ def join_processes() -> Iterator[Processes]:
             ) from error
         raise
     dist.destroy_process_group()
+
+
+def _meeting_place(info: ProcessInfo) -> dict[str, Any]:
+    """Return the arguments by which `init_process_group` finds the other processes.
+
+    Processes of `launch` meet in a file of its private folder, without a port; torchrun's find its
+    store by the environment.
+    """
+    folder = launcher_folder()
+    if folder is None:
+        return {}
+    store = dist.FileStore(str(folder / "store"))  # type: ignore[attr-defined]
+    store.set_timeout(TIMEOUT)
+    return {"store": store, "rank": info.rank, "world_size": info.size}

@@ -5,18 +5,27 @@ torch is imported late: the command line needs the rank before anything else.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+import threading
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-# HOST:PORT of the store in which `launch` finds the status that its processes have reported.
+# Path of the private folder in which the processes that `launch` has started meet, and its id.
 LAUNCHER = "GTA_LAUNCHER"
-REPORTED = "gta/reported"
+LAUNCHER_PID = "GTA_LAUNCHER_PID"
+_REPORTED = "gta/reported"
+_PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
+_WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """The rank of a process, as torchrun sets it in the environment.
+    """The rank of a process, as its launcher sets it in the environment.
 
     Attributes:
         rank: 0 to size - 1; process 0 writes and prints.
@@ -33,7 +42,7 @@ class ProcessInfo:
 def process_info() -> ProcessInfo:
     """Return the rank of this process; rank 0 of 1 without a launcher."""
     env = os.environ
-    if any(name not in env for name in ("MASTER_ADDR", "MASTER_PORT")):
+    if LAUNCHER not in env and not {"MASTER_ADDR", "MASTER_PORT"} <= env.keys():
         return ProcessInfo()
     try:
         rank, size, local_rank = (int(env[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -58,17 +67,71 @@ def claim_report(status: int, lost: bool = False) -> int | None:
     """
     if process_info().size == 1:
         return None
+    folder = launcher_folder()
+    if folder is None:
+        return _claim_in_store(status)
+    if lost:
+        first = reported_status(folder)
+        return status if first is None else first
+    mine = folder / f"report-{status}-{process_info().rank}"
+    try:
+        (folder / "report").rename(mine)
+    except OSError:
+        return None if mine.exists() else reported_status(folder)
+    return None
+
+
+def launcher_folder() -> Path | None:
+    """Return the private folder of the processes that `launch` has started; None under torchrun."""
+    path = os.environ.get(LAUNCHER)
+    return Path(path) if path else None
+
+
+def prepare_report(folder: Path) -> None:
+    """Let one process claim the report: it renames the file, with its status and rank in the name.
+
+    A rename succeeds for one process only, and its result is never seen half written.
+    """
+    (folder / "report").touch()
+
+
+def reported_status(folder: Path) -> int | None:
+    """Return the exit status of the process that has claimed the report, or None."""
+    for path in folder.glob("report-*"):
+        return int(path.name.split("-")[1])
+    return None
+
+
+def end_with_launcher() -> None:
+    """Let this process get SIGTERM when the `launch` that has started it ends; else do nothing."""
+    pid = os.environ.get(LAUNCHER_PID)
+    if pid is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(pid):  # it has ended already
+            os.kill(os.getpid(), signal.SIGTERM)
+    elif os.name == "posix":
+        threading.Thread(target=_watch_parent, args=(int(pid),), daemon=True).start()
+
+
+def _watch_parent(pid: int) -> None:
+    while os.getppid() == pid:
+        time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _claim_in_store(status: int) -> int | None:
+    """Claim the report in the store of torchrun; see `claim_report`."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     env = os.environ
-    launcher = env.get(LAUNCHER)
-    host, _, port = (launcher or f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}").rpartition(":")
-    key = f"{REPORTED}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # one report per restart
+    key = f"{_REPORTED}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # one report per restart
     mine = f"{status} {process_info().rank}"
+    timeout = timedelta(seconds=5)
     try:
-        store = TCPStore(host, int(port), timeout=timedelta(seconds=5), wait_for_workers=False)
-        if lost and launcher:
-            return int(store.get(key).split()[0]) if store.check([key]) else status
+        port = int(env["MASTER_PORT"])
+        store = TCPStore(env["MASTER_ADDR"], port, timeout=timeout, wait_for_workers=False)
         first = store.compare_set(key, "", mine).decode()
     except (RuntimeError, ValueError):
         return None  # no store to ask: two reports are better than none
