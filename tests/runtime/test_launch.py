@@ -190,11 +190,12 @@ def started(asked: list[str], run: Path, **env: str) -> Iterator[subprocess.Pope
         text=True,
     )
     with gta:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while not (run / "state.pt").exists() and gta.poll() is None and time.monotonic() < end:
             time.sleep(0.1)
         family = descendants(gta.pid)
         try:
+            assert (run / "state.pt").exists()
             yield gta
         finally:
             for pid in family:
