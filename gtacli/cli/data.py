@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gtacli.cli import console
 from gtacli.cli.lazy import group
 from gtacli.cli.options import Quiet, Verbose
-from gtacli.data.check import DatasetReport, check_dataset
-from gtacli.runtime.results import Doc
+
+if TYPE_CHECKING:
+    from gtacli.data.check import DataCheck
 
 MOST_LINES = 10
 COLUMNS = ("images", "published", "classes", "fewest", "most")
 app = group("data")
-
-
-class DataCheck(DatasetReport):
-    """The JSON object of `gta data check`."""
-
-    data: Annotated[str, Doc("the data spec")]
 
 
 @app.command()
@@ -41,6 +36,7 @@ def check(
     one and lists images that are in several splits. Exit status 1 if there is a problem.
     """
     console.setup(quiet=quiet, verbose=verbose)
+    from gtacli.data.check import check_dataset
     from gtacli.data.spec import read_dataset
 
     spec = name if root is None else _spec(name, root)
@@ -64,7 +60,7 @@ def _spec(name: str, root: str) -> str:
     return f"{name}/{root}" if family else f"{name}:{root}"
 
 
-def _show(report: DatasetReport) -> None:
+def _show(report: DataCheck) -> None:
     title = f" ({report['published']})" if report["published"] else ""
     console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
     rows: dict[str, dict[str, Any]] = {split: {**row} for split, row in report["parts"].items()}

@@ -53,6 +53,12 @@ class DatasetReport(TypedDict):
     ok: Annotated[bool, Doc("whether there is no problem")]
 
 
+class DataCheck(DatasetReport):
+    """The JSON object of `gta data check`."""
+
+    data: Annotated[str, Doc("the data spec")]
+
+
 class ImageCheck(NamedTuple):
     """The result for one image: the digest of its encoded bytes, or an error."""
 
