@@ -50,6 +50,7 @@ def run(
             sampling_rate=args.sampling_rate,
             image_size=args.image_size,
             epochs=args.epochs,
+            hold_out=20.0,  # a setting is selected by its validation accuracy
             out=out,
             seed=seed,
             overwrite=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -30,6 +30,7 @@ class FinetuneConfig(TrainingConfig):
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
     parts_key: ClassVar[str] = KEY
+    before: ClassVar[Mapping[str, Any]] = {"hold_out": 20.0}
 
     model: str | None = option(
         None,
@@ -94,6 +95,12 @@ class FinetuneConfig(TrainingConfig):
     )
     shots: int | None = option(
         None, "number of training images per class, instead of `sampling_rate`", ge=1, shown="off"
+    )
+    hold_out: Annotated[float, Field(gt=0, le=50)] | Literal["auto", "none"] = option(
+        "auto",
+        "percentage of each class to validate on instead of training on it, if the dataset has no "
+        "validation split; auto: 20 of classes with 10 or more images, none of smaller ones",
+        metavar="PERCENT|auto|none",
     )
     refit: bool = option(
         False,
@@ -198,7 +205,7 @@ class FinetuneConfig(TrainingConfig):
         False,
         "add to each epoch's metrics, by block, the attention's entropy, its KL divergence "
         "from the source's, and its fraction on the object if the dataset has masks; "
-        "measured on the held-out images",
+        "measured on the held-out images, or on a fifth of the training images",
     )
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -12,6 +13,10 @@ from gtacli.config.option import option
 
 class TrainingConfig(RecordConfig, CommonConfig):
     """Options of the training loop."""
+
+    # What runs did before an option existed, where that is not its default. A record without the
+    # option means this value, so that such a run is resumed as it began.
+    before: ClassVar[Mapping[str, Any]] = {}
 
     augment_device: Literal["cpu", "cuda"] = option(
         "cpu",

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 from gtacli.data.base import ImageDataset, Record
@@ -19,6 +19,7 @@ from gtacli.errors import UsageError
 
 log = logging.getLogger(__name__)
 MIN_TO_HOLD_OUT = 3
+FIFTH = 20.0  # percent
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,22 @@ def sample_records(
 
 
 def hold_out(
-    records: Sequence[Record], seed: int = 0
+    records: Sequence[Record],
+    seed: int = 0,
+    percent: float = FIFTH,
+    min_images: int = MIN_TO_HOLD_OUT,
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Return (train, val): val has a fifth, at least one, of every class of three or more."""
+    """Return (train, val): val has `percent` of every class of at least `min_images`.
+
+    The number is rounded to the nearest, half up; it is at least 1 and never the whole class. A
+    larger percentage of a seed contains a smaller one. With 0 percent val is empty.
+    """
     held: set[str] = set()
+    fraction = Fraction(str(percent)) / 100
     for members in _by_class(records).values():
         n = len(members)
-        if n >= MIN_TO_HOLD_OUT:
-            count = max(1, (2 * n + 5) // 10)  # n / 5 rounded; ties cannot occur
+        if percent and n >= min_images:
+            count = min(max(1, floor(fraction * n + Fraction(1, 2))), n - 1)
             held.update(record.key for record in _shuffled(members, seed, "hold-out")[:count])
     train = tuple(record for record in records if record.key not in held)
     return train, tuple(record for record in records if record.key in held)
@@ -79,13 +88,19 @@ def make_split(
     rate: float | Fraction = 100,
     shots: int | None = None,
     seed: int = 0,
+    percent: float = FIFTH,
+    min_images: int = MIN_TO_HOLD_OUT,
 ) -> Split:
-    """Sample the training split; hold out a part of it if the dataset has no validation split."""
+    """Sample the training split; hold out a part of it if the dataset has no validation split.
+
+    Args:
+        percent, min_images: what is held out, see `hold_out`.
+    """
     kept = sample_records(dataset["train"], rate=rate, shots=shots, seed=seed)
     if dataset["val"]:
         train, val, origin = kept, dataset["val"], "data"
     else:
-        train, val = hold_out(kept, seed)
+        train, val = hold_out(kept, seed, percent, min_images)
         origin = "held-out" if val else "none"
     if shots is not None:
         few = sum(len(members) < shots for members in _by_class(dataset["train"]).values())
@@ -100,6 +115,7 @@ def make_split(
         "shots": shots,
         "seed": seed,
         "validation": origin,
+        "hold_out": None if origin == "data" else {"percent": percent, "min_images": min_images},
         "classes": _count_by_class(dataset, train, val, test),
     }
     return Split(train, val, test, info)

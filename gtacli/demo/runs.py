@@ -56,6 +56,7 @@ def plan_runs(config: DemoConfig, folder: Path) -> list[DemoRun]:
         "device": config.device,
         "precision": config.precision,
         "workers": config.workers,
+        "hold_out": 20.0,
         "track_attention": True,
         "overwrite": True,
     }

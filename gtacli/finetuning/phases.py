@@ -44,8 +44,9 @@ def run_phase(
     """
     config, task = job.config, job.task
     max_batches = config.accumulate if dry_run else None  # one optimizer step
-    validate = make_evaluator(job, job.split.val, job.drift)
+    validate = make_evaluator(job, job.observed, job.drift)
     metadata = model_metadata(job.target, job.dataset.classes)
+    unseen = bool(job.split.val) and not job.refit
     if stop_after is None:
         chosen = progress.chosen
         stop_after = config.epochs if chosen is None else chosen["best_epoch"] + 1
@@ -59,9 +60,9 @@ def run_phase(
         job.stores.share_skipped(job.processes)
         inactive = (f"reg.{name}" for name in task.regularizers if name not in task.active)
         row: dict[str, Any] = dict.fromkeys(inactive)
-        # Omitted in a refit, which trains on the validation images. The drift is a distance.
-        row["val_top1"] = None if job.refit else found.top1
-        row["val_loss"] = None if job.refit else found.loss
+        # Omitted where these images are trained on. The drift is a distance.
+        row["val_top1"] = found.top1 if unseen else None
+        row["val_loss"] = found.loss if unseen else None
         row["attention_drift"] = found.drift
         if config.track_attention:
             row["attention"] = found.attention

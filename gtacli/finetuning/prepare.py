@@ -18,8 +18,9 @@ from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import ImageDataset, Record
-from gtacli.data.sampling import Split, make_split
+from gtacli.data.sampling import Split
 from gtacli.errors import GtaError, UsageError, errors_about
+from gtacli.finetuning.held_out import observed, split_data
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
@@ -71,6 +72,11 @@ class FinetuneJob(TrainingJob):
     def records(self) -> tuple[Record, ...]:
         """The images that are trained on."""
         return self.split.train + self.split.val if self.refit else self.split.train
+
+    @property
+    def observed(self) -> tuple[Record, ...]:
+        """The images that drift and attention are measured on."""
+        return observed(self.split)
 
     @property
     def evaluated(self) -> LoadedModel:
@@ -150,7 +156,7 @@ def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDatas
     require_shared_batch(config.batch_size, processes)
     assert config.data is not None
     dataset = load_dataset(config.data)
-    split = make_split(dataset, rate=config.sampling_rate, shots=config.shots, seed=config.seed)
+    split = split_data(config, dataset)
     if not split.train:
         raise GtaError(f"{config.data} has no training images", option="data")
     if config.mix != "none" and config.batch_size < 2 * processes.size:
@@ -158,11 +164,6 @@ def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDatas
         raise UsageError(text, option="mix")
     if config.mix == "none" and config.mix_alpha is not None:
         log.warning("`mix_alpha` has no effect without `mix`")
-    if config.refit and dataset["val"]:
-        log.warning("`refit` has no effect: the dataset has its own validation split")
-    if config.patience is not None and not split.val:
-        text = "needs validation images, but none are held out (no class has 3 or more)"
-        raise UsageError(text, option="patience")
     return dataset, split
 
 

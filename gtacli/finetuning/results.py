@@ -9,12 +9,12 @@ from gtacli.training.results import EpochMetrics, RunCosts
 
 _DRIFT = (
     "squared distance of the CLS rows of attention logits from the source's, mean over blocks, "
-    "heads and validation images"
+    "heads and validation images (without such: a fifth of the training images)"
 )
 
 
 class EpochAttention(TypedDict):
-    """The field `attention` of an epoch, measured on the validation images."""
+    """The field `attention` of an epoch, measured on the same images as the drift."""
 
     inside: Annotated[
         list[float] | None,
@@ -95,7 +95,7 @@ class TestMetrics(TestAttention):
 
 
 class ValidationAttention(TypedDict, total=False):
-    """The fields of summary.json that `track_attention` adds for the validation images."""
+    """The fields of summary.json that `track_attention` adds for the images of the drift."""
 
     attention_inside: Annotated[
         float | None, Doc("fraction of attention on the object in the last block")

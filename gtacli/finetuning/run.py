@@ -10,6 +10,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
+from gtacli.finetuning.held_out import log_held_out, with_held_out
 from gtacli.finetuning.per_class import log_balance
 from gtacli.finetuning.phases import run_phase, test
 from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
@@ -79,15 +80,16 @@ def with_demo(config: FinetuneConfig) -> FinetuneConfig:
 
 def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     """Train, refit and test."""
-    config, run, processes = session.config, session.run, session.processes
+    config, run, processes = with_held_out(session.config), session.run, session.processes
     dry_run = session.dry_run
     idle = config.freeze_epochs + config.warmup
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     job = prepare(config, processes=processes)
     log_balance(job.split.info["classes"])
-    if config.track_attention and not job.split.val:
-        log.warning("`track_attention` has no effect: no images are held out")
+    log_held_out(session.config, job.split)
+    if config.track_attention and not job.observed:
+        log.warning("`track_attention` has no effect: no class has 3 training images")
     if config.lam == "auto":
         require_search(config.epochs, config.regularizer, len(job.split.val), idle)
     # While a run chooses its strength, only its candidates have states.

@@ -190,7 +190,8 @@ def resumed_config(config: Config, command: str) -> Config:
     recorded = RunFolder(run).read_json("run.json")
     if recorded.get("command") != command or "data" not in recorded:
         raise UsageError(f"{run} is not a run of gta {command}", option="resume")
-    before = build(type(config), recorded.get("config", {}), source=f"{run}/run.json")
+    values = {**config.before, **recorded.get("config", {})}
+    before = build(type(config), values, source=f"{run}/run.json")
     if config.out is not None and config.out != run:
         raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
     for key in config.model_fields_set - MAY_CHANGE - NOT_RECORDED:

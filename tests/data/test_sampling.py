@@ -96,6 +96,26 @@ def test_hold_out_rules(sizes: list[int], seed: int) -> None:
     assert min(sizes_of(train, len(sizes))) >= 1
 
 
+@given(counts, st.floats(0.1, 50), st.integers(3, 12), seeds)
+def test_percentage_and_smallest_class(
+    sizes: list[int], percent: float, min_images: int, seed: int
+) -> None:
+    records = make(sizes)
+    train, val = hold_out(records, seed, percent, min_images)
+    assert set(train) | set(val) == set(records)
+    assert not set(train) & set(val)
+    for n, held in zip(sizes, sizes_of(val, len(sizes)), strict=True):
+        assert held == 0 if n < min_images else 1 <= held < n
+        if held > 1:
+            assert abs(held - n * percent / 100) <= 0.5 + 1e-9
+    fifth = hold_out(records, seed)[1]
+    same = {r for r in fifth if sizes[r.label] >= min_images}
+    assert set(hold_out(records, seed, 20, min_images)[1]) == same
+    small, large = (set(hold_out(records, seed, p)[1]) for p in (percent / 2, percent))
+    assert small <= large
+    assert hold_out(records, seed, 0) == (tuple(records), ())
+
+
 def test_hold_out_is_independent_of_the_rate() -> None:
     """The held-out images are not those that a smaller rate would omit."""
     records = make([100])
@@ -127,6 +147,7 @@ def test_split_with_held_out_images() -> None:
     assert [len(part) for part in (split.train, split.val, split.test)] == [4, 1, 4]
     content = json.loads(json.dumps(split.to_json()))
     assert content["validation"] == "held-out"
+    assert content["hold_out"] == {"percent": 20, "min_images": 3}
     assert (content["rate"], content["shots"], content["seed"]) == (15, None, 3)
     assert content["classes"]["c0"] == {"available": 20, "train": 2, "val": 1, "test": 4}
     assert content["train"] == [record.key for record in split.train]
@@ -136,6 +157,7 @@ def test_split_with_held_out_images() -> None:
 def test_existing_validation_split_is_used() -> None:
     split = make_split(dataset([20], val=5))
     assert (len(split.train), len(split.val), split.info["validation"]) == (20, 5, "data")
+    assert split.info["hold_out"] is None
 
 
 def test_too_few_to_hold_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -138,8 +138,18 @@ def test_no_held_out_images(
     config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     finetune(config(track_attention=True, epochs=1, shots=2), recorder)
-    assert "`track_attention` has no effect: no images are held out" in caplog.text
+    assert "`track_attention` has no effect: no class has 3 training images" in caplog.text
     assert rows(tmp_path / "run")[0]["attention"] is None
+
+
+def test_training_images_are_tracked_where_none_are_held_out(
+    config: Make, recorder: Any, masked: str, tmp_path: Path
+) -> None:
+    finetune(config(data=masked, track_attention=True, epochs=1, hold_out="none"), recorder)
+    (row,) = rows(tmp_path / "run")
+    assert row["val_top1"] is None
+    assert row["attention"]["n_images"] == 3
+    assert len(row["attention"]["inside"]) == 3
 
 
 def test_unreadable_mask_is_logged_and_skipped(

@@ -80,6 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                     lr=1e-3,
                     device="cpu",
                     workers=0,
+                    hold_out=20.0,
                 ),
                 SilentObserver(),
             )
