@@ -104,8 +104,8 @@ class FinetuneConfig(TrainingConfig):
     )
     refit: bool = option(
         False,
-        "then train again on all images, the held-out ones too, for the number of epochs "
-        "that validation chose",
+        "then train again on all images, the held-out ones too; to the end of the schedule, "
+        "unless validation shows that it should end earlier",
     )
     image_size: ImageSize | None = option(
         None,

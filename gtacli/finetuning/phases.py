@@ -35,7 +35,8 @@ def run_phase(
 ) -> Progress:
     """Run a training or a refit from `progress`, or from a saved state.
 
-    A refit trains on the held-out images too, for as many epochs as validation found best.
+    A refit trains on the held-out images too. It is as long as the training whose weights were
+    saved: to the end of the schedule, unless validation has shown that this does harm.
 
     Args:
         stop_after: epochs to train in all; default: to the end.
@@ -74,6 +75,7 @@ def run_phase(
         warmup=config.warmup,
         evaluate=evaluate,
         save_weights=lambda: run.write_model(job.evaluated.model, metadata),
+        count_scored=lambda: job.stores.count_readable(job.split.val),
         stop_after=1 + config.freeze_epochs if dry_run else stop_after,
         max_batches=max_batches,
         freeze_epochs=config.freeze_epochs,

@@ -133,6 +133,9 @@ class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength
     epochs: Annotated[int, Doc("length of the schedule in epochs")]
     epochs_run: Annotated[int, Doc("epochs trained, without a refit")]
     stopped_early: Annotated[bool, Doc("whether patience ended the training")]
-    best_epoch: Annotated[int | None, Doc("epoch of the saved weights, from 0")]
+    best_epoch: Annotated[
+        int | None,
+        Doc("epoch of the saved weights, from 0: the latest within one standard error of the best"),
+    ]
     val_top1: Annotated[float | None, Doc("validation accuracy of that epoch, fraction")]
     attention_drift: Annotated[float | None, Doc(f"{_DRIFT}, of the saved weights")]

@@ -53,6 +53,7 @@ class Phase:
         evaluate: epoch -> metrics; `val_top1` among them decides which epoch's weights are saved,
             without it the last one's.
         save_weights: writes the files of the model.
+        count_scored: counts the images that `val_top1` was measured on.
         stop_after: epochs to train, where that is less than the schedule.
         max_batches: batches of an epoch at most (for a dry run).
         freeze_epochs: epochs at the start in which only the head learns; patience counts from
@@ -71,6 +72,7 @@ class Phase:
     evaluate: Callable[[int], Mapping[str, Any]]
     save_weights: Callable[[], None]
     stop_after: int
+    count_scored: Callable[[], int] = int
     max_batches: int | None = None
     freeze_epochs: int = 0
     patience: int | None = None

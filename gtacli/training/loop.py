@@ -28,12 +28,12 @@ from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.job import Batches, Phase, TrainingJob
+from gtacli.training.selection import SCORE
 from gtacli.training.state import Progress, get_state
 
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 20
-SCORE = "val_top1"  # the metric that decides which epoch's weights are saved
 
 
 class Observer(Protocol):
@@ -231,7 +231,7 @@ class Trainer:
         raise Interrupted(self._how_to_resume(place))
 
     def _end_epoch(self) -> None:
-        """Evaluate, save the weights if they are the best, and save the state."""
+        """Evaluate, save the weights unless they are clearly worse, and save the state."""
         task, progress, epoch = self.task, self.progress, self.progress.epoch
         self._require_finite()
         if not progress.images:
@@ -245,7 +245,7 @@ class Trainer:
         row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
         groups = self.optimizer.param_groups
         row["lr"] = max(g["lr"] for g in groups if g.get("lr_scale", 1) <= 1)
-        if progress.end_epoch(row, row.get(SCORE)):
+        if progress.end_epoch(row, self.phase.count_scored()):
             self.phase.save_weights()
         self.run.write_rows(progress.rows)
         self._save_state()

@@ -12,6 +12,7 @@ from torch import Tensor
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
+from gtacli.training.selection import SCORE, is_as_good
 from gtacli.training.task import Task
 
 
@@ -25,7 +26,7 @@ class Progress:
         seconds, images: training time and images of the current epoch so far.
         totals: sums of the current epoch's metrics over its images, on the device.
         rows: the rows of metrics.jsonl.
-        best_epoch, best_score: of the weights that are saved.
+        best_epoch, best_score: of the weights that are saved, see `gtacli.training.selection`.
         chosen: best epoch and score of the first phase, once a refit has begun.
     """
 
@@ -44,16 +45,15 @@ class Progress:
         """Return the mean of a metric over the current epoch's images; waits for the device."""
         return float(self.totals[name]) / max(self.images, 1)
 
-    def end_epoch(self, row: dict[str, Any], score: float | None) -> bool:
-        """Move on to the next epoch; return whether the weights are the best so far.
-
-        On a tie the later ones are: they have been trained longer, at a smaller learning rate.
+    def end_epoch(self, row: dict[str, Any], images: int) -> bool:
+        """Move on to the next epoch; return whether its weights are to be saved.
 
         Args:
-            row: of metrics.jsonl.
-            score: accuracy on the validation images; without one the last weights are the best.
+            row: of metrics.jsonl; without a score the last weights are saved.
+            images: number of images that the score was measured on.
         """
-        best = self.best_score is None or score is None or score >= self.best_score
+        score = row.get(SCORE)
+        best = score is None or is_as_good(score, (r.get(SCORE) for r in self.rows), images)
         if best:
             self.best_epoch, self.best_score = self.epoch, score
         self.rows.append(row)
