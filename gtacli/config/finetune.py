@@ -41,8 +41,8 @@ class FinetuneConfig(TrainingConfig):
     )
     init: str | None = option(
         None,
-        "start from these weights, a file or a model specified like `model`; the source "
-        "keeps the model's own weights",
+        "start from these weights, a file or a model specified like `model`, with their "
+        "classifier if it is for the dataset's classes; the source keeps the model's own weights",
         metavar="SPEC|FILE",
         shown="the model's own",
     )
@@ -161,7 +161,12 @@ class FinetuneConfig(TrainingConfig):
     label_smoothing: float = option(
         0.0, "fraction of each label that is spread over all classes", ge=0, lt=1
     )
-    epochs: int = option(20, "number of passes over the training images", ge=1)
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = option(
+        20,
+        "number of passes over the training images; auto: as many as 500 optimizer steps take, "
+        "at least 10 and at most 100",
+        metavar="N|auto",
+    )
     patience: int | None = option(
         None,
         "stop after this many epochs without a better accuracy on the held-out images; the "

@@ -50,7 +50,7 @@ def run_phase(
     unseen = bool(job.split.val) and not job.refit
     if stop_after is None:
         chosen = progress.chosen
-        stop_after = config.epochs if chosen is None else chosen["best_epoch"] + 1
+        stop_after = job.epochs if chosen is None else chosen["best_epoch"] + 1
 
     def fill_source_cache(batches: Batches) -> None:
         if task.source_cache is not None:
@@ -71,7 +71,7 @@ def run_phase(
 
     phase = Phase(
         records=job.records,
-        epochs=config.epochs,
+        epochs=job.epochs,
         warmup=config.warmup,
         evaluate=evaluate,
         save_weights=lambda: run.write_model(job.evaluated.model, metadata),

@@ -20,7 +20,9 @@ from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.sampling import Split
 from gtacli.errors import GtaError, UsageError, errors_about
+from gtacli.finetuning.epochs import with_epochs
 from gtacli.finetuning.held_out import observed, split_data
+from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
@@ -74,6 +76,12 @@ class FinetuneJob(TrainingJob):
         return self.split.train + self.split.val if self.refit else self.split.train
 
     @property
+    def epochs(self) -> int:
+        """The length of the schedule."""
+        assert self.config.epochs != "auto"  # `prepare` has set a number
+        return self.config.epochs
+
+    @property
     def observed(self) -> tuple[Record, ...]:
         """The images that drift and attention are measured on."""
         return observed(self.split)
@@ -102,6 +110,7 @@ def prepare(
     """
     compute = choose_compute(config.device, config.precision)
     dataset, split = _load_data(config, processes)
+    config = with_epochs(config, len(split.train))
     rng.seed_everything(config.seed)
     target = _load_target(config, dataset)
     transform = training_view(config, target, compute.device)
@@ -177,8 +186,7 @@ def _load_target(config: FinetuneConfig, dataset: ImageDataset) -> LoadedModel:
         config.drop_path,
         config.init,
     )
-    if target.classes != dataset.classes:
-        zero_head(target)
+    target = fit_head(target, dataset.classes, assume_order=config.init is not None)
     if config.track_attention:
         require_cls(target.model, "track_attention", "leave it out")
     return target
@@ -271,18 +279,6 @@ def _is_comparable(target: LoadedModel, source: LoadedModel) -> bool:
         return True
     log.warning("attention_drift is not measured: %s", reason)
     return False
-
-
-def zero_head(target: LoadedModel) -> None:
-    """Set the weights of a new classifier to zero (Dosovitskiy et al., 2021, section 3.2).
-
-    The first steps then train it alone, instead of passing a random classifier's gradients to the
-    backbone.
-    """
-    with torch.no_grad():
-        for name, parameter in target.model.named_parameters():
-            if name.startswith(target.head):
-                parameter.zero_()
 
 
 def _fingerprint_weights(*models: LoadedModel | None) -> str:

@@ -10,6 +10,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
+from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.held_out import log_held_out, with_held_out
 from gtacli.finetuning.per_class import log_balance
 from gtacli.finetuning.phases import run_phase, test
@@ -85,16 +86,26 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     idle = config.freeze_epochs + config.warmup
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
+    if config.resume is not None:
+        config = with_recorded_epochs(config, run.read_json("run.json"))
     job = prepare(config, processes=processes)
+    config = job.config
+    session.observer.epochs = job.epochs
     log_balance(job.split.info["classes"])
     log_held_out(session.config, job.split)
     if config.track_attention and not job.observed:
         log.warning("`track_attention` has no effect: no class has 3 training images")
     if config.lam == "auto":
-        require_search(config.epochs, config.regularizer, len(job.split.val), idle)
+        require_search(job.epochs, config.regularizer, len(job.split.val), idle)
     # While a run chooses its strength, only its candidates have states.
     choosing = config.lam == "auto" and not run.has(STATE_FILE)
-    state = session.begin(job, job.target, job.split.to_json(), has_state=not choosing)
+    state = session.begin(
+        job,
+        job.target,
+        job.split.to_json(),
+        has_state=not choosing,
+        resolved={"epochs": job.epochs} if session.config.epochs == "auto" else {},
+    )
     choice: SearchResult | None = None
     if config.lam == "auto":
         stores, held_out = job.stores, job.split.val
@@ -142,9 +153,9 @@ def _choose_strength(
     def count_held_out() -> int:
         return stores.count_readable(held_out)
 
-    candidates = choices(next(iter(config.regularizer)))
-    result = search(candidates, config.epochs, count_held_out, run, train)
-    log.log(logging.INFO if result["chosen"] else logging.WARNING, report(result, config.epochs))
+    candidates, epochs = choices(next(iter(config.regularizer))), cast(int, config.epochs)
+    result = search(candidates, epochs, count_held_out, run, train)
+    log.log(logging.INFO if result["chosen"] else logging.WARNING, report(result, epochs))
     return result
 
 
@@ -174,9 +185,9 @@ def _summarize(
         "n_train": job.stores.count_readable(job.records),
         "n_val": job.stores.count_readable(job.split.val),
         "n_test": job.stores.count_readable(job.split.test),
-        "epochs": config.epochs,
+        "epochs": job.epochs,
         "epochs_run": epochs_run,
-        "stopped_early": epochs_run < config.epochs and not session.dry_run,
+        "stopped_early": epochs_run < job.epochs and not session.dry_run,
         "best_epoch": progress.best_epoch,
         "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
         "attention_drift": last.get("attention_drift"),

@@ -115,7 +115,8 @@ class Loggers:
     Args:
         names: of LOGGERS.
         observer: gets everything first.
-        epochs: of the first phase; the steps of a refit's rows continue from there.
+        epochs: of the first phase; the steps of a refit's rows continue from there. May be set
+            later, before the first such row.
 
     Raises UsageError for a package that is not installed.
     """

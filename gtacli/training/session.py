@@ -66,6 +66,7 @@ class Session(Generic[Config]):
         split: Mapping[str, Any],
         other_inputs: Mapping[str, str] | None = None,
         has_state: bool = True,
+        resolved: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """Write the record of a new run; or check that a resumed run has the same inputs.
 
@@ -74,6 +75,7 @@ class Session(Generic[Config]):
             split: content of split.json.
             other_inputs: fingerprints of inputs other than data and model, by option.
             has_state: whether a resumed run has a state.
+            resolved: values of options that the config leaves open, for the record.
 
         Returns: the state of a resumed run.
 
@@ -91,6 +93,7 @@ class Session(Generic[Config]):
                 "weights": str(model.report),
                 "fingerprint": job.fingerprint,
             },
+            "resolved": dict(resolved or {}),
             "processes": self.processes.size,
             **environment(),
             **{option: {"fingerprint": value} for option, value in others.items()},

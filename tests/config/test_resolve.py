@@ -106,8 +106,8 @@ def test_text_is_read_by_the_type_of_the_key() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"epochs": "ten"}, "epochs: must be a whole number, got 'ten'"),
-        ({"epochs": "2.5"}, "epochs: must be a whole number, got 2.5"),
+        ({"epochs": "ten"}, "epochs: must be a whole number or auto, got 'ten'"),
+        ({"epochs": "2.5"}, "epochs: must be a whole number or auto, got 2.5"),
         ({"lam": "-1"}, "lam: must be at least 0 or auto, got -1"),
         ({"lam": "-1", "regularizer": ["none"]}, "lam: must be at least 0 or auto, got -1"),
         ({"head_lr_scale": "0"}, "head_lr_scale: must be more than 0, got 0"),
@@ -139,12 +139,15 @@ def test_wrong_flags(flags: dict[str, Any], message: str) -> None:
     [
         ("epoch = 3", "recipe my.toml: unknown key 'epoch'; did you mean 'epochs'?"),
         ("layer = 3", "recipe my.toml: unknown key 'layer'; did you mean 'layers'?"),
-        ('epochs = "3"', "recipe my.toml: epochs: must be a whole number, got '3'"),
-        ("epochs = true", "recipe my.toml: epochs: must be a whole number, got true"),
+        ('epochs = "3"', "recipe my.toml: epochs: must be a whole number or auto, got '3'"),
+        ("epochs = true", "recipe my.toml: epochs: must be a whole number or auto, got true"),
         ("lr = 2020-01-01", "recipe my.toml: lr: must be a number"),
         ("model = 3", "recipe my.toml: model: must be text, got 3"),
         ("out = 3", "recipe my.toml: out: must be a path, got 3"),
-        ("[epochs]\nx = 1", "recipe my.toml: epochs.x: must be a whole number, got {'x': 1}"),
+        (
+            "[epochs]\nx = 1",
+            "recipe my.toml: epochs.x: must be a whole number or auto, got {'x': 1}",
+        ),
         ("[regularizer.gta]\nlayer = 3", "recipe my.toml: unknown key 'layer'; did you mean"),
         ("[regularizer.bss]\nk = 0", "recipe my.toml: regularizer.bss.k: must be at least 1"),
         ("[regularizer.l2-sp]\nbeta = 'x'", "recipe my.toml: regularizer.l2-sp.beta: must be a"),
