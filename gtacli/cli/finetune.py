@@ -32,6 +32,7 @@ RESULT = (
     ("test_mean_class_top1", "test mean class top-1 %", True),
     ("val_top1", "val top-1 %", True),
     ("best_epoch", "best epoch", False),
+    ("average_alpha", "alpha of the average", False),
     ("attention_drift", "attention drift", False),
     ("attention_inside", "attention on the object %", True),
     ("attention_area", "area of the object %", True),

@@ -205,6 +205,11 @@ class FinetuneConfig(TrainingConfig):
         metavar="DECAY",
         shown="off",
     )
+    average: Literal["none", "trajectory", "source"] = option(
+        "none",
+        "evaluate and save a mean of weights: trajectory: of the last quarter of the steps; "
+        "source: of the backbone before and after training, weighted by held-out accuracy",
+    )
     drift: bool = option(True, "measure the distance from the source's attention after each epoch")
     track_attention: bool = option(
         False,
@@ -243,6 +248,14 @@ class FinetuneConfig(TrainingConfig):
         if self.source_views is not None and self.mix != "none":
             raise ValueError(
                 "`source_views` and `mix` exclude each other: mixed views are new each time"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_average(self) -> FinetuneConfig:
+        if self.ema is not None and self.average == "trajectory":
+            raise ValueError(
+                "`ema` and `average=trajectory` exclude each other: both average the steps' weights"
             )
         return self
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import Record
@@ -13,6 +14,13 @@ from gtacli.finetuning.evaluation import Evaluator
 from gtacli.finetuning.per_class import worst_classes
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import TestAttention, TestMetrics
+from gtacli.finetuning.source_average import (
+    HEADER,
+    UNCHOSEN,
+    Averaged,
+    choose_alpha,
+    mean_of,
+)
 from gtacli.models.metadata import model_metadata
 from gtacli.models.weights import read_weights
 from gtacli.runtime.devices import choose_workers
@@ -22,6 +30,8 @@ from gtacli.training.engine import train
 from gtacli.training.job import Batches, Phase
 from gtacli.training.loop import Observer
 from gtacli.training.state import Progress
+
+log = logging.getLogger(__name__)
 
 
 def run_phase(
@@ -106,6 +116,38 @@ def make_evaluator(job: FinetuneJob, records: tuple[Record, ...], drift: bool) -
     if config.track_attention:
         tracker = AttentionTracker(records, target, source, job.compute, job.processes)
     return Evaluator(target, source, batches, job.compute, job.processes, tracker)
+
+
+def average_with_start(
+    job: FinetuneJob, run: RunFolder, dry_run: bool, alpha: float | None, final: bool
+) -> Averaged:
+    """Average the saved weights with those before training, for `average=source`.
+
+    Args:
+        alpha: weight of the trained backbone if it is chosen already.
+        final: save the mean, unless the run has done so before it was resumed.
+    """
+    model = job.evaluated.model
+    start, header = job.start, dict[str, str]()
+    if run.dry:
+        end = {k: v.clone() for k, v in model.state_dict().items()}
+    else:
+        end, header = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE))
+    if HEADER in header:
+        start, alpha = {}, float(header[HEADER])
+    elif alpha is None and not job.split.val:
+        alpha = UNCHOSEN
+        log.info("`average=source`: alpha %g, as no image is held out to choose it by", alpha)
+    validate = make_evaluator(job, job.observed, job.drift)
+    averaged = choose_alpha(
+        lambda weight: cast(Any, model.load_state_dict(mean_of(start, end, weight))),
+        lambda: validate(1 if dry_run else None),
+        alpha,
+    )
+    if final and HEADER not in header:
+        metadata = model_metadata(job.target, job.dataset.classes)
+        run.write_model(model, {**metadata, HEADER: f"{averaged.alpha:g}"})
+    return averaged
 
 
 def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
@@ -24,6 +25,7 @@ from gtacli.finetuning.epochs import with_epochs
 from gtacli.finetuning.held_out import observed, split_data
 from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.mixing import ALPHA, Mixing
+from gtacli.finetuning.source_average import start_weights
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
 from gtacli.models.loading import LoadedModel, load_model
@@ -59,6 +61,7 @@ class FinetuneJob(TrainingJob):
     Attributes:
         drift: whether the attention drift is measured.
         refit: whether the held-out images are trained on too.
+        start: the backbone's weights before the first step, if they are averaged with.
     """
 
     config: FinetuneConfig
@@ -69,6 +72,7 @@ class FinetuneJob(TrainingJob):
     stores: FinetuneStores
     drift: bool
     refit: bool = False
+    start: Mapping[str, Tensor]
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -88,7 +92,7 @@ class FinetuneJob(TrainingJob):
 
     @property
     def evaluated(self) -> LoadedModel:
-        """The model that is measured, saved and tested: the target, or its moving average."""
+        """The model that is measured, saved and tested: the target, or its average."""
         average: Any = self.task.averaged
         return self.target if average is None else replace(self.target, model=average.model)
 
@@ -139,6 +143,8 @@ def prepare(
         # With timm's warm-up: a run on few labels has few steps, and its average should not be
         # dominated by the first ones.
         task.setup_ema(config.ema, use_warmup=True)
+    elif config.average == "trajectory":
+        task.setup_mean()
     optimizer = _make_optimizer(config, target, regularizers)
     # From here on only dropout, drop path and mixing draw: different numbers in each process.
     rng.seed_everything(config.seed, processes.rank)
@@ -157,6 +163,7 @@ def prepare(
         fingerprint=fingerprint,
         drift=drift,
         refit=refit,
+        start=start_weights(target) if config.average == "source" else {},
     )
 
 

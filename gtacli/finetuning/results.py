@@ -122,7 +122,15 @@ class ChosenStrength(TypedDict, total=False):
     lam_search: Annotated[SearchResult, Doc("how it was chosen")]
 
 
-class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength):
+class AverageWeight(TypedDict, total=False):
+    """The field of summary.json that `average=source` adds."""
+
+    average_alpha: Annotated[
+        float, Doc("weight of the trained backbone in the mean with the one before training")
+    ]
+
+
+class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength, AverageWeight):
     """The content of summary.json of a fine-tuning, which `gta finetune` prints."""
 
     command: Literal["finetune"]

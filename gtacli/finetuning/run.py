@@ -13,15 +13,17 @@ from gtacli.finetuning.attention_tracker import inside_last_block
 from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.held_out import log_held_out, with_held_out
 from gtacli.finetuning.per_class import log_balance
-from gtacli.finetuning.phases import run_phase, test
+from gtacli.finetuning.phases import average_with_start, run_phase, test
 from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
 from gtacli.finetuning.results import (
+    AverageWeight,
     ChosenStrength,
     FinetuneSummary,
     SearchResult,
     ValidationAttention,
 )
 from gtacli.finetuning.search import SEARCH_FILE, choices, report, require_search, search
+from gtacli.finetuning.source_average import Averaged
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
@@ -121,13 +123,20 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
         state = None
         if config.refit and job.split.info["validation"] == "held-out":
             chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
+            if config.average == "source":
+                mean = average_with_start(job, run, dry_run, None, final=False)
+                chosen |= {"val_top1": mean.found.top1, "alpha": mean.alpha}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
     if progress.phase == "refit":
         stores = job.stores
         del job
         job = prepare(config, refit=True, stores=stores, processes=processes)
         progress = run_phase(job, run, session.observer, progress, state, dry_run)
-    return _summarize(session, job, progress, choice)
+    averaged = None
+    if config.average == "source":
+        alpha = (progress.chosen or {}).get("alpha")
+        averaged = average_with_start(job, run, dry_run, alpha, final=True)
+    return _summarize(session, job, progress, choice, averaged)
 
 
 def _choose_strength(
@@ -164,12 +173,20 @@ def _summarize(
     job: FinetuneJob,
     progress: Progress,
     choice: SearchResult | None,
+    averaged: Averaged | None,
 ) -> FinetuneSummary:
     """Test the saved weights and return the summary."""
     config = job.config
     epochs_run = sum("phase" not in row for row in progress.rows)  # a refit's rows have one
     saved = [row for row in progress.rows if row["epoch"] == progress.best_epoch]
-    last = saved[-1] if saved else {}
+    last = dict(saved[-1]) if saved else {}
+    val_top1 = progress.best_score
+    mean: AverageWeight = {}
+    if averaged is not None:
+        mean["average_alpha"] = averaged.alpha
+        last |= {"attention_drift": averaged.found.drift, "attention": averaged.found.attention}
+        val_top1 = averaged.found.top1 if job.split.val else None
+    val_top1 = (progress.chosen or {}).get("val_top1", val_top1)
     tracked: ValidationAttention = {}
     if config.track_attention:
         attention = last.get("attention")
@@ -189,9 +206,10 @@ def _summarize(
         "epochs_run": epochs_run,
         "stopped_early": epochs_run < job.epochs and not session.dry_run,
         "best_epoch": progress.best_epoch,
-        "val_top1": (progress.chosen or {}).get("val_top1", progress.best_score),
+        "val_top1": val_top1,
         "attention_drift": last.get("attention_drift"),
         **tracked,
         **session.costs(job, progress),
         **chosen,
+        **mean,
     }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gtacli.data.loader import Batch
+from gtacli.training.averaging import TrajectoryMean
 
 
 class TimmTask(TrainingTask):
@@ -50,9 +51,19 @@ class TimmTask(TrainingTask):
     def unwrapped(self) -> nn.Module:
         return cast(nn.Module, unwrap_model(self.trainable_module))
 
+    def setup_mean(self) -> None:
+        """Average the weights over the end of the training, in place of `setup_ema`."""
+        self.trainable_module_ema = TrajectoryMean(self.trainable_module)
+
+    def update_ema(self, step: int | None = None) -> None:
+        average = self.get_trainable_module(ema=True)
+        if isinstance(average, TrajectoryMean):
+            average.progress = self.progress
+        super().update_ema(step)
+
     @property
     def averaged(self) -> nn.Module | None:
-        """The moving average of the module, if `setup_ema` has been called."""
+        """The average of the module, if `setup_ema` or `setup_mean` has been called."""
         average = self.get_trainable_module(ema=True)
         return None if average is None else cast(nn.Module, average.module)
 

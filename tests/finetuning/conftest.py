@@ -15,6 +15,7 @@ import gtacli.training.loop as loop
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted
 from gtacli.finetuning.run import finetune
+from gtacli.finetuning.task import FinetuneTask
 
 
 @pytest.fixture
@@ -74,3 +75,17 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(module, "prepare", spy)
     return prepared
+
+
+@pytest.fixture
+def passed(jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Record the weights after every optimizer step of the test, in float64."""
+    steps: list[dict[str, torch.Tensor]] = []
+    original = FinetuneTask.after_step
+
+    def spy(self: FinetuneTask, optimizer: Any) -> None:
+        original(self, optimizer)
+        steps.append({k: v.double() for k, v in self.tapped.model.state_dict().items()})
+
+    monkeypatch.setattr(FinetuneTask, "after_step", spy)
+    return steps

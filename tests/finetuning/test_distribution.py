@@ -69,9 +69,14 @@ def farthest(a: Path, b: Path) -> float:
         (2, {"batch_size": 4, "ema": 0.9, "patience": 1, "regularizer": "gta"}),
         (2, {"batch_size": 8, "lam": "auto", "epochs": 5, "regularizer": "gta"}),
         (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
+        (2, {"batch_size": 4, "average": "trajectory", "hold_out": "none"}),
+        (2, {"batch_size": 4, "average": "source", "refit": True}),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
-    ids=["uneven", "empty", "accumulated", "refit", "average", "search", "frozen", "compiled"],
+    ids=[
+        *("uneven", "empty", "accumulated", "refit", "average", "search", "frozen"),
+        *("trajectory", "source", "compiled"),
+    ],
 )
 def test_processes_train_as_one(
     size: int,

@@ -14,24 +14,9 @@ from safetensors.torch import load_file
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.finetuning.run import finetune
-from gtacli.finetuning.task import FinetuneTask
 
 Make = Callable[..., FinetuneConfig]
 Weights = dict[str, torch.Tensor]
-
-
-@pytest.fixture
-def passed(jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
-    """Record the weights after every optimizer step of the test, in float64."""
-    steps: list[Weights] = []
-    original = FinetuneTask.after_step
-
-    def spy(self: FinetuneTask, optimizer: Any) -> None:
-        original(self, optimizer)
-        steps.append({k: v.double() for k, v in self.tapped.model.state_dict().items()})
-
-    monkeypatch.setattr(FinetuneTask, "after_step", spy)
-    return steps
 
 
 def average(steps: list[Weights], decay: float) -> Weights:
