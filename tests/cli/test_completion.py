@@ -60,7 +60,9 @@ def complete(line: str) -> list[str]:
         ("gta finetune -m vit_small_patch16_224.d", {"vit_small_patch16_224.dino"}),
         ("gta finetune --source demo", {"demo", "demo-untrained"}),
         ("gta probe attention --compare deit_tiny_", {"deit_tiny_patch16_224.fb_in1k"}),
-        ("gta finetune --epochs ", set()),
+        ("gta finetune --epochs ", {"auto"}),
+        ("gta finetune --hold-out ", {"auto", "none"}),
+        ("gta finetune --batch-size ", set()),
     ],
 )
 def test_bash(line: str, expected: set[str]) -> None:

@@ -83,7 +83,7 @@ def test_print_config_only_prints(gta: Any, calls: Calls) -> None:
 def test_a_wrong_value_is_one_line(gta: Any, calls: Calls) -> None:
     wrong = gta("tune", "--epochs", "ten")
     assert (wrong.status, wrong.out, calls) == (2, "", [])
-    assert wrong.err == "error: --epochs: must be a whole number, got 'ten'\n"
+    assert wrong.err == "error: --epochs: must be a whole number or auto, got 'ten'\n"
     assert "did you mean" in gta("tune", "--regularizer", "gtaa").err
     assert gta("tune", "--lam").status == 2
 
