@@ -82,6 +82,20 @@ def hold_out(
     return train, tuple(record for record in records if record.key in held)
 
 
+def split_folds(records: Sequence[Record], folds: int, seed: int = 0) -> dict[str, int]:
+    """Return the fold of each image, 0 to `folds` - 1, by key.
+
+    The images of a class are spread over the folds, so that a class of two or more is left in every
+    fold's training images. A class of one has no fold: its image is always trained on.
+    """
+    found: dict[str, int] = {}
+    for _, members in sorted(_by_class(records).items()):
+        if len(members) > 1:
+            for record in _shuffled(members, seed, "folds"):
+                found[record.key] = len(found) % folds  # goes on where the last class ended
+    return found
+
+
 def make_split(
     dataset: ImageDataset,
     *,

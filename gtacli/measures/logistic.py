@@ -30,6 +30,7 @@ def fit_logistic(
     c: float = 1.0,
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
+    used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fit the weights (D, K, C) and intercepts (D, K) of all problems.
 
@@ -40,19 +41,23 @@ def fit_logistic(
         c: the inverse strength of the penalty, as scikit-learn's C.
         steps: at most.
         tolerance: relative size of the gradient's largest entry at which to stop.
+        used: bool (D, N), the images of each problem; default: all. So folds of the same images
+            are solved together.
     """
-    center = features.mean(1, keepdim=True)
-    x, axes = _rotate(features - center)
+    counted = (torch.ones_like(labels) if used is None else used).to(features)[..., None]
+    images = counted.sum(1, keepdim=True)  # (D, 1, 1)
+    center = (features * counted).sum(1, keepdim=True) / images
+    x, axes = _rotate((features - center) * counted)
     squared = x.square().sum(1, keepdim=True)  # (D, 1, R)
     step_w = 1 / (c / 2 * squared + 1)
-    step_b = 2 / (c * x.shape[1])
+    step_b = 2 / (c * images)
     targets = F.one_hot(labels, classes).to(x.dtype)
     w = x.new_zeros(len(x), classes, x.shape[2])
     b = x.new_zeros(len(x), 1, classes)
     moved_w, moved_b, inertia = w, b, x.new_ones(len(x), 1, 1)
     first = None
     for number in range(steps):
-        wrong = c * ((x @ moved_w.mT + moved_b).softmax(-1) - targets)
+        wrong = c * counted * ((x @ moved_w.mT + moved_b).softmax(-1) - targets)
         gradient_w, gradient_b = wrong.mT @ x + moved_w, wrong.sum(1, keepdim=True)
         if number % 10 == 0:  # a sync point
             size = max(float(gradient_w.abs().max()), float(gradient_b.abs().max()))

@@ -80,17 +80,32 @@ class LinearResult(FeatureLine):
     top5: Annotated[float, Doc("top-5 accuracy")]
     top5_interval: _Interval
     chosen_on: Annotated[
-        Literal["val", "held-out", "test"] | None,
-        Doc("images that the head (mae: the epoch) was chosen on; null if nothing was chosen"),
+        Literal["val", "held-out", "folds", "test"] | None,
+        Doc(
+            "images that the head (mae: the epoch) was chosen on; folds: all training images, by "
+            "cross-validation; null if nothing was chosen"
+        ),
     ]
-    lr: Annotated[float, Doc("learning rate of the head")]
-    head_batch: Annotated[int, Doc("images a step of the head")]
+    lr: Annotated[float | None, Doc("learning rate of the head; null for logistic regression")]
+    head_batch: Annotated[
+        int | None, Doc("images a step of the head; null for logistic regression")
+    ]
+    solver: NotRequired[
+        Annotated[Literal["logistic", "sgd"], Doc("sweep: logistic regression, or SGD")]
+    ]
+    c: NotRequired[Annotated[float, Doc("logistic: inverse strength of the penalty")]]
+    folds: NotRequired[
+        Annotated[int | None, Doc("logistic: folds of the cross-validation; null without one")]
+    ]
+    chosen_top1_se: NotRequired[
+        Annotated[float | None, Doc("logistic: standard error of chosen_top1")]
+    ]
     chosen_top1: NotRequired[
         Annotated[float | None, Doc("sweep: accuracy of the chosen head on those images")]
     ]
     n_chosen_on: NotRequired[Annotated[int, Doc("sweep: number of those images")]]
-    heads: NotRequired[Annotated[int, Doc("sweep: number of heads that were trained")]]
-    steps: NotRequired[Annotated[int, Doc("sweep: training steps of the chosen head")]]
+    heads: NotRequired[Annotated[int, Doc("sweep: number of heads to choose from")]]
+    steps: NotRequired[Annotated[int, Doc("sgd: training steps of the chosen head")]]
     epoch: NotRequired[Annotated[int, Doc("mae: epoch of the result, from 0")]]
     epochs: NotRequired[Annotated[int, Doc("mae: number of epochs")]]
 
@@ -153,7 +168,9 @@ class TransferResult(FeatureLine):
     linear: NotRequired[Annotated[float, Doc("top-1 accuracy of `gta probe linear`")]]
     linear_interval: NotRequired[_Interval]
     chosen: NotRequired[
-        Annotated[dict[str, object], Doc("chosen_on, lr and heads of `gta probe linear`")]
+        Annotated[
+            dict[str, object], Doc("chosen_on, solver, c, lr and heads of `gta probe linear`")
+        ]
     ]
 
 

@@ -25,6 +25,7 @@ def transfer(
         line = linear(data, model, Sweep())
         metrics["linear"] = line.metrics["top1"]
         metrics["linear_interval"] = line.metrics["top1_interval"]
-        metrics["chosen"] = {name: line.metrics.get(name) for name in ("chosen_on", "lr", "heads")}
+        names = ("chosen_on", "solver", "c", "lr", "heads")
+        metrics["chosen"] = {name: line.metrics.get(name) for name in names}
         per_image["linear"] = line.per_image["top1"]
     return ProbeResult(metrics, near.n_train, near.n_test, near.keys, per_image)

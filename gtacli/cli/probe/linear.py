@@ -24,8 +24,10 @@ def linear(config: LinearProbeConfig, call: Call) -> int:
     sweep: 13 learning rates for each choice of features (the CLS token, the mean of the patches,
     both, the CLS tokens of the last four blocks) are trained at once without augmentation. The best
     one on the dataset's validation split, or on a fifth held out of training, is trained again on
-    all training images. mae: the published protocol of masked autoencoders, with augmentation, so
-    every epoch runs all images through the model.
+    all training images. With few images a logistic regression: its features are the first of these
+    choices within one standard error of the best, on the validation split or by cross-validation.
+    mae: the published protocol of masked autoencoders, with augmentation, so every epoch runs all
+    images through the model.
 
     Nothing is chosen on the test images without --choose-on-test. Features are cached (--cache) and
     shared by all probes. With --compare each model is tested against --model on the same images
@@ -36,6 +38,7 @@ def linear(config: LinearProbeConfig, call: Call) -> int:
     def measure(data: ProbeData, model: LoadedModel) -> ProbeResult:
         from gtacli.probing.classifiers.linear import Sweep, linear
         from gtacli.probing.classifiers.linear_mae import MaeProtocol, linear_mae
+        from gtacli.probing.classifiers.logistic_heads import PENALTIES
 
         epochs = 1 if call.dry_run else config.epochs
         if config.protocol == "mae":
@@ -48,7 +51,17 @@ def linear(config: LinearProbeConfig, call: Call) -> int:
             chosen = {name: value for name, value in options.items() if value is not None}
             mae = MaeProtocol(**chosen, on_test=config.choose_on_test)
             return linear_mae(data, model, mae, partial(_progress, "views"))
-        sweep = Sweep(config.lr, epochs, config.head_batch, config.race, config.choose_on_test)
+        solver = config.resolved_solver
+        sweep = Sweep(
+            config.lr,
+            None if solver == "logistic" else epochs,
+            config.head_batch,
+            config.race,
+            config.choose_on_test,
+            solver,
+            config.c or PENALTIES,
+            config.folds,
+        )
         return linear(data, model, sweep, partial(_progress, "steps"))
 
     return run_probe(config, call, measure, _rows, _note)
@@ -72,8 +85,12 @@ def _note(result: dict[str, Any]) -> str | None:
     if result["protocol"] == "mae":
         return None
     blocks = ", ".join(map(str, result["layer"]))
+    if result["solver"] == "logistic":
+        head = f"logistic regression with c {result['c']:.3g}"
+    else:
+        head = f"learning rate {result['lr']:.3g}"
     return (
-        f"{result['model']}: {result['features']} of block {blocks}, learning rate "
-        f"{result['lr']:.3g}, of {result['heads']} heads by {result['n_chosen_on']} images "
+        f"{result['model']}: {result['features']} of block {blocks}, {head}, "
+        f"of {result['heads']} heads by {result['n_chosen_on']} images "
         f"({result['chosen_on'] or 'nothing'})"
     )

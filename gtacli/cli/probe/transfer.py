@@ -25,9 +25,9 @@ def transfer(config: TransferProbeConfig, call: Call) -> int:
     """Measure k-NN and linear accuracy on several datasets.
 
     As `gta probe knn` and `gta probe linear`, with a row for each dataset and one for their mean;
-    the linear classifier's learning rate and features are chosen on validation or held-out training
-    images. With --compare each model is tested against --model on the same images (McNemar's test).
-    Images that cannot be read are reported, the others are processed, and the exit status is 1.
+    the linear classifier is chosen on validation or held-out training images. With --compare each
+    model is tested against --model on the same images (McNemar's test). Images that cannot be read
+    are reported, the others are processed, and the exit status is 1.
     """
     if not config.data:
         raise UsageError("name one or more labeled datasets", option="data")

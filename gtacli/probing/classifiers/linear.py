@@ -1,6 +1,7 @@
 """`gta probe linear --protocol sweep`: a linear classifier on frozen features, chosen held out.
 
-As dinov2's linear evaluation (Oquab et al., arXiv 2304.07193): 13 learning rates for each of four
+With few training images it is a logistic regression (`linear_logistic`). Otherwise it is as
+dinov2's linear evaluation (Oquab et al., arXiv 2304.07193): 13 learning rates for each of four
 choices of features, all trained at once without augmentation. Three deviations:
 
 - learning rate and features are chosen on held-out training images, and the chosen head is trained
@@ -14,17 +15,14 @@ choices of features, all trained at once without augmentation. Three deviations:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gtacli.data.sampling import hold_out
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.classifiers.heads import (
     Head,
@@ -33,9 +31,18 @@ from gtacli.probing.classifiers.heads import (
     compute_scales,
     count_steps,
 )
+from gtacli.probing.classifiers.linear_logistic import linear_logistic
+from gtacli.probing.classifiers.logistic_heads import PENALTIES
+from gtacli.probing.classifiers.selection import (
+    FeatureSet,
+    SelectionData,
+    evaluate_head,
+    extract_selection,
+    feature_choices,
+    union,
+)
 from gtacli.probing.features.cache import Features, ProgressBar
-from gtacli.probing.features.columns import FeatureColumn, has_cls_token, select_columns
-from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
+from gtacli.probing.features.evaluation import ProbeData, ProbeResult
 
 log = logging.getLogger(__name__)
 RATES_BY_STEPS = tuple(10 ** (e / 3) for e in range(5, 18))
@@ -44,9 +51,9 @@ RUNGS = ((1 / 32, 6), (1 / 4, 1))
 """(fraction of the steps, heads that continue)."""
 FEWEST_STEPS = 100
 """Fewest steps of a rung, unless there are fewer in all."""
-DEEP = 4
-"""Last blocks whose CLS tokens are one of the choices of features."""
-ChosenOn = Literal["val", "held-out", "test"]
+FEW, FEWER_PER_CLASS, MOST = 1000, 10, 3000
+"""Training images are few: up to `FEW`, or below `FEWER_PER_CLASS` a class and up to `MOST`."""
+Solver = Literal["auto", "logistic", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class Sweep:
         epochs, batch: None: by the number of images.
         race: drop heads on the way.
         on_test: choose on the test images, as dinov2 does.
+        solver: sgd: as dinov2; auto: logistic regression if images are few and none of the options
+            above is given.
+        penalties: logistic: values of c to choose from, the preferred one first.
+        folds: logistic: of the cross-validation; 1: hold a fifth out; None: 5, or the validation
+            split.
     """
 
     rates: tuple[float, ...] | None = None
@@ -65,6 +77,17 @@ class Sweep:
     batch: int | None = None
     race: bool = True
     on_test: bool = False
+    solver: Solver = "auto"
+    penalties: tuple[float, ...] = PENALTIES
+    folds: int | None = None
+
+    def is_logistic(self, images: int, classes: int) -> bool:
+        """Return whether to fit logistic regressions, for a number of training images."""
+        if self.solver != "auto":
+            return self.solver == "logistic"
+        if self.rates or self.epochs or self.batch or not self.race or self.on_test:
+            return False
+        return images <= FEW or (images < FEWER_PER_CLASS * classes and images <= MOST)
 
     def batch_of(self, images: int) -> int:
         """Return the batch size: by default a hundredth of the images, 64 to 1024."""
@@ -79,48 +102,6 @@ class Sweep:
         return count_steps(images, epochs, self.batch_of(images))
 
 
-@dataclass(frozen=True)
-class SelectionData:
-    """Images to train on, and images to choose the head on.
-
-    Attributes:
-        fit, choose: rows of `train` to train on, and those held out of them; `choose` is empty if
-            none are, or if the choice is made on `other`.
-        other: a separate split to choose on.
-    """
-
-    train: Features
-    test: Features
-    fit: Tensor
-    choose: Tensor
-    other: Features | None
-    chosen_on: ChosenOn | None
-
-    @property
-    def n_chosen_on(self) -> int:
-        if self.chosen_on is None:
-            return 0
-        return len(self.choose) if self.other is None else len(self.other)
-
-    def scores(self, heads: LinearHeads) -> list[HeadScore]:
-        if self.other is not None:
-            return heads.scores(self.other, torch.arange(len(self.other)))
-        return heads.scores(self.train, self.choose)
-
-
-def feature_choices(model: LoadedModel) -> tuple[tuple[FeatureColumn, ...], ...]:
-    """Return the sets of columns to choose from.
-
-    The CLS token, the mean of the patches, both, the CLS tokens of the last blocks; without a CLS
-    token only the means.
-    """
-    deep = range(-min(DEEP, len(model.model.blocks)), 0)  # type: ignore[arg-type]
-    if not has_cls_token(model.model):
-        return select_columns(model.model, "mean"), select_columns(model.model, "mean", deep)
-    single = (select_columns(model.model, features) for features in ("cls", "mean", "cls+mean"))
-    return (*single, select_columns(model.model, "cls", deep))
-
-
 def linear(
     data: ProbeData,
     model: LoadedModel,
@@ -132,7 +113,21 @@ def linear(
     `data.features` "all" stands for `feature_choices`.
     """
     sets = feature_choices(model) if data.features == "all" else (data.columns(model),)
-    images = _extract(data, model, sets, sweep.on_test)
+    images = extract_selection(data, model, sets, sweep.on_test)
+    classes = len(data.splits.classes)
+    if sweep.is_logistic(len(images.train), classes):
+        options = (sweep.penalties, sweep.folds)
+        return linear_logistic(data, sets, images, *options, progress)
+    return _linear_sgd(data, sets, images, sweep, progress)
+
+
+def _linear_sgd(
+    data: ProbeData,
+    sets: Sequence[FeatureSet],
+    images: SelectionData,
+    sweep: Sweep,
+    progress: ProgressBar | None,
+) -> ProbeResult:
     # The same batch size with and without held-out images: a rate is chosen for a number of steps.
     sweep = replace(sweep, batch=sweep.batch_of(len(images.train)))
     trainer = _Trainer(images.train, len(data.splits.classes), data, sweep, progress)
@@ -150,11 +145,8 @@ def linear(
     rate = best.rate_steps / steps  # the same rate and epochs on all images
     every, final = torch.arange(len(images.train)), sweep.steps(len(images.train))
     heads = trainer.train([_Candidate(best.columns, rate * final)], every, final)
-    top1, top5 = _test(heads, images.test)
-    metrics: dict[str, Any] = {
-        "protocol": "sweep",
-        **accuracy_metrics("top1", top1),
-        **accuracy_metrics("top5", top5),
+    more = {
+        "solver": "sgd",
         "chosen_on": images.chosen_on,
         "chosen_top1": None if score is None else score.accuracy,
         "n_chosen_on": images.n_chosen_on,
@@ -163,34 +155,11 @@ def linear(
         "steps": final,
         "head_batch": sweep.batch_of(len(images.train)),
     }
-    per_image = {"top1": top1, "top5": top5}
-    n_train, n_test = len(images.train), len(images.test)
-    return ProbeResult(metrics, n_train, n_test, images.test.keys, per_image, best.columns)
-
-
-def _extract(
-    data: ProbeData, model: LoadedModel, sets: Sequence[tuple[FeatureColumn, ...]], on_test: bool
-) -> SelectionData:
-    splits, columns = data.splits, _union(sets)
-    train, test = (data.extract(model, records, columns) for records in (splits.train, splits.test))
-    every, none = torch.arange(len(train)), torch.empty(0, dtype=torch.int64)
-    if on_test:
-        return SelectionData(train, test, every, none, test, "test")
-    if splits.val:
-        val = data.extract(model, splits.val, columns)
-        return SelectionData(train, test, every, none, val, "val")
-    held = {record.key for record in hold_out(splits.train, data.seed)[1]}
-    out = torch.tensor([key in held for key in train.keys])
-    fit, choose = every[~out], every[out]
-    return SelectionData(train, test, fit, choose, None, "held-out" if len(choose) else None)
-
-
-def _union(sets: Iterable[tuple[FeatureColumn, ...]]) -> tuple[FeatureColumn, ...]:
-    return tuple(dict.fromkeys(column for columns in sets for column in columns))
+    return evaluate_head(images, best.columns, heads, more)
 
 
 class _Candidate(NamedTuple):
-    columns: tuple[FeatureColumn, ...]
+    columns: FeatureSet
     rate_steps: float  # learning rate x steps
 
 
@@ -210,7 +179,7 @@ class _Trainer:
         self.progress: ProgressBar = progress or (lambda steps: nullcontext(lambda done: None))
 
     def train(self, candidates: Sequence[_Candidate], rows: Tensor, steps: int) -> LinearHeads:
-        columns = _union(candidate.columns for candidate in candidates)
+        columns = union(candidate.columns for candidate in candidates)
         scale = compute_scales(self.features, rows, columns, self.device)
         candidate_heads = [Head(c.columns, c.rate_steps / steps) for c in candidates]
         heads = LinearHeads(candidate_heads, self.classes, scale)
@@ -228,18 +197,11 @@ def _choose(
     left, best = list(candidates), HeadScore(0.0, 0.0)
     for fraction, keep in RUNGS if sweep.race else ((1.0, 1),):
         steps = min(all_steps, max(FEWEST_STEPS, round(fraction * all_steps)))
-        scores = images.scores(trainer.train(left, images.fit, steps))
+        heads = trainer.train(left, images.fit, steps)
+        if images.other is not None:
+            scores = heads.scores(images.other, torch.arange(len(images.other)))
+        else:
+            scores = heads.scores(images.train, images.choose)
         ranked = sorted(zip(scores, left, strict=True), key=lambda one: one[0], reverse=True)
         left, best = [candidate for _, candidate in ranked[:keep]], ranked[0][0]
     return left[0], best
-
-
-def _test(heads: LinearHeads, test: Features) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return (correct, in the top five) for each test image by the first head."""
-    top1, top5 = [], []
-    for chosen, logits in heads.logits(test, torch.arange(len(test))):
-        best = logits[0].cpu().topk(min(5, heads.classes)).indices
-        hits = best == test.labels[chosen, None]
-        top1.append(hits[:, 0])
-        top5.append(hits.any(1))
-    return to_numpy(torch.cat(top1)), to_numpy(torch.cat(top5))

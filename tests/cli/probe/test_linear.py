@@ -61,8 +61,9 @@ def test_the_result_has_the_choice_of_the_sweep(
     assert done.status == 0, done.err
     (line,) = done.lines
     check_fields(LinearResult, line)
-    assert (line["task"], line["protocol"], line["heads"]) == ("linear", "sweep", 52)
-    assert (line["chosen_on"], line["n_chosen_on"]) == ("held-out", 6)
+    assert (line["task"], line["protocol"], line["solver"]) == ("linear", "sweep", "logistic")
+    assert (line["heads"], line["c"], line["lr"], line["folds"]) == (4, 10, None, 5)
+    assert (line["chosen_on"], line["n_chosen_on"]) == ("folds", 30)
     assert (line["n_train"], line["n_test"], line["test_part"]) == (30, 18, "test")
     assert line["top1"] > 0.6
     assert line["features"] in ("cls", "mean", "cls+mean")
@@ -72,14 +73,34 @@ def test_the_result_has_the_choice_of_the_sweep(
     assert json.loads((tmp_path / "out/summary.json").read_text())["results"] == [line]
     # Five columns (four blocks, one mean) of two splits.
     assert len(list((tmp_path / "out/features").iterdir())) == 10
+    assert "logistic regression with c 10" in done.err
+    done = gta(*words(model, data, tmp_path / "out", "--json", "--solver", "sgd"))
+    (line,) = done.lines
+    check_fields(LinearResult, line)
+    assert (line["solver"], line["heads"]) == ("sgd", 52)
+    assert (line["chosen_on"], line["n_chosen_on"]) == ("held-out", 6)
+    assert "learning rate" in done.err
+
+
+def test_penalties_and_folds_are_for_logistic_regression(
+    gta: Any, model: Path, data: Path, tmp_path: Path
+) -> None:
+    done = gta(*words(model, data, tmp_path / "out", "--json", "--c", "3,30", "--folds", 3))
+    (line,) = done.lines
+    assert (line["solver"], line["heads"], line["folds"]) == ("logistic", 8, 3)
+    assert line["c"] in (3, 30)
 
 
 def test_given_features_are_the_only_choice(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    done = gta(*words(model, data, tmp_path / "o", "--features", "mean", "--layer=-2", "--json"))
+    done = gta(
+        *words(
+            model, data, tmp_path / "o", "--features", "mean", "--layer=-2", "--lr", "1,2", "--json"
+        )
+    )
     (line,) = done.lines
-    assert (line["features"], line["layer"], line["heads"]) == ("mean", [3], 13)
+    assert (line["features"], line["layer"], line["heads"]) == ("mean", [3], 2)
 
 
 def test_one_folder_for_both_protocols_and_k_nn(
@@ -139,6 +160,12 @@ def test_an_unreadable_image_is_reported_and_the_status_is_1(
         (["--protocol", "mae", "--lr", "1,2"], "--protocol mae has one learning rate"),
         (["--warmup", "3"], "--warmup is for --protocol mae"),
         (["--protocol", "mae", "--no-race"], "--no-race is for --protocol sweep"),
+        (["--c", "1", "--lr", "2"], "--c is for logistic regression, --lr for SGD"),
+        (["--folds", "3", "--solver", "sgd"], "--folds is for logistic regression, --solver sgd"),
+        (["--solver", "logistic", "--no-race"], "--no-race is for SGD, not for --solver logistic"),
+        (["--protocol", "mae", "--folds", "3"], "--folds is for --protocol sweep"),
+        (["--protocol", "mae", "--solver", "sgd"], "--solver is for --protocol sweep"),
+        (["--folds", "3", "--choose-on-test"], "--folds and --choose-on-test exclude each other"),
         (["--features", "both"], "must be one of all, cls, mean, cls+mean"),
     ],
 )
