@@ -37,6 +37,7 @@ RESULT = (
     ("attention_inside", "attention on the object %", True),
     ("attention_area", "area of the object %", True),
     ("test_attention_inside", "test: attention on the object %", True),
+    ("trainable_parameters", "parameters that learned", False),
     ("n_train", "trained on", False),
     ("n_val", "held out", False),
     ("n_test", "tested on", False),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
@@ -23,6 +24,12 @@ def _default_regularizer() -> dict[str, dict[str, Any]]:
 
 
 _SPEC = {"metavar": "SPEC"}
+
+
+def _known_train(train: str) -> str:
+    if not re.fullmatch(r"all|head|norm\+bias|lora(:[1-9]\d{0,4})?", train):
+        raise ValueError(f"must be one of all, head, norm+bias, lora, lora:RANK, got '{train}'")
+    return train
 
 
 class FinetuneConfig(TrainingConfig):
@@ -178,6 +185,18 @@ class FinetuneConfig(TrainingConfig):
     head_lr_scale: float = option(
         10.0, "learning rate of the new head, as a multiple of `lr`", gt=0
     )
+    train: Annotated[str, AfterValidator(_known_train)] = option(
+        "all",
+        "parameters that learn beside the head's: all, none (head), norms and biases, or "
+        "low-rank adapters of every block's linear layers (lora), with 10 times the rate `lr`",
+        metavar="all|head|norm+bias|lora[:RANK]",
+        choices=["all", "head", "norm+bias", "lora"],
+    )
+    keep_adapter: bool = option(
+        False,
+        "also write the adapters alone (adapter.safetensors, in peft's layout) beside the "
+        "weights that they are merged into",
+    )
     freeze_epochs: int = option(
         0,
         "epochs at the start in which only the head is trained; the backbone then has its "
@@ -257,6 +276,18 @@ class FinetuneConfig(TrainingConfig):
             raise ValueError(
                 "`ema` and `average=trajectory` exclude each other: both average the steps' weights"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_train(self) -> FinetuneConfig:
+        if self.keep_adapter and not self.train.startswith("lora"):
+            raise ValueError("`keep_adapter` needs adapters: `train=lora`")
+        if self.keep_adapter and self.average == "source":
+            raise ValueError(
+                "`keep_adapter` and `average=source` exclude each other: no file holds the mean"
+            )
+        if self.freeze_epochs and self.train == "head":
+            raise ValueError("`freeze_epochs` has no effect with `train=head`; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -21,10 +21,12 @@ from gtacli.finetuning.source_average import (
     choose_alpha,
     mean_of,
 )
+from gtacli.models.adapters import adapter_config, adapter_tensors
+from gtacli.models.lora import merge_adapters, merged_state
 from gtacli.models.metadata import model_metadata
 from gtacli.models.weights import read_weights
 from gtacli.runtime.devices import choose_workers
-from gtacli.runtime.run_files import WEIGHTS_FILE
+from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, WEIGHTS_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.engine import train
 from gtacli.training.job import Batches, Phase
@@ -56,7 +58,6 @@ def run_phase(
     config, task = job.config, job.task
     max_batches = config.accumulate if dry_run else None  # one optimizer step
     validate = make_evaluator(job, job.observed, job.drift)
-    metadata = model_metadata(job.target, job.dataset.classes)
     unseen = bool(job.split.val) and not job.refit
     if stop_after is None:
         chosen = progress.chosen
@@ -84,7 +85,7 @@ def run_phase(
         epochs=job.epochs,
         warmup=config.warmup,
         evaluate=evaluate,
-        save_weights=lambda: run.write_model(job.evaluated.model, metadata),
+        save_weights=lambda: save_weights(job, run),
         count_scored=lambda: job.stores.count_readable(job.split.val),
         stop_after=1 + config.freeze_epochs if dry_run else stop_after,
         max_batches=max_batches,
@@ -94,6 +95,16 @@ def run_phase(
         before_training=fill_source_cache,
     )
     return train(job, phase, run, observer, state, progress)
+
+
+def save_weights(job: FinetuneJob, run: RunFolder) -> None:
+    """Write the weights with the adapters merged into them, and the adapters alone if asked to."""
+    model, spec = job.evaluated.model, job.target.spec
+    metadata = model_metadata(job.target, job.dataset.classes)
+    run.write_tensors(merged_state(model), metadata, WEIGHTS_FILE)
+    if job.config.keep_adapter:
+        run.write_tensors(adapter_tensors(model), metadata, ADAPTER_FILE)
+        run.write_json(ADAPTER_CONFIG_FILE, adapter_config(model, spec))
 
 
 def make_evaluator(job: FinetuneJob, records: tuple[Record, ...], drift: bool) -> Evaluator:
@@ -128,6 +139,7 @@ def average_with_start(
         final: save the mean, unless the run has done so before it was resumed.
     """
     model = job.evaluated.model
+    merge_adapters(model)
     start, header = job.start, dict[str, str]()
     if run.dry:
         end = {k: v.clone() for k, v in model.state_dict().items()}
@@ -155,6 +167,7 @@ def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:
     if not run.dry:
         # The folder may be on another node.
         tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
+        merge_adapters(job.evaluated.model)
         job.evaluated.model.load_state_dict(tensors)
     found = make_evaluator(job, job.split.test, drift=False)(1 if dry_run else None)
     job.stores.share_skipped(job.processes)

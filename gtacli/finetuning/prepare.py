@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -28,6 +27,14 @@ from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_average import start_weights
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
+from gtacli.finetuning.trainable import (
+    adapt,
+    copy_source,
+    count_learning,
+    freeze,
+    shares_weights,
+    without_idle,
+)
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.packed_linear import pack
 from gtacli.models.tap import require_cls
@@ -60,6 +67,7 @@ class FinetuneJob(TrainingJob):
 
     Attributes:
         drift: whether the attention drift is measured.
+        learning: number of parameters that learn.
         refit: whether the held-out images are trained on too.
         start: the backbone's weights before the first step, if they are averaged with.
     """
@@ -71,6 +79,7 @@ class FinetuneJob(TrainingJob):
     task: FinetuneTask
     stores: FinetuneStores
     drift: bool
+    learning: int
     refit: bool = False
     start: Mapping[str, Tensor]
 
@@ -120,8 +129,11 @@ def prepare(
     transform = training_view(config, target, compute.device)
     options = regularizer_options(config)
     classes = {name: REGULARIZERS.load(name) for name in options}
-    needs_source = config.drift or any(c.needs_source for c in classes.values())
+    options = without_idle(config.train, options, classes)
+    freeze(target, config.train)
+    needs_source = config.drift or any(classes[name].needs_source for name in options)
     source = _load_source(config, target) if needs_source else None
+    adapt(target, config.train, config.seed)
     frozen = source.model if source else None
     regularizers: dict[str, Regularizer[Any]] = {
         name: classes[name](options[name], target.model, frozen, target.head) for name in options
@@ -162,6 +174,7 @@ def prepare(
         stores=stores,
         fingerprint=fingerprint,
         drift=drift,
+        learning=count_learning(target.model),
         refit=refit,
         start=start_weights(target) if config.average == "source" else {},
     )
@@ -210,7 +223,8 @@ def _place_networks(
         source.model.to(compute.device).requires_grad_(False)
     fingerprint = _fingerprint_weights(target, source)
     if source is not None and compute.dtype == torch.float32 and not config.compile:
-        pack(source.model)  # inductor fuses by itself, and cannot trace packed weights
+        # Inductor fuses by itself, and cannot trace packed weights.
+        pack(source.model, copy=not shares_weights(source.model, target.model))
     return fingerprint
 
 
@@ -309,7 +323,7 @@ def _load_source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
     # A model without weights of its own is represented by those that it starts from.
     itself = config.init is None or (config.source is None and spec.endswith("@none"))
     if spec == config.model and itself and size == target.image_size:
-        return replace(target, model=deepcopy(target.model))
+        return replace(target, model=copy_source(target.model))
     init = config.init if spec == config.model and itself else None
     with errors_about(image_size="source_size", model="source" if config.source else "model"):
         return load_model(spec, 0, size, config.partial_weights, init=init)

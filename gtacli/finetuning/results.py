@@ -147,3 +147,4 @@ class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength
     ]
     val_top1: Annotated[float | None, Doc("validation accuracy of that epoch, fraction")]
     attention_drift: Annotated[float | None, Doc(f"{_DRIFT}, of the saved weights")]
+    trainable_parameters: Annotated[int, Doc("number of parameters that learned, the head's too")]

@@ -24,6 +24,7 @@ from gtacli.finetuning.results import (
 )
 from gtacli.finetuning.search import SEARCH_FILE, choices, report, require_search, search
 from gtacli.finetuning.source_average import Averaged
+from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
@@ -98,6 +99,7 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     if config.track_attention and not job.observed:
         log.warning("`track_attention` has no effect: no class has 3 training images")
     if config.lam == "auto":
+        require_learning_backbone(config.train, "lam")
         require_search(job.epochs, config.regularizer, len(job.split.val), idle)
     # While a run chooses its strength, only its candidates have states.
     choosing = config.lam == "auto" and not run.has(STATE_FILE)
@@ -208,6 +210,7 @@ def _summarize(
         "best_epoch": progress.best_epoch,
         "val_top1": val_top1,
         "attention_drift": last.get("attention_drift"),
+        "trainable_parameters": job.learning,
         **tracked,
         **session.costs(job, progress),
         **chosen,

@@ -21,6 +21,7 @@ from torch import Tensor
 from gtacli.errors import UsageError
 from gtacli.finetuning.evaluation import Evaluation
 from gtacli.models.loading import LoadedModel
+from gtacli.models.lora import merged_state
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def start_weights(target: LoadedModel) -> dict[str, Tensor]:
     if not target.report.loaded:
         text = f"source: {target.spec} has random weights, with which a mean is meaningless"
         raise UsageError(text, option="average")
-    named = target.model.state_dict().items()
+    named = merged_state(target.model).items()
     return {k: v.detach().cpu().clone() for k, v in named if not k.startswith(target.head)}
 
 

@@ -1,8 +1,10 @@
 """Resolve a model spec to an architecture and its weights.
 
 A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry. A name takes
-precedence over a folder of the same name in the working directory; `./demo` means the folder.
+`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry; any of these
+with `+ADAPTER` behind it, a file or folder of low-rank adapters, has them merged into its weights.
+A name takes precedence over a folder of the same name in the working directory; `./demo` means the
+folder.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from gtacli.errors import GtaError, errors_about
 from gtacli.models import timm_blocks
+from gtacli.models.adapters import merge_adapter
 from gtacli.models.cached import cached_only
 from gtacli.models.layouts import find_layout
 from gtacli.models.weights import read_weights
@@ -81,6 +84,8 @@ def resolve(spec: str) -> Weights:
     """
     hub = spec.startswith(("hf-hub:", "local-dir:"))  # here @ precedes a revision
     arch, at, file = spec.partition("@")
+    if "+" in spec and not any(Path(p).expanduser().exists() for p in (spec, file) if p):
+        return _adapted(*spec.rsplit("+", 1))
     if at and not hub and not Path(spec).exists():
         if file == "none":
             return Weights(arch, None, {}, spec)
@@ -143,6 +148,21 @@ def replace_weights(named: Weights, init: str) -> Weights:
         kwargs=named.kwargs,
         pretrained_cfg=named.pretrained_cfg,
     )
+
+
+def _adapted(spec: str, adapter: str) -> Weights:
+    """Return the weights of a spec with an adapter merged into them."""
+    weights = resolve(spec)
+    if weights.tensors is None:
+        raise GtaError(f"{spec} has no weights that the adapter {adapter} could change")
+    names = timm.get_pretrained_cfg_value(weights.architecture, "classifier") or "head"
+    classifier = (names,) if isinstance(names, str) else tuple(names)
+    path = Path(adapter).expanduser()
+    tensors, header = merge_adapter(weights.tensors, path, classifier)
+    header.pop("architecture", None)
+    log.info("%s: merged into %s", adapter, weights.where)
+    metadata = {**weights.metadata, **header}
+    return replace(weights, tensors=tensors, metadata=metadata, where=f"{weights.where}+{adapter}")
 
 
 def _without_header(

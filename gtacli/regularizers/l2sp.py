@@ -4,7 +4,8 @@
 
 It replaces weight decay (ICML 2018). The decoupled form moves the weights after the optimizer's
 step instead, `w -= lr * alpha * (w - w0)`, which an adaptive optimizer does not rescale; its alpha
-has another scale (at lr 1e-4 sweep it up to 1e3). The decoupled form is ours.
+has another scale (at lr 1e-4 sweep it up to 1e3). The decoupled form is ours. Of a layer with a
+low-rank adapter w is the merged matrix W0 + s B A, so w - w0 = s B A.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.config.parts import L2SPOptions, RegularizerOptions
+from gtacli.models.lora import adapted_layers, is_factor
 from gtacli.regularizers.base import Regularizer, StepOutputs
 
 
@@ -36,7 +38,9 @@ class L2SP(Regularizer[L2SPOptions]):
         head: tuple[str, ...] = ("head",),
     ) -> None:
         super().__init__(options, target, source, head)
-        named = [(n, p) for n, p in target.named_parameters() if p.requires_grad]
+        self.adapted = [layer for _, layer in adapted_layers(target)]
+        learning = ((n, p) for n, p in target.named_parameters() if p.requires_grad)
+        named = [(n, p) for n, p in learning if not is_factor(n)]
         self.backbone: list[Tensor] = [p for n, p in named if not n.startswith(head)]
         self.classifier: list[Tensor] = [p for n, p in named if n.startswith(head)]
         self.reference = [p.detach().clone() for p in self.backbone]
@@ -59,9 +63,12 @@ class L2SP(Regularizer[L2SPOptions]):
 
     def _moved(self) -> Tensor:
         """Return half the squared distance of the backbone from its initial weights."""
-        if not any(p.requires_grad for p in self.backbone):
-            return self.reference[0].new_zeros(())  # frozen since the start
-        return HalfSquares.apply(self.reference, *self.backbone)
+        parts = [layer.half_squares() for layer in self.adapted if layer.lora_B.requires_grad]
+        if any(p.requires_grad for p in self.backbone):
+            parts.append(HalfSquares.apply(self.reference, *self.backbone))
+        if not parts:  # frozen since the start
+            return next(self.target.parameters()).new_zeros(())
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def strength(self, progress: float) -> float:
         """Return alpha; 0 for the decoupled form, which acts after the step."""
@@ -80,6 +87,11 @@ class L2SP(Regularizer[L2SPOptions]):
                 # At most to the initial values: a larger step would overshoot and diverge.
                 fraction = min(rate * self.options.lam, 1.0)
                 torch._foreach_lerp_(chosen, [initial[id(p)] for p in chosen], fraction)
+            factors: list[Tensor] = [
+                a.lora_B for a in self.adapted if rates.get(id(a.lora_B)) == rate
+            ]
+            if factors:
+                torch._foreach_mul_(factors, 1 - min(rate * self.options.lam, 1.0))
             heads = [p for p in self.classifier if rates.get(id(p)) == rate]
             if heads:
                 torch._foreach_mul_(heads, 1 - rate * self.options.beta)

@@ -4,6 +4,8 @@ run.json             resolved config, argv, versions, seeds, data fingerprint
 split.json           keys of the images trained, validated and tested on
 metrics.jsonl        one JSON object per epoch
 model.safetensors    the best weights in timm's layout, with metadata to load them
+adapter.safetensors  the adapters of these weights alone, in peft's layout (`keep_adapter`)
+adapter_config.json  what peft needs to load them
 state.pt             everything that a resumed run needs; loads with weights_only=True
 summary.json         the result
 search.json          the choice of `lam=auto`; its candidates train in search/
@@ -14,10 +16,12 @@ predictions.json     predictions on the test images, written by `gta report`
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
+ADAPTER_FILE = "adapter.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
 PREDICTIONS_FILE = "predictions.json"
 DECODER_FILE = "decoder.safetensors"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
-    "search.json", PREDICTIONS_FILE, DECODER_FILE,
+    "search.json", PREDICTIONS_FILE, DECODER_FILE, ADAPTER_FILE, ADAPTER_CONFIG_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

@@ -21,7 +21,14 @@ from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.regular import check_regular, read_regular_text
-from gtacli.runtime.run_files import FILES, FOLDERS, STATE_FILE, WEIGHTS_FILE
+from gtacli.runtime.run_files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    FILES,
+    FOLDERS,
+    STATE_FILE,
+    WEIGHTS_FILE,
+)
 
 
 def default_out(command: str) -> Path:
@@ -84,8 +91,9 @@ class RunFolder:
             shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def copy_progress(self, other: RunFolder) -> None:
-        """Copy metrics, weights and state of another run; the state comes last."""
-        for name in ("metrics.jsonl", WEIGHTS_FILE, STATE_FILE):
+        """Copy metrics, weights, adapters and state of another run; the state comes last."""
+        adapters = [name for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE) if other.has(name)]
+        for name in ("metrics.jsonl", WEIGHTS_FILE, *adapters, STATE_FILE):
             self.write(name, partial(shutil.copyfile, other.path / name))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
@@ -119,10 +127,16 @@ class RunFolder:
         self, model: torch.nn.Module, metadata: Mapping[str, str], name: str = WEIGHTS_FILE
     ) -> None:
         """Write the model's weights as safetensors."""
+        self.write_tensors(model.state_dict(), metadata, name)
+
+    def write_tensors(
+        self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name: str
+    ) -> None:
+        """Write tensors as safetensors."""
 
         def save(path: Path) -> None:
-            tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-            save_file(tensors, path, dict(metadata))
+            copies = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(copies, path, dict(metadata))
 
         self.write(name, save)
 

@@ -244,7 +244,8 @@ class Trainer:
         row |= self.phase.evaluate(epoch)
         row["images_per_second"] = progress.images / max(progress.seconds, 1e-9)
         groups = self.optimizer.param_groups
-        row["lr"] = max(g["lr"] for g in groups if g.get("lr_scale", 1) <= 1)
+        backbone = [g for g in groups if not g.get("head")]
+        row["lr"] = max(g["lr"] for g in backbone or groups)
         if progress.end_epoch(row, self.phase.count_scored()):
             self.phase.save_weights()
         self.run.write_rows(progress.rows)

@@ -13,7 +13,9 @@ class EpochMetrics(TypedDict):
     epoch: Annotated[int, Doc("number of the epoch, from 0")]
     train_loss: Annotated[float, Doc("mean of the training loss over the epoch's images")]
     images_per_second: Annotated[float, Doc("training images per second, without evaluation")]
-    lr: Annotated[float, Doc("learning rate of the backbone at the end of the epoch")]
+    lr: Annotated[
+        float, Doc("learning rate of the backbone, or of the head alone, at the epoch's end")
+    ]
 
 
 class RunCosts(TypedDict):

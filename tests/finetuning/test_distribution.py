@@ -71,11 +71,13 @@ def farthest(a: Path, b: Path) -> float:
         (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
         (2, {"batch_size": 4, "average": "trajectory", "hold_out": "none"}),
         (2, {"batch_size": 4, "average": "source", "refit": True}),
+        (2, {"batch_size": 4, "train": "lora:2", "freeze_epochs": 1, "ema": 0.9}),
+        (2, {"batch_size": 4, "train": "norm+bias"}),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
     ids=[
         *("uneven", "empty", "accumulated", "refit", "average", "search", "frozen"),
-        *("trajectory", "source", "compiled"),
+        *("trajectory", "source", "adapters", "norms", "compiled"),
     ],
 )
 def test_processes_train_as_one(
