@@ -197,6 +197,11 @@ class FinetuneConfig(TrainingConfig):
         "also write the adapters alone (adapter.safetensors, in peft's layout) beside the "
         "weights that they are merged into",
     )
+    head_init: Literal["probe", "centroid", "random"] = option(
+        "probe",
+        "start of a new classifier: probe fits a logistic regression to the frozen features of "
+        "the training images, centroid takes the class means, random starts at zero",
+    )
     freeze_epochs: int = option(
         0,
         "epochs at the start in which only the head is trained; the backbone then has its "
@@ -228,6 +233,11 @@ class FinetuneConfig(TrainingConfig):
         "none",
         "evaluate and save a mean of weights: trajectory: of the last quarter of the steps; "
         "source: of the backbone before and after training, weighted by held-out accuracy",
+    )
+    linear_probe: bool = option(
+        True,
+        "also measure, on the test images, a linear probe on the features before training; "
+        "only for a new classifier",
     )
     drift: bool = option(True, "measure the distance from the source's attention after each epoch")
     track_attention: bool = option(

@@ -11,6 +11,7 @@ from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
 from gtacli.finetuning.attention_tracker import AttentionTracker, inside_last_block
 from gtacli.finetuning.evaluation import Evaluator
+from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.per_class import worst_classes
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import TestAttention, TestMetrics
@@ -59,6 +60,8 @@ def run_phase(
     max_batches = config.accumulate if dry_run else None  # one optimizer step
     validate = make_evaluator(job, job.observed, job.drift)
     unseen = bool(job.split.val) and not job.refit
+    if state is None:
+        start_head(job, max_batches)
     if stop_after is None:
         chosen = progress.chosen
         stop_after = job.epochs if chosen is None else chosen["best_epoch"] + 1

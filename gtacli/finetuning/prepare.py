@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from gtacli.data.sampling import Split
 from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.finetuning.epochs import with_epochs
 from gtacli.finetuning.held_out import observed, split_data
+from gtacli.finetuning.linear_head import LinearHead
 from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_average import start_weights
@@ -56,9 +57,11 @@ class FinetuneStores(ImageStores):
 
     Attributes:
         source_cache: the one created last, if any.
+        heads: fitted classifiers, by method and training images.
     """
 
     source_cache: SourceCache | None = None
+    heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -68,6 +71,7 @@ class FinetuneJob(TrainingJob):
     Attributes:
         drift: whether the attention drift is measured.
         learning: number of parameters that learn.
+        new_head: whether the target's classifier has yet to learn everything.
         refit: whether the held-out images are trained on too.
         start: the backbone's weights before the first step, if they are averaged with.
     """
@@ -80,6 +84,7 @@ class FinetuneJob(TrainingJob):
     stores: FinetuneStores
     drift: bool
     learning: int
+    new_head: bool
     refit: bool = False
     start: Mapping[str, Tensor]
 
@@ -175,6 +180,7 @@ def prepare(
         fingerprint=fingerprint,
         drift=drift,
         learning=count_learning(target.model),
+        new_head=target.classes != dataset.classes,
         refit=refit,
         start=start_weights(target) if config.average == "source" else {},
     )

@@ -115,11 +115,26 @@ class SearchResult(TypedDict):
     seconds: Annotated[float, Doc("run time of the search", "s")]
 
 
+_LAM = Annotated[
+    float, Doc("strength of the first regularizer, where the program chose it (`lam` unset, auto)")
+]
+
+
 class ChosenStrength(TypedDict, total=False):
     """The fields of summary.json that `lam=auto` adds."""
 
-    lam: Annotated[float, Doc("the chosen strength")]
+    lam: _LAM
     lam_search: Annotated[SearchResult, Doc("how it was chosen")]
+
+
+class KeptAttention(TypedDict, total=False):
+    """The content of kept_attention.json, and fields of summary.json, where `lam` is not set."""
+
+    lam: _LAM
+    kept_attention: Annotated[
+        float, Doc("fraction of the regularized blocks whose attention is kept near the source's")
+    ]
+    why: Annotated[str, Doc("the reason in words")]
 
 
 class AverageWeight(TypedDict, total=False):
@@ -130,7 +145,23 @@ class AverageWeight(TypedDict, total=False):
     ]
 
 
-class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, ChosenStrength, AverageWeight):
+class LinearProbe(TypedDict, total=False):
+    """The content of linear_probe.json, which summary.json repeats; absent where it is unknown."""
+
+    linear_probe_top1: Annotated[
+        float,
+        Doc(
+            "test accuracy of a logistic regression on the frozen features of the same training "
+            "images, fraction"
+        ),
+    ]
+
+
+class BeforeTraining(ChosenStrength, KeptAttention, LinearProbe, total=False):
+    """The fields of summary.json that are known before the first step."""
+
+
+class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, BeforeTraining, AverageWeight):
     """The content of summary.json of a fine-tuning, which `gta finetune` prints."""
 
     command: Literal["finetune"]

@@ -10,14 +10,16 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
+from gtacli.finetuning.decision import decide, decides
 from gtacli.finetuning.epochs import with_recorded_epochs
+from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
 from gtacli.finetuning.per_class import log_balance
 from gtacli.finetuning.phases import average_with_start, run_phase, test
 from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
 from gtacli.finetuning.results import (
     AverageWeight,
-    ChosenStrength,
+    BeforeTraining,
     FinetuneSummary,
     SearchResult,
     ValidationAttention,
@@ -110,15 +112,48 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
         has_state=not choosing,
         resolved={"epochs": job.epochs} if session.config.epochs == "auto" else {},
     )
-    choice: SearchResult | None = None
-    if config.lam == "auto":
-        stores, held_out = job.stores, job.split.val
+    job, state, beforehand = _before_training(session, job, state)
+    job, progress = _train(session, job, state)
+    averaged = None
+    if config.average == "source":
+        alpha = (progress.chosen or {}).get("alpha")
+        averaged = average_with_start(job, run, dry_run, alpha, final=True)
+    return _summarize(session, job, progress, averaged, beforehand)
+
+
+def _before_training(
+    session: Session[FinetuneConfig], job: FinetuneJob, state: dict[str, Any] | None
+) -> tuple[FinetuneJob, dict[str, Any] | None, BeforeTraining]:
+    """Measure the linear probe and choose the strength, where the program chooses it.
+
+    Returns: the job with this strength, the state it continues from, and fields of the summary.
+    """
+    run, dry_run, processes = session.run, session.dry_run, session.processes
+    config, stores, held_out = job.config, job.stores, job.split.val
+    fields = cast(BeforeTraining, {**measure_probe(job, run, 1 if dry_run else None)})
+    if decides(config):
+        fields = cast(BeforeTraining, {**fields, **decide(job, run, dry_run)})
+        if fields.get("lam") != 0:
+            return job, state, fields
         del job  # frees its networks and its optimizer
+        config = config.model_copy(update={"lam": 0.0})
+        return prepare(config, stores=stores, processes=processes), state, fields
+    if config.lam == "auto":
+        del job
         choice = _choose_strength(config, stores, held_out, run, dry_run)
         config = config.model_copy(update={"lam": choice["chosen"]})
         job = prepare(config, stores=stores, processes=processes)
         state = None if dry_run else run.read_state()
         session.observer.catch_up(json.loads(state["rows"]) if state else [])
+        fields = {**fields, "lam": choice["chosen"], "lam_search": choice}
+    return job, state, fields
+
+
+def _train(
+    session: Session[FinetuneConfig], job: FinetuneJob, state: dict[str, Any] | None
+) -> tuple[FinetuneJob, Progress]:
+    """Run the training and the refit, or what is left of them."""
+    config, run, dry_run = job.config, session.run, session.dry_run
     progress = Progress() if state is None else Progress(**state["progress"])
     if progress.phase == "train":
         progress = run_phase(job, run, session.observer, progress, state, dry_run)
@@ -132,13 +167,9 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     if progress.phase == "refit":
         stores = job.stores
         del job
-        job = prepare(config, refit=True, stores=stores, processes=processes)
+        job = prepare(config, refit=True, stores=stores, processes=session.processes)
         progress = run_phase(job, run, session.observer, progress, state, dry_run)
-    averaged = None
-    if config.average == "source":
-        alpha = (progress.chosen or {}).get("alpha")
-        averaged = average_with_start(job, run, dry_run, alpha, final=True)
-    return _summarize(session, job, progress, choice, averaged)
+    return job, progress
 
 
 def _choose_strength(
@@ -174,10 +205,10 @@ def _summarize(
     session: Session[FinetuneConfig],
     job: FinetuneJob,
     progress: Progress,
-    choice: SearchResult | None,
     averaged: Averaged | None,
+    beforehand: BeforeTraining,
 ) -> FinetuneSummary:
-    """Test the saved weights and return the summary."""
+    """Test the saved weights and return the summary, with what was measured `beforehand`."""
     config = job.config
     epochs_run = sum("phase" not in row for row in progress.rows)  # a refit's rows have one
     saved = [row for row in progress.rows if row["epoch"] == progress.best_epoch]
@@ -194,9 +225,6 @@ def _summarize(
         attention = last.get("attention")
         tracked["attention_inside"] = inside_last_block(attention)
         tracked["attention_area"] = None if attention is None else attention["area"]
-    chosen: ChosenStrength = {}
-    if choice is not None:
-        chosen = {"lam": choice["chosen"], "lam_search": choice}
     return {
         "command": "finetune",
         "run": str(session.run.path),
@@ -213,6 +241,6 @@ def _summarize(
         "trainable_parameters": job.learning,
         **tracked,
         **session.costs(job, progress),
-        **chosen,
         **mean,
+        **beforehand,
     }

@@ -20,7 +20,11 @@ from gtacli.finetuning.task import FinetuneTask
 
 @pytest.fixture
 def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., FinetuneConfig]:
-    """Return a function that creates the config of three epochs of four batches, with changes."""
+    """Return a function that creates the config of three epochs of four batches, with changes.
+
+    GTA's strength is set, and a new classifier starts at zero: what a test does not change is not
+    chosen by the program.
+    """
 
     def make(**changes: Any) -> FinetuneConfig:
         values = {
@@ -33,7 +37,11 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., F
             "hold_out": 20.0,  # by default classes this small give nothing
             "device": "cpu",
             "workers": 0,
+            "head_init": "random",
         }
+        first = changes.get("regularizer", "gta")
+        if (first if isinstance(first, str) else next(iter(first), None)) == "gta":
+            values["lam"] = 0.1
         return FinetuneConfig(**{**values, **changes})
 
     return make

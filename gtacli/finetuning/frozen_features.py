@@ -1,0 +1,82 @@
+"""Frozen features: the input of a classifier for unaugmented images, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gtacli.data.augment.transforms import EvalTransform
+from gtacli.data.base import Record
+from gtacli.data.loader import Batch, make_loader
+from gtacli.data.store import ImageStore
+from gtacli.errors import GtaError
+from gtacli.finetuning.linear_head import FrozenFeatures
+from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.runtime.devices import choose_workers
+
+
+@torch.no_grad()
+def extract_features(
+    job: FinetuneJob,
+    records: tuple[Record, ...],
+    max_batches: int | None = None,
+    again: bool = False,
+) -> FrozenFeatures:
+    """Return the input of the target's classifier for `records`, in the evaluation view.
+
+    The processes of the job share the images; all of them get all features.
+
+    Args:
+        max_batches, again: see `evaluation_batches`.
+
+    Raises GtaError if no image can be read.
+    """
+    model, device = cast(Any, job.target.model).eval(), job.compute.device
+    view = job.target.view(device)
+    mine: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in evaluation_batches(job, records, max_batches, again):
+        with job.compute.autocast():
+            tokens = model.forward_features(view(batch.images.to(device)))
+            features = model.forward_head(tokens, pre_logits=True)
+        mine.append((batch.indices, features.float().cpu(), batch.labels))
+    parts = [part for theirs in job.processes.gather(mine) for part in theirs]
+    if not parts:
+        raise GtaError(f"none of {len(records)} images can be read", option="data")
+    indices, values, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = indices.argsort()
+    return FrozenFeatures(values[order], labels[order])
+
+
+def evaluation_batches(
+    job: FinetuneJob,
+    records: tuple[Record, ...],
+    max_batches: int | None = None,
+    again: bool = False,
+) -> Iterator[Batch]:
+    """Yield this process's images in the evaluation view, without empty batches.
+
+    Args:
+        max_batches: stop after so many batches.
+        again: whether the images will be read again in this view, so that they should be cached.
+    """
+    target, config = job.target, job.config
+    transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
+    if again:
+        store = job.stores.get(records, transform.load_size)
+    else:
+        store = ImageStore(
+            records, transform.load_size, interpolation=target.interpolation, cache="none"
+        )
+    batches = make_loader(
+        store,
+        transform,
+        2 * config.batch_size,
+        train=False,
+        workers=choose_workers(config.workers, job.compute.device, store.cached),
+        shard=(job.processes.rank, job.processes.size),
+    )
+    yield from (batch for batch in islice(batches, max_batches) if len(batch.images))

@@ -1,0 +1,121 @@
+"""The classifier that a fine-tuning starts with, fitted to frozen features of the training images.
+
+    probe     logistic regression, so that the run is LP-FT (Kumar et al., arXiv 2202.10054)
+    centroid  nearest class mean: the linear discriminant with one variance for all features
+              (Snell et al., arXiv 1703.05175, with the squared distance divided by that variance)
+
+Features are the input of the classifier, centered and divided by one scale for all of them (their
+root mean square), so that one penalty serves every model. Accuracy hardly depends on C between 0.3
+and 30.
+
+Shapes: N images, C width, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from gtacli.measures.logistic import fit_logistic
+
+C = 1.0
+"""Inverse strength of the probe's penalty, as scikit-learn's C, for features of scale 1."""
+STEPS = 1000
+"""Most steps of the fit; accuracy settles long before."""
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """Features of readable images, in the order of their records.
+
+    Attributes:
+        values: (N, C) fp32 on the CPU.
+        labels: (N,) int64.
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+class LinearHead(NamedTuple):
+    """A linear classifier: logits = features @ weight.T + bias."""
+
+    weight: Tensor
+    """(K, C)."""
+    bias: Tensor
+    """(K,)."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return (N, K) logits of (N, C) features."""
+        return features @ self.weight.T + self.bias
+
+    def accuracy(self, features: FrozenFeatures) -> float:
+        """Return the fraction of images whose class has the largest logit."""
+        hits = self.logits(features.values).argmax(1) == features.labels
+        return float(hits.double().mean())
+
+
+def fit_probe(features: FrozenFeatures, classes: int, c: float = C) -> LinearHead:
+    """Fit a logistic regression with penalty ||W||^2 / 2c to features of scale 1."""
+    center, scale = _center_and_scale(features.values)
+    x = ((features.values.double() - center) / scale).float()
+    weight, bias = fit_logistic(x[None], features.labels[None], classes, c, STEPS)
+    return _unscaled(weight[0].double(), bias[0].double(), center, scale)
+
+
+def fit_centroids(features: FrozenFeatures, classes: int) -> LinearHead:
+    """Return the classifier by the nearest class mean.
+
+    A class without an image has weights 0 and the lowest bias.
+    """
+    center, scale = _center_and_scale(features.values)
+    x = (features.values.double() - center) / scale
+    counts = features.labels.bincount(minlength=classes)
+    sums = x.new_zeros(classes, x.shape[1]).index_add_(0, features.labels, x)
+    means = sums / counts.clamp_min(1)[:, None]
+    # Pooled over classes; an image alone in its class has no deviation, so they are not counted.
+    freedom = max(1, len(x) - int((counts > 0).sum()))
+    variance = (x - means[features.labels]).square().sum() / (freedom * x.shape[1])
+    # Without any deviation (one image a class) the distances are as large as between images.
+    variance = variance if variance > 1e-6 else x.new_ones(())
+    weight = means / (variance * x.shape[1] ** 0.5)
+    bias = -0.5 * (means * weight).sum(1)
+    bias = torch.where(counts > 0, bias, bias.min())
+    return _unscaled(weight, bias, center, scale)
+
+
+def set_head(model: nn.Module, prefixes: tuple[str, ...], head: LinearHead) -> bool:
+    """Copy a linear classifier into a model; return whether the model's classifier is linear.
+
+    A distilled model averages two classifiers on two tokens: both get the same weights, so their
+    mean is the classifier on the mean token, which the features are.
+    """
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if name in prefixes and isinstance(module, nn.Linear)
+    ]
+    if not layers or any(layer.weight.shape != head.weight.shape for layer in layers):
+        return False
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(head.weight)
+            cast(Any, layer).bias.copy_(head.bias)
+    return True
+
+
+def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean (C,) and the root mean square deviation (), not 0, of all features."""
+    values = values.double()
+    center = values.mean(0)
+    scale = (values - center).square().mean().sqrt()
+    return center, scale if scale > 0 else scale.new_ones(())
+
+
+def _unscaled(weight: Tensor, bias: Tensor, center: Tensor, scale: Tensor) -> LinearHead:
+    """Return the classifier for features before centering and scaling, in fp32."""
+    weight = weight / scale
+    return LinearHead(weight.float(), (bias - weight @ center).float())
