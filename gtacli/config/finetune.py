@@ -37,7 +37,11 @@ class FinetuneConfig(TrainingConfig):
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
     parts_key: ClassVar[str] = KEY
-    before: ClassVar[Mapping[str, Any]] = {"hold_out": 20.0}
+    before: ClassVar[Mapping[str, Any]] = {
+        "hold_out": 20.0,
+        "head_init": "random",
+        "linear_probe": False,
+    }
 
     model: str | None = option(
         None,

@@ -21,13 +21,30 @@ from gtacli.runtime.run_folder import RunFolder
 log = logging.getLogger(__name__)
 DECISION_FILE = "kept_attention.json"
 REGULARIZER = "gta"
-ERRORS = 1.0
-"""Standard errors of the difference from which on it counts."""
+EVERY = 2
+"""Steps from one penalty to the next in a run that keeps attention."""
+LIMIT = 0.08
+"""Nats by which a kept attention may raise the cross-entropy of held-out images in the pilot."""
 
 
 def decides(config: FinetuneConfig) -> bool:
     """Return whether a config leaves the decision to the program."""
-    return config.lam is None and next(iter(config.regularizer), None) == REGULARIZER
+    return (
+        config.lam is None
+        and next(iter(config.regularizer), None) == REGULARIZER
+        and config.train != "head"  # whose attention cannot change
+    )
+
+
+def apply(config: FinetuneConfig, decision: KeptAttention) -> FinetuneConfig:
+    """Return the config of the run that was decided for.
+
+    A penalty in every second step, twice as strong, leaves the same accuracy (birds at 160 px:
+    76.8 instead of 76.5 %) at half its cost. `every`, where it is set, stays.
+    """
+    own = {"every": EVERY, **config.regularizer[REGULARIZER]}
+    regularizer = {**config.regularizer, REGULARIZER: own}
+    return config.model_copy(update={"lam": decision["lam"], "regularizer": regularizer})
 
 
 def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAttention:
@@ -41,7 +58,8 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
         if run.has(STATE_FILE):
             return {}
     strength = REGULARIZERS.load(REGULARIZER).Options.model_fields["lam"].default
-    result = conclude(compare(job, strength, 0.0, run, dry_run), strength)
+    kept, released = (apply(job.config, {"lam": lam}) for lam in (strength, 0.0))
+    result = conclude(compare(job, kept, released, run, dry_run), strength)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
     return result
@@ -52,17 +70,13 @@ def conclude(found: Comparison | None, strength: float) -> KeptAttention:
     if found is None:
         why = "no image can be held out to tell whether it helps"
         return _kept(strength, why)
-    if found.difference > ERRORS * found.error:
-        verb = "keeping it raises"
-    elif found.difference < -ERRORS * found.error:
-        verb = "keeping it lowers"
-    else:
-        verb = "keeping it does not measurably change"
+    kept = found.difference <= LIMIT
     why = (
-        f"in a short pilot {verb} the cross-entropy of {found.images} held-out images "
-        f"({found.difference:+.3f} ± {found.error:.3f} nats)"
+        f"in a short pilot it changes the cross-entropy of {found.images} held-out images by "
+        f"{found.difference:+.3f} ± {found.error:.3f} nats ({'at most' if kept else 'more than'} "
+        f"{LIMIT:g})"
     )
-    if verb != "keeping it raises":
+    if kept:
         return _kept(strength, why)
     return {
         "lam": 0.0,

@@ -1,6 +1,7 @@
 """A pilot: short trainings with and without a penalty, compared on images that they do not see.
 
-Both start from the same classifier and take the same few steps on the same views, so that their
+Both start from the same classifier and take the same few steps on the same views, with a learning
+rate that falls to zero as in a whole training, so that their
 cross-entropies on a held-out image differ by what the penalty does and little else. The mean of
 these differences has a small standard error even on fifty images, on which two accuracies can
 seldom be told apart.
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.data.sampling import Split, hold_out
 from gtacli.errors import Interrupted
@@ -26,9 +28,11 @@ from gtacli.training.engine import train
 from gtacli.training.job import Phase
 from gtacli.training.loop import SilentObserver
 
-FEWEST_STEPS, MOST_STEPS = 16, 60
-"""Steps of a pilot, unless these are more than `MOST_OF_RUN` of the run's epochs."""
+STEPS = 40
+"""Steps of a pilot, where its images suffice for batches of `SMALLEST_BATCH`."""
+SMALLEST_BATCH = 8
 MOST_OF_RUN = 0.1
+"""Epochs of a pilot, as a fraction of the run's."""
 JUDGES = 1000
 """Held-out images to compare on, at most."""
 
@@ -56,13 +60,18 @@ class Comparison:
 
 
 def compare(
-    job: FinetuneJob, first: float, second: float, run: RunFolder, dry_run: bool = False
+    job: FinetuneJob,
+    first: FinetuneConfig,
+    second: FinetuneConfig,
+    run: RunFolder,
+    dry_run: bool = False,
 ) -> Comparison | None:
-    """Train with two strengths of the first regularizer for a few steps, and compare.
+    """Train with each of two configs for a few steps, and compare.
 
     Args:
         job: the run, whose validation images judge; without any, a fifth of its training images
             are held out of the pilot.
+        first, second: configs that differ from the run's in their penalties alone.
         run: folder of the run; nothing is written there.
 
     Returns: `first` less `second`; None where no two images can be held out.
@@ -73,7 +82,7 @@ def compare(
     if len(split.val) < 2:
         return None
     stores = FinetuneStores(job.target.interpolation, job.config.cache)
-    losses = [_losses(job, lam, split, stores, run, dry_run) for lam in (first, second)]
+    losses = [_losses(job, one, split, stores, run, dry_run) for one in (first, second)]
     return Comparison.of_losses(*losses) if len(losses[0]) > 1 else None
 
 
@@ -82,30 +91,47 @@ def pilot_split(job: FinetuneJob) -> Split:
     train_records, judges = job.split.train, job.split.val
     if not judges:
         train_records, judges = hold_out(train_records, job.split.info["seed"], min_images=2)
-    most = MOST_STEPS * job.config.batch_size * job.config.accumulate
+    most = STEPS * job.config.batch_size * job.config.accumulate
     return replace(job.split, train=evenly(train_records, most), val=evenly(judges, JUDGES))
 
 
-def pilot_epochs(steps_of_epoch: int, epochs: int) -> int:
-    """Return the epochs of a pilot: at least `FEWEST_STEPS`, but at most a tenth of the run's."""
-    return min(math.ceil(FEWEST_STEPS / steps_of_epoch), max(1, math.floor(MOST_OF_RUN * epochs)))
+def pilot_length(images: int, batch_size: int, epochs: int) -> tuple[int, int]:
+    """Return the epochs and the batch size of a pilot.
+
+    It has a tenth of the run's epochs, fewer where `STEPS` steps need fewer, and smaller batches
+    where so few epochs would have fewer steps.
+    """
+    batches = -(-images // batch_size)
+    pilot_epochs = min(-(-STEPS // batches), max(1, int(MOST_OF_RUN * epochs)))
+    smaller = max(SMALLEST_BATCH, pilot_epochs * images // STEPS)
+    return pilot_epochs, min(batch_size, smaller)
 
 
 def _losses(
-    job: FinetuneJob, lam: float, split: Split, stores: FinetuneStores, run: RunFolder, dry: bool
+    job: FinetuneJob,
+    config: FinetuneConfig,
+    split: Split,
+    stores: FinetuneStores,
+    run: RunFolder,
+    dry: bool,
 ) -> Tensor:
-    """Return the cross-entropy (N,) of the readable judges after a pilot with a strength."""
-    config = job.config.model_copy(update={"lam": lam, "source_views": None, "average": "none"})
+    """Return the cross-entropy (N,) of the readable judges after a pilot."""
+    whole = config.batch_size * config.accumulate
+    epochs, batch_size = pilot_length(len(split.train), whole, job.epochs)
+    changes = {"source_views": None, "average": "none", "ema": None, "freeze_epochs": 0}
+    if batch_size < config.batch_size:
+        changes |= {"batch_size": max(batch_size, 2 * job.processes.size), "accumulate": 1}
+    config = config.model_copy(update=changes)
     pilot = replace(prepare(config, stores=stores, processes=job.processes), split=split)
-    batches = -(-len(split.train) // config.batch_size)
+    epochs = 1 if dry else epochs
     start_head(pilot, 1 if dry else None)
     phase = Phase(
         records=split.train,
-        epochs=job.epochs,
-        warmup=config.warmup,
+        epochs=epochs,
+        warmup=min(config.warmup, epochs / 2),
         evaluate=lambda epoch: {},
         save_weights=lambda: None,
-        stop_after=1 if dry else pilot_epochs(-(-batches // config.accumulate), job.epochs),
+        stop_after=epochs,
         max_batches=config.accumulate if dry else None,
     )
     nowhere = RunFolder(run.path, dry=True, processes=run.processes)

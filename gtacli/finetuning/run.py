@@ -10,7 +10,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
-from gtacli.finetuning.decision import decide, decides
+from gtacli.finetuning.decision import apply, decide, decides
 from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
@@ -132,11 +132,12 @@ def _before_training(
     config, stores, held_out = job.config, job.stores, job.split.val
     fields = cast(BeforeTraining, {**measure_probe(job, run, 1 if dry_run else None)})
     if decides(config):
-        fields = cast(BeforeTraining, {**fields, **decide(job, run, dry_run)})
-        if fields.get("lam") != 0:
+        decision = decide(job, run, dry_run)
+        if not decision:
             return job, state, fields
         del job  # frees its networks and its optimizer
-        config = config.model_copy(update={"lam": 0.0})
+        config = apply(config, decision)
+        fields = cast(BeforeTraining, {**fields, **decision})
         return prepare(config, stores=stores, processes=processes), state, fields
     if config.lam == "auto":
         del job

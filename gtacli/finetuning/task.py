@@ -60,7 +60,7 @@ class FinetuneTask(TimmTask):
         if mixing is not None and mixing.kind == "transmix":
             require_cls(target.model, "mix", "use `mix=cutmix`")
         self._last_block = len(cast(Any, target.model).blocks) - 1
-        self.tapped.request = self._target_request()
+        self.tapped.request = self._target_request(self.active)
         self.label_smoothing = label_smoothing
         self.freeze_epochs = freeze_epochs
         self._frozen = False
@@ -96,7 +96,7 @@ class FinetuneTask(TimmTask):
             parameter.requires_grad_(not frozen)  # the optimizer skips those without a gradient
         named = self.regularizers.items()
         self.active = {name: r for name, r in named if r.reaches_head or not frozen}
-        self.tapped.request = self._target_request()
+        self.tapped.request = self._target_request(self.active)
         self.reset_distributed()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
@@ -111,6 +111,8 @@ class FinetuneTask(TimmTask):
             labels where they are), `reg.<name>`, not multiplied by its strength, and the
             regularizers' own metrics.
         """
+        due = self._due()
+        self.tapped.request = self._target_request(due)
         pixels, labels = batch.images, batch.labels
         size = (pixels.shape[-2], pixels.shape[-1])
         mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
@@ -118,7 +120,7 @@ class FinetuneTask(TimmTask):
             pixels = mix.images(pixels)
         images = self._view(pixels)
         # Before the target, so that the source's activations are freed first.
-        source = self._read_source(pixels, images, batch.indices)
+        source = self._read_source(due, pixels, images, batch.indices)
         target = self.tapped.unpack(self.trainable_module(images), pixels.shape)
         assert target.logits is not None
         goal = labels
@@ -129,14 +131,31 @@ class FinetuneTask(TimmTask):
         result: dict[str, Tensor] = {"ce": ce}
         step = StepOutputs(target, source, labels, self.progress)
         for name, regularizer in self.active.items():
+            if regularizer.every > 1:
+                result[f"due.{name}"] = ce.new_tensor(float(name in due))
+            if name not in due:
+                continue
             penalty = regularizer.penalty(step)
             result[f"reg.{name}"] = penalty
-            strength = regularizer.strength(self.progress)
+            strength = regularizer.strength(self.progress) * self._weight(regularizer)
             if strength:
                 loss = loss + strength * penalty
             for metric, value in regularizer.metrics().items():
                 result[f"reg.{name}.{metric}"] = value
         return {"loss": loss, "output": target.logits, **result}
+
+    def epoch_metrics(self, means: dict[str, float]) -> dict[str, float | None]:
+        """Return the means of the penalties over the steps that had one."""
+        metrics: dict[str, float | None] = {**means}
+        for name in self.regularizers:
+            fraction = metrics.pop(f"due.{name}", None)
+            if fraction is None:
+                continue
+            metrics.setdefault(f"reg.{name}", None)  # an epoch may have no such step
+            for key, value in metrics.items():
+                if value is not None and (key == f"reg.{name}" or key.startswith(f"reg.{name}.")):
+                    metrics[key] = value / fraction
+        return metrics
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let regularizers change the weights after the optimizer has."""
@@ -175,23 +194,40 @@ class FinetuneTask(TimmTask):
             outputs: TapTensors = self._source[1](self._source_view(pixels.to(self.device)))
         return outputs
 
-    def _target_request(self) -> Request:
-        """Return what the steps need from the target beside its logits."""
-        needs = [r.needs.target for r in self.active.values()]
+    def _due(self) -> dict[str, Regularizer[Any]]:
+        """Return the regularizers whose penalty belongs to this step."""
+        if not self.training:
+            return self.active
+        return {name: r for name, r in self.active.items() if self.update % r.every == 0}
+
+    def _weight(self, regularizer: Regularizer[Any]) -> int:
+        """Return how many times a penalty counts, for the steps that have none."""
+        return regularizer.every if self.training else 1
+
+    def _target_request(self, due: Mapping[str, Regularizer[Any]]) -> Request:
+        """Return what a step needs from the target beside its logits."""
+        needs = [r.needs.target for r in due.values()]
         if self.mixing is not None and self.mixing.kind == "transmix":
             needs.append(Request(layers=(self._last_block,)))
         return reduce(or_, needs, Request())
 
     @torch.no_grad()
-    def _read_source(self, pixels: Tensor, images: Tensor, indices: Tensor) -> TapOutputs | None:
-        """Return the source's attention on a step's views, if an active regularizer needs it.
+    def _read_source(
+        self,
+        due: Mapping[str, Regularizer[Any]],
+        pixels: Tensor,
+        images: Tensor,
+        indices: Tensor,
+    ) -> TapOutputs | None:
+        """Return the source's attention on a step's views, if a regularizer needs it.
 
         Args:
+            due: the regularizers of the step.
             pixels: uint8 or fp32 (B, 3, h, w) views.
             images: the same, normalized for the target.
             indices: (B,) indices of the images, by which the cache is read.
         """
-        if self._source is None or not any(r.needs.source for r in self.active.values()):
+        if self._source is None or not any(r.needs.source for r in due.values()):
             return None
         tapped, run = self._source
         if self.source_cache is not None and self.training:

@@ -64,6 +64,9 @@ class Regularizer(ABC, Generic[O]):
         Options: class of the options.
         replaces_weight_decay: whether the optimizer's weight decay is switched off.
         needs_source: whether a source is required.
+        every: optimizer steps from one penalty to the next, which counts as many times: so the
+            steps between cost what plain ones do (lazy regularization, Karras et al., arXiv
+            1912.04958).
         reaches_head: whether the penalty has a gradient in the classifier; if not, it is skipped
             while the backbone is frozen.
     """
@@ -72,6 +75,7 @@ class Regularizer(ABC, Generic[O]):
     replaces_weight_decay: ClassVar[bool] = False
     needs_source: ClassVar[bool] = False
     reaches_head: ClassVar[bool] = True
+    every: int = 1
 
     def __init__(
         self,

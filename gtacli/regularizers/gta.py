@@ -58,6 +58,7 @@ class GTA(Regularizer[GTAOptions]):
     ) -> None:
         super().__init__(options, target, source, head)
         assert source is not None
+        self.every = options.every
         by_row = options.guide == "logits" and options.rows == "cls"
         if options.distance == "kl" and not by_row:
             raise UsageError(

@@ -163,6 +163,7 @@ class Trainer:
         number = progress.batch
         update = progress.epoch * plan.updates + number // plan.accumulate
         self.schedule.step_update(update)
+        task.update = update
         task.progress = update / (plan.epochs * plan.updates)
         count = len(batch.images)
         everyone, stopping = self.processes.combine(count, stop)

@@ -19,9 +19,11 @@ class Task(Protocol):
 
     Attributes:
         progress: fraction of the training that is done, 0 to 1; set before every step.
+        update: number of the optimizer step, from 0; set before every step.
     """
 
     progress: float
+    update: int
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """Run the forward pass of a step on this process's images.

@@ -32,6 +32,7 @@ class TimmTask(TrainingTask):
         self.trainable_module: Any = module
         self.epoch = 0
         self.progress = 0.0
+        self.update = 0
         self._ddp_options: dict[str, Any] = {}
 
     # timm's tasks take images and labels; ours take a batch.
