@@ -1,30 +1,49 @@
-"""The decision, before the first step, whether a run keeps the source's attention.
+"""The decision, before the first step, in which blocks a run keeps the source's attention.
 
-It is made where `lam` is not set and the first regularizer is `gta`: attention is kept with the
-regularizer's default strength, unless held-out images are measurably worse off with it after a
-short training (see `pilot`).
+It is made where `lam` is not set and the first regularizer is `gta`. Attention is kept, with the
+regularizer's default strength, in the lower half of the blocks, except where the training images
+agree on how it should change (see `agreement`). In the upper half it is always released: there the
+attention of a source that suits the labels hardly gains anything over that of the lower half, and
+that of one that does not suit them costs many points. Held-out accuracy in %, ViT-Tiny/16, one
+seed, 10 epochs:
+
+                                              plain    lower half    all blocks
+    birds, 5 images a class, 224 px            77.5          79.8          80.6
+    birds, 5 images a class, 160 px            74.0          75.1          76.5
+    groceries, 6 images a class, 128 px        91.5          92.3          85.9
+    groceries, 2 images a class, 128 px        78.3          79.1          72.1
+    12 object classes, 24 images, 128 px       91.6          90.5          89.4
 """
 
 from __future__ import annotations
 
 import logging
-from typing import cast
+from typing import Any, cast
 
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.finetuning.pilot import Comparison, compare
+from gtacli.config.parts import GTAOptions
+from gtacli.finetuning.agreement import Agreement, measure_agreement
+from gtacli.finetuning.head_start import evenly
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import KeptAttention
-from gtacli.registry import REGULARIZERS
+from gtacli.regularizers.gta import GTA
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 DECISION_FILE = "kept_attention.json"
 REGULARIZER = "gta"
-EVERY = 2
-"""Steps from one penalty to the next in a run that keeps attention."""
-LIMIT = 0.08
-"""Nats by which a kept attention may raise the cross-entropy of held-out images in the pilot."""
+STRENGTH: float = GTAOptions.model_fields["lam"].default
+LIMIT = 0.5
+"""Agreement from which on a block's attention is released."""
+SUITABLE = 0.2
+"""Accuracy of a linear probe on held-out images below which all attention is released.
+
+100 object classes at 64 px, where the probe has 12 %: plain 34.8 %, lower half 31.3, all 26.3.
+"""
+IMAGES = 600
+"""Images that the agreement is measured on, unless there are more than 120 classes."""
+IMAGES_OF_CLASS = 5
 
 
 def decides(config: FinetuneConfig) -> bool:
@@ -36,58 +55,94 @@ def decides(config: FinetuneConfig) -> bool:
     )
 
 
-def apply(config: FinetuneConfig, decision: KeptAttention) -> FinetuneConfig:
-    """Return the config of the run that was decided for.
-
-    A penalty in every second step, twice as strong, leaves the same accuracy (birds at 160 px:
-    76.8 instead of 76.5 %) at half its cost. `every`, where it is set, stays.
-    """
-    own = {"every": EVERY, **config.regularizer[REGULARIZER]}
-    regularizer = {**config.regularizer, REGULARIZER: own}
-    return config.model_copy(update={"lam": decision["lam"], "regularizer": regularizer})
-
-
 def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAttention:
     """Return the decision for a job, or that of the run that is resumed.
 
-    It is empty for a run that began before decisions were made: the regularizer's default holds.
+    It is empty for a run that began before decisions were made: the regularizer's defaults hold.
     """
     if job.config.resume is not None:
         if run.has(DECISION_FILE):
             return cast(KeptAttention, run.read_json(DECISION_FILE))
         if run.has(STATE_FILE):
             return {}
-    strength = REGULARIZERS.load(REGULARIZER).Options.model_fields["lam"].default
-    kept, released = (apply(job.config, {"lam": lam}) for lam in (strength, 0.0))
-    result = conclude(compare(job, kept, released, run, dry_run), strength)
+    most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
+    found = measure_agreement(job, evenly(job.records, job.config.batch_size if dry_run else most))
+    depth = len(cast(Any, job.target.model).blocks)
+    result = conclude(found, _candidates(job, depth), depth)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
+    if found is not None and found.accuracy < SUITABLE:
+        log.warning(
+            "the source looks unsuitable: a linear probe on its features reaches %.0f %% on "
+            "held-out training images; a larger `image_size` or another `model` may help",
+            100 * found.accuracy,
+        )
     return result
 
 
-def conclude(found: Comparison | None, strength: float) -> KeptAttention:
-    """Return the decision that follows from a comparison of `strength` with 0."""
-    if found is None:
-        why = "no image can be held out to tell whether it helps"
-        return _kept(strength, why)
-    kept = found.difference <= LIMIT
-    why = (
-        f"in a short pilot it changes the cross-entropy of {found.images} held-out images by "
-        f"{found.difference:+.3f} ± {found.error:.3f} nats ({'at most' if kept else 'more than'} "
-        f"{LIMIT:g})"
-    )
+def conclude(found: Agreement | None, candidates: tuple[int, ...], depth: int) -> KeptAttention:
+    """Return the decision that follows from the agreement of all blocks.
+
+    Args:
+        found: None: it could not be estimated.
+        candidates: blocks whose attention may be kept.
+        depth: number of blocks.
+    """
+    suits = found is None or found.accuracy >= SUITABLE
+    kept = [n for n in candidates if suits and (found is None or found.blocks[n] < LIMIT)]
     if kept:
-        return _kept(strength, why)
+        text = f"the source's attention is kept in blocks {_ranges(kept)} of {depth}"
+    else:
+        text = "the source's attention is released"
+    text += f" (lam {STRENGTH if kept else 0:g}): "
+    if found is None:
+        text += "there are too few images, or the model does not tell, whether it should change"
+    elif not suits:
+        text += (
+            f"a linear probe on its features reaches only {100 * found.accuracy:.0f} % on held-out "
+            "images"
+        )
+    elif len(kept) < len(candidates):
+        most = max(found.blocks[n] for n in candidates)
+        text += (
+            f"the training images agree on how it should change in {len(candidates) - len(kept)} "
+            f"of {len(candidates)} blocks (agreement up to {most:.1f}, released from {LIMIT:g})"
+        )
+    else:
+        text += "the training images do not agree on how it should change"
     return {
-        "lam": 0.0,
-        "kept_attention": 0.0,
-        "why": f"the source's attention is released (lam 0): {why}",
+        "lam": STRENGTH if kept else 0.0,
+        "kept_attention": len(kept) / depth,
+        "kept_blocks": kept,
+        "agreement": None if found is None else [round(min(v, 1e6), 3) for v in found.blocks],
+        "why": text,
     }
 
 
-def _kept(strength: float, why: str) -> KeptAttention:
-    return {
-        "lam": strength,
-        "kept_attention": 1.0,
-        "why": f"the source's attention is kept (lam {strength:g}): {why}",
-    }
+def apply(config: FinetuneConfig, decision: KeptAttention) -> FinetuneConfig:
+    """Return the config of the run that was decided for."""
+    own = dict(config.regularizer[REGULARIZER])
+    if decision["kept_blocks"]:
+        own["layers"] = tuple(decision["kept_blocks"])
+    regularizer = {**config.regularizer, REGULARIZER: own}
+    return config.model_copy(update={"lam": decision["lam"], "regularizer": regularizer})
+
+
+def _candidates(job: FinetuneJob, depth: int) -> tuple[int, ...]:
+    """Return the blocks that `layers` names, or those in the lower half."""
+    regularizer = cast(GTA, job.task.regularizers[REGULARIZER])
+    blocks = tuple(ours for ours, _ in regularizer.layers)
+    if "layers" in job.config.regularizer[REGULARIZER]:
+        return blocks
+    return tuple(n for n in blocks if n < -(-depth // 2))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write ascending numbers as ranges: 0-2, 4."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -48,7 +48,7 @@ def extract_features(
         raise GtaError(f"none of {len(records)} images can be read", option="data")
     indices, values, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     order = indices.argsort()
-    return FrozenFeatures(values[order], labels[order])
+    return FrozenFeatures(values[order], labels[order], indices[order])
 
 
 def evaluation_batches(

@@ -34,10 +34,16 @@ class FrozenFeatures:
     Attributes:
         values: (N, C) fp32 on the CPU.
         labels: (N,) int64.
+        indices: (N,) int64 places among the records.
     """
 
     values: Tensor
     labels: Tensor
+    indices: Tensor
+
+    def select(self, chosen: Tensor) -> FrozenFeatures:
+        """Return the images that a bool mask (N,) chooses."""
+        return FrozenFeatures(self.values[chosen], self.labels[chosen], self.indices[chosen])
 
 
 class LinearHead(NamedTuple):

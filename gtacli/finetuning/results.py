@@ -132,7 +132,15 @@ class KeptAttention(TypedDict, total=False):
 
     lam: _LAM
     kept_attention: Annotated[
-        float, Doc("fraction of the regularized blocks whose attention is kept near the source's")
+        float, Doc("fraction of the blocks whose attention is kept near the source's")
+    ]
+    kept_blocks: Annotated[list[int], Doc("numbers of these blocks")]
+    agreement: Annotated[
+        list[float] | None,
+        Doc(
+            "signal to noise ratio of the held-out gradients of queries and keys, by block; null "
+            "where it cannot be estimated"
+        ),
     ]
     why: Annotated[str, Doc("the reason in words")]
 

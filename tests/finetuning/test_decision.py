@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import gtacli.finetuning.decision as decision
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.finetuning.pilot import Comparison
+from gtacli.finetuning.agreement import Agreement
 from gtacli.finetuning.run import finetune
 
 Make = Callable[..., FinetuneConfig]
@@ -24,38 +24,58 @@ def undecided(config: Make) -> Make:
     return lambda **changes: config(**{"lam": None, **changes})
 
 
-def pilot_finds(monkeypatch: pytest.MonkeyPatch, difference: float | None) -> None:
-    """Let the pilot find a difference with a standard error of 0.02; None: no held-out image."""
-    found = None if difference is None else Comparison(difference, 0.02, 50)
-    monkeypatch.setattr(decision, "compare", lambda *args: found)
+def agreement(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Let the agreement of the three blocks be these values; without any it is unknown."""
+    found = Agreement([*values], 0.7) if values else None
+    monkeypatch.setattr(decision, "measure_agreement", lambda job, records: found)
 
 
 @pytest.mark.parametrize(
-    ("value", "lam", "kept"), [(0.0, 0.1, 1.0), (-0.5, 0.1, 1.0), (0.5, 0.0, 0.0), (None, 0.1, 1.0)]
+    ("values", "lam", "kept"),
+    [
+        ((0.0, 0.0, 0.0), 0.1, [0, 1]),  # never in the upper half
+        ((0.0, 0.5, 0.0), 0.1, [0]),
+        ((0.7, 0.4, 0.0), 0.1, [1]),
+        ((0.7, 9.0, 0.0), 0.0, []),
+        ((), 0.1, [0, 1]),
+    ],
 )
-def test_attention_is_kept_below_the_limit(
+def test_attention_is_kept_in_lower_blocks_without_agreement(
     undecided: Make,
     recorder: Any,
     monkeypatch: pytest.MonkeyPatch,
-    value: float | None,
+    jobs: list[Any],
+    values: tuple[float, ...],
     lam: float,
-    kept: float,
+    kept: list[int],
 ) -> None:
-    pilot_finds(monkeypatch, value)
+    agreement(monkeypatch, *values)
     summary = finetune(undecided(epochs=1), recorder)
-    assert (summary["lam"], summary["kept_attention"]) == (lam, kept)
-    assert ("is kept" if kept else "is released") in summary["why"]
+    assert (summary["lam"], summary["kept_blocks"]) == (lam, kept)
+    assert summary["kept_attention"] == pytest.approx(len(kept) / 3)
+    assert summary["agreement"] == ([*values] or None)
+    assert ("is kept in blocks" if kept else "is released") in summary["why"]
+    regularizer = jobs[-1].task.regularizers.get("gta")
+    assert [ours for ours, _ in regularizer.layers] == kept if kept else regularizer is None
     assert ("reg.gta" in recorder.rows[0]) == bool(kept)
     saved = json.loads((Path(summary["run"]) / "kept_attention.json").read_text())
-    assert saved["lam"] == lam
+    assert saved["kept_blocks"] == kept
     assert summary["attention_drift"] is not None
+
+
+def test_blocks_that_the_user_names_are_candidates(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    layers = {"gta": {"layers": "-1,0"}}
+    assert finetune(undecided(epochs=1, regularizer=layers), recorder)["kept_blocks"] == [0, 2]
 
 
 @pytest.mark.parametrize("changes", [{"lam": 0.1}, {"regularizer": "l2-sp"}, {"lam": 0}])
 def test_nothing_is_decided_for_the_user(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    pilot_finds(monkeypatch, 3.0)
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
     summary = finetune(undecided(epochs=1, **changes), recorder)
     assert "why" not in summary
     assert not (Path(summary["run"]) / "kept_attention.json").exists()
@@ -64,17 +84,17 @@ def test_nothing_is_decided_for_the_user(
 def test_kept_attention_is_the_default_strength(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pilot_finds(monkeypatch, 0.0)
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
     finetune(undecided(out=tmp_path / "a"), recorder)
-    every = {"gta": {"every": decision.EVERY}}
-    finetune(undecided(out=tmp_path / "b", lam=0.1, regularizer=every), recorder)
+    lower = {"gta": {"layers": "0,1"}}
+    finetune(undecided(out=tmp_path / "b", lam=0.1, regularizer=lower), recorder)
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
 
 
 def test_released_attention_is_plain_fine_tuning(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pilot_finds(monkeypatch, 9.0)
+    agreement(monkeypatch, 9.0, 9.0, 9.0)
     finetune(undecided(out=tmp_path / "a"), recorder)
     finetune(undecided(out=tmp_path / "b", regularizer="none"), recorder)
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
@@ -92,7 +112,7 @@ def test_resumed_run_keeps_its_decision(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    pilot_finds(monkeypatch, 9.0)
+    agreement(monkeypatch, 9.0, 9.0, 9.0)
     whole = finetune(undecided(out=tmp_path / "whole"), recorder)
     parts = interrupted(undecided(out=tmp_path / "parts"))
     assert parts["why"] == whole["why"]
@@ -103,7 +123,7 @@ def test_a_run_from_before_decisions_keeps_its_strength(
     undecided: Make, interrupted: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decision, "DECISION_FILE", "elsewhere.json")
-    pilot_finds(monkeypatch, 0.0)
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
     original = decision.decide
 
     def forget(job: Any, run: Any, dry_run: bool = False) -> Any:
@@ -120,3 +140,14 @@ def test_dry_run_writes_nothing(undecided: Make, recorder: Any, tmp_path: Path) 
     summary = finetune(undecided(), recorder, dry_run=True)
     assert "why" in summary
     assert not (tmp_path / "run").exists()
+
+
+def test_unsuitable_source_is_released_with_a_warning(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    found = Agreement([0.0, 0.0, 0.0], 0.1)
+    monkeypatch.setattr(decision, "measure_agreement", lambda job, records: found)
+    summary = finetune(undecided(epochs=1), recorder)
+    assert (summary["lam"], summary["kept_attention"]) == (0.0, 0.0)
+    assert "10 %" in summary["why"]
+    assert "unsuitable" in caplog.text

@@ -44,7 +44,7 @@ def clusters(images: int, width: int, classes: int, seed: int = 0) -> FrozenFeat
     labels = torch.arange(images) % classes
     means = torch.randn(classes, width, generator=rng)
     values = means[labels] + torch.randn(images, width, generator=rng)
-    return FrozenFeatures(7 * values + 20, labels)
+    return FrozenFeatures(7 * values + 20, labels, torch.arange(images))
 
 
 @pytest.mark.parametrize("width", [5, 60])
@@ -88,7 +88,7 @@ def test_centroids_of_one_image_a_class() -> None:
 
 
 def test_constant_features_give_no_nan() -> None:
-    features = FrozenFeatures(torch.ones(6, 3), torch.arange(6) % 2)
+    features = FrozenFeatures(torch.ones(6, 3), torch.arange(6) % 2, torch.arange(6))
     for head in (fit_probe(features, 2), fit_centroids(features, 2)):
         assert head.weight.isfinite().all()
         assert head.bias.isfinite().all()
