@@ -38,6 +38,8 @@ _SUMMARY_METRICS = (
     ReportMetric("test_top1", "test top-1", True, True),
     ReportMetric("test_top5", "test top-5", True, True),
     ReportMetric("test_mean_class_top1", "per-class top-1", True, True),
+    ReportMetric("linear_probe_top1", "linear probe, test top-1", True),
+    ReportMetric("kept_attention", "blocks with kept attention", True),
     ReportMetric("val_top1", "validation top-1", True),
     ReportMetric("knn_top1", "k-NN top-1", True, True),
     ReportMetric("attention_drift", "attention drift"),

@@ -25,6 +25,7 @@ def describe_run(run: ReportRun) -> dict[str, str]:
             f"{summary[key]:,} {use}" for key, use in uses if isinstance(summary.get(key), int)
         ),
         "selected": _selection(summary),
+        "attention": str(summary.get("why") or "–"),
         "cost": _cost(summary),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{record.get('platform', '–')}, {record.get('threads', '–')} threads",
@@ -42,7 +43,7 @@ def _selection(summary: dict[str, Any]) -> str:
     parts = []
     if isinstance(summary.get("best_epoch"), int):
         parts.append(f"epoch {summary['best_epoch']}")
-    if isinstance(summary.get("lam"), int | float):
+    if isinstance(summary.get("lam"), int | float) and "lam_search" in summary:
         parts.append(f"lam {summary['lam']:g} (auto)")
     return ", ".join(parts)
 
