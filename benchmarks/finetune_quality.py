@@ -51,6 +51,8 @@ def run(
             image_size=args.image_size,
             epochs=args.epochs,
             hold_out=20.0,  # a setting is selected by its validation accuracy
+            head_init="random",
+            linear_probe=False,
             out=out,
             seed=seed,
             overwrite=True,

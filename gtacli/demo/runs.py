@@ -56,7 +56,10 @@ def plan_runs(config: DemoConfig, folder: Path) -> list[DemoRun]:
         "device": config.device,
         "precision": config.precision,
         "workers": config.workers,
+        # The settings of METHODS were chosen with these.
         "hold_out": 20.0,
+        "head_init": "random",
+        "linear_probe": False,
         "track_attention": True,
         "overwrite": True,
     }
