@@ -49,10 +49,6 @@ class RegularizerOptions(StrictModel):
 class GTAOptions(RegularizerOptions):
     """Options of GTA; see `gtacli.regularizers.gta` for the formulas."""
 
-    every: int = option(
-        1, "optimizer steps from one penalty to the next, which is as many times stronger", ge=1
-    )
-
     guide: Literal["logits", "msa", "block"] = option(
         "logits",
         "quantity that is kept close to the source's: attention logits, or the output of the "
@@ -76,6 +72,9 @@ class GTAOptions(RegularizerOptions):
     )
     decay: Literal["constant", "linear", "cosine"] = option(
         "constant", "course of the strength over the training"
+    )
+    every: int = option(
+        1, "optimizer steps from one penalty to the next, which is as many times stronger", ge=1
     )
 
 
