@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.data.base import Record
-from gtacli.finetuning.frozen_features import evaluation_batches, extract_features
+from gtacli.finetuning.frozen_features import evaluation_batches, training_features
 from gtacli.finetuning.linear_head import LinearHead, fit_probe
 from gtacli.finetuning.prepare import FinetuneJob
 
@@ -57,7 +57,7 @@ def measure_agreement(job: FinetuneJob, records: tuple[Record, ...]) -> Agreemen
     Raises GtaError if no image can be read.
     """
     weights = query_key_weights(job.target.model)
-    features = extract_features(job, records)
+    features = training_features(job, records)
     classes = len(job.dataset.classes)
     counts = features.labels.bincount(minlength=classes)
     if not weights or 2 * int((counts > 1).sum()) < int((counts > 0).sum()):

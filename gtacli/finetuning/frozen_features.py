@@ -51,6 +51,19 @@ def extract_features(
     return FrozenFeatures(values[order], labels[order], indices[order])
 
 
+def training_features(
+    job: FinetuneJob, records: tuple[Record, ...], max_batches: int | None = None
+) -> FrozenFeatures:
+    """Return `extract_features` of training images, once for all jobs of a run.
+
+    Only before the first step, when all jobs have the same weights.
+    """
+    cached = job.stores.features
+    if records not in cached:
+        cached[records] = extract_features(job, records, max_batches)
+    return cached[records]
+
+
 def evaluation_batches(
     job: FinetuneJob,
     records: tuple[Record, ...],

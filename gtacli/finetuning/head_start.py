@@ -10,7 +10,7 @@ from typing import cast
 
 from gtacli.data.base import Record
 from gtacli.errors import GtaError
-from gtacli.finetuning.frozen_features import extract_features
+from gtacli.finetuning.frozen_features import extract_features, training_features
 from gtacli.finetuning.linear_head import (
     FrozenFeatures,
     LinearHead,
@@ -80,7 +80,7 @@ def _fit(job: FinetuneJob, method: str, max_batches: int | None) -> LinearHead:
     """Fit a classifier to the features of the training images, once for all jobs of a run."""
     heads, key = job.stores.heads, (method, job.records)
     if key not in heads:
-        features = extract_features(job, evenly(job.records, MOST_IMAGES), max_batches)
+        features = training_features(job, evenly(job.records, MOST_IMAGES), max_batches)
         heads[key] = FIT[method](features, len(job.dataset.classes))
     return heads[key]
 

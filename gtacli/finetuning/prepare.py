@@ -22,7 +22,7 @@ from gtacli.data.sampling import Split
 from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.finetuning.epochs import with_epochs
 from gtacli.finetuning.held_out import observed, split_data
-from gtacli.finetuning.linear_head import LinearHead
+from gtacli.finetuning.linear_head import FrozenFeatures, LinearHead
 from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.source_average import start_weights
@@ -58,10 +58,12 @@ class FinetuneStores(ImageStores):
     Attributes:
         source_cache: the one created last, if any.
         heads: fitted classifiers, by method and training images.
+        features: of training images before the first step.
     """
 
     source_cache: SourceCache | None = None
     heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
+    features: dict[tuple[Record, ...], FrozenFeatures] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

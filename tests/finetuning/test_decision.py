@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 import gtacli.finetuning.decision as decision
+import gtacli.finetuning.frozen_features as frozen_features
+import gtacli.finetuning.head_start as head_start
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.finetuning.agreement import Agreement
 from gtacli.finetuning.run import finetune
@@ -151,3 +153,20 @@ def test_unsuitable_source_is_released_with_a_warning(
     assert (summary["lam"], summary["kept_attention"]) == (0.0, 0.0)
     assert "10 %" in summary["why"]
     assert "unsuitable" in caplog.text
+
+
+def test_training_images_are_read_once_before_the_first_step(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe that is reported, the start and the agreement share their features."""
+    passes: list[int] = []
+    original = frozen_features.extract_features
+
+    def spy(job: Any, records: Any, *args: Any, **kwargs: Any) -> Any:
+        passes.append(len(records))
+        return original(job, records, *args, **kwargs)
+
+    for module in (frozen_features, head_start):
+        monkeypatch.setattr(module, "extract_features", spy)
+    summary = finetune(undecided(epochs=1, head_init="probe"), recorder)
+    assert passes == [summary["n_train"], summary["n_test"]]
