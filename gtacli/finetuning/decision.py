@@ -18,7 +18,7 @@ seed, 10 epochs:
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import cast
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.parts import GTAOptions
@@ -67,7 +67,7 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             return {}
     most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
     found = measure_agreement(job, evenly(job.records, job.config.batch_size if dry_run else most))
-    depth = len(cast(Any, job.target.model).blocks)
+    depth = job.depth
     result = conclude(found, _candidates(job, depth), depth)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
@@ -119,11 +119,14 @@ def conclude(found: Agreement | None, candidates: tuple[int, ...], depth: int) -
     }
 
 
-def apply(config: FinetuneConfig, decision: KeptAttention) -> FinetuneConfig:
-    """Return the config of the run that was decided for."""
+def apply(config: FinetuneConfig, decision: KeptAttention, depth: int) -> FinetuneConfig:
+    """Return the config of the run that was decided for; `depth` is the number of blocks.
+
+    Blocks are counted from the end, as those of a source of another depth have to be.
+    """
     own = dict(config.regularizer[REGULARIZER])
     if decision["kept_blocks"]:
-        own["layers"] = tuple(decision["kept_blocks"])
+        own["layers"] = tuple(n - depth for n in decision["kept_blocks"])
     regularizer = {**config.regularizer, REGULARIZER: own}
     return config.model_copy(update={"lam": decision["lam"], "regularizer": regularizer})
 

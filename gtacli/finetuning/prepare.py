@@ -107,6 +107,11 @@ class FinetuneJob(TrainingJob):
         return observed(self.split)
 
     @property
+    def depth(self) -> int:
+        """The number of the target's blocks."""
+        return len(cast(Any, self.target.model).blocks)
+
+    @property
     def evaluated(self) -> LoadedModel:
         """The model that is measured, saved and tested: the target, or its average."""
         average: Any = self.task.averaged

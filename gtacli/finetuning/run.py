@@ -129,14 +129,14 @@ def _before_training(
     Returns: the job with this strength, the state it continues from, and fields of the summary.
     """
     run, dry_run, processes = session.run, session.dry_run, session.processes
-    config, stores, held_out = job.config, job.stores, job.split.val
+    config, stores, held_out, depth = job.config, job.stores, job.split.val, job.depth
     fields = cast(BeforeTraining, {**measure_probe(job, run, 1 if dry_run else None)})
     if decides(config):
         decision = decide(job, run, dry_run)
         if not decision:
             return job, state, fields
         del job  # frees its networks and its optimizer
-        config = apply(config, decision)
+        config = apply(config, decision, depth)
         fields = cast(BeforeTraining, {**fields, **decision})
         return prepare(config, stores=stores, processes=processes), state, fields
     if config.lam == "auto":

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import timm
+from safetensors.torch import load_file, save_file
 
 import gtacli.finetuning.decision as decision
 import gtacli.finetuning.frozen_features as frozen_features
@@ -170,3 +171,18 @@ def test_training_images_are_read_once_before_the_first_step(
         monkeypatch.setattr(module, "extract_features", spy)
     summary = finetune(undecided(epochs=1, head_init="probe"), recorder)
     assert passes == [summary["n_train"], summary["n_test"]]
+
+
+def test_blocks_of_a_deeper_source_are_counted_from_the_end(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, jobs: list[Any], tmp_path: Path
+) -> None:
+    kwargs = {"embed_dim": 24, "depth": 4, "num_heads": 3, "img_size": 32, "patch_size": 8}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **kwargs)
+    (tmp_path / "deep").mkdir()
+    header = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(kwargs)}
+    save_file(model.state_dict(), tmp_path / "deep" / "model.safetensors", header)
+    agreement(monkeypatch, 0.0, 0.0, 0.9)
+    layers = {"gta": {"layers": "-1,-2"}}
+    config = undecided(epochs=1, source=str(tmp_path / "deep"), regularizer=layers)
+    assert finetune(config, recorder)["kept_blocks"] == [1]
+    assert jobs[-1].task.regularizers["gta"].layers == ((1, 2),)
