@@ -18,10 +18,12 @@ seed, 10 epochs:
 from __future__ import annotations
 
 import logging
+import math
 from typing import cast
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.parts import GTAOptions
+from gtacli.errors import GtaError
 from gtacli.finetuning.agreement import Agreement, measure_agreement
 from gtacli.finetuning.head_start import evenly
 from gtacli.finetuning.prepare import FinetuneJob
@@ -62,7 +64,7 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
     """
     if job.config.resume is not None:
         if run.has(DECISION_FILE):
-            return cast(KeptAttention, run.read_json(DECISION_FILE))
+            return _read(run, job.depth)
         if run.has(STATE_FILE):
             return {}
     most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
@@ -78,6 +80,17 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             100 * found.accuracy,
         )
     return result
+
+
+def _read(run: RunFolder, depth: int) -> KeptAttention:
+    """Read a decision. Raises GtaError for a file that does not hold one for so many blocks."""
+    value = run.read_json(DECISION_FILE)
+    lam, blocks = value.get("lam"), value.get("kept_blocks")
+    numbers = isinstance(blocks, list) and all(type(n) is int and 0 <= n < depth for n in blocks)
+    if not (numbers and isinstance(lam, int | float) and 0 <= lam < math.inf):
+        text = f"{run.path / DECISION_FILE} is damaged; remove it to decide again"
+        raise GtaError(text, option="resume")
+    return cast(KeptAttention, value)
 
 
 def conclude(found: Agreement | None, candidates: tuple[int, ...], depth: int) -> KeptAttention:

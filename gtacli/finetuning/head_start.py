@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 from gtacli.data.base import Record
 from gtacli.errors import GtaError
@@ -61,7 +60,8 @@ def measure_probe(job: FinetuneJob, run: RunFolder, max_batches: int | None = No
     """
     config = job.config
     if config.resume is not None and run.has(PROBE_FILE):
-        return cast(LinearProbe, run.read_json(PROBE_FILE))
+        top1 = run.read_json(PROBE_FILE).get("linear_probe_top1")
+        return {"linear_probe_top1": float(top1)} if isinstance(top1, int | float) else {}
     whole = len(job.records) <= MOST_IMAGES
     if not (config.linear_probe and job.new_head and job.split.test and whole):
         return {}

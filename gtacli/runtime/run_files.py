@@ -22,6 +22,7 @@ PREDICTIONS_FILE = "predictions.json"
 DECODER_FILE = "decoder.safetensors"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
-    "search.json", PREDICTIONS_FILE, DECODER_FILE, ADAPTER_FILE, ADAPTER_CONFIG_FILE,
+    "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
+    ADAPTER_FILE, ADAPTER_CONFIG_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

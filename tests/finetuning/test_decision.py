@@ -15,6 +15,7 @@ import gtacli.finetuning.decision as decision
 import gtacli.finetuning.frozen_features as frozen_features
 import gtacli.finetuning.head_start as head_start
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import GtaError
 from gtacli.finetuning.agreement import Agreement
 from gtacli.finetuning.run import finetune
 
@@ -186,3 +187,33 @@ def test_blocks_of_a_deeper_source_are_counted_from_the_end(
     config = undecided(epochs=1, source=str(tmp_path / "deep"), regularizer=layers)
     assert finetune(config, recorder)["kept_blocks"] == [1]
     assert jobs[-1].task.regularizers["gta"].layers == ((1, 2),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"lam": "x", "kept_blocks": [0]}', '{"lam": 0.1, "kept_blocks": [7]}',
+     '{"lam": 0.1, "kept_blocks": "all"}', '{"lam": NaN, "kept_blocks": [0]}'],
+)  # fmt: skip
+def test_damaged_decision_is_one_clear_error(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    config = undecided(epochs=1)
+    finetune(config, recorder)
+    assert config.out is not None
+    (config.out / "kept_attention.json").write_text(content)
+    with pytest.raises(GtaError, match=r"kept_attention\.json"):
+        finetune(FinetuneConfig(resume=config.out), recorder)
+
+
+def test_overwritten_run_leaves_no_decision(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    config = undecided(epochs=1)
+    finetune(config, recorder)
+    changes = {"lam": 0.1, "overwrite": True, "linear_probe": False}
+    finetune(config.model_copy(update=changes), recorder)
+    assert config.out is not None
+    names = {path.name for path in config.out.iterdir()}
+    assert not names & {"kept_attention.json", "linear_probe.json"}
