@@ -6,7 +6,6 @@ their device, so that no exchange makes the host wait for the device within a st
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,7 +120,6 @@ def join_processes() -> Iterator[Processes]:
     try:
         end_with_launcher()
         dist.init_process_group(backend, timeout=TIMEOUT, **_meeting_place(info))
-        _keep_forever(dist.group.WORLD)
         yield Processes(info.rank, info.size)
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and (
@@ -139,16 +137,6 @@ def join_processes() -> Iterator[Processes]:
             ) from error
         raise
     dist.destroy_process_group()
-
-
-def _keep_forever(value: object) -> None:
-    """Add a reference to an object that nothing removes, so that it is never destroyed.
-
-    For process groups. DDP refers to its group and may release it last, with Python's lock held.
-    gloo's destructor then waits for its threads, and they for the lock, to release the tensors of
-    the last exchange: with torch 2.11 and 2.12 the process hangs.
-    """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def _meeting_place(info: ProcessInfo) -> dict[str, Any]:

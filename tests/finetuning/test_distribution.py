@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
 import shutil
 import signal
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import distributed as dist
 
 import gtacli.finetuning.phases as phases
 import gtacli.finetuning.prepare as setup
@@ -319,18 +316,6 @@ def test_exchanges_between_processes(together: Together) -> None:
         assert ranks == [0, 1]
         assert first == 0
     assert ALONE.combine(2, False) == (2, False)
-
-
-def test_process_group_is_never_destroyed(together: Together) -> None:
-    """Else whoever releases it last waits, with Python's lock, for threads that may need it."""
-
-    def destroyed(rank: int) -> bool:
-        with join_processes():
-            group = weakref.ref(dist.group.WORLD)
-        gc.collect()
-        return group() is None
-
-    assert together(destroyed) == [False, False]
 
 
 def test_process_info_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
