@@ -72,7 +72,8 @@ def measure_probe(job: FinetuneJob, run: RunFolder, max_batches: int | None = No
         return {}
     result: LinearProbe = {"linear_probe_top1": head.accuracy(features)}
     run.write_json(PROBE_FILE, result)
-    log.info("a linear probe on frozen features: test top-1 %.1f %%", 100 * head.accuracy(features))
+    percent = 100 * result["linear_probe_top1"]
+    log.info("a linear probe on frozen features: test top-1 %.1f %%", percent)
     return result
 
 

@@ -112,7 +112,8 @@ class FinetuneTask(TimmTask):
             regularizers' own metrics.
         """
         due = self._due()
-        self.tapped.request = self._target_request(due)
+        if (request := self._target_request(due)) != self.tapped.request:
+            self.tapped.request = request  # a compiled network would check a new one in each step
         pixels, labels = batch.images, batch.labels
         size = (pixels.shape[-2], pixels.shape[-1])
         mix = self.mixing.draw(*size) if self.mixing is not None and self.training else None
@@ -137,7 +138,8 @@ class FinetuneTask(TimmTask):
                 continue
             penalty = regularizer.penalty(step)
             result[f"reg.{name}"] = penalty
-            strength = regularizer.strength(self.progress) * self._weight(regularizer)
+            times = regularizer.every if self.training else 1
+            strength = regularizer.strength(self.progress) * times
             if strength:
                 loss = loss + strength * penalty
             for metric, value in regularizer.metrics().items():
@@ -199,10 +201,6 @@ class FinetuneTask(TimmTask):
         if not self.training:
             return self.active
         return {name: r for name, r in self.active.items() if self.update % r.every == 0}
-
-    def _weight(self, regularizer: Regularizer[Any]) -> int:
-        """Return how many times a penalty counts, for the steps that have none."""
-        return regularizer.every if self.training else 1
 
     def _target_request(self, due: Mapping[str, Regularizer[Any]]) -> Request:
         """Return what a step needs from the target beside its logits."""
