@@ -264,6 +264,13 @@ class FinetuneConfig(TrainingConfig):
             for name, options in self.regularizer.items()
         }
 
+    @property
+    def leaves_attention_open(self) -> bool:
+        """True where the program decides how much of the source's attention is kept."""
+        first = next(iter(self.regularizer), None)
+        # With the head alone the attention cannot change.
+        return self.lam is None and first == "gta" and self.train != "head"
+
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
         return {k: v for k, v in GTAOptions.model_fields.items() if k != "lam"}

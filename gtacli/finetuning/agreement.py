@@ -28,7 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.data.base import Record
-from gtacli.finetuning.frozen_features import evaluation_batches, training_features
+from gtacli.finetuning.frozen_features import (
+    classifier_input,
+    evaluation_batches,
+    training_features,
+)
 from gtacli.finetuning.linear_head import LinearHead, fit_probe
 from gtacli.finetuning.prepare import FinetuneJob
 
@@ -128,18 +132,15 @@ def _gradients(
     records: tuple[Record, ...],
 ) -> list[Tensor]:
     """Return the gradients of the mean loss of a classifier on images, by block."""
-    device, model = job.compute.device, cast(Any, job.target.model).eval()
-    view = job.target.view(device)
+    device = job.compute.device
+    job.target.model.eval()
     head = LinearHead(head.weight.to(device), head.bias.to(device))
     sums = [torch.zeros_like(weight[:rows], dtype=torch.float32) for weight, rows in weights]
     learned = [weight.requires_grad for weight, _ in weights]
     for weight, _ in weights:
         weight.requires_grad_(True)
     for batch in evaluation_batches(job, records):
-        with job.compute.autocast():
-            tokens = model.forward_features(view(batch.images.to(device)))
-            features = model.forward_head(tokens, pre_logits=True)
-        logits = head.logits(features.float())
+        logits = head.logits(classifier_input(job, batch.images))
         loss = F.cross_entropy(logits, batch.labels.to(device), reduction="sum")
         gradients = torch.autograd.grad(loss, [weight for weight, _ in weights])
         for total, gradient, (_, rows) in zip(sums, gradients, weights, strict=True):

@@ -48,15 +48,6 @@ IMAGES = 600
 IMAGES_OF_CLASS = 5
 
 
-def decides(config: FinetuneConfig) -> bool:
-    """Return whether a config leaves the decision to the program."""
-    return (
-        config.lam is None
-        and next(iter(config.regularizer), None) == REGULARIZER
-        and config.train != "head"  # whose attention cannot change
-    )
-
-
 def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAttention:
     """Return the decision for a job, or that of the run that is resumed.
 
@@ -67,10 +58,12 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             return _read(run, job.depth)
         if run.has(STATE_FILE):
             return {}
-    most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
-    found = measure_agreement(job, evenly(job.records, job.config.batch_size if dry_run else most))
-    depth = job.depth
-    result = conclude(found, _candidates(job, depth), depth)
+    candidates, found = _candidates(job), None
+    if candidates:
+        most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
+        records = evenly(job.records, job.config.batch_size if dry_run else most)
+        found = measure_agreement(job, records)
+    result = conclude(found, candidates, job.depth)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
     if found is not None and found.accuracy < SUITABLE:
@@ -98,7 +91,7 @@ def conclude(found: Agreement | None, candidates: tuple[int, ...], depth: int) -
 
     Args:
         found: None: it could not be estimated.
-        candidates: blocks whose attention may be kept.
+        candidates: blocks whose attention may be kept; none: the model has no CLS token.
         depth: number of blocks.
     """
     suits = found is None or found.accuracy >= SUITABLE
@@ -108,7 +101,9 @@ def conclude(found: Agreement | None, candidates: tuple[int, ...], depth: int) -
     else:
         text = "the source's attention is released"
     text += f" (lam {STRENGTH if kept else 0:g}): "
-    if found is None:
+    if not candidates:
+        text += "the model has no CLS token, whose attention it is"
+    elif found is None:
         text += "there are too few images, or the model does not tell, whether it should change"
     elif not suits:
         text += (
@@ -144,13 +139,15 @@ def apply(config: FinetuneConfig, decision: KeptAttention, depth: int) -> Finetu
     return config.model_copy(update={"lam": decision["lam"], "regularizer": regularizer})
 
 
-def _candidates(job: FinetuneJob, depth: int) -> tuple[int, ...]:
-    """Return the blocks that `layers` names, or those in the lower half."""
+def _candidates(job: FinetuneJob) -> tuple[int, ...]:
+    """Return the blocks that `layers` names, or those in the lower half, that GTA can act on."""
+    if REGULARIZER not in job.task.regularizers:
+        return ()
     regularizer = cast(GTA, job.task.regularizers[REGULARIZER])
     blocks = tuple(ours for ours, _ in regularizer.layers)
     if "layers" in job.config.regularizer[REGULARIZER]:
         return blocks
-    return tuple(n for n in blocks if n < -(-depth // 2))
+    return tuple(n for n in blocks if n < -(-job.depth // 2))
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -35,14 +35,10 @@ def extract_features(
 
     Raises GtaError if no image can be read.
     """
-    model, device = cast(Any, job.target.model).eval(), job.compute.device
-    view = job.target.view(device)
+    job.target.model.eval()
     mine: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in evaluation_batches(job, records, max_batches, again):
-        with job.compute.autocast():
-            tokens = model.forward_features(view(batch.images.to(device)))
-            features = model.forward_head(tokens, pre_logits=True)
-        mine.append((batch.indices, features.float().cpu(), batch.labels))
+        mine.append((batch.indices, classifier_input(job, batch.images).cpu(), batch.labels))
     parts = [part for theirs in job.processes.gather(mine) for part in theirs]
     if not parts:
         raise GtaError(f"none of {len(records)} images can be read", option="data")
@@ -64,6 +60,15 @@ def training_features(
     return cached[records]
 
 
+def classifier_input(job: FinetuneJob, images: Tensor) -> Tensor:
+    """Return the input (B, C) fp32 of the target's classifier for uint8 images (B, 3, H, W)."""
+    model, device = cast(Any, job.target.model), job.compute.device
+    with job.compute.autocast():
+        tokens = model.forward_features(job.target.view(device)(images.to(device)))
+        features: Tensor = model.forward_head(tokens, pre_logits=True)
+    return features.float()
+
+
 def evaluation_batches(
     job: FinetuneJob,
     records: tuple[Record, ...],
@@ -76,6 +81,8 @@ def evaluation_batches(
         max_batches: stop after so many batches.
         again: whether the images will be read again in this view, so that they should be cached.
     """
+    if not records:
+        return
     target, config = job.target, job.config
     transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
     if again:
@@ -87,7 +94,7 @@ def evaluation_batches(
     batches = make_loader(
         store,
         transform,
-        2 * config.batch_size,
+        2 * config.batch_size,  # without gradients it needs no more memory than training
         train=False,
         workers=choose_workers(config.workers, job.compute.device, store.cached),
         shard=(job.processes.rank, job.processes.size),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
-from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import Record
-from gtacli.data.loader import Batch, make_loader
 from gtacli.finetuning.attention_tracker import AttentionTracker, inside_last_block
 from gtacli.finetuning.evaluation import Evaluator
+from gtacli.finetuning.frozen_features import evaluation_batches
 from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.per_class import worst_classes
 from gtacli.finetuning.prepare import FinetuneJob
@@ -26,7 +25,6 @@ from gtacli.models.adapters import adapter_config, adapter_tensors
 from gtacli.models.lora import merge_adapters, merged_state
 from gtacli.models.metadata import model_metadata
 from gtacli.models.weights import read_weights
-from gtacli.runtime.devices import choose_workers
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, WEIGHTS_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.engine import train
@@ -112,22 +110,10 @@ def save_weights(job: FinetuneJob, run: RunFolder) -> None:
 
 def make_evaluator(job: FinetuneJob, records: tuple[Record, ...], drift: bool) -> Evaluator:
     """Create the evaluation of the target on `records`, in its own evaluation view."""
-    target, config = job.evaluated, job.config
-    transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
-    store = job.stores.get(records, transform.load_size)
-    workers = choose_workers(config.workers, job.compute.device, store.cached)
-    shard = (job.processes.rank, job.processes.size)
-
-    def batches() -> Iterable[Batch]:
-        if not records:
-            return ()
-        # Without gradients, twice the batch needs no more memory than training.
-        size = 2 * config.batch_size
-        return make_loader(store, transform, size, train=False, workers=workers, shard=shard)
-
-    source = job.source if drift else None
+    target, source = job.evaluated, job.source if drift else None
+    batches = partial(evaluation_batches, job, records, again=True)
     tracker = None
-    if config.track_attention:
+    if job.config.track_attention:
         tracker = AttentionTracker(records, target, source, job.compute, job.processes)
     return Evaluator(target, source, batches, job.compute, job.processes, tracker)
 

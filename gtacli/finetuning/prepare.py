@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.config.parts import GTAOptions
 from gtacli.data import load_dataset
 from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
@@ -38,7 +39,7 @@ from gtacli.finetuning.trainable import (
 )
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.packed_linear import pack
-from gtacli.models.tap import require_cls
+from gtacli.models.tap import has_cls, require_cls
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
 from gtacli.runtime import rng
@@ -51,16 +52,19 @@ from gtacli.training.optimization import make_optimizer
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FinetuneStores(ImageStores):
-    """Decoded images and cached attention of the source, which all jobs of a run share.
+    """The dataset, decoded images and cached attention, which all jobs of a run share.
 
     Attributes:
+        dataset, split: what is trained on, found once.
         source_cache: the one created last, if any.
         heads: fitted classifiers, by method and training images.
         features: of training images before the first step.
     """
 
+    dataset: ImageDataset
+    split: Split
     source_cache: SourceCache | None = None
     heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
     features: dict[tuple[Record, ...], FrozenFeatures] = field(default_factory=dict)
@@ -134,7 +138,9 @@ def prepare(
     Raises GtaError for anything that is wrong with them.
     """
     compute = choose_compute(config.device, config.precision)
-    dataset, split = _load_data(config, processes)
+    dataset, split = (
+        (stores.dataset, stores.split) if stores is not None else _load_data(config, processes)
+    )
     config = with_epochs(config, len(split.train))
     rng.seed_everything(config.seed)
     target = _load_target(config, dataset)
@@ -142,6 +148,8 @@ def prepare(
     options = regularizer_options(config)
     classes = {name: REGULARIZERS.load(name) for name in options}
     options = without_idle(config.train, options, classes)
+    if config.leaves_attention_open and not _has_rows(options["gta"], target):
+        del options["gta"]  # the decision says why
     freeze(target, config.train)
     needs_source = config.drift or any(classes[name].needs_source for name in options)
     source = _load_source(config, target) if needs_source else None
@@ -161,7 +169,10 @@ def prepare(
         config.label_smoothing,
         config.freeze_epochs,
     )
-    stores = stores or FinetuneStores(target.interpolation, config.cache)
+    if stores is None:
+        stores = FinetuneStores(
+            interpolation=target.interpolation, cache=config.cache, dataset=dataset, split=split
+        )
     _cache_source(config, task, split, refit, stores)
     if config.ema is not None:
         # With timm's warm-up: a run on few labels has few steps, and its average should not be
@@ -302,12 +313,17 @@ def _make_mixing(config: FinetuneConfig) -> Mixing | None:
     return Mixing(config.mix, alpha, config.mix_prob, config.transmix_weight)
 
 
+def _has_rows(options: GTAOptions, target: LoadedModel) -> bool:
+    """Return whether the target has the CLS rows that GTA compares, if it compares them."""
+    return has_cls(target.model) or options.guide != "logits" or options.rows != "cls"
+
+
 def _is_comparable(target: LoadedModel, source: LoadedModel) -> bool:
     """Return whether the drift can be measured: both networks have CLS rows in as many blocks."""
     ours, theirs = (len(cast(Any, m.model).blocks) for m in (target, source))
     if ours != theirs:
         reason = f"the model has {ours} blocks, the source {theirs}"
-    elif any(getattr(m.model, "cls_token", None) is None for m in (target, source)):
+    elif not (has_cls(target.model) and has_cls(source.model)):
         reason = "this model has no CLS token, so it has no CLS row"
     else:
         return True

@@ -10,7 +10,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
-from gtacli.finetuning.decision import apply, decide, decides
+from gtacli.finetuning.decision import apply, decide
 from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
@@ -131,7 +131,7 @@ def _before_training(
     run, dry_run, processes = session.run, session.dry_run, session.processes
     config, stores, held_out, depth = job.config, job.stores, job.split.val, job.depth
     fields = cast(BeforeTraining, {**measure_probe(job, run, 1 if dry_run else None)})
-    if decides(config):
+    if config.leaves_attention_open:
         decision = decide(job, run, dry_run)
         if not decision:
             return job, state, fields

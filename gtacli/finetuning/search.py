@@ -16,7 +16,6 @@ strength measurably hurts.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from gtacli.errors import Interrupted, RunError, UsageError
 from gtacli.finetuning.results import SearchResult
 from gtacli.registry import REGULARIZERS
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.training.selection import standard_error
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def strongest(accuracies: Mapping[float, float], images: int) -> float:
         images: the number that they were measured on.
     """
     best = max(accuracies.values())
-    error = math.sqrt(best * (1 - best) / images)
+    error = standard_error(best, images)
     return max(lam for lam, accuracy in accuracies.items() if accuracy >= best - error)
 
 

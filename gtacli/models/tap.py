@@ -266,11 +266,16 @@ class TappedViT(nn.Module):
         )
 
 
+def has_cls(model: nn.Module) -> bool:
+    """Return whether a model has a CLS token."""
+    return getattr(model, "cls_token", None) is not None
+
+
 def require_cls(
     model: nn.Module, option: str | None = "rows", hint: str = "use `rows=all`"
 ) -> None:
     """Raise UsageError about `option` for a model without a CLS token; `hint` says what to do."""
-    if getattr(model, "cls_token", None) is None:
+    if not has_cls(model):
         text = f"this model has no CLS token, so it has no CLS row; {hint}"
         raise UsageError(text, option=option)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import gtacli.finetuning.decision as decision
 import gtacli.finetuning.frozen_features as frozen_features
 import gtacli.finetuning.head_start as head_start
+import gtacli.finetuning.prepare as prepare
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import GtaError
 from gtacli.finetuning.agreement import Agreement
@@ -217,3 +218,32 @@ def test_overwritten_run_leaves_no_decision(
     assert config.out is not None
     names = {path.name for path in config.out.iterdir()}
     assert not names & {"kept_attention.json", "linear_probe.json"}
+
+
+def test_dataset_is_scanned_once(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = []
+    load = prepare.load_dataset
+    monkeypatch.setattr(prepare, "load_dataset", lambda spec: scans.append(spec) or load(spec))
+    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    finetune(undecided(epochs=1), recorder)
+    assert len(scans) == 1
+
+
+def test_model_without_cls_token_is_not_guided(undecided: Make, recorder: Any) -> None:
+    changes = {"model": "vit_medium_patch16_gap_256@none", "image_size": (32, 32), "epochs": 1}
+    summary = finetune(undecided(**changes), recorder)
+    assert (summary["lam"], summary["kept_blocks"], summary["agreement"]) == (0.0, [], None)
+    assert "is released (lam 0): the model has no CLS token" in summary["why"]
+    assert "reg.gta" not in recorder.rows[0]
+
+
+@pytest.mark.parametrize("changes", [{"lam": 0.1}, {"lam": "auto", "epochs": 5}])
+def test_strength_needs_a_cls_token(
+    undecided: Make, recorder: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    model = {"model": "vit_medium_patch16_gap_256@none", "image_size": (32, 32)}
+    with pytest.raises(GtaError, match="rows: this model has no CLS token"):
+        finetune(undecided(**model, **changes), recorder)
+    assert not (tmp_path / "run").exists()

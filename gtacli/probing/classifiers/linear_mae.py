@@ -28,8 +28,9 @@ from gtacli.data.base import Record
 from gtacli.data.loader import ImageStore, make_loader
 from gtacli.errors import RunError
 from gtacli.models.loading import LoadedModel
+from gtacli.models.tap import has_cls
 from gtacli.probing.features.cache import Features, ProgressBar
-from gtacli.probing.features.columns import FeatureColumn, PooledFeatures, has_cls_token
+from gtacli.probing.features.columns import FeatureColumn, PooledFeatures
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
 from gtacli.runtime.devices import choose_workers
 
@@ -140,7 +141,7 @@ def _columns(data: ProbeData, model: LoadedModel) -> tuple[FeatureColumn, ...]:
     if data.features != "all":
         return data.columns(model)
     last = len(model.model.blocks) - 1  # type: ignore[arg-type]
-    return (FeatureColumn(last, "cls" if has_cls_token(model.model) else "mean"),)
+    return (FeatureColumn(last, "cls" if has_cls(model.model) else "mean"),)
 
 
 class _AugmentedFeatures:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gtacli.data.sampling import hold_out
 from gtacli.models.loading import LoadedModel
+from gtacli.models.tap import has_cls
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn, has_cls_token, select_columns
+from gtacli.probing.features.columns import FeatureColumn, select_columns
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
 
 DEEP = 4
@@ -54,7 +55,7 @@ def feature_choices(model: LoadedModel) -> tuple[FeatureSet, ...]:
     token only the means.
     """
     deep = range(-min(DEEP, len(model.model.blocks)), 0)  # type: ignore[arg-type]
-    if not has_cls_token(model.model):
+    if not has_cls(model.model):
         return select_columns(model.model, "mean"), select_columns(model.model, "mean", deep)
     single = (select_columns(model.model, features) for features in ("cls", "mean", "cls+mean"))
     return (*single, select_columns(model.model, "cls", deep))

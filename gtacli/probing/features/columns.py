@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 from torch import Tensor, nn
 
 from gtacli.errors import UsageError
-from gtacli.models.tap import Request, TappedViT, absolute_layers
+from gtacli.models.tap import Request, TappedViT, absolute_layers, has_cls
 
 Pool = Literal["cls", "mean"]
 
@@ -44,15 +44,10 @@ def select_columns(
     Raises UsageError for a block, or a CLS token, that the model does not have.
     """
     pools = cast(list[Pool], features.split("+"))
-    if "cls" in pools and not has_cls_token(model):
+    if "cls" in pools and not has_cls(model):
         raise UsageError("this model has no CLS token; use `features=mean`", option="features")
     numbers = absolute_layers(layers, len(cast(Any, model).blocks))
     return tuple(FeatureColumn(layer, pool) for pool in pools for layer in numbers)
-
-
-def has_cls_token(model: nn.Module) -> bool:
-    """Return whether the model has a CLS token."""
-    return getattr(model, "cls_token", None) is not None
 
 
 def name_features(columns: Sequence[FeatureColumn]) -> str:
