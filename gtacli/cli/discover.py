@@ -89,11 +89,11 @@ def discover(
 def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:
     if bool(given) == (data is not None):
         raise UsageError("give either images (files, folders, patterns, -) or `data`")
-    from gtacli.data.inputs import iter_images, list_sources
+    from gtacli.data.inputs import iter_paths, list_sources
 
     if data is not None:
         return list_sources(data)
-    return [image.source for image in iter_images(given, sys.stdin.buffer, null)]
+    return [*map(Path, iter_paths(given, sys.stdin.buffer, null))]
 
 
 def _fill(

@@ -19,6 +19,7 @@ from gtacli.cli import console
 from gtacli.cli.spelling import with_flags
 from gtacli.inference.stream import Failure, Stop
 from gtacli.runtime.interrupts import StopSignal
+from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -51,8 +52,9 @@ def follow(
 ) -> Ending:
     """Follow a stream to its end, or until Ctrl-C or SIGTERM asks it to stop.
 
-    A failure is a warning, with `as_json` also a line of JSON, and the stream continues. After a
-    stop the results in progress are still shown; a second Ctrl-C raises KeyboardInterrupt.
+    A failure is a warning, with `as_json` also a line of JSON, and the stream continues; of many
+    failures the first few are warnings, and the rest is counted. After a stop the results in
+    progress are still shown; a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
         start: begins the stream; it is given the function that says when to stop.
@@ -64,13 +66,14 @@ def follow(
         interrupted: the warning after a stop.
     """
     done = failed = 0
+    failures = RepeatedWarning(log)
     quiet = nullcontext(lambda steps: None)
     bar = quiet if label is None else console.progress(label, total, every)
     with StopSignal() as signal, bar as advance:
         for result in start(lambda: signal.requested):
             if isinstance(result, Failure):
                 failed += 1
-                log.warning("%s", result.error)
+                failures.add(result.error)
                 if as_json:
                     console.emit({"image": result.image, "error": with_flags(result.error)})
                 advance(1)
@@ -78,6 +81,7 @@ def follow(
                 show(result)
                 done += size(result)
                 advance(size(result))
+    failures.summarize()
     if signal.requested:
         log.warning("%s", interrupted)
         return Ending(130, done, failed)

@@ -61,14 +61,14 @@ def verify(
     The exit status is 1 if anything is damaged, unfinished or missing: gta discover repairs it.
     """
     console.setup(quiet=quiet, verbose=verbose)
-    from gtacli.data.inputs import iter_images, list_sources
+    from gtacli.data.inputs import iter_paths, list_sources
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
 
     opened = MapCache(cache, skip_damaged=True)
     sources = [] if data is None else list_sources(data)
     if images:
-        sources += [image.source for image in iter_images(images, sys.stdin.buffer, null)]
+        sources += map(Path, iter_paths(images, sys.stdin.buffer, null))
     with console.progress("images", len(sources), lines=30) as advance:
         found = opened.rows(sources, progress=advance)
     missing = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]

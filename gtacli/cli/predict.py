@@ -30,13 +30,13 @@ def predict(
     if config.model is None:
         raise UsageError("name a run folder of gta finetune, or another model", option="model")
     from gtacli.cli.follow import follow, lines
-    from gtacli.data.inputs import iter_images
+    from gtacli.data.inputs import iter_paths
     from gtacli.inference.predict import predict as run
     from gtacli.models import load_model
     from gtacli.runtime.devices import choose_compute
 
     compute = choose_compute(config.device, config.precision)
-    paths = (image.path for image in iter_images(images or [], sys.stdin.buffer, null))
+    paths = iter_paths(images or [], sys.stdin.buffer, null)
     model = load_model(config.model)
     ending = follow(
         lambda stop: run(model, paths, compute, config.top, config.batch_size, stop),

@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
@@ -13,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
-from gtacli.images.find import find_images
+from gtacli.images.find import find_images, list_image_paths
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.interrupts import wait_readable
 
@@ -111,51 +112,82 @@ def iter_images(
     Raises UsageError, before the first image, if there is no argument, or if a folder or pattern
     contains no image.
     """
-    if not arguments:
-        raise UsageError("no images: give files, folders, patterns, or - for paths on stdin")
-    groups = [_expand(a, stream, nul) for a in arguments]
-    root = _common_folder([group for group in groups if isinstance(group, str)])
+    groups = _expand_all(arguments, stream, nul)
+    common = _common_folder([group.paths for group in groups if isinstance(group.paths, str)])
+    return chain.from_iterable(map(partial(_name_images, common), groups))
+
+
+def iter_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
+    """Like `iter_images`, but yield the paths only, for results that are written nowhere."""
+    groups = _expand_all(arguments, stream, nul)
     return chain.from_iterable(
-        [InputImage(group, _below(group, root))] if isinstance(group, str) else group
-        for group in groups
+        [group.paths] if isinstance(group.paths, str) else group.paths for group in groups
     )
 
 
-def _expand(argument: str, stream: BinaryIO, nul: bool) -> str | Iterable[InputImage]:
+class _GivenPaths(NamedTuple):
+    """The images of one argument.
+
+    Attributes:
+        paths: a single path is a string.
+        root: folder to which they are relative; None: they keep their folders.
+    """
+
+    paths: str | Iterable[str]
+    root: Path | None = None
+
+
+def _expand_all(arguments: Sequence[str], stream: BinaryIO, nul: bool) -> list[_GivenPaths]:
+    if not arguments:
+        raise UsageError("no images: give files, folders, patterns, or - for paths on stdin")
+    return [_expand(argument, stream, nul) for argument in arguments]
+
+
+def _expand(argument: str, stream: BinaryIO, nul: bool) -> _GivenPaths:
+    """Find the images of an argument.
+
+    All are listed before the first one is processed, since results may be written into the same
+    folders. What else an image needs is made when its turn comes.
+    """
     if argument == "-":
-        return _read_stream(stream, b"\0" if nul else b"\n")
-    if Path(argument).is_dir():
+        return _GivenPaths(_read_stream(stream, b"\0" if nul else b"\n"))
+    if os.path.isdir(argument):
         root = Path(argument)
-        found = [str(path) for path in find_images(root)]
-    elif any(c in argument for c in "*?[") and not Path(argument).exists():
+        found = list_image_paths(root)
+    elif any(c in argument for c in "*?[") and not os.path.exists(argument):
         plain = takewhile(lambda part: not any(c in part for c in "*?["), Path(argument).parts)
         root = Path(*plain)
         found = sorted(glob.glob(argument, recursive=True))
     else:
-        return argument
+        return _GivenPaths(argument)
     if not found:
         raise UsageError(f"no image in {argument}")
-    return [InputImage(path, _below(path, root)) for path in found]
+    return _GivenPaths(found, root)
 
 
-def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[InputImage]:
+def _name_images(common: Path, group: _GivenPaths) -> Iterator[InputImage]:
+    single = isinstance(group.paths, str)
+    paths = [group.paths] if isinstance(group.paths, str) else group.paths
+    root = common if single else group.root
+    if root is None:
+        return (InputImage(path, _without_root(path)) for path in paths)
+    start = os.path.abspath(root)
+    return (InputImage(path, _without_root(os.path.relpath(path, start))) for path in paths)
+
+
+def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
     path = None
     for path in _split_stream(stream, separator):
-        yield InputImage(path, _without_root(path))
+        yield path
     if path is None:  # no error: `find` may have found nothing
         log.warning("no paths on stdin")
 
 
 def _common_folder(files: Sequence[str]) -> Path:
     try:
-        return Path(os.path.commonpath([os.path.abspath(Path(f).parent) for f in files]))
+        return Path(os.path.commonpath({os.path.dirname(os.path.abspath(f)) for f in files}))
     except ValueError:  # no file, or files on several drives
         return Path()
-
-
-def _below(path: str, root: Path) -> PurePath:
-    below = PurePath(os.path.relpath(os.path.abspath(path), os.path.abspath(root)))
-    return _without_root(str(below))
 
 
 def _without_root(path: str) -> PurePath:

@@ -100,6 +100,7 @@ class Loader:
             else:
                 assert isinstance(self._epoch.transform, BatchedAugmentation)
                 yield item.batch._replace(images=self._epoch.transform.finish(item.cropped))
+        store.summarize()
 
 
 def make_loader(

@@ -17,6 +17,7 @@ from gtacli.data.base import Record
 from gtacli.images.decode import ImageError, load, open_image
 from gtacli.images.sizes import Size, cover_size
 from gtacli.runtime.machine import available_memory, usable_cores
+from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
 CacheMode = Literal["auto", "ram", "none"]
@@ -54,6 +55,7 @@ class ImageStore:
         self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
         self.cached = cache == "ram" or (cache == "auto" and self._fits())
         self.skipped: dict[str, str] = {}
+        self._warning = RepeatedWarning(log, "skipped: ")
         self._pixels: Tensor | None = None
         self._places: list[tuple[int, int, int] | None] = []  # offset, height, width
 
@@ -72,14 +74,18 @@ class ImageStore:
         return pixels.view(height, width, 3).permute(2, 0, 1)
 
     def skip(self, index: int, reason: str) -> None:
-        """Note an unreadable image and warn once."""
+        """Note an unreadable image and warn once; of many, see `summarize`."""
         self.note(self.records[index].key, reason)
 
     def note(self, key: str, reason: str) -> None:
         """Like `skip`, for an image that another process could not read."""
         if key not in self.skipped:
             self.skipped[key] = reason
-            log.warning("skipped: %s", reason)
+            self._warning.add(reason)
+
+    def summarize(self) -> None:
+        """Log how many images were skipped without a warning of their own."""
+        self._warning.summarize()
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill the cache, if it is enabled, and call `progress(done, total)` after each image.
@@ -97,6 +103,7 @@ class ImageStore:
                 images.append(None if isinstance(image, str) else image)
                 if progress is not None:
                     progress(index + 1, len(self))
+        self.summarize()
         self._pixels = self._pack(images)
         size, seconds = len(self._pixels) / 2**20, perf_counter() - start
         log.info("%d images in memory: %.0f MiB, %.1f s", len(self), size, seconds)

@@ -10,7 +10,7 @@ from gtacli.data.readers.shards import Shards
 from gtacli.data.readers.table import Csv
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, list_subfolders
+from gtacli.images.find import find_images, list_subfolders, relative_keys
 
 log = logging.getLogger(__name__)
 _WDS = "wds/"
@@ -53,10 +53,11 @@ def _images_in_folder(root: Path) -> ImageDataset | None:
     splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in list_subfolders(root)}
     training = [folder for folder, split in splits.items() if split == "train"]
     others = [folder for folder, split in splits.items() if split in ("val", "test")]
+    found = find_images(training[0] if training else root)
     records = tuple(
-        Record(path.relative_to(root).as_posix(), 0, path)
-        for path in find_images(training[0] if training else root)
-        if not any(path.is_relative_to(other) for other in others)
+        Record(key, 0, path)
+        for key, path in zip(relative_keys(found, root), found, strict=True)
+        if not (others and any(path.is_relative_to(other) for other in others))
     )
     return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}) if records else None
 

@@ -23,6 +23,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Tap
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +84,12 @@ class AttentionTracker:
     def metrics(self) -> EpochAttention | None:
         """Return the metrics of all images, as means over heads; None without an image."""
         self.sums.reduce(self.processes.all_reduce)
+        warning = RepeatedWarning(log, "without a mask: ")
         for faults in self.processes.gather(self._faults):
-            for key in faults.keys() - self._logged:
-                log.warning("without a mask: %s", faults[key])
+            for key in sorted(faults.keys() - self._logged):
+                warning.add(faults[key])
                 self._logged.add(key)
+        warning.summarize()
         means = self.sums.means()
         if not means["n_images"]:
             return None

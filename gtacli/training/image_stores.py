@@ -49,6 +49,7 @@ class ImageStores:
             for store, skipped in zip(self.stores, found, strict=True):
                 for key, reason in skipped.items():
                     store.note(key, reason)
+                store.summarize()
 
 
 def prepare_training(store: ImageStore) -> None:

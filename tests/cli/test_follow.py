@@ -52,6 +52,17 @@ def test_without_json_results_are_text(capsys: pytest.CaptureFixture[str]) -> No
     assert follow(lambda stop: [1], print, False).status == 0
 
 
+def test_many_failures_are_a_few_warnings_and_a_count(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = (Failure(f"{i}.png", f"{i}.png is empty") for i in range(1000))
+    assert follow(lambda stop: failures, print, True) == Ending(1, 0, 1000)
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1000  # each one has its line of JSON
+    assert captured.err.splitlines() == [
+        *(f"warning: {i}.png is empty" for i in range(5)),
+        "warning: 995 more like these, 1,000 in all",
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_stream_and_keeps_the_results(
     capsys: pytest.CaptureFixture[str], number: signal.Signals

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from gtacli.data.inputs import iter_images
+from gtacli.data.inputs import iter_images, iter_paths
+from gtacli.data.spec import load_dataset
 from gtacli.errors import UsageError
 
 
@@ -81,3 +85,33 @@ def test_relative_paths_of_a_dataset_are_its_keys(tmp_path):
     )
     assert [str(image.below) for image in images] == ["train/two.jpg", "test/a/one.jpg"]
     assert [image.source for image in images] == [first.path, record.path]
+
+
+def count_calls(work: Callable[[], object]) -> int:
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_little_is_done_for_each_image_before_the_first_one(tmp_path: Path) -> None:
+    """A hundred thousand files must not delay the first result by more than a second."""
+    folder = tmp_path / "class"
+    folder.mkdir()
+    for i in range(1000):
+        (folder / f"{i}.png").touch()
+    files = [str(path) for path in folder.iterdir()]
+    assert count_calls(lambda: next(iter_images([str(tmp_path)], io.BytesIO()))) < 30_000
+    assert count_calls(lambda: next(iter_paths(files, io.BytesIO()))) < 30_000
+    assert count_calls(lambda: next(iter_images(files, io.BytesIO()))) < 40_000
+    load_dataset(str(tmp_path))  # which imports the readers
+    assert count_calls(lambda: load_dataset(str(tmp_path))) < 170_000
+    assert [*iter_paths(files, io.BytesIO())] == files

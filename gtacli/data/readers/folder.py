@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gtacli.data.base import SPLIT_NAMES, DatasetReader, ImageDataset, Record, require_folder
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, is_image, list_subfolders
+from gtacli.images.find import find_images, is_image, list_subfolders, relative_keys
 
 log = logging.getLogger(__name__)
 _LAYOUT = "expected train/ val/ test/ of class folders, or class folders"
@@ -27,9 +27,11 @@ class Folder(DatasetReader):
         labels = {name: label for label, name in enumerate(classes)}
         splits = {
             split: tuple(
-                Record(path.relative_to(root).as_posix(), labels[name], path)
+                Record(key, labels[name], path)
                 for name in sorted(by_class)
-                for path in by_class[name]
+                for key, path in zip(
+                    relative_keys(by_class[name], root), by_class[name], strict=True
+                )
             )
             for split, by_class in found.items()
         }

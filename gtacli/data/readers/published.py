@@ -77,8 +77,10 @@ class PublishedReader(DatasetReader):
 
 def require_images(dataset: ImageDataset) -> None:
     """Raise GtaError if an image of a published dataset is missing."""
+    if dataset.published is None:  # what its reader has just found is there
+        return
     missing = [record for _, record in dataset.records() if is_missing(record)]
-    if missing and dataset.published is not None:
+    if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise GtaError(
             f"{missing[0].path}{more} of {dataset.published.title} missing; "

@@ -26,6 +26,7 @@ from gtacli.measures.statistics import (
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.cache import FeatureCache, Features
 from gtacli.probing.features.columns import FeatureColumn, select_columns
+from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
 TestSplit = Literal["test", "val", "held-out"]
@@ -140,10 +141,12 @@ class ProbeData:
     ) -> Features:
         """Return a model's features of images; log each unreadable image once."""
         found = self.cache.features(model, records, columns or self.columns(model))
+        warning = RepeatedWarning(log, "skipped: ")
         for key, reason in found.skipped.items():
             if key not in self.skipped:
                 self.skipped[key] = reason
-                log.warning("skipped: %s", reason)
+                warning.add(reason)
+        warning.summarize()
         return found
 
 
