@@ -113,6 +113,20 @@ def web(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
     return web
 
 
+@pytest.fixture
+def new_life(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """`new_life()`: from now on this process is another one, and the one before has ended."""
+    from gtacli.runtime import atomic, process_identity
+
+    def begin() -> None:
+        before = process_identity.own_identity()
+        after = before._replace(started=before.started + 1)
+        monkeypatch.setattr(process_identity, "_identity", lambda pid: after)
+        atomic._swept.clear()
+
+    return begin
+
+
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
 

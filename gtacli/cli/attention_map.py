@@ -49,6 +49,7 @@ def attention_map(
     compute = choose_compute(config.device, config.precision)
     spec, named = _inputs(config.model, images or [], null)
     folder = RunFolder(config.out or default_out("attention-map"), call.dry_run)
+    call.own(folder)
     folder.check_free(config.overwrite, resumable=False)
     extractors = make_extractors(config, [spec, *config.compare], compute)
     record = {"command": "attention-map", "config": config.model_dump(mode="json"), **environment()}

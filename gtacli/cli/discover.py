@@ -55,7 +55,7 @@ def discover(
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
     from gtacli.discovery.build import make_backend
-    from gtacli.discovery.maps.writer import MapWriter, block_size, check_free, remove_cache
+    from gtacli.discovery.maps.writer import MapWriter, block_size, check_free
     from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
@@ -74,10 +74,8 @@ def discover(
         if call.dry_run:
             out = Path(stack.enter_context(TemporaryDirectory()))
             sources = sources[: config.batch_size]
-        elif config.overwrite:
-            remove_cache(out)
         block = block_size(len(sources), config.batch_size, shared=config.shard[1] > 1)
-        cache = MapWriter(out, manifest, block, config.shard)
+        cache = MapWriter(out, manifest, block, config.shard, config.overwrite)
         status, summary = _fill(config, call, finder, sources, cache)
     if call.json:
         console.emit(summary)

@@ -16,7 +16,8 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -35,6 +36,8 @@ from gtacli.errors import Interrupted
 from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
+    from gtacli.runtime.run_folder import RunFolder
+
     Body = TypeVar("Body", bound=Callable[..., int | None])
 
 # Parameters of commands that process images.
@@ -65,6 +68,7 @@ class Call:
         verbose: whether everything is logged.
         dry_run: whether one batch of every phase is run and only the report written.
         argv: the words after `gta`.
+        cleanup: is closed at the end of the command.
     """
 
     command: str
@@ -73,6 +77,17 @@ class Call:
     verbose: bool = False
     dry_run: bool = False
     argv: tuple[str, ...] = ()
+    cleanup: ExitStack = field(default_factory=ExitStack, compare=False)
+    _own: set[Path] = field(default_factory=set, compare=False)
+
+    def own(self, folder: RunFolder) -> None:
+        """Let no other process write into a folder until the command has ended.
+
+        Raises UsageError if another one does.
+        """
+        if folder.path not in self._own:
+            self.cleanup.enter_context(folder.owned(self.command))
+            self._own.add(folder.path)
 
 
 def config_command(
@@ -122,7 +137,8 @@ def _callback(
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
         try:
-            return body(config, call, **{p.name: given[p.name] for p in own})
+            with call.cleanup:
+                return body(config, call, **{p.name: given[p.name] for p in own})
         except KeyboardInterrupt:  # Typer would turn it into a status without a message
             raise Interrupted("interrupted") from None
 

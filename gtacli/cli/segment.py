@@ -49,6 +49,7 @@ def segment(
     compute = choose_compute(config.device, config.precision)
     named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
+    call.own(folder)
     folder.check_free(config.overwrite, resumable=False)
     finders = _finders(config, compute)
     _write_record(folder, config, finders)

@@ -7,7 +7,6 @@ images it holds their masks and `scenes.csv` (key, class, scenery).
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import ClassVar
 from gtacli.data.base import DatasetReader, ImageDataset, Record
 from gtacli.errors import GtaError
 from gtacli.runtime.cache import cache_dir
+from gtacli.runtime.drafts import draft_name, remove_dead_drafts
 from gtacli.scenes.digest import drawing_digest
 from gtacli.scenes.draw import draw_world
 from gtacli.scenes.world import DEMO, DEMO_SOURCE, World
@@ -65,10 +65,11 @@ def _draw_once(world: World, folder: Path) -> None:
     start = perf_counter()
     with _errors_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{world.name}-", dir=folder.parent))
+        remove_dead_drafts(folder.parent)
+        draft = folder.parent / draft_name()
+        draft.mkdir()
         try:
             draw_world(world, draft)
-            draft.chmod(0o755)  # mkdtemp's folder is private
             try:
                 draft.rename(folder)
             except OSError:

@@ -15,12 +15,13 @@ import torch
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
-from gtacli.errors import GtaError, RunError
+from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel
 from gtacli.report.attention import eval_transform, prepare_network
 from gtacli.report.run_folders import ReportRun
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.devices import Compute, choose_workers
+from gtacli.runtime.ownership import owned
 from gtacli.runtime.regular import open_regular, read_regular_text
 from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
 
@@ -114,12 +115,15 @@ def load_predictions(
 
 
 def save_predictions(run: ReportRun, digest: str, predictions: Predictions) -> None:
-    """Cache predictions in the run folder; skip a folder that is not writable."""
+    """Cache predictions in the run folder; skip one that is not writable, or is at work."""
     content = {"of": digest, "top1": {k: [c, round(p, 4)] for k, (c, p) in predictions.items()}}
     text = json.dumps(content, indent=0) + "\n"
     try:
-        write_atomic(run.path / PREDICTIONS_FILE, lambda p: p.write_text(text, encoding="utf-8"))
-    except RunError as error:
+        with owned(run.path, "report", patience=0):
+            write_atomic(
+                run.path / PREDICTIONS_FILE, lambda p: p.write_text(text, encoding="utf-8")
+            )
+    except GtaError as error:
         log.debug("%s", error)
 
 

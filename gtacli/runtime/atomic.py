@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.errors import RunError
+from gtacli.runtime.drafts import draft_name, remove_dead_drafts
+
+_swept: set[Path] = set()
 
 
 def replace_atomic(
@@ -22,19 +25,23 @@ def replace_atomic(
     """Let `write` fill a draft, then rename the draft to `path`.
 
     Readers never see half a file, and an existing file stays if writing fails. The folder is
-    created. The file has the mode that the user's umask gives to new files.
+    created; at this process's first write into it, drafts that dead processes have left there are
+    removed. The file has the mode that the user's umask gives to new files.
 
     Args:
         path: file to create or replace.
         write: called with the draft's path.
         draft: path of the draft, on the same disk and used by no other process. Default: a hidden
-            file beside `path` with the process id in its name.
+            file beside `path`, named after the process (see `drafts`).
         sync: flush the draft to the disk first, so that a power failure cannot leave an empty file.
 
     Raises OSError, and whatever `write` raises.
     """
-    draft = draft or path.with_name(f".{os.getpid()}.{path.name}")
+    draft = draft or path.with_name(draft_name(path.suffix))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        remove_dead_drafts(path.parent)
     try:
         mode = _create(draft)
         write(draft)

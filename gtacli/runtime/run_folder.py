@@ -6,7 +6,8 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +21,8 @@ from safetensors.torch import save_file
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.drafts import content
+from gtacli.runtime.ownership import owned
 from gtacli.runtime.regular import check_regular, read_regular_text
 from gtacli.runtime.run_files import (
     ADAPTER_CONFIG_FILE,
@@ -59,6 +62,20 @@ class RunFolder:
         """Return a folder within this one, for a run that is part of this run."""
         return RunFolder(self.path / name, self.dry, self.processes)
 
+    @contextmanager
+    def owned(self, command: str, option: str = "out") -> Iterator[None]:
+        """Let no other process write into the folder inside; see `gtacli.runtime.ownership`.
+
+        The first process holds the lock. Nobody does in a dry run.
+
+        Raises UsageError if another process owns the folder.
+        """
+        with ExitStack() as stack:
+            if not self.dry:
+                lock = owned(self.path, command, option=option)
+                self.processes.run_on_main(lambda: stack.enter_context(lock))
+            yield
+
     def check_free(self, overwrite: bool, resumable: bool = True) -> None:
         """Raise UsageError unless the folder is unused, or holds an earlier run to overwrite.
 
@@ -66,7 +83,8 @@ class RunFolder:
         """
         if self.path.is_file():
             raise UsageError(f"{self.path} is a file", option="out")
-        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} <= {"run.json"}:
+        names = (p.name for p in self.path.iterdir()) if self.path.is_dir() else ()
+        if content(names) <= {"run.json"}:
             return
         if not overwrite:
             choose = "choose another folder" + (
@@ -80,10 +98,11 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run and nothing else."""
         if self.processes.is_main and not self.dry:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 self.remove(name)
+            # The record last: without it, what is left would be nobody's.
+            for name in reversed(FILES):
+                (self.path / name).unlink(missing_ok=True)
 
     def remove(self, folder: str) -> None:
         """Remove a folder that the run has written."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from gtacli.config.base import build
@@ -45,19 +44,17 @@ class Session(Generic[Config]):
         command: str,
         config: Config,
         observer: Observer,
-        dry_run: bool,
-        processes: Processes,
+        run: RunFolder,
         started: float,
     ) -> None:
-        self.command, self.config = command, config
-        self.dry_run, self.processes, self._started = dry_run, processes, started
+        self.command, self.config, self.run = command, config, run
+        self.dry_run, self.processes, self._started = run.dry, run.processes, started
+        processes = run.processes
         epochs = cast(Any, config).epochs  # every command that trains has this option
         shown = observer if processes.is_main else SilentObserver()
         self.observer = Loggers(config.log, shown, epochs)
-        if dry_run or not processes.is_main:
+        if run.dry or not processes.is_main:
             self.observer.active.clear()
-        path = processes.run_on_main(lambda: folder_of(config, command))
-        self.run = RunFolder(path, dry_run, processes)
 
     def begin(
         self,
@@ -159,7 +156,8 @@ def open_session(
         complete: fills in what the config leaves open.
 
     Raises:
-        UsageError: see `resumed_config` and `folder_of`.
+        UsageError: see `resumed_config`; for a new run in a used folder; for a folder that
+            another process writes to.
         PeerLost: another process has ended.
     """
     with nullcontext(processes) if processes is not None else join_processes() as group:
@@ -167,16 +165,12 @@ def open_session(
         config = complete(group.run_on_main(lambda: resumed_config(config, command)))
         run = config.resume
         record = recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext()
-        with record:
-            yield Session(command, config, observer, dry_run, group, started)
-
-
-def folder_of(config: TrainingConfig, command: str) -> Path:
-    """Return the path of the run's folder. Raises UsageError for a new run in a used folder."""
-    path = config.resume or config.out or default_out(command)
-    if config.resume is None:
-        RunFolder(path).check_free(config.overwrite)
-    return path
+        path = run or group.run_on_main(lambda: config.out or default_out(command))
+        folder = RunFolder(path, dry_run, group)
+        with record, folder.owned(command, "resume" if run else "out"):
+            if run is None:
+                group.run_on_main(lambda: folder.check_free(config.overwrite))
+            yield Session(command, config, observer, folder, started)
 
 
 def resumed_config(config: Config, command: str) -> Config:

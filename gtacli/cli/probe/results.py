@@ -29,6 +29,7 @@ def open_folder(config: CommonConfig, call: Call, task: str, processes: Processe
 
     out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}"))
     folder = RunFolder(out, call.dry_run, processes)
+    call.own(folder)
     if not _is_probe(folder):
         if folder.has(WEIGHTS_FILE):
             raise UsageError(

@@ -10,34 +10,35 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gtacli.discovery.maps.files import RowArray, write_error
-from gtacli.errors import UsageError
+from gtacli.runtime.ownership import owned
 from gtacli.runtime.regular import check_regular
 
 _NUMBER = struct.Struct("<I")
 
 
 class Journal:
-    """A journal file, locked by one process at a time.
+    """A journal file, owned by one process at a time.
 
-    Raises UsageError if another process has locked it, RunError if it cannot be written.
+    Raises UsageError if another process owns it, RunError if it cannot be written.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path, self.dtype = path, dtype
+        self._lock = ExitStack()
+        self._lock.enter_context(owned(path.parent, "discover", part=path.name))
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", 0)
             check_regular(path)
         except OSError as error:
+            self._lock.close()
             raise write_error(self.path, error) from error
-        if not _locked(self._file.fileno()):
-            self._file.close()
-            raise UsageError(f"another gta discover is writing to {path.parent}", option="out")
 
     def replay(self) -> Iterator[RowArray]:
         """Yield the complete batches of an earlier run, then truncate the journal after them."""
@@ -76,6 +77,7 @@ class Journal:
         if remove:
             self.path.unlink(missing_ok=True)
         self._file.close()
+        self._lock.close()
 
     def _cut(self, end: int) -> None:
         try:
@@ -83,18 +85,3 @@ class Journal:
             self._file.seek(end)
         except OSError as error:
             raise write_error(self.path, error) from error
-
-
-def _locked(number: int) -> bool:
-    """Return whether the file could be locked; the lock ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no protection against a second run
-        return True
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

@@ -32,12 +32,14 @@ from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.manifest import MANIFEST, MapManifest, check_manifest, read_manifest
 from gtacli.discovery.maps.reader import MapCache
 from gtacli.errors import GtaError, RunError, UsageError, errors_about
+from gtacli.runtime.drafts import content, draft_name
+from gtacli.runtime.ownership import owned
 
 log = logging.getLogger(__name__)
 MAPS_A_FILE = 4096
 BLOCKS = 32  # at least, so that runs can share small datasets, too
-_DRAFT, _JOURNAL = ".draft-", "journal-"
-_BEGUN = (_DRAFT, _JOURNAL)  # prefixes of files that exist before the manifest
+_JOURNAL = "journal-"
+_MANY_SECONDS = 60.0  # that several runs of one array job may take to begin one after the other
 
 
 def block_size(images: int, batch_size: int, shared: bool = False) -> int:
@@ -60,14 +62,22 @@ def check_free(folder: Path, manifest: MapManifest | None = None) -> None:
     if (folder / MANIFEST).is_file():
         if manifest is not None:
             check_manifest(folder, read_manifest(folder), manifest)
-    elif folder.is_dir() and any(not p.name.startswith(_BEGUN) for p in folder.iterdir()):
+    elif folder.is_dir() and any(
+        not name.startswith(_JOURNAL) for name in content(p.name for p in folder.iterdir())
+    ):
         raise UsageError(f"{folder} is not empty and has no maps; choose another folder")
 
 
 def remove_cache(folder: Path) -> None:
-    """Delete the files of a cache; other files in the folder stay."""
+    """Delete the files of a cache; other files in the folder stay.
+
+    Raises UsageError if a run writes to it.
+    """
     if not (folder / MANIFEST).is_file():
         return
+    for file in journals(folder):
+        with owned(folder, "discover", part=file.name):
+            pass
     for name in (MAPS, SEEN):
         shutil.rmtree(folder / name, ignore_errors=True)
     for file in (*journals(folder), folder / MANIFEST):
@@ -82,27 +92,29 @@ class MapWriter:
         manifest: properties of the maps.
         block: images per block; see `block_size`.
         share: (i, n): this is run i of n that share the images.
+        overwrite: delete an earlier cache first.
 
     Raises UsageError for a folder with other files or one that another run writes to, GtaError for
     a folder that cannot be written.
     """
 
     def __init__(
-        self, folder: Path, manifest: MapManifest, block: int, share: tuple[int, int] = (0, 1)
+        self,
+        folder: Path,
+        manifest: MapManifest,
+        block: int,
+        share: tuple[int, int] = (0, 1),
+        overwrite: bool = False,
     ) -> None:
         self.folder, self.block, self.share = folder, block, share
-        name = f"{share[0]}-of-{share[1]}"
-        self._draft = folder / f"{_DRAFT}{name}"
+        self._draft = folder / draft_name()
         self._type = maps_type(manifest.grid)
-        check_free(folder, manifest)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(folder / f"{_JOURNAL}{name}", self._type)
-            if not (folder / MANIFEST).is_file():
-                put(folder / MANIFEST, manifest.text.encode(), self._draft)
-        except (OSError, RunError) as error:  # nothing was computed yet
-            cause = write_error(folder, error) if isinstance(error, OSError) else error
-            raise GtaError(cause.message, option=cause.option) from error
+        # Other runs may work in the folder, but no command begins in it meanwhile.
+        patience = _MANY_SECONDS if share[1] > 1 else None
+        with owned(folder, "discover", patience=patience, shared=True):
+            if overwrite:
+                remove_cache(folder)
+            self._begin(manifest, f"{share[0]}-of-{share[1]}")
         self.cache = MapCache(folder, skip_damaged=True)
         check_manifest(folder, self.cache.manifest, manifest)  # of a run that started meanwhile
         for file in self.cache.damaged:
@@ -114,6 +126,18 @@ class MapWriter:
         }
         self._maps: dict[bytes, NDArray[np.uint8] | None] = {}
         self._seen: dict[bytes, bytes] = {}
+
+    def _begin(self, manifest: MapManifest, name: str) -> None:
+        """Open the journal and write the manifest, if there is none."""
+        folder = self.folder
+        check_free(folder, manifest)
+        try:
+            self._journal = Journal(folder / f"{_JOURNAL}{name}", self._type)
+            if not (folder / MANIFEST).is_file():
+                put(folder / MANIFEST, manifest.text.encode(), self._draft)
+        except (OSError, RunError) as error:  # nothing was computed yet
+            cause = write_error(folder, error) if isinstance(error, OSError) else error
+            raise GtaError(cause.message, option=cause.option) from error
 
     def blocks(self, images: int) -> list[range]:
         """Return the index ranges of this run's blocks."""

@@ -109,7 +109,7 @@ def test_damaged_journal_keeps_earlier_batches(tmp_path: Path) -> None:
 def test_journal_is_locked_by_one_process(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     first = Journal(path, KIND)
-    with pytest.raises(UsageError, match="out: another gta discover is writing to"):
+    with pytest.raises(UsageError, match=r"out: .* is in use by gta discover"):
         Journal(path, KIND)
     first.close(remove=True)
     assert not path.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_run_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_run_killed_at_any_write(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_life: Callable[[], None]
 ) -> None:
     setup.backend.company = True
     images = some_images(tmp_path / "in")
@@ -117,6 +118,7 @@ def test_run_killed_at_any_write(
             deadly(close)(writer, done)
         else:
             writer._journal._file.close()  # as the kernel does after a kill
+            writer._journal._lock.close()
 
     monkeypatch.setattr(MapWriter, "close", close_unless_killed)
     kills = 0
@@ -129,6 +131,7 @@ def test_run_killed_at_any_write(
             kills += 1
         finished = left[0] > 0
         left[0] = 10**9
+        new_life()
         setup.run(out, images)
         assert hashes(out) == whole, f"killed at write {at}"
         if finished:
@@ -257,7 +260,7 @@ def test_maps_with_another_manifest_are_rejected(setup: Setup, tmp_path: Path) -
 
 def test_cache_locked_by_another_run(setup: Setup, tmp_path: Path) -> None:
     first = setup.writer(tmp_path / "out")
-    with pytest.raises(UsageError, match="another gta discover is writing to"):
+    with pytest.raises(UsageError, match="is in use by gta discover"):
         setup.writer(tmp_path / "out")
     setup.writer(tmp_path / "out", (1, 2)).close(done=True)
     first.close(done=True)
