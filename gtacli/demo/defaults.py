@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from gtacli.data.base import ImageDataset
 from gtacli.data.inputs import InputImage, iter_dataset_images
 from gtacli.data.spec import load_dataset
-from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import WEIGHTS_FILE
+from gtacli.runtime.strict_json import read_json
 
 RUNS = Path("runs")
 
@@ -24,7 +23,7 @@ def demo_spec() -> str:
 
 def _is_demo_run(record: Path) -> bool:
     try:
-        data = json.loads(read_regular_text(record))["config"]["data"]
+        data = read_json(record)["config"]["data"]
         return data in (None, "demo") and (record.parent / WEIGHTS_FILE).is_file()
     except (OSError, ValueError, KeyError, TypeError):
         return False  # a folder of another tool, or a run that was stopped at its start

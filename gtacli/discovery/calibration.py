@@ -17,14 +17,15 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 from torch import Tensor
 
+from gtacli.config.base import StrictModel
 from gtacli.discovery.masks import mask_on
 from gtacli.discovery.ncut import normalized_cut
 from gtacli.measures.segmentation import iou
@@ -33,7 +34,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
-from gtacli.runtime.regular import read_regular_text
+from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.scenes.digest import drawing_digest
 from gtacli.scenes.trials import draw_trial
 
@@ -50,13 +51,12 @@ MaskedImages = tuple[Tensor, Sequence[NDArray[np.bool_]]]
 """Normalized images (B, 3, h, w) and the true mask of each, of any size."""
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(StrictModel):
     """A block and tau with their mean IoU on the drawn scenes."""
 
     layer: int
     tau: float
-    iou: float
+    iou: float = Field(ge=0, le=1)
 
 
 def cached_calibration(
@@ -71,7 +71,7 @@ def cached_calibration(
     """
     size = f"{model.image_size[0]}x{model.image_size[1]} px"
     file = cache_dir() / "tokencut" / f"{_key(model, layers, taus, eps)}.json"
-    best = _read(file)
+    best = _read(file, layers, taus)
     how = "cached"
     if best is None:
         log.info("tokencut: choosing layer and tau for %s at %s, once", model.spec, size)
@@ -95,7 +95,8 @@ def calibrate(
     best = sorted(pairs, key=first.__getitem__, reverse=True)[:FINALISTS]
     more = total_iou(model, best, draw_scenes(model, range(FIRST, SCENES)), eps)
     layer, tau = max(best, key=lambda pair: first[pair] + more[pair])
-    return Calibration(layer, tau, float(first[layer, tau] + more[layer, tau]) / SCENES)
+    mean = float(first[layer, tau] + more[layer, tau]) / SCENES
+    return Calibration(layer=layer, tau=tau, iou=mean)
 
 
 @torch.no_grad()
@@ -137,15 +138,23 @@ def _key(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: 
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read(file: Path) -> Calibration | None:
+def _read(file: Path, layers: Sequence[int], taus: Sequence[float]) -> Calibration | None:
+    """Return the cached choice; None if there is none, or none of these layers and taus."""
     try:
-        return Calibration(**json.loads(read_regular_text(file)))
-    except (OSError, ValueError, TypeError):  # missing or damaged
+        found = Calibration.model_validate(read_json(file))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        reason = "its values are not those of a choice"
+        if not isinstance(error, ValidationError):
+            reason = reason_of(error)
+        log.warning("%s is damaged (%s): layer and tau are chosen again", file, reason)
+        return None
+    return found if found.layer in layers and found.tau in taus else None
 
 
 def _write(file: Path, calibration: Calibration) -> None:
-    text = json.dumps(asdict(calibration))
+    text = calibration.model_dump_json()
     try:
         replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
     except OSError as error:

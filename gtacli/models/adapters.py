@@ -7,7 +7,6 @@ beside it holds alpha. peft's own name of the file is adapter_model.safetensors.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from gtacli.errors import GtaError
 from gtacli.models.lora import adapted_layers
 from gtacli.models.weights import head_prefixes, read_weights
-from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from gtacli.runtime.strict_json import read_json, reason_of
 
 PREFIX = "base_model.model."
 PEFT_FILE = "adapter_model.safetensors"
@@ -108,11 +107,11 @@ def merge_adapter(
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(read_regular_text(path))
+        config = read_json(path)
     except FileNotFoundError as e:
         raise GtaError(f"no {path}, which says how the adapter beside it is applied") from e
     except (OSError, ValueError) as e:
-        raise GtaError(f"{path} cannot be read ({str(e).splitlines()[0]})") from e
+        raise GtaError(f"{path} cannot be read ({reason_of(e)})") from e
     if not isinstance(config, dict) or "peft_type" not in config:
         raise GtaError(f"{path} is not the config of a peft adapter")
     for key, readable in _PLAIN.items():

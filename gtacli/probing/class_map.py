@@ -7,7 +7,6 @@ published for ImageNet-9.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from gtacli.errors import UsageError
 from gtacli.inference.predict import has_classifier
 from gtacli.models.loading import LoadedModel
-from gtacli.runtime.regular import read_regular_text
+from gtacli.runtime.strict_json import read_json, reason_of
 
 log = logging.getLogger(__name__)
 NO_CLASS = -1
@@ -100,11 +99,11 @@ def count_outputs(model: LoadedModel) -> int:
 
 def _read_json(file: Path) -> dict[int, int]:
     try:
-        content: Any = json.loads(read_regular_text(file))
+        content: Any = read_json(file)
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {file}", option="mapping") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is no JSON file ({error})", option="mapping") from error
+        raise UsageError(f"{file} cannot be read ({reason_of(error)})", option="mapping") from error
     expected = f'{file} is not an object from output to class such as {{"0": -1, "1": 4}}'
     if not isinstance(content, dict) or not content:
         raise UsageError(expected, option="mapping")

@@ -22,8 +22,9 @@ from gtacli.report.run_folders import ReportRun
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.ownership import owned
-from gtacli.runtime.regular import open_regular, read_regular_text
+from gtacli.runtime.regular import open_regular
 from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
+from gtacli.runtime.strict_json import read_json
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...
     Raises GtaError if they are no list of keys, or if the dataset no longer has one of them.
     """
     try:
-        keys = json.loads(read_regular_text(run.path / "split.json"))["test"]
+        keys = read_json(run.path / "split.json")["test"]
     except (OSError, ValueError, KeyError, TypeError):
         return dataset["test"]
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -105,7 +106,7 @@ def load_predictions(
 ) -> Predictions | None:
     """Return the cached predictions; None if they are from other weights, images or classes."""
     try:
-        content = json.loads(read_regular_text(run.path / PREDICTIONS_FILE))
+        content = read_json(run.path / PREDICTIONS_FILE)
         cached = {key: (int(c), float(p)) for key, (c, p) in content["top1"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

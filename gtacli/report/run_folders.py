@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from gtacli.errors import GtaError
 from gtacli.runtime.atomic import replace_nonfinite
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import WEIGHTS_FILE
+from gtacli.runtime.strict_json import parse_json, read_json, reason_of
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def _read_run(path: Path, name: str) -> ReportRun:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = replace_nonfinite(json.loads(read_regular_text(file)))
+        value = replace_nonfinite(read_json(file, nonfinite=True))
     except (OSError, ValueError) as error:
-        raise GtaError(f"{file} cannot be read ({error})") from error
+        raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
     if not isinstance(value, dict):
         raise GtaError(f"{file} is not a JSON object")
     return value
@@ -109,12 +109,12 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows = [
-            replace_nonfinite(json.loads(line))
+            replace_nonfinite(parse_json(line, nonfinite=True))
             for line in read_regular_text(file).splitlines()
             if line
         ]
     except (OSError, ValueError) as error:
-        raise GtaError(f"{file} cannot be read ({error})") from error
+        raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
     return [_with_last_block(row) for row in rows if isinstance(row, dict)]
 
 

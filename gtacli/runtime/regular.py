@@ -47,7 +47,15 @@ def read_regular(path: Path) -> bytes:
 def read_regular_text(path: Path) -> str:
     """Return the text of a UTF-8 file. Raises OSError as `check_regular` does, or ValueError."""
     with open_regular_text(path) as file:
-        return file.read()
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(not_utf8(error)) from None
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Describe a text in another encoding."""
+    return f"it is not UTF-8 text (byte {error.start})"
 
 
 def _open(path: str, flags: int) -> int:

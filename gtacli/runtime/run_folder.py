@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -23,7 +22,7 @@ from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.drafts import content
 from gtacli.runtime.ownership import owned
-from gtacli.runtime.regular import check_regular, read_regular_text
+from gtacli.runtime.regular import check_regular
 from gtacli.runtime.run_files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
@@ -32,6 +31,7 @@ from gtacli.runtime.run_files import (
     STATE_FILE,
     WEIGHTS_FILE,
 )
+from gtacli.runtime.strict_json import read_json, reason_of
 
 
 def default_out(command: str) -> Path:
@@ -174,10 +174,13 @@ class RunFolder:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            return dict(json.loads(read_regular_text(self.path / name)))
+            value = read_json(self.path / name)
         except (OSError, ValueError) as e:
-            text = f"{self.path / name} cannot be read; is {self.path} a run folder?"
-            raise GtaError(text) from e
+            text = f"{self.path / name} cannot be read ({reason_of(e)})"
+            raise GtaError(f"{text}; is {self.path} a run folder?") from e
+        if not isinstance(value, dict):
+            raise GtaError(f"{self.path / name} is not a JSON object")
+        return value
 
     def has(self, name: str) -> bool:
         """Return whether the folder has this file."""

@@ -10,7 +10,6 @@ ROOT contains train2014/ (or images/train2014/) and annotations/ from COCO's arc
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
 from gtacli.images.sizes import Box
-from gtacli.runtime.regular import read_regular
+from gtacli.runtime.strict_json import read_json, reason_of
 
 HOME = "http://images.cocodataset.org/"
 IMAGES = Archive("train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88")
@@ -69,15 +68,15 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
             f"{path} is missing: unpack {HOME}annotations/{ANNOTATIONS} in {path.parent.parent}"
         )
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         by_id = {i["id"]: i["file_name"] for i in content["images"] if i["file_name"] in names}
         found: dict[str, list[Box]] = {name: [] for name in by_id.values()}
         for one in content["annotations"]:
             name = by_id.get(one["image_id"])
             if name is not None and one["iscrowd"] != 1:
                 found[name].append(_box(one["bbox"]))
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = _reason(error)
         raise GtaError(f"cannot read {path}: {reason}; compare {ANNOTATIONS}") from error
     unknown = names - set(found)
     if unknown:
@@ -86,5 +85,16 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
 
 
 def _box(xywh: Any) -> Box:
+    plain = isinstance(xywh, list) and len(xywh) == 4
+    if not plain or any(isinstance(n, bool) or not isinstance(n, int | float) for n in xywh):
+        raise ValueError(f"a `bbox` is not [x, y, width, height]: {str(xywh)[:60]}")
     x, y, w, h = xywh
     return round(x), round(y), round(x + w), round(y + h)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    if isinstance(error, OSError | ValueError):
+        return reason_of(error)
+    return "it is no file of COCO's instances"

@@ -15,7 +15,6 @@ cache folder; labeled datasets for fine-tuning are small. Only `https://` is (se
 
 import glob
 import hashlib
-import json
 import logging
 import re
 import tarfile
@@ -35,7 +34,8 @@ from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.download import download, has_scheme, require_url
 from gtacli.runtime.fetching import require_fetching
-from gtacli.runtime.regular import open_regular, read_regular_text
+from gtacli.runtime.regular import not_utf8, open_regular, read_regular_text
+from gtacli.runtime.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -171,14 +171,15 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
                 if not member.isfile() or is_hidden(file):
                     continue
                 if kind.lower() in ("cls", "json"):
-                    text = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
-                    label = text.strip() if kind.lower() == "cls" else _label(text)
+                    text = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    label = text.decode().strip() if kind.lower() == "cls" else _label(text)
                     if label is not None and (kind.lower() == "cls" or key not in labels):
                         labels[key] = label
                 elif is_image(f"x.{kind}") and "." not in kind and key not in images:
                     images[key] = Member(shard.path, name, member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError) as error:
-        raise GtaError(f"cannot read shard {shard.path} as a plain tar: {error}") from error
+        reason = not_utf8(error) if isinstance(error, UnicodeDecodeError) else error
+        raise GtaError(f"cannot read shard {shard.path} as a plain tar: {reason}") from error
     for key, image in images.items():
         yield image, labels.get(key)
 
@@ -198,8 +199,8 @@ def _labeled_samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
         log.warning("%s: %d samples with a negative label are omitted", shard.name, skipped)
 
 
-def _label(text: str) -> str | None:
-    value = json.loads(text)
+def _label(text: bytes) -> str | None:
+    value = parse_json(text)
     found = value.get("label") if isinstance(value, dict) else None
     return None if found is None else str(found)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from gtacli.discovery.maps.digests import SIZE, digest
 from gtacli.errors import RunError
 from gtacli.runtime.atomic import replace_atomic
-from gtacli.runtime.regular import check_regular, open_regular
+from gtacli.runtime.npy import map_rows
+from gtacli.runtime.regular import open_regular
 
 RowArray = NDArray[np.void]
 MAPS, SEEN = "maps", "seen"  # folders of the cache
@@ -65,11 +66,9 @@ def load(path: Path, dtype: np.dtype[Any], check: bool = True) -> RowArray | Non
     try:
         if check and _hash(path) != path.stem:
             return None
-        check_regular(path)
-        rows = np.asarray(np.load(path, mmap_mode="r"))
+        return map_rows(path, dtype)
     except (OSError, ValueError):
         return None
-    return rows if rows.dtype == dtype and rows.ndim == 1 else None
 
 
 def _hash(path: Path) -> str:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from gtacli.config.base import StrictModel
 from gtacli.errors import GtaError, UsageError
-from gtacli.runtime.regular import read_regular_text
+from gtacli.runtime.regular import read_regular
+from gtacli.runtime.strict_json import parse_json, reason_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # version of the cache's files
@@ -82,13 +83,13 @@ def read_manifest(folder: Path) -> MapManifest:
     """Read the manifest of a cache; raise GtaError if it is missing or damaged."""
     file = folder / MANIFEST
     try:
-        text = read_regular_text(file)
+        text = read_regular(file)
     except FileNotFoundError as error:
         raise GtaError(f"{folder} has no maps of gta discover ({MANIFEST} is missing)") from error
     except (OSError, ValueError) as error:
-        raise GtaError(f"cannot read {file} ({error})") from error
+        raise GtaError(f"cannot read {file} ({reason_of(error)})") from error
     try:
-        version = json.loads(text)["format"]
+        version = parse_json(text)["format"]
         if version != FORMAT:
             raise GtaError(f"{folder} has maps of format {version}; this version reads {FORMAT}")
         return MapManifest.model_validate_json(text)

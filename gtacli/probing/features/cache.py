@@ -148,7 +148,7 @@ class FeatureCache:
             table = read_column(path)
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             log.warning("%s is damaged (%s): extracting its features again", path, error)
             return None
         if table.key.digest != key.digest:
@@ -196,7 +196,7 @@ class FeatureCache:
             blocks = [block_file(folder, number) for number in range(count)]
             try:
                 merge_blocks(self.folder / f"{key.digest}.safetensors", blocks, key, records)
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, ValueError) as error:
                 # Another command with the same features may have merged and removed the blocks.
                 if self._open(key) is None:
                     raise RunError(f"cannot read the features in {folder} ({error})") from error

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +30,7 @@ from gtacli.errors import RunError
 from gtacli.probing.features.columns import Pool
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.regular import check_regular
+from gtacli.runtime.strict_json import parse_json
 
 METHOD = 1
 """Version of the computation from an image to its values."""
@@ -78,14 +80,19 @@ class FeatureTable:
 def read_column(path: Path) -> FeatureTable:
     """Open a file of the cache.
 
-    Raises FileNotFoundError; for a damaged file OSError, SafetensorError, KeyError or ValueError.
+    Raises FileNotFoundError; for a damaged file OSError, SafetensorError or ValueError.
     """
     check_regular(path)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        key = FeatureKey.model_validate_json(metadata["kind"])
-        skipped = {int(row): text for row, text in json.loads(metadata["skipped"]).items()}
-        return FeatureTable(key, file.get_tensor("values"), file.get_tensor("rows"), skipped)
+        metadata = file.metadata() or {}
+        try:
+            key = FeatureKey.model_validate_json(metadata.get("kind", ""))
+        except ValidationError:
+            raise ValueError("its `kind` is not the key of features") from None
+        values, rows = _read_values(file)
+        if not values.isfinite().all():
+            raise ValueError("its `values` are not all finite")
+        return FeatureTable(key, values, rows, _parse_skipped(metadata))
 
 
 def block_file(folder: Path, number: int) -> Path:
@@ -97,10 +104,10 @@ def is_block(path: Path) -> bool:
     """Return whether the file is a readable block."""
     try:
         check_regular(path)
-        with safe_open(path, "pt") as file:
-            return "values" in file.keys()  # noqa: SIM118 (the file is no dict)
-    except (OSError, SafetensorError):
+        _read_block(path)
+    except (OSError, SafetensorError, ValueError):
         return False
+    return True
 
 
 def write_block(
@@ -154,9 +161,32 @@ def merge_blocks(
 def _read_block(path: Path) -> tuple[Tensor, Tensor, dict[int, str]]:
     """Return (rows, values, skipped); the values are mapped."""
     with safe_open(path, "pt") as file:
-        skipped = json.loads(file.metadata()["skipped"])
-        by_row = {int(row): text for row, text in skipped.items()}
-        return file.get_tensor("rows"), file.get_tensor("values"), by_row
+        values, rows = _read_values(file)
+        return rows, values, _parse_skipped(file.metadata() or {})
+
+
+def _read_values(file: Any) -> tuple[Tensor, Tensor]:
+    """Return (values, rows), mapped. Raises ValueError for other types, shapes or images."""
+    for name, dtype, ndim in (("values", "F32", 2), ("rows", "I64", 1)):
+        if name not in file.keys():  # noqa: SIM118 (the file is no dict)
+            raise ValueError(f"it has no `{name}`")
+        part = file.get_slice(name)
+        if part.get_dtype() != dtype or len(part.get_shape()) != ndim:
+            raise ValueError(f"its `{name}` are {part.get_dtype()} {tuple(part.get_shape())}")
+    values, rows = file.get_tensor("values"), file.get_tensor("rows")
+    if len(values) != len(rows):
+        raise ValueError(f"it has {len(values)} `values` and {len(rows)} `rows`")
+    if len(rows) and (rows[0] < 0 or (rows.diff() <= 0).any()):
+        raise ValueError("its `rows` are not in order")
+    return values, rows
+
+
+def _parse_skipped(metadata: Mapping[str, str]) -> dict[int, str]:
+    """Return the reasons by image. Raises ValueError."""
+    skipped = parse_json(metadata.get("skipped", ""))
+    if not isinstance(skipped, dict) or not all(isinstance(v, str) for v in skipped.values()):
+        raise ValueError("its `skipped` is no object from image to reason")
+    return {int(row): text for row, text in skipped.items()}
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

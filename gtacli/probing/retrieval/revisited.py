@@ -10,7 +10,6 @@ before).
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
 from gtacli.probing.retrieval.by_class import sort_gallery
 from gtacli.runtime.regular import read_regular
+from gtacli.runtime.strict_json import parse_json
 
 LEVELS = {
     "easy": (("easy",), ("junk", "hard")),
@@ -80,11 +80,11 @@ def read_ground_truth(file: Path) -> RevisitedTruth:
     try:
         content = read_regular(file)
         is_json = content.lstrip()[:1] == b"{"
-        return _parse(json.loads(content) if is_json else _SafeUnpickler(BytesIO(content)).load())
+        return _parse(parse_json(content) if is_json else _SafeUnpickler(BytesIO(content)).load())
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {file}", option="ground_truth") from error
     except Exception as error:  # a broken pickle raises almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _reason(error)
         raise UsageError(
             f"{file} is no ground truth of revisited Oxford or Paris ({reason})",
             option="ground_truth",
@@ -100,7 +100,42 @@ class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _SAFE_CALLS:
             raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
+        call = super().find_class(module, name)
+        return _LIMITED.get(name, lambda real: real)(call)
+
+
+def _bytes_of_text(real: Any) -> Any:
+    """Return `bytes` without its form that allocates as much as a number says."""
+
+    def limited(*args: Any) -> bytes:
+        if args and not isinstance(args[0], str | list | tuple | bytes):
+            raise pickle.UnpicklingError("it would make bytes of a number")
+        return bytes(real(*args))
+
+    return limited
+
+
+def _empty_array(real: Any) -> Any:
+    """Return NumPy's `_reconstruct` for the empty arrays that pickles start from."""
+
+    def limited(kind: Any, shape: Any, code: Any) -> Any:
+        if kind is not np.ndarray or shape != (0,):
+            raise pickle.UnpicklingError("it would make an array without values")
+        return real(kind, shape, code)
+
+    return limited
+
+
+_LIMITED = {"bytes": _bytes_of_text, "_reconstruct": _empty_array}
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file; messages of Python alone would not say it."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, ValueError | OSError | pickle.UnpicklingError):
+        return " ".join(str(error).split()) or "it is damaged"
+    return "it is damaged"
 
 
 def _parse(content: Any) -> RevisitedTruth:
