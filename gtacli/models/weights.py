@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import positions
-from gtacli.runtime.regular import check_regular
+from gtacli.models.archives import ArchiveError, CallError, check_archive
+from gtacli.runtime.regular import open_regular, opened_path
 
 MIN_COVERAGE = 0.9
 # Keys of a checkpoint's networks in the order of preference: averaged weights before raw ones,
@@ -89,44 +89,52 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, arguments and numbers: such a file could run code and is never unpickled.
     """
     try:
-        check_regular(path)
+        with open_regular(path) as file:
+            if path.suffix == ".safetensors":
+                return _read_safetensors(file, path)
+            return _state_dict(_load_pickle(file, path), path)
     except FileNotFoundError as e:
         raise GtaError(f"no weights file {path}") from e
     except OSError as e:
-        raise GtaError(f"cannot read weights file {path}: {e.strerror}") from e
+        raise GtaError(f"cannot read weights file {path}: {e.strerror or e}") from e
+
+
+def _read_safetensors(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as f:
-                # safe_open's own order is that of the file; get_tensor copies out of the map.
-                return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
-        if _is_torchscript(path):
-            raise GtaError(
-                f"weights file {path} is a TorchScript program (as OpenAI's CLIP files are), which "
-                "is not run here; save the state_dict of its model"
-            )
-        with torch.serialization.safe_globals(_HARMLESS):
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except GtaError:
-        raise
-    except SafetensorError as e:
-        raise GtaError(f"weights file {path} is damaged or not a safetensors file ({e})") from e
-    except pickle.UnpicklingError as e:
+        with safe_open(opened_path(file, path), framework="pt") as f:
+            # safe_open's own order is that of the file; get_tensor copies out of the map.
+            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as e:
+        reason = " ".join(str(e).split())
         raise GtaError(
-            f"weights file {path} holds more than tensors{_refused_class(e)}, or is damaged. It "
-            "could run code, so it was not loaded; save its state_dict alone, best as safetensors"
+            f"weights file {path} is damaged or not a safetensors file ({reason})"
         ) from e
+
+
+def _load_pickle(file: BinaryIO, path: Path) -> Any:
+    """Return what a pickled file holds; nothing is called but what makes tensors and numbers."""
+    try:
+        check_archive(file)
+        file.seek(0)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except CallError as e:
+        raise _more_than_tensors(path, f" ({e})") from e
+    except ArchiveError as e:
+        raise GtaError(f"weights file {path} {e}") from e
+    except pickle.UnpicklingError as e:
+        raise _more_than_tensors(path, f"{_refused_class(e)}, or is damaged") from e
+    except MemoryError:
+        raise
     except Exception as e:  # a damaged file makes torch.load raise almost any type
-        reason = (str(e) or type(e).__name__).splitlines()[0]
-        raise GtaError(f"weights file {path} is damaged or of an unknown format ({reason})") from e
-    return _state_dict(payload, path)
+        raise GtaError(f"weights file {path} is damaged or of an unknown format") from e
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, by the record that torch itself looks for."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+def _more_than_tensors(path: Path, what: str) -> GtaError:
+    return GtaError(
+        f"weights file {path} holds more than tensors{what}. It could run code, so it was not "
+        "loaded; save its state_dict alone, best as safetensors"
+    )
 
 
 def _refused_class(error: pickle.UnpicklingError) -> str:
@@ -205,6 +213,7 @@ def load_weights(
             continue
         (resized if name in shapes or value is not tensors[name] else loaded).append(name)
         fitting[name] = value.to(target.dtype)
+    _check_finite(fitting, where)
     unexpected = tuple(n for n in tensors if n not in own)
     report = LoadReport(
         tuple(loaded), tuple(resized), tuple(missing), unexpected, tuple(new_head), shapes
@@ -220,6 +229,19 @@ def load_weights(
         )
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise GtaError if weights are NaN or infinite: every output of the network would be NaN."""
+    counts = {name: int(value.numel() - value.isfinite().sum()) for name, value in tensors.items()}
+    bad = {name: count for name, count in counts.items() if count}
+    if bad:
+        name, count = next(iter(bad.items()))
+        more = f" (and of {len(bad) - 1} other tensors)" if len(bad) > 1 else ""
+        raise GtaError(
+            f"{where}: {count} of {tensors[name].numel()} values of {name}{more} are NaN or "
+            "infinite, as after a training that diverged; take another checkpoint"
+        )
 
 
 def _grid_differs(model: nn.Module, name: str, grid: tuple[int, int] | None) -> bool:

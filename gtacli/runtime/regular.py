@@ -58,6 +58,15 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     return f"it is not UTF-8 text (byte {error.start})"
 
 
+def opened_path(file: BinaryIO, path: Path) -> Path:
+    """Return a path for libraries that open files themselves, so that they get the opened one.
+
+    Only Linux has such paths. Elsewhere it is `path`, which might lead to another file by then.
+    """
+    own = Path(f"/proc/self/fd/{file.fileno()}")
+    return own if own.exists() else path
+
+
 def _open(path: str, flags: int) -> int:
     check_regular(Path(path))  # opening a device may have effects
     descriptor = os.open(path, flags | _FLAGS)  # without waiting, should it have become a FIFO
