@@ -52,5 +52,9 @@ class TrainingConfig(RecordConfig, CommonConfig):
         multiple=True,
     )
     resume: FilePath | None = option(
-        None, "continue an interrupted run with its own options", metavar="RUN", shown="a new run"
+        None,
+        "continue an interrupted run with its own options; auto: the run in `out`, or begin it",
+        metavar="RUN|auto",
+        shown="a new run",
+        choices=["auto"],
     )

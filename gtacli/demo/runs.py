@@ -14,7 +14,6 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, UsageError
 from gtacli.finetuning.run import finetune
 from gtacli.runtime.distribution import ALONE
-from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder, environment
 from gtacli.training.loop import Observer
 
@@ -128,7 +127,7 @@ def train(
             yield run, folder.read_json(SUMMARY)
             continue
         config = run.config
-        if not anew and folder.has(STATE_FILE):
+        if not anew and folder.has_state():
             config = FinetuneConfig(resume=run.path, device=config.device)
         try:
             yield run, finetune(config, observe(run), processes=ALONE)

@@ -29,7 +29,6 @@ from gtacli.finetuning.head_start import evenly
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import KeptAttention
 from gtacli.regularizers.gta import GTA
-from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
     if job.config.resume is not None:
         if run.has(DECISION_FILE):
             return _read(run, job.depth)
-        if run.has(STATE_FILE):
+        if run.has_state():
             return {}
     candidates, found = _candidates(job), None
     if candidates:

@@ -28,7 +28,6 @@ from gtacli.finetuning.search import SEARCH_FILE, choices, report, require_searc
 from gtacli.finetuning.source_average import Averaged
 from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.runtime.distribution import Processes
-from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.session import Session, open_session
@@ -62,9 +61,7 @@ def finetune(
         PeerLost: another process has ended.
     """
     with open_session("finetune", config, observer, dry_run, processes, with_demo) as session:
-        summary = {**_finetune(session)}
-        session.finish(summary)
-    return summary
+        return session.conclude(lambda: _finetune(session))
 
 
 def with_demo(config: FinetuneConfig) -> FinetuneConfig:
@@ -104,7 +101,7 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
         require_learning_backbone(config.train, "lam")
         require_search(job.epochs, config.regularizer, len(job.split.val), idle)
     # While a run chooses its strength, only its candidates have states.
-    choosing = config.lam == "auto" and not run.has(STATE_FILE)
+    choosing = config.lam == "auto" and not run.has_state()
     state = session.begin(
         job,
         job.target,
@@ -185,12 +182,13 @@ def _choose_strength(
     The run then continues from the state that the best candidate has reached.
     """
     if config.resume is not None and run.has(SEARCH_FILE):
+        run.remove("search")  # should the run have ended just before this
         return cast(SearchResult, run.read_json(SEARCH_FILE))
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
         candidate = config.model_copy(update={"lam": lam})
         job = prepare(candidate, stores=stores, processes=run.processes)
-        state = folder.read_state() if folder.has(STATE_FILE) else None
+        state = folder.read_state() if folder.has_state() else None
         return run_phase(job, folder, SilentObserver(), Progress(), state, dry_run, stop).rows
 
     def count_held_out() -> int:

@@ -45,19 +45,22 @@ def pretrain(
         PeerLost: another process has ended.
     """
     with open_session("pretrain", config, observer, dry_run, processes) as session:
-        job = prepare(session.config, session.processes)
-        inputs = {}
-        if job.map_source is not None:
-            option = "maps" if job.config.maps is not None else "teacher"
-            inputs[option] = job.map_source.fingerprint
-        keys = {split: [r.key for r in records] for split, records in job.dataset.splits.items()}
-        state = session.begin(job, job.encoder, {"dataset": job.dataset.name, **keys}, inputs)
-        knn = OnlineKnn(job)
-        phase = _make_phase(job, session.run, knn, dry_run)
-        progress = train(job, phase, session.run, session.observer, state)
-        summary = {**_summarize(session, job, progress, knn)}
-        session.finish(summary)
-    return summary
+        return session.conclude(lambda: _pretrain(session))
+
+
+def _pretrain(session: Session[PretrainConfig]) -> PretrainSummary:
+    """Train and return the summary."""
+    job = prepare(session.config, session.processes)
+    inputs = {}
+    if job.map_source is not None:
+        option = "maps" if job.config.maps is not None else "teacher"
+        inputs[option] = job.map_source.fingerprint
+    keys = {split: [r.key for r in records] for split, records in job.dataset.splits.items()}
+    state = session.begin(job, job.encoder, {"dataset": job.dataset.name, **keys}, inputs)
+    knn = OnlineKnn(job)
+    phase = _make_phase(job, session.run, knn, session.dry_run)
+    progress = train(job, phase, session.run, session.observer, state)
+    return _summarize(session, job, progress, knn)
 
 
 def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool) -> Phase:

@@ -21,6 +21,7 @@ def replace_atomic(
     *,
     draft: Path | None = None,
     sync: bool = False,
+    previous: Path | None = None,
 ) -> None:
     """Let `write` fill a draft, then rename the draft to `path`.
 
@@ -34,6 +35,7 @@ def replace_atomic(
         draft: path of the draft, on the same disk and used by no other process. Default: a hidden
             file beside `path`, named after the process (see `drafts`).
         sync: flush the draft to the disk first, so that a power failure cannot leave an empty file.
+        previous: another name that the file which is replaced keeps.
 
     Raises OSError, and whatever `write` raises.
     """
@@ -50,9 +52,20 @@ def replace_atomic(
         if sync:
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file another name too; where the file system has no links, instead."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:
+        path.replace(previous)
 
 
 def _create(draft: Path) -> int:

@@ -7,6 +7,7 @@ model.safetensors    the best weights in timm's layout, with metadata to load th
 adapter.safetensors  the adapters of these weights alone, in peft's layout (`keep_adapter`)
 adapter_config.json  what peft needs to load them
 state.pt             everything that a resumed run needs; loads with weights_only=True
+state-previous.pt    the state before it, in case it is damaged; deleted at the end of the run
 summary.json         the result
 search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
@@ -16,6 +17,7 @@ predictions.json     predictions on the test images, written by `gta report`
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
+PREVIOUS_STATE_FILE = "state-previous.pt"
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 PREDICTIONS_FILE = "predictions.json"
@@ -23,6 +25,6 @@ DECODER_FILE = "decoder.safetensors"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
-    ADAPTER_FILE, ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

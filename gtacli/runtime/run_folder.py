@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import sys
@@ -22,16 +23,19 @@ from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.drafts import content
 from gtacli.runtime.ownership import owned
-from gtacli.runtime.regular import check_regular
 from gtacli.runtime.run_files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     FILES,
     FOLDERS,
+    PREVIOUS_STATE_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
 )
+from gtacli.runtime.state_file import read_state_file, write_state_file
 from gtacli.runtime.strict_json import read_json, reason_of
+
+log = logging.getLogger(__name__)
 
 
 def default_out(command: str) -> Path:
@@ -51,16 +55,22 @@ class RunFolder:
         path: the folder, created at the first write.
         dry: write nothing.
         processes: the processes of the run.
+
+    Attributes:
+        origin: JSON of what the run is trained with and on; every state that is written has it.
     """
 
     def __init__(self, path: Path, dry: bool = False, processes: Processes = ALONE) -> None:
         self.path = path
         self.dry = dry
         self.processes = processes
+        self.origin = "{}"
 
     def subfolder(self, name: str) -> RunFolder:
         """Return a folder within this one, for a run that is part of this run."""
-        return RunFolder(self.path / name, self.dry, self.processes)
+        part = RunFolder(self.path / name, self.dry, self.processes)
+        part.origin = self.origin
+        return part
 
     @contextmanager
     def owned(self, command: str, option: str = "out") -> Iterator[None]:
@@ -115,14 +125,19 @@ class RunFolder:
         for name in ("metrics.jsonl", WEIGHTS_FILE, *adapters, STATE_FILE):
             self.write(name, partial(shutil.copyfile, other.path / name))
 
-    def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let `write` fill a file, atomically."""
+    def write(
+        self, name: str, write: Callable[[Path], object], previous: str | None = None
+    ) -> None:
+        """Let `write` fill a file, atomically; the file before it is renamed to `previous`."""
         if not self.dry:
-            self.processes.run_on_main(lambda: self._write(name, write))
+            self.processes.run_on_main(lambda: self._write(name, write, previous))
 
-    def _write(self, name: str, write: Callable[[Path], object]) -> None:
+    def _write(
+        self, name: str, write: Callable[[Path], object], previous: str | None = None
+    ) -> None:
+        before = None if previous is None else self.path / previous
         try:
-            replace_atomic(self.path / name, write, sync=True)
+            replace_atomic(self.path / name, write, sync=True, previous=before)
         except (
             OSError,
             RuntimeError,
@@ -160,13 +175,14 @@ class RunFolder:
         self.write(name, save)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Write state.pt."""
+        """Write state.pt; the state before it stays under another name."""
+        content = {**state, "origin": self.origin}
+        self.write(STATE_FILE, lambda path: write_state_file(path, content), PREVIOUS_STATE_FILE)
 
-        def save(path: Path) -> None:
-            with path.open("wb") as file:  # torch's own writer hides the system's error
-                torch.save(dict(state), file)
-
-        self.write(STATE_FILE, save)
+    def remove_previous_state(self) -> None:
+        """Remove the state before the newest, which a finished run does not need."""
+        if self.processes.is_main and not self.dry:
+            (self.path / PREVIOUS_STATE_FILE).unlink(missing_ok=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object. Raises GtaError for a missing or damaged file."""
@@ -186,24 +202,31 @@ class RunFolder:
         """Return whether the folder has this file."""
         return self.processes.run_on_main((self.path / name).is_file)
 
+    def has_state(self) -> bool:
+        """Return whether the run can be continued from a state."""
+        return self.has(STATE_FILE) or self.has(PREVIOUS_STATE_FILE)
+
     def read_state(self) -> dict[str, Any]:
-        """Read the state of an interrupted run. Raises GtaError if there is none."""
+        """Read the state of an interrupted run, or the one before it if the newest is damaged.
+
+        Raises GtaError if there is none.
+        """
         return self.processes.run_on_main(self._read_state)
 
     def _read_state(self) -> dict[str, Any]:
-        file = self.path / STATE_FILE
+        newest, previous = self.path / STATE_FILE, self.path / PREVIOUS_STATE_FILE
         try:
-            check_regular(file)
-        except OSError as e:
-            text = f"{file} {e.strerror}"
-            if isinstance(e, FileNotFoundError):
-                text = f"{self.path} has no {STATE_FILE}: its run ended before the first epoch"
-            raise GtaError(text, option="resume") from e
-        try:
-            return dict(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as e:
-            text = f"{file} is damaged ({str(e).splitlines()[0]})"
-            raise GtaError(text, option="resume") from e
+            return read_state_file(newest)
+        except GtaError as error:
+            try:
+                state = read_state_file(previous)
+            except GtaError:
+                raise error from None
+            if newest.exists():
+                log.warning("%s: going on from the state before it", error.message)
+            if not self.dry:
+                previous.replace(newest)  # or the next write would keep the damaged one
+            return state
 
 
 def _reason(error: BaseException) -> str:

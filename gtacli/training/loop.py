@@ -2,6 +2,8 @@
 
 A step never waits for the device: metrics stay on it and are read every `CHECK_EVERY` batches,
 together with the check for NaN. The state is saved after every epoch and on an interruption.
+An epoch's files are one transaction: the state comes first, and whoever continues from it writes
+the others again, which follow from it.
 Batches are a function of (seed, epoch, position), so a resumed run gets the same ones as an
 uninterrupted run.
 
@@ -121,6 +123,8 @@ class Trainer:
         """
         progress, limit = self.progress, self.phase.max_batches
         with StopSignal() as stop:
+            if progress.epoch and not progress.batch:
+                self._write_results()  # the run may have ended between its state and these
             while not self._is_done():
                 self._start_epoch()
                 for batch in self.batches(progress.epoch, progress.batch):
@@ -232,7 +236,7 @@ class Trainer:
         raise Interrupted(self._how_to_resume(place))
 
     def _end_epoch(self) -> None:
-        """Evaluate, save the weights unless they are clearly worse, and save the state."""
+        """Evaluate, save the state, and save the weights unless they are clearly worse."""
         task, progress, epoch = self.task, self.progress, self.progress.epoch
         self._require_finite()
         if not progress.images:
@@ -247,11 +251,16 @@ class Trainer:
         groups = self.optimizer.param_groups
         backbone = [g for g in groups if not g.get("head")]
         row["lr"] = max(g["lr"] for g in backbone or groups)
-        if progress.end_epoch(row, self.phase.count_scored()):
-            self.phase.save_weights()
-        self.run.write_rows(progress.rows)
+        progress.end_epoch(row, self.phase.count_scored())
         self._save_state()
+        self._write_results()
         self.observer.epoch(row)
+
+    def _write_results(self) -> None:
+        """Write what follows from the state at the end of an epoch: metrics, and the weights."""
+        if self.progress.best_epoch == self.progress.epoch - 1:
+            self.phase.save_weights()
+        self.run.write_rows(self.progress.rows)
 
     def _save_state(self) -> None:
         parts = (self.task, self.optimizer, self.scaler, self.progress, self.processes)

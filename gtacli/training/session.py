@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from gtacli.config.base import build
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel
+from gtacli.runtime.atomic import to_json
 from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
@@ -20,10 +25,12 @@ from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.results import RunCosts
 from gtacli.training.state import Progress
 
+log = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainingConfig)
 
 # What a resumed run may change: where it computes. Everything else was fixed when it began.
 MAY_CHANGE = frozenset(["device", "augment_device", "nproc", "workers", "cache", "log", "out"])
+AUTO = Path("auto")
 # What is said of one command and is not recorded.
 NOT_RECORDED = frozenset(["resume", "overwrite", "allow_fetch"])
 
@@ -37,6 +44,7 @@ class Session(Generic[Config]):
         run: its folder.
         observer: gets steps and epochs; silent in all processes but the first one.
         dry_run: whether nothing is written.
+        finished: the summary of a run that `resume=auto` has found finished.
     """
 
     def __init__(
@@ -46,9 +54,11 @@ class Session(Generic[Config]):
         observer: Observer,
         run: RunFolder,
         started: float,
+        finished: dict[str, Any] | None = None,
     ) -> None:
         self.command, self.config, self.run = command, config, run
         self.dry_run, self.processes, self._started = run.dry, run.processes, started
+        self.finished = finished
         processes = run.processes
         epochs = cast(Any, config).epochs  # every command that trains has this option
         shown = observer if processes.is_main else SilentObserver()
@@ -71,10 +81,11 @@ class Session(Generic[Config]):
             model: the model that the run starts from.
             split: content of split.json.
             other_inputs: fingerprints of inputs other than data and model, by option.
-            has_state: whether a resumed run has a state.
+            has_state: whether a resumed run continues from a state, if it has one.
             resolved: values of options that the config leaves open, for the record.
 
-        Returns: the state of a resumed run.
+        Returns: the state of a resumed run; None for a run that begins, or begins anew because it
+            ended before its first state.
 
         Raises GtaError if an input differs from that of the run that is resumed, or between
         processes.
@@ -101,6 +112,8 @@ class Session(Generic[Config]):
                 path = getattr(config, option)
                 text = f"{path} is not the same for every process (on every node)"
                 raise GtaError(text, option=option)
+        state = None
+        run.origin = to_json({"config": record["config"], "split": _digest(split)})
         if config.resume is None:
             run.clear()
             run.write_json("run.json", record)
@@ -112,9 +125,26 @@ class Session(Generic[Config]):
                     path = getattr(config, option)
                     text = f"`{option}` {path} has changed since the run began"
                     raise GtaError(text, option="resume")
-        state = run.read_state() if config.resume is not None and has_state else None
+            self._check_split(split)
+            if has_state and run.has_state():
+                state = run.read_state()
+                check_origin(state.get("origin"), run, before["config"], split)
+            elif has_state:
+                log.info("%s has no state yet: its run begins anew", run.path)
         self.observer.start(record["config"], run.path)
         return state
+
+    def _check_split(self, split: Mapping[str, Any]) -> None:
+        """Raise GtaError unless split.json is the split of this run; write it if it is missing."""
+        run = self.run
+        if not run.has("split.json"):  # the run ended just before it
+            run.write_json("split.json", split)
+            return
+        before, now = run.read_json("split.json"), json.loads(to_json(split))
+        changed = [name for name in before.keys() & now.keys() if before[name] != now[name]]
+        if changed:
+            text = f"{run.path / 'split.json'} is not the split of this run (`{min(changed)}`)"
+            raise GtaError(f"{text}; restore the file, or delete it", option="resume")
 
     def costs(self, job: TrainingJob, progress: Progress) -> RunCosts:
         """Return the fields of summary.json that all commands have."""
@@ -130,10 +160,20 @@ class Session(Generic[Config]):
             costs["dry_run"] = True
         return costs
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json and close the loggers."""
+    def conclude(self, body: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the summary that `body` returns, written to summary.json, or the finished run's.
+
+        Closes the loggers.
+        """
+        if self.finished is not None:
+            if self.processes.is_main:
+                log.info("%s is finished", self.run.path)
+            return self.finished
+        summary = {**body()}
+        self.run.remove_previous_state()
         self.run.write_json("summary.json", summary)
         self.observer.finish(summary)
+        return summary
 
 
 @contextmanager
@@ -161,7 +201,7 @@ def open_session(
         PeerLost: another process has ended.
     """
     with nullcontext(processes) if processes is not None else join_processes() as group:
-        started = time.perf_counter()
+        started, auto = time.perf_counter(), config.resume == AUTO
         config = complete(group.run_on_main(lambda: resumed_config(config, command)))
         run = config.resume
         record = recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext()
@@ -170,17 +210,22 @@ def open_session(
         with record, folder.owned(command, "resume" if run else "out"):
             if run is None:
                 group.run_on_main(lambda: folder.check_free(config.overwrite))
-            yield Session(command, config, observer, folder, started)
+            done = auto and run is not None and folder.has("summary.json")
+            finished = folder.read_json("summary.json") if done else None
+            yield Session(command, config, observer, folder, started, finished)
 
 
 def resumed_config(config: Config, command: str) -> Config:
     """Return the configuration of the run of `command` that `config.resume` names.
 
-    Without `resume` it is `config`. Where the run computes may change (device, augment_device,
-    processes, workers, cache); everything else was fixed when the run began.
+    Without `resume` it is `config`; so it is with `auto` where `out` holds no run. Where the run
+    computes may change (device, augment_device, processes, workers, cache); everything else was
+    fixed when the run began.
 
     Raises UsageError for a key that is set to another value than the run had.
     """
+    if config.resume == AUTO:
+        config = _requeued(config)
     run = config.resume
     if run is None:
         return config
@@ -198,3 +243,39 @@ def resumed_config(config: Config, command: str) -> Config:
     moved = {k: getattr(config, k) for k in config.model_fields_set & MAY_CHANGE}
     said = {k: getattr(config, k) for k in NOT_RECORDED}  # whatever the record says
     return before.model_copy(update={**moved, **said})
+
+
+def _requeued(config: Config) -> Config:
+    """Return a config that continues the run in `out`, or begins it."""
+    if config.out is None:
+        raise UsageError("auto: name the run's folder with `out`", option="resume")
+    begun = (config.out / "run.json").is_file()
+    return config.model_copy(update={"resume": config.out if begun else None})
+
+
+def check_origin(
+    origin: str | None, run: RunFolder, config: Mapping[str, Any], split: Mapping[str, Any]
+) -> None:
+    """Compare what a state was trained with and on to the record of the run.
+
+    Args:
+        origin: of the state; None for that of an earlier version.
+        config: of run.json.
+        split: of this run.
+
+    Raises GtaError if they differ.
+    """
+    if origin is None:
+        return
+    trained = json.loads(origin)
+    for key, value in trained["config"].items():
+        if key in config and config[key] != value and key not in MAY_CHANGE:
+            text = f"{run.path / 'run.json'} was changed: `{key}` was {value} in training, not"
+            raise GtaError(f"{text} {config[key]}; restore the file", option="resume")
+    if trained["split"] != _digest(split):
+        text = f"`data` no longer gives the split that {run.path} was trained on"
+        raise GtaError(text, option="resume")
+
+
+def _digest(split: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(split, sort_keys=True).encode()).hexdigest()

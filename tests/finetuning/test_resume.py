@@ -212,3 +212,51 @@ def test_workers_ignore_signals(
     recorder.at_step = lambda epoch, batch: None
     finetune(FinetuneConfig(resume=tmp_path / "cut", workers=0), recorder)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_run_without_a_state_begins_anew(
+    config: Make, recorder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finetune(config(epochs=1, out=tmp_path / "whole"), recorder)
+    finetune(config(epochs=1), recorder)
+    run = tmp_path / "run"
+    for file in run.iterdir():
+        if file.name != "run.json":
+            file.unlink()
+    with caplog.at_level("INFO"):
+        finetune(FinetuneConfig(resume=run), recorder)
+    assert "has no state yet" in caplog.text
+    assert same(weights(tmp_path / "whole"), weights(run))
+    assert (run / "split.json").read_text() == (tmp_path / "whole" / "split.json").read_text()
+
+
+def test_automatic_resume_needs_a_folder(config: Make, recorder: Any) -> None:
+    with pytest.raises(UsageError, match="resume: auto: name the run's folder"):
+        finetune(config(resume=Path("auto"), out=None), recorder)
+
+
+def test_automatic_resume_keeps_the_options(config: Make, recorder: Any) -> None:
+    finetune(config(epochs=1, resume=Path("auto")), recorder)
+    with pytest.raises(UsageError, match=r"resume: `lr` was 0\.001"):
+        finetune(config(epochs=1, resume=Path("auto"), lr=0.5), recorder)
+
+
+def test_edited_records_are_refused(config: Make, recorder: Any, tmp_path: Path) -> None:
+    import json
+
+    finetune(config(epochs=1), recorder)
+    run = tmp_path / "run"
+    record, split = (run / "run.json").read_text(), (run / "split.json").read_text()
+    edited = json.loads(record)
+    edited["config"]["lr"] = 0.5
+    (run / "run.json").write_text(json.dumps(edited))
+    with pytest.raises(GtaError, match=r"run\.json was changed: `lr` was 0\.001 in training"):
+        finetune(FinetuneConfig(resume=run), recorder)
+    (run / "run.json").write_text(record)
+    other = json.loads(split)
+    other["train"] = other["train"][1:]
+    (run / "split.json").write_text(json.dumps(other))
+    with pytest.raises(GtaError, match=r"split\.json is not the split of this run \(`train`\)"):
+        finetune(FinetuneConfig(resume=run), recorder)
+    (run / "split.json").write_text(split)
+    finetune(FinetuneConfig(resume=run), recorder)
