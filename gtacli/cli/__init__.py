@@ -14,13 +14,20 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    from gtacli.runtime.interrupts import end_on_signal, interruptible
+
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(words)
-        sys.stdout.flush()
+        with interruptible():
+            status = _run(words)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has gone
         _drop_stdout()
         status = 0
+    except KeyboardInterrupt:
+        status = _fail("interrupted", 130)
+    if argv is None:  # the interpreter ends next
+        end_on_signal(status)
     return status
 
 
@@ -30,6 +37,7 @@ def _run(words: list[str]) -> int:
     from gtacli.cli.lazy import usage_errors
     from gtacli.cli.spelling import describe
     from gtacli.errors import GtaError, PeerLost
+    from gtacli.runtime.limits import explain_limit
 
     try:
         return _invoke(words)
@@ -42,6 +50,9 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        limit = explain_limit(error)
+        if limit is not None:
+            return _fail(describe(limit), limit.exit_code)
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         if "-v" in words or "--verbose" in words:
             import traceback

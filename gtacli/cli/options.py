@@ -141,6 +141,14 @@ def _callback(
                 return body(config, call, **{p.name: given[p.name] for p in own})
         except KeyboardInterrupt:  # Typer would turn it into a status without a message
             raise Interrupted("interrupted") from None
+        except Exception as error:
+            from gtacli.runtime.limits import explain_limit
+
+            sizes = {key: getattr(config, key, None) for key in ("batch_size", "workers")}
+            limit = explain_limit(error, **sizes)
+            if limit is None:
+                raise
+            raise limit from error
 
     parameters = [
         inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context),

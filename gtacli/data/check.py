@@ -3,13 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 from gtacli.data.base import SPLITS, ImageDataset, Record
 from gtacli.data.readers.published import is_missing
 from gtacli.images.decode import ImageError, decode, read_bytes
-from gtacli.runtime.machine import usable_cores
+from gtacli.runtime.prefetch import AHEAD, ahead
 from gtacli.runtime.results import Doc
 
 
@@ -83,16 +82,15 @@ def check_dataset(
     missing: list[ImageProblem] = []
     unreadable: list[ImageProblem] = []
     by_content: dict[bytes, list[tuple[str, Record]]] = {}
-    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
-        checks = pool.map(lambda pair: _check_image(pair[1], quick), records)
-        for (split, record), found in zip(records, checks, strict=True):
-            if found.digest is not None:
-                by_content.setdefault(found.digest, []).append((split, record))
-            if found.error is not None:
-                row: ImageProblem = {"part": split, "image": record.key, "error": found.error}
-                (missing if found.missing else unreadable).append(row)
-            if progress is not None:
-                progress()
+    checks = ahead(lambda pair: _check_image(pair[1], quick), records, AHEAD)
+    for (split, record), found in zip(records, checks, strict=True):
+        if found.digest is not None:
+            by_content.setdefault(found.digest, []).append((split, record))
+        if found.error is not None:
+            row: ImageProblem = {"part": split, "image": record.key, "error": found.error}
+            (missing if found.missing else unreadable).append(row)
+        if progress is not None:
+            progress()
     duplicates: list[list[SplitImage]] = [
         [{"part": split, "image": record.key} for split, record in same]
         for same in by_content.values()

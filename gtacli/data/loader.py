@@ -6,7 +6,6 @@ state is neither read nor changed. Several processes share each batch: process r
 images r, r + n, ..., so that together they load what one process would.
 """
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from gtacli.data.augment.batched import BatchedAugmentation, CroppedBatch
 from gtacli.data.augment.transforms import RelativeCrop, Transform
 from gtacli.data.store import ImageStore
 from gtacli.images.decode import ImageError
+from gtacli.runtime.processes import begin_worker
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
@@ -89,7 +89,7 @@ class Loader:
             pin_memory=self._pin,
             multiprocessing_context=self._context if workers else None,
             generator=torch.Generator(),  # the default would draw from the global generator
-            worker_init_fn=_ignore_signals if workers else None,
+            worker_init_fn=_begin_worker if workers else None,
         )
         for number, item in enumerate(loaded, start=self._start):
             self.position = number + 1
@@ -146,13 +146,8 @@ def make_loader(
     return Loader(batches, start_batch, workers, pin_memory, context)
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group.
-
-    The training process handles them and may need one more batch before it can save.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _begin_worker(worker: int) -> None:
+    begin_worker()
 
 
 @dataclass(eq=False)

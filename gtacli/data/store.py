@@ -6,7 +6,6 @@ shared memory with a single descriptor, and no process copies it.
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Literal
 
@@ -16,7 +15,8 @@ from torch import Tensor
 from gtacli.data.base import Record
 from gtacli.images.decode import ImageError, load, open_image
 from gtacli.images.sizes import Size, cover_size
-from gtacli.runtime.machine import available_memory, usable_cores
+from gtacli.runtime.machine import available_memory
+from gtacli.runtime.prefetch import AHEAD, ahead
 from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
@@ -96,13 +96,12 @@ class ImageStore:
             return
         start = perf_counter()
         images: list[Tensor | None] = []
-        with ThreadPoolExecutor(min(16, usable_cores())) as pool:
-            for index, image in enumerate(pool.map(self._try_load, range(len(self)))):
-                if isinstance(image, str):
-                    self.skip(index, image)
-                images.append(None if isinstance(image, str) else image)
-                if progress is not None:
-                    progress(index + 1, len(self))
+        for index, image in enumerate(ahead(self._try_load, range(len(self)), AHEAD)):
+            if isinstance(image, str):
+                self.skip(index, image)
+            images.append(None if isinstance(image, str) else image)
+            if progress is not None:
+                progress(index + 1, len(self))
         self.summarize()
         self._pixels = self._pack(images)
         size, seconds = len(self._pixels) / 2**20, perf_counter() - start

@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from gtacli.errors import GtaError, PeerLost, exit_status
 from gtacli.runtime.devices import widen
+from gtacli.runtime.interrupts import end_on_sigterm
 from gtacli.runtime.processes import (
     ProcessInfo,
     claim_report,
@@ -119,7 +120,8 @@ def join_processes() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         end_with_launcher()
-        dist.init_process_group(backend, timeout=TIMEOUT, **_meeting_place(info))
+        with end_on_sigterm():  # the others may never come
+            dist.init_process_group(backend, timeout=TIMEOUT, **_meeting_place(info))
         yield Processes(info.rank, info.size)
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and (

@@ -1,12 +1,90 @@
-"""Ctrl-C and SIGTERM as a request that a loop honors between two steps."""
+"""Ctrl-C and SIGTERM: outside of loops they interrupt, a loop honors them between two steps."""
 
 from __future__ import annotations
 
+import _thread
+import os
 import select
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, ClassVar
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_SECONDS = 0.1
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does.
+
+    Python drops an exception that is raised in a finalizer or a callback of the collector, and
+    writes its traceback: an interrupt that is lost there is repeated a moment later.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    hook = sys.unraisablehook
+
+    def repeat(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Timer(_AGAIN_SECONDS, _interrupt_main).start()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = repeat
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.unraisablehook = hook
+
+
+@contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process at once inside, in a call that no Python code can interrupt."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_on_signal(status: int) -> None:
+    """Let a signal end this process at once with `status`, since all is done but the clean-up."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(status))
+
+
+def ignore_signals() -> None:
+    """Ignore Ctrl-C and SIGTERM in a worker process: they reach the whole group of processes.
+
+    The main process handles them, and may need its workers before it can save.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt_main() -> None:
+    if os.name == "posix":  # a signal ends a call of the system, too
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 class StopSignal:
@@ -20,7 +98,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._request)
             StopSignal.current = self
         return self

@@ -12,6 +12,9 @@ from gtacli.runtime.machine import usable_cores
 T = TypeVar("T")
 R = TypeVar("R")
 
+AHEAD = 64
+"""Images in progress where nothing else bounds them: enough to keep every thread busy."""
+
 
 def ahead(
     work: Callable[[T], R], items: Iterable[T], most: int, threads: int | None = None

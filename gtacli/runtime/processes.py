@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from gtacli.runtime.interrupts import ignore_signals
+
 # Path of the private folder in which the processes that `launch` has started meet, and its id.
 LAUNCHER = "GTA_LAUNCHER"
 LAUNCHER_PID = "GTA_LAUNCHER_PID"
@@ -105,20 +107,34 @@ def reported_status(folder: Path) -> int | None:
 def end_with_launcher() -> None:
     """Let this process get SIGTERM when the `launch` that has started it ends; else do nothing."""
     pid = os.environ.get(LAUNCHER_PID)
-    if pid is None:
-        return
+    if pid is not None:
+        _end_with_parent(int(pid), signal.SIGTERM)
+
+
+def begin_worker() -> None:
+    """Prepare a process that only works for its parent: no signal ends it, its parent's end does.
+
+    Called by the worker itself, whose parent started it from a thread that lives on.
+    """
+    ignore_signals()
+    if os.name == "posix":
+        _end_with_parent(os.getppid(), signal.SIGKILL)
+
+
+def _end_with_parent(pid: int, number: int) -> None:
+    """Let this process get a signal when its parent, process `pid`, ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(pid):  # it has ended already
-            os.kill(os.getpid(), signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != pid:  # it has ended already
+            os.kill(os.getpid(), number)
     elif os.name == "posix":
-        threading.Thread(target=_watch_parent, args=(int(pid),), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(pid, number), daemon=True).start()
 
 
-def _watch_parent(pid: int) -> None:
+def _watch_parent(pid: int, number: int) -> None:
     while os.getppid() == pid:
         time.sleep(_WATCH_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
 
 
 def _claim_in_store(status: int) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gtacli.runtime.machine import usable_cores
+from gtacli.runtime.processes import begin_worker
 from gtacli.scenes.scene import paint
 from gtacli.scenes.world import World
 
@@ -25,7 +26,7 @@ def draw_world(world: World, folder: Path) -> None:
     if "fork" in multiprocessing.get_all_start_methods() and cores > 1:
         # Unlike spawning, forking needs no importable main module; elsewhere one process draws.
         context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(cores, context) as pool:
+        with ProcessPoolExecutor(cores, context, begin_worker) as pool:
             drawn = list(pool.map(_draw_class, jobs))
     else:
         drawn = [_draw_class(job) for job in jobs]

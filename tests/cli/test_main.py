@@ -139,3 +139,17 @@ def test_a_closed_pipe_is_no_error() -> None:
 def test_main_reads_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gta", "recipes", "list"])
     assert main() == 0
+
+
+def test_a_full_memory_is_one_line_with_the_size_that_fits(
+    gta: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    monkeypatch.setattr("gtacli.runtime.devices.choose_compute", fail)
+    done = gta("predict", "x.png", "-m", "demo", "--batch-size", "48")
+    assert done.status == 3
+    assert done.err == (
+        "error: the memory of the GPU is full with 48 images at a time; use --batch-size 24\n"
+    )

@@ -1,0 +1,85 @@
+"""Errors of a machine's limits as one line: memory, open files, processes, sizes of files."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+from gtacli.errors import GtaError, RunError
+
+_DEVICE_MEMORY = re.compile(
+    r"(CUDA|HIP|MPS backend|CUDA error:) out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+)
+_HOST_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't|not enough)|cannot allocate memory|std::bad_alloc|"
+    r"unable to (mmap|allocate shared memory)|failed to map segment",
+    re.IGNORECASE,
+)
+_WORKER = re.compile(r"DataLoader worker \(pid")
+_THREADS = re.compile(r"can't start new thread|pthread_create failed", re.IGNORECASE)
+
+
+def explain_limit(
+    error: BaseException, batch_size: int | None = None, workers: int | None = None
+) -> RunError | None:
+    """Return an error that says which limit was met and what fits; None for any other error.
+
+    Args:
+        batch_size: images that were processed at a time; None: the command has no such option.
+        workers: processes or threads that load images; None: chosen by the program.
+    """
+    for one in _causes(error):
+        what = _describe(one, batch_size, workers)
+        if what is not None:
+            return RunError(what)
+    return None
+
+
+def _describe(error: BaseException, batch_size: int | None, workers: int | None) -> str | None:
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if _DEVICE_MEMORY.search(text):
+        return f"the memory of the GPU is full{_smaller_batch(batch_size)}"
+    if _WORKER.search(text) or type(error).__name__ == "BrokenProcessPool":  # not imported for it
+        signal = re.search(r"killed by signal: (\w+)", text)
+        how = f" ({signal[1]})" if signal else ""
+        return f"a process that loads images has ended{how}, mostly for lack of memory; " + (
+            _fewer_workers(workers)
+        )
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _HOST_MEMORY.search(text):
+        return f"the memory is full{_smaller_batch(batch_size)}"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit (ulimit -n 4096), or " + (
+            _fewer_workers(workers)
+        )
+    if number == errno.EAGAIN or _THREADS.search(text):
+        return "no more processes or threads can be started; raise the limit (ulimit -u), or " + (
+            _fewer_workers(workers)
+        )
+    if number == errno.EFBIG:
+        name = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"the file{name} is larger than the limit; raise it (ulimit -f)"
+    return None
+
+
+def _smaller_batch(size: int | None) -> str:
+    if size is None:
+        return ""
+    if size == 1:
+        return " with one image at a time; use a smaller `image_size`, or a smaller model"
+    return f" with {size} images at a time; use `batch_size={size // 2}`"
+
+
+def _fewer_workers(workers: int | None) -> str:
+    if workers is None:
+        return "use `workers=0`, which loads images in the main process"
+    return f"use `workers={workers // 2}`" if workers else "end other programs"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from; of the user's own errors only the first."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, GtaError):
+        yield cause
+        cause = cause.__cause__

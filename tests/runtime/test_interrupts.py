@@ -1,0 +1,140 @@
+"""Tests of signals outside of loops: in the command line, in workers, at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    """Run `code` in a session of its own until it has printed a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    return process
+
+
+def wait(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+COMMAND = """
+    import sys, time
+    from gtacli import cli
+
+    def work(words):
+        {before}
+        print("ready", flush=True)
+        for _ in range(600):
+            time.sleep(0.1)  # a long one may begin just after the signal
+        return 0
+
+    cli.{place} = work
+    sys.exit(cli.main(["models", "list"]))
+"""
+
+
+@pytest.mark.parametrize("place", ["_run", "_invoke"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_at_any_moment_is_one_line_and_130(number: int, place: str) -> None:
+    process = start(COMMAND.format(before="", place=place))
+    assert wait(process, number) == (130, "error: interrupted\n")
+
+
+def test_an_interrupt_that_python_drops_is_repeated() -> None:
+    wait_in = "lambda self: (print('ready', flush=True), [time.sleep(0.1) for _ in range(600)])"
+    before = f"late = type('Late', (), {{'__del__': {wait_in}}})(); del late"
+    process = start(COMMAND.format(before=before, place="_invoke"))
+    assert wait(process, signal.SIGTERM) == (130, "error: interrupted\n")
+
+
+def test_a_signal_after_the_result_keeps_the_status() -> None:
+    process = start(
+        """
+        import atexit, sys, time
+        from gtacli import cli
+
+        def late():
+            print("ready", flush=True)
+            for _ in range(600):
+                time.sleep(0.1)
+
+        atexit.register(late)
+        sys.argv = ["gta", "models"]
+        cli._run = lambda words: 1
+        sys.exit(cli.main())
+        """
+    )
+    assert wait(process, signal.SIGTERM) == (1, "")
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+WORKERS = {
+    "data": """
+        import torch
+        from torch.utils.data import DataLoader
+        from gtacli.data.loader import _begin_worker
+
+        class Slow(torch.utils.data.Dataset):
+            def __len__(self):
+                return 2
+            def __getitem__(self, i):
+                if i:
+                    time.sleep(60)
+                return i
+        loader = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=_begin_worker))
+        next(loader)
+    """,
+    "pool": """
+        from concurrent.futures import ProcessPoolExecutor
+        from gtacli.runtime.processes import begin_worker
+        pool = ProcessPoolExecutor(2, None, begin_worker)
+        pool.submit(time.sleep, 0).result()
+        pool.submit(time.sleep, 60)
+    """,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", WORKERS)
+def test_workers_end_with_their_parent(kind: str) -> None:
+    code = "import time\n" + textwrap.dedent(WORKERS[kind]) + "\nprint('ready', flush=True)\n"
+    process = start(code + "time.sleep(60)\n")
+    workers = children(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 4
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+        assert time.monotonic() < end, "orphans"
+        time.sleep(0.05)

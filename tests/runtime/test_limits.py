@@ -1,0 +1,80 @@
+"""Tests of the lines about a machine's limits."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from gtacli.errors import RunError
+from gtacli.runtime.limits import explain_limit
+
+CASES: list[tuple[BaseException, str]] = [
+    (
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"),
+        "the memory of the GPU is full with 64 images at a time; use `batch_size=32`",
+    ),
+    (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "the memory of the GPU is full with 64 images at a time; use `batch_size=32`",
+    ),
+    (MemoryError(), "the memory is full with 64 images at a time; use `batch_size=32`"),
+    (
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't "
+                     "allocate memory: you tried to allocate 4 bytes. Error code 12"),
+        "the memory is full with 64 images at a time; use `batch_size=32`",
+    ),
+    (
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        "the memory is full with 64 images at a time; use `batch_size=32`",
+    ),
+    (
+        RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. "),
+        "a process that loads images has ended (Killed), mostly for lack of memory; "
+        "use `workers=2`",
+    ),
+    (
+        BrokenProcessPool("A process in the process pool was terminated abruptly"),
+        "a process that loads images has ended, mostly for lack of memory; use `workers=2`",
+    ),
+    (
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a.png"),
+        "too many files are open; raise the limit (ulimit -n 4096), or use `workers=2`",
+    ),
+    (
+        RuntimeError("can't start new thread"),
+        "no more processes or threads can be started; raise the limit (ulimit -u), or use "
+        "`workers=2`",
+    ),
+    (
+        OSError(errno.EFBIG, os.strerror(errno.EFBIG), "state.pt"),
+        "the file state.pt is larger than the limit; raise it (ulimit -f)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "line"), CASES)
+def test_a_limit_is_one_line_that_says_what_fits(error: BaseException, line: str) -> None:
+    limit = explain_limit(error, batch_size=64, workers=4)
+    assert isinstance(limit, RunError)
+    assert limit.message == line
+
+
+def test_the_smallest_sizes_have_another_way_out() -> None:
+    one = explain_limit(MemoryError(), batch_size=1)
+    assert one is not None
+    assert "`image_size`" in one.message
+    none = explain_limit(OSError(errno.EMFILE, "x"), workers=0)
+    assert none is not None
+    assert "end other programs" in none.message
+
+
+def test_the_cause_of_an_error_is_read_and_no_other_is_explained() -> None:
+    error = ValueError("cannot decode")
+    error.__cause__ = MemoryError()
+    assert explain_limit(error) is not None
+    assert explain_limit(ValueError("CUDA is not available")) is None
+    assert explain_limit(FileNotFoundError(errno.ENOENT, "x")) is None
+    assert explain_limit(RunError("cannot write")) is None
