@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.runtime.atomic import replace_atomic, to_json
@@ -34,6 +32,7 @@ from gtacli.runtime.run_files import (
 )
 from gtacli.runtime.state_file import read_state_file, write_state_file
 from gtacli.runtime.strict_json import read_json, reason_of
+from gtacli.runtime.tensor_file import write_tensor_file
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +137,7 @@ class RunFolder:
         before = None if previous is None else self.path / previous
         try:
             replace_atomic(self.path / name, write, sync=True, previous=before)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as e:  # each library has its own for a full disk
+        except (OSError, RuntimeError) as e:  # torch has its own for a full disk
             # Before the first step the user's input is wrong; later the run has failed.
             kind = GtaError if name in ("run.json", "split.json") else RunError
             raise kind(f"cannot write {self.path / name} ({_reason(e)})", option="out") from e
@@ -167,12 +162,7 @@ class RunFolder:
         self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name: str
     ) -> None:
         """Write tensors as safetensors."""
-
-        def save(path: Path) -> None:
-            copies = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            save_file(copies, path, dict(metadata))
-
-        self.write(name, save)
+        self.write(name, lambda path: write_tensor_file(path, tensors, metadata))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write state.pt; the state before it stays under another name."""

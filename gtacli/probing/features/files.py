@@ -2,7 +2,8 @@
 
     DIGEST.safetensors     `values` fp32 (n, C), `labels` (n,), `rows` (n,) indices of the images
                            among those requested, `keys` (UTF-8, each followed by a NUL); metadata:
-                           `kind` (the cache key), and `skipped` (index to reason)
+                           `kind` (the cache key), `skipped` (index to reason), and `digest` (of
+                           the file, checked when it is opened)
     DIGEST/00000.safetensors ...    blocks of an unfinished file
 
 A file is named after the digest of its cache key, which covers everything that determines the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gtacli.config.base import StrictModel
@@ -29,8 +29,8 @@ from gtacli.data.base import Record
 from gtacli.errors import RunError
 from gtacli.probing.features.columns import Pool
 from gtacli.runtime.atomic import replace_atomic
-from gtacli.runtime.regular import check_regular
 from gtacli.runtime.strict_json import parse_json
+from gtacli.runtime.tensor_file import check_tensor_file, write_tensor_file
 
 METHOD = 1
 """Version of the computation from an image to its values."""
@@ -82,7 +82,7 @@ def read_column(path: Path) -> FeatureTable:
 
     Raises FileNotFoundError; for a damaged file OSError, SafetensorError or ValueError.
     """
-    check_regular(path)
+    check_tensor_file(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         try:
@@ -103,7 +103,7 @@ def block_file(folder: Path, number: int) -> Path:
 def is_block(path: Path) -> bool:
     """Return whether the file is a readable block."""
     try:
-        check_regular(path)
+        check_tensor_file(path)
         _read_block(path)
     except (OSError, SafetensorError, ValueError):
         return False
@@ -117,7 +117,7 @@ def write_block(
     rows = torch.tensor([row for row, _ in features], dtype=torch.int64)
     values = torch.stack([one[column] for _, one in features]) if features else torch.empty(0, 0)
     metadata = {"skipped": json.dumps(skipped)}
-    _write_atomically(path, lambda p: save_file({"rows": rows, "values": values}, p, metadata))
+    _write(path, {"rows": rows, "values": values}, metadata)
 
 
 def merge_blocks(
@@ -130,32 +130,14 @@ def merge_blocks(
     readable = [records[row] for row in rows.tolist()]
     keys = "".join(f"{record.key}\0" for record in readable).encode("utf-8", "surrogateescape")
     labels = torch.tensor([record.label for record in readable], dtype=torch.int64)
-    width = max((values.shape[1] for _, values, _ in opened), default=0)
-    sizes = {"rows": 8 * len(rows), "labels": 8 * len(rows), "values": 4 * len(rows) * width}
-    shapes: dict[str, list[Any]] = {
-        "rows": ["I64", [len(rows)]],
-        "labels": ["I64", [len(rows)]],
-        "values": ["F32", [len(rows), width]],
-        "keys": ["U8", [len(keys)]],
+    tensors = {
+        "rows": rows,
+        "labels": labels,
+        "values": [v for _, v, _ in opened if len(v)] or torch.empty(0, 0),
+        "keys": torch.tensor(list(keys), dtype=torch.uint8),
     }
     metadata = {"kind": key.model_dump_json(), "skipped": json.dumps(skipped)}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, (dtype, shape) in shapes.items():
-        start, end = end, end + sizes.get(name, len(keys))
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # aligns the tensors
-
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.write(rows.numpy().tobytes() + labels.numpy().tobytes())
-            for _, values, _ in opened:
-                file.write(values.numpy().data)
-            file.write(keys)
-
-    _write_atomically(path, write)
+    _write(path, tensors, metadata)
 
 
 def _read_block(path: Path) -> tuple[Tensor, Tensor, dict[int, str]]:
@@ -189,10 +171,11 @@ def _parse_skipped(metadata: Mapping[str, str]) -> dict[int, str]:
     return {int(row): text for row, text in skipped.items()}
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file and move it into place. Raises RunError if that fails."""
+def _write(
+    path: Path, tensors: Mapping[str, Tensor | Sequence[Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write a file with its digest and move it into place. Raises RunError if that fails."""
     try:
-        replace_atomic(path, write)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot write features to {path} ({reason})") from error
+        replace_atomic(path, lambda p: write_tensor_file(p, tensors, metadata, seal=True))
+    except OSError as error:
+        raise RunError(f"cannot write features to {path} ({error.strerror or error})") from error

@@ -137,7 +137,7 @@ def test_another_size_and_a_changed_image_are_extracted_again(
     assert differs.tolist() == [i == 4 for i in range(9)]
 
 
-@pytest.mark.parametrize("damage", ["cut", "text"])
+@pytest.mark.parametrize("damage", ["cut", "text", "bit"])
 def test_a_damaged_file_is_replaced(
     tmp_path: Path, class_folders: Photos, small_vit: Model, damage: str
 ) -> None:
@@ -147,7 +147,10 @@ def test_a_damaged_file_is_replaced(
     (file,) = (tmp_path / "cache").iterdir()
     data = file.read_bytes()
     file.unlink()  # the mapped file must not be truncated
-    file.write_bytes(data[:-40] if damage == "cut" else b"nothing of the kind")
+    place = len(data) - 60
+    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    damaged = {"cut": data[:-40], "text": b"nothing of the kind", "bit": flipped}
+    file.write_bytes(damaged[damage])
     assert torch.equal(cache.features(load_model(small_vit()), records, LAST).values, before)
 
 
