@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from gtacli.config.base import build
 from gtacli.config.training import TrainingConfig
+from gtacli.data.base import ImageDataset
+from gtacli.data.contents import content_fingerprint, is_sampled, time_fingerprint
 from gtacli.errors import GtaError, UsageError
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.atomic import to_json
@@ -112,6 +114,7 @@ class Session(Generic[Config]):
                 path = getattr(config, option)
                 text = f"{path} is not the same for every process (on every node)"
                 raise GtaError(text, option=option)
+        record["data"] |= self.processes.run_on_main(lambda: _describe_images(job.dataset))
         state = None
         run.origin = to_json({"config": record["config"], "split": _digest(split)})
         if config.resume is None:
@@ -125,6 +128,7 @@ class Session(Generic[Config]):
                     path = getattr(config, option)
                     text = f"`{option}` {path} has changed since the run began"
                     raise GtaError(text, option="resume")
+            _check_images(before["data"], record["data"], config, is_sampled(job.dataset))
             self._check_split(split)
             if has_state and run.has_state():
                 state = run.read_state()
@@ -275,6 +279,32 @@ def check_origin(
     if trained["split"] != _digest(split):
         text = f"`data` no longer gives the split that {run.path} was trained on"
         raise GtaError(text, option="resume")
+
+
+def _describe_images(dataset: ImageDataset) -> dict[str, str]:
+    return {"content": content_fingerprint(dataset), "times": time_fingerprint(dataset)}
+
+
+def _check_images(
+    before: Mapping[str, Any], now: Mapping[str, Any], config: Any, sampled: bool
+) -> None:
+    """Raise GtaError if images have other bytes than when the run began, though equal sizes.
+
+    Args:
+        before, now: the dataset in the record of the run, and as it is.
+        sampled: there are images whose bytes are not compared; a change of times is named.
+    """
+    if "content" not in before:  # of an earlier version
+        return
+    if before["content"] != now["content"]:
+        text = f"`data` {config.data} has changed since the run began: images with other content"
+        raise GtaError(text, option="resume")
+    if sampled and before["times"] != now["times"]:
+        log.warning(
+            "images of `data` %s have other times than when the run began; they have the same "
+            "sizes, and the content of those that were compared is the same",
+            config.data,
+        )
 
 
 def _digest(split: Mapping[str, Any]) -> str:

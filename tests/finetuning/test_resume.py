@@ -260,3 +260,31 @@ def test_edited_records_are_refused(config: Make, recorder: Any, tmp_path: Path)
         finetune(FinetuneConfig(resume=run), recorder)
     (run / "split.json").write_text(split)
     finetune(FinetuneConfig(resume=run), recorder)
+
+
+def test_images_edited_at_equal_size_are_refused(
+    config: Make,
+    recorder: Any,
+    tmp_path: Path,
+    tiny_data: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gtacli.data import contents
+
+    finetune(config(epochs=1), recorder)
+    image = tiny_data / "train" / "red" / "3.png"
+    stat, data = image.stat(), image.read_bytes()
+    image.write_bytes(data[:-30] + bytes([data[-30] ^ 1]) + data[-29:])
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # size and time say nothing
+    with pytest.raises(GtaError, match="has changed since the run began: images with other"):
+        finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+    image.write_bytes(data)
+    os.utime(image, (1, 1))  # a copy of the same images
+    finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+    assert "other times" not in caplog.text
+    monkeypatch.setattr(contents, "IMAGES", 5)
+    finetune(config(epochs=1, overwrite=True), recorder)
+    os.utime(image, (2, 2))
+    finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
+    assert "other times than when the run began" in caplog.text
