@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gtacli.cli.spelling import with_flags
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.processes import process_info
+from gtacli.runtime.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +30,9 @@ _CONTROLS = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def escape_controls(text: str) -> str:
-    r"""Return `text` with its control characters written as `\n`, `\x1b` or `\u202e`."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""Return `text` with control characters as `\n`, `\x1b` or `\u202e`, and secrets masked."""
+    escape = lambda found: found[0].encode("unicode_escape").decode()  # noqa: E731
+    return mask_secrets(_CONTROLS.sub(escape, text))
 
 
 def escape_lines(text: str) -> str:

@@ -7,6 +7,7 @@ precedence over a folder of the same name in the working directory; `./demo` is 
 """
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def read_dataset(spec: str) -> ImageDataset:
     names = DATASETS.names()
     if spec in names:
         reader: DatasetReader = DATASETS.load(spec)()
-        if not (reader.needs_root and path.exists()):
+        if not (reader.needs_root and os.path.exists(path)):
             _note_folder(spec, path)
             return reader.read(None)
     family, slash, rest = spec.partition("/")
@@ -58,13 +59,13 @@ def read_dataset(spec: str) -> ImageDataset:
         if isinstance(reader, DatasetFamily):
             _note_folder(spec, path)
             return reader.open(rest)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir False for names that are too long
         return _folder_reader(path).read(path)
     named = _NAMED.fullmatch(spec)
     known = named is not None and named["name"] in names
     if not known and all(name.strip().lower().endswith(".csv") for name in spec.split(",")):
         return Csv().read(Path(spec))
-    if path.exists():
+    if os.path.exists(path):
         raise GtaError(f"{path} is a file; give a folder, a .csv or the name of a dataset")
     if named and (known or not _looks_like_path(named["name"])):
         root = Path(named["root"]).expanduser() if named["root"] else None
@@ -81,7 +82,7 @@ def read_dataset(spec: str) -> ImageDataset:
 def is_plain_folder(spec: str) -> bool:
     """Return whether `spec` is a folder without a published layout or tables."""
     path = Path(spec).expanduser()
-    return path.is_dir() and isinstance(_folder_reader(path), Folder)
+    return os.path.isdir(path) and isinstance(_folder_reader(path), Folder)
 
 
 def _folder_reader(path: Path) -> DatasetReader:
@@ -92,7 +93,7 @@ def _folder_reader(path: Path) -> DatasetReader:
 
 
 def _note_folder(spec: str, path: Path) -> None:
-    if path.exists():
+    if os.path.exists(path):
         log.info(
             "using dataset '%s', not the folder of that name (write ./%s for the folder)",
             spec,

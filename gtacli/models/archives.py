@@ -122,7 +122,7 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
 
 
 class _Inert:
-    """What stands for every object that a pickle builds; it takes all that pickles do to one."""
+    """A substitute for every object of a pickle; it accepts all that pickles do to an object."""
 
     name = ""
     storage = 0

@@ -6,7 +6,6 @@ then `load_weights` fills it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from gtacli.errors import GtaError, errors_about
 from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
+from gtacli.models.card import ModelCard
 from gtacli.models.specs import Weights, replace_weights, resolve, resolve_architecture
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
@@ -111,7 +111,7 @@ def load_model(
         saved = dict(weights.kwargs or {})
         if patch_size is not None:
             saved["patch_size"] = patch_size
-        kwargs = {**saved, **_arguments(weights, num_classes, image_size, named.metadata)}
+        kwargs = {**saved, **_arguments(weights, num_classes, image_size, named.card)}
         if drop_path:
             kwargs["drop_path_rate"] = drop_path
         if any_size:
@@ -128,7 +128,7 @@ def _arguments(
     weights: Weights,
     num_classes: int | None,
     image_size: int | tuple[int, int] | None,
-    metadata: Mapping[str, str],
+    card: ModelCard,
 ) -> dict[str, Any]:
     """Return arguments of `timm.create_model` that depend on the weights and the wanted size."""
     kwargs: dict[str, Any] = {}
@@ -138,8 +138,7 @@ def _arguments(
         num_classes = _classes_of(weights)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if image_size is None and "image_size" in metadata:
-        image_size = tuple(json.loads(metadata["image_size"]))
+    image_size = image_size or card.image_size
     if image_size is not None:
         kwargs["img_size"] = image_size
     return kwargs
@@ -148,14 +147,13 @@ def _arguments(
 def _loaded(
     model: nn.Module, weights: Weights, report: LoadReport, spec: str, saved: Mapping[str, Any]
 ) -> LoadedModel:
-    meta = weights.metadata
+    card = weights.card
     size = tuple(cast(Any, model).patch_embed.img_size)
     config = resolve_model_data_config(model)
-    mean = _floats(meta.get("mean") or meta.get("input_mean")) or tuple(config["mean"])
-    std = _floats(meta.get("std") or meta.get("input_std")) or tuple(config["std"])
-    interpolation = meta.get("interpolation") or config["interpolation"]
-    crop_pct = float(meta.get("crop_pct") or config["crop_pct"])
-    classes = tuple(json.loads(meta["classes"])) if "classes" in meta else ()
+    mean, std = card.mean or tuple(config["mean"]), card.std or tuple(config["std"])
+    interpolation = card.interpolation or config["interpolation"]
+    crop_pct = card.crop_pct or float(config["crop_pct"])
+    classes = card.classes
     return LoadedModel(
         model=model.eval(),
         preprocess=Preprocess(size, mean, std, interpolation, crop_pct),
@@ -211,9 +209,9 @@ def _grid_of(weights: Weights) -> tuple[int, int] | None:
     """Return the grid (gh, gw) of the weights' position embeddings if the file has a size."""
     assert weights.tensors is not None
     patch = weights.tensors.get("patch_embed.proj.weight")
-    if patch is None or "image_size" not in weights.metadata:
+    if patch is None or (size := weights.card.image_size) is None:
         return None
-    h, w = json.loads(weights.metadata["image_size"])
+    h, w = size
     return h // patch.shape[-2], w // patch.shape[-1]
 
 
@@ -228,10 +226,6 @@ def _check_size(model: nn.Module, spec: str) -> None:
             f"{spec}; {near[0]}x{near[1]} is",
             option="image_size",
         )
-
-
-def _floats(text: str | None) -> tuple[float, ...]:
-    return tuple(float(x) for x in text.strip("[]").split(",")) if text else ()
 
 
 def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -9,11 +9,11 @@ folder.
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,20 +21,23 @@ from typing import Any, ClassVar, cast
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor
 
 from gtacli.errors import GtaError, errors_about
 from gtacli.models import timm_blocks
 from gtacli.models.adapters import merge_adapter
 from gtacli.models.cached import cached_only
+from gtacli.models.card import ModelCard, read_card
+from gtacli.models.hub import checked_files, read_hub_folder
 from gtacli.models.layouts import find_layout
+from gtacli.models.sizes import check_sizes
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
+_ARCHITECTURE = re.compile(r"\w+(\.\w+)?")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Weights:
     pretrained_cfg: Mapping[str, Any] | None = None
     layout: str = "timm"
     dropped: tuple[str, ...] = ()
+
+    @property
+    def card(self) -> ModelCard:
+        """Return what the header says of the model. Raises GtaError for what it must not say."""
+        return read_card(self.metadata, self.where)
 
 
 class ModelProvider(ABC):
@@ -92,9 +100,9 @@ def resolve(spec: str) -> Weights:
         tensors, metadata = read_weights(Path(file).expanduser())
         if "architecture" not in metadata:
             return _without_header(arch, tensors, metadata, file)
-        same = metadata.get("architecture", "").split(".")[0] == arch.split(".")[0]
-        kwargs = json.loads(metadata.get("kwargs", "{}")) if same else {}
-        return Weights(arch, tensors, metadata, file, kwargs)
+        if metadata["architecture"].split(".")[0] != arch.split(".")[0]:
+            return Weights(arch, tensors, metadata, file, {})
+        return _described(arch, tensors, metadata, file)
     if hub or timm.is_model(spec.split(".")[0]):
         return _pretrained(spec)
     if spec in MODELS.names():
@@ -222,12 +230,15 @@ def _pretrained(spec: str) -> Weights:
         _check_tag(spec, name)
     own: dict[str, Any] = {}
     try:
-        with nullcontext() if may_fetch() else cached_only():
-            native = timm.create_model(spec, pretrained=True)
+        with ExitStack() as guards:
+            if not may_fetch():
+                guards.enter_context(cached_only())
+            guards.enter_context(checked_files(spec))
             if place:  # a hub folder names its architecture and arguments in its config.json
-                hub = where == "hf-hub"
-                read = load_model_config_from_hf if hub else load_model_config_from_path
-                _, name, own = read(place)
+                name, own = read_hub_folder(spec)
+            native = timm.create_model(spec, pretrained=True)
+    except GtaError:
+        raise
     except Exception as e:  # timm and the hub raise many types
         if isinstance(e, FileNotFoundError) and where != "local-dir":
             require_fetching(f"{spec}, which is not cached here,")
@@ -259,5 +270,16 @@ def _run_folder(path: Path) -> Weights:
     tensors, metadata = read_weights(file)
     if "architecture" not in metadata:
         raise GtaError(f"{file} does not name its architecture; use ARCH@{file}")
-    kwargs = json.loads(metadata.get("kwargs", "{}"))
-    return Weights(metadata["architecture"], tensors, metadata, str(file), kwargs)
+    return _described(metadata["architecture"], tensors, metadata, str(file))
+
+
+def _described(
+    arch: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: str
+) -> Weights:
+    """Return weights whose header describes their architecture, if it describes these tensors."""
+    if not _ARCHITECTURE.fullmatch(arch):
+        raise GtaError(f"{file}: its header names no architecture of timm, but {arch[:60]!r}")
+    card = read_card(metadata, file)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    check_sizes(arch, card, shapes, file)
+    return Weights(arch, tensors, metadata, file, card.kwargs)

@@ -12,6 +12,7 @@ from gtacli.errors import GtaError
 from gtacli.runtime.atomic import replace_nonfinite
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import WEIGHTS_FILE
+from gtacli.runtime.secrets import mask_values
 from gtacli.runtime.strict_json import parse_json, read_json, reason_of
 
 
@@ -95,7 +96,7 @@ def _read_run(path: Path, name: str) -> ReportRun:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = replace_nonfinite(read_json(file, nonfinite=True))
+        value = mask_values(replace_nonfinite(read_json(file, nonfinite=True)))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
     if not isinstance(value, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from gtacli.errors import RunError
 from gtacli.runtime.drafts import draft_name, remove_dead_drafts
+from gtacli.runtime.secrets import mask_secrets, mask_values
 
 _swept: set[Path] = set()
 
@@ -88,9 +89,14 @@ def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out
 def to_json(value: Any, **options: Any) -> str:
     """Return `value` as JSON; non-finite numbers become null, and unknown types become strings.
 
+    Credentials in URLs are masked (see `secrets`).
     Python would write NaN, which is not JSON and which other programs cannot read.
     """
-    return json.dumps(replace_nonfinite(value), default=str, **options)
+    return json.dumps(mask_values(replace_nonfinite(value)), default=_as_text, **options)
+
+
+def _as_text(value: object) -> str:
+    return mask_secrets(str(value))
 
 
 def replace_nonfinite(value: Any) -> Any:

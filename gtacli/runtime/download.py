@@ -15,6 +15,7 @@ from urllib import request
 from urllib.parse import urlsplit
 
 from gtacli.errors import GtaError
+from gtacli.runtime.secrets import mask_secrets
 
 TIMEOUT = 60
 """Seconds without an answer, after which a download fails."""
@@ -30,17 +31,18 @@ def has_scheme(name: str) -> bool:
 
 def require_url(url: str) -> None:
     """Raise GtaError unless `url` may be downloaded. Nothing is opened."""
+    shown = mask_secrets(url)
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme, parts.hostname
     except ValueError as error:
-        raise GtaError(f"{url} is not a URL ({error})") from error
+        raise GtaError(f"{shown} is not a URL ({mask_secrets(str(error))})") from error
     if scheme == "http" and os.environ.get("GTA_ALLOW_HTTP") != "1":
-        raise GtaError(f"{url} is not encrypted; use https://, or set GTA_ALLOW_HTTP=1")
+        raise GtaError(f"{shown} is not encrypted; use https://, or set GTA_ALLOW_HTTP=1")
     if scheme not in ("https", "http"):
-        raise GtaError(f"{url} is not opened: only local files and https:// are (a file: ./NAME)")
+        raise GtaError(f"{shown} is not opened: only local files and https:// are (a file: ./NAME)")
     if not host:
-        raise GtaError(f"{url} names no host")
+        raise GtaError(f"{shown} names no host")
 
 
 def download(url: str, target: Path) -> None:
@@ -65,7 +67,7 @@ def download(url: str, target: Path) -> None:
         shutil.copyfileobj(answer, file)
         length, size = answer.headers.get("Content-Length"), file.tell()
         if length is not None and int(length) != size:
-            raise GtaError(f"{url} ended after {size} of {length} bytes")
+            raise GtaError(f"{mask_secrets(url)} ended after {size} of {length} bytes")
 
 
 class _Redirects(request.HTTPRedirectHandler):
@@ -76,5 +78,6 @@ class _Redirects(request.HTTPRedirectHandler):
     ) -> request.Request | None:
         require_url(newurl)
         if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
-            raise GtaError(f"{req.full_url} is redirected to {newurl}, which is not encrypted")
+            old, new = mask_secrets(req.full_url), mask_secrets(newurl)
+            raise GtaError(f"{old} is redirected to {new}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -21,6 +21,7 @@ from gtacli.runtime.atomic import to_json
 from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
+from gtacli.runtime.secrets import MASK, mask_values
 from gtacli.training.job import TrainingJob
 from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, SilentObserver
@@ -96,7 +97,7 @@ class Session(Generic[Config]):
         config, run, others = self.config, self.run, dict(other_inputs or {})
         record: dict[str, Any] = {
             "command": self.command,
-            "config": config.model_dump(mode="json", exclude={*NOT_RECORDED}),
+            "config": mask_values(config.model_dump(mode="json", exclude={*NOT_RECORDED})),
             "data": {"name": job.dataset.name, "fingerprint": job.dataset.fingerprint()},
             "model": {
                 "spec": model.spec,
@@ -240,8 +241,14 @@ def resumed_config(config: Config, command: str) -> Config:
     before = build(type(config), values, source=f"{run}/run.json")
     if config.out is not None and config.out != run:
         raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
+    secret = {k for k in type(config).model_fields if _is_masked(getattr(before, k))}
+    if missing := sorted(secret - config.model_fields_set - MAY_CHANGE - NOT_RECORDED):
+        text = f"`{missing[0]}` stands in {run} without its credentials; name it again"
+        raise UsageError(text, option="resume")
     for key in config.model_fields_set - MAY_CHANGE - NOT_RECORDED:
-        if getattr(config, key) != getattr(before, key):
+        if key in secret and mask_values(getattr(config, key)) == getattr(before, key):
+            before = before.model_copy(update={key: getattr(config, key)})
+        elif getattr(config, key) != getattr(before, key):
             text = f"`{key}` was {getattr(before, key)} in {run}; a resumed run keeps its options"
             raise UsageError(text, option="resume")
     moved = {k: getattr(config, k) for k in config.model_fields_set & MAY_CHANGE}
@@ -309,3 +316,8 @@ def _check_images(
 
 def _digest(split: Mapping[str, Any]) -> str:
     return hashlib.sha256(to_json(split, sort_keys=True).encode()).hexdigest()
+
+
+def _is_masked(value: Any) -> bool:
+    """Return whether a recorded option is a URL whose credentials were left out."""
+    return isinstance(value, str) and "://" in value and MASK in value

@@ -75,7 +75,7 @@ def test_preprocessing_is_that_of_init(config: Make, tiny_model: Path, tmp_path:
         "architecture": "vit_tiny_patch16_224",
         "mean": json.dumps([0.1, 0.2, 0.3]),
         "std": json.dumps([0.4, 0.5, 0.6]),
-        "kwargs": "{}",
+        "kwargs": json.dumps(dict(load_model(str(tiny_model)).kwargs or {})),
     }
     folder = tmp_path / "start"
     folder.mkdir()
@@ -112,7 +112,7 @@ def test_model_without_weights_uses_init_as_source(config: Make, tmp_path: Path)
         ("nowhere.pth", "init: unknown name"),
         ("folder/nowhere.pth", "init: no folder"),
         ("small.safetensors", r"init: .* fills only \d+ of \d+ tensors"),
-        ("broken.pth", "init: weights file .*broken.pth holds more than tensors, or is damaged"),
+        ("broken.pth", "init: weights file .*broken.pth is damaged or of an unknown format"),
     ],
 )
 def test_invalid_init(init: str, message: str, config: Make, recorder: Any, tmp_path: Path) -> None:

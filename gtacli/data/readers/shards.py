@@ -16,6 +16,7 @@ cache folder; labeled datasets for fine-tuning are small. Only `https://` is (se
 import glob
 import hashlib
 import logging
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, split_in_name
+from gtacli.data.readers.braces import expand_braces
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import is_hidden, is_image, read_file_state
@@ -35,6 +37,7 @@ from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.download import download, has_scheme, require_url
 from gtacli.runtime.fetching import require_fetching
 from gtacli.runtime.regular import not_utf8, open_regular, read_regular_text
+from gtacli.runtime.secrets import mask_secrets
 from gtacli.runtime.strict_json import parse_json
 
 log = logging.getLogger(__name__)
@@ -71,7 +74,7 @@ class Shards(DatasetFamily):
             splits.setdefault(split_of[shard] or "train", []).extend(
                 Record(f"{shard.name}/{name}", index[label], member) for name, member, label in part
             )
-        name = (top.name if top else "") or f"wds/{rest}"
+        name = (top.name if top else "") or mask_secrets(f"wds/{rest}")
         return ImageDataset(name, classes, {split: tuple(part) for split, part in splits.items()})
 
     def images(self, rest: str) -> ImageDataset:
@@ -83,7 +86,7 @@ class Shards(DatasetFamily):
             for shard in training
             for image, _ in _samples(shard)
         )
-        name = (top.name if top else "") or f"wds/{rest}"
+        name = (top.name if top else "") or mask_secrets(f"wds/{rest}")
         return ImageDataset(name, NO_CLASS, {"train": tuple(records)})
 
 
@@ -111,32 +114,21 @@ class Member(PackedImage):
         return f"{self.shard}:{self.name}"
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """Expand `{000..003}` and `{a,b}` like shells and WebDataset."""
-    braces = re.search(r"\{([^{}]*)\}", pattern)
-    if braces is None:
-        return [pattern]
-    first, dots, last = braces[1].partition("..")
-    words = braces[1].split(",")
-    if dots and first.isdigit() and last.isdigit():
-        words = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [name for word in words for name in expand_braces(before + word + after)]
-
-
 def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
     """Return the folder of the shards (None if they are remote), and the shards."""
     fixed = re.split(r"[{*?[]", pattern, maxsplit=1)[0]
     start = len(fixed) - len(fixed.rpartition("/")[2])
     urls = expand_braces(pattern)
+    if not urls:
+        raise GtaError(f"wds/{mask_secrets(pattern)} stands for no shard")
     if any(map(has_scheme, urls)):  # all are checked before the first one is opened
         for url in urls:
             require_url(url)
-        require_fetching(f"wds/{pattern}")
+        require_fetching(mask_secrets(f"wds/{pattern}"))
         names = [re.sub(r"(\.tar)\b.*", r"\1", url[start:]) for url in urls]
         return None, [Shard(n, _download(url, n)) for n, url in zip(names, urls, strict=True)]
     folder = Path(pattern).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False for names that are too long
         paths = sorted(p for p in folder.rglob("*.tar") if not is_hidden(p.name))
         if not paths:
             raise GtaError(f"wds/{pattern}: no .tar in that folder")
@@ -225,7 +217,7 @@ def _download(url: str, name: str) -> Path:
     target = cache_dir() / "wds" / f"{stem}-{file}"
     if target.is_file():
         return target
-    log.info("downloading %s into %s (once)", url, target.parent)
+    log.info("downloading %s into %s (once)", mask_secrets(url), target.parent)
 
     def write(draft: Path) -> None:
         download(url, draft)
@@ -234,5 +226,6 @@ def _download(url: str, name: str) -> Path:
     try:
         replace_atomic(target, write)
     except (OSError, ValueError, HTTPException, GtaError) as error:
-        raise GtaError(f"cannot download shard {url}: {' '.join(str(error).split())}") from error
+        reason = mask_secrets(" ".join(str(error).split()))
+        raise GtaError(f"cannot download shard {mask_secrets(url)}: {reason}") from error
     return target

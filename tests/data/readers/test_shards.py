@@ -12,7 +12,7 @@ from timm.data.readers.reader_wds import ReaderWds
 from webdataset.shardlists import expand_urls
 
 from gtacli.data import ImageDataset, load_dataset
-from gtacli.data.readers.shards import expand_braces
+from gtacli.data.readers.braces import MAX_NAMES, expand_braces
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
@@ -233,3 +233,26 @@ WORDS = st.lists(
 def test_braces_expand_like_webdataset(words: list[str]) -> None:
     pattern = "".join(words)
     assert expand_braces(pattern) == expand_urls(pattern)
+
+
+BOMBS = {
+    "{0..999999999999}": f"stands for 1,000,000,000,000 shards; at most {MAX_NAMES:,}",
+    "{0..999}" * 5: "stands for 1,000,000,000,000,000 shards",
+    "{" + "a," * 400 + "}" + "{" + "b," * 400 + "}.tar": "stands for 160,801 shards",
+    "{0.." + "9" * 9000 + "}": "stands for 100,000,000,000,000,000,000 shards",
+    "{a,{b,c}}.tar": "braces within braces",
+    "{" * 500 + "a" + "}" * 500: "braces within braces",
+}
+
+
+@pytest.mark.parametrize("pattern", BOMBS, ids=lambda pattern: pattern[:20])
+def test_a_pattern_is_counted_before_it_is_expanded(pattern: str) -> None:
+    for before in ("", "https://127.0.0.1/"):
+        with pytest.raises(GtaError, match=BOMBS[pattern]):
+            load_dataset(f"wds/{before}{pattern}")
+
+
+def test_patterns_without_a_name_are_no_shards(tmp_path: Path) -> None:
+    assert expand_braces("{5..3}.tar") == []
+    with pytest.raises(GtaError, match="stands for no shard"):
+        load_dataset(f"wds/{tmp_path}/{{5..3}}.tar")

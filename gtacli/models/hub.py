@@ -1,0 +1,72 @@
+"""Folders of a model hub: config.json and weights, checked before timm builds a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from timm.models import _helpers, _hub
+
+from gtacli.errors import GtaError
+from gtacli.models.archives import check_archive
+from gtacli.models.card import hub_card
+from gtacli.models.sizes import check_count
+from gtacli.runtime.regular import check_regular, open_regular
+from gtacli.runtime.strict_json import read_json
+
+
+@contextmanager
+def checked_files(spec: str) -> Iterator[None]:
+    """Let timm read configs and pickled weights only if they pass the checks of this program."""
+    hub: Any = _hub
+    load = hub._torch_load
+
+    def read_config(path: str | Path) -> Any:
+        config = read_json(Path(path))
+        hub_card(config, spec)
+        return config
+
+    def load_pickle(path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        with open_regular(Path(path)) as file:
+            check_archive(file)
+        return load(path, *args, **kwargs)
+
+    changed: list[tuple[Any, str, Any]] = [
+        (hub, "load_cfg_from_json", read_config),
+        (hub, "_torch_load", load_pickle),
+        (_helpers, "_torch_load", load_pickle),
+    ]
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]
+    try:
+        for owner, name, value in changed:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in kept:
+            setattr(owner, name, value)
+
+
+def read_hub_folder(spec: str) -> tuple[str, dict[str, Any]]:
+    """Return the architecture and its arguments of `hf-hub:NAME` or `local-dir:FOLDER`.
+
+    Call it within `checked_files`. Raises GtaError for a config that describes a larger network
+    than the weights are of, and what timm and the hub raise.
+    """
+    where, _, place = spec.partition(":")
+    if where == "hf-hub":
+        _, name, kwargs = _hub.load_model_config_from_hf(place)
+        state = _hub.load_state_dict_from_hf(place)
+    else:
+        folder = Path(place)
+        _, name, kwargs = _hub.load_model_config_from_path(folder)
+        for file in folder.iterdir():
+            if file.suffix in _hub._EXT_PRIORITY:
+                check_regular(file)
+        state = _hub.load_state_dict_from_path(folder)
+    if not isinstance(name, str):
+        raise GtaError(f"{spec}: its config.json names no architecture")
+    shapes = {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
+    check_count(name, kwargs, shapes, spec)
+    return name, dict(kwargs)
