@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
@@ -42,6 +42,7 @@ def attention_map(
     from gtacli.inference.attention_maps.files import MapFiles
     from gtacli.inference.attention_maps.make import make_extractors
     from gtacli.inference.attention_maps.sheet import MapSheet
+    from gtacli.inference.journal import ResultJournal, check_resumable
     from gtacli.inference.stream import Failure
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
@@ -50,9 +51,12 @@ def attention_map(
     spec, named = _inputs(config.model, images or [], null)
     folder = RunFolder(config.out or default_out("attention-map"), call.dry_run)
     call.own(folder)
-    folder.check_free(config.overwrite, resumable=False)
+    if not config.resume:
+        folder.check_free(config.overwrite, resumable=config.sheet is None)
     extractors = make_extractors(config, [spec, *config.compare], compute)
     record = {"command": "attention-map", "config": config.model_dump(mode="json"), **environment()}
+    if config.resume:
+        check_resumable(folder, record)
     folder.write_json("run.json", record)
     if call.dry_run:
         named = islice(named, config.batch_size)
@@ -64,7 +68,7 @@ def attention_map(
 
     def maps(stop: Stop) -> Iterator[AttentionMapFile | Failure]:
         size, workers = config.batch_size, config.workers
-        for result in export_maps(extractors, named, compute, files, size, workers, stop):
+        for result in export_maps(extractors, named, compute, files, size, workers, stop, journal):
             if isinstance(result, Failure):
                 yield result
             else:
@@ -72,7 +76,8 @@ def attention_map(
                     sheet.add(result)
                 yield from result.lines
 
-    with ExitStack() as at_the_end:
+    opened: ResultJournal[Any] = ResultJournal(out, config.resume)
+    with opened as journal, ExitStack() as at_the_end:
         if sheet is not None:
             at_the_end.callback(sheet.save)  # also if the stream breaks off
         return follow(maps, lines(call.json, _text), call.json).status
@@ -85,6 +90,10 @@ def _check(config: AttentionMapConfig, images: list[str] | None) -> None:
             "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
             option="model",
         )
+    if config.resume and config.out is None:
+        raise UsageError("name the folder of the interrupted run as `out`", option="resume")
+    if config.resume and config.sheet is not None:
+        raise UsageError("not with `sheet`, which is drawn from all maps", option="resume")
     if config.sheet is not None and config.sheet.is_dir():
         raise UsageError(f"{config.sheet} is a folder", option="sheet")
     if config.kind not in ("cls", "rollout"):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from gtacli.inference.objects import Finder
     from gtacli.inference.results import SegmentSummary
     from gtacli.runtime.devices import Compute
-    from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 app = new_app()
@@ -41,6 +40,7 @@ def segment(
     """
     _check(config)
     from gtacli.cli.follow import follow
+    from gtacli.inference.journal import ResultJournal, check_resumable
     from gtacli.inference.segment.masks import MaskOptions
     from gtacli.inference.segment.segmentation import segment as run
     from gtacli.runtime.devices import choose_compute
@@ -50,9 +50,13 @@ def segment(
     named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment"), call.dry_run)
     call.own(folder)
-    folder.check_free(config.overwrite, resumable=False)
+    if not config.resume:
+        folder.check_free(config.overwrite, resumable=not config.compare)
     finders = _finders(config, compute)
-    _write_record(folder, config, finders)
+    record = _record(config, finders)
+    if config.resume:
+        check_resumable(folder, record)
+    folder.write_json("run.json", record)
     if call.dry_run:
         named = islice(named, config.batch_size)
     options = MaskOptions(
@@ -75,9 +79,13 @@ def segment(
         elif "image" in line and len(finders) == 1:
             console.say(_text(line))
 
-    ending = follow(
-        lambda stop: run(finders, named, options, size, workers, objects, stop), show, call.json
-    )
+    opened: ResultJournal[Any] = ResultJournal(options.folder, config.resume)
+    with opened as journal:
+        ending = follow(
+            lambda stop: run(finders, named, options, size, workers, objects, stop, journal),
+            show,
+            call.json,
+        )
     if any(summary["images"] for summary in summaries):
         whole = summaries[0] if len(finders) == 1 else {"models": summaries}
         folder.write_json("summary.json", whole)
@@ -94,6 +102,10 @@ def _check(config: SegmentConfig) -> None:
             "built-in demo's is too small for photographs",
             option="model",
         )
+    if config.resume and config.out is None:
+        raise UsageError("name the folder of the interrupted run as `out`", option="resume")
+    if config.resume and config.compare:
+        raise UsageError("not with `compare`, which draws a sheet of all models", option="resume")
     if config.ground_truth is not None and not config.ground_truth.is_dir():
         raise UsageError(f"no folder {config.ground_truth}", option="ground_truth")
     from gtacli.registry import DISCOVERY
@@ -101,16 +113,16 @@ def _check(config: SegmentConfig) -> None:
     DISCOVERY.origin(config.backend)
 
 
-def _write_record(folder: RunFolder, config: SegmentConfig, finders: list[Finder]) -> None:
+def _record(config: SegmentConfig, finders: list[Finder]) -> dict[str, Any]:
+    """Return the content of run.json."""
     from gtacli.runtime.run_folder import environment
 
-    record = {
+    return {
         "command": "segment",
         "config": config.model_dump(mode="json"),
         "options": {f.name: f.backend.options.model_dump(mode="json") for f in finders},
         **environment(),
     }
-    folder.write_json("run.json", record)
 
 
 def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:

@@ -94,6 +94,11 @@ class AttentionMapConfig(CommonConfig):
     )
     sheet_rows: int = option(12, "number of images in `sheet`", ge=1, le=200)
     discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)
+    resume: bool = option(
+        False,
+        "continue an interrupted run in `out`, given the same images and options: its results are "
+        "repeated, and the other images are processed",
+    )
     workers: int | None = option(
         None,
         "number of threads that read images and draw; 0: use the main thread",

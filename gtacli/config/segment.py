@@ -74,6 +74,11 @@ class SegmentConfig(BackendConfig):
         ge=0,
         shown="by the number of cores",
     )
+    resume: bool = option(
+        False,
+        "continue an interrupted run in `out`, given the same images and options: its results are "
+        "repeated, and the other images are processed",
+    )
     overlay: bool = option(False, "also write each image with its mask, STEM.overlay.jpg")
 
     @classmethod

@@ -16,8 +16,10 @@ Boxes are [x0, y0, x1, y1) in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +46,19 @@ class SegmentationScore:
     located: bool | None = None
     f_beta: NDArray[np.float64] | None = None
     jaccard: float | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the score for JSON, without rounding."""
+        curve = None if self.f_beta is None else b64encode(self.f_beta.tobytes()).decode()
+        located = None if self.located is None else bool(self.located)
+        return {**vars(self), "f_beta": curve, "located": located}
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> SegmentationScore:
+        """Return the score that `to_plain` has written."""
+        curve = value["f_beta"]
+        curve = None if curve is None else np.frombuffer(b64decode(curve), np.float64)
+        return cls(**{**value, "f_beta": curve})
 
 
 def score_segmentation(

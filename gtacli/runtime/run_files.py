@@ -12,6 +12,7 @@ summary.json         the result
 search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
 previews/            reconstructions of a pre-training, as images
+journal.jsonl        results of the images so far, of a command that writes files for images
 predictions.json     predictions on the test images, written by `gta report`
 """
 
@@ -22,9 +23,10 @@ ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 PREDICTIONS_FILE = "predictions.json"
 DECODER_FILE = "decoder.safetensors"
+JOURNAL_FILE = "journal.jsonl"
 FILES = (
     "run.json", "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
-    ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE,
+    ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE, JOURNAL_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

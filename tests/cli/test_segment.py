@@ -73,7 +73,7 @@ def test_folders_and_order_are_kept_and_bad_images_reported(
     written = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     stems = {"a/1", "a/deep/x.y", "b/1", "b/2"}
     expected = {f"{s}{end}" for s in stems for end in (".png", ".overlay.jpg")}
-    assert written == expected | {"run.json", "summary.json"}
+    assert written == expected | {"run.json", "summary.json", "journal.jsonl"}
     assert last["summary"]["images"] == 4
     assert last["summary"]["failed"] == 3
 
@@ -241,7 +241,7 @@ def test_wrong_options_are_reported_first(
         "--model: name a pre-trained ViT": ["segment", str(image)],
         "did you mean 'tokencut'": words(tiny_model, out, image, backend="tokencutt"),
         "--ground-truth: no folder": [*base, "--ground-truth", str(out / "none")],
-        "is not empty; choose another folder or --overwrite": used,
+        "is not empty; choose another folder, --overwrite, or --resume": used,
         "holds no earlier run, so it is not overwritten": [*used, "--overwrite"],
         "there is no block 9": [*base, "--layer", "9"],
         "not a multiple of the patch size": [*base, "--image-size", "33"],

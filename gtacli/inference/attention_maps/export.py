@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.inputs import InputImage, OutputNames
 from gtacli.images.decode import decode
+from gtacli.images.packed import PackedImage
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles, SourceImage
 from gtacli.inference.attention_maps.methods import AttentionMap
+from gtacli.inference.journal import ResultJournal
 from gtacli.inference.results import AttentionMapFile
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.runtime.batching import chunk_size, fits_one_core
@@ -36,6 +39,10 @@ class ImageMaps(NamedTuple):
     maps: list[list[AttentionMap]]
 
 
+_Named = InputImage | Failure
+"""An image, or one whose files another image has already."""
+
+
 def export_maps(
     extractors: Sequence[MapExtractor],
     images: Iterable[InputImage],
@@ -44,6 +51,7 @@ def export_maps(
     batch_size: int = 32,
     threads: int | None = None,
     stop: Stop = never,
+    journal: ResultJournal[_Named] | None = None,
 ) -> Iterator[ImageMaps | Failure]:
     """Extract, draw and write the maps of each image, in the order of `images`.
 
@@ -52,6 +60,8 @@ def export_maps(
         batch_size: images at a time; on a CPU at most.
         threads: default: one per core; 0: none.
         stop: see `stream`.
+        journal: open; the lines that it has are repeated, without maps, and those of the other
+            images added.
 
     Raises RunError for a file that cannot be written.
     """
@@ -81,17 +91,39 @@ def export_maps(
         source, maps = item
         return ImageMaps(source.image, files.write(source, extractors, maps), maps)
 
-    yield from stream(
-        _claim_names(images),
+    journal = journal or ResultJournal(None)
+    batch_size = chunk_size(batch_size, patches) if on_cpu else batch_size
+    for entry in journal.replay(_claim_names(images), _name, batch_size):
+        yield _restore(entry)
+    for result in stream(
+        journal.rest,
         read,
         run,
-        chunk_size(batch_size, patches) if on_cpu else batch_size,
+        batch_size,
         finish=finish,
         per_core=fits_one_core(on_cpu, patches, threads),
         threads=threads,
         name=lambda image: image.path,
         stop=stop,
-    )
+    ):
+        if isinstance(result, Failure):
+            journal.add(result.image, Path(result.image), error=result.error)
+        else:
+            journal.add(result.image.path, result.image.source, lines=result.lines)
+        yield result
+
+
+def _name(item: InputImage | Failure) -> tuple[str, Path | PackedImage]:
+    if isinstance(item, Failure):
+        return item.image, Path(item.image)
+    return item.path, item.source
+
+
+def _restore(entry: Mapping[str, Any]) -> ImageMaps | Failure:
+    if "error" in entry:
+        return Failure(entry["image"], entry["error"])
+    path = entry["image"]
+    return ImageMaps(InputImage(path, PurePath(path)), entry["lines"], [])
 
 
 def _claim_names(images: Iterable[InputImage]) -> Iterator[InputImage | Failure]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gtacli.data.inputs import InputImage, OutputNames
+from gtacli.images.packed import PackedImage
+from gtacli.inference.journal import ResultJournal
 from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objects
 from gtacli.inference.results import Segmentation, SegmentSheet, SegmentTotals
 from gtacli.inference.segment.compare import ROWS, draw, row
 from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
 from gtacli.inference.stream import Failure, Stop, map_ahead, never, stream
-from gtacli.measures.segmentation import SegmentationTotals
+from gtacli.measures.segmentation import SegmentationScore, SegmentationTotals
 from gtacli.rendering.sheet import SheetRow
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.batching import chunk_size, fits_one_core
+
+_Numbered = tuple[int, InputImage] | Failure
 
 
 def segment(
@@ -27,6 +31,7 @@ def segment(
     threads: int | None = None,
     objects: int = 1,
     stop: Stop = never,
+    journal: ResultJournal[_Numbered] | None = None,
 ) -> Iterator[Segmentation | SegmentSheet | SegmentTotals | Failure]:
     """Find and write the objects of each image, in the order of `images`, in constant memory.
 
@@ -39,6 +44,8 @@ def segment(
         threads: default: one per core; 0: none.
         objects: of an image at most; as many mask files are claimed for it.
         stop: checked between batches; what has run by then is still written and summed up.
+        journal: open; the results that it has are repeated, and those of the others added. Not for
+            several finders, whose sheet it does not have.
 
     Yields:
         For each image a line per finder, or a failure; then the sheet of several finders, and a
@@ -51,7 +58,9 @@ def segment(
     totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []
     numbered = _claimed(images, options.folder, objects)
-    for outcome in pipeline.outcomes(numbered, batch_size, threads, stop):
+    journal = journal or ResultJournal(None)
+    outcomes = _journaled(pipeline, journal, numbered, batch_size, threads, stop)
+    for outcome in outcomes:
         if isinstance(outcome, Failure):
             failed += 1
             yield outcome
@@ -78,8 +87,44 @@ def segment(
 class _Outcome(NamedTuple):
     """One image's results, one per finder, and its row on the sheet."""
 
+    image: InputImage | None
     results: list[ImageResult]
     row: SheetRow | None
+
+
+def _journaled(
+    pipeline: _Pipeline,
+    journal: ResultJournal[_Numbered],
+    images: Iterator[_Numbered],
+    batch_size: int,
+    threads: int | None,
+    stop: Stop,
+) -> Iterator[_Outcome | Failure]:
+    """Yield the outcomes that the journal has, then run the pipeline and write its outcomes."""
+    for entry in journal.replay(images, _name, pipeline.batch(batch_size, threads)):
+        yield _restore(entry)
+    for outcome in pipeline.outcomes(journal.rest, batch_size, threads, stop):
+        if isinstance(outcome, Failure):
+            journal.add(outcome.image, Path(outcome.image), error=outcome.error)
+        elif outcome.image is not None:
+            lines = [result.line for result in outcome.results]
+            scores = [result.score and result.score.to_plain() for result in outcome.results]
+            journal.add(outcome.image.path, outcome.image.source, lines=lines, scores=scores)
+        yield outcome
+
+
+def _name(item: _Numbered) -> tuple[str, Path | PackedImage]:
+    if isinstance(item, Failure):
+        return item.image, Path(item.image)
+    return item[1].path, item[1].source
+
+
+def _restore(entry: Mapping[str, Any]) -> _Outcome | Failure:
+    if "error" in entry:
+        return Failure(entry["image"], entry["error"])
+    scores = [one and SegmentationScore.from_plain(one) for one in entry["scores"]]
+    pairs = zip(entry["lines"], scores, strict=True)
+    return _Outcome(None, [ImageResult(line, score) for line, score in pairs], None)
 
 
 class _Pipeline:
@@ -88,27 +133,33 @@ class _Pipeline:
     def __init__(self, finders: Sequence[Finder], options: MaskOptions) -> None:
         self.finders = finders
         self.several = len(finders) > 1
+        self.patches = finders[0].grid[0] * finders[0].grid[1]
         self.writers = [
             MaskWriter(options, finder.size, finder.name if self.several else None)
             for finder in finders
         ]
 
+    def batch(self, batch_size: int, threads: int | None) -> int:
+        """Return the number of images that the models get at a time."""
+        return chunk_size(batch_size, self.patches) if self.per_core(threads) else batch_size
+
+    def per_core(self, threads: int | None) -> bool:
+        on_cpu = self.finders[0].compute.device.type == "cpu"
+        return fits_one_core(on_cpu, self.patches, threads)
+
     def outcomes(
         self,
-        images: Iterable[tuple[int, InputImage] | Failure],
+        images: Iterable[_Numbered],
         batch_size: int,
         threads: int | None,
         stop: Stop,
     ) -> Iterator[_Outcome | Failure]:
-        first = self.finders[0]
-        patches = first.grid[0] * first.grid[1]
-        per_core = fits_one_core(first.compute.device.type == "cpu", patches, threads)
         found = stream(
             images,
             self.read,
             self.run,
-            chunk_size(batch_size, patches) if per_core else batch_size,
-            per_core=per_core,
+            self.batch(batch_size, threads),
+            per_core=self.per_core(threads),
             threads=threads,
             name=lambda item: item[1].path,
             stop=stop,
@@ -132,12 +183,12 @@ class _Pipeline:
         finished = [writer.finish(found, grids, truth, pixels) for writer, grids in pairs]
         wanted = self.several and number < ROWS
         drawn = row(found, truth, finished) if wanted else None
-        return _Outcome([result for result, _ in finished], drawn)
+        return _Outcome(found.image, [result for result, _ in finished], drawn)
 
 
 def _claimed(
     images: Iterable[InputImage], folder: Path | None, objects: int
-) -> Iterator[tuple[int, InputImage] | Failure]:
+) -> Iterator[_Numbered]:
     """Yield numbered images; one whose mask would overwrite another file fails."""
     claims = OutputNames()
     for number, image in enumerate(images):
