@@ -163,15 +163,16 @@ def test_killed_at_every_write(
 
 @pytest.mark.parametrize("name", [STATE_FILE, DECODER_FILE, WEIGHTS_FILE])
 def test_full_disk(name: str, pre: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first epoch's files are complete or they are made again."""
-    real = run_folder.replace_atomic
+    """The last epoch's files are complete or they are made again."""
+    real, written = run_folder.replace_atomic, list[str]()
 
     def replace(path: Path, write: Any, **options: Any) -> None:
         def full(draft: Path) -> None:
             write(draft)
             raise OSError(28, "No space left on device")
 
-        real(path, full if path.name == name else write, **options)
+        written.append(path.name)
+        real(path, full if written.count(name) == 2 else write, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "replace_atomic", replace)
