@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtacli.measures.neighbors import evaluate_knn, find_neighbors
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.classifiers import linear as linear_module
 from gtacli.probing.classifiers.linear import Sweep, linear
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn
 from gtacli.probing.features.evaluation import ProbeData, Splits
 from gtacli.runtime.devices import choose_compute
 

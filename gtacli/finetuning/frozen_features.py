@@ -1,8 +1,9 @@
-"""Frozen features: the input of a classifier for unaugmented images, before any training."""
+"""Frozen features of unaugmented images, before any training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -25,20 +26,23 @@ def extract_features(
     records: tuple[Record, ...],
     max_batches: int | None = None,
     again: bool = False,
+    read: Callable[[Tensor], Tensor] | None = None,
 ) -> FrozenFeatures:
-    """Return the input of the target's classifier for `records`, in the evaluation view.
+    """Return features of `records` in the evaluation view, by default the classifier's input.
 
     The processes of the job share the images; all of them get all features.
 
     Args:
         max_batches, again: see `evaluation_batches`.
+        read: uint8 images (B, 3, H, W) -> features (B, ...) fp32.
 
     Raises GtaError if no image can be read.
     """
     job.target.model.eval()
     mine: list[tuple[Tensor, Tensor, Tensor]] = []
+    read = read or partial(classifier_input, job)
     for batch in evaluation_batches(job, records, max_batches, again):
-        mine.append((batch.indices, classifier_input(job, batch.images).cpu(), batch.labels))
+        mine.append((batch.indices, read(batch.images).cpu(), batch.labels))
     parts = [part for theirs in job.processes.gather(mine) for part in theirs]
     if not parts:
         raise GtaError(f"none of {len(records)} images can be read", option="data")

@@ -135,12 +135,12 @@ class KeptAttention(TypedDict, total=False):
         float, Doc("fraction of the blocks whose attention is kept near the source's")
     ]
     kept_blocks: Annotated[list[int], Doc("numbers of these blocks")]
-    agreement: Annotated[
-        list[float] | None,
-        Doc(
-            "signal to noise ratio of the held-out gradients of queries and keys, by block; null "
-            "where it cannot be estimated"
-        ),
+    cls_top1: Annotated[
+        float | None,
+        Doc("left-one-out accuracy of a ridge classifier of the CLS token's features; fraction"),
+    ]
+    blocks_top1: Annotated[
+        float | None, Doc("the same of the features of all blocks; null without a CLS token")
     ]
     why: Annotated[str, Doc("the reason in words")]
 

@@ -17,8 +17,8 @@ import gtacli.finetuning.head_start as head_start
 import gtacli.finetuning.prepare as prepare
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import GtaError
-from gtacli.finetuning.agreement import Agreement
 from gtacli.finetuning.run import finetune
+from gtacli.finetuning.suitability import Suitability
 
 Make = Callable[..., FinetuneConfig]
 
@@ -29,36 +29,37 @@ def undecided(config: Make) -> Make:
     return lambda **changes: config(**{"lam": None, **changes})
 
 
-def agreement(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
-    """Let the agreement of the three blocks be these values; without any it is unknown."""
-    found = Agreement([*values], 0.7) if values else None
-    monkeypatch.setattr(decision, "measure_agreement", lambda job, records: found)
+def suits(monkeypatch: pytest.MonkeyPatch, cls: float, blocks: float, error: float = 0.02) -> None:
+    """Let the two classifiers have these accuracies."""
+    found = Suitability(cls, blocks, error)
+    monkeypatch.setattr(decision, "measure_suitability", lambda job, records: found)
 
 
 @pytest.mark.parametrize(
-    ("values", "lam", "kept"),
+    ("cls", "blocks", "kept", "why"),
     [
-        ((0.0, 0.0, 0.0), 0.1, [0, 1]),  # never in the upper half
-        ((0.0, 0.5, 0.0), 0.1, [0]),
-        ((0.7, 0.4, 0.0), 0.1, [1]),
-        ((0.7, 9.0, 0.0), 0.0, []),
-        ((), 0.1, [0, 1]),
+        (0.65, 0.53, [0, 1, 2], "tells the classes better"),
+        (0.62, 0.78, [], "tells the classes worse"),
+        (0.62, 0.61, [0, 1], "cannot tell"),  # of the lower half
+        (0.61, 0.62, [0, 1], "cannot tell"),
     ],
 )
-def test_attention_is_kept_in_lower_blocks_without_agreement(
+def test_attention_is_kept_where_it_suits(
     undecided: Make,
     recorder: Any,
     monkeypatch: pytest.MonkeyPatch,
     jobs: list[Any],
-    values: tuple[float, ...],
-    lam: float,
+    cls: float,
+    blocks: float,
     kept: list[int],
+    why: str,
 ) -> None:
-    agreement(monkeypatch, *values)
+    suits(monkeypatch, cls, blocks)
     summary = finetune(undecided(epochs=1), recorder)
-    assert (summary["lam"], summary["kept_blocks"]) == (lam, kept)
+    assert (summary["lam"], summary["kept_blocks"]) == (0.1 if kept else 0.0, kept)
     assert summary["kept_attention"] == pytest.approx(len(kept) / 3)
-    assert summary["agreement"] == ([*values] or None)
+    assert (summary["cls_top1"], summary["blocks_top1"]) == (cls, blocks)
+    assert why in summary["why"]
     assert ("is kept in blocks" if kept else "is released") in summary["why"]
     regularizer = jobs[-1].task.regularizers.get("gta")
     assert [ours for ours, _ in regularizer.layers] == kept if kept else regularizer is None
@@ -71,16 +72,20 @@ def test_attention_is_kept_in_lower_blocks_without_agreement(
 def test_blocks_that_the_user_names_are_candidates(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
     layers = {"gta": {"layers": "-1,0"}}
-    assert finetune(undecided(epochs=1, regularizer=layers), recorder)["kept_blocks"] == [0, 2]
+    suits(monkeypatch, 0.9, 0.5)
+    named = undecided(epochs=1, regularizer=layers)
+    assert finetune(named, recorder)["kept_blocks"] == [0, 2]
+    suits(monkeypatch, 0.5, 0.5)
+    open_ = named.model_copy(update={"overwrite": True})
+    assert finetune(open_, recorder)["kept_blocks"] == [0]
 
 
 @pytest.mark.parametrize("changes", [{"lam": 0.1}, {"regularizer": "l2-sp"}, {"lam": 0}])
 def test_nothing_is_decided_for_the_user(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.9, 0.5)
     summary = finetune(undecided(epochs=1, **changes), recorder)
     assert "why" not in summary
     assert not (Path(summary["run"]) / "kept_attention.json").exists()
@@ -89,17 +94,25 @@ def test_nothing_is_decided_for_the_user(
 def test_kept_attention_is_the_default_strength(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.5, 0.5)
     finetune(undecided(out=tmp_path / "a"), recorder)
-    lower = {"gta": {"layers": "0,1"}}
+    lower = {"gta": {"layers": "0,1", "every": 2}}
     finetune(undecided(out=tmp_path / "b", lam=0.1, regularizer=lower), recorder)
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
+
+
+def test_interval_of_the_user_is_kept(
+    undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, jobs: list[Any]
+) -> None:
+    suits(monkeypatch, 0.9, 0.5)
+    finetune(undecided(epochs=1, regularizer={"gta": {"every": 1}}), recorder)
+    assert jobs[-1].task.regularizers["gta"].every == 1
 
 
 def test_released_attention_is_plain_fine_tuning(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    agreement(monkeypatch, 9.0, 9.0, 9.0)
+    suits(monkeypatch, 0.5, 0.9)
     finetune(undecided(out=tmp_path / "a"), recorder)
     finetune(undecided(out=tmp_path / "b", regularizer="none"), recorder)
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
@@ -117,7 +130,7 @@ def test_resumed_run_keeps_its_decision(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    agreement(monkeypatch, 9.0, 9.0, 9.0)
+    suits(monkeypatch, 0.5, 0.9)
     whole = finetune(undecided(out=tmp_path / "whole"), recorder)
     parts = interrupted(undecided(out=tmp_path / "parts"))
     assert parts["why"] == whole["why"]
@@ -128,7 +141,7 @@ def test_a_run_from_before_decisions_keeps_its_strength(
     undecided: Make, interrupted: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decision, "DECISION_FILE", "elsewhere.json")
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.9, 0.5)
     original = decision.decide
 
     def forget(job: Any, run: Any, dry_run: bool = False) -> Any:
@@ -147,21 +160,21 @@ def test_dry_run_writes_nothing(undecided: Make, recorder: Any, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
-def test_unsuitable_source_is_released_with_a_warning(
+def test_source_that_knows_little_is_warned_of(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    found = Agreement([0.0, 0.0, 0.0], 0.1)
-    monkeypatch.setattr(decision, "measure_agreement", lambda job, records: found)
-    summary = finetune(undecided(epochs=1), recorder)
-    assert (summary["lam"], summary["kept_attention"]) == (0.0, 0.0)
-    assert "10 %" in summary["why"]
+    suits(monkeypatch, 0.15, 0.25)
+    finetune(undecided(epochs=1), recorder)
+    assert "unsuitable" not in caplog.text
+    suits(monkeypatch, 0.15, 0.12)
+    finetune(undecided(epochs=1, overwrite=True), recorder)
     assert "unsuitable" in caplog.text
+    assert "reaches 15 %" in caplog.text
 
 
-def test_training_images_are_read_once_before_the_first_step(
+def test_training_images_are_read_once_for_probe_and_start(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The probe that is reported, the start and the agreement share their features."""
     passes: list[int] = []
     original = frozen_features.extract_features
 
@@ -183,7 +196,7 @@ def test_blocks_of_a_deeper_source_are_counted_from_the_end(
     (tmp_path / "deep").mkdir()
     header = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(kwargs)}
     save_file(model.state_dict(), tmp_path / "deep" / "model.safetensors", header)
-    agreement(monkeypatch, 0.0, 0.0, 0.9)
+    suits(monkeypatch, 0.5, 0.5)
     layers = {"gta": {"layers": "-1,-2"}}
     config = undecided(epochs=1, source=str(tmp_path / "deep"), regularizer=layers)
     assert finetune(config, recorder)["kept_blocks"] == [1]
@@ -198,7 +211,7 @@ def test_blocks_of_a_deeper_source_are_counted_from_the_end(
 def test_damaged_decision_is_one_clear_error(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.9, 0.5)
     config = undecided(epochs=1)
     finetune(config, recorder)
     assert config.out is not None
@@ -210,7 +223,7 @@ def test_damaged_decision_is_one_clear_error(
 def test_overwritten_run_leaves_no_decision(
     undecided: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.9, 0.5)
     config = undecided(epochs=1)
     finetune(config, recorder)
     changes = {"lam": 0.1, "overwrite": True, "linear_probe": False}
@@ -226,7 +239,7 @@ def test_dataset_is_scanned_once(
     scans = []
     load = prepare.load_dataset
     monkeypatch.setattr(prepare, "load_dataset", lambda spec: scans.append(spec) or load(spec))
-    agreement(monkeypatch, 0.0, 0.0, 0.0)
+    suits(monkeypatch, 0.9, 0.5)
     finetune(undecided(epochs=1), recorder)
     assert len(scans) == 1
 
@@ -234,7 +247,7 @@ def test_dataset_is_scanned_once(
 def test_model_without_cls_token_is_not_guided(undecided: Make, recorder: Any) -> None:
     changes = {"model": "vit_medium_patch16_gap_256@none", "image_size": (32, 32), "epochs": 1}
     summary = finetune(undecided(**changes), recorder)
-    assert (summary["lam"], summary["kept_blocks"], summary["agreement"]) == (0.0, [], None)
+    assert (summary["lam"], summary["kept_blocks"], summary["cls_top1"]) == (0.0, [], None)
     assert "is released (lam 0): the model has no CLS token" in summary["why"]
     assert "reg.gta" not in recorder.rows[0]
 

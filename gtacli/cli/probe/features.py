@@ -78,7 +78,7 @@ def measure_models(
     Returns: a result per model, and the images that could not be read, with the reason.
     """
     from gtacli.models import load_model
-    from gtacli.probing.features.columns import name_features
+    from gtacli.models.feature_columns import name_features
     from gtacli.probing.features.evaluation import compare_results
 
     task = call.command.split()[-1]

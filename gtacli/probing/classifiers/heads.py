@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn
 
 MOMENTUM = 0.9
 _ROWS = 4096  # rows at a time in evaluation

@@ -27,10 +27,10 @@ from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import Record
 from gtacli.data.loader import ImageStore, make_loader
 from gtacli.errors import RunError
+from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import has_cls
 from gtacli.probing.features.cache import Features, ProgressBar
-from gtacli.probing.features.columns import FeatureColumn, PooledFeatures
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
 from gtacli.runtime.devices import choose_workers
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtacli.measures.logistic import fit_logistic
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.classifiers.heads import compute_scales
 from gtacli.probing.classifiers.selection import FeatureSet
 from gtacli.probing.features.cache import Features, ProgressBar
-from gtacli.probing.features.columns import FeatureColumn
 
 PENALTIES = (10.0,)
 """Inverse strengths c of the penalty to choose from, as in `fewshot`, the preferred one first.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtacli.data.sampling import hold_out
+from gtacli.models.feature_columns import FeatureColumn, select_columns
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import has_cls
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn, select_columns
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics, to_numpy
 
 DEEP = 4

@@ -23,9 +23,9 @@ from gtacli.measures.statistics import (
     paired_mean_difference,
     wilson_interval,
 )
+from gtacli.models.feature_columns import FeatureColumn, select_columns
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.cache import FeatureCache, Features
-from gtacli.probing.features.columns import FeatureColumn, select_columns
 from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)

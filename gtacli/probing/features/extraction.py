@@ -16,8 +16,8 @@ from gtacli.data.base import Record
 from gtacli.errors import RunError
 from gtacli.images.decode import load
 from gtacli.inference.stream import Failure, stream
+from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.features.columns import FeatureColumn, PooledFeatures
 from gtacli.runtime.batching import chunk_size, fits_one_core
 from gtacli.runtime.devices import Compute
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from gtacli.config.base import StrictModel
 from gtacli.data.base import Record
 from gtacli.errors import RunError
-from gtacli.probing.features.columns import Pool
+from gtacli.models.feature_columns import Pool
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.strict_json import parse_json
 from gtacli.runtime.tensor_file import check_tensor_file, write_tensor_file

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.classifiers import heads as module
 from gtacli.probing.classifiers.heads import (
     Head,
@@ -20,7 +21,6 @@ from gtacli.probing.classifiers.heads import (
     count_steps,
 )
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn
 
 A, B = FeatureColumn(1, "cls"), FeatureColumn(2, "mean")
 CPU = torch.device("cpu")

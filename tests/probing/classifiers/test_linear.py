@@ -13,11 +13,11 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from gtacli.data.base import Record
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.classifiers.heads import LinearHeads
 from gtacli.probing.classifiers.linear import RATES_BY_STEPS, ProbeResult, Sweep, linear
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn
 from gtacli.probing.features.evaluation import ProbeData, Splits
 
 CLS = FeatureColumn(0, "cls")

@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 
 from gtacli.data.base import Record
 from gtacli.data.sampling import split_folds
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.classifiers.linear import ProbeResult, Sweep, linear
 from gtacli.probing.classifiers.logistic_heads import (
@@ -23,7 +24,6 @@ from gtacli.probing.classifiers.logistic_heads import (
 )
 from gtacli.probing.classifiers.selection import feature_choices
 from gtacli.probing.features.cache import Features
-from gtacli.probing.features.columns import FeatureColumn
 from gtacli.probing.features.evaluation import ProbeData, Splits
 
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ from PIL import Image
 from gtacli import load_model
 from gtacli.data.base import Record
 from gtacli.data.spec import load_dataset
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.classifiers.linear_mae import (
     MaeHead,
     MaeProtocol,
@@ -20,7 +21,6 @@ from gtacli.probing.classifiers.linear_mae import (
     linear_mae,
 )
 from gtacli.probing.features.cache import FeatureCache
-from gtacli.probing.features.columns import FeatureColumn
 from gtacli.probing.features.evaluation import ProbeData, make_splits
 from gtacli.runtime.devices import choose_compute
 

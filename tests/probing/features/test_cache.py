@@ -21,10 +21,10 @@ from gtacli.data.base import Record
 from gtacli.data.spec import load_dataset
 from gtacli.errors import GtaError, RunError
 from gtacli.images.decode import ImageError
+from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features import cache as module
 from gtacli.probing.features.cache import FeatureCache, Features
-from gtacli.probing.features.columns import FeatureColumn
 from gtacli.probing.features.extraction import FeatureExtractor
 from gtacli.runtime.devices import choose_compute
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gtacli.errors import UsageError
-from gtacli.probing.features.columns import FeatureColumn, PooledFeatures, select_columns
+from gtacli.models.feature_columns import FeatureColumn, PooledFeatures, select_columns
 
 TINY: dict[str, Any] = {
     "img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5,

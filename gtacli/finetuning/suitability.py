@@ -1,0 +1,94 @@
+"""An estimate, before training, of whether the source's attention suits the labels.
+
+The CLS token knows of an image what the attention of all blocks has let it collect. Two classifiers
+are compared on images that they were not fitted to: one of the CLS token's last features, and one
+of what every block knows, its CLS token and the mean of its patches, from which nothing has been
+selected. Where the first is better, the source's attention selects what these labels need, and
+what fine-tuning changes in it is mostly noise. Where the second is better, it misses what lower
+blocks have seen, and has to change.
+
+Both are ridge classifiers (`measures.ridge`), left-one-out in closed form, so that the estimate
+costs a forward pass. Ours; probes of all blocks are those of Head2Toe (arXiv 2201.03529).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gtacli.data.base import Record
+from gtacli.finetuning.frozen_features import extract_features
+from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.measures.ridge import kernel_of, leave_one_out
+from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """The two accuracies, as fractions of the same images.
+
+    Attributes:
+        cls: of the CLS token's last features.
+        blocks: of the features of all blocks.
+        error: standard error of their difference.
+    """
+
+    cls: float
+    blocks: float
+    error: float
+
+    @property
+    def verdict(self) -> int:
+        """The verdict: 1 where the attention suits, -1 where it does not, 0 where it is open.
+
+        It is open where the accuracies differ by at most one standard error.
+        """
+        gain = self.cls - self.blocks
+        return (gain > self.error) - (gain < -self.error)
+
+
+def measure_suitability(job: FinetuneJob, records: tuple[Record, ...]) -> Suitability:
+    """Estimate how the source's attention suits some of a job's training images.
+
+    The processes of the job share the images; all of them get the estimate.
+
+    Raises GtaError if no image can be read.
+    """
+    last = job.depth - 1
+    columns = tuple(FeatureColumn(n, pool) for n in range(last + 1) for pool in ("cls", "mean"))
+    features = extract_features(job, records, read=_block_reader(job, columns))
+    kernels = {c: kernel_of(features.values[:, i]) for i, c in enumerate(columns)}
+
+    def hits(kernel: Tensor) -> Tensor:
+        scores = leave_one_out(kernel, features.labels, len(job.dataset.classes))
+        return scores.argmax(1) == features.labels
+
+    every = torch.stack([*kernels.values()]).sum(0)
+    return compare(hits(kernels[FeatureColumn(last, "cls")]), hits(every))
+
+
+def compare(cls: Tensor, blocks: Tensor) -> Suitability:
+    """Return the estimate from which images (N,) each of the classifiers has right."""
+    ours, theirs = cls.double(), blocks.double()
+    # That of the paired difference: what both have right, or wrong, does not make it uncertain.
+    error = float((ours - theirs).std(correction=0)) / math.sqrt(len(ours))
+    return Suitability(float(ours.mean()), float(theirs.mean()), error)
+
+
+def _block_reader(
+    job: FinetuneJob, columns: tuple[FeatureColumn, ...]
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (B, 3, H, W) to features (B, columns, C) in fp32."""
+    device = job.compute.device
+    model, view = PooledFeatures(job.target.model, columns), job.target.view(device)
+
+    def read(images: Tensor) -> Tensor:
+        with job.compute.autocast():
+            pooled = model(view(images.to(device)))
+        return torch.stack([column.float() for column in pooled], 1)
+
+    return read

@@ -1,0 +1,92 @@
+"""Tests of the estimate whether the source's attention suits the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gtacli.finetuning.suitability as suitability
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.finetuning.linear_head import FrozenFeatures
+from gtacli.finetuning.prepare import prepare
+from gtacli.finetuning.suitability import Suitability, compare, measure_suitability
+
+Make = Callable[..., FinetuneConfig]
+
+
+@pytest.mark.parametrize(
+    ("cls", "blocks", "verdict"),
+    [(0.6, 0.5, 1), (0.5, 0.6, -1), (0.52, 0.5, 0), (0.5, 0.52, 0), (0.5, 0.5, 0)],
+)
+def test_verdict_needs_more_than_a_standard_error(cls: float, blocks: float, verdict: int) -> None:
+    assert Suitability(cls, blocks, error=0.03).verdict == verdict
+
+
+def test_classifiers_that_agree_on_all_images_leave_it_open() -> None:
+    right = torch.tensor([True, False, True])
+    found = compare(right, right)
+    assert (found.cls, found.error, found.verdict) == (pytest.approx(2 / 3), 0.0, 0)
+
+
+def test_error_is_that_of_the_paired_difference() -> None:
+    rng = np.random.default_rng(0)
+    # The first has 70 % right; the other differs from it in a tenth of the images.
+    errors, differences = [], []
+    for _ in range(2000):
+        ours = rng.random(80) < 0.7
+        theirs = np.where(rng.random(80) < 0.1, ~ours, ours)
+        found = compare(torch.from_numpy(ours), torch.from_numpy(theirs))
+        errors.append(found.error)
+        differences.append(found.cls - found.blocks)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(differences), rel=0.05)
+
+
+@pytest.mark.parametrize("told", ["cls", "blocks"])
+def test_where_the_classes_are_told_is_found(
+    config: Make, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    job = prepare(config())
+    labels = torch.arange(60) % len(job.dataset.classes)
+    values = torch.randn(60, 2 * job.depth, 24, generator=torch.Generator().manual_seed(0))
+    columns = [-2] if told == "cls" else range(2 * job.depth - 2)  # the last block's CLS token
+    for column in columns:
+        values[:, column] += 2 * torch.nn.functional.one_hot(labels, 24)
+    features = FrozenFeatures(values, labels, torch.arange(60))
+    monkeypatch.setattr(suitability, "extract_features", lambda *args, **kwargs: features)
+    found = measure_suitability(job, job.records)
+    assert found.verdict == (1 if told == "cls" else -1)
+
+
+def test_features_are_those_of_all_blocks(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(config())
+    seen: list[FrozenFeatures] = []
+    extract = suitability.extract_features
+
+    def spy(*args: Any, **kwargs: Any) -> FrozenFeatures:
+        seen.append(extract(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(suitability, "extract_features", spy)
+    few = measure_suitability(job, job.records)
+    model: Any = job.target.model.eval()
+    images = torch.stack([job.target.preprocess(_open(r)) for r in job.records])
+    with torch.no_grad():
+        _, blocks = model.forward_intermediates(
+            images, norm=True, output_fmt="NLC", return_prefix_tokens=True
+        )
+    expected = torch.stack(
+        [part for patches, prefix in blocks for part in (prefix[:, 0], patches.mean(1))], 1
+    )
+    # The decoded images differ a little from those of the evaluation view.
+    assert torch.allclose(seen[0].values, expected, atol=0.1)
+    other = prepare(config(batch_size=4))
+    assert measure_suitability(other, other.records) == few
+
+
+def _open(record: Any) -> Any:
+    return Image.open(record.path).convert("RGB")
