@@ -1,11 +1,12 @@
-# Everything lives in .venv (and .venv-min) in this folder; nothing outside it is touched.
+# Everything lives in .venv (and .venv-min, .venv-audit) in this folder; nothing outside it is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 MIN := .venv-min/bin
+AUDIT := .venv-audit/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-min lint docs wheel bench
+.PHONY: help install demo test test-all test-min lint audit docs wheel bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ lint: install ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+audit: ## look up known vulnerabilities of the versions in constraints.txt
+	@if $(PYTHON) -c "from urllib.request import urlopen; urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; then \
+		test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv .venv-audit && $(AUDIT)/python -m pip install --quiet pip-audit; } && \
+		$(AUDIT)/pip-audit --disable-pip --no-deps -r constraints.txt; \
+	else echo "audit skipped: the advisory service (pypi.org) cannot be reached"; fi
 
 docs: install ## build the documentation site in build/site; dead links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
