@@ -201,6 +201,12 @@ class FinetuneConfig(TrainingConfig):
         "also write the adapters alone (adapter.safetensors, in peft's layout) beside the "
         "weights that they are merged into",
     )
+    pool: Literal["cls", "mean", "cls+mean"] | None = option(
+        None,
+        "features that the classifier reads: the CLS token (cls), the mean of the patches, or "
+        "both, which is twice as wide",
+        shown="the model's",
+    )
     head_init: Literal["probe", "centroid", "random"] = option(
         "probe",
         "start of a new classifier: probe fits a logistic regression to the frozen features of "

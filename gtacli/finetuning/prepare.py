@@ -229,6 +229,7 @@ def _load_target(config: FinetuneConfig, dataset: ImageDataset) -> LoadedModel:
         config.partial_weights,
         config.drop_path,
         config.init,
+        pool=config.pool,
     )
     target = fit_head(target, dataset.classes, assume_order=config.init is not None)
     if config.track_attention:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
+from gtacli.models.card import BOTH
 from gtacli.models.lora import adapted_layers
 from gtacli.models.weights import head_prefixes, read_weights
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
@@ -79,7 +80,10 @@ def find_adapter(path: Path) -> tuple[Path, Path] | None:
 
 
 def merge_adapter(
-    tensors: Mapping[str, Tensor], path: Path, classifier: tuple[str, ...]
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    classifier: tuple[str, ...],
+    pool: str | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a network's tensors with an adapter merged into them, and the adapter's header.
 
@@ -87,6 +91,7 @@ def merge_adapter(
         tensors: of the network that the adapter was trained on, in timm's layout.
         path: a file of adapters, or the folder of one.
         classifier: prefixes of the classifier's names; the adapter may bring a new one.
+        pool: `cls+mean` if the network's classifier reads both; ours say themselves what they read.
 
     Raises GtaError for files that cannot be read or do not fit the network.
     """
@@ -96,11 +101,12 @@ def merge_adapter(
     config = _read_config(files[1])
     read, header = read_weights(files[0])
     factors, others = _split(read, files[0])
+    both = (header.get("pool") if "architecture" in header else pool) == BOTH
     merged = dict(tensors)
     for name, pair in factors.items():
         merged[f"{name}.weight"] = _merge(merged, name, pair, config, files[0])
     for name, value in others.items():
-        _check_other(tensors, name, value, classifier, files[0])
+        _check_other(tensors, name, value, classifier, both, files[0])
         merged[name] = value
     return merged, header
 
@@ -177,12 +183,20 @@ def _merge(
 
 
 def _check_other(
-    tensors: Mapping[str, Tensor], name: str, value: Tensor, classifier: tuple[str, ...], path: Path
+    tensors: Mapping[str, Tensor],
+    name: str,
+    value: Tensor,
+    classifier: tuple[str, ...],
+    both: bool,
+    path: Path,
 ) -> None:
-    """Raise GtaError for a whole tensor that does not fit; a classifier may have other classes."""
+    """Raise GtaError for a whole tensor that does not fit; a classifier may have other classes.
+
+    `both`: it reads the CLS token and the mean of the patches.
+    """
     own = tensors.get(name)
     if name.startswith(classifier):
-        width = tensors["patch_embed.proj.weight"].shape[0]
+        width = tensors["patch_embed.proj.weight"].shape[0] * (2 if both else 1)
         fits = value.shape[1:] == ((width,) if name.endswith(".weight") else ()) and len(value) > 0
     else:
         fits = own is not None and own.shape == value.shape

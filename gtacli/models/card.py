@@ -22,6 +22,7 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 Scale = Annotated[float, Field(gt=0, le=1000)]
 Level = Annotated[float, Field(ge=-1000, le=1000)]
 _WORD = re.compile(r"[a-z0-9_]{1,40}")
+BOTH: Literal["cls+mean"] = "cls+mean"
 _LARGEST = 1 << 16
 _DEEPEST = 256
 
@@ -59,6 +60,7 @@ class ModelCard(StrictModel):
         image_size: (h, w) in pixels.
         mean, std: of the normalization, per channel.
         classes: names of the classes.
+        pool: the features that the classifier reads, where timm has no pooling for them.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -71,10 +73,11 @@ class ModelCard(StrictModel):
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     crop_pct: float | None = Field(None, gt=0, le=1)
     classes: tuple[str, ...] = ()
+    pool: Literal["cls+mean"] | None = None
 
 
 HUB_FIELDS = ("architecture", "mean", "std", "interpolation", "crop_pct")
-_TEXTS = ("architecture", "interpolation")
+_TEXTS = ("architecture", "interpolation", "pool")
 _OTHER_NAMES = {"mean": "input_mean", "std": "input_std"}  # as some exports of OpenCLIP say
 
 

@@ -26,6 +26,8 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         settings = [getattr(module, setting, None) for setting in SETTINGS]
+        # Of most models it is timm's default; then it is left out, so that older caches stay valid.
+        settings += [pool] if (pool := getattr(module, "global_pool", "token")) != "token" else []
         digest.update(f"{name}\0{type(module).__qualname__}\0{settings}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -18,10 +18,11 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from gtacli.errors import GtaError, errors_about
+from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
 from gtacli.models.card import ModelCard
+from gtacli.models.pooling import ClassifierPool, name_pool, set_pool
 from gtacli.models.specs import Weights, replace_weights, resolve, resolve_architecture
 from gtacli.models.weights import LoadReport, head_prefixes, load_weights
 
@@ -83,6 +84,7 @@ def load_model(
     any_size: bool = False,
     untrained: bool = False,
     patch_size: int | None = None,
+    pool: ClassifierPool | None = None,
 ) -> LoadedModel:
     """Load a ViT by its spec, in eval mode on the CPU.
 
@@ -100,10 +102,13 @@ def load_model(
             embeddings are resized for each batch. Not saved either.
         untrained: use the architecture alone; the weights are random, or those of `init`.
         patch_size: side of the patches; patch embeddings are resampled. Default: the model's own.
+        pool: the features that the classifier reads, see `pooling`. Default: the model's own. A
+            classifier of the weights that reads others is replaced by a new one.
 
     Raises:
         GtaError: for an unknown name, weights that cannot be read or do not fit (option "model" or
-            "init"), or a size that is not a multiple of the patch size (option "image_size").
+            "init"), a size that is not a multiple of the patch size (option "image_size"), or
+            features that the model does not have (option "pool").
     """
     with errors_about("model"):
         named = resolve_architecture(spec) if untrained else resolve(spec)
@@ -118,6 +123,10 @@ def load_model(
             kwargs["dynamic_img_size"] = True
         model = _create(weights.architecture, spec, kwargs)
         timm_blocks.check(model)
+        described = weights if weights.pool is None else named
+        theirs = weights.pool or described.card.pool or name_pool(model)
+        saved |= _set_pool(model, described, pool)
+        weights = _without_other_head(model, weights, theirs)
         with errors_about("model" if init is None else "init"):
             report = _fill(model, weights, partial_weights)
         _check_size(model, spec)
@@ -142,6 +151,36 @@ def _arguments(
     if image_size is not None:
         kwargs["img_size"] = image_size
     return kwargs
+
+
+def _set_pool(model: nn.Module, weights: Weights, pool: ClassifierPool | None) -> Mapping[str, Any]:
+    """Let the classifier read the wanted features, or those that a header says.
+
+    Returns: see `set_pool`.
+    """
+    if pool is not None:
+        return set_pool(model, pool)
+    if weights.card.pool is not None:
+        try:
+            set_pool(model, weights.card.pool)
+        except UsageError as error:
+            reason = error.message.partition(";")[0]
+            text = f"its header says that the classifier reads {weights.card.pool}, but {reason}"
+            raise GtaError(f"{weights.where}: {text}") from None
+    return {}
+
+
+def _without_other_head(model: nn.Module, weights: Weights, theirs: str) -> Weights:
+    """Leave the weights' classifier out if the model's reads other features than `theirs`."""
+    ours, heads = name_pool(model), head_prefixes(model)
+    if weights.tensors is None or theirs == ours:
+        return weights
+    kept = {name: value for name, value in weights.tensors.items() if not name.startswith(heads)}
+    if len(kept) < len(weights.tensors) and cast(Any, model).num_classes:
+        log.info(
+            "new classifier: that of %s reads %s, not %s (`pool`)", weights.where, theirs, ours
+        )
+    return replace(weights, tensors=kept)
 
 
 def _loaded(

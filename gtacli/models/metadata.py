@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+from gtacli.models.card import BOTH
 from gtacli.models.loading import LoadedModel
+from gtacli.models.pooling import reads_both
 
 
 def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:
@@ -20,4 +22,5 @@ def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, st
         "std": json.dumps(list(model.std)),
         "interpolation": model.interpolation,
         "crop_pct": str(model.crop_pct),
+        **({"pool": BOTH} if reads_both(model.model) else {}),
     }

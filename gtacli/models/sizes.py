@@ -64,18 +64,31 @@ def _compare(missing: int, shapes: Shapes, where: str) -> None:
         )
 
 
-def _own_shapes(
-    architecture: str, kwargs: Mapping[str, Any], where: str
-) -> dict[str, tuple[int, ...]]:
+def build_without_memory(architecture: str, kwargs: Mapping[str, Any], where: str) -> nn.Module:
+    """Return a network without a classifier whose parameters have shapes, but no values.
+
+    Args:
+        architecture: timm's name.
+        kwargs: arguments of `timm.create_model`.
+        where: name of their file in messages.
+
+    Raises GtaError for arguments that do not fit.
+    """
     given = {**kwargs, "num_classes": 0}
     try:
         with torch.device("meta"):
-            model: nn.Module = timm.create_model(architecture, pretrained=False, **given)
+            return timm.create_model(architecture, pretrained=False, **given)
     except Exception as error:  # timm asserts, and raises many types for wrong arguments
         reason = " ".join(str(error).split())[:200]
         raise GtaError(
             f"{where}: {architecture} cannot be built as it describes ({reason})"
         ) from error
+
+
+def _own_shapes(
+    architecture: str, kwargs: Mapping[str, Any], where: str
+) -> dict[str, tuple[int, ...]]:
+    model = build_without_memory(architecture, kwargs, where)
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 

@@ -30,7 +30,8 @@ from gtacli.models.cached import cached_only
 from gtacli.models.card import ModelCard, read_card
 from gtacli.models.hub import checked_files, read_hub_folder
 from gtacli.models.layouts import find_layout
-from gtacli.models.sizes import check_sizes
+from gtacli.models.pooling import ARGUMENTS, name_pool
+from gtacli.models.sizes import build_without_memory, check_sizes
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
@@ -51,6 +52,8 @@ class Weights:
         where: name of the file in messages.
         kwargs: arguments of `timm.create_model` beside the name.
         layout, dropped: see `LoadReport`.
+        pool: the features that the classifier among the tensors reads; None: those that the
+            architecture, `kwargs` and the header say.
     """
 
     architecture: str
@@ -61,6 +64,7 @@ class Weights:
     pretrained_cfg: Mapping[str, Any] | None = None
     layout: str = "timm"
     dropped: tuple[str, ...] = ()
+    pool: str | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -148,6 +152,7 @@ def replace_weights(named: Weights, init: str) -> Weights:
     same = start.architecture.split(".")[0] == named.architecture.split(".")[0]
     if same and named.tensors is None:
         return start
+    start = replace(start, pool=_pool_of(start))
     if same:
         return replace(start, kwargs=named.kwargs)
     return replace(
@@ -158,6 +163,14 @@ def replace_weights(named: Weights, init: str) -> Weights:
     )
 
 
+def _pool_of(weights: Weights) -> str | None:
+    """Return what the classifier of weights reads; None for an architecture that timm lacks."""
+    if weights.card.pool is not None or not timm.is_model(weights.architecture.split(".")[0]):
+        return weights.card.pool
+    model = build_without_memory(weights.architecture, weights.kwargs or {}, weights.where)
+    return name_pool(model)
+
+
 def _adapted(spec: str, adapter: str) -> Weights:
     """Return the weights of a spec with an adapter merged into them."""
     weights = resolve(spec)
@@ -166,11 +179,17 @@ def _adapted(spec: str, adapter: str) -> Weights:
     names = timm.get_pretrained_cfg_value(weights.architecture, "classifier") or "head"
     classifier = (names,) if isinstance(names, str) else tuple(names)
     path = Path(adapter).expanduser()
-    tensors, header = merge_adapter(weights.tensors, path, classifier)
-    header.pop("architecture", None)
+    tensors, header = merge_adapter(weights.tensors, path, classifier, weights.metadata.get("pool"))
     log.info("%s: merged into %s", adapter, weights.where)
-    metadata = {**weights.metadata, **header}
-    return replace(weights, tensors=tensors, metadata=metadata, where=f"{weights.where}+{adapter}")
+    ours = header.pop("architecture", None) is not None
+    metadata, kwargs = {**weights.metadata, **header}, weights.kwargs
+    if ours:  # then the header describes the features that its classifier reads
+        own = read_card(header, adapter).kwargs
+        kept = {k: v for k, v in (kwargs or {}).items() if k not in ARGUMENTS}
+        kwargs = kept | {k: v for k, v in own.items() if k in ARGUMENTS}
+        metadata["pool"] = header.get("pool", "")
+    where = f"{weights.where}+{adapter}"
+    return replace(weights, tensors=tensors, metadata=metadata, where=where, kwargs=kwargs)
 
 
 def _without_header(
