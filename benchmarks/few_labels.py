@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gta 0.1 as before": {"lam": 0.1, "head_init": "random", **BARE},
     "lp-ft": {"regularizer": "none", **BARE},
     "gta 0.1": {"lam": 0.1, **BARE},
+    "a fifth held out": {"hold_out": 20.0, **BARE},
     "lora": {"regularizer": "none", "train": "lora", **BARE},
     "plain, lr 3e-5": {"regularizer": "none", "head_init": "random", "lr": 3e-5, **BARE},
     "lam auto": {"lam": "auto", **BARE},
