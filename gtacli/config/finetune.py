@@ -207,10 +207,11 @@ class FinetuneConfig(TrainingConfig):
         "both, which is twice as wide",
         shown="the model's",
     )
-    head_init: Literal["probe", "centroid", "random"] = option(
-        "probe",
+    head_init: Literal["auto", "probe", "centroid", "random"] = option(
+        "auto",
         "start of a new classifier: probe fits a logistic regression to the frozen features of "
-        "the training images, centroid takes the class means, random starts at zero",
+        "the training images, centroid takes the class means, random starts at zero; auto: probe, "
+        "or random where the source's attention does not suit the labels",
     )
     freeze_epochs: int = option(
         0,

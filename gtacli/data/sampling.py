@@ -8,6 +8,7 @@ rounded up.
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -94,6 +95,18 @@ def split_folds(records: Sequence[Record], folds: int, seed: int = 0) -> dict[st
             for record in _shuffled(members, seed, "folds"):
                 found[record.key] = len(found) % folds  # goes on where the last class ended
     return found
+
+
+def evenly(records: tuple[Record, ...], most: int) -> tuple[Record, ...]:
+    """Return at most `most` records, about equally many of each class, in their order."""
+    if len(records) <= most:
+        return records
+    turns: dict[int, int] = defaultdict(int)
+    order: list[tuple[int, int]] = []
+    for number, record in enumerate(records):
+        order.append((turns[record.label], number))
+        turns[record.label] += 1
+    return tuple(records[number] for number in sorted(n for _, n in sorted(order)[:most]))
 
 
 def make_split(

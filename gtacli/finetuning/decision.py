@@ -32,10 +32,9 @@ from typing import cast
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.parts import GTAOptions
 from gtacli.errors import GtaError
-from gtacli.finetuning.head_start import evenly
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import KeptAttention
-from gtacli.finetuning.suitability import Suitability, measure_suitability
+from gtacli.finetuning.suitability import Suitability, find_suitability
 from gtacli.regularizers.gta import GTA
 from gtacli.runtime.run_folder import RunFolder
 
@@ -47,9 +46,6 @@ EVERY = 2
 """Steps from one penalty to the next: half its cost, the same accuracy within the noise."""
 POOR = 0.2
 """Accuracy of the better classifier below which a warning says that the source knows little."""
-IMAGES = 600
-"""Images that the suitability is measured on, unless there are more than 300 classes."""
-IMAGES_OF_CLASS = 2
 
 
 def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAttention:
@@ -62,11 +58,8 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             return _read(run, job.depth)
         if run.has_state():
             return {}
-    candidates, found = _candidates(job), None
-    if candidates:
-        most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
-        records = evenly(job.records, job.config.batch_size if dry_run else most)
-        found = measure_suitability(job, records)
+    candidates = _candidates(job)
+    found = find_suitability(job, 1 if dry_run else None)
     result = conclude(found, candidates, job.depth)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
@@ -99,14 +92,16 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
         candidates: blocks whose attention may be kept.
         depth: number of blocks.
     """
-    kept = [n for n in candidates if found is not None and _keeps(found, n, depth)]
+    verdict = 0 if found is None else found.verdict
+    lower = -(-depth // 2)
+    kept = [n for n in candidates if verdict > 0 or (verdict == 0 and n < lower)]
     if kept:
         text = f"the source's attention is kept in blocks {_ranges(kept)} of {depth}"
     else:
         text = "the source's attention is released"
     text += f" (lam {STRENGTH if kept else 0:g}): "
     if found is None:
-        text += "the model has no CLS token, whose attention it is"
+        text += "the model has no CLS token"
     else:
         figures = f"{100 * found.cls:.0f} against {100 * found.blocks:.0f} % of left-out images"
         text += {
@@ -116,7 +111,7 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
             f"({figures})",
             -1: f"what it selects tells the classes worse than the features of all blocks "
             f"({figures})",
-        }[found.verdict]
+        }[verdict]
     return {
         "lam": STRENGTH if kept else 0.0,
         "kept_attention": len(kept) / depth,
@@ -125,12 +120,6 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
         "blocks_top1": None if found is None else found.blocks,
         "why": text,
     }
-
-
-def _keeps(found: Suitability, block: int, depth: int) -> bool:
-    """Return whether the attention of a block is kept."""
-    lower = block < -(-depth // 2)
-    return found.verdict > 0 or (found.verdict == 0 and lower)
 
 
 def apply(config: FinetuneConfig, decision: KeptAttention, depth: int) -> FinetuneConfig:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from gtacli.data.base import Record
+from gtacli.data.sampling import evenly
 from gtacli.errors import GtaError
 from gtacli.finetuning.frozen_features import extract_features, training_features
 from gtacli.finetuning.linear_head import (
@@ -19,6 +18,7 @@ from gtacli.finetuning.linear_head import (
 )
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import LinearProbe
+from gtacli.finetuning.suitability import find_suitability
 from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,15 @@ def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
     method = job.config.head_init
     if not job.new_head or method == "random":
         return
+    if method == "auto":
+        found = find_suitability(job, max_batches)
+        if found is not None and found.verdict < 0 and job.config.train != "head":
+            log.info(
+                "`head_init=auto`: zero, as the features of all blocks tell the classes better "
+                "than those of the classifier"
+            )
+            return
+        method = "probe"
     head = _fit(job, method, max_batches)
     models = {id(model): model for model in (job.target.model, job.evaluated.model)}
     fits = [set_head(model, job.target.head, head) for model in models.values()]
@@ -84,15 +93,3 @@ def _fit(job: FinetuneJob, method: str, max_batches: int | None) -> LinearHead:
         features = training_features(job, evenly(job.records, MOST_IMAGES), max_batches)
         heads[key] = FIT[method](features, len(job.dataset.classes))
     return heads[key]
-
-
-def evenly(records: tuple[Record, ...], most: int) -> tuple[Record, ...]:
-    """Return at most `most` records, about equally many of each class, in their order."""
-    if len(records) <= most:
-        return records
-    turns: dict[int, int] = defaultdict(int)
-    order: list[tuple[int, int]] = []
-    for number, record in enumerate(records):
-        order.append((turns[record.label], number))
-        turns[record.label] += 1
-    return tuple(records[number] for number in sorted(n for _, n in sorted(order)[:most]))

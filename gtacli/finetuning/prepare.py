@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +49,9 @@ from gtacli.training.image_stores import ImageStores
 from gtacli.training.job import TrainingJob, require_shared_batch
 from gtacli.training.optimization import make_optimizer
 
+if TYPE_CHECKING:  # it needs a job
+    from gtacli.finetuning.suitability import Suitability
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +64,7 @@ class FinetuneStores(ImageStores):
         source_cache: the one created last, if any.
         heads: fitted classifiers, by method and training images.
         features: of training images before the first step.
+        suitability: of the source's attention, measured before the first step.
     """
 
     dataset: ImageDataset
@@ -68,6 +72,7 @@ class FinetuneStores(ImageStores):
     source_cache: SourceCache | None = None
     heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
     features: dict[tuple[Record, ...], FrozenFeatures] = field(default_factory=dict)
+    suitability: Suitability | None = None
 
 
 @dataclass(kw_only=True)

@@ -21,10 +21,16 @@ import torch
 from torch import Tensor
 
 from gtacli.data.base import Record
+from gtacli.data.sampling import evenly
 from gtacli.finetuning.frozen_features import extract_features
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.measures.ridge import kernel_of, leave_one_out
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
+from gtacli.models.tap import has_cls
+
+IMAGES = 600
+"""Images that the estimate uses, unless there are more than 300 classes."""
+IMAGES_OF_CLASS = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,26 @@ class Suitability:
         """
         gain = self.cls - self.blocks
         return (gain > self.error) - (gain < -self.error)
+
+
+def find_suitability(job: FinetuneJob, max_batches: int | None = None) -> Suitability | None:
+    """Estimate how the source's attention suits a job's training images, once for all of a run.
+
+    Only before the first step. None for a model without a CLS token.
+
+    Args:
+        max_batches: use no more than their images.
+
+    Raises GtaError if no image can be read.
+    """
+    if not has_cls(job.target.model):
+        return None
+    if job.stores.suitability is None:
+        most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
+        if max_batches is not None:
+            most = max_batches * job.config.batch_size
+        job.stores.suitability = measure_suitability(job, evenly(job.records, most))
+    return job.stores.suitability
 
 
 def measure_suitability(job: FinetuneJob, records: tuple[Record, ...]) -> Suitability:

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 import gtacli.finetuning.head_start as head_start
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
+from gtacli.data.sampling import evenly
 from gtacli.finetuning.frozen_features import extract_features
-from gtacli.finetuning.head_start import evenly, start_head
+from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.linear_head import (
     FrozenFeatures,
     LinearHead,
@@ -33,6 +34,7 @@ from gtacli.finetuning.linear_head import (
 )
 from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
+from gtacli.finetuning.suitability import Suitability
 from gtacli.models.weights import head_prefixes
 
 Make = Callable[..., FinetuneConfig]
@@ -195,3 +197,16 @@ def test_evenly_takes_as_many_of_each_class(labels: list[int], most: int) -> Non
     assert [r for r in records if r in set(kept)] == list(kept)
     has, took = Counter(labels), Counter(r.label for r in kept)
     assert all(took[k] == has[k] or took[k] >= max(took.values()) - 1 for k in has)
+
+
+@pytest.mark.parametrize(("verdict", "starts_at_zero"), [(1, False), (0, False), (-1, True)])
+def test_auto_starts_at_zero_where_the_source_does_not_suit(
+    config: Make, monkeypatch: pytest.MonkeyPatch, verdict: int, starts_at_zero: bool
+) -> None:
+    found = Suitability(0.5, 0.5 - 0.1 * verdict, 0.01)
+    monkeypatch.setattr(head_start, "find_suitability", lambda job, most: found)
+    for train, zero in (("all", starts_at_zero), ("head", False)):
+        job = prepare(config(head_init="auto", train=train))
+        start_head(job)
+        model: Any = job.target.model
+        assert (model.head.weight.abs().sum() == 0) == zero

@@ -14,7 +14,12 @@ import gtacli.finetuning.suitability as suitability
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.finetuning.linear_head import FrozenFeatures
 from gtacli.finetuning.prepare import prepare
-from gtacli.finetuning.suitability import Suitability, compare, measure_suitability
+from gtacli.finetuning.suitability import (
+    Suitability,
+    compare,
+    find_suitability,
+    measure_suitability,
+)
 
 Make = Callable[..., FinetuneConfig]
 
@@ -90,3 +95,20 @@ def test_features_are_those_of_all_blocks(config: Make, monkeypatch: pytest.Monk
 
 def _open(record: Any) -> Any:
     return Image.open(record.path).convert("RGB")
+
+
+def test_it_is_measured_once_a_run(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    measure = suitability.measure_suitability
+
+    def spy(job: Any, records: Any) -> Suitability:
+        calls.append(len(records))
+        return measure(job, records)
+
+    monkeypatch.setattr(suitability, "measure_suitability", spy)
+    job = prepare(config())
+    first = find_suitability(job)
+    assert find_suitability(prepare(config(), stores=job.stores)) is first
+    assert calls == [len(job.records)]
+    no_cls = config(model="vit_medium_patch16_gap_256@none", image_size=(32, 32))
+    assert find_suitability(prepare(no_cls.model_copy(update={"regularizer": {}}))) is None
