@@ -97,13 +97,14 @@ def web(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
     """A web in memory, empty, which downloads ask; whoever opens a connection fails the test."""
     import socket
 
-    from gtacli.runtime import download
+    from gtacli.runtime import reachable
 
     def refuse(*_: Any, **__: Any) -> None:
         pytest.fail("opens a connection")
 
     web = Web()
-    monkeypatch.setattr(download, "TRANSPORTS", (web.transport(),))
+    monkeypatch.setattr(reachable, "TRANSPORTS", (web.transport(),))
+    monkeypatch.setattr(reachable, "_answered", set())
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -25,7 +25,8 @@ class Web:
     def answer(self, asked: request.Request) -> addinfourl:
         """Return the answer of an HTTP server."""
         url = asked.full_url
-        self.asked.append(url)
+        if asked.get_method() != "HEAD":  # which only asks whether there is a host
+            self.asked.append(url)
         headers, code = Message(), 404
         if url in self.redirects:
             headers["Location"], code = self.redirects[url], 302

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models import _helpers, _hub
 
 from gtacli.errors import GtaError
@@ -57,16 +58,23 @@ def read_hub_folder(spec: str) -> tuple[str, dict[str, Any]]:
     where, _, place = spec.partition(":")
     if where == "hf-hub":
         _, name, kwargs = _hub.load_model_config_from_hf(place)
+        _require_architecture(name, spec)  # before the weights are downloaded
         state = _hub.load_state_dict_from_hf(place)
     else:
         folder = Path(place)
         _, name, kwargs = _hub.load_model_config_from_path(folder)
+        _require_architecture(name, spec)
         for file in folder.iterdir():
             if file.suffix in _hub._EXT_PRIORITY:
                 check_regular(file)
         state = _hub.load_state_dict_from_path(folder)
-    if not isinstance(name, str):
-        raise GtaError(f"{spec}: its config.json names no architecture")
     shapes = {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
     check_count(name, kwargs, shapes, spec)
     return name, dict(kwargs)
+
+
+def _require_architecture(name: Any, spec: str) -> None:
+    if not isinstance(name, str):
+        raise GtaError(f"{spec}: its config.json names no architecture")
+    if not timm.is_model(name.split(".")[0]):
+        raise GtaError(f"{spec}: its config.json names no architecture of timm, but {name[:60]!r}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from gtacli.models.sizes import build_without_memory, check_sizes
 from gtacli.models.weights import read_weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
+from gtacli.runtime.reachable import hub_cache, why_hub_unreachable, why_unreachable
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -248,9 +250,10 @@ def _pretrained(spec: str) -> Weights:
     if not place:
         _check_tag(spec, name)
     own: dict[str, Any] = {}
+    unreachable = _why_unreachable(spec) if may_fetch() and where != "local-dir" else None
     try:
         with ExitStack() as guards:
-            if not may_fetch():
+            if not may_fetch() or unreachable:
                 guards.enter_context(cached_only())
             guards.enter_context(checked_files(spec))
             if place:  # a hub folder names its architecture and arguments in its config.json
@@ -261,16 +264,36 @@ def _pretrained(spec: str) -> Weights:
     except Exception as e:  # timm and the hub raise many types
         if isinstance(e, FileNotFoundError) and where != "local-dir":
             require_fetching(f"{spec}, which is not cached here,")
+        architecture = "ARCH" if place else name  # behind hf-hub:NAME, @ precedes a revision
+        if isinstance(e, FileNotFoundError) and unreachable:
+            cache = Path(torch.hub.get_dir()) / "checkpoints" if _url(spec) else hub_cache()
+            raise GtaError(
+                f"the weights of {spec} could not be loaded: they are not in the cache, and "
+                f"{unreachable}. Download them where there is a network, and copy them to {cache} "
+                f"here, or name a file: {architecture}@FILE"
+            ) from e
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise GtaError(
-            f"the weights of {spec} could not be loaded ({reason[:200]}). "
-            f"Offline? {name}@FILE reads them from a file, {name}@none has random weights"
+            f"the weights of {spec} could not be loaded ({reason[:200]}). {architecture}@FILE "
+            f"reads them from a file, {architecture}@none has random weights"
         ) from e
     timm_blocks.check(native)
     if not place:
         return Weights(spec, native.state_dict(), {}, spec)
     config = dict(cast(Any, native).pretrained_cfg)
     return Weights(name, native.state_dict(), {}, spec, own, config)
+
+
+def _why_unreachable(spec: str) -> str | None:
+    """Return why the place of a spec's weights cannot be asked, as a clause; None if it can."""
+    url = _url(spec)
+    return why_unreachable(url) if url else why_hub_unreachable()
+
+
+def _url(spec: str) -> str | None:
+    """Return the URL of weights that are on no hub."""
+    config = None if ":" in spec else timm.get_pretrained_cfg(spec)
+    return str(config.url) if config is not None and config.url and not config.hf_hub_id else None
 
 
 def _check_tag(spec: str, name: str) -> None:

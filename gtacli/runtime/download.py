@@ -15,11 +15,11 @@ from urllib import request
 from urllib.parse import urlsplit
 
 from gtacli.errors import GtaError
+from gtacli.runtime import reachable
 from gtacli.runtime.secrets import mask_secrets
 
 TIMEOUT = 60
 """Seconds without an answer, after which a download fails."""
-TRANSPORTS: tuple[type[request.BaseHandler], ...] = (request.HTTPSHandler, request.HTTPHandler)
 # At least two characters before the colon, so that a Windows drive is a path.
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -48,10 +48,13 @@ def require_url(url: str) -> None:
 def download(url: str, target: Path) -> None:
     """Write the content of `url` to `target`.
 
-    Raises GtaError for a URL or a redirect that is not allowed and for an incomplete answer;
+    Raises GtaError for a URL or a redirect that is not allowed, for a host that does not answer and
+    for an incomplete answer;
     OSError, ValueError or HTTPException for what else fails.
     """
     require_url(url)
+    if (reason := reachable.why_unreachable(url)) is not None:
+        raise GtaError(reason)
     opener = request.OpenerDirector()  # build_opener would add handlers of file:, ftp: and data:
     for handler in (
         request.ProxyHandler,
@@ -59,7 +62,7 @@ def download(url: str, target: Path) -> None:
         request.HTTPErrorProcessor,
         request.UnknownHandler,
         _Redirects,
-        *TRANSPORTS,
+        *reachable.TRANSPORTS,
     ):
         opener.add_handler(handler())
     asked = request.Request(url, headers={"User-Agent": "gta"})

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from timm.models import _hub
 
 from gtacli.errors import GtaError
-from gtacli.models import load_model
+from gtacli.models import load_model, specs
 from gtacli.runtime.fetching import recorded_specs
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -28,6 +28,8 @@ def test_recorded_names_load_from_the_cache(
         return str(tmp_path / filename)
 
     monkeypatch.setattr(_hub, "hf_hub_download", hub)
+    reason: list[str | None] = [None]
+    monkeypatch.setattr(specs, "why_hub_unreachable", lambda: reason[0])
     before = _hub.download_url_to_file, torch.hub.download_url_to_file
     with recorded_specs("run.json", allow_fetch=False):
         loaded = load_model(NAME).model
@@ -38,6 +40,10 @@ def test_recorded_names_load_from_the_cache(
     asked.clear()
     load_model(NAME)
     assert set(asked) == {False}
+    asked.clear()
+    reason[0] = "the hub is down"
+    load_model(NAME)
+    assert set(asked) == {True}
 
 
 def test_damaged_weights_in_the_cache_are_no_question_of_permission(

@@ -1,10 +1,11 @@
 """Family `hfds`: datasets of Hugging Face with the spec `hfds/NAME`, as in timm.
 
-NAME is a dataset of the hub (downloaded by `datasets` into its own cache; with HF_HUB_OFFLINE=1
-only read from there), or a local folder: written by `save_to_disk`, or with parquet files or image
-folders that `datasets` reads. The image column is the only one of that type, else `image` or `img`;
-the label column is the only ClassLabel, else `label`, `labels` or `fine_label`. A split without
-labels (all -1) is omitted. Rows are memory-mapped, and images are read when needed.
+NAME is a dataset of the hub (downloaded by `datasets` into its own cache; with HF_HUB_OFFLINE=1, or
+if the hub cannot be reached, only read from there), or a local folder: written by `save_to_disk`,
+or with parquet files or image folders that `datasets` reads. The image column is the only one of
+that type, else `image` or `img`; the label column is the only ClassLabel, else `label`, `labels` or
+`fine_label`. A split without labels (all -1) is omitted. Rows are memory-mapped, and images are
+read when needed.
 
 timm's ReaderHfds needs the names of split and columns, and cannot read the result of `save_to_disk`
 (`load_dataset` treats it as loose files), so the tables are read directly.
@@ -24,6 +25,7 @@ from gtacli.errors import GtaError
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.fetching import require_fetching
+from gtacli.runtime.reachable import why_hub_unreachable
 from gtacli.runtime.regular import open_regular
 
 log = logging.getLogger(__name__)
@@ -154,10 +156,32 @@ def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
     folder = Path(name)
     if not any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         require_fetching(f"hfds/{name}")  # a local folder, too: its README.md may name URLs
+        reason = None if folder.exists() else why_hub_unreachable()
+        if reason is not None:
+            return _cached_tables(datasets, name, reason)
         loaded: Mapping[str, Any] = datasets.load_dataset(name)
         return loaded
     saved = datasets.load_from_disk(name)
     return saved if isinstance(saved, dict) else {"train": saved}
+
+
+def _cached_tables(datasets: Any, name: str, reason: str) -> Mapping[str, Any]:
+    """Return the splits of a dataset of the hub from its cache, without a request to the hub."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        loaded: Mapping[str, Any] = datasets.load_dataset(name)
+    except (OSError, ValueError) as error:
+        raise GtaError(
+            f"hfds/{name} is not in the cache, and {reason}. Download it where there is a network, "
+            f"and copy its cache to {datasets.config.HF_DATASETS_CACHE} here, or name its folder: "
+            "hfds/FOLDER"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+    return loaded
 
 
 def _column(spec: str, features: Mapping[str, Any], kind: type, names: Sequence[str]) -> str:

@@ -227,5 +227,8 @@ def _download(url: str, name: str) -> Path:
         replace_atomic(target, write)
     except (OSError, ValueError, HTTPException, GtaError) as error:
         reason = mask_secrets(" ".join(str(error).split()))
-        raise GtaError(f"cannot download shard {mask_secrets(url)}: {reason}") from error
+        raise GtaError(
+            f"cannot download shard {mask_secrets(url)}: {reason}. A copy that was downloaded "
+            "elsewhere is read with wds/FILE.tar"
+        ) from error
     return target

@@ -161,8 +161,9 @@ def test_invalid_datasets_raise_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         assert "\n" not in str(caught.value)
     with pytest.raises(GtaError, match=r"has no train, val or test split \(it has other\)"):
         load_dataset(saved(tmp_path / "x", Features(number), other={"x": [1]}))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(GtaError, match=r"hfds/nobody/nothing cannot be loaded \(") as caught:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    match = r"hfds/nobody/nothing is not in the cache, and HF_HUB_OFFLINE is set"
+    with pytest.raises(GtaError, match=match) as caught:
         load_dataset("hfds/nobody/nothing")
     assert "\n" not in str(caught.value)
 
