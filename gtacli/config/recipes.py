@@ -40,7 +40,7 @@ class Recipe:
             return read_regular_text(self.path)
         except FileNotFoundError:
             raise UsageError("there is no such file", source=self.label) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise UsageError(f"cannot be read ({error})", source=self.label) from None
 
     @property

@@ -45,12 +45,12 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_regular_text(path: Path) -> str:
-    """Return the text of a UTF-8 file. Raises OSError as `check_regular` does, or ValueError."""
+    """Return the text of a UTF-8 file. Raises OSError as `check_regular` does, and for others."""
     with open_regular_text(path) as file:
         try:
             return file.read()
         except UnicodeDecodeError as error:
-            raise ValueError(not_utf8(error)) from None
+            raise OSError(not_utf8(error)) from None
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

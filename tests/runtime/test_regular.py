@@ -52,6 +52,9 @@ def test_files_and_links_to_files_are_read(folder: Path) -> None:
     assert regular.read_regular_text(folder / "file") == "é\n"
     with regular.open_regular_text(folder / "file", newline="") as file:
         assert file.read() == "é\r\n"
+    (folder / "file").write_bytes(b"caf\xe9")
+    with pytest.raises(OSError, match=r"^it is not UTF-8 text \(byte 3\)$"):
+        regular.read_regular_text(folder / "file")
 
 
 def test_file_that_becomes_a_fifo_does_not_block(

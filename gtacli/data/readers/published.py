@@ -97,7 +97,7 @@ def list_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number, text) of the nonempty lines of a list."""
     try:
         lines = read_regular_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise GtaError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():

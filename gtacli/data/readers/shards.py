@@ -28,6 +28,7 @@ from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, split_in_name
 from gtacli.data.readers.braces import expand_braces
+from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError
 from gtacli.images.find import is_hidden, is_image, read_file_state
@@ -36,7 +37,7 @@ from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.download import download, has_scheme, require_url
 from gtacli.runtime.fetching import require_fetching
-from gtacli.runtime.regular import not_utf8, open_regular, read_regular_text
+from gtacli.runtime.regular import not_utf8, open_regular
 from gtacli.runtime.secrets import mask_secrets
 from gtacli.runtime.strict_json import parse_json
 
@@ -202,7 +203,7 @@ def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
     for file in CLASS_NAMES if top else ():
         path = (top or Path()) / file
         if path.is_file():
-            names = tuple(line.strip() for line in read_regular_text(path).splitlines() if line)
+            names = tuple(text for _, text in list_lines(path))
             numbers = {str(number) for number in range(len(names))}
             if len(set(names)) != len(names) or not (used <= set(names) or used <= numbers):
                 raise GtaError(f"{path} lists {len(names)} classes, which do not fit the labels")

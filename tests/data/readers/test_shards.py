@@ -136,6 +136,9 @@ def test_class_names(listed: str, tmp_path: Path, make_image: Callable[..., Path
     (tmp_path / "classnames.txt").write_text("only\n")
     with pytest.raises(GtaError, match=r"classnames\.txt lists 1 classes, which do not fit"):
         load_dataset(f"wds/{tmp_path}")
+    (tmp_path / "classnames.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(GtaError, match=r"classnames\.txt: it is not UTF-8 text"):
+        load_dataset(f"wds/{tmp_path}")
 
 
 def test_remote_shards_are_downloaded_once(layout: Layout, tmp_path: Path, web: Web) -> None:
