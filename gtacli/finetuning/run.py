@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.session import Session, open_session
-from gtacli.training.state import Progress
+from gtacli.training.state import Progress, read_progress
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ def _before_training(
         config = config.model_copy(update={"lam": choice["chosen"]})
         job = prepare(config, stores=stores, processes=processes)
         state = None if dry_run else run.read_state()
-        session.observer.catch_up(json.loads(state["rows"]) if state else [])
+        session.observer.catch_up(read_progress(state).rows if state else [])
         fields = {**fields, "lam": choice["chosen"], "lam_search": choice}
     return job, state, fields
 
@@ -152,7 +151,7 @@ def _train(
 ) -> tuple[FinetuneJob, Progress]:
     """Run the training and the refit, or what is left of them."""
     config, run, dry_run = job.config, session.run, session.dry_run
-    progress = Progress() if state is None else Progress(**state["progress"])
+    progress = Progress() if state is None else read_progress(state)
     if progress.phase == "train":
         progress = run_phase(job, run, session.observer, progress, state, dry_run)
         state = None

@@ -1,17 +1,27 @@
-"""The state of a run: its progress, and all that is needed to continue it."""
+"""The state of a run: its progress, and all that is needed to continue it.
+
+A state may be a stranger's, or from another version: whatever it holds, one that does not fit is
+refused in a line.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor
 
+from gtacli.config.base import StrictModel, first_problem
+from gtacli.errors import GtaError
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
+from gtacli.runtime.strict_json import parse_json, reason_of
 from gtacli.training.selection import SCORE, is_as_good
 from gtacli.training.task import Task
 
@@ -62,6 +72,22 @@ class Progress:
         return best
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+class _SavedProgress(StrictModel):
+    """The fields of `Progress` as a state holds them, beside rows and totals."""
+
+    phase: Literal["train", "refit"]
+    epoch: Count
+    batch: Count
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    images: Count
+    best_epoch: Count | None
+    best_score: float | None
+    chosen: dict[str, Any] | None
+
+
 def get_state(
     task: Task,
     optimizer: torch.optim.Optimizer,
@@ -96,14 +122,60 @@ def restore(
     """Load what `get_state` returned.
 
     A process that the saved run did not have keeps its own random numbers.
+
+    Raises GtaError (option "resume") if the state is not of such a run.
     """
-    task.load_weights(state)
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    if processes.rank < len(state["rng"]):
-        rng.restore(state["rng"][processes.rank])
-    totals = {k: v.to(device) for k, v in state["totals"].items()}
-    return Progress(**state["progress"], totals=totals, rows=json.loads(state["rows"]))
+    progress = read_progress(state)
+    with _fitting():
+        task.load_weights(state)
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        if processes.rank < len(state["rng"]):
+            rng.restore(state["rng"][processes.rank])
+        progress.totals = {str(k): v.to(device) for k, v in state["totals"].items()}
+    return progress
+
+
+def read_progress(state: Mapping[str, Any]) -> Progress:
+    """Return the progress in a state, without the totals of the current epoch.
+
+    Raises GtaError (option "resume") if it holds none.
+    """
+    with _fitting():
+        rows = parse_json(state["rows"], nonfinite=True)
+        if not (isinstance(rows, list) and all(_is_row(row) for row in rows)):
+            raise ValueError("its `rows` are no metrics of epochs")
+        try:
+            saved = _SavedProgress.model_validate(state["progress"])
+        except ValidationError as error:
+            problem = first_problem(error, _SavedProgress.model_fields)
+            name = ".".join(("progress", *problem.path))
+            raise ValueError(f"its `{name}` {problem.text}") from None
+        return Progress(**saved.model_dump(), rows=rows)
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("epoch"), int)
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Raise GtaError for a state that holds other things than its reader expects."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except KeyError as error:
+        raise _does_not_fit(f"it has no {error}") from error
+    except ValueError as error:
+        raise _does_not_fit(reason_of(error)) from error
+    except (TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise _does_not_fit("it holds values of other types or shapes") from error
+
+
+def _does_not_fit(reason: str) -> GtaError:
+    text = f"the saved state does not fit this run: {reason}; begin a new run"
+    return GtaError(text, option="resume")
 
 
 def make_ready(
