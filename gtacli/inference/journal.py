@@ -73,6 +73,7 @@ class ResultJournal(Generic[Item]):
         self.rest: Iterator[Item] = iter(())
         self._file: BinaryIO | None = None
         self._end = 0  # of the entries that fit, in bytes
+        self._has_results = False
 
     def __enter__(self) -> ResultJournal[Item]:
         if self.path is not None:
@@ -92,8 +93,11 @@ class ResultJournal(Generic[Item]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
+        if self._file is not None and self.path is not None:
             self._file.close()
+            if not self._has_results:  # so that another command may use the folder
+                with suppress(OSError):
+                    self.path.unlink()
 
     def replay(
         self, items: Iterable[Item], source: Callable[[Item], tuple[str, ImageFile]], batch: int
@@ -115,9 +119,10 @@ class ResultJournal(Generic[Item]):
             if len(given) < batch or not all(map(_fits, whole, map(source, given))):
                 items = chain(given, items)
                 break
-            yield from whole
             done += batch
             self._end = self._file.tell()
+            self._has_results |= any("error" not in entry for entry in whole)
+            yield from whole
         self.rest = items
         if self._file is not None:
             self._file.truncate(self._end)
@@ -132,6 +137,7 @@ class ResultJournal(Generic[Item]):
         try:
             self._file.write(line.encode())
             self._file.flush()
+            self._has_results |= "error" not in result
         except OSError as error:
             raise self._failed(error) from error
 

@@ -142,9 +142,10 @@ def test_refit_keeps_alpha(
         if "average_alpha" in metadata:
             raise Killed
 
-    monkeypatch.setattr(RunFolder, "write_model", kill)
-    with pytest.raises(Killed):
-        finetune(config(refit=True, average="source", out=tmp_path / "cut"), recorder)
+    with monkeypatch.context() as context:
+        context.setattr(RunFolder, "write_model", kill)
+        with pytest.raises(Killed):
+            finetune(config(refit=True, average="source", out=tmp_path / "cut"), recorder)
     again = finetune(FinetuneConfig(resume=tmp_path / "cut"), recorder)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     for key in ("average_alpha", "val_top1", "attention_drift", "test_top1", "n_train"):

@@ -15,6 +15,8 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import UsageError
 from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
+from gtacli.runtime.run_folder import RunFolder
+from gtacli.runtime.state_file import write_state_file
 
 Make = Callable[..., FinetuneConfig]
 
@@ -111,6 +113,9 @@ def test_run_from_before_the_option_is_resumed_with_its_split(
     del content["config"]["hold_out"]
     content["config"]["epochs"] = 3
     record.write_text(json.dumps(content))
+    state = RunFolder(tmp_path / "old").read_state()
+    del state["origin"]  # as before there was any
+    write_state_file(tmp_path / "old" / "state.pt", state)
     again = finetune(FinetuneConfig(resume=tmp_path / "old"), recorder)
     assert (again["n_train"], again["n_val"]) == (whole["n_train"], whole["n_val"]) == (15, 3)
     assert again["epochs_run"] == 3

@@ -73,6 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                     model=str(root / "source"),
                     data=str(data),
                     regularizer={} if regularizer == "none" else {regularizer: {}},
+                    lam=None if regularizer == "none" else 0.1,
                     out=out,
                     seed=seed,
                     epochs=3,

@@ -237,7 +237,7 @@ def test_a_mapping_file_maps_outputs_to_classes(model: LoadedModel, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no json", "is no JSON file"),
+        ("no json", "it is not JSON"),
         ("[1, 2]", "is not an object from output to class"),
         ("{}", "is not an object from output to class"),
         ('{"dog": 1}', "is not an object.*invalid literal"),

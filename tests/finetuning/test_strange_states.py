@@ -1,0 +1,87 @@
+"""Tests of states that hold other things than a run writes: one clear line, whatever they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.errors import GtaError
+from gtacli.finetuning.run import finetune
+from gtacli.runtime.state_file import read_state_file, write_state_file
+
+Make = Callable[..., FinetuneConfig]
+State = dict[str, Any]
+
+
+def drop(name: str) -> Callable[[State], object]:
+    return lambda state: state.pop(name)
+
+
+def put(name: str, value: Any) -> Callable[[State], object]:
+    return lambda state: state.update({name: value})
+
+
+def progress(**changes: Any) -> Callable[[State], object]:
+    return lambda state: state["progress"].update(changes)
+
+
+@pytest.fixture
+def killed(config: Make, recorder: Any, tmp_path: Path) -> Path:
+    """A run that ended after its first epoch."""
+
+    def kill(row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    recorder.at_epoch = kill
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(out=tmp_path / "killed"), recorder)
+    recorder.at_epoch = lambda row: None
+    (tmp_path / "killed" / "state-previous.pt").unlink(missing_ok=True)
+    return tmp_path / "killed"
+
+
+CHANGES: list[tuple[Callable[[State], object], str]] = [
+    *((drop(n), f"it has no '{n}'") for n in ("progress", "rows", "optimizer", "rng", "totals")),
+    (put("rows", 7), "it holds values of other types"),
+    (put("rows", "[1"), "it is not JSON"),
+    (put("rows", "[" * 10_000 + "]" * 10_000), "nested"),
+    (put("rows", json.dumps([{"epoch": "one"}])), "its `rows` are no metrics"),
+    (put("rows", "{}"), "its `rows` are no metrics"),
+    (put("progress", [1, 2]), "its `progress`"),
+    (progress(epoch=-1), "its `progress.epoch`"),
+    (progress(epoch="2"), "its `progress.epoch`"),
+    (progress(phase="test"), "its `progress.phase`"),
+    (progress(seconds=math.nan), "its `progress.seconds`"),
+    (progress(extra=1), "unknown key 'extra'"),
+    (put("optimizer", {}), "it has no"),
+    (put("optimizer", torch.zeros(3)), "it holds values of other types"),
+    (put("model", {"head.weight": torch.zeros(1)}), "it holds values of other types or shapes"),
+    (put("rng", [{"python": None}]), "it h"),
+    (put("totals", {"loss": "much"}), "it holds values of other types"),
+]
+
+
+def test_state_that_does_not_fit_is_one_clear_line(
+    killed: Path, recorder: Any, tmp_path: Path
+) -> None:
+    for number, (change, said) in enumerate(CHANGES):
+        run = tmp_path / f"strange-{number}"
+        shutil.copytree(killed, run)
+        state = read_state_file(run / "state.pt")
+        change(state)
+        write_state_file(run / "state.pt", state)
+        with pytest.raises(GtaError) as caught:
+            finetune(FinetuneConfig(resume=run), recorder)
+        text = str(caught.value)
+        assert said in text, (number, text)
+        assert "\n" not in text
+        assert "Error" not in text
+        assert caught.value.option == "resume"
