@@ -34,6 +34,7 @@ def run_all(commands: Sequence[Sequence[object]]) -> list[tuple[int, str]]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_fifo_among_images_is_named_and_skipped(
     tiny_data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

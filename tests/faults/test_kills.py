@@ -22,6 +22,7 @@ from gtacli.runtime.drafts import LOCK_PREFIX, draft_name
 from gtacli.runtime.run_files import DECODER_FILE, STATE_FILE, WEIGHTS_FILE
 
 AUTO = Path("auto")
+WEIGHTS = (DECODER_FILE, WEIGHTS_FILE)
 Run = Callable[[Path], dict[str, Any]]
 MEASURED = {"seconds", "images_per_second", "peak_memory_mb", "run"}
 """What differs between equal runs."""
@@ -138,7 +139,7 @@ def assert_same(whole: Path, out: Path) -> None:
     ("kind", "when"),
     [
         ("fine", "half"),
-        ("pre", "half"),
+        pytest.param("pre", "half", marks=pytest.mark.slow),  # its files: test_full_disk
         # After a rename things are as before the next file.
         pytest.param("fine", "renamed", marks=pytest.mark.slow),
         pytest.param("pre", "renamed", marks=pytest.mark.slow),
@@ -161,7 +162,9 @@ def test_killed_at_every_write(
     assert count >= 8
 
 
-@pytest.mark.parametrize("name", [STATE_FILE, DECODER_FILE, WEIGHTS_FILE])
+@pytest.mark.parametrize(
+    "name", [STATE_FILE, *(pytest.param(n, marks=pytest.mark.slow) for n in WEIGHTS)]
+)
 def test_full_disk(name: str, pre: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last epoch's files are complete or they are made again."""
     real, written = run_folder.replace_atomic, list[str]()

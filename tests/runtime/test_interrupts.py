@@ -52,7 +52,7 @@ COMMAND = """
 """
 
 
-@pytest.mark.parametrize("place", ["_run", "_invoke"])
+@pytest.mark.parametrize("place", [pytest.param("_run", marks=pytest.mark.slow), "_invoke"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_at_any_moment_is_one_line_and_130(number: int, place: str) -> None:
     process = start(COMMAND.format(before="", place=place))
@@ -126,7 +126,7 @@ WORKERS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize("kind", ["pool", pytest.param("data", marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(kind: str) -> None:
     code = "import time\n" + textwrap.dedent(WORKERS[kind]) + "\nprint('ready', flush=True)\n"
     process = start(code + "time.sleep(60)\n")

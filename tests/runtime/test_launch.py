@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from gtacli.cli import main
-from gtacli.runtime.launch import _describe_failure, _LaunchedProcesses
-from gtacli.runtime.processes import claim_report, prepare_report, reported_status
+from gtacli.runtime.distribution import join_processes
+from gtacli.runtime.launch import _describe_failure, _environment, _LaunchedProcesses, launch
+from gtacli.runtime.processes import LAUNCHER_PID, claim_report, prepare_report, reported_status
 
 Address = IPv4Address | IPv6Address
 PROC = Path("/proc")
@@ -32,6 +33,13 @@ def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def test_launched_processes_give_one_status_and_report(capfd: Any) -> None:
+    assert launch(["--version"], 2) == 0
+    assert launch(["predict", "--no-such-option"], 2) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.slow
 def test_one_process_prints_result_and_log(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +151,23 @@ def test_signals_and_killed_processes(
 
 
 @needs_proc
+def test_joined_processes_listen_on_the_loopback_interface(together: Any, tmp_path: Path) -> None:
+    prepare_report(tmp_path)
+
+    def join(rank: int) -> list[Address]:
+        os.environ.update(_environment(tmp_path, rank, 2))
+        os.environ[LAUNCHER_PID] = str(os.getppid())
+        with join_processes() as processes:
+            processes.gather(rank)
+            return listening(os.getpid())
+
+    for addresses in together(join, 2):
+        assert addresses  # gloo's
+        assert [address for address in addresses if not address.is_loopback] == []
+
+
+@needs_proc
+@pytest.mark.slow
 def test_nobody_else_reaches_the_processes(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,14 @@ def test_parts_are_joined(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "a")["x"], torch.cat(parts))
 
 
+def test_order_of_the_content_does_not_matter(tmp_path: Path) -> None:
+    write_tensor_file(tmp_path / "a", TENSORS, METADATA, seal=True)
+    turned = ({k: v[k] for k in reversed(v)} for v in (TENSORS, METADATA))
+    write_tensor_file(tmp_path / "b", *turned, seal=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.slow
 def test_equal_content_gives_equal_files(tmp_path: Path) -> None:
     """In other processes, whose hashes of strings differ."""
     code = (
