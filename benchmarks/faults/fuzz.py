@@ -2,7 +2,8 @@
 
 Outcomes: "accepted" (the reader took it), "refused" (a GtaError, or an exit status with one line).
 Everything else is a defect: "unforeseen" (another exception, or an exception's class name in the
-output), "wrong" (its kind knows the answer to be wrong), "silent", "hang", "memory", "died".
+output), "wrong" (its kind knows the answer to be wrong), "noise" (a library in C wrote to stderr),
+"silent" (an exit status without its line), "hang", "memory", "died".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -30,7 +32,8 @@ from records import Records
 BLOCK = 100
 HANG_SECONDS = 10.0
 MEGABYTES = 1000.0
-CLASS_NAME = re.compile(r"\b[A-Z][a-z]\w*(Error|Exception|Warning)\b|Traceback")
+ADDRESS_SPACE = 12 << 30  # bytes beyond which an input ends its process instead of the machine
+CLASS_NAME = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback|pydantic")
 
 
 def peak() -> float:
@@ -71,7 +74,17 @@ def judge(answer: Any, text: str) -> tuple[str, str]:
     return "refused", ""
 
 
-def try_one(target: Any, rng: Random | None) -> tuple[str, str]:
+def try_one(target: Any, rng: Random | None, noise: int) -> tuple[str, str]:
+    """Read an input; `noise` is the file that is the process' stderr for libraries in C."""
+    os.lseek(noise, 0, os.SEEK_SET)
+    os.ftruncate(noise, 0)
+    outcome = read_one(target, rng)
+    if outcome[0] in ("accepted", "refused") and (said := os.pread(noise, 200, 0)):
+        return "noise", said.decode(errors="replace").splitlines()[0]
+    return outcome
+
+
+def read_one(target: Any, rng: Random | None) -> tuple[str, str]:
     from gtacli.errors import GtaError
 
     errors, output = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
@@ -103,9 +116,12 @@ def child(name: str, folder: Path, numbers: range, pipe: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    noise = os.open(folder.with_suffix(".stderr"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.dup2(noise, 2)
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     try:
         target = KINDS[name](folder)
-        clean = try_one(target, None)
+        clean = try_one(target, None, noise)
         if clean != ("accepted", ""):
             raise RuntimeError(f"the clean input is {clean}")
     except Exception as error:
@@ -115,7 +131,7 @@ def child(name: str, folder: Path, numbers: range, pipe: int) -> None:
         tell("start", number)
         reset_peak()
         before = peak()
-        result, detail = try_one(target, Random(f"0-{name}-{number}"))
+        result, detail = try_one(target, Random(f"0-{name}-{number}"), noise)
         memory = peak() - before
         if memory > MEGABYTES:
             result, detail = "memory", f"{memory:.0f} MB"

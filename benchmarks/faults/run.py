@@ -54,11 +54,24 @@ def main() -> None:
 
 def totals(records: Records) -> dict[str, object]:
     """Sum what the units counted."""
-    counts: Counter[str] = Counter()
-    for record in records.done.values():
-        counts.update(record.get("totals", {}))
+    counts: dict[str, Counter[str]] = {}
+    worst: dict[str, dict[str, float]] = {}
+    for unit, record in records.done.items():
+        name = unit.partition(":")[0]
+        counts.setdefault(name, Counter()).update(record.get("totals", {}))
+        high = worst.setdefault(name, {})
+        for key in ("slowest_seconds", "most_mb"):
+            high[key] = max(high.get(key, 0), record.get(key, 0))
     with_defects = [unit for unit, record in records.done.items() if record["defects"]]
-    return {"units": len(records.done), "totals": dict(counts), "units_with_defects": with_defects}
+    return {
+        "units": len(records.done),
+        "totals": dict(sum(counts.values(), Counter())),
+        "by_name": {
+            name: {"inputs": sum(own.values()), **own, **worst[name]}
+            for name, own in counts.items()
+        },
+        "units_with_defects": with_defects,
+    }
 
 
 if __name__ == "__main__":
