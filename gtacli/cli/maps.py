@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = group("maps")
 LISTED = 10
 """Names printed per problem."""
+_SUFFIX = ".map.png"
 Cache = Annotated[Path, typer.Argument(help="folder of gta discover", show_default=False)]
 
 
@@ -120,6 +121,7 @@ def show(
     from gtacli.cli.follow import follow, lines
     from gtacli.data.inputs import iter_images
     from gtacli.discovery.maps import MapCache
+    from gtacli.inference.outputs import place_images
     from gtacli.inference.stream import stream
 
     opened = MapCache(cache)
@@ -128,9 +130,10 @@ def show(
     if single:
         named = iter([_only(list(named))])
     draw = partial(_draw, opened, out, single)
+    placed = place_images(named, out, [_SUFFIX])
     ending = follow(
         lambda stop: stream(
-            named, draw, list, 1, threads=0, name=lambda image: image.path, stop=stop
+            placed, draw, list, 1, threads=0, name=lambda image: image.path, stop=stop
         ),
         lines(json, _text),
         json,
@@ -149,10 +152,10 @@ def _draw(cache: MapCache, out: Path, single: bool, image: InputImage) -> MapDra
     import numpy as np
 
     from gtacli.images.decode import EncodedImage, ImageError, decode, read_bytes
+    from gtacli.inference.outputs import result_path, write_result
     from gtacli.rendering.heatmap import overlay_map, resize_map
-    from gtacli.runtime.atomic import write_atomic
 
-    path = out if single else out / image.below.with_name(f"{image.below.stem}.map.png")
+    path = out if single else result_path(out, image.result_stem, _SUFFIX)
     data = read_bytes(image.source)
     found = cache.find(data)
     if found is None:
@@ -162,7 +165,7 @@ def _draw(cache: MapCache, out: Path, single: bool, image: InputImage) -> MapDra
     drawn = overlay_map(picture, gray, "plasma")
     return {
         "image": image.path,
-        "output": write_atomic(path, lambda p: drawn.save(p, format="PNG")),
+        "output": write_result(path, lambda p: drawn.save(p, format="PNG")),
         "grid": list(cache.grid),
     }
 

@@ -28,35 +28,23 @@ class InputImage(NamedTuple):
         path: path as it was given or found.
         below: path relative to what was given; results are written to the same subfolders.
         record: the record of an image of a dataset, which need not be a file.
+        stem: path of its results below their folder, without a suffix; None: that of `below`.
     """
 
     path: str
     below: PurePath
     record: Record | None = None
+    stem: str | None = None
 
     @property
     def source(self) -> Path | PackedImage:
         """The file or packed image to decode."""
         return Path(self.path) if self.record is None else self.record.path
 
-
-class OutputNames:
-    """The names of result files that are in use, so that no two images share a file."""
-
-    def __init__(self) -> None:
-        self._owners: dict[int, int] = {}  # hashes, so that a million paths fit into memory
-
-    def reserve(self, image: InputImage, what: str, names: Sequence[PurePath]) -> str | None:
-        """Reserve `names` for the image's results (`what`); return an error if they are in use."""
-        owner = hash(os.path.abspath(image.path))
-        for name in names:
-            other = self._owners.get(hash(name))
-            if other == owner:
-                return f"{image.path}: is given twice"
-            if other is not None:
-                return f"{image.path}: another image has its {what} in {name} already"
-        self._owners.update(dict.fromkeys(map(hash, names), owner))
-        return None
+    @property
+    def result_stem(self) -> str:
+        """The path of its results below their folder, without a suffix."""
+        return _stem(self.below) if self.stem is None else self.stem
 
 
 def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Iterator[InputImage]:
@@ -107,14 +95,19 @@ def iter_images(
     is yielded too: it is reported when it cannot be read.
 
     The relative path of an image starts at its folder, at the first wildcard of a pattern, or at
-    the common folder of all single files. A path from the stream keeps its folders.
+    the common folder of all single files. A path from the stream keeps its folders. Where images of
+    several folders have equal relative paths, the results of all lie in the same subfolders of the
+    folders' common one: `a/x.jpg` and `b/x.jpg` for the folders `a` and `b`.
 
     Raises UsageError, before the first image, if there is no argument, or if a folder or pattern
     contains no image.
     """
     groups = _expand_all(arguments, stream, nul)
-    common = _common_folder([group.paths for group in groups if isinstance(group.paths, str)])
-    return chain.from_iterable(map(partial(_name_images, common), groups))
+    singles = [group.paths for group in groups if isinstance(group.paths, str)]
+    common = _common_folder({os.path.dirname(os.path.abspath(file)) for file in singles})
+    groups = [g._replace(root=common) if isinstance(g.paths, str) else g for g in groups]
+    top = _common_folder(roots) if len(roots := _roots(groups)) > 1 and _overlap(groups) else None
+    return chain.from_iterable(map(partial(_name_images, top), groups))
 
 
 def iter_paths(arguments: Sequence[str], stream: BinaryIO, nul: bool = False) -> Iterator[str]:
@@ -165,14 +158,51 @@ def _expand(argument: str, stream: BinaryIO, nul: bool) -> _GivenPaths:
     return _GivenPaths(found, root)
 
 
-def _name_images(common: Path, group: _GivenPaths) -> Iterator[InputImage]:
-    single = isinstance(group.paths, str)
+def _name_images(top: Path | None, group: _GivenPaths) -> Iterator[InputImage]:
+    """Yield the images of an argument.
+
+    Args:
+        top: folder below whose subfolders the results lie; None: that of the argument.
+    """
     paths = [group.paths] if isinstance(group.paths, str) else group.paths
-    root = common if single else group.root
-    if root is None:
+    if group.root is None:
         return (InputImage(path, _without_root(path)) for path in paths)
-    start = os.path.abspath(root)
-    return (InputImage(path, _without_root(os.path.relpath(path, start))) for path in paths)
+    start = os.path.abspath(group.root)
+    images = (InputImage(path, _without_root(os.path.relpath(path, start))) for path in paths)
+    if top is None:
+        return images
+    above = _without_root(os.path.relpath(start, top))
+    return (image._replace(stem=_stem(above / image.below)) for image in images)
+
+
+def _roots(groups: Iterable[_GivenPaths]) -> set[str]:
+    return {os.path.abspath(root) for root in {g.root for g in groups} if root is not None}
+
+
+def _overlap(groups: Iterable[_GivenPaths]) -> bool:
+    """Return whether images below several folders have equal relative paths, but for suffixes.
+
+    Case counts for nothing, since it may not where the results are written.
+    """
+    starts: dict[Path, str] = {}
+    owners: dict[str, str] = {}
+    for paths, root in groups:
+        if root is None:
+            continue
+        start = starts.setdefault(root, os.path.abspath(root))
+        prefix = os.path.join(root, "")
+        for path in [paths] if isinstance(paths, str) else paths:
+            inside = path.startswith(prefix)
+            below = path[len(prefix) :] if inside else os.path.relpath(path, start)
+            key = os.path.splitext(below)[0].casefold()
+            if owners.setdefault(key, start) != start:
+                return True
+    return False
+
+
+def _stem(below: PurePath) -> str:
+    """Return a path without its suffix; never an empty one."""
+    return str(below).removesuffix(below.suffix) if below.name else "image"
 
 
 def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
@@ -183,10 +213,10 @@ def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
         log.warning("no paths on stdin")
 
 
-def _common_folder(files: Sequence[str]) -> Path:
+def _common_folder(folders: set[str]) -> Path:
     try:
-        return Path(os.path.commonpath({os.path.dirname(os.path.abspath(f)) for f in files}))
-    except ValueError:  # no file, or files on several drives
+        return Path(os.path.commonpath(folders))
+    except ValueError:  # none, or folders on several drives
         return Path()
 
 

@@ -42,7 +42,7 @@ class GroundTruth:
     boxes: tuple[Box, ...] | None = None
 
 
-def read_truth(folder: Path, image: PurePath, size: Size) -> GroundTruth:
+def read_truth(folder: Path, image: PurePath, size: Size, stem: str | None = None) -> GroundTruth:
     """Read the ground truth of an image.
 
     Args:
@@ -50,11 +50,13 @@ def read_truth(folder: Path, image: PurePath, size: Size) -> GroundTruth:
         image: relative path of the image; the file has the same relative path, or the same name in
             `folder` itself, with another suffix.
         size: (h, w) of the image.
+        stem: the path of the image's results, without a suffix; looked for first, as it differs
+            between images of equal relative paths.
 
     Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
     white nor a mask of numbers.
     """
-    path = _find(folder, image)
+    path = _find(folder, image, stem)
     if path.suffix == ".xml":
         return GroundTruth(boxes=read_boxes(path, size))
     return GroundTruth(read_mask(path, size))
@@ -129,8 +131,9 @@ def _black_and_white(gray: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None
     return (gray > 127).astype(np.int32)
 
 
-def _find(folder: Path, image: PurePath) -> Path:
-    for stem in dict.fromkeys((image.with_suffix(""), PurePath(image.stem))):
+def _find(folder: Path, image: PurePath, first: str | None = None) -> Path:
+    stems = [str(image.with_suffix("")), image.stem]
+    for stem in dict.fromkeys(stems if first is None else [first, *stems]):
         for suffix in _SUFFIXES:
             path = folder / f"{stem}{suffix}"
             if path.is_file():

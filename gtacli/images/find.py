@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gtacli.errors import GtaError
+from gtacli.runtime.regular import check_name
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -104,6 +105,7 @@ def read_file_state(path: Path) -> str:
     It has the path, the size, and the times of the last change of the bytes and of the inode, of
     which no program can reset the latter. Raises OSError.
     """
+    check_name(path)
     stat = path.stat()
     return f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
 

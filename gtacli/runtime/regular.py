@@ -21,13 +21,21 @@ _KINDS = {
 }
 
 
+def check_name(path: Path) -> None:
+    """Raise OSError for a path that no file can have; Python itself raises another error."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a NUL is in its name", str(path))
+
+
 def check_regular(path: Path) -> None:
     """Raise OSError for a path that does not exist or is no regular file."""
+    check_name(path)
     _check(path, os.stat(path).st_mode)
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file to read its bytes. Raises OSError as `check_regular` does."""
+    check_name(path)
     return cast(BinaryIO, open(path, "rb", opener=_open))
 
 
@@ -35,6 +43,7 @@ def open_regular_text(
     path: Path, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None
 ) -> TextIO:
     """Open a file to read its text. Raises OSError as `check_regular` does."""
+    check_name(path)
     return cast(TextIO, open(path, encoding=encoding, errors=errors, newline=newline, opener=_open))
 
 

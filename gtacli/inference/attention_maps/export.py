@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.data.inputs import InputImage, OutputNames
+from gtacli.data.inputs import InputImage
 from gtacli.images.decode import decode
 from gtacli.images.packed import PackedImage
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles, SourceImage
 from gtacli.inference.attention_maps.methods import AttentionMap
 from gtacli.inference.journal import ResultJournal
+from gtacli.inference.outputs import place_images
 from gtacli.inference.results import AttentionMapFile
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.runtime.batching import chunk_size, fits_one_core
@@ -40,7 +41,7 @@ class ImageMaps(NamedTuple):
 
 
 _Named = InputImage | Failure
-"""An image, or one whose files another image has already."""
+"""An image, or one that is given twice."""
 
 
 def export_maps(
@@ -92,8 +93,9 @@ def export_maps(
         return ImageMaps(source.image, files.write(source, extractors, maps), maps)
 
     journal = journal or ResultJournal(None)
+    placed = place_images(images, files.folder, [".*"])  # all maps of an image share its stem
     batch_size = chunk_size(batch_size, patches) if on_cpu else batch_size
-    for entry in journal.replay(_claim_names(images), _name, batch_size):
+    for entry in journal.replay(placed, _name, batch_size):
         yield _restore(entry)
     for result in stream(
         journal.rest,
@@ -124,11 +126,3 @@ def _restore(entry: Mapping[str, Any]) -> ImageMaps | Failure:
         return Failure(entry["image"], entry["error"])
     path = entry["image"]
     return ImageMaps(InputImage(path, PurePath(path)), entry["lines"], [])
-
-
-def _claim_names(images: Iterable[InputImage]) -> Iterator[InputImage | Failure]:
-    """Pass images on; one whose files another one has already fails."""
-    names = OutputNames()
-    for image in images:
-        error = names.reserve(image, "maps", [image.below.with_suffix(".*")])
-        yield image if error is None else Failure(image.path, error)

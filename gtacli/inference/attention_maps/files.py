@@ -16,10 +16,10 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.methods import AttentionMap
+from gtacli.inference.outputs import result_path, write_result
 from gtacli.inference.results import AttentionMapFile
 from gtacli.rendering.colormap import Colormap
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
-from gtacli.runtime.atomic import write_atomic
 
 Style = Literal["overlay", "heat", "mask", "raw"]
 PNG_LEVEL = 1
@@ -68,8 +68,8 @@ class MapFiles:
         Args:
             maps: of the image, by each extractor.
 
-        Raises ImageError for an image that can no longer be read, RunError for a file that cannot
-        be written.
+        Raises ImageError for an image that can no longer be read, or whose name the file system
+        refuses, RunError for a file that cannot be written.
         """
         if source.picture is None and self.style == "overlay":
             source = source._replace(picture=decode(source.image.source))
@@ -96,9 +96,9 @@ class MapFiles:
             return None
         folder = self.folder / extractor.name if several else self.folder
         suffix = "npy" if self.style == "raw" else "png"
-        below = source.image.below
-        name = f"{below.stem}.layer{one.layer}.{heads_name(extractor, one)}.{suffix}"
-        return write_atomic(folder / below.with_name(name), self._saver(source, one))
+        ending = f".layer{one.layer}.{heads_name(extractor, one)}.{suffix}"
+        path = result_path(folder, source.image.result_stem, ending)
+        return write_result(path, self._saver(source, one))
 
     def _saver(self, source: SourceImage, one: AttentionMap) -> Callable[[Path], object]:
         if self.style == "raw":

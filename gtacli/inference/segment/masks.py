@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from gtacli.discovery.refine import bilateral, guided, largest_object, working_s
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageObjects, ObjectGrids
+from gtacli.inference.outputs import result_path, write_result
 from gtacli.inference.results import Segmentation, SegmentObject, SegmentSummary
 from gtacli.measures.segmentation import (
     VOID,
@@ -28,7 +29,6 @@ from gtacli.measures.segmentation import (
     score_segmentation,
 )
 from gtacli.rendering.masks import highlight_objects
-from gtacli.runtime.atomic import write_atomic
 
 OVERLAY_SUFFIX = ".overlay.jpg"
 OVERLAY_QUALITY = 90
@@ -65,9 +65,9 @@ class ImageResult(NamedTuple):
     score: SegmentationScore | None
 
 
-def mask_name(below: PurePath, k: int = 0) -> PurePath:
-    """Return the name of the mask of an image's k-th object: STEM.png, STEM.object2.png, ..."""
-    return below.with_name(below.stem + (f".object{k + 1}" if k else "") + ".png")
+def mask_suffix(k: int = 0) -> str:
+    """Return what the mask of an image's k-th object has after the image's stem."""
+    return f".object{k + 1}.png" if k else ".png"
 
 
 class MaskWriter:
@@ -90,7 +90,9 @@ class MaskWriter:
         """Return an image's ground truth, and its pixels if they are needed. Raises ImageError."""
         o, image = self.options, found.image
         if o.truth is not None:
-            truth: GroundTruth | None = read_truth(o.truth, image.below, found.size)
+            truth: GroundTruth | None = read_truth(
+                o.truth, image.below, found.size, image.result_stem
+            )
         else:
             truth = None if image.record is None else read_record_truth(image.record, found.size)
         return truth, decode(image.source) if o.overlay or o.refine != "none" else None
@@ -119,8 +121,8 @@ class MaskWriter:
         if self.options.overlay and pixels is not None:
             drawn = highlight_objects(pixels, masks, boxes)
             drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-            name = image.below.with_suffix(OVERLAY_SUFFIX)
-            line["overlay"] = self._write(name, drawn, format="JPEG", quality=OVERLAY_QUALITY)
+            how = {"format": "JPEG", "quality": OVERLAY_QUALITY}
+            line["overlay"] = self._write(image, OVERLAY_SUFFIX, drawn, **how)
         one = None
         if truth is not None:
             mask, soft = made[0]
@@ -142,7 +144,7 @@ class MaskWriter:
     def _write_mask(self, image: InputImage, k: int, mask: Mask) -> SegmentObject:
         picture = Image.fromarray(mask).convert("L")
         return {
-            "mask": self._write(mask_name(image.below, k), picture, format="PNG"),
+            "mask": self._write(image, mask_suffix(k), picture, format="PNG"),
             "box": box_around(mask),
             "area": float(mask.mean()),
         }
@@ -190,10 +192,13 @@ class MaskWriter:
         # Refinement may leave nothing in an image of noise: then the coarse mask is better.
         return (largest, refined) if largest.any() else (mask, soft)
 
-    def _write(self, name: PurePath, picture: Image.Image, **how: Any) -> str | None:
+    def _write(
+        self, image: InputImage, suffix: str, picture: Image.Image, **how: Any
+    ) -> str | None:
         if self.folder is None:
             return None
-        return write_atomic(self.folder / name, lambda file: picture.save(file, **how))
+        path = result_path(self.folder, image.result_stem, suffix)
+        return write_result(path, lambda file: picture.save(file, **how))
 
 
 def _one_by_one(grids: ObjectGrids) -> list[ObjectGrids]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from gtacli.data.inputs import InputImage, OutputNames
+from gtacli.data.inputs import InputImage
 from gtacli.images.packed import PackedImage
 from gtacli.inference.journal import ResultJournal
 from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objects
+from gtacli.inference.outputs import place_images, result_path
 from gtacli.inference.results import Segmentation, SegmentSheet, SegmentTotals
 from gtacli.inference.segment.compare import ROWS, draw, row
-from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_name
+from gtacli.inference.segment.masks import ImageResult, MaskOptions, MaskWriter, mask_suffix
 from gtacli.inference.stream import Failure, Stop, map_ahead, never, stream
 from gtacli.measures.segmentation import SegmentationScore, SegmentationTotals
 from gtacli.rendering.sheet import SheetRow
@@ -57,7 +59,7 @@ def segment(
     pipeline = _Pipeline(finders, options)
     totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []
-    numbered = _claimed(images, options.folder, objects)
+    numbered = _placed(images, options.folder, objects)
     journal = journal or ResultJournal(None)
     outcomes = _journaled(pipeline, journal, numbered, batch_size, threads, stop)
     for outcome in outcomes:
@@ -186,22 +188,21 @@ class _Pipeline:
         return _Outcome(found.image, [result for result, _ in finished], drawn)
 
 
-def _claimed(
-    images: Iterable[InputImage], folder: Path | None, objects: int
-) -> Iterator[_Numbered]:
-    """Yield numbered images; one whose mask would overwrite another file fails."""
-    claims = OutputNames()
-    for number, image in enumerate(images):
-        names = [mask_name(image.below, k) for k in range(objects)]
-        if any(_is_image(folder, name, image) for name in names):
-            error: str | None = f"{image.path}: its mask would overwrite it; choose another `out`"
+def _placed(images: Iterable[InputImage], folder: Path | None, objects: int) -> Iterator[_Numbered]:
+    """Yield numbered images; one whose mask would overwrite itself, or given twice, fails."""
+    suffixes = [mask_suffix(k) for k in range(objects)]
+    for number, image in enumerate(place_images(images, folder, suffixes)):
+        if isinstance(image, Failure):
+            yield image
+        elif any(_is_image(folder, image, suffix) for suffix in suffixes):
+            error = f"{image.path}: its mask would overwrite it; choose another `out`"
+            yield Failure(image.path, error)
         else:
-            error = claims.reserve(image, "mask", names)
-        yield (number, image) if error is None else Failure(image.path, error)
+            yield number, image
 
 
-def _is_image(folder: Path | None, name: PurePath, image: InputImage) -> bool:
+def _is_image(folder: Path | None, image: InputImage, suffix: str) -> bool:
     if folder is None:
         return False
-    one, other = folder / name, Path(image.path)
-    return one.exists() and other.exists() and one.samefile(other)
+    one, other = result_path(folder, image.result_stem, suffix), image.path
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)

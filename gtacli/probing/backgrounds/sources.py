@@ -86,7 +86,8 @@ class MaskedImageVariants:
 
     def draw(self, index: int, /) -> list[VariantImage]:
         drawn = self._draw(index) or {}
-        key = str(self.images[index].below)
+        image = self.images[index]
+        key = str(image.below) if image.stem is None else image.path
         return [
             VariantImage(name, key, self._labels[index], image) for name, image in drawn.items()
         ]
