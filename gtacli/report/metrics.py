@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from gtacli.report.run_schema import is_number
+
 
 class ReportMetric(NamedTuple):
     """A number from the summaries or the per-epoch metrics.
@@ -114,7 +116,7 @@ def format_deviation(mean: Mean, percent: bool) -> str:
 def _ordered(
     rows: Iterable[Mapping[str, Any]], excluded: set[str], known: Sequence[ReportMetric]
 ) -> list[ReportMetric]:
-    keys = {k: None for row in rows for k, v in row.items() if _is_number(v) and k not in excluded}
+    keys = {k: None for row in rows for k, v in row.items() if is_number(v) and k not in excluded}
     first = {metric.key: metric for metric in known if metric.key in keys}
     rest = [ReportMetric(k, _title(k), k.endswith(_FRACTIONS)) for k in keys if k not in first]
     return [*first.values(), *rest]
@@ -123,7 +125,3 @@ def _ordered(
 def _title(key: str) -> str:
     regularizer = key.removeprefix("reg.")
     return f"penalty {regularizer}, before lam" if regularizer != key else key.replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,12 +19,13 @@ from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel
 from gtacli.report.attention import eval_transform, prepare_network
 from gtacli.report.run_folders import ReportRun
+from gtacli.report.run_schema import CachedPredictions, SplitRecord, check_content, check_object
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.ownership import owned
 from gtacli.runtime.regular import open_regular
 from gtacli.runtime.run_files import PREDICTIONS_FILE, WEIGHTS_FILE
-from gtacli.runtime.strict_json import read_json
+from gtacli.runtime.strict_json import read_json, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,18 @@ def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...
 
     The keys in split.json select images of the dataset; they are never paths.
 
-    Raises GtaError if they are no list of keys, or if the dataset no longer has one of them.
+    Raises GtaError if they cannot be read, or if the dataset no longer has one of them.
     """
+    file = run.path / "split.json"
     try:
-        keys = read_json(run.path / "split.json")["test"]
-    except (OSError, ValueError, KeyError, TypeError):
+        split = check_object(read_json(file), SplitRecord, file)
+    except FileNotFoundError:
+        split = {}
+    except (OSError, ValueError) as error:
+        raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
+    keys = split.get("test")
+    if keys is None:
         return dataset["test"]
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise GtaError(f"'test' in {run.path / 'split.json'} is no list of image keys")
     records = {record.key: record for _, record in dataset.records()}
     missing = [key for key in keys if key not in records]
     if missing:
@@ -105,14 +110,17 @@ def load_predictions(
     run: ReportRun, digest: str, records: Sequence[Record], classes: int
 ) -> Predictions | None:
     """Return the cached predictions; None if they are from other weights, images or classes."""
+    file = run.path / PREDICTIONS_FILE
     try:
-        content = read_json(run.path / PREDICTIONS_FILE)
-        cached = {key: (int(c), float(p)) for key, (c, p) in content["top1"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = check_content(read_json(file), CachedPredictions, str(file))
+    except FileNotFoundError:
         return None
-    valid = content.get("of") == digest and set(cached) <= {r.key for r in records}
-    known = all(0 <= number < classes for number, _ in cached.values())
-    return cached if valid and known else None
+    except (OSError, ValueError, GtaError) as error:
+        log.debug("%s: predicting again: %s", file, error)
+        return None
+    valid = content.of == digest and set(content.top1) <= {r.key for r in records}
+    known = all(number < classes for number, _ in content.top1.values())
+    return content.top1 if valid and known else None
 
 
 def save_predictions(run: ReportRun, digest: str, predictions: Predictions) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gtacli.models.names import short_names
 from gtacli.report.run_folders import ReportRun
+from gtacli.report.run_schema import is_number
 
 _TITLES = {
     "map": "mAP",
@@ -106,7 +107,7 @@ def probe_metrics(result: Mapping[str, Any]) -> Iterator[ProbeMetric]:
         elif isinstance(value, Mapping) and isinstance(interval, Mapping):
             for part, inner in value.items():
                 yield from _keyed_metrics(key, title, part, inner, interval.get(part), tests)
-        elif isinstance(value, int | float) and (interval or key in _WITHOUT_INTERVAL):
+        elif is_number(value) and (interval or key in _WITHOUT_INTERVAL):
             yield ProbeMetric(title, value, interval, tests.get(key))
 
 
@@ -118,7 +119,7 @@ def _keyed_metrics(
         for method, fraction in value.items():
             test = tests.get(f"{method}@{part}")
             yield ProbeMetric(f"{method}, {part} per class", fraction, interval.get(method), test)
-    elif isinstance(value, int | float):
+    elif is_number(value):
         yield ProbeMetric(f"{title}, k = {part}", value, interval, tests.get(f"{key}@{part}"))
 
 

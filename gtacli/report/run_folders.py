@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from gtacli.errors import GtaError
+from gtacli.report.run_schema import (
+    MetricsRow,
+    RunRecord,
+    RunSummary,
+    check_object,
+    is_number,
+)
 from gtacli.runtime.atomic import replace_nonfinite
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import WEIGHTS_FILE
@@ -18,7 +27,7 @@ from gtacli.runtime.strict_json import parse_json, read_json, reason_of
 
 @dataclass(frozen=True)
 class ReportRun:
-    """The content of a run folder.
+    """The content of a run folder, whose entries are of the types in `run_schema`.
 
     Attributes:
         path: the folder.
@@ -60,13 +69,13 @@ class ReportRun:
     @property
     def epochs(self) -> tuple[int, int | None]:
         """The number of completed epochs and the number of planned ones."""
-        done = 1 + max((row["epoch"] for row in self.rows if "epoch" in row), default=-1)
+        done = 1 + max((row["epoch"] for row in self.rows), default=-1)
         return done, self.config.get("epochs")
 
     def result(self, key: str) -> float | None:
         """Return a number of the summary; None if it has none of that name."""
         value = (self.summary or {}).get(key)
-        return value if isinstance(value, int | float) else None
+        return value if is_number(value) else None
 
 
 def read_runs(folders: Sequence[str]) -> list[ReportRun]:
@@ -87,36 +96,34 @@ def _read_run(path: Path, name: str) -> ReportRun:
         below = path.is_dir() and any(path.glob("*/run.json"))
         hint = f"; its subfolders are runs: {path}/*" if below else ""
         raise GtaError(f"{path} is not a run folder (it has no run.json){hint}")
-    record = _read_object(path / "run.json")
-    summary = path / "summary.json"
-    return ReportRun(
-        path, name, record, _read_object(summary) if summary.is_file() else None, _read_rows(path)
-    )
+    record = _read_object(path / "run.json", RunRecord)
+    file = path / "summary.json"
+    summary = _read_object(file, RunSummary) if file.is_file() else None
+    return ReportRun(path, name, record, summary, _read_rows(path))
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path, schema: type[BaseModel]) -> dict[str, Any]:
     try:
         value = mask_values(replace_nonfinite(read_json(file, nonfinite=True)))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
-    if not isinstance(value, dict):
-        raise GtaError(f"{file} is not a JSON object")
-    return value
+    return check_object(value, schema, file)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     if not file.is_file():
         return []
+    rows = []
     try:
-        rows = [
-            replace_nonfinite(parse_json(line, nonfinite=True))
-            for line in read_regular_text(file).splitlines()
-            if line
-        ]
+        for number, line in enumerate(read_regular_text(file).splitlines(), 1):
+            if line:
+                row = replace_nonfinite(parse_json(line, nonfinite=True))
+                rows.append(_with_last_block(check_object(row, MetricsRow, file, number)))
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
-    return [_with_last_block(row) for row in rows if isinstance(row, dict)]
+    # The last row of an epoch counts, and there is nothing to draw without its number.
+    return [row for row in rows if row.get("epoch") is not None]
 
 
 def _with_last_block(row: dict[str, Any]) -> dict[str, Any]:

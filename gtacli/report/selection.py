@@ -118,13 +118,13 @@ def _select_sources(runs: Sequence[ReportRun]) -> Iterator[SelectedModel]:
             continue
         if config.get("source") or config.get("model"):
             size = config.get("source_size") or config.get("image_size")
+            pixels = None if size is None else TypeAdapter(ImageSize).validate_python(size)
             is_model = config.get("source") in (None, config.get("model"))
             init = config.get("init") if is_model else None
             spec = config.get("source") or config["model"]
-            sources.setdefault((spec, str(size), init, untrained, config.get("patch_size")), run)
-    for (spec, size, init, untrained, patch_size), run in sources.items():
+            sources.setdefault((spec, pixels, init, untrained, config.get("patch_size")), run)
+    for (spec, pixels, init, untrained, patch_size), run in sources.items():
         label = "source" if len(sources) == 1 else f"source {Path(init or spec).name}"
-        pixels = None if size == "None" else TypeAdapter(ImageSize).validate_python(size)
         partial_weights = bool(run.config.get("partial_weights"))
         how = {"init": init, "untrained": untrained, "patch_size": patch_size}
         load = partial(load_model, spec, 0, pixels, partial_weights, **how)

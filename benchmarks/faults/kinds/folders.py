@@ -98,7 +98,7 @@ class Probe(RunFolder):
             "reference": "demo",
             "compared": {
                 "top5": {"difference": 0.1, "interval": [0, 0.2], "p": 0.5},
-                "knn": {"10": {"difference": 0.1, "interval": [0, 0.2], "p": 0.5}},
+                "knn@10": {"difference": 0.1, "interval": [0, 0.2], "p": 0.5},
             },
         }
         self.clean = {

@@ -54,10 +54,19 @@ def write_results(folder: RunFolder, results: Sequence[dict[str, Any]]) -> None:
     """Write summary.json, keeping the results of other probes in the same folder."""
     if folder.dry:
         return
-    earlier = folder.read_json("summary.json")["results"] if folder.has("summary.json") else []
+    earlier = _read_results(folder) if folder.has("summary.json") else []
     new = [_identity(result) for result in results]
     others = [result for result in earlier if _identity(result) not in new]
     folder.write_json("summary.json", {"results": [*others, *results]})
+
+
+def _read_results(folder: RunFolder) -> list[dict[str, Any]]:
+    from gtacli.report.run_schema import RunSummary, check_object
+
+    file = folder.path / "summary.json"
+    results: list[dict[str, Any]] | None
+    results = check_object(folder.read_json(file.name), RunSummary, file).get("results")
+    return results or []
 
 
 def _identity(result: dict[str, Any]) -> list[Any]:
