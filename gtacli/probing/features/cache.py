@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gtacli.data.base import Record
-from gtacli.errors import GtaError, RunError
+from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.inference.stream import Failure
 from gtacli.models.feature_columns import FeatureColumn
@@ -39,6 +40,7 @@ from gtacli.probing.features.files import (
 from gtacli.runtime.batching import chunks
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.ownership import owned
 from gtacli.runtime.prefetch import ahead
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ BLOCK_SIZE = 4096
 """Most images of a block, which are lost if a run is killed."""
 BLOCKS = 32
 """Fewest blocks, so that processes can share a small dataset too."""
+WAIT_SECONDS = 30.0
+"""Time after which the processes of a run exchange that they wait for another command."""
 ProgressBar = Callable[[int], AbstractContextManager[Callable[[int], object]]]
 """Given the total, a context that yields a function to call with each further count."""
 
@@ -115,13 +119,56 @@ class FeatureCache:
         """
         records = tuple(records)
         keys = {column: self._key(model, records, column) for column in columns}
+        found, missing = self._find(records, keys)
+        if missing:
+            with self._owned([keys[column] for column in missing]):
+                found, missing = self._find(records, keys)  # another command may have been first
+                if missing:
+                    self._extract(model, records, {column: keys[column] for column in missing})
+                    found |= {column: self._open(keys[column]) for column in missing}
+        self.processes.run_on_main(lambda: self._remove_blocks(keys.values()))
+        return _join_columns(records, found)
+
+    def _find(
+        self, records: tuple[Record, ...], keys: dict[FeatureColumn, FeatureKey]
+    ) -> tuple[dict[FeatureColumn, FeatureTable | None], list[FeatureColumn]]:
+        """Return the columns' files, and those columns that must be extracted."""
         found = {column: self._open(key) for column, key in keys.items()}
         # Every process must find the same files before one of them writes some.
         missing = self.processes.run_on_main(lambda: _missing_columns(records, found))
-        if missing:
-            self._extract(model, records, {column: keys[column] for column in missing})
-            found |= {column: self._open(keys[column]) for column in missing}
-        return _join_columns(records, found)
+        return found, missing
+
+    @contextmanager
+    def _owned(self, keys: Sequence[FeatureKey]) -> Iterator[None]:
+        """Let no other command write these files inside; wait until it has done so."""
+        with ExitStack() as stack:
+            # In the order of their names, so that no two commands wait for each other.
+            for digest in sorted({key.digest for key in keys}):
+                waiting = False
+                while holder := self.processes.run_on_main(partial(self._own, stack, digest)):
+                    if not waiting and self.processes.is_main:
+                        log.info("waiting for the same features: %s", holder)
+                    waiting = True
+            yield
+
+    def _own(self, stack: ExitStack, digest: str) -> str | None:
+        """Own a file; return None, or who else does: all processes of a run wait in turns."""
+        try:
+            stack.enter_context(
+                owned(self.folder, "probe", part=digest, option="cache", patience=WAIT_SECONDS)
+            )
+        except UsageError as error:
+            return error.message.partition(";")[0]
+        return None
+
+    def _remove_blocks(self, keys: Iterable[FeatureKey]) -> None:
+        """Remove the blocks of whole files, which a command that was killed has left."""
+        for key in keys:
+            folder = self.folder / key.digest
+            if folder.is_dir():
+                # Unless another command works there, or nobody may write.
+                with suppress(GtaError), owned(self.folder, "probe", key.digest, patience=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _key(
         self, model: LoadedModel, records: tuple[Record, ...], column: FeatureColumn
@@ -197,10 +244,7 @@ class FeatureCache:
             try:
                 merge_blocks(self.folder / f"{key.digest}.safetensors", blocks, key, records)
             except (OSError, SafetensorError, ValueError) as error:
-                # Another command with the same features may have merged and removed the blocks.
-                if self._open(key) is None:
-                    raise RunError(f"cannot read the features in {folder} ({error})") from error
-            shutil.rmtree(folder, ignore_errors=True)
+                raise RunError(f"cannot read the features in {folder} ({error})") from error
             log.debug("features %s of %s are cached as %s", column, key.model, key.digest)
 
 

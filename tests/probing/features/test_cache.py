@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -276,16 +277,25 @@ def test_a_changed_image_of_equal_size_in_a_shard_is_detected(
     assert not torch.allclose(*found)
 
 
-def test_two_commands_may_extract_the_same_features_at_once(
-    tmp_path: Path, class_folders: Photos, small_vit: Model
-) -> None:
+def test_two_commands_extract_the_same_features_once(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     records = records_of(class_folders(train=2))
     model, other = load_model(small_vit()), load_model(small_vit())
     expected = FeatureCache(tmp_path / "alone", CPU).features(model, records, LAST).values
     found = {}
 
+    read = record_reads(monkeypatch)
+
+    def second() -> None:
+        cache = FeatureCache(tmp_path / "cache", CPU)
+        found["second"] = cache.features(other, records, LAST).values
+
+    thread = threading.Thread(target=second)
+
     class SecondCommand:
-        """While the first is running, the second extracts all features."""
+        """While the first is running, the second waits for it."""
 
         def __enter__(self) -> Callable[[int], object]:
             return self.advance
@@ -297,13 +307,34 @@ def test_two_commands_may_extract_the_same_features_at_once(
         def advance(self, images: int) -> None:
             self.done += images
             if self.done == 3:
-                cache = FeatureCache(tmp_path / "cache", CPU)
-                found["second"] = cache.features(other, records, LAST).values
+                thread.start()
+                thread.join(0.5)
+                assert thread.is_alive()
 
     cache = FeatureCache(tmp_path / "cache", CPU, threads=0, progress=lambda n: SecondCommand())
-    found["first"] = cache.features(model, records, LAST).values
+    with caplog.at_level("INFO"):
+        monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
+        found["first"] = cache.features(model, records, LAST).values
+        thread.join()
+    assert len(read) == len(records)
+    assert caplog.text.count("waiting for the same features: ") == 1
+    assert "is in use by gta probe (process" in caplog.text
     assert torch.equal(found["first"], expected)
     assert torch.equal(found["second"], expected)
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_blocks_of_a_whole_file_are_removed(
+    tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed after merging them leaves some."""
+    records, model = records_of(class_folders(train=2)), load_model(small_vit())
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda *given, **named: None)
+        cache.features(model, records, LAST)
+    assert len([*(tmp_path / "cache").iterdir()]) == 2
+    FeatureCache(tmp_path / "cache", CPU).features(model, records, LAST)
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
