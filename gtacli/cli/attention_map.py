@@ -49,12 +49,18 @@ def attention_map(
 
     compute = choose_compute(config.device, config.precision)
     spec, named = _inputs(config.model, images or [], null)
-    folder = RunFolder(config.out or default_out("attention-map"), call.dry_run)
+    folder = RunFolder(config.out or default_out("attention-map", call.dry_run), call.dry_run)
     call.own(folder)
     if not config.resume:
         folder.check_free(config.overwrite, resumable=config.sheet is None)
     extractors = make_extractors(config, [spec, *config.compare], compute)
-    record = {"command": "attention-map", "config": config.model_dump(mode="json"), **environment()}
+    record = {
+        "command": "attention-map",
+        "config": config.model_dump(mode="json"),
+        "models": {e.name: e.describe() for e in extractors},
+        "options": {e.name: e.options for e in extractors},
+        **environment(),
+    }
     if config.resume:
         check_resumable(folder, record)
     folder.write_json("run.json", record)

@@ -48,7 +48,7 @@ def segment(
 
     compute = choose_compute(config.device, config.precision)
     named = _images(images or [], config.data, null)
-    folder = RunFolder(config.out or default_out("segment"), call.dry_run)
+    folder = RunFolder(config.out or default_out("segment", call.dry_run), call.dry_run)
     call.own(folder)
     if not config.resume:
         folder.check_free(config.overwrite, resumable=not config.compare)
@@ -120,6 +120,7 @@ def _record(config: SegmentConfig, finders: list[Finder]) -> dict[str, Any]:
     return {
         "command": "segment",
         "config": config.model_dump(mode="json"),
+        "models": {f.name: f.describe() for f in finders},
         "options": {f.name: f.backend.options.model_dump(mode="json") for f in finders},
         **environment(),
     }

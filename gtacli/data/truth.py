@@ -56,7 +56,7 @@ def read_truth(folder: Path, image: PurePath, size: Size, stem: str | None = Non
     Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
     white nor a mask of numbers.
     """
-    path = _find(folder, image, stem)
+    path = find_truth(folder, image, stem)
     if path.suffix == ".xml":
         return GroundTruth(boxes=read_boxes(path, size))
     return GroundTruth(read_mask(path, size))
@@ -131,7 +131,8 @@ def _black_and_white(gray: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None
     return (gray > 127).astype(np.int32)
 
 
-def _find(folder: Path, image: PurePath, first: str | None = None) -> Path:
+def find_truth(folder: Path, image: PurePath, first: str | None = None) -> Path:
+    """Return the file of an image's ground truth, see `read_truth`. Raises ImageError."""
     stems = [str(image.with_suffix("")), image.stem]
     for stem in dict.fromkeys(stems if first is None else [first, *stems]):
         for suffix in _SUFFIXES:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -36,7 +37,8 @@ def check_resumable(folder: RunFolder, record: Mapping[str, Any]) -> None:
     """Raise UsageError if a folder holds a run of another command, or with other options.
 
     Args:
-        record: run.json of the run that is to continue there.
+        record: run.json of the run that is to continue there; with its `models` (specs and
+            fingerprints) and the `options` of their back-ends, both by name.
     """
     if not folder.has("run.json"):
         folder.check_free(False)
@@ -45,6 +47,7 @@ def check_resumable(folder: RunFolder, record: Mapping[str, Any]) -> None:
     if before.get("command") != record["command"]:
         text = f"{folder.path} holds a run of gta {before.get('command')}, which is not continued"
         raise UsageError(text, option="resume")
+    _check_models(folder, before, record)
     old, new = before.get("config"), record["config"]
     for key in new:
         was = old.get(key) if isinstance(old, dict) else None
@@ -54,6 +57,16 @@ def check_resumable(folder: RunFolder, record: Mapping[str, Any]) -> None:
                 "continue it with its own options, or choose another `out`",
                 option="resume",
             )
+
+
+def _check_models(folder: RunFolder, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Raise UsageError if a model has other weights, or other options of its back-end."""
+    for key, what in (("models", "the weights of {}"), ("options", "the chosen options of {}")):
+        old = before.get(key)
+        for name, now in record[key].items():
+            if not isinstance(old, dict) or old.get(name) != now:
+                text = f"{what.format(name)} have changed since the run in {folder.path} began"
+                raise UsageError(f"{text}; choose another `out`, or `overwrite`", option="resume")
 
 
 class ResultJournal(Generic[Item]):
@@ -73,6 +86,7 @@ class ResultJournal(Generic[Item]):
         self.rest: Iterator[Item] = iter(())
         self._file: BinaryIO | None = None
         self._end = 0  # of the entries that fit, in bytes
+        self._stamps: deque[tuple[str, str]] = deque()  # of the images that are in progress
         self._has_results = False
 
     def __enter__(self) -> ResultJournal[Item]:
@@ -100,13 +114,16 @@ class ResultJournal(Generic[Item]):
                     self.path.unlink()
 
     def replay(
-        self, items: Iterable[Item], source: Callable[[Item], tuple[str, ImageFile]], batch: int
+        self,
+        items: Iterable[Item],
+        source: Callable[[Item], tuple[str, Sequence[ImageFile]]],
+        batch: int,
     ) -> Iterator[dict[str, Any]]:
         """Yield the entries of the first images, by complete batches, as long as they fit.
 
         Args:
             items: all images.
-            source: returns an image's name and the image itself.
+            source: returns an image's name and the files that its result depends on.
             batch: images per batch of the stream; the rest is processed in the same batches.
         """
         items, done = iter(items), 0
@@ -123,23 +140,39 @@ class ResultJournal(Generic[Item]):
             self._end = self._file.tell()
             self._has_results |= any("error" not in entry for entry in whole)
             yield from whole
-        self.rest = items
+        self.rest = items if self._file is None else self._stamped(items, source)
         if self._file is not None:
             self._file.truncate(self._end)
             if done:
                 log.info("%s images are done", f"{done:,}")
 
-    def add(self, name: str, image: ImageFile, **result: Any) -> None:
-        """Append an image's result; its files are complete."""
+    def add(self, name: str, **result: Any) -> None:
+        """Append the result of the next image of `rest`; its files are complete."""
         if self._file is None:
             return
-        line = to_json({"image": name, "stamp": _stamp(image), **result}) + "\n"
+        stamped, stamp = self._stamps.popleft()
+        while stamped != name:  # of images that a stop has left out
+            stamped, stamp = self._stamps.popleft()
+        line = to_json({"image": name, "stamp": stamp, **result}) + "\n"
         try:
             self._file.write(line.encode())
             self._file.flush()
             self._has_results |= "error" not in result
         except OSError as error:
             raise self._failed(error) from error
+
+    def _stamped(
+        self, items: Iterable[Item], source: Callable[[Item], tuple[str, Sequence[ImageFile]]]
+    ) -> Iterator[Item]:
+        """Pass items on, each stamped before it is read.
+
+        A change from then on gives another stamp, so that its result is not taken for the result of
+        the changed image.
+        """
+        for item in items:
+            name, files = source(item)
+            self._stamps.append((name, _stamp(files)))
+            yield item
 
     def _read(self) -> dict[str, Any] | None:
         """Return the next entry; None at the end, and for a line that is damaged."""
@@ -154,14 +187,10 @@ class ResultJournal(Generic[Item]):
         return RunError(f"cannot write {self.path} ({error.strerror or error})", option="out")
 
 
-def _fits(entry: Mapping[str, Any], given: tuple[str, ImageFile]) -> bool:
+def _fits(entry: Mapping[str, Any], given: tuple[str, Sequence[ImageFile]]) -> bool:
     """Return whether an entry is of this image, unchanged, and all files of its result exist."""
-    name, image = given
-    if entry.get("image") != name:
-        return False
-    # A failure has the name of its image only, which need not be a file.
-    named_only = "error" in entry and not isinstance(image, Path)
-    if not named_only and entry.get("stamp") != _stamp(image):
+    name, sources = given
+    if entry.get("image") != name or entry.get("stamp") != _stamp(sources):
         return False
     return all(map(os.path.isfile, _files(entry)))
 
@@ -178,8 +207,8 @@ def _files(value: Any) -> Iterator[str]:
                 yield from _files(each)
 
 
-def _stamp(image: ImageFile) -> str:
-    return (file_stamp(image) or b"").hex()
+def _stamp(files: Sequence[ImageFile]) -> str:
+    return " ".join((file_stamp(file) or b"").hex() for file in files)
 
 
 def _shown(value: Any) -> str:

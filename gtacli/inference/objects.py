@@ -21,6 +21,7 @@ from gtacli.data.inputs import InputImage
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
+from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
 
@@ -86,9 +87,13 @@ class Finder(ViewReader):
     ) -> None:
         super().__init__(model)
         model.model.to(compute.device)
-        self.grid = model.grid
+        self.model, self.grid = model, model.grid
         self.backend, self.compute, self.name = backend, compute, name or model.spec
         self.as_input = model.view(compute.device)
+
+    def describe(self) -> dict[str, str]:
+        """Return the model's spec and fingerprint, for run.json."""
+        return {"spec": self.model.spec, "fingerprint": fingerprint(self.model.model)}
 
     def find(self, views: Sequence[ImageView]) -> list[ObjectGrids]:
         """Find the objects in a batch of at least one image."""

@@ -109,6 +109,36 @@ def test_what_has_changed_or_is_missing_is_made_again(run: Run, scene: Any) -> N
     assert {name for name in now if now[name] != kept[name]} <= {n for n in now if "20" in n}
 
 
+def test_changed_ground_truth_is_compared_again(run: Run, request: Any) -> None:
+    from PIL import Image
+
+    if "segment" not in request.node.name:
+        pytest.skip("has no ground truth")
+    before = results(run("whole"))
+    mask = Path("truth/12.png")
+    Image.new("L", Image.open(mask).size, 255).save(mask)
+    after = results(run("whole", "--resume"))
+    assert [a["image"] for a, b in zip(after, before, strict=True) if a != b and "image" in a] == [
+        "in/12.png"
+    ]
+    assert results(run("other"))[-1]["summary"]["mean_iou"] == after[-1]["summary"]["mean_iou"]
+
+
+def test_a_model_that_was_trained_again_is_refused(run: Run, tiny_model: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    run("whole")
+    file = tiny_model / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({k: v * 1.5 for k, v in load_file(file).items()}, file, metadata)
+    done = run("whole", "--resume", "-q")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert f"the weights of {tiny_model.name} have changed since the run in whole began" in done.err
+    assert run("whole", "--overwrite").status == 1
+
+
 def test_other_options_are_refused_in_one_line(run: Run) -> None:
     run("whole")
     done = run("whole", "--resume", "--batch-size", "8", "-q")

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.inputs import InputImage
+from gtacli.discovery.maps.digests import ImageFile
 from gtacli.images.decode import decode
-from gtacli.images.packed import PackedImage
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles, SourceImage
 from gtacli.inference.attention_maps.methods import AttentionMap
@@ -95,7 +95,7 @@ def export_maps(
     journal = journal or ResultJournal(None)
     placed = place_images(images, files.folder, [".*"])  # all maps of an image share its stem
     batch_size = chunk_size(batch_size, patches) if on_cpu else batch_size
-    for entry in journal.replay(placed, _name, batch_size):
+    for entry in journal.replay(placed, _source, batch_size):
         yield _restore(entry)
     for result in stream(
         journal.rest,
@@ -109,16 +109,16 @@ def export_maps(
         stop=stop,
     ):
         if isinstance(result, Failure):
-            journal.add(result.image, Path(result.image), error=result.error)
+            journal.add(result.image, error=result.error)
         else:
-            journal.add(result.image.path, result.image.source, lines=result.lines)
+            journal.add(result.image.path, lines=result.lines)
         yield result
 
 
-def _name(item: InputImage | Failure) -> tuple[str, Path | PackedImage]:
+def _source(item: InputImage | Failure) -> tuple[str, Sequence[ImageFile]]:
     if isinstance(item, Failure):
-        return item.image, Path(item.image)
-    return item.path, item.source
+        return item.image, [Path(item.image)]
+    return item.path, [item.source]
 
 
 def _restore(entry: Mapping[str, Any]) -> ImageMaps | Failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class MapExtractor:
         model: loaded for images of any size, unless all are stretched.
         method: made with the model.
         kind: the method's name, as the option `kind` has it.
+        fingerprint: of the model, before it was packed.
         stretched: resize every image to the model's size; otherwise each keeps its aspect ratio,
             at about as many patches.
     """
@@ -36,6 +37,19 @@ class MapExtractor:
     method: MapMethod
     kind: str = "cls"
     stretched: bool = False
+    fingerprint: str = ""
+
+    def describe(self) -> dict[str, str]:
+        """Return the model's spec and fingerprint, for run.json."""
+        return {"spec": self.model.spec, "fingerprint": self.fingerprint}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the method, where a discovery back-end is one."""
+        backend = getattr(self.method, "backend", None)
+        return (
+            {} if backend is None else cast(dict[str, Any], backend.options.model_dump(mode="json"))
+        )
 
     @property
     def patches(self) -> int:

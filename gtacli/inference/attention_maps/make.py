@@ -17,6 +17,7 @@ from gtacli.inference.attention_maps.methods import (
     MapMethod,
     Rollout,
 )
+from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
 from gtacli.models.packed_linear import pack
@@ -37,9 +38,12 @@ def make_extractors(
     for spec, name in zip(specs, short_names(specs), strict=True):
         model = load_model(spec, image_size=config.image_size, any_size=not config.stretched)
         method = make_method(config, model)
+        identity = fingerprint(model.model)
         if config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu":
             pack(model.model)
-        extractors.append(MapExtractor(name, model, method, config.kind, config.stretched))
+        extractors.append(
+            MapExtractor(name, model, method, config.kind, config.stretched, identity)
+        )
     return extractors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gtacli.data.inputs import InputImage
-from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
+from gtacli.data.truth import GroundTruth, find_truth, read_record_truth, read_truth
+from gtacli.discovery.maps.digests import ImageFile
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
-from gtacli.images.decode import decode
+from gtacli.images.decode import ImageError, decode
 from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageObjects, ObjectGrids
 from gtacli.inference.outputs import result_path, write_result
@@ -85,6 +87,16 @@ class MaskWriter:
         if self.folder is not None and model is not None:
             self.folder = self.folder / model
         self.named = {} if model is None else {"model": model}
+
+    def sources(self, image: InputImage) -> list[ImageFile]:
+        """Return the files that an image's result depends on: its own, and its ground truth's."""
+        files: list[ImageFile] = [image.source]
+        if self.options.truth is not None:
+            with suppress(ImageError):
+                files.append(find_truth(self.options.truth, image.below, image.result_stem))
+        elif image.record is not None and image.record.mask is not None:
+            files.append(image.record.mask)
+        return files
 
     def read(self, found: ImageObjects) -> tuple[GroundTruth | None, Image.Image | None]:
         """Return an image's ground truth, and its pixels if they are needed. Raises ImageError."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gtacli.data.inputs import InputImage
-from gtacli.images.packed import PackedImage
+from gtacli.discovery.maps.digests import ImageFile
 from gtacli.inference.journal import ResultJournal
 from gtacli.inference.objects import Finder, ImageObjects, ImageView, find_objects
 from gtacli.inference.outputs import place_images, result_path
@@ -103,22 +103,23 @@ def _journaled(
     stop: Stop,
 ) -> Iterator[_Outcome | Failure]:
     """Yield the outcomes that the journal has, then run the pipeline and write its outcomes."""
-    for entry in journal.replay(images, _name, pipeline.batch(batch_size, threads)):
+    sources = pipeline.writers[0].sources
+
+    def source(item: _Numbered) -> tuple[str, Sequence[ImageFile]]:
+        if isinstance(item, Failure):
+            return item.image, [Path(item.image)]
+        return item[1].path, sources(item[1])
+
+    for entry in journal.replay(images, source, pipeline.batch(batch_size, threads)):
         yield _restore(entry)
     for outcome in pipeline.outcomes(journal.rest, batch_size, threads, stop):
         if isinstance(outcome, Failure):
-            journal.add(outcome.image, Path(outcome.image), error=outcome.error)
+            journal.add(outcome.image, error=outcome.error)
         elif outcome.image is not None:
             lines = [result.line for result in outcome.results]
             scores = [result.score and result.score.to_plain() for result in outcome.results]
-            journal.add(outcome.image.path, outcome.image.source, lines=lines, scores=scores)
+            journal.add(outcome.image.path, lines=lines, scores=scores)
         yield outcome
-
-
-def _name(item: _Numbered) -> tuple[str, Path | PackedImage]:
-    if isinstance(item, Failure):
-        return item.image, Path(item.image)
-    return item[1].path, item[1].source
 
 
 def _restore(entry: Mapping[str, Any]) -> _Outcome | Failure:
