@@ -36,12 +36,15 @@ def _run(words: list[str]) -> int:
 
     from gtacli.cli.lazy import usage_errors
     from gtacli.cli.spelling import describe
-    from gtacli.errors import GtaError, PeerLost
+    from gtacli.errors import GtaError, Interrupted, PeerLost
+    from gtacli.runtime.interrupts import was_interrupted
     from gtacli.runtime.limits import explain_limit
 
     try:
         return _invoke(words)
     except GtaError as error:
+        if was_interrupted() and not isinstance(error, Interrupted):
+            return _fail("interrupted", 130)
         return _fail(describe(error), error.exit_code, isinstance(error, PeerLost))
     except usage_errors() as error:
         return _fail(_usage(error), 2)
@@ -50,6 +53,8 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if was_interrupted():
+            return _fail("interrupted", 130)
         limit = explain_limit(error)
         if limit is not None:
             return _fail(describe(limit), limit.exit_code)

@@ -19,7 +19,7 @@ _AGAIN_SECONDS = 0.1
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does.
+    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; `was_interrupted` tells it.
 
     Python drops an exception that is raised in a finalizer or a callback of the collector, and
     writes its traceback: an interrupt that is lost there is repeated a moment later.
@@ -31,6 +31,8 @@ def interruptible() -> Iterator[None]:
         yield
         return
     hook = sys.unraisablehook
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    _interrupted[:] = []
 
     def repeat(lost: sys.UnraisableHookArgs) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
@@ -40,10 +42,13 @@ def interruptible() -> Iterator[None]:
 
     sys.unraisablehook = repeat
     signal.signal(signal.SIGTERM, _interrupt)
+    if on_interrupt == signal.default_int_handler:  # not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, on_interrupt)
         sys.unraisablehook = hook
 
 
@@ -84,7 +89,19 @@ def _interrupt_main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.append(number)  # no lock: another signal may come here too
     raise KeyboardInterrupt
+
+
+_interrupted: list[int] = []
+
+
+def was_interrupted() -> bool:
+    """Return whether a signal has raised KeyboardInterrupt since `interruptible` began.
+
+    A library may have made an error of its own of it, which then says nothing.
+    """
+    return bool(_interrupted)
 
 
 class StopSignal:
@@ -116,7 +133,7 @@ class StopSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            _interrupt(number, frame)
         self.requested = True
 
 

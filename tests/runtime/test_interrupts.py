@@ -66,6 +66,31 @@ def test_an_interrupt_that_python_drops_is_repeated() -> None:
     assert wait(process, signal.SIGTERM) == (130, "error: interrupted\n")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("error", ["GtaError('weights are damaged')", "TypeError('no shape')"])
+def test_an_interrupt_that_a_library_turns_into_an_error(number: int, error: str) -> None:
+    """safetensors reports whatever is raised while it makes a tensor as an error of the file."""
+    process = start(
+        f"""
+        import sys, time
+        from gtacli import cli
+        from gtacli.errors import GtaError
+
+        def work(words):
+            print("ready", flush=True)
+            try:
+                for _ in range(600):
+                    time.sleep(0.1)
+            except BaseException:
+                raise {error} from None
+
+        cli._invoke = work
+        sys.exit(cli.main(["models", "list"]))
+        """
+    )
+    assert wait(process, number) == (130, "error: interrupted\n")
+
+
 def test_a_signal_after_the_result_keeps_the_status() -> None:
     process = start(
         """
