@@ -41,7 +41,7 @@ def demo(config: DemoConfig, call: Call) -> None:
     from gtacli.demo.runs import prepare_folder
     from gtacli.runtime.run_folder import RunFolder, default_out
 
-    folder = RunFolder(config.out or default_out("demo"), call.dry_run)
+    folder = RunFolder(config.out or default_out("demo", call.dry_run), call.dry_run)
     call.own(folder)
     config, anew = prepare_folder(config, folder)
     if not call.dry_run:

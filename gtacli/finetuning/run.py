@@ -29,7 +29,7 @@ from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import Observer, SilentObserver
-from gtacli.training.session import Session, open_session
+from gtacli.training.session import Session, check_origin, open_session
 from gtacli.training.state import Progress, read_progress
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,11 @@ def _choose_strength(
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
         candidate = config.model_copy(update={"lam": lam})
         job = prepare(candidate, stores=stores, processes=run.processes)
-        state = folder.read_state() if folder.has_state() else None
+        state = None
+        if folder.has_state():
+            state = folder.read_state()
+            recorded = run.read_json("run.json")["config"]
+            check_origin(state.get("origin"), run, recorded, job.split.to_json())
         return run_phase(job, folder, SilentObserver(), Progress(), state, dry_run, stop).rows
 
     def count_held_out() -> int:

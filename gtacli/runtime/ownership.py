@@ -19,7 +19,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -77,9 +77,34 @@ def owned(
                 path.rmdir()
 
 
+def create_first(paths: Iterable[Path], option: str = "out") -> Path:
+    """Create the first of these folders that does not exist, so that no other process gets it.
+
+    Its owner removes it again if nothing is written into it.
+
+    Raises GtaError if it cannot be created.
+    """
+    for path in paths:
+        absent = _absent(path)
+        _make(path.parent, option)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(path, error, option) from error
+        _created[path] = absent
+        return path
+    raise GtaError("every name of a new folder is taken", option=option)
+
+
+_created: dict[Path, list[Path]] = {}
+"""The absent folders that `create_first` has created, by the innermost of them."""
+
+
 def _make(folder: Path, option: str) -> list[Path]:
     """Create a folder; return those of it and its parents that were absent, innermost first."""
-    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    absent = _created.pop(folder, None) or _absent(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -87,6 +112,10 @@ def _make(folder: Path, option: str) -> list[Path]:
     except OSError as error:
         raise _unwritable(folder, error, option) from error
     return absent
+
+
+def _absent(folder: Path) -> list[Path]:
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _acquire(lock: _Lock, folder: Path, option: str, patience: float) -> None:

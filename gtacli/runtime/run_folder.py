@@ -20,7 +20,7 @@ from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.runtime.atomic import replace_atomic, to_json
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.drafts import content
-from gtacli.runtime.ownership import owned
+from gtacli.runtime.ownership import create_first, owned
 from gtacli.runtime.run_files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
@@ -37,11 +37,15 @@ from gtacli.runtime.tensor_file import write_tensor_file
 log = logging.getLogger(__name__)
 
 
-def default_out(command: str) -> Path:
-    """Return runs/COMMAND-DATE-TIME, with a number appended if that exists already."""
+def default_out(command: str, dry: bool = False) -> Path:
+    """Create runs/COMMAND-DATE-TIME, with a number appended if that exists already.
+
+    Args:
+        dry: return the path only.
+    """
     stem = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-    names = (stem, *(f"{stem}-{i}" for i in range(2, 1000)))
-    return next(path for name in names if not (path := Path("runs") / name).exists())
+    paths = [Path("runs") / name for name in (stem, *(f"{stem}-{i}" for i in range(2, 1000)))]
+    return next(p for p in paths if not p.exists()) if dry else create_first(paths)
 
 
 class RunFolder:
@@ -84,6 +88,10 @@ class RunFolder:
                 lock = owned(self.path, command, option=option)
                 self.processes.run_on_main(lambda: stack.enter_context(lock))
             yield
+
+    def is_unused(self) -> bool:
+        """Return whether the folder exists and has no content."""
+        return self.path.is_dir() and not content(p.name for p in self.path.iterdir())
 
     def check_free(self, overwrite: bool, resumable: bool = True) -> None:
         """Raise UsageError unless the folder is unused, or holds an earlier run to overwrite.

@@ -210,7 +210,7 @@ def open_session(
         config = complete(group.run_on_main(lambda: resumed_config(config, command)))
         run = config.resume
         record = recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext()
-        path = run or group.run_on_main(lambda: config.out or default_out(command))
+        path = run or group.run_on_main(lambda: config.out or default_out(command, dry_run))
         folder = RunFolder(path, dry_run, group)
         with record, folder.owned(command, "resume" if run else "out"):
             if run is None:
@@ -234,7 +234,11 @@ def resumed_config(config: Config, command: str) -> Config:
     run = config.resume
     if run is None:
         return config
-    recorded = RunFolder(run).read_json("run.json")
+    folder = RunFolder(run)
+    if folder.is_unused():
+        text = f"{run} has no record of a run; start it by its own command"
+        raise UsageError(text, option="resume")
+    recorded = folder.read_json("run.json")
     if recorded.get("command") != command or "data" not in recorded:
         raise UsageError(f"{run} is not a run of gta {command}", option="resume")
     values = {**config.before, **recorded.get("config", {})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,8 @@ def test_workers_ignore_signals(
     def stop(epoch: int, batch: int) -> None:
         if (epoch, batch) == (1, 1):
             for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGTERM)  # type: ignore[arg-type]
+                with suppress(ProcessLookupError):  # another test's
+                    os.kill(child.pid, signal.SIGTERM)  # type: ignore[arg-type]
             os.kill(os.getpid(), signal.SIGTERM)
 
     recorder.at_step = stop
@@ -228,6 +230,14 @@ def test_run_without_a_state_begins_anew(
     assert "has no state yet" in caplog.text
     assert same(weights(tmp_path / "whole"), weights(run))
     assert (run / "split.json").read_text() == (tmp_path / "whole" / "split.json").read_text()
+
+
+def test_folder_of_a_run_that_has_not_begun(tmp_path: Path, recorder: Any) -> None:
+    """A kill before the record leaves a lock file, or nothing."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".gta-lock").write_text("{}")
+    with pytest.raises(UsageError, match=r"resume: .*run has no record of a run; start it by its"):
+        finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
 
 
 def test_automatic_resume_needs_a_folder(config: Make, recorder: Any) -> None:

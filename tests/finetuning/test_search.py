@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from gtacli.config.finetune import FinetuneConfig
-from gtacli.errors import Interrupted, RunError, UsageError
+from gtacli.errors import GtaError, Interrupted, RunError, UsageError
 from gtacli.finetuning.results import SearchResult
 from gtacli.finetuning.run import finetune
 from gtacli.finetuning.search import choices, decisions, report, search, strongest
@@ -151,6 +151,33 @@ def test_resume_after_kill_during_search(
     assert again["lam_search"]["scores"] == whole["lam_search"]["scores"]
     a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_edited_record_is_refused_during_the_search(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its candidates would be trained on with other options than they began with."""
+    run, written = tmp_path / "run", RunFolder.write_state
+
+    class Killed(Exception):
+        pass
+
+    def write_state(self: RunFolder, state: Any) -> None:
+        written(self, state)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_state", write_state)
+        with pytest.raises(Killed):
+            finetune(config(lam="auto", epochs=5, out=run), recorder)
+    record = (run / "run.json").read_text()
+    edited = json.loads(record)
+    edited["config"]["lr"] = 0.5
+    (run / "run.json").write_text(json.dumps(edited))
+    with pytest.raises(GtaError, match=r"run\.json was changed: `lr` was 0\.001 in training"):
+        finetune(FinetuneConfig(resume=run), recorder)
+    (run / "run.json").write_text(record)
+    assert "lam" in finetune(FinetuneConfig(resume=run), recorder)
 
 
 def test_resume_after_kill_keeps_the_choice(config: Make, recorder: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gtacli.runtime import ownership
 from gtacli.runtime.drafts import LOCK_PREFIX, is_draft
 from gtacli.runtime.ownership import owned
 from gtacli.runtime.process_identity import own_identity
+from gtacli.runtime.run_folder import default_out
 
 Start = Callable[..., int]
 
@@ -203,3 +205,34 @@ def test_drafts_below_are_their_owners(tmp_path: Path) -> None:
         draft_of(tmp_path / "run", "0123abcd", 1, 1)
         with owned(tmp_path, "demo"):
             assert below.exists()
+
+
+def test_equal_default_names_are_different_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands that start in the same second, before one of them writes anything."""
+    monkeypatch.chdir(tmp_path)
+
+    class Clock:
+        @staticmethod
+        def now() -> datetime:
+            return datetime(2030, 1, 2)
+
+    monkeypatch.setattr("gtacli.runtime.run_folder.datetime", Clock)
+    one, two = default_out("segment"), default_out("segment")
+    assert one != two
+    with owned(one, "segment"), owned(two, "segment"):
+        (two / "run.json").touch()
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == [two.name]  # nothing was written
+    before = [*tmp_path.rglob("*")]
+    default_out("segment", dry=True)
+    assert [*tmp_path.rglob("*")] == before
+
+
+def test_default_folder_that_cannot_be_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    with pytest.raises(GtaError, match="runs is a file"):
+        default_out("segment")

@@ -60,7 +60,7 @@ def attention(
 
     dataset = None if config.data is None else load_dataset(config.data)
     named = iter_inputs(images or [], dataset, sys.stdin.buffer, null)
-    folder = RunFolder(config.out or default_out("probe-attention"), call.dry_run)
+    folder = RunFolder(config.out or default_out("probe-attention", call.dry_run), call.dry_run)
     call.own(folder)
     folder.check_free(config.overwrite, resumable=False)
     specs = [config.model, *config.compare]

@@ -27,7 +27,7 @@ def open_folder(config: CommonConfig, call: Call, task: str, processes: Processe
     from gtacli.runtime.run_files import WEIGHTS_FILE
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
-    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}"))
+    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}", call.dry_run))
     folder = RunFolder(out, call.dry_run, processes)
     call.own(folder)
     if not _is_probe(folder):

@@ -37,7 +37,7 @@ def transfer(config: TransferProbeConfig, call: Call) -> int:
     from gtacli.models.names import short_names
     from gtacli.probing.features.evaluation import make_splits
     from gtacli.runtime.distribution import ALONE
-    from gtacli.runtime.run_folder import default_out
+    from gtacli.runtime.run_folder import RunFolder, default_out
 
     for data in config.data:  # report what is wrong before any model is loaded
         make_splits(load_dataset(data), config.seed)
@@ -47,7 +47,8 @@ def transfer(config: TransferProbeConfig, call: Call) -> int:
 
         return transfer(data, model, config.k, config.linear)
 
-    out = config.out or default_out("probe-transfer")
+    out = config.out or default_out("probe-transfer", call.dry_run)
+    call.own(RunFolder(out, call.dry_run))
     cache = config.cache or (SHARED if config.out is None else out / FEATURES)
     results: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
