@@ -1,5 +1,6 @@
 """Image sizes, and any PIL image as upright RGB: EXIF orientation, CMYK, 16 bit, alpha."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ Size = tuple[int, int]
 """(height, width)."""
 Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""
+LARGEST_SIDE = 1 << 20
+"""Bound of coordinates, in pixels; the formats of images have 65,535 or fewer."""
 _BAND = 1 << 22  # pixels that are converted at a time
 
 
@@ -22,6 +25,23 @@ def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -
     if scale >= 1 and not enlarge:
         return height, width
     return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def check_box(box: Sequence[float], size: Size | None = None) -> None:
+    """Raise ValueError unless a box [x0, y0, x1, y1) has an area, and lies in its image.
+
+    Args:
+        size: (h, w) of the image, if known. Annotations that count otherwise, or are rounded, may
+            exceed it by a pixel.
+    """
+    h, w = size or (LARGEST_SIDE, LARGEST_SIDE)
+    x0, y0, x1, y1 = box
+    shown = "[" + ", ".join(f"{number:.6g}" for number in box) + "]"
+    if not (x0 >= -1 and y0 >= -1 and x1 <= w + 1 and y1 <= h + 1):  # also for NaN
+        bounds = f"its image of {w} x {h} pixels" if size else "any image"
+        raise ValueError(f"the box {shown} (x0, y0, x1, y1) is outside of {bounds}")
+    if not (min(x1, w) > max(x0, 0) and min(y1, h) > max(y0, 0)):
+        raise ValueError(f"the box {shown} (x0, y0, x1, y1) has no area")
 
 
 def fit_aspect(image: Size, like: Size, patch: Size) -> Size:

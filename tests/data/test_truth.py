@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gtacli.data.base import Record
+from gtacli.data.readers.annotations import read_boxes
 from gtacli.data.truth import GroundTruth, read_mask, read_record_truth, read_truth
 from gtacli.images.decode import ImageError
 from gtacli.measures.segmentation import VOID
@@ -151,7 +152,16 @@ def test_annotation_boxes(tmp_path: Path) -> None:
     [
         (ANNOTATION[:200], "cannot read annotation .*a.xml"),
         (ANNOTATION.replace("<xmax>9</xmax>", ""), "an object has an incomplete bndbox"),
-        (ANNOTATION.replace("<xmax>9", "<xmax>wide"), "cannot read annotation"),
+        (ANNOTATION.replace("<xmax>9", "<xmax>wide"), "'wide' is no number of pixels"),
+        (ANNOTATION.replace("<xmax>9", "<xmax>1e400"), "'1e400' is no number of pixels"),
+        (ANNOTATION.replace("<xmin>3.2", "<xmin>-inf"), "'-inf' is no number of pixels"),
+        (ANNOTATION.replace("<ymax>6", "<ymax>nan"), "'nan' is no number of pixels"),
+        (ANNOTATION.replace("<width>9", "<width>inf"), "'inf' is no number of pixels"),
+        (ANNOTATION.replace("<width>9", "<width>-9"), "its image has -9 x 6 pixels"),
+        (ANNOTATION.replace("<xmax>9", "<xmax>0"), "has no area"),
+        (ANNOTATION.replace("<ymax>6", "<ymax>1"), "has no area"),
+        (ANNOTATION.replace("<ymax>6", "<ymax>60"), "is outside of its image of 9 x 6 pixels"),
+        (ANNOTATION.replace("<xmin>1", "<xmin>-5"), "is outside of its image of 9 x 6 pixels"),
         ("<html></html>", "is not a VOC annotation"),
     ],
 )
@@ -159,6 +169,14 @@ def test_broken_annotations(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(ImageError, match=message):
         read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+
+
+def test_boxes_that_count_from_zero_are_clipped(tmp_path: Path) -> None:
+    text = ANNOTATION.replace("<xmin>1", "<xmin>0").replace("<xmax>9", "<xmax>10")
+    (tmp_path / "a.xml").write_text(text)
+    assert read_boxes(tmp_path / "a.xml") == ((0, 1, 9, 6), (2, 1, 5, 4))
+    (tmp_path / "a.xml").write_text(text.replace("<size>", "<none>").replace("</size>", "</none>"))
+    assert read_boxes(tmp_path / "a.xml") == ((0, 1, 10, 6), (2, 1, 5, 4))
 
 
 def test_record_truth(tmp_path: Path) -> None:

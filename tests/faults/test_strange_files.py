@@ -101,6 +101,29 @@ def test_a_box_that_is_none_is_named(tmp_path: Path, bbox: Any) -> None:
         _boxes(tmp_path / "i.json", {"a.jpg"})
 
 
+@pytest.mark.parametrize(
+    ("bbox", "boxes"),
+    [
+        ([1, 2, -3, 4], None),
+        ([1, 2, 3, -4.5], None),
+        ([1e308, 2, 1e308, 4], None),
+        ([-9, 2, 30, 4], None),
+        ([1, 2, 0, 4], ()),
+        ([1, 2, 3, 0.2], ()),
+        ([1, 2, 3.4, 0.8], ((1, 2, 4, 3),)),
+    ],
+)
+def test_boxes_without_area(tmp_path: Path, bbox: Any, boxes: Any) -> None:
+    one = {"image_id": 1, "bbox": bbox, "iscrowd": 0}
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [one]}
+    (tmp_path / "i.json").write_text(json.dumps(content))
+    if boxes is not None:
+        assert _boxes(tmp_path / "i.json", {"a.jpg"}) == {"a.jpg": boxes}
+        return
+    with pytest.raises(GtaError, match=r"cannot read .*i\.json: .* outside of any image"):
+        _boxes(tmp_path / "i.json", {"a.jpg"})
+
+
 CHOICE = {"layer": 3, "tau": 0.3, "iou": 0.5}
 
 

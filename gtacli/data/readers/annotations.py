@@ -7,11 +7,12 @@ too).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
 from gtacli.images.decode import ImageError
-from gtacli.images.sizes import Box, Size
+from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box
 from gtacli.runtime.regular import open_regular
 
 
@@ -23,21 +24,22 @@ def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple
         size: expected (h, w) of the annotated image.
         hard: include objects that are marked truncated or difficult.
 
-    Raises ImageError for a file that is missing, no VOC annotation, or of an image of another size.
+    Raises ImageError for a file that is missing, no VOC annotation, of an image of another size, or
+    with a box without area or outside of its image.
     """
     try:
         with open_regular(path) as file:
             root = ElementTree.parse(file).getroot()
+        annotated = _annotated_size(root)
         objects = [o for o in root.findall("object") if hard or not _is_hard(o)]
-        boxes = tuple(_box(o) for o in objects)
-        annotated = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("height", "width"))
+        boxes = tuple(_box(o, annotated or size) for o in objects)
     except FileNotFoundError as error:
         raise ImageError(f"no such annotation: {path}") from error
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise ImageError(f"cannot read annotation {path}: {error}") from error
     if root.tag != "annotation":
         raise ImageError(f"{path} is not a VOC annotation")
-    if size is not None and all(annotated) and annotated != size:
+    if size is not None and annotated is not None and annotated != size:
         h, w = annotated
         raise ImageError(
             f"annotation {path} is for {w} x {h} pixels, its image has {size[1]} x {size[0]}"
@@ -49,11 +51,31 @@ def _is_hard(element: ElementTree.Element) -> bool:
     return "1" in (element.findtext("truncated"), element.findtext("difficult"))
 
 
-def _box(element: ElementTree.Element) -> Box:
+def _annotated_size(root: ElementTree.Element) -> Size | None:
+    """Return the (h, w) that an annotation states; None if it states none, or zeros."""
+    h, w = (_pixels(root.findtext(f"size/{side}") or "0") for side in ("height", "width"))
+    if h < 0 or w < 0:
+        raise ValueError(f"its image has {w} x {h} pixels")
+    return (h, w) if h and w else None
+
+
+def _box(element: ElementTree.Element, size: Size | None) -> Box:
     sides = ("xmin", "ymin", "xmax", "ymax")
     texts = [element.findtext(f"bndbox/{side}") for side in sides]
     if None in texts:
         raise ValueError("an object has an incomplete bndbox")
+    x0, y0, x1, y1 = (_pixels(text) for text in texts if text is not None)
+    check_box((x0 - 1, y0 - 1, x1, y1), size)
+    h, w = size or (y1, x1)
+    return max(0, x0 - 1), max(0, y0 - 1), min(x1, w), min(y1, h)
+
+
+def _pixels(text: str) -> int:
     # A few values of VOC 2012 are not integers.
-    x0, y0, x1, y1 = (int(float(text)) for text in texts if text is not None)
-    return x0 - 1, y0 - 1, x1, y1
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= LARGEST_SIDE:  # also for NaN
+        raise ValueError(f"{text[:20]!r} is no number of pixels")
+    return int(value)

@@ -17,7 +17,7 @@ from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, r
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
-from gtacli.images.sizes import Box
+from gtacli.images.sizes import LARGEST_SIDE, Box, check_box
 from gtacli.runtime.strict_json import read_json, reason_of
 
 HOME = "http://images.cocodataset.org/"
@@ -73,8 +73,8 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
         found: dict[str, list[Box]] = {name: [] for name in by_id.values()}
         for one in content["annotations"]:
             name = by_id.get(one["image_id"])
-            if name is not None and one["iscrowd"] != 1:
-                found[name].append(_box(one["bbox"]))
+            if name is not None and one["iscrowd"] != 1 and (box := _box(one["bbox"])):
+                found[name].append(box)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = _reason(error)
         raise GtaError(f"cannot read {path}: {reason}; compare {ANNOTATIONS}") from error
@@ -84,12 +84,19 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
     return {name: tuple(boxes) for name, boxes in found.items()}
 
 
-def _box(xywh: Any) -> Box:
+def _box(xywh: Any) -> Box | None:
+    """Return a box; None for one that is too thin to cover a pixel, which nothing can match."""
     plain = isinstance(xywh, list) and len(xywh) == 4
     if not plain or any(isinstance(n, bool) or not isinstance(n, int | float) for n in xywh):
         raise ValueError(f"a `bbox` is not [x, y, width, height]: {str(xywh)[:60]}")
     x, y, w, h = xywh
-    return round(x), round(y), round(x + w), round(y + h)
+    if w < 0 or h < 0 or max(abs(n) for n in xywh) > LARGEST_SIDE:
+        raise ValueError(f"a `bbox` is outside of any image: {str(xywh)[:60]}")
+    box = round(x), round(y), round(x + w), round(y + h)
+    if box[0] == box[2] or box[1] == box[3]:
+        return None
+    check_box(box)
+    return box
 
 
 def _reason(error: Exception) -> str:

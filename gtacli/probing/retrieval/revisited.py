@@ -14,6 +14,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.images.decode import decode
 from gtacli.images.find import find_images, read_file_state
 from gtacli.images.packed import PackedImage
+from gtacli.images.sizes import check_box
 from gtacli.measures.statistics import mean_interval
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
@@ -151,6 +153,9 @@ def _parse(content: Any) -> RevisitedTruth:
     boxes = tuple(tuple(map(float, one["bbx"])) if "bbx" in one else None for one in gnd)
     if any(box is not None and len(box) != 4 for box in boxes):
         raise ValueError("a box does not have four numbers")
+    for box in boxes:
+        if box is not None and not (-inf < box[0] < box[2] < inf and -inf < box[1] < box[3] < inf):
+            raise ValueError(f"the box {[*box]} (x0, y0, x1, y1) has no area")
     return RevisitedTruth(tuple(map(str, gallery)), tuple(map(str, queries)), boxes, tuple(lists))
 
 
@@ -163,8 +168,11 @@ class ImageCrop(PackedImage):
 
     def open(self) -> BinaryIO:
         file = BytesIO()
+        image = decode(self.path)
         x0, y0, x1, y1 = self.box
-        decode(self.path).crop((x0, y0, x1, y1)).save(file, "PNG")
+        box = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)
+        check_box(box, (image.height, image.width))
+        image.crop(box).save(file, "PNG")
         file.seek(0)
         return file
 

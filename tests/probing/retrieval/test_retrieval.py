@@ -17,6 +17,7 @@ from PIL import Image
 
 from gtacli import load_model
 from gtacli.errors import RunError, UsageError
+from gtacli.images.decode import ImageError, decode
 from gtacli.probing.features.cache import FeatureCache
 from gtacli.probing.features.evaluation import ProbeData, make_splits
 from gtacli.probing.retrieval.by_class import rank_gallery, retrieval
@@ -193,6 +194,9 @@ def test_a_pickle_executes_no_code(tmp_path: Path) -> None:
             json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, 2]}])).encode(),
             "does not have four numbers",
         ),
+        (json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, 2, 1, 9]}])).encode(), "has no area"),
+        (json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, 2, "inf", 9]}])).encode(), "has no area"),
+        (json.dumps(truth_of([{**ANSWERS[0], "bbx": [1, "nan", 9, 9]}])).encode(), "has no area"),
     ],
 )
 def test_wrong_ground_truth_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -225,6 +229,14 @@ def test_a_changed_box_in_the_ground_truth_is_extracted_again(
         data = make_data(tmp_path, splits)  # with the same cache folder
         found.append(data.extract(model, splits.test).values[0].clone())
     assert not torch.allclose(*found)
+
+
+def test_a_box_is_clipped_to_its_image(places: Path) -> None:
+    image = places / "jpg" / "a.png"
+    clipped = Image.open(ImageCrop(image, (-1e9, 3.0, 1e9, 1e9)).open())
+    assert np.array_equal(np.asarray(clipped), np.asarray(Image.open(image))[3:])
+    with pytest.raises(ImageError, match=r"cannot read image .*: the box .* has no area"):
+        decode(ImageCrop(image, (50.0, 3.0, 60.0, 9.0)))
 
 
 def test_the_revisited_probe_end_to_end(tiny_model: Path, places: Path, tmp_path: Path) -> None:
