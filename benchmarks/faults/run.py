@@ -2,9 +2,10 @@
 
     python benchmarks/faults/run.py PART --seconds N [--work DIR] [--only NAME...] [--again]
 
-The only part is fuzz (changed inputs). It appends to DIR/PART.jsonl and continues there when it is
-started again; `--again` also repeats the units that showed a defect. The last line has the totals.
-Linux only (`/proc`, `fork`).
+Parts: fuzz (changed inputs), kill (at random moments), writes (killed at every change of the disk),
+pairs (two commands on one folder), same (equal commands, equal files). Each appends to
+DIR/PART.jsonl and continues there when it is started again; `--again` also repeats the units that
+showed a defect. The last line has the totals. Linux only (`/proc`, `fork`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PARTS = ("fuzz",)
+PARTS = ("fuzz", "kill", "writes", "pairs", "same")
 
 
 def main() -> None:
@@ -34,9 +37,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--inputs", type=int, default=3000, help="fuzz: of each kind")
+    parser.add_argument("--trials", type=int, default=4, help="kill: of each command and signal")
+    parser.add_argument(
+        "--every", type=int, default=1, help="writes: every n-th change of the disk"
+    )
     args = parser.parse_args()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    # A shell lets what it starts in the background ignore it, and so would every command here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before the harness imports the package: the cache of the user is not touched.
     os.environ["GTA_CACHE"] = str(work / "cache")
     from fixtures import make_fixtures
@@ -46,9 +55,23 @@ def main() -> None:
     records = Records(work / f"{args.part}.jsonl", args.again, args.seconds)
     place = work / args.part
     place.mkdir(exist_ok=True)
-    import fuzz
+    if args.part == "fuzz":
+        import fuzz
 
-    fuzz.run(place, records, args.inputs, args.only)
+        fuzz.run(place, records, args.inputs, args.only)
+    elif args.part == "kill":
+        import kill
+
+        kill.run(place, records, args.trials, args.only)
+    elif args.part == "writes":
+        import writes
+
+        writes.run(place, records, args.every, args.only)
+    else:
+        import pairs
+        import same
+
+        {"pairs": pairs, "same": same}[args.part].run(place, records, args.only)
     print(json.dumps({"part": args.part, **totals(records)}))
 
 
@@ -57,7 +80,7 @@ def totals(records: Records) -> dict[str, object]:
     counts: dict[str, Counter[str]] = {}
     worst: dict[str, dict[str, float]] = {}
     for unit, record in records.done.items():
-        name = unit.partition(":")[0]
+        name = re.split("[: ]", unit)[0]
         counts.setdefault(name, Counter()).update(record.get("totals", {}))
         high = worst.setdefault(name, {})
         for key in ("slowest_seconds", "most_mb"):

@@ -1,0 +1,116 @@
+"""Run commands twice: are the files equal, byte for byte? What do threads and processes change?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cases import CASES, CUT, FINETUNE, PRETRAIN, PROBE, Plan, differences
+from commands import Gta
+from records import Records
+
+VIEWS = ["--mix", "transmix", "--color-jitter", "0.4", "--random-erasing", "0.25"]
+VIEWS += ["--auto-augment", "rand-m9-mstd0.5-inc1", "--drop-path", "0.1"]
+COMMANDS = {
+    "finetune": [*FINETUNE, *VIEWS],
+    "pretrain": PRETRAIN,
+    "discover": ["discover", "{photos}", "--teacher", "demo", *CUT],
+    "segment": ["segment", "{photos}", "-m", "demo", *CUT],
+    "attn-maps": ["attn-maps", "{photos}", "-m", "demo", "--style", "raw"],
+    "knn": ["probe", "knn", *PROBE, "--k", "3"],
+}
+TRAIN = ("finetune", "pretrain")
+VARIANTS: dict[str, tuple[list[str], dict[str, str], tuple[str, ...]]] = {
+    # name: (words, environment, commands)
+    "two threads": ([], {"OMP_NUM_THREADS": "2"}, tuple(COMMANDS)),
+    "two workers": (["--workers", "2"], {}, ("finetune", "pretrain", "discover", "segment")),
+    "two processes": (["--nproc", "2"], {}, TRAIN),
+    "no cache": (["--cache", "none"], {}, ("finetune",)),
+    "batches of 7": (["--batch-size", "7"], {}, ("discover", "segment", "attn-maps", "knn")),
+}
+
+
+def run(place: Path, records: Records, only: list[str]) -> None:
+    """Do every command twice, then each variant."""
+    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    again = [f"again: {name}" for name in CASES if CASES[name].exact or CASES[name].cost == 1]
+    units = [*again, *(f"{v}: {c}" for v, (_, _, commands) in VARIANTS.items() for c in commands)]
+    for unit in records.left(u for u in units if not only or u.split(": ")[1] in only):
+        kind, name = unit.split(": ")
+        if kind == "again":
+            run_again(place, records, unit, name, fixtures)
+        else:
+            run_variant(place, records, unit, kind, name, fixtures)
+
+
+def run_again(place: Path, records: Records, unit: str, name: str, fixtures: Path) -> None:
+    """Compare a command with the same one in a new process, with other hashes of strings.
+
+    Both write into a folder of the same name, one after the other.
+    """
+    out, kept = place / name / "out", place / name / "first"
+    shutil.rmtree(place / name, ignore_errors=True)
+    plan = Plan(name, out, fixtures)
+    one = Gta(place / name, fork=True).run(plan.first)
+    out.rename(kept)
+    other = Gta(place / name, {"PYTHONHASHSEED": "77"}).run(plan.first)
+    defects = [f"{d['rc']}: {d['last']}" for d in (one, other) if d["rc"] != 0]
+    defects += differences(kept, out, (out, out))
+    bytes_differ = [
+        str(p.relative_to(kept))
+        for p in sorted(kept.rglob("*"))
+        if p.is_file() and p.read_bytes() != (out / p.relative_to(kept)).read_bytes()
+    ]
+    files = sum(p.is_file() for p in kept.rglob("*"))
+    totals = {"commands": 1, "files": files, "equal bytes": files - len(bytes_differ)}
+    records.add(unit, defects, totals=totals, bytes_differ=bytes_differ)
+
+
+def run_variant(
+    place: Path, records: Records, unit: str, kind: str, name: str, fixtures: Path
+) -> None:
+    """Measure how far a variant is from the plain command."""
+    words = [w.format(photos=fixtures / "photos") for w in COMMANDS[name]]
+    plain, out = place / f"plain-{name}", place / f"{name}-{kind.replace(' ', '-')}"
+    if not plain.is_dir():
+        done = Gta(place, fork=True).run([*words, "-o", plain])
+        assert done["rc"] == 0, done["last"]
+    shutil.rmtree(out, ignore_errors=True)
+    more, env, _ = VARIANTS[kind]
+    done = Gta(place, env, fork=True).run([*words, *more, "-o", out])
+    defects = [f"{done['rc']}: {done['last']}"] if done["rc"] != 0 else []
+    records.add(unit, defects, sizes=None if defects else sizes(plain, out))
+
+
+def sizes(left: Path, right: Path) -> dict[str, Any]:
+    """Return the largest differences of tensors and arrays, and the fraction of pixels."""
+    import numpy as np
+    from PIL import Image
+    from safetensors.numpy import load_file
+
+    found: dict[str, Any] = {}
+    pixels = changed = 0
+    for path in sorted(left.rglob("*")):
+        other = right / path.relative_to(left)
+        if path.suffix == ".safetensors":
+            a = load_file(path)
+            if not other.is_file():  # features are named after their key
+                continue
+            b = load_file(other)
+            gaps = [float(np.abs(a[k].astype(np.float64) - b[k]).max(initial=0)) for k in a]
+            tops = [float(np.abs(a[k].astype(np.float64)).max(initial=0)) for k in a]
+            found[path.name] = {"largest difference": max(gaps), "largest value": max(tops)}
+        elif path.suffix == ".npy":
+            gap = float(np.abs(np.load(path).astype(np.float64) - np.load(other)).max())
+            found["maps"] = {
+                "largest difference": max(gap, found.get("maps", {}).get("largest difference", 0))
+            }
+        elif path.suffix == ".png":
+            one, two = (np.asarray(Image.open(p)) for p in (path, other))
+            pixels, changed = pixels + one.size, changed + int((one != two).sum())
+    if pixels:
+        found["pixels"] = {"all": pixels, "other": changed}
+    found["files that differ"] = differences(left, right)
+    return found
