@@ -7,8 +7,9 @@ file.
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -44,14 +45,12 @@ def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
     little, but never below twice `cover`, so that the resize after it still averages.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF or palettes do not matter
-            with open_image(path) as image:
-                if cover is not None and image.format == "JPEG":
-                    side = 2 * max(cover)  # a square: EXIF may still rotate it
-                    image.draft(image.mode, (side, side))
-                image.load()
-                return to_upright_rgb(image)
+        with open_image(path) as image:
+            if cover is not None and image.format == "JPEG":
+                side = 2 * max(cover)  # a square: EXIF may still rotate it
+                image.draft(image.mode, (side, side))
+            image.load()
+            return to_upright_rgb(image)
     except UsageError:  # of the limit
         raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
@@ -106,11 +105,16 @@ def open_source(path: Path | PackedImage) -> BinaryIO:
 def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
     """Open an image of which only the header has been read: the one place that calls Pillow.
 
+    What Pillow and its libraries would write to stderr meanwhile does not name the file. Pillow's
+    warnings (odd EXIF or palettes) do not matter, and libtiff's errors make Pillow raise its own.
+
     Raises OSError, ValueError for more pixels than `max_pixels`, and almost anything for a broken
     file.
     """
     limit = max_pixels()
-    with open_source(path) as file:
+    _silence_libtiff()
+    with warnings.catch_warnings(), open_source(path) as file:
+        warnings.simplefilter("ignore")
         try:
             opened = Image.open(file)
         except Image.DecompressionBombError as error:
@@ -121,6 +125,17 @@ def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
             if image.format in _NOT_DECODED:
                 raise ValueError(f"{image.format} is not read: it is a program, not pixels")
             yield image
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Take libtiff's error handler, which writes to stderr, where Pillow exposes it."""
+    import ctypes
+
+    from PIL import _imaging  # the library that is linked to libtiff
+
+    with suppress(AttributeError, OSError):  # built without it, or statically
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def max_pixels() -> int:

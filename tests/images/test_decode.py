@@ -1,7 +1,10 @@
 """Tests of decoding: every mode, EXIF, broken files, sizes."""
 
 import tracemalloc
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +227,43 @@ def test_deep_gray_takes_little_more_memory_than_its_pixels() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 6000 * 6000
+
+
+def _tiff(compression: str, at: int, change: bytes) -> bytes:
+    """Return an encoded TIFF with some bytes changed."""
+    rng = np.random.default_rng(0)
+    file = BytesIO()
+    image = Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8))
+    if compression == "group4":
+        image = image.convert("1")
+    image.save(file, "TIFF", compression=compression)
+    data = bytearray(file.getvalue())
+    data[at : at + len(change)] = change
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("compression", "at"), [("group4", 12), ("tiff_adobe_deflate", 40), ("packbits", 100)]
+)
+def test_libraries_do_not_write_to_stderr(
+    compression: str, at: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(_tiff(compression, at, b"\xff" * 40))
+    with suppress(ImageError):
+        decode(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_pillows_warnings_are_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    data = _tiff("raw", 0, b"")
+    start = int.from_bytes(data[4:8], "little")  # of the directory
+    for entry in range(start + 2, len(data) - 12, 12):
+        if data[entry : entry + 2] == (279).to_bytes(2, "little"):
+            data = data[: entry + 4] + (1 << 20).to_bytes(4, "little") + data[entry + 8 :]
+            break
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_upright_size(path) == (32, 32)
