@@ -11,9 +11,9 @@ import timm
 from timm.models import _helpers, _hub
 
 from gtacli.errors import GtaError
-from gtacli.models.archives import check_archive
 from gtacli.models.card import hub_card
 from gtacli.models.sizes import check_count
+from gtacli.runtime.archives import check_archive
 from gtacli.runtime.regular import check_regular, open_regular
 from gtacli.runtime.strict_json import read_json
 

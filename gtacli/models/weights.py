@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import positions
-from gtacli.models.archives import ArchiveError, CallError, check_archive
+from gtacli.runtime.archives import ArchiveError, CallError, check_archive
 from gtacli.runtime.regular import open_regular, opened_path
 
 MIN_COVERAGE = 0.9

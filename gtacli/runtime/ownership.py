@@ -28,7 +28,8 @@ from typing import Any
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.drafts import LOCK_PREFIX, remove_dead_drafts
 from gtacli.runtime.process_identity import ProcessIdentity, own_identity
-from gtacli.runtime.regular import check_regular
+from gtacli.runtime.regular import check_regular, open_regular
+from gtacli.runtime.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,10 @@ TOUCH_SECONDS = 5.0
 """Time between two signs of life where the file system has no locks."""
 POLL_SECONDS = 0.2
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_RECORD_TYPES = {
+    "command": str, "pid": int, "host": str, "since": str, "space": str, "started": int,
+}  # fmt: skip
+_RECORD_BYTES = 4096
 _REGION = 1 << 30  # of the lock on Windows: what is locked there cannot be read
 
 
@@ -309,18 +314,18 @@ def _write_record(file: int, command: str) -> None:
 def _read_record(path: Path) -> dict[str, Any] | None:
     """Return a lock file's record; None for none, or for one that is being written."""
     try:
-        with path.open("rb") as file:
-            record = json.loads(file.read(4096))
-        return {
-            "command": str(record["command"]),
-            "pid": int(record["pid"]),
-            "host": str(record["host"]),
-            "since": str(record["since"]),
-            "space": str(record["space"]),
-            "started": int(record["started"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        with open_regular(path) as file:
+            record = parse_json(file.read(_RECORD_BYTES))
+    except (OSError, ValueError):
         return None
+    if not isinstance(record, dict) or any(
+        type(record.get(key)) is not kind or len(str(record[key])) > _RECORD_BYTES // 8
+        for key, kind in _RECORD_TYPES.items()
+    ):
+        return None
+    if not 0 < record["pid"] < 1 << 31:  # of no process
+        return None
+    return {key: record[key] for key in _RECORD_TYPES}
 
 
 def _identity(record: dict[str, Any]) -> ProcessIdentity:

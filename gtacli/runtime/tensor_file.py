@@ -4,7 +4,7 @@ The library's own writer orders the metadata at random. The layout is the librar
 JSON, padded to 8 bytes; then the tensors, those of larger elements first, and by name.
 
 A sealed file has a `digest` in its metadata: the SHA-256 of the whole file, with 64 zeros in its
-own place. Files without one are as valid; whatever reads safetensors ignores it.
+own place. Whatever else reads safetensors ignores it.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def write_tensor_file(
 
 
 def check_tensor_file(path: Path) -> None:
-    """Compare a sealed file to its digest; do nothing for one without.
+    """Compare a sealed file to its digest.
 
-    Raises OSError, or ValueError if they differ.
+    Raises OSError, or ValueError if they differ or there is none.
     """
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
@@ -94,7 +94,7 @@ def check_tensor_file(path: Path) -> None:
         start = text.find(_MARK) + len(_MARK)
         sealed = text[start : start + len(_UNSEALED)]
         if start < len(_MARK):
-            return
+            raise ValueError("it has no digest")
         zeros = text[:start] + _UNSEALED.encode() + text[start + len(_UNSEALED) :]
         digest = hashlib.sha256(size.to_bytes(8, "little") + zeros)
         _add_rest(digest, file)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from gtacli.data.readers.coco20k import _boxes
 from gtacli.data.readers.shards import Shard, _samples
@@ -27,6 +26,7 @@ from gtacli.probing.features.files import FeatureKey, is_block, read_column
 from gtacli.probing.retrieval.revisited import read_ground_truth
 from gtacli.report.run_folders import read_runs
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.runtime.tensor_file import write_tensor_file
 
 TEXTS = {
     "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
@@ -169,7 +169,8 @@ def test_features_are_read_through_a_schema(
 ) -> None:
     file = tmp_path / "features.safetensors"
     plain = {"values": torch.ones(4, 2), "rows": torch.arange(4)}
-    save_file({**plain, **tensors}, file, {"kind": KEY.model_dump_json(), "skipped": skipped})
+    metadata = {"kind": KEY.model_dump_json(), "skipped": skipped}
+    write_tensor_file(file, {**plain, **tensors}, metadata, seal=True)
     if message is None:
         assert len(read_column(file).values) == 4
         assert is_block(file)

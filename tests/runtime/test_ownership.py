@@ -151,6 +151,35 @@ class TestWithoutLocks:
         with owned(tmp_path, "a"):
             pass
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"pid": 10**15},
+            {"pid": -1},
+            {"pid": "7"},
+            {"pid": True},
+            {"started": None},
+            {"command": ["a"]},
+            {"space": {}},
+            {"host": "h" * 3000},
+        ],
+        ids=str,
+    )
+    def test_strange_record_is_none(self, changes: dict[str, Any], tmp_path: Path) -> None:
+        self.write(tmp_path, **changes)
+        assert ownership._read_record(tmp_path / LOCK_PREFIX) is None
+        with owned(tmp_path, "a"):
+            pass
+
+    @pytest.mark.parametrize(
+        "text", [b"", b'{"pid":' * 600, b"[" * 4096, b"[1]", b"\xff", b'{"pid": 1, "pid": 1}']
+    )
+    def test_strange_text_is_no_record(self, text: bytes, tmp_path: Path) -> None:
+        (tmp_path / LOCK_PREFIX).write_bytes(text)
+        assert ownership._read_record(tmp_path / LOCK_PREFIX) is None
+        with owned(tmp_path, "a"):
+            pass
+
     def test_same_number_in_another_container(self, tmp_path: Path) -> None:
         self.write(tmp_path, space="another0")
         with owned(tmp_path, "a"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +48,41 @@ def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
         file.write_bytes(whole[:size])
         with pytest.raises(GtaError, match="damaged"):
             read_state_file(file)
+
+
+def test_compressed_state_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, packed = tmp_path / "whole", tmp_path / STATE_FILE
+    write_state_file(whole, {"weights": torch.zeros(1 << 20), "rows": "[]"})
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert packed.stat().st_size < 1 << 16
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(GtaError, match=r"state\.pt is damaged \(it is compressed") as caught:
+        read_state_file(packed)
+    assert caught.value.option == "resume"
+
+
+class Call:
+    """An object whose pickle calls something."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("made",)
+
+
+def test_states_that_call_or_lie_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / STATE_FILE
+    torch.save({"rows": Call()}, file)
+    with pytest.raises(GtaError, match=r"is damaged \(it calls posix\.mkdir|nt\.mkdir\)"):
+        read_state_file(file)
+    torch.save({"rows": "[]"}, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(GtaError, match=r"is damaged \(it is no archive of torch\)"):
+        read_state_file(file)
+    torch.save([1, 2], file)
+    with pytest.raises(GtaError, match=r"is damaged \(it holds other things than a state\)"):
+        read_state_file(file)
 
 
 def test_state_before_a_damaged_one_is_used(

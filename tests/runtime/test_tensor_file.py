@@ -36,7 +36,7 @@ def test_content_is_read_back(tmp_path: Path) -> None:
             assert torch.equal(found[name], tensor)
         with safe_open(file, "pt") as opened:
             assert opened.metadata().items() >= METADATA.items()
-        check_tensor_file(file)
+    check_tensor_file(file)
 
 
 def test_layout_is_that_of_the_library(tmp_path: Path) -> None:
@@ -88,4 +88,11 @@ def test_digest_notices_flipped_bits(tmp_path: Path) -> None:
             check_tensor_file(file)
     file.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match="not that of its digest"):
+        check_tensor_file(file)
+
+
+def test_file_without_a_digest_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    write_tensor_file(file, TENSORS, {"kind": "{}"})
+    with pytest.raises(ValueError, match="it has no digest"):
         check_tensor_file(file)

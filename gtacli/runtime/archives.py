@@ -44,18 +44,21 @@ class CallError(ArchiveError):
     """A file that calls what weights do not need; the message is its name."""
 
 
-def check_archive(file: BinaryIO) -> None:
+def check_archive(file: BinaryIO, checksums: bool = False) -> None:
     """Raise ArchiveError unless a pickled checkpoint holds as many bytes as it says.
 
     Args:
         file: at its start; left anywhere.
+        checksums: whether it must be a zip whose entries have the CRC-32 that it says.
     """
     size = os.fstat(file.fileno()).st_size
     is_zip = file.read(len(_ZIP)) == _ZIP
     file.seek(0)
     try:
         if is_zip:
-            _check_zip(file, size)
+            _check_zip(file, size, checksums)
+        elif checksums:
+            raise ArchiveError("is no archive of torch")
         else:
             _check_legacy(file, size)
     except ArchiveError:
@@ -64,7 +67,7 @@ def check_archive(file: BinaryIO) -> None:
         raise ArchiveError("is damaged or of an unknown format") from error
 
 
-def _check_zip(file: BinaryIO, size: int) -> None:
+def _check_zip(file: BinaryIO, size: int, checksums: bool) -> None:
     """Check an archive of torch 1.6 and later: a pickle, and one entry for each storage."""
     with zipfile.ZipFile(file) as archive:
         if any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist()):
@@ -73,6 +76,8 @@ def _check_zip(file: BinaryIO, size: int) -> None:
                 "save the state_dict of its model"
             )
         entries = _plain_entries(archive, file, size)
+        if checksums and (member := archive.testzip()) is not None:
+            raise ArchiveError(f"holds other data than the checksum of {member[:60]!r} says")
         pickles = [n for n in entries if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
             raise ArchiveError("is a zip archive, but not one of torch")
