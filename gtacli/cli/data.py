@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from gtacli.cli.lazy import group
 from gtacli.cli.options import Quiet, Verbose
 
 if TYPE_CHECKING:
+    from gtacli.data.base import LeftOut
     from gtacli.data.check import DataCheck
 
 MOST_LINES = 10
@@ -25,6 +27,14 @@ def check(
         typer.Argument(help="pets, cub, folder, csv, torch/cifar10, …; or a data spec"),
     ],
     root: Annotated[str | None, typer.Argument(help="the dataset's folder or file")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="image=NAME,label=NAME",
+            help="columns of a table, by name or number: image, label, split, mask",
+            show_default="found by their usual names",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="do not decode the images")] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     quiet: Quiet = False,
@@ -40,6 +50,8 @@ def check(
     from gtacli.data.spec import read_dataset
 
     spec = name if root is None else _spec(name, root)
+    if columns is not None:
+        spec = f"{spec}?{columns}"
     dataset = read_dataset(spec)
     total = sum(map(len, dataset.splits.values()))
     with console.progress("reading", total) as advance:
@@ -47,7 +59,7 @@ def check(
     if json:
         console.emit(report)
     else:
-        _show(report)
+        _show(report, dataset.left_out)
     return 0 if report["ok"] else 1
 
 
@@ -60,7 +72,7 @@ def _spec(name: str, root: str) -> str:
     return f"{name}/{root}" if family else f"{name}:{root}"
 
 
-def _show(report: DataCheck) -> None:
+def _show(report: DataCheck, left_out: Sequence[LeftOut]) -> None:
     title = f" ({report['published']})" if report["published"] else ""
     console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
     rows: dict[str, dict[str, Any]] = {split: {**row} for split, row in report["parts"].items()}
@@ -75,8 +87,14 @@ def _show(report: DataCheck) -> None:
     _list([f"the same image: {line}" for line in same])
     for line in report["wrong"]:
         console.say(f"wrong: {line}")
+    said = [f"left out: {one}" for one in left_out if not one.wrong]
+    if report["unseen"]:
+        named = ", ".join(f"'{name}'" for name in report["unseen"][:MOST_LINES])
+        said.append(f"classes without training images, left out where one learns: {named}")
+    for line in said:
+        console.say(line)
     if report["ok"]:
-        console.say("all is well")
+        console.say("what is read is well" if said else "all is well")
 
 
 def _list(lines: list[str]) -> None:

@@ -116,12 +116,35 @@ class CommandConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _name_columns(cls, values: Any) -> Any:
+        """Write `columns` into the data spec, by which a run's record repeats it."""
+        if not isinstance(values, Mapping) or values.get("columns") is None:
+            return values
+        data, columns = values.get("data"), values["columns"]
+        if not data or "columns" not in cls.model_fields:
+            raise ValueError("`columns` names the columns of a table: give it as `data`")
+        named = [f"{one}?{columns}" for one in ([data] if isinstance(data, str) else data)]
+        text = {"data": named[0] if isinstance(data, str) else named}
+        return {**{k: v for k, v in values.items() if k != "columns"}, **text}
+
+    @model_validator(mode="before")
+    @classmethod
     def _merge(cls, values: Any, info: ValidationInfo) -> Any:
         """Accept the short forms in Python too: FinetuneConfig(regularizer="bss:0.001")."""
         if info.context == MERGED or not isinstance(values, Mapping):
             return values
         given = {k: v for k, v in values.items() if v is not None}
         return plain(cls.merge_levels([Level(Rank.FLAGS, tree_of(given))]))
+
+
+def columns_option() -> Any:
+    """Return the field `columns` of a config that has `data`."""
+    return option(
+        None,
+        "columns of a table, by name or number: image, label, split, mask",
+        metavar="image=NAME,label=NAME",
+        shown="found by their usual names",
+    )
 
 
 class DeviceConfig(CommandConfig):

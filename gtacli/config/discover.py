@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 from gtacli.config.backend import BackendConfig
-from gtacli.config.common import FilePath
+from gtacli.config.common import FilePath, columns_option
 from gtacli.config.option import option
 
 
@@ -45,6 +45,7 @@ class DiscoverConfig(BackendConfig):
         "image arguments",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     shard: Shard = option(
         (0, 1),
         "process the I-th of N parts of the images; all parts may run at the same time with "

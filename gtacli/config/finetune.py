@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from gtacli.config.base import StrictModel
-from gtacli.config.common import ImageSize
+from gtacli.config.common import ImageSize, columns_option
 from gtacli.config.option import option
 from gtacli.config.parts import REGULARIZER_OPTIONS, GTAOptions, built_in
 from gtacli.config.regularizers import KEY, fold
@@ -85,6 +85,7 @@ class FinetuneConfig(TrainingConfig):
         metavar="SPEC",
         shown="demo",
     )
+    columns: str | None = columns_option()
     regularizer: dict[str, dict[str, Any]] = option(
         _default_regularizer,
         "penalty that keeps the model close to its source: gta, l2-sp, bss, none, or a "

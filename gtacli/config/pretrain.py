@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from gtacli.config.base import StrictModel
-from gtacli.config.common import FilePath, ImageSize
+from gtacli.config.common import FilePath, ImageSize, columns_option
 from gtacli.config.option import option
 from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.training import TrainingConfig
@@ -73,6 +73,7 @@ class PretrainConfig(TrainingConfig):
         "of images without classes",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     method: Literal["mae", "crossmae"] = option(
         "mae",
         "crossmae: the decoder attends to visible patches only and predicts a part of the "

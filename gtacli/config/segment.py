@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from gtacli.config.backend import BackendConfig
-from gtacli.config.common import FilePath
+from gtacli.config.common import FilePath, columns_option
 from gtacli.config.option import option
 from gtacli.config.values import Level, Setting, Tree
 
@@ -35,6 +35,7 @@ class SegmentConfig(BackendConfig):
         "ground truth: a folder, demo, voc/2012:ROOT, coco20k:ROOT, ...",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     kind: str | None = option(
         None,
         "another name of `backend`; attention stands for dino",

@@ -10,10 +10,12 @@ is validated here.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -26,13 +28,11 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
 }
+"""Splits by the names that people give them; `dev` and `eval` as in the library `datasets`."""
 
 
 def split_in_name(name: str) -> str | None:
@@ -52,6 +52,7 @@ class Record:
         path: the image.
         mask: mask file of its objects, if the dataset has one.
         boxes: boxes of its objects, if the dataset has them; `()` means that there is no object.
+        first: the key of its first row, if a table repeats an image.
     """
 
     key: str
@@ -59,6 +60,12 @@ class Record:
     path: Path | PackedImage
     mask: Path | None = None
     boxes: tuple[Box, ...] | None = None
+    first: str | None = None
+
+    @property
+    def image(self) -> str:
+        """The key that all repeated rows of an image share."""
+        return self.key if self.first is None else self.first
 
     def open(self) -> BinaryIO:
         """Open the encoded image. Raises OSError, or what the image's container raises."""
@@ -80,6 +87,40 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files, rows or folders that a dataset does not use, all for the same reason.
+
+    Attributes:
+        kind: what they are, in the plural: files, images, folders, rows.
+        reason: why, as the end of "left out: 3 files, ...".
+        names: their names within the dataset.
+        wrong: whether the dataset promises them: a table lists an image that does not exist.
+        harmless: whether nothing is lost: they are no images.
+    """
+
+    kind: str
+    reason: str
+    names: tuple[str, ...]
+    wrong: bool = False
+    harmless: bool = False
+
+    @property
+    def suffixes(self) -> dict[str, int]:
+        """The numbers of files by suffix, most frequent first; none of rows and folders."""
+        if self.kind not in ("files", "images") or self.wrong:
+            return {}
+        return dict(Counter(os.path.splitext(n)[1].lower() for n in self.names).most_common())
+
+    def __str__(self) -> str:
+        count = len(self.names)
+        kind = self.kind.removesuffix("s") if count == 1 else self.kind
+        listed = [f"{n:,} {suffix or 'without suffix'}" for suffix, n in self.suffixes.items()]
+        more = f", {len(listed) - 5} more suffixes" if len(listed) > 5 else ""
+        kinds = f" ({', '.join(listed[:5])}{more})" if self.kind == "files" else ""
+        return f"{count:,} {kind}{kinds}: {self.reason}, first {self.names[0]}"
+
+
+@dataclass(frozen=True)
 class ImageDataset:
     """A labeled set of images; `splits` holds only the splits that exist (train, val, test)."""
 
@@ -88,6 +129,10 @@ class ImageDataset:
     splits: dict[str, tuple[Record, ...]]
     published: Publication | None = None
     """The expected content, if it is known."""
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
+    """What its reader has passed over."""
+    hint: str = field(default="", compare=False)
+    """Where its classes may be instead, for a dataset with a single class."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -168,7 +213,6 @@ def _check(dataset: ImageDataset) -> None:
     if not any(dataset.splits.values()):
         raise GtaError(f"dataset {dataset.name}: it has no image")
     seen: dict[str, str] = {}
-    present: dict[str, set[int]] = {split: set() for split in SPLITS}
     for split, record in dataset.records():
         if not 0 <= record.label < len(dataset.classes):
             raise GtaError(
@@ -180,12 +224,3 @@ def _check(dataset: ImageDataset) -> None:
             splits = "twice" if len(where) == 1 else f"in both {' and '.join(sorted(where))}"
             raise GtaError(f"dataset {dataset.name}: {record.key} is listed {splits}")
         seen[record.key] = split
-        present[split].add(record.label)
-    if dataset["train"]:
-        for split in ("val", "test"):
-            missing = present[split] - present["train"]
-            if missing:
-                name = dataset.classes[min(missing)]
-                raise GtaError(
-                    f"dataset {dataset.name}: class '{name}' is in {split} but not in train"
-                )

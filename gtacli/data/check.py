@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from gtacli.data.base import SPLITS, ImageDataset, Record
+from gtacli.data.base import NO_CLASS, SPLITS, ImageDataset, LeftOut, Record
+from gtacli.data.learnable import describe_one_class
 from gtacli.data.readers.published import is_missing
 from gtacli.images.decode import ImageError, decode, read_bytes
 from gtacli.runtime.prefetch import AHEAD, ahead
@@ -35,6 +36,16 @@ class SplitCounts(TypedDict):
     most: Annotated[int, Doc("images of the largest class")]
 
 
+class LeftOutCounts(TypedDict):
+    """Files, rows or folders that a dataset does not use, for one reason."""
+
+    kind: Annotated[str, Doc("files, images, folders or rows")]
+    reason: Annotated[str, Doc("why they are not used")]
+    count: Annotated[int, Doc("number of them")]
+    suffixes: Annotated[dict[str, int], Doc("number by suffix; of files and images")]
+    names: Annotated[list[str], Doc("all of them, named within the dataset")]
+
+
 class DatasetReport(TypedDict):
     """The result of the check of a dataset."""
 
@@ -47,6 +58,10 @@ class DatasetReport(TypedDict):
     unreadable: Annotated[list[ImageProblem], Doc("images that cannot be decoded")]
     duplicates: Annotated[
         list[list[SplitImage]], Doc("groups of images with the same bytes in more than one split")
+    ]
+    left_out: Annotated[list[LeftOutCounts], Doc("what the dataset does not use")]
+    unseen: Annotated[
+        list[str], Doc("classes without training images, which commands that learn leave out")
     ]
     wrong: Annotated[list[str], Doc("the problems, one line each")]
     ok: Annotated[bool, Doc("whether there is no problem")]
@@ -106,6 +121,8 @@ def check_dataset(
         "missing": missing,
         "unreadable": unreadable,
         "duplicates": duplicates,
+        "left_out": [_count_left_out(one) for one in dataset.left_out],
+        "unseen": _unseen_classes(dataset),
         "wrong": wrong,
         "ok": not wrong,
     }
@@ -149,6 +166,11 @@ def _find_problems(
     unreadable: list[ImageProblem],
     duplicates: list[list[SplitImage]],
 ) -> Iterator[str]:
+    for one in dataset.left_out:
+        if one.wrong:
+            yield f"left out: {one}"
+    if len(dataset.classes) == 1 and dataset.classes != NO_CLASS:
+        yield describe_one_class(dataset)
     published = dataset.published
     home = f"; {published.title} is published at {published.home}" if published else ""
     if missing:
@@ -166,6 +188,22 @@ def _find_problems(
             yield f"the {split} split has {numbers}{home}"
     if len(dataset.classes) != published.classes:
         yield f"{len(dataset.classes)} classes, {published.classes} are published{home}"
+
+
+def _count_left_out(one: LeftOut) -> LeftOutCounts:
+    return {
+        "kind": one.kind,
+        "reason": one.reason,
+        "count": len(one.names),
+        "suffixes": one.suffixes,
+        "names": list(one.names),
+    }
+
+
+def _unseen_classes(dataset: ImageDataset) -> list[str]:
+    seen = {record.label for record in dataset["train"]}
+    found = {record.label for _, record in dataset.records()} - seen if seen else set()
+    return [dataset.classes[label] for label in sorted(found)]
 
 
 def _count_text(rows: list[Any]) -> str:

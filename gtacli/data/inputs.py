@@ -12,9 +12,10 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.readers.folder import describe_passed
 from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
-from gtacli.images.find import find_images, list_image_paths
+from gtacli.images.find import list_image_paths
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.interrupts import wait_readable
 
@@ -50,7 +51,7 @@ class InputImage(NamedTuple):
 def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Iterator[InputImage]:
     """Yield the images of a dataset, or of one split; their keys are their relative paths."""
     for split, record in dataset.records():
-        if only in (None, split):
+        if only in (None, split) and record.first is None:
             yield InputImage(str(record.path), _without_root(record.key), record)
 
 
@@ -60,14 +61,15 @@ def list_sources(spec: str) -> list[Path | PackedImage]:
     Raises GtaError if there is no image.
     """
     try:
-        return [record.path for _, record in load_dataset(spec).records()]
+        dataset = load_dataset(spec)
+        return [record.path for _, record in dataset.records() if record.first is None]
     except GtaError:
         if not is_plain_folder(spec):
             raise
-        found = find_images(Path(spec).expanduser())
+        found = _list_images(Path(spec).expanduser())
         if not found:
             raise
-        return [*found]
+        return [*map(Path, found)]
 
 
 def iter_inputs(
@@ -146,7 +148,7 @@ def _expand(argument: str, stream: BinaryIO, nul: bool) -> _GivenPaths:
         return _GivenPaths(_read_stream(stream, b"\0" if nul else b"\n"))
     if os.path.isdir(argument):
         root = Path(argument)
-        found = list_image_paths(root)
+        found = _list_images(root)
     elif any(c in argument for c in "*?[") and not os.path.exists(argument):
         plain = takewhile(lambda part: not any(c in part for c in "*?["), Path(argument).parts)
         root = Path(*plain)
@@ -156,6 +158,14 @@ def _expand(argument: str, stream: BinaryIO, nul: bool) -> _GivenPaths:
     if not found:
         raise UsageError(f"no image in {argument}")
     return _GivenPaths(found, root)
+
+
+def _list_images(root: Path) -> list[str]:
+    passed: list[str] = []
+    found = list_image_paths(root, passed)
+    for one in describe_passed(passed, root):
+        log.info("%s: left out: %s", root, one)
+    return found
 
 
 def _name_images(top: Path | None, group: _GivenPaths) -> Iterator[InputImage]:

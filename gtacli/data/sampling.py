@@ -54,11 +54,13 @@ def sample_records(
         raise UsageError(f"must be at least 1, got {shots}", option="shots")
     # Through str, so that 0.1 is exactly one tenth, and 15 % of 20 is 3, not 3.0000000000000004.
     fraction = Fraction(str(rate)) / 100
-    kept: set[str] = set()
+    kept: set[str] = set()  # repeated rows of an image follow its first
     for members in _by_class(records).values():
         count = ceil(fraction * len(members)) if shots is None else min(shots, len(members))
         kept.update(record.key for record in _shuffled(members, seed, "keep")[:count])
-    return tuple(record for record in records if record.key in kept)
+    if shots is not None:
+        return tuple(record for record in records if record.key in kept)
+    return tuple(record for record in records if record.image in kept)
 
 
 def hold_out(
@@ -70,7 +72,8 @@ def hold_out(
     """Return (train, val): val has `percent` of every class of at least `min_images`.
 
     The number is rounded to the nearest, half up; it is at least 1 and never the whole class. A
-    larger percentage of a seed contains a smaller one. With 0 percent val is empty.
+    larger percentage of a seed contains a smaller one. With 0 percent val is empty. An image that
+    is repeated counts once, and is in one of both alone.
     """
     held: set[str] = set()
     fraction = Fraction(str(percent)) / 100
@@ -79,7 +82,7 @@ def hold_out(
         if percent and n >= min_images:
             count = min(max(1, floor(fraction * n + Fraction(1, 2))), n - 1)
             held.update(record.key for record in _shuffled(members, seed, "hold-out")[:count])
-    train = tuple(record for record in records if record.key not in held)
+    train = tuple(record for record in records if record.image not in held)
     return train, tuple(record for record in records if record.key in held)
 
 
@@ -94,7 +97,8 @@ def split_folds(records: Sequence[Record], folds: int, seed: int = 0) -> dict[st
         if len(members) > 1:
             for record in _shuffled(members, seed, "folds"):
                 found[record.key] = len(found) % folds  # goes on where the last class ended
-    return found
+    repeated = {r.key: found[r.image] for r in records if r.first is not None and r.image in found}
+    return found | repeated
 
 
 def evenly(records: tuple[Record, ...], most: int) -> tuple[Record, ...]:
@@ -159,9 +163,11 @@ def _count_by_class(dataset: ImageDataset, *splits: Sequence[Record]) -> dict[st
 
 
 def _by_class(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Group the records by label, without the repeated rows of an image."""
     classes: dict[int, list[Record]] = {}
     for record in records:
-        classes.setdefault(record.label, []).append(record)
+        if record.first is None:
+            classes.setdefault(record.label, []).append(record)
     return classes
 
 

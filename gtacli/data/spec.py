@@ -1,9 +1,10 @@
 """Data specs, the values of the option `data`.
 
-A spec is a folder (its layout is recognized by its content), one or several .csv joined by commas,
-a name of the registry `gta.datasets`, `NAME:ROOT`, or `FAMILY/REST` of a family
-(`torch/pets:ROOT`). The name of a family, or of a reader that needs no root (`demo`), takes
-precedence over a folder of the same name in the working directory; `./demo` is the folder.
+A spec is a folder (its layout is recognized by its content), one or several tables joined by
+commas (`train.csv,test.csv`; `birds.csv?image=photo,label=kind` names columns), a name of the
+registry `gta.datasets`, `NAME:ROOT`, or `FAMILY/REST` of a family (`torch/pets:ROOT`). The name of
+a family, or of a reader that needs no root (`demo`), takes precedence over a folder of the same
+name in the working directory; `./demo` is the folder.
 """
 
 import logging
@@ -19,7 +20,8 @@ from gtacli.data.readers.dogs import Dogs
 from gtacli.data.readers.folder import Folder
 from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.published import require_images
-from gtacli.data.readers.table import Csv, has_tables
+from gtacli.data.readers.table import Csv, has_tables, split_spec
+from gtacli.data.readers.table_file import is_table
 from gtacli.errors import GtaError
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,14 @@ def load_dataset(spec: str) -> ImageDataset:
     """
     dataset = read_dataset(spec)
     require_images(dataset)
+    log_left_out(dataset)
     return dataset
+
+
+def log_left_out(dataset: ImageDataset) -> None:
+    """Log what a dataset's reader has passed over."""
+    for one in dataset.left_out:
+        log.log(logging.INFO if one.harmless else logging.WARNING, "left out: %s", one)
 
 
 def read_dataset(spec: str) -> ImageDataset:
@@ -61,12 +70,17 @@ def read_dataset(spec: str) -> ImageDataset:
             return reader.open(rest)
     if os.path.isdir(path):  # unlike Path.is_dir False for names that are too long
         return _folder_reader(path).read(path)
+    tables, columns = split_spec(spec)
+    if columns and os.path.isdir(Path(tables).expanduser()):
+        return Csv().read(Path(spec).expanduser())
     named = _NAMED.fullmatch(spec)
     known = named is not None and named["name"] in names
-    if not known and all(name.strip().lower().endswith(".csv") for name in spec.split(",")):
+    if is_table_spec(spec):
         return Csv().read(Path(spec))
     if os.path.exists(path):
-        raise GtaError(f"{path} is a file; give a folder, a .csv or the name of a dataset")
+        raise GtaError(f"{path} is a file; give a folder, a table or the name of a dataset")
+    if columns and not known:
+        raise GtaError(f"{tables} is no table (.csv, .tsv, .parquet)", option="columns")
     if named and (known or not _looks_like_path(named["name"])):
         root = Path(named["root"]).expanduser() if named["root"] else None
         return DATASETS.load(named["name"])().read(root)
@@ -77,6 +91,16 @@ def read_dataset(spec: str) -> ImageDataset:
     except GtaError as error:
         raise GtaError(f"no folder or file '{spec}'; {error}") from error
     raise AssertionError(spec)  # known names are handled above
+
+
+def is_table_spec(spec: str) -> bool:
+    """Return whether `spec` is tables, by their suffixes, without the name of a reader."""
+    from gtacli.registry import DATASETS
+
+    named = _NAMED.fullmatch(spec)
+    if os.path.isdir(spec) or (named is not None and named["name"] in DATASETS.names()):
+        return False
+    return all(is_table(name.strip()) for name in split_spec(spec)[0].split(","))
 
 
 def is_plain_folder(spec: str) -> bool:

@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 
 from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, Record
+from gtacli.data.readers.folder import describe_passed
 from gtacli.data.readers.shards import Shards
+from gtacli.data.readers.split_folders import find_splits
 from gtacli.data.readers.table import Csv
-from gtacli.data.spec import is_plain_folder, load_dataset
+from gtacli.data.spec import is_plain_folder, is_table_spec, load_dataset, log_left_out
 from gtacli.errors import GtaError
 from gtacli.images.find import find_images, list_subfolders, relative_keys
 
@@ -20,11 +22,15 @@ def load_images(spec: str) -> ImageDataset:
     """Load the dataset that `spec` names, with or without labels.
 
     A dataset without labels has a single class without a name. It is a folder without class folders
-    (the images of its train/, or all except those of its val/ and test/), a table without labels,
-    or WebDataset shards.
+    (the images of its train/, or all except those of its val/ and test/), a table with rows without
+    labels, or WebDataset shards.
 
     Raises GtaError if there is no image.
     """
+    if is_table_spec(spec):
+        table = Csv().images(Path(spec).expanduser())
+        log_left_out(table)
+        return table
     try:
         return load_dataset(spec)
     except GtaError as error:
@@ -34,13 +40,11 @@ def load_images(spec: str) -> ImageDataset:
         flat = all("/" not in record.key.removeprefix("train/") for record in found["train"])
         why = "" if flat else f" ({error})"
         log.info("%s: %d images, without labels%s", spec, len(found["train"]), why)
+        log_left_out(found)
         return found
 
 
 def _without_labels(spec: str) -> ImageDataset | None:
-    if spec.lower().endswith(".csv"):
-        # An error here is not about labels, so it is raised.
-        return Csv().images(Path(spec).expanduser())
     if spec.startswith(_WDS):
         try:
             return Shards().images(spec.removeprefix(_WDS))
@@ -50,16 +54,25 @@ def _without_labels(spec: str) -> ImageDataset | None:
 
 
 def _images_in_folder(root: Path) -> ImageDataset | None:
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in list_subfolders(root)}
-    training = [folder for folder, split in splits.items() if split == "train"]
-    others = [folder for folder, split in splits.items() if split in ("val", "test")]
-    found = find_images(training[0] if training else root)
+    try:
+        splits = find_splits(root).splits
+    except GtaError:
+        splits = {}
+    # Test images are not used even where their folder could be a class, or is one of several.
+    named = [(SPLIT_NAMES.get(one.name.lower()), one) for one in list_subfolders(root)]
+    named += splits.items()
+    passed: list[str] = []
+    training = [folder for split, folder in named if split == "train"]
+    found = find_images(training[0] if training else root, passed)
+    others = [folder for split, folder in named if split in ("val", "test")]
+    used = [path for path in found if not any(path.is_relative_to(other) for other in others)]
     records = tuple(
-        Record(key, 0, path)
-        for key, path in zip(relative_keys(found, root), found, strict=True)
-        if not (others and any(path.is_relative_to(other) for other in others))
+        Record(key, 0, path) for key, path in zip(relative_keys(used, root), used, strict=True)
     )
-    return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}) if records else None
+    if not records:
+        return None
+    left_out = describe_passed(passed, root)
+    return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}, left_out=left_out)
 
 
 def has_labels(dataset: ImageDataset) -> bool:

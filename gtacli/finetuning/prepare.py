@@ -19,6 +19,7 @@ from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.learnable import require_classes
 from gtacli.data.sampling import Split
 from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.finetuning.epochs import with_epochs
@@ -213,7 +214,7 @@ def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDatas
     """Load and split the dataset, and check that the options fit it."""
     require_shared_batch(config.batch_size, processes)
     assert config.data is not None
-    dataset = load_dataset(config.data)
+    dataset = require_classes(load_dataset(config.data))
     split = split_data(config, dataset)
     if not split.train:
         raise GtaError(f"{config.data} has no training images", option="data")

@@ -73,7 +73,9 @@ def find_suitability(job: FinetuneJob, max_batches: int | None = None) -> Suitab
         most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
         if max_batches is not None:
             most = max_batches * job.config.batch_size
-        job.stores.suitability = measure_suitability(job, evenly(job.records, most))
+        # An image that is repeated would classify itself.
+        images = tuple(record for record in job.records if record.first is None)
+        job.stores.suitability = measure_suitability(job, evenly(images, most))
     return job.stores.suitability
 
 

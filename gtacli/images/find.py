@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from gtacli.errors import GtaError
 from gtacli.runtime.regular import check_name
@@ -12,19 +13,50 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+SYSTEM_NAMES = frozenset(
+    {
+        *("__MACOSX", "@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot"),
+        *("$RECYCLE.BIN", "$Recycle.Bin", "RECYCLER", "System Volume Information", "lost+found"),
+        *("Thumbs.db", "thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini"),
+    }
+)
+"""Names of thumbnails, bins and settings of macOS, Windows, Linux, Synology and QNAP."""
+
+
+class FolderContent(NamedTuple):
+    """The content of one folder, sorted by name, without dot files.
+
+    Attributes:
+        folders, images: the visible ones.
+        others: other files, and folders of the system (with a `/` at the end).
+    """
+
+    folders: list[Path]
+    images: list[Path]
+    others: list[str]
+
+
 def is_hidden(name: str) -> bool:
-    """Return whether a name is a dot file, or the folder that macOS adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return whether a name is a dot file, or one of the operating system's own."""
+    return name.startswith(".") or name in SYSTEM_NAMES
 
 
 def is_image(name: str) -> bool:
     """Return whether a file name has an image's suffix and is not hidden."""
-    return not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return not is_hidden(name) and _has_image_suffix(name)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List every image below `folder`, sorted; links are followed, each real folder once."""
-    return [Path(path) for path in list_image_paths(folder)]
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def find_images(folder: Path, passed: list[str] | None = None) -> list[Path]:
+    """List every image below `folder`, sorted; links are followed, each real folder once.
+
+    Args:
+        passed: gets the paths that are no images, see `list_image_paths`.
+    """
+    return [Path(path) for path in list_image_paths(folder, passed)]
 
 
 def relative_keys(paths: Iterable[Path], folder: Path) -> list[str]:
@@ -33,11 +65,16 @@ def relative_keys(paths: Iterable[Path], folder: Path) -> list[str]:
     return [str(path).removeprefix(prefix).replace(os.sep, "/") for path in paths]
 
 
-def list_image_paths(folder: Path) -> list[str]:
+def list_image_paths(folder: Path, passed: list[str] | None = None) -> list[str]:
     """Like `find_images`, but return strings: a hundred thousand files take a fraction of a second.
 
     The order is that of the paths' parts, folder by folder. No file is opened, and none has its
     state read but links.
+
+    Args:
+        folder: where to begin.
+        passed: gets the paths of files that are no images, and of the system's folders (with a `/`
+            at the end); dot files and the system's files are left out of it.
     """
     top = str(folder)
     found: list[str] = []
@@ -50,8 +87,31 @@ def list_image_paths(folder: Path) -> list[str]:
             found.append(path)
         elif real not in entered:  # a link back to a parent would never end
             entered.add(real)
-            left += _list_entries(path, real)
+            left += _list_entries(path, real, passed)
     return found
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether there is an image below `folder`, without listing all of them."""
+    left, entered = [str(folder)], set[str]()
+    while left:
+        path = left.pop()
+        real = os.path.realpath(path)
+        if real in entered:
+            continue
+        entered.add(real)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if _is_folder(entry):
+                        left.append(entry.path)
+                    elif is_image(entry.name):
+                        return True
+        except OSError as error:
+            raise _folder_error(error) from error
+    return False
 
 
 def _prefix(folder: str) -> str:
@@ -59,26 +119,29 @@ def _prefix(folder: str) -> str:
     return "" if folder == os.curdir else os.path.join(folder, "")
 
 
-def _list_entries(path: str, real: str) -> list[tuple[str, str | None]]:
+def _list_entries(path: str, real: str, passed: list[str] | None) -> list[tuple[str, str | None]]:
     """List the folders and images directly in a folder, in reverse order."""
     named: list[tuple[str, str | None]] = []
+    prefix = _prefix(path)
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
                 if is_hidden(name):
-                    continue
-                if _is_folder(entry):
+                    if passed is not None and not name.startswith(".") and _is_folder(entry):
+                        passed.append(f"{prefix}{name}/")
+                elif _is_folder(entry):
                     link = entry.is_symlink()
                     named.append(
                         (name, os.path.realpath(entry) if link else f"{real}{os.sep}{name}")
                     )
-                elif is_image(name):
+                elif _has_image_suffix(name):
                     named.append((name, None))
+                elif passed is not None:
+                    passed.append(prefix + name)
     except OSError as error:
         raise _folder_error(error) from error
     named.sort(key=lambda one: os.path.normcase(one[0]), reverse=True)
-    prefix = _prefix(path)
     return [(prefix + name, kind) for name, kind in named]
 
 
@@ -89,14 +152,28 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def list_folder(folder: Path) -> FolderContent:
+    """List what lies directly in `folder`."""
+    passed: list[str] = []
+    found = _list_entries(str(folder), os.path.realpath(folder), passed)
+    return FolderContent(
+        sorted(Path(path) for path, real in found if real is not None),
+        sorted(Path(path) for path, real in found if real is None),
+        sorted(passed),
+    )
+
+
 def list_subfolders(folder: Path) -> list[Path]:
     """List the visible folders directly in `folder`, sorted by name."""
+    found: list[Path] = []
     try:
-        return sorted(
-            path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
-        )
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry) and not is_hidden(entry.name):
+                    found.append(folder / entry.name)
     except OSError as error:
         raise _folder_error(error) from error
+    return sorted(found)
 
 
 def read_file_state(path: Path) -> str:

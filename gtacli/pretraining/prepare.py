@@ -15,6 +15,7 @@ from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
 from gtacli.data.base import Record
+from gtacli.data.learnable import without_unseen
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.models.fingerprint import fingerprint
@@ -85,7 +86,7 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
         text = f"{config.batch_size} is not a multiple of `repeats={config.repeats}`"
         raise UsageError(text, option="batch_size")
     require_shared_batch(config.batch_size, processes, config.repeats)
-    dataset = load_images(config.data)
+    dataset = without_unseen(load_images(config.data))
     records = dataset["train"]
     if not records:
         raise GtaError(f"{config.data} has no training images", option="data")

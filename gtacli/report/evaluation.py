@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.learnable import without_unseen
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.models.loading import load_model
@@ -62,7 +63,7 @@ class RunEvaluator:
         if spec not in self._datasets:
             self._datasets[spec] = None
             try:
-                dataset = load_images(spec)
+                dataset = without_unseen(load_images(spec), quiet=True)
                 self._datasets[spec] = dataset, dataset.fingerprint()
             except GtaError as error:
                 self.notes.add(f"the dataset {spec} cannot be read: {error}")

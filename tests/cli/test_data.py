@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,50 @@ def test_family_with_name_and_root(gta: Any, tmp_path: Path) -> None:
     result = gta("data", "check", "wds", str(tmp_path))
     assert result.status == 2
     assert f"wds/{tmp_path}: no .tar in that folder" in result.err
+
+
+def test_what_is_left_out_is_counted(gta: Any, tiny_data: Path) -> None:
+    """All is well only where all is read; a table's missing image is a problem."""
+    (tiny_data / "train/red/notes.txt").write_text("x")
+    (tiny_data / "test/new").mkdir()
+    shutil.copy(tiny_data / "test/red/0.png", tiny_data / "test/new/0.png")
+    done = gta("data", "check", str(tiny_data))
+    assert done.status == 0
+    assert "left out: 1 file (1 .txt): of no known image type, first train/red/notes" in done.out
+    assert "classes without training images, left out where one learns: 'new'" in done.out
+    assert done.out.endswith("what is read is well\n")
+    (report,) = gta("data", "check", str(tiny_data), "--json").lines
+    assert (report["ok"], report["unseen"]) == (True, ["new"])
+    assert report["left_out"] == [
+        {
+            "kind": "files",
+            "reason": "of no known image type",
+            "count": 1,
+            "suffixes": {".txt": 1},
+            "names": ["train/red/notes.txt"],
+        }
+    ]
+
+
+def test_columns_of_a_table(gta: Any, tiny_data: Path) -> None:
+    table = tiny_data / "set.csv"
+    table.write_text("nr,kind\ntrain/red/0.png,a\ntrain/blue/0.png,b\ntrain/no.png,b\n")
+    refused = gta("data", "check", str(table))
+    assert refused.status == 2
+    assert "name it, as in --columns image=NAME,label=NAME" in refused.err
+    done = gta("data", "check", str(table), "--columns", "image=nr,label=kind")
+    assert done.status == 1
+    assert "set: 2 images, 2 classes" in done.out
+    assert "wrong: left out: 1 image: no such image, first train/no.png" in done.out
+    assert gta("data", "check", str(tiny_data), "--columns", "image=nr").status == 2
+
+
+def test_one_class(gta: Any, tmp_path: Path, make_image: Any) -> None:
+    make_image(tmp_path / "only/1.png")
+    done = gta("data", "check", str(tmp_path))
+    assert done.status == 1
+    assert "has one class alone, 'only'" in done.out
+    refused = gta("finetune", "--data", str(tmp_path), "--model", "demo")
+    assert refused.status == 2
+    assert "--data: " in refused.err
+    assert "has one class alone" in refused.err

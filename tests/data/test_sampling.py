@@ -1,6 +1,7 @@
 """Tests of sampling and hold-out."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.data import ImageDataset, Record
-from gtacli.data.sampling import hold_out, make_split, sample_records
+from gtacli.data.sampling import hold_out, make_split, sample_records, split_folds
 from gtacli.errors import UsageError
 
 counts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
@@ -165,3 +166,24 @@ def test_too_few_to_hold_out(caplog: pytest.LogCaptureFixture) -> None:
     assert (len(split.train), split.val, split.info["validation"]) == (3, (), "none")
     assert split.info["rate"] is None
     assert "1 classes have fewer than 2" in caplog.text
+
+
+def test_repeated_rows_stay_together() -> None:
+    """No image is both trained on and held out; rates and shots count images, not rows."""
+    images = make([10, 10])
+    again = [
+        replace(record, key=f"{record.key}#{n}", first=record.key)
+        for record in images
+        for n in (2, 3)
+    ]
+    train, val = hold_out([*images, *again])
+    assert [record.key for record in val] == [record.key for record in hold_out(images)[1]]
+    assert len(train) == 3 * 16
+    assert not {record.image for record in train} & {record.image for record in val}
+    half = sample_records([*images, *again], rate=50)
+    assert len(half) == 3 * 10
+    assert [r for r in half if r.first is None] == [*sample_records(images, rate=50)]
+    assert [*sample_records([*images, *again], shots=2)] == [*sample_records(images, shots=2)]
+    folds = split_folds([*images, *again], 3)
+    assert {key: folds[key] for key in split_folds(images, 3)} == split_folds(images, 3)
+    assert all(folds[record.key] == folds[record.image] for record in again)

@@ -86,7 +86,7 @@ def test_invalid_specs_raise_one_line(
 
 
 def test_file_of_another_kind(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    with pytest.raises(GtaError, match=r"is a file; give a folder, a \.csv"):
+    with pytest.raises(GtaError, match=r"is a file; give a folder, a table"):
         load_dataset(str(make_image(tmp_path / "x.png")))
 
 

@@ -14,7 +14,7 @@ from gtacli.config.probe.retrieval import RetrievalProbeConfig
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
-    from gtacli.probing.features.evaluation import ProbeData, ProbeResult
+    from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
 
 
 def retrieval(config: RetrievalProbeConfig, call: Call) -> int:
@@ -36,7 +36,15 @@ def retrieval(config: RetrievalProbeConfig, call: Call) -> int:
 
             return retrieval(data, model, config.gallery, config.recall)
 
-        return run_probe(config, call, measure, partial(_rows, config.recall))
+        def read_splits(data: str) -> Splits:
+            from gtacli.data.spec import load_dataset
+            from gtacli.probing.features.evaluation import make_splits
+
+            return make_splits(load_dataset(data), config.seed, learns=False)
+
+        return run_probe(
+            config, call, measure, partial(_rows, config.recall), read_splits=read_splits
+        )
 
     from gtacli.probing.retrieval.revisited import (
         make_revisited_splits,

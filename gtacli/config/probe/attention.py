@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize
+from gtacli.config.common import CommonConfig, FilePath, ImageSize, columns_option
 from gtacli.config.option import option
 from gtacli.config.probe.common import BlockNumbers
 
@@ -32,6 +32,7 @@ class AttentionProbeConfig(CommonConfig):
         "demo, voc/2012:ROOT, a csv with a column mask, a folder, ...",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     masks: FilePath | None = option(
         None,
         "folder of the objects' masks, named like the images",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gtacli.config.common import FilePath
+from gtacli.config.common import FilePath, columns_option
 from gtacli.config.option import option
 from gtacli.config.probe.common import ProbeConfig
 
@@ -29,6 +29,7 @@ class BackgroundProbeConfig(ProbeConfig):
         "if it has no others): demo, voc/2012:ROOT, a csv with a column mask, a folder, ...",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     masks: FilePath | None = option(
         None,
         "folder of the objects' masks, named like the images",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
+from gtacli.config.common import CommonConfig, FilePath, ImageSize, columns_option, read_numbers
 from gtacli.config.option import option
 
 
@@ -72,6 +72,7 @@ class FeatureProbeConfig(ProbeConfig):
         "a labeled dataset: a folder with train and val or test, a csv, torch/NAME:ROOT, demo, ...",
         metavar="SPEC",
     )
+    columns: str | None = columns_option()
     features: Literal["cls", "mean", "cls+mean"] = option(
         "cls", "the CLS token, the mean of the patches, or both side by side"
     )

@@ -1,14 +1,27 @@
-"""Reader `folder`: `train/ val/ test/` of class folders, or class folders alone (all train)."""
+"""Reader `folder`: `train/ val/ test/` of class folders, or class folders alone (all train).
+
+What is not read is listed in `ImageDataset.left_out`.
+"""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from gtacli.data.base import SPLIT_NAMES, DatasetReader, ImageDataset, Record, require_folder
+from gtacli.data.base import DatasetReader, ImageDataset, LeftOut, Record, require_folder
+from gtacli.data.readers.loose import label_loose, list_tables
+from gtacli.data.readers.split_folders import (
+    SplitFolders,
+    enter,
+    find_splits,
+    has_class_folders,
+)
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, is_image, list_subfolders, relative_keys
+from gtacli.images.find import find_images, has_images, list_folder, list_subfolders, relative_keys
 
 log = logging.getLogger(__name__)
 _LAYOUT = "expected train/ val/ test/ of class folders, or class folders"
+Images = dict[str, list[Path]]
+"""Images by class."""
 
 
 class Folder(DatasetReader):
@@ -18,12 +31,14 @@ class Folder(DatasetReader):
 
     def read(self, root: Path | None) -> ImageDataset:
         root = require_folder(root, "folder")
-        found = {
-            split: {folder.name: _class_images(folder) for folder in _class_folders(path)}
-            for split, path in _split_folders(root).items()
-        }
+        found = find_splits(root)
+        notes = _Notes(root)
+        by_split = _read_splits(found, notes)
         # Sorted by name like torchvision's ImageFolder, so that labels agree with other tools.
-        classes = tuple(sorted({name for by_class in found.values() for name in by_class}))
+        classes = tuple(sorted({name for by_class in by_split.values() for name in by_class}))
+        if not classes:
+            text = "; left out: " + "; ".join(map(str, notes.left_out)) if notes.left_out else ""
+            raise GtaError(f"there is no image in {root}{text}")
         labels = {name: label for label, name in enumerate(classes)}
         splits = {
             split: tuple(
@@ -33,46 +48,142 @@ class Folder(DatasetReader):
                     relative_keys(by_class[name], root), by_class[name], strict=True
                 )
             )
-            for split, by_class in found.items()
+            for split, by_class in by_split.items()
         }
-        return ImageDataset(root.resolve().name, classes, splits)
+        if found.root != root:
+            log.info("reading %s, the only folder of images in %s", found.root, root)
+        hint = _suggest_table(found.root) if len(classes) == 1 else ""
+        name = root.resolve().name
+        return ImageDataset(name, classes, splits, left_out=notes.left_out, hint=hint)
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    folders = list_subfolders(root)
-    splits: dict[str, Path] = {}
-    others: list[Path] = []
-    for folder in folders:
-        split = SPLIT_NAMES.get(folder.name.lower())
-        if split is None:
-            others.append(folder)
-        elif split in splits:
-            raise GtaError(f"{root} holds both {splits[split].name}/ and {folder.name}/")
-        else:
-            splits[split] = folder
-    if not splits:
-        return {"train": root}
-    if others and "train" not in splits:
-        names = ", ".join(f"{path.name}/" for path in splits.values())
-        raise GtaError(
-            f"{root} mixes {names} with class folders such as {others[0].name}/, and has no train/"
-        )
-    for other in others:
-        log.info("%s is not train, val or test: it is not read", other)
-    return splits
+class _Notes:
+    """A collection of what is left out, by kind and reason."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._found: dict[tuple[str, str, bool], list[str]] = {}
+        self.passed: list[str] = []
+
+    def add(self, kind: str, reason: str, paths: Iterable[Path], harmless: bool = False) -> None:
+        names = relative_keys(paths, self._root)
+        if names:
+            self._found.setdefault((kind, reason, harmless), []).extend(names)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        found = [LeftOut(k, why, tuple(n), harmless=h) for (k, why, h), n in self._found.items()]
+        return (*found, *describe_passed(self.passed, self._root))
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    folders = list_subfolders(folder)
-    if not folders:
-        loose = any(is_image(path.name) for path in folder.iterdir())
-        state = "holds images but no class folder" if loose else "is empty"
-        raise GtaError(f"folder {folder} {state}: {_LAYOUT}")
-    return folders
+def describe_passed(passed: list[str], root: Path) -> tuple[LeftOut, ...]:
+    """Describe paths that `find_images` has passed over, by their names in `root`."""
+    passed = sorted(passed)
+    names = relative_keys(map(Path, passed), root)
+    pairs = list(zip(passed, names, strict=True))
+    files = tuple(name for path, name in pairs if path[-1] != "/")
+    system = tuple(name for path, name in pairs if path[-1] == "/")
+    reasons = (
+        LeftOut("files", "of no known image type", files, harmless=True),
+        LeftOut("folders", "of the operating system or a network drive", system, harmless=True),
+    )
+    return tuple(one for one in reasons if one.names)
 
 
-def _class_images(folder: Path) -> list[Path]:
-    images = find_images(folder)
-    if not images:
-        raise GtaError(f"class folder {folder} holds no image")
-    return images
+def _read_splits(found: SplitFolders, notes: _Notes) -> dict[str, Images]:
+    """Read the images by split and class."""
+    if not found.splits:
+        return {"train": _read_classes(found.root, notes)}
+    content = list_folder(found.root)
+    notes.passed += content.others
+    notes.add("images", "beside the folders of the splits", content.images)
+    for other in found.others:
+        images = find_images(other, notes.passed)
+        names = [folder.name + "/" for folder in found.splits.values()]
+        notes.add("images", f"in neither of {', '.join(names)}", images)
+    inner = {split: _enter_split(split, found.splits) for split in found.splits}
+    loose = {split: folder for split, folder in inner.items() if not has_class_folders(folder)}
+    by_split = {
+        split: _read_classes(folder, notes) for split, folder in inner.items() if split not in loose
+    }
+    if not by_split or "train" in loose:
+        folder = loose.get("train") or next(iter(loose.values()))
+        raise GtaError(f"folder {folder} {_state(folder)}: {_LAYOUT}")
+    classes = {name for by_class in by_split.values() for name in by_class}
+    tables = [*list_tables(found.root)]
+    for split, folder in loose.items():
+        images = find_images(folder, notes.passed)
+        if not images:
+            notes.add("folders", "there is no image in it", [folder])
+            continue
+        labeled = label_loose(images, [*tables, *list_tables(found.splits[split])], classes)
+        if labeled is not None:
+            by_split[split] = labeled.images
+            log.info("%s: labels of its %d images from %s", folder, labeled.labeled, labeled.table)
+            images = labeled.rest
+        notes.add("images", f"without labels: {folder.name}/ has no class folders", images)
+    return {split: by_split[split] for split in found.splits if split in by_split}
+
+
+def _enter_split(split: str, splits: dict[str, Path]) -> Path:
+    """Return the folder of a split's classes: itself, or the only one in it.
+
+    The only one is entered unless it is a class of the other splits; if it holds images, they have
+    no class (`val/images/`).
+    """
+    folder = splits[split]
+    filled = _filled(folder)
+    if len(filled) != 1 or list_folder(folder).images:
+        return folder
+    others = {one.name for other in splits.values() if other != folder for one in _filled(other)}
+    known = filled[0].name in others
+    if has_class_folders(filled[0]):
+        return folder if known and len(others) > 1 else enter(filled[0])
+    return filled[0] if split != "train" and len(others) > 1 and not known else folder
+
+
+def _filled(folder: Path) -> list[Path]:
+    return [one for one in list_subfolders(folder) if has_images(one)]
+
+
+def _read_classes(folder: Path, notes: _Notes) -> Images:
+    content = list_folder(folder)
+    notes.passed += content.others
+    if not content.folders:
+        raise GtaError(f"folder {folder} {_state(folder)}: {_LAYOUT}")
+    notes.add("images", "beside the class folders", content.images)
+    found = {one.name: find_images(one, notes.passed) for one in content.folders}
+    empty = [one for one in content.folders if not found[one.name]]
+    notes.add("folders", "there is no image in it", empty)
+    filled = {one: found[one.name] for one in content.folders if found[one.name]}
+    _warn_of_inner_classes(filled)
+    return {one.name: images for one, images in filled.items()}
+
+
+def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
+    """Warn where all classes consist of folders of the same names: these may be the classes."""
+    if len(images) < 2 or any(
+        folder in (i[0].parent, i[-1].parent) for folder, i in images.items()
+    ):
+        return
+    names = {tuple(one.name for one in _filled(folder)) for folder in images}
+    if len(names) == 1:
+        first = enter(next(iter(images)))
+        log.warning(
+            "the classes are %s: each has the folders %s; if these are the classes, give %s",
+            _list(folder.name for folder in images), _list(*names), first,
+        )  # fmt: skip
+
+
+def _list(names: Iterable[str]) -> str:
+    found = [f"{name}/" for name in names]
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _state(folder: Path) -> str:
+    return "holds images but no class folder" if list_folder(folder).images else "is empty"
+
+
+def _suggest_table(root: Path) -> str:
+    tables = [str(table) for table in list_tables(root)]
+    return f"did you mean {' or '.join(tables[:2])}?" if tables else ""

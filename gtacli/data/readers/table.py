@@ -1,14 +1,22 @@
 """Reader `csv`: tables `path,label[,split][,mask]`, with paths relative to the table's folder.
 
 A spec is one table, several joined by commas (`train.csv,test.csv`), or a folder with `train.csv`
-and optionally `val.csv` and `test.csv`. The `split` column contains the split of a row; without it,
-the name of a table does (`train.csv`, `birds_test.csv`); a single table is for training. The
-classes are those of all tables together.
+and optionally `val.csv` and `test.csv`, or with `metadata.csv` as the library `datasets` writes it.
+Tables are read as programs write them, see `table_file`, `table_columns` and `table_images`;
+`birds.csv?image=photo,label=kind` names columns.
+
+The `split` column contains the split of a row; without it, the name of a table does (`train.csv`,
+`birds_test.csv`); a single table is for training, unless all its paths begin with the folders of
+splits. The classes are those of all tables together. A row that is repeated in the training split
+counts as often as it is listed; its images are held out together.
 """
 
-import csv
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,79 +26,135 @@ from gtacli.data.base import (
     SPLITS,
     DatasetReader,
     ImageDataset,
+    LeftOut,
     Record,
     split_in_name,
 )
+from gtacli.data.readers.table_columns import NAMES, Columns, choose_columns, parse_columns
+from gtacli.data.readers.table_file import read_head, read_rows
+from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
-from gtacli.images.find import list_subfolders
-from gtacli.runtime.regular import open_regular_text
+from gtacli.images.find import has_images, list_subfolders
+
+log = logging.getLogger(__name__)
+_FILES = (".csv", ".tsv", ".parquet")
+_REPEATED = "listed before, and counted once outside of training"
 
 
-class CsvRow(NamedTuple):
-    """A row of a table, with its cells by column."""
+class TableRow(NamedTuple):
+    """A row of a table with what its columns say."""
 
     source: Path
     line: int
-    cells: dict[str, str]
+    image: str
+    label: str
+    split: str | None
+    mask: str
 
     @property
     def place(self) -> str:
         return f"{self.source}, line {self.line}"
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a table with values in all columns that are needed."""
+
+    source: Path
+    rows: list[TableRow]
+    finder: ImageFinder
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
 def has_tables(folder: Path) -> bool:
-    """Return whether `folder` has a `train.csv` of images and no `train/` of class folders."""
-    table, train = folder / "train.csv", folder / "train"
-    if not table.is_file() or (train.is_dir() and list_subfolders(train)):
+    """Return whether `folder` has tables of labeled images and no folders of classes.
+
+    These are `train.csv`, or `metadata.csv` in it or in the folders of its splits.
+    """
+    train = folder / "train"
+    if train.is_dir() and any(map(has_images, list_subfolders(train))):
         return False
-    with open_regular_text(table, "utf-8-sig", errors="replace") as file:
-        header = [name.strip().strip('"').lower() for name in file.readline().split(",")]
-    return {"path", "label"} <= set(header)
+    try:
+        tables = _sources(folder)
+    except GtaError:
+        return False
+    return any(_has_header(table) for table in tables)
+
+
+def _has_header(table: Path) -> bool:
+    rows = [*islice(read_rows(table), 1)] if table.suffix == ".parquet" else read_head(table)
+    header = rows[0].cells if rows else []
+    names = {cell.lower().replace("_", "").replace(" ", "") for cell in header}
+    return not names.isdisjoint(NAMES["image"]) and not names.isdisjoint(NAMES["label"])
 
 
 class Csv(DatasetReader):
     """The reader of tables."""
 
-    help = "a .csv of path,label[,split][,mask]; train.csv,test.csv; or a folder with these"
+    help = "a .csv, .tsv or .parquet of path,label[,split][,mask]; train.csv,test.csv; or a folder"
 
     def read(self, root: Path | None) -> ImageDataset:
         if root is None:
             raise GtaError("dataset 'csv' needs a file: write csv:FILE.csv")
-        return _dataset(root, ("path", "label"))
+        return _read(root, needs_label=True)
 
     def images(self, root: Path) -> ImageDataset:
-        """Read all images in a single class, ignoring labels."""
-        return _dataset(root, ("path",))
+        """Like `read`, but in a single class unless all rows have labels."""
+        try:
+            found = _read(root, needs_label=True)
+        except GtaError:
+            found = None
+        if found is None or any(one.kind == "rows" and one.wrong for one in found.left_out):
+            found = _read(root, needs_label=False)
+        return found
 
 
-def _dataset(root: Path, columns: tuple[str, ...]) -> ImageDataset:
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Return the tables of a spec and the columns that it names: `birds.csv?image=photo`."""
+    tables, mark, columns = spec.rpartition("?")
+    if not mark or "=" not in columns or os.path.exists(spec):
+        return spec, {}
+    return tables, parse_columns(columns)
+
+
+def _read(root: Path, needs_label: bool) -> ImageDataset:
     """Read the tables; without the label column all images are in a single class."""
+    spec, named = split_spec(str(root))
+    root = Path(spec)
     sources = _sources(root)
-    rows = {source: list(_rows(source, columns)) for source in sources}
-    splits: dict[str, list[Record]] = {}
-    names = (row.cells["label"] for table in rows.values() for row in table)
-    classes = sorted_labels({*names}) if "label" in columns else NO_CLASS
-    labels = {name: label for label, name in enumerate(classes)}
+    tables = [_read_table(source, named, needs_label) for source in sources]
     # An image has the same key in all tables.
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
-    seen: dict[str, CsvRow] = {}
-    for source, table in rows.items():
-        default = "train" if len(sources) == 1 else split_in_name(source.stem)
-        for row in table:
-            record = _record(row, labels, top)
-            if record.key in seen:
-                first = seen[record.key].place
-                raise GtaError(f"{row.place}: {record.key} is listed twice, first in {first}")
-            seen[record.key] = row
-            splits.setdefault(_split(row, default), []).append(record)
-    _check_classes(splits, seen, classes)
-    ordered = {split: tuple(splits[split]) for split in SPLITS if split in splits}
-    return ImageDataset(root.stem if len(sources) == 1 else top.name, classes, ordered)
+    entries = _Entries(top)
+    for table in tables:
+        default = _default_split(table, single=len(sources) == 1)
+        for row in table.rows:
+            entries.add(row, table.finder, default)
+    if not entries.found:
+        row = tables[0].rows[0]
+        raise GtaError(f"{row.place}: no such image: {row.source.parent / row.image}")
+    classes = (
+        sorted_labels({entry.row.label for entry in entries.found}) if needs_label else NO_CLASS
+    )
+    labels = {name: label for label, name in enumerate(classes)}
+    splits: dict[str, list[Record]] = {}
+    for entry in entries.found:
+        label = labels.get(entry.row.label, 0)
+        record = Record(entry.key, label, entry.path, entry.mask, first=entry.first)
+        splits.setdefault(entry.split, []).append(record)
+    return ImageDataset(
+        root.stem if len(sources) == 1 and not root.is_dir() else top.name,
+        classes,
+        {split: tuple(splits[split]) for split in SPLITS if split in splits},
+        left_out=(*(one for table in tables for one in table.left_out), *entries.left_out),
+    )
 
 
 def _sources(root: Path) -> list[Path]:
     if root.is_dir():
-        found = [root / f"{name}.csv" for name in SPLIT_NAMES if (root / f"{name}.csv").is_file()]
+        found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
+        for folder in () if found else list_subfolders(root):
+            found += _named(folder, ["metadata"]) if split_in_name(folder.name) else ()
         if not found:
             raise GtaError(f"{root} contains no train.csv")
         return found
@@ -102,76 +166,156 @@ def _sources(root: Path) -> list[Path]:
     return sources
 
 
-def _rows(source: Path, columns: tuple[str, ...]) -> Iterator[CsvRow]:
-    """Yield the rows of a table, which must have a value in each of `columns`."""
-    empty = True
-    try:
-        with open_regular_text(source, "utf-8-sig", newline="") as file:
-            for row in _cells(source, file, columns):
-                empty = False
-                yield row
-    except OSError as error:
-        raise GtaError(f"cannot read {source}: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise GtaError(f"{source} is not a readable csv file: {error}") from error
-    if empty:
+def _named(folder: Path, stems: Sequence[str]) -> Iterator[Path]:
+    for stem in stems:
+        paths = (folder / f"{stem}{suffix}" for suffix in _FILES)
+        yield from islice((path for path in paths if path.is_file()), 1)
+
+
+def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _Table:
+    rows = read_rows(source)
+    finder = ImageFinder(source.parent)
+    columns = choose_columns(source, rows, named, finder.exists, needs_label)
+    found = [_read_row(source, row.line, row.cells, columns) for row in rows[columns.header :]]
+    if not found:
         raise GtaError(f"{source} has no row below its header")
+    whole = [row for row in found if row.image and (row.label or not needs_label)]
+    table = _Table(source, whole, finder)
+    for what, lost in (
+        ("image", [row for row in found if not row.image]),
+        ("label", [row for row in found if row.image and not row.label and needs_label]),
+    ):
+        if lost:
+            names = tuple(f"line {row.line}" for row in lost)
+            table.left_out.append(LeftOut("rows", f"no {what} in {source.name}", names, wrong=True))
+    if not whole:
+        raise GtaError(f"{source}: " + "; ".join(map(str, table.left_out)))
+    finder.prepare(row.image for row in whole)
+    return table
 
 
-def _cells(source: Path, file: Iterable[str], columns: tuple[str, ...]) -> Iterator[CsvRow]:
-    """Yield the rows, with column names and values stripped."""
-    reader = csv.DictReader(file)
-    header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-    for column in columns:
-        if column not in header:
-            got = ", ".join(header) or "an empty file"
-            raise GtaError(f"{source}: no column '{column}' in its header (found {got})")
-    reader.fieldnames = header
-    for row in reader:
-        clean = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-        for column in columns:
-            if not clean[column]:
-                raise GtaError(f"{source}, line {reader.line_num}: no {column}")
-        yield CsvRow(source, reader.line_num, clean)
+def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -> TableRow:
+    def cell(column: int | None) -> str:
+        return cells[column] if column is not None and column < len(cells) else ""
 
-
-def _record(row: CsvRow, labels: dict[str, int], top: Path) -> Record:
-    folder, cells = row.source.parent, row.cells
-    path = folder / cells["path"]
-    if not path.is_file():
-        raise GtaError(f"{row.place}: no such image: {path}")
-    mask = folder / cells["mask"] if cells.get("mask") else None
-    if mask is not None and not mask.is_file():
-        raise GtaError(f"{row.place}: no such mask: {mask}")
-    key = Path(cells["path"])
-    if not key.is_absolute() and folder.absolute() != top:
-        key = folder.absolute().relative_to(top) / key
-    return Record(key.as_posix(), labels.get(cells.get("label", ""), 0), path, mask)
-
-
-def _split(row: CsvRow, default: str | None) -> str:
-    given = row.cells.get("split")
-    if given is None:
-        if default is None:
+    split: str | None = None
+    if columns.split is not None:
+        given = cell(columns.split)
+        split = columns.splits.get(given.lower())
+        if split is None:
             raise GtaError(
-                f"{row.source}: its split is unclear; add a column 'split' or rename it, e.g. to "
-                "train.csv, val.csv or test.csv"
+                f"{source}, line {line}: split must be train, val or test, got '{given}'"
             )
-        return default
-    if given.lower() not in SPLIT_NAMES:
-        raise GtaError(f"{row.place}: split must be train, val or test, got '{given}'")
-    return SPLIT_NAMES[given.lower()]
+    return TableRow(
+        source, line, cell(columns.image), cell(columns.label), split, cell(columns.mask)
+    )
 
 
-def _check_classes(
-    splits: dict[str, list[Record]], rows: dict[str, CsvRow], classes: tuple[str, ...]
-) -> None:
-    known = {record.label for record in splits.get("train", ())}
-    for split in ("val", "test"):
-        for record in splits.get(split, ()):
-            if known and record.label not in known:
-                place, name = rows[record.key].place, classes[record.label]
-                raise GtaError(f"{place}: class '{name}' is in {split} but not in train")
+def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
+    """Return the split of a table's rows without one, or the splits by first folder."""
+    name = table.source
+    named = split_in_name(name.parent.name if name.stem == "metadata" else name.stem)
+    if not single:
+        return named
+    first = {row.image.replace("\\", "/").partition("/")[0] for row in table.rows}
+    folders = {folder: SPLIT_NAMES.get(folder.lower()) for folder in first}
+    splits = {folder: split for folder, split in folders.items() if split is not None}
+    if len(splits) == len(first) > 1 and table.rows[0].split is None:
+        log.info("%s: the folders %s are its splits", name, ", ".join(sorted(first)))
+        return splits
+    return "train"
+
+
+class _Entry(NamedTuple):
+    """A row whose image was found; `first` is the key of the first row of the same image."""
+
+    split: str
+    key: str
+    path: Path
+    mask: Path | None
+    row: TableRow
+    first: str | None
+
+
+class _Entries:
+    """The rows of all tables with their images.
+
+    Args:
+        top: the folder that keys are relative to.
+
+    Attributes:
+        found: the rows whose images exist.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.found: list[_Entry] = []
+        self._top = top
+        self._first: dict[str, _Entry] = {}
+        self._copies: Counter[str] = Counter()
+        self._lost: dict[str, list[str]] = {}
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        return [
+            LeftOut("images", reason, tuple(names), wrong=reason != _REPEATED)
+            for reason, names in self._lost.items()
+        ]
+
+    def add(self, row: TableRow, finder: ImageFinder, default: str | dict[str, str] | None) -> None:
+        """Add a row, or note why its image is left out.
+
+        Args:
+            row: the row.
+            finder: finds its image.
+            default: the split without a column of splits, or the splits by first folder.
+
+        Raises GtaError where the row contradicts itself or another one.
+        """
+        split = _split(row, default)
+        path = finder.find(row.image, split)
+        if isinstance(path, str):
+            self._lost.setdefault(path, []).append(f"{row.image} ({row.place})")
+            return
+        folder = row.source.parent
+        mask = folder / row.mask.replace("\\", "/") if row.mask else None
+        if mask is not None and not mask.is_file():
+            raise GtaError(f"{row.place}: no such mask: {mask}")
+        key = self._key(row, path)
+        entry = _Entry(split, key, path, mask, row, None)
+        first = self._first.setdefault(key, entry)
+        if first is not entry:
+            if (first.split, first.row.label) != (split, row.label):
+                raise GtaError(
+                    f"{row.place}: {key} is listed twice, first in {first.row.place}, with another "
+                    "split or label"
+                )
+            if split != "train":
+                self._lost.setdefault(_REPEATED, []).append(f"{key} ({row.place})")
+                return
+            self._copies[key] += 1
+            entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
+        self.found.append(entry)
+
+    def _key(self, row: TableRow, path: Path) -> str:
+        folder = row.source.parent
+        direct = folder / row.image
+        key = Path(row.image) if path == direct else Path(os.path.relpath(path, folder))
+        if not key.is_absolute() and folder.absolute() != self._top:
+            key = folder.absolute().relative_to(self._top) / key
+        return key.as_posix()
+
+
+def _split(row: TableRow, default: str | dict[str, str] | None) -> str:
+    if row.split is not None:
+        return row.split
+    if isinstance(default, dict):
+        return default[row.image.replace("\\", "/").partition("/")[0]]
+    if default is None:
+        raise GtaError(
+            f"{row.source}: its split is unclear; add a column 'split' or rename it, e.g. to "
+            "train.csv, val.csv or test.csv"
+        )
+    return default
 
 
 def sorted_labels(names: set[str]) -> tuple[str, ...]:

@@ -76,8 +76,8 @@ def linear_logistic(
 def _assign_folds(data: ProbeData, train: Features, folds: int) -> Tensor:
     """Return the fold of each training image; -1: never held out."""
     if folds == 1:
-        held = {record.key for record in hold_out(data.splits.train, data.seed)[1]}
-        return torch.tensor([0 if key in held else -1 for key in train.keys])
+        kept = {record.key for record in hold_out(data.splits.train, data.seed)[0]}
+        return torch.tensor([-1 if key in kept else 0 for key in train.keys])
     readable = set(train.keys)
     records = [record for record in data.splits.train if record.key in readable]
     found = split_folds(records, folds, data.seed)

@@ -73,8 +73,8 @@ def extract_selection(
     if splits.val:
         val = data.extract(model, splits.val, columns)
         return SelectionData(train, test, every, none, val, "val")
-    held = {record.key for record in hold_out(splits.train, data.seed)[1]}
-    out = torch.tensor([key in held for key in train.keys])
+    kept = {record.key for record in hold_out(splits.train, data.seed)[0]}
+    out = torch.tensor([key not in kept for key in train.keys])
     fit, choose = every[~out], every[out]
     return SelectionData(train, test, fit, choose, None, "held-out" if len(choose) else None)
 

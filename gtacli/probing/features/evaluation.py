@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.learnable import require_seen
 from gtacli.data.sampling import hold_out
 from gtacli.errors import UsageError
 from gtacli.measures.statistics import (
@@ -49,8 +50,17 @@ class Splits:
     test_split: TestSplit
 
 
-def make_splits(dataset: ImageDataset, seed: int = 0) -> Splits:
-    """Split a labeled dataset. Raises UsageError without training or without test images."""
+def make_splits(dataset: ImageDataset, seed: int = 0, learns: bool = True) -> Splits:
+    """Split a labeled dataset.
+
+    Args:
+        dataset: the dataset.
+        seed: of the images held out where there is neither a test nor a validation split.
+        learns: leave out the classes without training images.
+
+    Raises UsageError without training or without test images.
+    """
+    dataset = require_seen(dataset) if learns else dataset
     train, val, test = dataset["train"], dataset["val"], dataset["test"]
     if not train:
         raise UsageError(f"{dataset.name} has no training split", option="data")

@@ -77,3 +77,19 @@ def test_revisited_protocol(gta: Any, check_fields: Any, tiny_model: Path, tmp_p
     wrong = gta(*words(tiny_model, tmp_path / "jpg", tmp_path / "p", "--ground-truth", file))
     assert (wrong.status, wrong.out) == (2, "")
     assert "is no ground truth" in wrong.err
+
+
+def test_classes_that_training_has_not_seen(
+    gta: Any, tiny_model: Path, tmp_path: Path, make_image: Any
+) -> None:
+    """The usual protocol; only commands that learn refuse them."""
+    for folder in ("train/a", "train/b", "test/c", "test/d"):
+        for i in range(3):
+            make_image(tmp_path / "set" / folder / f"{i}.png", seed=i)
+    done = gta(*words(tiny_model, tmp_path / "set", tmp_path / "o"), "--json")
+    assert done.status == 0
+    assert done.lines[0]["n_queries"] == 6
+    given = words(tiny_model, tmp_path / "set", tmp_path / "p")
+    refused = gta(*("knn" if word == "retrieval" else word for word in given))
+    assert refused.status == 2
+    assert "no class of test has a training image" in refused.err

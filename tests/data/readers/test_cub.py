@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gtacli.data import load_dataset
+from gtacli.data.learnable import require_seen
 from gtacli.data.readers.cub import CUB
 from gtacli.errors import GtaError
 
@@ -48,8 +49,10 @@ def test_parent_folder_without_classes(cub: Path, make_image: Callable[..., Path
 
 def test_class_without_training_image(cub: Path) -> None:
     write(cub, "train_test_split", ["1", "1", "0", "0"])
-    with pytest.raises(GtaError, match=r"class '010.Owl' is in test but not in train"):
-        CUB().read(cub)
+    data = CUB().read(cub)
+    assert len(data["test"]) == 2
+    with pytest.raises(GtaError, match="no class of test has a training image"):
+        require_seen(data)
 
 
 def test_invalid_lists_raise(cub: Path) -> None:

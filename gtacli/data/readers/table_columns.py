@@ -1,0 +1,242 @@
+"""Which columns of a table have the images, labels, splits and masks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gtacli.data.base import SPLIT_NAMES, split_in_name
+from gtacli.data.readers.table_file import Row
+from gtacli.errors import GtaError
+
+log = logging.getLogger(__name__)
+ROLES = ("image", "label", "split", "mask")
+# The first name that a table has counts. Letters and digits only, in lower case.
+NAMES = {
+    "image": (
+        *("path", "image", "imagepath", "imagefile", "imgpath", "img", "file", "filename"),
+        *("filepath", "imagename", "imgname", "imagefilename", "photo", "picture"),
+        *("imageid", "imgid", "id", "name"),
+    ),
+    "label": (
+        *("label", "class", "category", "target", "species", "breed", "classname", "labelname"),
+        *("categoryname", "labels", "diagnosis", "dx", "classid", "labelid", "categoryid"),
+        "title",
+    ),
+    "split": ("split", "set", "subset", "partition", "part", "phase", "usage"),
+    "mask": ("mask", "maskpath"),
+}
+FLAGS = {
+    **dict.fromkeys(("istrain", "istraining", "istrainingimage"), ("train", "test")),
+    **dict.fromkeys(("isval", "isvalid", "isvalidation"), ("val", "train")),
+    **dict.fromkeys(("istest",), ("test", "train")),
+}
+"""Columns of yes and no, with the split of either."""
+YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+TRIED = 50
+"""Rows that are looked up on disk to find the column of images."""
+
+
+class Columns(NamedTuple):
+    """The columns of a table, counted from 0; None: there is none.
+
+    Attributes:
+        splits: the split that each value of the split column stands for.
+        header: whether the first row holds the names.
+    """
+
+    image: int
+    label: int | None
+    split: int | None
+    mask: int | None
+    splits: Mapping[str, str]
+    header: bool
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `image=photo,label=kind`. Raises GtaError."""
+    found: dict[str, str] = {}
+    for pair in text.split(","):
+        role, equal, name = (part.strip() for part in pair.partition("="))
+        if role not in ROLES or not equal or not name:
+            known = ", ".join(ROLES)
+            text = f"must be like image=photo,label=kind ({known}), got '{pair.strip()}'"
+            raise GtaError(text, option="columns")
+        found[role] = name
+    return found
+
+
+def choose_columns(
+    source: Path,
+    rows: Sequence[Row],
+    named: Mapping[str, str],
+    exists: Callable[[str], bool],
+    needs_label: bool = True,
+) -> Columns:
+    """Choose the columns of a table.
+
+    Args:
+        source: the table, for messages.
+        rows: all rows.
+        named: the columns that the user has named, by role: names, or numbers from 1.
+        exists: whether a cell names an image.
+        needs_label: whether there must be a column of labels.
+
+    Raises GtaError where a column is not found.
+    """
+    if not rows:
+        raise GtaError(f"{source}: no column of images in its header (found an empty file)")
+    names = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in rows[0].cells]
+    given = {role: _find_named(source, rows[0].cells, names, name) for role, name in named.items()}
+    image = given.get("image", _find_image(names, rows, exists))
+    if image is None:
+        return _without_header(source, rows, given, exists, needs_label)
+    header = not (image in given.values() and _has(rows[0], image, exists))
+    label = given.get("label", _find(names, "label", taken=image))
+    if label is None and needs_label:
+        raise _unknown(source, rows[0], "labels", "label")
+    split, splits = _find_split(source, names, rows[header:], given.get("split"))
+    mask = given.get("mask", _find(names, "mask", taken=image))
+    found = Columns(image, label if needs_label else None, split, mask, splits, header)
+    _log_choice(source, rows[0].cells, names, found)
+    return found
+
+
+def _find_named(source: Path, header: Sequence[str], names: Sequence[str], name: str) -> int:
+    lowered = [cell.lower() for cell in header]
+    if name.lower() in lowered:
+        return lowered.index(name.lower())
+    if name.isdecimal() and 1 <= int(name) <= len(header):
+        return int(name) - 1
+    raise GtaError(
+        f"{source}: no column '{name}' in its header (found {', '.join(header)})", option="columns"
+    )
+
+
+def _find(names: Sequence[str], role: str, taken: int | None = None) -> int | None:
+    for name in NAMES[role]:
+        for column, other in enumerate(names):
+            if other == name and column != taken:
+                return column
+    return None
+
+
+def _find_image(
+    names: Sequence[str], rows: Sequence[Row], exists: Callable[[str], bool]
+) -> int | None:
+    """Return the first column of a known name with images on disk, else the first of these."""
+    columns = [names.index(name) for name in NAMES["image"] if name in names]
+    if len(columns) > 1:
+        for column in columns:
+            if any(_has(row, column, exists) for row in rows[1 : 1 + TRIED]):
+                return column
+    return columns[0] if columns else None
+
+
+def _has(row: Row, column: int, exists: Callable[[str], bool]) -> bool:
+    return column < len(row.cells) and bool(row.cells[column]) and exists(row.cells[column])
+
+
+def _find_split(
+    source: Path, names: Sequence[str], rows: Sequence[Row], given: int | None
+) -> tuple[int | None, dict[str, str]]:
+    """Return the column of splits and the split of each of its values in lower case.
+
+    A column of another name than `split` counts only if all its values are splits.
+    """
+    for name, (yes, no) in FLAGS.items():
+        if given is None and name in names:
+            column = names.index(name)
+            values = _values(rows, column)
+            if values.keys() <= YES_NO.keys():
+                return column, {value: yes if YES_NO[value] else no for value in values}
+    known = [given] if given is not None else [names.index(n) for n in NAMES["split"] if n in names]
+    for column in known:
+        values = _values(rows, column)
+        splits = _read_splits(source, values)
+        if splits.keys() >= values.keys() or column == given or names[column] == "split":
+            return column, splits
+    return None, {}
+
+
+def _values(rows: Sequence[Row], column: int) -> Counter[str]:
+    return Counter(row.cells[column].lower() if column < len(row.cells) else "" for row in rows)
+
+
+def _read_splits(source: Path, values: Counter[str]) -> dict[str, str]:
+    numbers = {value.removesuffix(".0"): value for value in values}
+    if numbers.keys() <= {"0", "1", "2"} and "0" in numbers:
+        if "2" in numbers:
+            order = ("train", "val", "test")  # as in CelebA and WILDS
+        else:
+            order = ("train", "test", "test")
+            if values[numbers["0"]] < values[numbers.get("1", "1")]:
+                raise GtaError(
+                    f"{source}: most rows have split 1, so that it is unclear whether 0 or 1 is "
+                    "train; write train and test"
+                )
+        said = ", ".join(f"{number} is {order[int(number)]}" for number in sorted(numbers))
+        log.info("%s: in its column of splits %s", source, said)
+        return {value: order[int(number)] for number, value in numbers.items()}
+    splits = {value: SPLIT_NAMES.get(value) or split_in_name(value) for value in values}
+    return {value: split for value, split in splits.items() if split is not None}
+
+
+def _without_header(
+    source: Path,
+    rows: Sequence[Row],
+    given: dict[str, int],
+    exists: Callable[[str], bool],
+    needs_label: bool,
+) -> Columns:
+    """Choose the columns by what the first row holds, if it names an image."""
+    width = len(rows[0].cells)
+    image = next((i for i in range(width) if _has(rows[0], i, exists)), None)
+    if image is None:
+        raise _unknown(source, rows[0], "images", "image")
+    split, splits = given.get("split"), dict[str, str]()
+    for column in range(width):
+        values = _values(rows, column)
+        found = {value: SPLIT_NAMES[value] for value in values if value in SPLIT_NAMES}
+        if column != image and split in (None, column) and len(found) == len(values):
+            split, splits = column, found
+    labels = [column for column in range(width) if column not in (image, split)]
+    # Of several, without row numbers.
+    if len(labels) > 1:
+        labels = [c for c in labels if not _counts_rows([row.cells[c : c + 1] for row in rows])]
+    label = given.get("label", labels[0] if len(labels) == 1 else None)
+    if label is None and needs_label:
+        raise GtaError(
+            f"{source} has no header, and it is unclear which of its {width} columns has the "
+            f"labels: name them by number, as in `columns=image={image + 1},label=2`",
+            option="columns",
+        )
+    log.info("%s has no header: images are in column %d", source, image + 1)
+    return Columns(image, label if needs_label else None, split, given.get("mask"), splits, False)
+
+
+def _counts_rows(cells: Sequence[Sequence[str]]) -> bool:
+    numbers = [cell[0] for cell in cells if cell and cell[0].isdecimal()]
+    return len(numbers) == len(cells) == len(set(numbers))
+
+
+def _unknown(source: Path, header: Row, what: str, role: str) -> GtaError:
+    found = ", ".join(header.cells)
+    return GtaError(
+        f"{source}: no column of {what} in its header (found {found}); name it, as in "
+        f"`columns=image=NAME,label=NAME`",
+        option="columns",
+    )
+
+
+def _log_choice(source: Path, header: Sequence[str], names: Sequence[str], found: Columns) -> None:
+    """Log the columns, unless they are called `path` and `label`."""
+    chosen = {"images": found.image, "labels": found.label, "splits": found.split}
+    used = {what: column for what, column in chosen.items() if column is not None}
+    if found.header and {names[c] for c in used.values()} - {"path", "label", "split"}:
+        said = ", ".join(f"{what} from '{header[column]}'" for what, column in used.items())
+        log.info("%s: %s", source, said)

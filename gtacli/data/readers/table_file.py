@@ -1,0 +1,171 @@
+"""Files of tables as rows of cells: text in any usual encoding and separator, or Parquet.
+
+Text is UTF-8, or UTF-16 and UTF-32 with a byte order mark. Other text is GB 18030 where all its
+other bytes come in pairs, as Chinese characters do, else Windows-1252; the log says so.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gtacli.errors import GtaError
+from gtacli.runtime.regular import open_regular, read_regular
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+SAMPLE = 1 << 16
+"""Characters from which the separator is chosen."""
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_HIGH = re.compile(rb"[\x80-\xff]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+
+
+class Row(NamedTuple):
+    """A row of a table: the number of its line, from 1, and its cells without outer spaces."""
+
+    line: int
+    cells: list[str]
+
+
+def is_table(name: str) -> bool:
+    """Return whether a file's name has the suffix of a table."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read all rows that are not empty, the header too. Raises GtaError."""
+    if path.suffix.lower() == ".parquet":
+        return list(_read_parquet(path))
+    try:
+        text = decode_text(read_regular(path), path)
+    except OSError as error:
+        raise GtaError(f"cannot read {path}: {error.strerror}") from error
+    return parse_rows(text, path)
+
+
+def read_head(path: Path) -> list[Row]:
+    """Read some of the first rows of a text; none if it is no table."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(SAMPLE)
+            whole = len(data) < SAMPLE
+        return parse_rows(decode_text(data if whole else data[: data.rfind(b"\n") + 1], path), path)
+    except (OSError, GtaError):
+        return []
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """Return the text of a table's bytes. Raises GtaError if they are no text."""
+    encoding = guess_encoding(data)
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        raise GtaError(f"{path} is not a readable table: {error}") from error
+    if _CONTROL.search(text[:SAMPLE]):
+        hint = "; save it as CSV" if data.startswith((b"PK", b"\xd0\xcf")) else ""
+        raise GtaError(f"{path} is not a readable table: it is not text{hint}")
+    if encoding in ("gb18030", "cp1252"):
+        name = {"gb18030": "GB 18030", "cp1252": "Windows-1252"}[encoding]
+        log.info("%s is not UTF-8, it is read as %s", path, name)
+    return text
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """Return the name of a text's encoding; None if it is in none of those that are known."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return encoding
+    zeros = data[:SAMPLE].count(0)
+    if zeros > len(data[:SAMPLE]) // 4:  # ASCII characters of two bytes, without a mark
+        return "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    paired = all(len(run) % 2 == 0 for run in _HIGH.findall(data))
+    for encoding in ("utf-8", *(("gb18030",) if paired else ()), "cp1252", "gb18030"):
+        try:
+            data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return None
+
+
+def parse_rows(text: str, path: Path) -> list[Row]:
+    """Split a text into rows and cells. Raises GtaError."""
+    declared = re.match(r"\s*sep=(.)\r?\n", text)  # a line of Excel
+    if declared:
+        text = text[declared.end() :]
+    separator = declared[1] if declared else _find_separator(text[:SAMPLE], path)
+    try:
+        rows = list(_split(text, separator))
+    except csv.Error as error:
+        raise GtaError(f"{path} is not a readable table: {error}") from error
+    lines = 1 if declared else 0
+    return [Row(row.line + lines, row.cells) for row in rows]
+
+
+def _split(text: str, separator: str) -> Iterator[Row]:
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t"
+    )
+    for cells in reader:
+        stripped = [cell.strip() for cell in cells]
+        if any(stripped):
+            yield Row(reader.line_num, stripped)
+
+
+def _find_separator(sample: str, path: Path) -> str:
+    """Return the character that splits the first lines into equally many cells, at least two."""
+    candidates = ["\t", ",", ";", "|"] if path.suffix.lower() == ".tsv" else [",", "\t", ";", "|"]
+    if path.suffix.lower() == ".txt":
+        candidates.append(" ")
+    whole = sample if len(sample) < SAMPLE else sample[: sample.rfind("\n") + 1]
+    best, most = candidates[0], (0.0, 0)
+    for separator in candidates:
+        try:
+            widths = [len(row.cells) for row in _split(whole, separator)]
+        except csv.Error:
+            continue
+        if not widths or widths[0] < 2:
+            continue
+        equal = sum(width == widths[0] for width in widths) / len(widths)
+        if (equal, widths[0]) > most:
+            best, most = separator, (equal, widths[0])
+    return best
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise GtaError(f"{path}: to read Parquet, pip install 'gtacli[parquet]'") from error
+    try:
+        with open_regular(path) as file:
+            table: Any = parquet.read_table(file)
+    except (OSError, ArrowException) as error:
+        first = str(error).splitlines()[0]
+        raise GtaError(f"{path} is not a readable Parquet file: {first}") from error
+    columns: list[Sequence[Any]] = [_values(column) for column in table.columns]
+    yield Row(1, [str(name) for name in table.column_names])
+    for number, cells in enumerate(zip(*columns, strict=True), start=2):
+        yield Row(number, ["" if cell is None else str(cell).strip() for cell in cells])
+
+
+def _values(column: Any) -> Sequence[Any]:
+    """Return a column's values; of nested ones, such as embedded images, only that they are."""
+    import pyarrow as pa
+
+    nested = pa.types.is_nested(column.type) or pa.types.is_binary(column.type)
+    values: Sequence[Any] = ["(embedded)"] * len(column) if nested else column.to_pylist()
+    return values

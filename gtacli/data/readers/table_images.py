@@ -1,0 +1,122 @@
+r"""The image files that the cells of a table name.
+
+A cell is a path relative to the table's folder, or absolute. Where no image of a table is found so,
+its cells are looked up among the images below the table's folder: with `\` for `/`, without the
+folders of another machine in front, without a suffix, as a name alone. All rows lose equally many
+folders, so that a missing image is never replaced by another one of its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from gtacli.data.base import split_in_name
+from gtacli.images.find import is_image, list_image_paths
+
+SAMPLE = 200
+"""Rows from which it is decided how the cells are read."""
+MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "annotations", "trimaps"})
+"""Folders of pictures that are named like the images."""
+
+
+class ImageFinder:
+    """The images that the cells of a table name.
+
+    Args:
+        folder: the table's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._direct = True
+        self._strip: int | None = None
+        self._index: dict[str, list[str]] | None = None
+
+    def prepare(self, cells: Iterable[str]) -> None:
+        """Decide from some cells how all are read."""
+        cells = [cell for cell in cells if cell]
+        some = cells[:: max(1, len(cells) // SAMPLE)]
+        self._direct = any(self._direct_path(cell) for cell in some)
+        if not self._direct:
+            strips = Counter(
+                strip for cell in some if (strip := self._least_strip(cell)) is not None
+            )
+            self._strip = strips.most_common(1)[0][0] if strips else None
+
+    def exists(self, cell: str) -> bool:
+        """Return whether a cell names an image in any way, before `prepare`."""
+        return self._direct_path(cell) is not None or self._least_strip(cell) is not None
+
+    def find(self, cell: str, split: str | None = None) -> Path | str:
+        """Return the image of a cell, or the reason why there is none.
+
+        Args:
+            cell: a cell of the table.
+            split: the row's split; of several images that whose folder is named after it counts.
+        """
+        if self._direct:
+            return self._direct_path(cell) or "no such image"
+        if self._strip is None:
+            return "no such image"
+        found = self._lookup(_parts(cell)[self._strip :])
+        if len(found) > 1:
+            found = [one for one in found if not MASKS & {*one.lower().split("/")}] or found
+        if len(found) > 1 and split is not None:
+            found = [one for one in found if _folder_split(one) == split] or found
+        if len(found) > 1:
+            return f"both {found[0]} and {found[1]} could be meant"
+        return self.folder / found[0] if found else "no such image"
+
+    def _direct_path(self, cell: str) -> Path | None:
+        for text in dict.fromkeys((cell, cell.replace("\\", "/"))):
+            path = self.folder / text
+            if os.path.isfile(path):
+                return path
+        return None
+
+    def _least_strip(self, cell: str) -> int | None:
+        """Return how many folders in front of the cell have to go until it is found."""
+        parts = _parts(cell)
+        return next((k for k in range(len(parts)) if self._lookup(parts[k:])), None)
+
+    def _lookup(self, parts: list[str]) -> list[str]:
+        """Return the images whose paths end with `parts`, their suffix aside if it has none."""
+        if not parts:
+            return []
+        if self._index is None:
+            self._index = _make_index(self.folder)
+        end = "/" + "/".join(parts)
+        by_stem = not is_image(parts[-1])
+        return [
+            one
+            for one in self._index.get(parts[-1], ())
+            if ("/" + (os.path.splitext(one)[0] if by_stem else one).lower()).endswith(end)
+        ]
+
+
+def _parts(cell: str) -> list[str]:
+    """Return the parts of a path of any system, in lower case, without drive, root and dots."""
+    text = re.sub(r"^[a-z]:", "", cell.replace("\\", "/").lower())
+    return [part for part in text.split("/") if part not in ("", ".")]
+
+
+def _folder_split(path: str) -> str | None:
+    folders = path.split("/")[:-1]
+    return next((split for name in folders if (split := split_in_name(name))), None)
+
+
+def _make_index(folder: Path) -> dict[str, list[str]]:
+    """Return the relative paths of all images by their names with and without suffix."""
+    index: dict[str, list[str]] = defaultdict(list)
+    start = len(os.path.join(folder, ""))
+    for path in list_image_paths(folder):
+        relative = path[start:] if str(folder) != os.curdir else path
+        relative = relative.replace(os.sep, "/")
+        name = relative.rpartition("/")[2].lower()
+        for key in {name, os.path.splitext(name)[0]}:
+            index[key].append(relative)
+    return index
