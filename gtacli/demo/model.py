@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from gtacli.models.specs import ModelProvider, Weights
-from gtacli.models.weights import read_weights
+from gtacli.models.files import read_weights
+from gtacli.models.specs import ModelProvider
+from gtacli.models.weights import Weights
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 ARCHITECTURE = "vit_tiny_patch16_224"

@@ -22,9 +22,9 @@ from gtacli.finetuning.source_average import (
     mean_of,
 )
 from gtacli.models.adapters import adapter_config, adapter_tensors
+from gtacli.models.files import read_weights
 from gtacli.models.lora import merge_adapters, merged_state
 from gtacli.models.metadata import model_metadata
-from gtacli.models.weights import read_weights
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, WEIGHTS_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.engine import train

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models.card import BOTH
+from gtacli.models.files import read_weights
 from gtacli.models.lora import adapted_layers
-from gtacli.models.weights import head_prefixes, read_weights
+from gtacli.models.weights import head_prefixes
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 

@@ -101,6 +101,8 @@ def read_card(header: Mapping[str, str], where: str) -> ModelCard:
             text = f"[{text}]"
         try:
             values[key] = parse_json(text)
+            if key in _OTHER_NAMES and isinstance(values[key], list) and len(values[key]) == 1:
+                values[key] *= 3  # of a network for gray images
         except ValueError as error:
             raise GtaError(f"{where}: `{key}` of its header: {reason_of(error)}") from None
     card = _validate(values, f"{where}: ", " of its header")

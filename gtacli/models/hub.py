@@ -13,7 +13,7 @@ from timm.models import _helpers, _hub
 from gtacli.errors import GtaError
 from gtacli.models.card import hub_card
 from gtacli.models.sizes import check_count
-from gtacli.runtime.archives import check_archive
+from gtacli.runtime.archives import read_archive, read_tensors
 from gtacli.runtime.regular import check_regular, open_regular
 from gtacli.runtime.strict_json import read_json
 
@@ -22,17 +22,15 @@ from gtacli.runtime.strict_json import read_json
 def checked_files(spec: str) -> Iterator[None]:
     """Let timm read configs and pickled weights only if they pass the checks of this program."""
     hub: Any = _hub
-    load = hub._torch_load
 
     def read_config(path: str | Path) -> Any:
         config = read_json(Path(path))
         hub_card(config, spec)
         return config
 
-    def load_pickle(path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def load_pickle(path: str | Path, *_: Any, **__: Any) -> Any:
         with open_regular(Path(path)) as file:
-            check_archive(file)
-        return load(path, *args, **kwargs)
+            return read_tensors(read_archive(file).payload)
 
     changed: list[tuple[Any, str, Any]] = [
         (hub, "load_cfg_from_json", read_config),

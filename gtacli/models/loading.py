@@ -23,8 +23,8 @@ from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
 from gtacli.models.card import ModelCard
 from gtacli.models.pooling import ClassifierPool, name_pool, set_pool
-from gtacli.models.specs import Weights, replace_weights, resolve, resolve_architecture
-from gtacli.models.weights import LoadReport, head_prefixes, load_weights
+from gtacli.models.specs import replace_weights, resolve, resolve_architecture
+from gtacli.models.weights import LoadReport, Weights, head_prefixes, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def load_model(
     spec: str,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
-    partial_weights: bool = False,
+    partial_weights: bool | None = None,
     drop_path: float = 0.0,
     init: str | None = None,
     any_size: bool = False,
@@ -94,7 +94,8 @@ def load_model(
             number gives a new classifier.
         image_size: side or (h, w) in pixels; position embeddings are resized. Default: the
             model's own.
-        partial_weights: accept weights for less than 90 % of the backbone.
+        partial_weights: accept weights for 50 % to 90 % of the backbone. None: refuse them, and do
+            not name this option, which not all commands have.
         drop_path: probability that the last block is skipped in training; it rises linearly from
             0 at the first block. Not saved in `LoadedModel.kwargs`.
         init: take the weights of this spec or file instead of the spec's own.
@@ -211,7 +212,7 @@ def _loaded(
     )
 
 
-def _fill(model: nn.Module, weights: Weights, partial: bool) -> LoadReport:
+def _fill(model: nn.Module, weights: Weights, partial: bool | None) -> LoadReport:
     """Load the weights into the model; report and check what became of every tensor."""
     if weights.tensors is None:
         return LoadReport()
@@ -231,7 +232,8 @@ def _fill(model: nn.Module, weights: Weights, partial: bool) -> LoadReport:
         what = f"{where} has {len(extra)} tensors that {weights.architecture} does not have"
         what += f" ({', '.join(extra[:3])}{', …' if len(extra) > 3 else ''})"
         if foreign and not partial:
-            raise GtaError(f"{what}; name the right architecture, or set `partial_weights`")
+            way_out = "" if partial is None else ", or set `partial_weights`"
+            raise GtaError(f"{what}; name the right architecture{way_out}")
         log.warning("%s", what)
     return report
 

@@ -10,68 +10,34 @@ folder.
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
 
 from gtacli.errors import GtaError, errors_about
 from gtacli.models import timm_blocks
 from gtacli.models.adapters import merge_adapter
 from gtacli.models.cached import cached_only
-from gtacli.models.card import ModelCard, read_card
+from gtacli.models.card import read_card
+from gtacli.models.files import is_sharded, read_network
+from gtacli.models.folders import describe_folder
+from gtacli.models.foreign import described, has_width, of_other_program
 from gtacli.models.hub import checked_files, read_hub_folder
-from gtacli.models.layouts import find_layout
 from gtacli.models.pooling import ARGUMENTS, name_pool
-from gtacli.models.sizes import build_without_memory, check_sizes
-from gtacli.models.weights import read_weights
+from gtacli.models.sizes import build_without_memory
+from gtacli.models.weights import Weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
 from gtacli.runtime.reachable import hub_cache, why_hub_unreachable, why_unreachable
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
-_ARCHITECTURE = re.compile(r"\w+(\.\w+)?")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """An architecture's weights before they are loaded into a model.
-
-    Attributes:
-        architecture: timm's name.
-        tensors: in timm's layout; None for random weights.
-        metadata: header of the file (mean, std, classes, ...; see `metadata`).
-        where: name of the file in messages.
-        kwargs: arguments of `timm.create_model` beside the name.
-        layout, dropped: see `LoadReport`.
-        pool: the features that the classifier among the tensors reads; None: those that the
-            architecture, `kwargs` and the header say.
-    """
-
-    architecture: str
-    tensors: Mapping[str, Tensor] | None
-    metadata: Mapping[str, str]
-    where: str
-    kwargs: Mapping[str, Any] | None = None
-    pretrained_cfg: Mapping[str, Any] | None = None
-    layout: str = "timm"
-    dropped: tuple[str, ...] = ()
-    pool: str | None = None
-
-    @property
-    def card(self) -> ModelCard:
-        """Return what the header says of the model. Raises GtaError for what it must not say."""
-        return read_card(self.metadata, self.where)
 
 
 class ModelProvider(ABC):
@@ -103,19 +69,16 @@ def resolve(spec: str) -> Weights:
     if at and not hub and not Path(spec).exists():
         if file == "none":
             return Weights(arch, None, {}, spec)
-        tensors, metadata = read_weights(Path(file).expanduser())
-        if "architecture" not in metadata:
-            return _without_header(arch, tensors, metadata, file)
-        if metadata["architecture"].split(".")[0] != arch.split(".")[0]:
-            return Weights(arch, tensors, metadata, file, {})
-        return _described(arch, tensors, metadata, file)
+        return _from_file(arch, file)
+    if spec.startswith("local-dir:") and is_sharded(Path(spec[10:])):
+        return _folder(Path(spec[10:]))  # of which timm would read one shard
     if hub or timm.is_model(spec.split(".")[0]):
         return _pretrained(spec)
     if spec in MODELS.names():
         return MODELS.load(spec)().weights()
     path = Path(spec).expanduser()
-    if path.is_dir():
-        return _run_folder(path)
+    if path.is_dir() or (path.is_file() and describe_folder(path).card):
+        return _folder(path)
     if path.is_file():
         raise GtaError(f"{spec} is a weights file; name its architecture: ARCH@{spec}")
     if "/" in spec or "\\" in spec:
@@ -194,53 +157,15 @@ def _adapted(spec: str, adapter: str) -> Weights:
     return replace(weights, tensors=tensors, metadata=metadata, where=where, kwargs=kwargs)
 
 
-def _without_header(
-    arch: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: str
-) -> Weights:
-    """Return weights of another program, converted to timm's layout if that is known."""
-    part = metadata.get("part", "")
-    layout = find_layout(tensors, part)
-    where = f"{file} ({part})" if part in ("teacher", "student") else file
-    if layout is None:
-        _check_statistics(arch, metadata, file)
-        return Weights(arch, tensors, metadata, where)
-    kept, dropped, kwargs = layout.convert(tensors)
-    meta = dict(metadata)
-    if layout.imagenet and "mean" not in meta:
-        meta["mean"] = ",".join(map(str, IMAGENET_DEFAULT_MEAN))
-        meta["std"] = ",".join(map(str, IMAGENET_DEFAULT_STD))
-    else:
-        _check_statistics(arch, metadata, file)
-    if layout.caution:
-        log.warning("%s: %s", file, layout.caution)
-    return Weights(arch, kept, meta, where, kwargs, layout=layout.name, dropped=dropped)
-
-
-def _check_statistics(arch: str, metadata: Mapping[str, str], file: str) -> None:
-    """Warn if neither the file nor the architecture's tag determines the normalization."""
-    name, _, tag = arch.partition(".")
-    if tag or "mean" in metadata or "input_mean" in metadata:
-        return
-    tags = timm.list_pretrained(name + ".*")
-    means = {t: _registered_mean(t) for t in tags}
-    if len(set(means.values())) > 1:
-        own = _registered_mean(name)
-        other = next(t for t in tags if means[t] != own)
-        log.warning(
-            "%s does not name the normalization of its images; mean %s is assumed. Other weights "
-            "of %s use another one: name their tag if it applies, such as %s@%s (mean %s)",
-            *(file, _short(own), name, other, file, _short(means[other])),
-        )
-
-
-def _registered_mean(name: str) -> tuple[float, ...]:
-    config = timm.get_pretrained_cfg(name)
-    assert config is not None
-    return config.mean
-
-
-def _short(mean: tuple[float, ...]) -> str:
-    return ", ".join(f"{m:.3g}" for m in mean)
+def _from_file(arch: str, file: str) -> Weights:
+    """Return the weights in a file, an index of shards or a folder for an architecture."""
+    path = Path(file).expanduser()
+    network, metadata = read_network(path, lambda shape: has_width(arch, shape))
+    if "architecture" not in metadata:
+        return of_other_program(arch, network, metadata, path, file)
+    if metadata["architecture"].split(".")[0] != arch.split(".")[0]:
+        return Weights(arch, network.tensors, metadata, file, {})
+    return described(arch, network.tensors, metadata, file)
 
 
 def _pretrained(spec: str) -> Weights:
@@ -305,23 +230,21 @@ def _check_tag(spec: str, name: str) -> None:
         raise GtaError(f"{name} has no weights {tag!r}; known: {', '.join(known) or 'none'}")
 
 
-def _run_folder(path: Path) -> Weights:
+def _folder(path: Path) -> Weights:
+    """Return the weights of a run folder, or of one that config.json describes."""
     file = path / WEIGHTS_FILE
-    if not file.is_file():
+    said = describe_folder(path)
+    if not file.is_file() and not said.metadata and not said.kind:
         raise GtaError(f"{path} is not a run folder (it has no {WEIGHTS_FILE})")
-    tensors, metadata = read_weights(file)
-    if "architecture" not in metadata:
+    network, metadata = read_network(path)
+    if "architecture" in metadata:
+        return described(metadata["architecture"], network.tensors, metadata, str(file))
+    name = said.card.architecture if said.card else None
+    if name is None and said.kind:
+        raise GtaError(
+            f"{path} is a {said.kind} of transformers, whose config.json names no "
+            f"architecture of timm; use ARCH@{path}"
+        )
+    if name is None:
         raise GtaError(f"{file} does not name its architecture; use ARCH@{file}")
-    return _described(metadata["architecture"], tensors, metadata, str(file))
-
-
-def _described(
-    arch: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: str
-) -> Weights:
-    """Return weights whose header describes their architecture, if it describes these tensors."""
-    if not _ARCHITECTURE.fullmatch(arch):
-        raise GtaError(f"{file}: its header names no architecture of timm, but {arch[:60]!r}")
-    card = read_card(metadata, file)
-    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_sizes(arch, card, shapes, file)
-    return Weights(arch, tensors, metadata, file, card.kwargs)
+    return of_other_program(name, network, metadata, path, str(path))

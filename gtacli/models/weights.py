@@ -1,39 +1,56 @@
-"""Read weights files, load them into a model and report what became of every tensor."""
+"""Load tensors into a model and report what became of every one of them."""
 
 from __future__ import annotations
 
-import pickle
 import re
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from difflib import get_close_matches
+from typing import Any, cast
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from gtacli.errors import GtaError
 from gtacli.models import positions
-from gtacli.runtime.archives import ArchiveError, CallError, check_archive
-from gtacli.runtime.regular import open_regular, opened_path
+from gtacli.models.card import ModelCard, read_card
 
 MIN_COVERAGE = 0.9
-# Keys of a checkpoint's networks in the order of preference: averaged weights before raw ones,
-# DINO's teacher before its student.
-PARTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "student")
-# Types that official training checkpoints hold beside tensors (arguments, scores): plain containers
-# and numbers, which the unpickler fills and never calls.
-_SCALAR = np.float64(0).__reduce__()[0]
-_HARMLESS: list[Any] = [
-    Namespace,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]
+MIN_PARTIAL = 0.5
+"""Least coverage of weights that are accepted as partial: below it they are of another network."""
+# Tensors before the first block, which every feature depends on.
+_ENTRY = ("patch_embed.", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An architecture's weights before they are loaded into a model.
+
+    Attributes:
+        architecture: timm's name.
+        tensors: in timm's layout; None for random weights.
+        metadata: header of the file (mean, std, classes, ...; see `metadata`).
+        where: name of the file in messages.
+        kwargs: arguments of `timm.create_model` beside the name.
+        layout, dropped: see `LoadReport`.
+        pool: the features that the classifier among the tensors reads; None: those that the
+            architecture, `kwargs` and the header say.
+    """
+
+    architecture: str
+    tensors: Mapping[str, Tensor] | None
+    metadata: Mapping[str, str]
+    where: str
+    kwargs: Mapping[str, Any] | None = None
+    pretrained_cfg: Mapping[str, Any] | None = None
+    layout: str = "timm"
+    dropped: tuple[str, ...] = ()
+    pool: str | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        """Return what the header says of the model. Raises GtaError for what it must not say."""
+        return read_card(self.metadata, self.where)
 
 
 @dataclass(frozen=True)
@@ -80,86 +97,6 @@ class LoadReport:
         return ", ".join(parts)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of a safetensors or pickled (.pth, .pt, .bin) file.
-
-    Of a checkpoint with several networks the first of `PARTS` is read; metadata["part"] names it.
-
-    Raises GtaError for a missing, truncated or unknown file and for a pickle that holds more than
-    tensors, arguments and numbers: such a file could run code and is never unpickled.
-    """
-    try:
-        with open_regular(path) as file:
-            if path.suffix == ".safetensors":
-                return _read_safetensors(file, path)
-            return _state_dict(_load_pickle(file, path), path)
-    except FileNotFoundError as e:
-        raise GtaError(f"no weights file {path}") from e
-    except OSError as e:
-        raise GtaError(f"cannot read weights file {path}: {e.strerror or e}") from e
-
-
-def _read_safetensors(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(opened_path(file, path), framework="pt") as f:
-            # safe_open's own order is that of the file; get_tensor copies out of the map.
-            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as e:
-        reason = " ".join(str(e).split())
-        raise GtaError(
-            f"weights file {path} is damaged or not a safetensors file ({reason})"
-        ) from e
-
-
-def _load_pickle(file: BinaryIO, path: Path) -> Any:
-    """Return what a pickled file holds; nothing is called but what makes tensors and numbers."""
-    try:
-        check_archive(file)
-        file.seek(0)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except CallError as e:
-        raise _more_than_tensors(path, f" ({e})") from e
-    except ArchiveError as e:
-        raise GtaError(f"weights file {path} {e}") from e
-    except pickle.UnpicklingError as e:
-        raise _more_than_tensors(path, f"{_refused_class(e)}, or is damaged") from e
-    except MemoryError:
-        raise
-    except Exception as e:  # a damaged file makes torch.load raise almost any type
-        raise GtaError(f"weights file {path} is damaged or of an unknown format") from e
-
-
-def _more_than_tensors(path: Path, what: str) -> GtaError:
-    return GtaError(
-        f"weights file {path} holds more than tensors{what}. It could run code, so it was not "
-        "loaded; save its state_dict alone, best as safetensors"
-    )
-
-
-def _refused_class(error: pickle.UnpicklingError) -> str:
-    """Return " (NAME)" for the class that torch refused; only its message names the class."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f" ({found[1]})" if found else ""
-
-
-def _state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a checkpoint's tensors, also under one of the usual keys, and that key."""
-    metadata = {}
-    for part in PARTS:
-        if isinstance(payload, dict) and isinstance(payload.get(part), dict):
-            payload, metadata["part"] = payload[part], part
-    if not isinstance(payload, dict):
-        raise GtaError(f"weights file {path} holds no state_dict")
-    tensors = {str(k): v for k, v in payload.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise GtaError(f"weights file {path} holds no tensors of a model")
-    for wrapper in ("module.", "_orig_mod."):  # saved from inside DDP, or compiled
-        if all(k.startswith(wrapper) for k in tensors):
-            tensors = {k.removeprefix(wrapper): v for k, v in tensors.items()}
-    return tensors, metadata
-
-
 def _some(names: tuple[str, ...]) -> str:
     """Return the first names with * for block numbers: 'head.mlp.*.weight, mask_token'."""
     kinds = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", n) for n in names))
@@ -176,7 +113,7 @@ def load_weights(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     where: str,
-    partial: bool = False,
+    partial: bool | None = None,
     grid: tuple[int, int] | None = None,
     method: positions.ResizeMethod = "timm",
 ) -> LoadReport:
@@ -188,11 +125,12 @@ def load_weights(
 
     Args:
         where: name of the file in errors.
-        partial: accept a file that fills less than 90 % of the backbone.
+        partial: accept a file that fills less than 90 % of the backbone, but at least half of it;
+            None: no, and the user has no option for it.
         grid: (gh, gw) of the file's position embeddings if known; default: a square.
         method: resizing of position embeddings.
 
-    Raises GtaError below 90 %, or without position embeddings that fit (unless `partial`).
+    Raises GtaError below 90 %, or without all tensors before the first block (unless `partial`).
     """
     own = model.state_dict()
     heads = head_prefixes(model)
@@ -220,15 +158,36 @@ def load_weights(
     )
     backbone = [n for n in own if not n.startswith(heads)]
     found = sum(n in fitting for n in backbone)
-    lost = "pos_embed" in missing
-    if (found < MIN_COVERAGE * len(backbone) or lost) and not partial:
-        example = next((f"; {n} is {shapes[n]}" for n in missing if n in shapes), "")
+    entry = next((n for n in missing if n.startswith(_ENTRY)), None)
+    few = found < (MIN_PARTIAL if partial else MIN_COVERAGE) * len(backbone)
+    if few or (entry and not partial):
+        what = f"fills only {found} of {len(backbone)} tensors of the backbone"
+        if not few:
+            what = f"has nothing for {entry}, which every block depends on"
         raise GtaError(
-            f"{where} fills only {found} of {len(backbone)} tensors of the backbone{example}; name "
-            "the right architecture, or set `partial_weights`"
+            f"{where} {what}{_example(report, entry)}; name the right architecture"
+            f"{_way_out(partial)}"
         )
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _example(report: LoadReport, entry: str | None) -> str:
+    """Return a tensor that was not loaded beside what the file has, as a clause."""
+    reshaped = next((n for n in (entry, *report.missing) if n in report.shapes), None)
+    if reshaped is not None:
+        return f"; {reshaped} is {report.shapes[reshaped]}"
+    name = entry or report.missing[0]
+    near = get_close_matches(name, report.unexpected, 1, 0) or report.unexpected[:1]
+    return f"; the model has {name}, the file {near[0]:.120}" if near else ""
+
+
+def _way_out(partial: bool | None) -> str:
+    if partial is None:
+        return ""
+    if not partial:
+        return ", or set `partial_weights`"
+    return f" (`partial_weights` accepts at least {MIN_PARTIAL:.0%} of them)"
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

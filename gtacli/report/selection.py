@@ -125,7 +125,7 @@ def _select_sources(runs: Sequence[ReportRun]) -> Iterator[SelectedModel]:
             sources.setdefault((spec, pixels, init, untrained, config.get("patch_size")), run)
     for (spec, pixels, init, untrained, patch_size), run in sources.items():
         label = "source" if len(sources) == 1 else f"source {Path(init or spec).name}"
-        partial_weights = bool(run.config.get("partial_weights"))
+        partial_weights = bool(run.config.get("partial_weights")) or None
         how = {"init": init, "untrained": untrained, "patch_size": patch_size}
         load = partial(load_model, spec, 0, pixels, partial_weights, **how)
         yield SelectedModel(label, None, load)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from gtacli.errors import GtaError
-from gtacli.runtime.archives import ArchiveError, CallError, check_archive
+from gtacli.runtime.archives import CallError, check_archive
+from gtacli.runtime.pickles import ArchiveError
 from gtacli.runtime.regular import check_regular, open_regular
 from gtacli.runtime.strict_json import reason_of
 
@@ -38,7 +39,7 @@ def read_state_file(path: Path) -> dict[str, Any]:
         raise GtaError(text, option="resume") from e
     try:
         with open_regular(path) as file:
-            check_archive(file, checksums=True)
+            check_archive(file)
             file.seek(0)
             return dict(torch.load(file, map_location="cpu", weights_only=True))
     except CallError as e:

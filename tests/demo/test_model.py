@@ -14,8 +14,8 @@ from gtacli.demo.model import WEIGHTS
 from gtacli.errors import GtaError
 from gtacli.measures.attention import object_attention
 from gtacli.measures.object_fractions import object_fractions
+from gtacli.models.files import read_weights
 from gtacli.models.specs import resolve
-from gtacli.models.weights import read_weights
 from gtacli.scenes.trials import draw_trial
 from gtacli.scenes.world import DEMO, DEMO_SOURCE
 

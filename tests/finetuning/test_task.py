@@ -20,7 +20,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import Batch
 from gtacli.finetuning.prepare import FinetuneJob, prepare
 from gtacli.finetuning.run import finetune
-from gtacli.models.weights import read_weights
+from gtacli.models.files import read_weights
 
 Make = Callable[..., FinetuneConfig]
 

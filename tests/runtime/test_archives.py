@@ -16,7 +16,7 @@ import torch
 
 from gtacli.errors import GtaError
 from gtacli.models import load_model
-from gtacli.models.weights import read_weights
+from gtacli.models.files import read_weights
 
 PAYLOAD = {
     "state_dict": {
@@ -41,7 +41,7 @@ def packed(payload: Any, legacy: bool = False) -> bytes:
 def test_official_checkpoints_are_read(tmp_path: Path, legacy: bool) -> None:
     (tmp_path / "a.pth").write_bytes(packed(PAYLOAD, legacy))
     tensors, metadata = read_weights(tmp_path / "a.pth")
-    assert metadata == {"part": "state_dict"}
+    assert metadata == {}
     assert [(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()] == [
         ("a", torch.float32, (4, 3)),
         ("b", torch.bfloat16, (4,)),
@@ -116,11 +116,12 @@ LIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "overlapping": (overlapping, "stores .* over another entry"),
     "expanded": (lambda: packed({"a": torch.zeros(1).expand(1 << 40)}), r"has a tensor of shape"),
     "legacy": (legacy_storage, "says that (it|storage .*)"),
-    "bytes": (lambda: packed({"a": Call(bytearray, 1 << 50)}), r"more than tensors \(bytearray\)"),
-    "tensor": (lambda: packed({"a": Call(torch.Tensor, 1 << 50)}), r"more than tensors \(torch"),
+    # These are not called.
+    "bytes": (lambda: packed({"a": Call(bytearray, 1 << 50)}), "holds no tensors of a model"),
+    "tensor": (lambda: packed({"a": Call(torch.Tensor, 1 << 50)}), "holds no tensors of a model"),
     "type": (
         lambda: packed({"a": Call(SCALAR, Call(np.dtype, "V9999999999"))}),
-        r"more than tensors \(numpy\.dtype\('V9999999999'\)\)",
+        "holds no tensors of a model; it holds a",
     ),
     "long pickle": (lambda: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00", "is damaged"),
     "memo": (lambda: b"\x80\x02]r\xff\xff\xff\x7f.", "is damaged"),
@@ -163,7 +164,7 @@ def test_a_pickle_nested_deeply_is_no_crash(tmp_path: Path) -> None:
     tensors = packed({"a": torch.ones(3)})
     deep = rewritten(tensors, lambda n, d: nested if n.endswith("data.pkl") else d, 0)
     (tmp_path / "a.pth").write_bytes(deep)
-    with pytest.raises(GtaError, match="holds no state_dict"):
+    with pytest.raises(GtaError, match="holds no tensors of a model"):
         read_weights(tmp_path / "a.pth")
 
 

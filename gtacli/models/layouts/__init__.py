@@ -2,7 +2,8 @@
 
 A layout is a row of a table: the names that identify it, the tensors that are not part of the
 network, the new names of the others, and the conversions that renaming cannot do (separate q, k,
-v). The rows are in `meta`, `huggingface` and `clip`; nothing here reads files or creates models.
+v). The rows are in `meta`, `huggingface`, `clip` and `others`; nothing here reads files or creates
+models.
 
 timm converts some of these layouts while it loads its own pretrained weights; it needs the model
 for that, resizes at the same time and drops tensors silently. Here every tensor is accounted for
@@ -19,10 +20,16 @@ from gtacli.models.layouts.base import ConvertedWeights, Layout
 from gtacli.models.layouts.clip import CLIP_LAYOUTS
 from gtacli.models.layouts.huggingface import HUGGING_FACE_LAYOUTS
 from gtacli.models.layouts.meta import META_LAYOUTS
+from gtacli.models.layouts.others import OTHER_LAYOUTS
 
 __all__ = ["LAYOUTS", "ConvertedWeights", "Layout", "find_layout"]
 
-LAYOUTS: tuple[Layout, ...] = (*META_LAYOUTS, *HUGGING_FACE_LAYOUTS, *CLIP_LAYOUTS)
+LAYOUTS: tuple[Layout, ...] = (
+    *META_LAYOUTS,
+    *HUGGING_FACE_LAYOUTS,
+    *CLIP_LAYOUTS,
+    *OTHER_LAYOUTS,
+)
 
 
 def find_layout(tensors: Mapping[str, Tensor], part: str = "") -> Layout | None:

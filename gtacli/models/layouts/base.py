@@ -48,6 +48,8 @@ class Layout:
         steps: conversions that renaming cannot do, in this order.
         kwargs: arguments of the architecture that follow from the tensors.
         imagenet: the publisher always normalizes images with ImageNet's mean and std.
+        usual_imagenet: its published weights do, but others trained in this layout need not;
+            assumed for architectures of which timm has weights with that normalization.
         caution: warning about a property that the tensors do not determine.
     """
 
@@ -63,6 +65,7 @@ class Layout:
     steps: tuple[Callable[[Tensors], Tensors], ...] = ()
     kwargs: Callable[[Tensors], dict[str, Any]] | None = None
     imagenet: bool = False
+    usual_imagenet: bool = False
     caution: str = ""
 
     def fits(self, tensors: Mapping[str, Tensor], part: str = "") -> bool:
@@ -74,12 +77,19 @@ class Layout:
             and (self.proof is None or self.proof(tensors))
         )
 
+    def reaches_network(self, names: Iterable[str]) -> bool:
+        """Return whether these names lead to timm's: those of a larger network might not."""
+        names = list(names)
+        root = self._root(names)
+        inner = (name.removeprefix(root) for name in names if name.startswith(root))
+        return any(self._renamed(name) == "patch_embed.proj.weight" for name in inner)
+
     def convert(self, tensors: Mapping[str, Tensor]) -> ConvertedWeights:
         """Convert the tensors to timm's layout.
 
         Raises GtaError for tensors that timm's architecture cannot hold.
         """
-        root = next((r for r in self.roots if any(n.startswith(r) for n in tensors)), "")
+        root = self._root(tensors)
         kept: Tensors = {}
         dropped: list[str] = []
         for name, value in tensors.items():
@@ -89,12 +99,18 @@ class Layout:
                 continue
             if self.constants and re.search(self.constants, inner):
                 dropped.append(name)
-            for pattern, replacement in self.rename:
-                inner = re.sub(pattern, replacement, inner)
-            kept[inner] = value
+            kept[self._renamed(inner)] = value
         for step in self.steps:
             kept = step(kept)
         return ConvertedWeights(kept, tuple(dropped), self.kwargs(kept) if self.kwargs else {})
+
+    def _root(self, names: Iterable[str]) -> str:
+        return next((r for r in self.roots if any(n.startswith(r) for n in names)), "")
+
+    def _renamed(self, name: str) -> str:
+        for pattern, replacement in self.rename:
+            name = re.sub(pattern, replacement, name)
+        return name
 
 
 def _found(pattern: str, names: Iterable[str]) -> bool:

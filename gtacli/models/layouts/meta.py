@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,13 +26,27 @@ _FOREIGN = (
 )
 
 
-def _is_sin_cos(t: Mapping[str, Tensor]) -> bool:
-    """Return whether position embeddings are MAE's fixed ones (CLS: 0, patches: sin, cos)."""
+def _is_sin_cos(t: Mapping[str, Tensor], first: Literal["columns", "rows"] = "columns") -> bool:
+    """Return whether position embeddings are fixed ones (CLS: 0, patches: sin, cos).
+
+    Args:
+        first: what the first half of the channels encodes: columns in MAE, rows in MoCo-v3. From
+            one patch to its right neighbor the rows' half stays the same, the columns' half does
+            not.
+    """
     position = t["pos_embed"].float()
-    quarter = position.shape[-1] // 4
-    sin, cos = position[0, 1:, :quarter], position[0, 1:, quarter : 2 * quarter]
-    one = torch.ones(())
-    return bool((position[0, 0] == 0).all()) and torch.allclose(sin**2 + cos**2, one, atol=1e-2)
+    if position.ndim != 3 or position.shape[1] < 3 or position.shape[-1] % 4:
+        return False
+    if position[0, 0].any():
+        return False
+    half = position.shape[-1] // 2
+    halves = position[0, 1:].split(half, dim=1)
+    fixed = all(
+        torch.allclose(sin**2 + cos**2, torch.ones(()), atol=1e-2)
+        for sin, cos in (part.chunk(2, dim=1) for part in halves)
+    )
+    constant = torch.allclose(halves[0][0], halves[0][1], atol=1e-2)
+    return fixed and constant is (first == "rows")
 
 
 def separate_bias(t: Tensors) -> Tensors:
@@ -79,6 +93,20 @@ def _unchunk(t: Tensors) -> Tensors:
     return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): v for n, v in t.items()}
 
 
+def _is_moco(t: Mapping[str, Tensor]) -> bool:
+    """Return whether it is MoCo-v3: its two encoders' name, or the fixed positions by rows."""
+    root = "base_encoder."
+    return f"{root}pos_embed" in t or _is_sin_cos(t, "rows")
+
+
+def _heads_of_moco(t: Tensors) -> dict[str, Any]:
+    """Return the heads of MoCo-v3's ViT-S, which has 12 of them in place of 6."""
+    width = t["patch_embed.proj.weight"].shape[0]
+    return {"num_heads": 12} if width == MOCO_SMALL else {}
+
+
+MOCO_SMALL = 384
+"""Channels of MoCo-v3's ViT-S."""
 MAE = Layout(
     "MAE",
     signs=(r"^decoder_embed\.weight$", r"^decoder_blocks\.0\.", _BLOCK),
@@ -91,6 +119,17 @@ MAE_ENCODER = Layout(
     without=rf"^head\.|^decoder_|mask_token|{_FOREIGN}",
     proof=_is_sin_cos,
     imagenet=True,
+)
+MOCO_V3 = Layout(
+    "MoCo-v3",
+    signs=(r"^(base_encoder\.)?pos_embed$", r"^(base_encoder\.)?cls_token$", _BLOCK),
+    without=rf"decoder_|mask_token|head\.mlp|{_FOREIGN}",
+    proof=_is_moco,
+    roots=("base_encoder.", ""),
+    # The projector in the place of the classifier; a probed network has a classifier there.
+    drop=r"^head\.\d",
+    kwargs=_heads_of_moco,
+    usual_imagenet=True,
 )
 MAE_PROBED = replace(
     MAE_ENCODER,
@@ -167,13 +206,6 @@ DINOV3 = Layout(
     steps=(_check_periods, separate_bias),
     kwargs=with_qkv_bias,
 )
-BACKBONE = Layout(
-    "backbone",  # of an unknown larger network; timm's names below the prefix
-    signs=(r"^(teacher\.)?backbone\.blocks\.", r"^(teacher\.)?backbone\.patch_embed\."),
-    without=r"^head\.(mlp|last_layer)|mask_token|masked_embed|storage_tokens",
-    roots=_ROOTS,
-)
-
 META_LAYOUTS = (
     DINOV3,
     DINOV2,
@@ -183,7 +215,7 @@ META_LAYOUTS = (
     MAE_PROBED,
     MAE_FINETUNED,
     MAE_ENCODER,
+    MOCO_V3,
     DEIT_DISTILLED,
     DEIT3,
-    BACKBONE,
 )

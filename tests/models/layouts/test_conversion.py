@@ -267,7 +267,6 @@ Inverse = Callable[[Tensors], Tensors]
 CASES: list[tuple[str, tuple[str, dict[str, Any]], Inverse]] = [
     ("DINO", TINY, dino),
     ("iBOT", TINY, ibot),
-    ("backbone", TINY, lambda t: {f"backbone.{n}": v for n, v in t.items()}),
     ("MAE", TINY, mae),
     ("fine-tuned MAE", AVG, dict),
     ("linear-probed MAE", TINY, mae_probed),
