@@ -115,15 +115,17 @@ def find_network(
         found: see `flatten`.
         read: reads a tensor, for layouts that are recognized by values.
         suits: tells by the shape of its patch embedding whether a network can be the wanted one;
-            those that can come first.
+            those that can come first. Asked only if the shapes differ.
     """
     roots = _roots(found)
     if not roots:
         return None
     labels = _labels(list(roots))
 
+    differ = len({tuple(leaf.shape) for leaf in roots.values()}) > 1
+
     def rank(root: str) -> tuple[bool, int]:
-        misfit = suits is not None and not suits(tuple(roots[root].shape))
+        misfit = suits is not None and differ and not suits(tuple(roots[root].shape))
         name = _telling_name(root, found)
         last = len(_EVALUATED)
         return misfit, next((i for i, p in enumerate(_EVALUATED) if p.search(name)), last)
