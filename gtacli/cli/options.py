@@ -144,7 +144,8 @@ def _callback(
         except Exception as error:
             from gtacli.runtime.limits import explain_limit
 
-            sizes = {key: getattr(config, key, None) for key in ("batch_size", "workers")}
+            keys = ("batch_size", "workers", "fit_memory")
+            sizes = {key: getattr(config, key, None) for key in keys}
             limit = explain_limit(error, **sizes)
             if limit is None:
                 raise

@@ -14,7 +14,7 @@ from gtacli.config.common import ImageSize, columns_option
 from gtacli.config.option import option
 from gtacli.config.parts import REGULARIZER_OPTIONS, GTAOptions, built_in
 from gtacli.config.regularizers import KEY, fold
-from gtacli.config.training import TrainingConfig
+from gtacli.config.training import TrainingConfig, read_auto_batch
 from gtacli.config.values import Level, Tree
 from gtacli.registry import REGULARIZERS
 
@@ -285,7 +285,7 @@ class FinetuneConfig(TrainingConfig):
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
-        return fold(levels, cls.flat_fields())
+        return fold(read_auto_batch(levels), cls.flat_fields())
 
     @classmethod
     def part_options(cls, name: str) -> type[StrictModel] | None:

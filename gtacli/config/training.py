@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
 from gtacli.config.common import CommonConfig, FilePath, RecordConfig, read_words
 from gtacli.config.option import option
+from gtacli.config.values import Level, Setting, Tree
+
+AUTO_HELP = "auto: as many, in parts that fit into memory (`fit_memory`)"
 
 
 class TrainingConfig(RecordConfig, CommonConfig):
@@ -18,6 +22,11 @@ class TrainingConfig(RecordConfig, CommonConfig):
     # option means this value, so that such a run is resumed as it began.
     before: ClassVar[Mapping[str, Any]] = {}
 
+    @classmethod
+    def merge_levels(cls, levels: Sequence[Level]) -> Tree:
+        """Merge all sources; `batch_size=auto` becomes `fit_memory`."""
+        return super().merge_levels(read_auto_batch(levels))
+
     augment_device: Literal["cpu", "cuda"] = option(
         "cpu",
         "where training images are augmented: one by one in the workers, or in batches on "
@@ -26,8 +35,19 @@ class TrainingConfig(RecordConfig, CommonConfig):
     cache: Literal["auto", "ram", "none"] = option(
         "auto", "cache decoded images in memory; auto: if they are small enough"
     )
-    batch_size: int = option(32, "images per step, over all processes", ge=1)
+    batch_size: int = option(
+        32,
+        f"images per step, over all processes; {AUTO_HELP}",
+        ge=1,
+        metavar="N|auto",
+        choices=["auto"],
+    )
     accumulate: int = option(1, "batches per optimizer step", ge=1)
+    fit_memory: bool = option(
+        False,
+        "take each batch in equal parts that fit into memory, found by trial steps; the images "
+        "of an optimizer step stay the same",
+    )
     clip_grad: float | None = option(None, "largest norm of the gradient", gt=0, shown="off")
     grad_checkpointing: bool = option(
         False, "store one activation per block and recompute the others: less memory, more time"
@@ -58,3 +78,29 @@ class TrainingConfig(RecordConfig, CommonConfig):
         shown="a new run",
         choices=["auto"],
     )
+
+
+def read_auto_batch(levels: Sequence[Level]) -> list[Level]:
+    """Replace `batch_size=auto` by `fit_memory`, unless a higher source has a number.
+
+    The number of images is then that of a lower source, or the default.
+    """
+    result: list[Level] = []
+    auto: int | None = None  # the level that has the word
+    for level in levels:
+        tree = dict(level.tree)
+        size = tree.get("batch_size")
+        if isinstance(size, Setting) and size.value is not None:
+            if auto is not None:
+                result[auto] = Level(result[auto].rank, _without(result[auto].tree, "fit_memory"))
+                auto = None
+            if size.value == "auto":
+                auto = len(result)
+                del tree["batch_size"]
+                tree["fit_memory"] = replace(size, value=True, typed=False)
+        result.append(Level(level.rank, tree))
+    return result
+
+
+def _without(tree: Tree, key: str) -> Tree:
+    return {name: value for name, value in tree.items() if name != key}

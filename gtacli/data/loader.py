@@ -119,6 +119,7 @@ def make_loader(
     shard: tuple[int, int] = (0, 1),
     views: int | None = None,
     repeats: int = 1,
+    parts: int = 1,
 ) -> Loader:
     """Create the batches of one epoch.
 
@@ -136,12 +137,13 @@ def make_loader(
         shard: (r, n) loads the r-th of n parts of every batch; some may be empty.
         views: number of different augmentations per image, used in turn by epoch; None: no limit.
         repeats: views per image and batch; `indices` are then index * repeats + number of the view.
+        parts: batches that are one for `drop_last`.
     """
     order_seed = (seed & _MASK, epoch)
     view_seed = (seed & _MASK, epoch % views if views else epoch)
     images = batch_size // repeats
     batches = _Epoch(
-        store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last
+        store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last, parts
     )
     return Loader(batches, start_batch, workers, pin_memory, context)
 
@@ -164,11 +166,12 @@ class _Epoch(Dataset[_LoadedBatch]):
     seed: tuple[int, int]
     view_seed: tuple[int, int]
     drop_last: bool
+    parts: int = 1
 
     def __post_init__(self) -> None:
         self.order = self._order()
-        full, rest = divmod(len(self.store), self.images)
-        self.count = full if rest == 0 or (self.drop_last and full) else full + 1
+        full = len(self.store) // (self.images * self.parts) * self.parts
+        self.count = full if self.drop_last and full else -(-len(self.store) // self.images)
 
     def __len__(self) -> int:
         return self.count

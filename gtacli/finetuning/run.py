@@ -28,6 +28,7 @@ from gtacli.finetuning.source_average import Averaged
 from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.training.batch_parts import fit_batch
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.session import Session, check_origin, open_session
 from gtacli.training.state import Progress, read_progress
@@ -108,6 +109,9 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
         has_state=not choosing,
         resolved={"epochs": job.epochs} if session.config.epochs == "auto" else {},
     )
+    source_cache, job.task.source_cache = job.task.source_cache, None  # not filled yet
+    fit_batch(session, job, least=1 if config.mix == "none" else 2)
+    job.task.source_cache = source_cache
     job, state, beforehand = _before_training(session, job, state)
     job, progress = _train(session, job, state)
     averaged = None

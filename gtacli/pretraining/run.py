@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from gtacli.pretraining.online_knn import OnlineKnn
 from gtacli.pretraining.prepare import PretrainJob, prepare
 from gtacli.pretraining.previews import Previews
 from gtacli.pretraining.results import PretrainSummary
-from gtacli.runtime.distribution import Processes
+from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.run_files import DECODER_FILE
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.training.batch_parts import fit_batch
 from gtacli.training.engine import train
 from gtacli.training.job import Phase
 from gtacli.training.loop import Observer
@@ -57,6 +59,9 @@ def _pretrain(session: Session[PretrainConfig]) -> PretrainSummary:
         inputs[option] = job.map_source.fingerprint
     keys = {split: [r.key for r in records] for split, records in job.dataset.splits.items()}
     state = session.begin(job, job.encoder, {"dataset": job.dataset.name, **keys}, inputs)
+    job.task.processes = ALONE  # each tries by itself
+    fit_batch(session, job, repeats=job.config.repeats, complete_batch=partial(add_maps, job))
+    job.task.processes = job.processes
     knn = OnlineKnn(job)
     phase = _make_phase(job, session.run, knn, session.dry_run)
     progress = train(job, phase, session.run, session.observer, state)
@@ -76,10 +81,7 @@ def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool)
     def complete_batch(batch: Batch) -> Batch:
         if config.compile:
             batch = fill_batch(batch, own_views)
-        if job.map_source is not None:
-            maps, crops = job.map_source.maps(batch)
-            batch = batch._replace(maps=maps, crops=crops)
-        return batch
+        return add_maps(job, batch)
 
     def evaluate(epoch: int) -> dict[str, Any]:
         if config.due(config.previews_every, epoch) and len(previews.batch.images):
@@ -107,6 +109,14 @@ def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool)
         drop_last=True,
         complete_batch=complete_batch,
     )
+
+
+def add_maps(job: PretrainJob, batch: Batch) -> Batch:
+    """Add the object maps to a batch, if the run has any."""
+    if job.map_source is None:
+        return batch
+    maps, crops = job.map_source.maps(batch)
+    return batch._replace(maps=maps, crops=crops)
 
 
 def fill_batch(batch: Batch, size: int) -> Batch:

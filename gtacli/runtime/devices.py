@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from gtacli.errors import UsageError
-from gtacli.runtime.machine import usable_cores
+from gtacli.runtime.machine import peak_memory, usable_cores
 from gtacli.runtime.processes import process_info
 
 
@@ -54,22 +53,7 @@ class Compute:
         """Return the peak in MB: allocated on a CUDA device, else resident in this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return _peak_resident_mb()
-
-
-def _peak_resident_mb() -> float:
-    try:
-        # Of this process alone; ru_maxrss starts at the parent's.
-        with open("/proc/self/status", encoding="ascii") as status:
-            return next(int(x.split()[1]) for x in status if x.startswith("VmHWM")) / 2**10
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return peak_memory() / 2**20
 
 
 def keep_freed_memory() -> None:

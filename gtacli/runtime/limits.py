@@ -21,26 +21,46 @@ _THREADS = re.compile(r"can't start new thread|pthread_create failed", re.IGNORE
 
 
 def explain_limit(
-    error: BaseException, batch_size: int | None = None, workers: int | None = None
+    error: BaseException,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    fit_memory: bool | None = None,
 ) -> RunError | None:
     """Return an error that says which limit was met and what fits; None for any other error.
 
     Args:
         batch_size: images that were processed at a time; None: the command has no such option.
         workers: processes or threads that load images; None: chosen by the program.
+        fit_memory: whether the batch was chosen to fit; None: the command has no such option.
     """
     for one in _causes(error):
-        what = _describe(one, batch_size, workers)
+        what = _describe(one, batch_size, workers, fit_memory)
         if what is not None:
             return RunError(what)
     return None
 
 
-def _describe(error: BaseException, batch_size: int | None, workers: int | None) -> str | None:
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether a program or a device has no memory left."""
+    for one in _causes(error):
+        text, number = str(one), one.errno if isinstance(one, OSError) else None
+        known = _DEVICE_MEMORY.search(text) or _HOST_MEMORY.search(text)
+        if known or _is_torchs(one) or isinstance(one, MemoryError) or number == errno.ENOMEM:
+            return True
+    return False
+
+
+def _is_torchs(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch is not imported for it
+
+
+def _describe(
+    error: BaseException, batch_size: int | None, workers: int | None, in_parts: bool | None
+) -> str | None:
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
-    if _DEVICE_MEMORY.search(text):
-        return f"the memory of the GPU is full{_smaller_batch(batch_size)}"
+    if _DEVICE_MEMORY.search(text) or _is_torchs(error):
+        return f"the memory of the GPU is full{_smaller_batch(batch_size, in_parts)}"
     if _WORKER.search(text) or type(error).__name__ == "BrokenProcessPool":  # not imported for it
         signal = re.search(r"killed by signal: (\w+)", text)
         how = f" ({signal[1]})" if signal else ""
@@ -48,7 +68,7 @@ def _describe(error: BaseException, batch_size: int | None, workers: int | None)
             _fewer_workers(workers)
         )
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _HOST_MEMORY.search(text):
-        return f"the memory is full{_smaller_batch(batch_size)}"
+        return f"the memory is full{_smaller_batch(batch_size, in_parts)}"
     if number in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; raise the limit (ulimit -n 4096), or " + (
             _fewer_workers(workers)
@@ -63,12 +83,15 @@ def _describe(error: BaseException, batch_size: int | None, workers: int | None)
     return None
 
 
-def _smaller_batch(size: int | None) -> str:
+def _smaller_batch(size: int | None, in_parts: bool | None) -> str:
     if size is None:
         return ""
     if size == 1:
         return " with one image at a time; use a smaller `image_size`, or a smaller model"
-    return f" with {size} images at a time; use `batch_size={size // 2}`"
+    if in_parts:
+        return f" with {size} images at a time, which fitted before; end what else uses it"
+    auto = "" if in_parts is None else "`batch_size=auto`, which takes it in parts, or "
+    return f" with {size} images at a time; use {auto}`batch_size={size // 2}`"
 
 
 def _fewer_workers(workers: int | None) -> str:

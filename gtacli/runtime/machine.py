@@ -1,6 +1,8 @@
 """The cores and the memory that this process may use; the processes of a run share them equally."""
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from gtacli.runtime.processes import process_info
@@ -16,15 +18,53 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return the free bytes for this process, of the machine or its container; None if unknown."""
-    free = [value for value in (_machine(), _container()) if value is not None]
-    return min(free) // process_info().local_size if free else None
+    """Return the free bytes for this process; None if unknown.
+
+    They are limited by the machine, its container and the process's address space (ulimit -v).
+    """
+    shared = [value for value in (_machine(), _container()) if value is not None]
+    free = [min(shared) // process_info().local_size] if shared else []
+    own = _address_space()
+    return min(free if own is None else [*free, own], default=None)
+
+
+def resident_memory() -> int:
+    """Return the bytes of this process in memory; 0 if unknown."""
+    return _status("VmRSS") or 0
+
+
+def peak_memory() -> int:
+    """Return the largest number of bytes of this process in memory so far; 0 if unknown."""
+    peak = _status("VmHWM")  # of this process alone; ru_maxrss starts at the parent's
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` begin anew, where the system can do that (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(key: str) -> int | None:
+    """Return a number of bytes that Linux tells about this process."""
+    return _read_kilobytes(Path("/proc/self/status"), key)
 
 
 def _machine() -> int | None:
+    return _read_kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _read_kilobytes(path: Path, key: str) -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
@@ -32,8 +72,44 @@ def _machine() -> int | None:
 
 
 def _container() -> int | None:
+    """Return what is free within the limits of the control groups, versions 2 and 1."""
+    found = [
+        _free_in(_CGROUP, "memory.max", "memory.current", "inactive_file"),
+        _free_in(
+            _CGROUP / "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ]
+    return min((value for value in found if value is not None), default=None)
+
+
+def _free_in(folder: Path, limit: str, used: str, cache: str) -> int | None:
     try:
-        limit = int((_CGROUP / "memory.max").read_text())  # "max" if there is no limit
-        return max(0, limit - int((_CGROUP / "memory.current").read_text()))
+        # "max" if there is no limit; version 1 has a number beyond all memory.
+        most = int((folder / limit).read_text())
+        taken = int((folder / used).read_text())
     except (OSError, ValueError):
         return None
+    return max(0, most - max(0, taken - _reclaimable(folder / "memory.stat", cache)))
+
+
+def _reclaimable(path: Path, key: str) -> int:
+    """Return the bytes of files in memory, which are given up for others."""
+    try:
+        rows = dict(line.split() for line in path.read_text().splitlines())
+        return int(rows.get(key, 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def _address_space() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
+    if limit == resource.RLIM_INFINITY or used is None:
+        return None
+    return max(0, limit - used)

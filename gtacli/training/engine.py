@@ -7,6 +7,7 @@ from typing import Any
 
 from gtacli.data.loader import Batch, make_loader
 from gtacli.runtime.devices import choose_workers
+from gtacli.runtime.limits import explain_limit
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.image_stores import prepare_training
 from gtacli.training.job import Phase, TrainingJob
@@ -36,7 +37,8 @@ def train(
     config, compute, processes = job.config, job.compute, job.processes
     views = len(phase.records) * phase.repeats
     if phase.drop_last:
-        views = max(views - views % config.batch_size, min(views, config.batch_size))
+        whole = config.batch_size * job.parts
+        views = max(views - views % whole, min(views, whole))
     plan = Plan(phase.epochs, views, config.batch_size, config.accumulate)
     schedule = make_schedule(
         job.optimizer,
@@ -62,6 +64,7 @@ def train(
             start_batch=first,
             workers=workers,
             drop_last=phase.drop_last,
+            parts=job.parts,
             pin_memory=compute.device.type == "cuda",
             shard=(processes.rank, processes.size),
             views=phase.views,
@@ -72,5 +75,11 @@ def train(
     if phase.before_training is not None:
         phase.before_training(batches)
     progress = restored or progress or Progress()
-    Trainer(job, phase, plan, schedule, scaler, batches, progress, run, observer).fit()
+    try:
+        Trainer(job, phase, plan, schedule, scaler, batches, progress, run, observer).fit()
+    except Exception as error:  # said with the numbers that were found, see `batch_parts`
+        limit = explain_limit(error, config.batch_size, workers, config.fit_memory)
+        if limit is None:
+            raise
+        raise limit from error
     return progress

@@ -29,6 +29,7 @@ class TrainingJob:
 
     Attributes:
         fingerprint: of the weights that the run starts from.
+        parts: batches of `config.batch_size` into which one batch was cut, see `batch_parts`.
     """
 
     config: TrainingConfig
@@ -40,6 +41,7 @@ class TrainingJob:
     optimizer: torch.optim.Optimizer
     stores: ImageStores
     fingerprint: str
+    parts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

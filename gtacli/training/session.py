@@ -139,6 +139,13 @@ class Session(Generic[Config]):
         self.observer.start(record["config"], run.path)
         return state
 
+    def resolve(self, values: Mapping[str, Any]) -> None:
+        """Add values of options that the config leaves open to the record."""
+        if not self.run.dry:
+            record = self.run.read_json("run.json")
+            record["resolved"] = {**record.get("resolved", {}), **values}
+            self.run.write_json("run.json", record)
+
     def _check_split(self, split: Mapping[str, Any]) -> None:
         """Raise GtaError unless split.json is the split of this run; write it if it is missing."""
         run = self.run

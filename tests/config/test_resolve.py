@@ -246,3 +246,30 @@ def test_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "size", "fits"),
+    [
+        ("", {"batch_size": "auto"}, 32, True),
+        ("batch_size = 4096", {"batch_size": "auto"}, 4096, True),
+        ('batch_size = "auto"', {"batch_size": "16"}, 16, False),
+        ('batch_size = "auto"', {}, 32, True),
+        ("fit_memory = true", {"batch_size": "16"}, 16, True),
+        ('batch_size = "auto"', {"lr": "0.1"}, 32, True),
+    ],
+)
+def test_batch_size_auto_keeps_the_number_of_lower_sources(
+    recipe: str, flags: dict[str, str], size: int, fits: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text(recipe)
+    config = resolve(FinetuneConfig, "finetune", recipe=str(tmp_path / "r.toml"), flags=flags)
+    assert (config.batch_size, config.fit_memory) == (size, fits)
+    assert FinetuneConfig(**config.model_dump(include={"batch_size", "fit_memory"})) is not None
+
+
+def test_batch_size_auto_in_python() -> None:
+    config = FinetuneConfig(batch_size="auto")
+    assert (config.batch_size, config.fit_memory) == (32, True)
+    with pytest.raises(UsageError, match="whole number"):
+        resolve(FinetuneConfig, "finetune", flags={"batch_size": "automatic"})

@@ -71,6 +71,15 @@ def test_the_smallest_sizes_have_another_way_out() -> None:
     assert "end other programs" in none.message
 
 
+def test_a_training_takes_a_batch_in_parts() -> None:
+    whole = explain_limit(MemoryError(), batch_size=64, fit_memory=False)
+    assert whole is not None
+    assert "use `batch_size=auto`, which takes it in parts, or `batch_size=32`" in whole.message
+    part = explain_limit(MemoryError(), batch_size=8, fit_memory=True)
+    assert part is not None
+    assert "8 images at a time, which fitted before" in part.message
+
+
 def test_the_cause_of_an_error_is_read_and_no_other_is_explained() -> None:
     error = ValueError("cannot decode")
     error.__cause__ = MemoryError()

@@ -18,6 +18,15 @@ def test_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "memory.max").write_text("700\n")
     (tmp_path / "memory.current").write_text("300\n")
     assert machine.available_memory() == 400
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 100\n")  # given up for others
+    assert machine.available_memory() == 500
+    (tmp_path / "memory").mkdir()  # version 1
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("600\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("300\n")
+    assert machine.available_memory() == 300
+    monkeypatch.setattr(machine, "_address_space", lambda: 200)  # ulimit -v
+    assert machine.available_memory() == 200
+    monkeypatch.setattr(machine, "_address_space", lambda: None)
     monkeypatch.setattr(machine, "_machine", lambda: None)
     monkeypatch.setattr(machine, "_container", lambda: None)
     assert machine.available_memory() is None
