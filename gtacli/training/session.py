@@ -214,17 +214,21 @@ def open_session(
     """
     with nullcontext(processes) if processes is not None else join_processes() as group:
         started, auto = time.perf_counter(), config.resume == AUTO
-        config = complete(group.run_on_main(lambda: resumed_config(config, command)))
-        run = config.resume
-        record = recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext()
-        path = run or group.run_on_main(lambda: config.out or default_out(command, dry_run))
+        # What is wrong is said before the folder is touched.
+        group.run_on_main(lambda: resumed_config(config, command))
+        named = config.out if auto else config.resume or config.out
+        path = named or group.run_on_main(lambda: default_out(command, dry_run))
         folder = RunFolder(path, dry_run, group)
-        with record, folder.owned(command, "resume" if run else "out"):
+        with folder.owned(command, "out" if auto or config.resume is None else "resume"):
+            # Another command may have been at work there until now.
+            config = complete(group.run_on_main(lambda: resumed_config(config, command)))
+            run = config.resume
             if run is None:
                 group.run_on_main(lambda: folder.check_free(config.overwrite))
             done = auto and run is not None and folder.has("summary.json")
             finished = folder.read_json("summary.json") if done else None
-            yield Session(command, config, observer, folder, started, finished)
+            with recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext():
+                yield Session(command, config, observer, folder, started, finished)
 
 
 def resumed_config(config: Config, command: str) -> Config:

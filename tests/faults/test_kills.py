@@ -186,6 +186,19 @@ def test_full_disk(name: str, pre: Run, tmp_path: Path, monkeypatch: pytest.Monk
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_two_jobs_of_a_queue(fine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits for the first one's end, and must not decide before."""
+    real, summaries = run_folder.RunFolder.owned, []
+
+    def owned(self: Any, *given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(run_folder.RunFolder, "owned", real)
+        summaries.append(fine(tmp_path / "run"))
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(run_folder.RunFolder, "owned", owned)
+    assert fine(tmp_path / "run") == json.loads(json.dumps(summaries[0]))
+
+
 def test_finished_run_is_said_to_be_finished(
     fine: Any, tmp_path: Path, tiny_data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
