@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from gtacli.models.class_order import other_order
 from gtacli.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ def fit_head(target: LoadedModel, classes: tuple[str, ...], assume_order: bool) 
     elif not named and assume_order:
         log.warning(
             "the classifier is kept: the weights do not name its %d classes, so their order is "
-            "assumed to be the dataset's (%s%s)",
+            "assumed to be the dataset's (%s%s)%s",
             *(len(classes), ", ".join(classes[:3]), ", …" if len(classes) > 3 else ""),
+            other_order(classes),
         )
         return replace(target, classes=classes)
     else:

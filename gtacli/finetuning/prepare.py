@@ -362,7 +362,21 @@ def _load_source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
         return replace(target, model=copy_source(target.model))
     init = config.init if spec == config.model and itself else None
     with errors_about(image_size="source_size", model="source" if config.source else "model"):
-        return load_model(spec, 0, size, config.partial_weights, init=init)
+        source = load_model(spec, 0, size, config.partial_weights, init=init)
+    if _make(source) != _make(target):
+        log.warning(
+            "`source` is of another make than the model (%s, not %s): attention passed from one "
+            "architecture to another is reported to cost accuracy; without `source` the model's "
+            "own start is kept",
+            *(source.architecture, target.architecture),
+        )
+    return source
+
+
+def _make(model: LoadedModel) -> tuple[str, int, int]:
+    """Return what tells an architecture from another: its name, depth and width."""
+    network = cast(Any, model.model)
+    return model.architecture.split(".")[0], len(network.blocks), network.embed_dim
 
 
 def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gtacli.errors import UsageError
 from gtacli.inference.predict import has_classifier
+from gtacli.models.class_order import other_order
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.strict_json import read_json, reason_of
 
@@ -58,7 +59,9 @@ def match_outputs(
         return None
     names = output_names(model)
     if not names and count_outputs(model) == len(classes):
-        log.info("%s does not name its classes: using the order of the dataset's", model.spec)
+        caution = other_order(classes)
+        text = "%s does not name its classes: using the order of the dataset's%s"
+        log.log(logging.WARNING if caution else logging.INFO, text, model.spec, caution)
         return ClassMap(torch.arange(len(classes)))
     labels = {name: label for label, name in enumerate(classes) if name}
     if not labels or not labels.keys() <= set(names):

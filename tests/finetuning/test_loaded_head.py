@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def test_file_without_names(config: Make, save: Save, caplog: pytest.LogCaptureF
         "the classifier is kept: the weights do not name its 3 classes, so their order is assumed "
         "to be the dataset's (blue, green, red)"
     ]
+
+
+def test_order_of_timm_is_named_where_it_differs(
+    config: Make, save: Save, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    for old, new in (("blue", "c10"), ("green", "c2"), ("red", "c9")):
+        shutil.copytree(tiny_data / "train" / old, data / new)
+    prepare(config(init=save(3), data=str(data)))
+    lines = [line for line in caplog.messages if "order is assumed" in line]
+    assert "(c10, c2, c9); if it was trained by timm's own scripts" in lines[0]
+    assert "they number 'c2' as class 0, where this dataset has 'c10'" in lines[0]
 
 
 @pytest.mark.parametrize(

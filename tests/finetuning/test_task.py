@@ -100,6 +100,20 @@ def test_source_has_no_drop_path(source: str | None, config: Make) -> None:
         torch.testing.assert_close(plain.task._source[1](view).row[-1], first)
 
 
+@pytest.mark.parametrize(
+    ("source", "warned"),
+    [(None, False), ("deit_tiny_patch16_224@none", True), ("vit_tiny_patch16_224@none", True)],
+)
+def test_source_of_another_make_is_warned_of(
+    source: str | None, warned: bool, config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another architecture, or one of another depth."""
+    layers = {"layers": "last"}
+    ready(config(source=source, regularizer={"gta": layers}, image_size=32))
+    lines = [line for line in caplog.messages if line.startswith("`source` is of another make")]
+    assert len(lines) == warned
+
+
 def test_drop_path_is_not_saved(config: Make, recorder: Any, tmp_path: Path) -> None:
     finetune(config(drop_path=0.5, epochs=1, shots=2), recorder)
     loaded = load_model(str(tmp_path / "run"))
