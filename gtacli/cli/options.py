@@ -112,6 +112,14 @@ def config_command(
     return decorate
 
 
+def _set_reading(config: CommandConfig) -> None:
+    bands, value_range = getattr(config, "bands", None), getattr(config, "value_range", None)
+    if bands is not None or value_range is not None:
+        from gtacli.images.depth import set_reading  # NumPy and Pillow
+
+        set_reading(bands, value_range)
+
+
 def _callback(
     body: Callable[..., int | None], model: type[CommandConfig], command: str, dry_run: bool
 ) -> Callable[..., int | None]:
@@ -136,6 +144,7 @@ def _callback(
         }
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
+        _set_reading(config)
         try:
             with call.cleanup:
                 return body(config, call, **{p.name: given[p.name] for p in own})

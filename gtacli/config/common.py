@@ -166,6 +166,18 @@ class DeviceConfig(CommandConfig):
         ge=0,
         shown="by the number of cores",
     )
+    bands: str | None = option(
+        None,
+        "images of more than four bands: the numbers of three to read, or of one, from 1",
+        metavar="N,N,N",
+    )
+    value_range: str | None = option(
+        None,
+        "images of more than 8 bits: the value that becomes white, or those that become black and "
+        "white",
+        metavar="HIGH|LOW:HIGH",
+        shown="each image's own depth",
+    )
 
 
 class RecordConfig(CommandConfig):

@@ -56,6 +56,9 @@ class DatasetReport(TypedDict):
     parts: Annotated[dict[str, SplitCounts], Doc("numbers by split")]
     missing: Annotated[list[ImageProblem], Doc("images without a file")]
     unreadable: Annotated[list[ImageProblem], Doc("images that cannot be decoded")]
+    incomplete: Annotated[
+        list[ImageProblem], Doc("images that are read although they lack their last bytes")
+    ]
     duplicates: Annotated[
         list[list[SplitImage]], Doc("groups of images with the same bytes in more than one split")
     ]
@@ -74,11 +77,12 @@ class DataCheck(DatasetReport):
 
 
 class ImageCheck(NamedTuple):
-    """The result for one image: the digest of its encoded bytes, or an error."""
+    """The result for one image: the digest of its encoded bytes, an error, what it lacks."""
 
     digest: bytes | None = None
     missing: bool = False
     error: str | None = None
+    damage: str | None = None
 
 
 def check_dataset(
@@ -96,6 +100,7 @@ def check_dataset(
     records = list(dataset.records())
     missing: list[ImageProblem] = []
     unreadable: list[ImageProblem] = []
+    incomplete: list[ImageProblem] = []
     by_content: dict[bytes, list[tuple[str, Record]]] = {}
     checks = ahead(lambda pair: _check_image(pair[1], quick), records, AHEAD)
     for (split, record), found in zip(records, checks, strict=True):
@@ -104,6 +109,8 @@ def check_dataset(
         if found.error is not None:
             row: ImageProblem = {"part": split, "image": record.key, "error": found.error}
             (missing if found.missing else unreadable).append(row)
+        if found.damage is not None:
+            incomplete.append({"part": split, "image": record.key, "error": found.damage})
         if progress is not None:
             progress()
     duplicates: list[list[SplitImage]] = [
@@ -111,7 +118,7 @@ def check_dataset(
         for same in by_content.values()
         if len({split for split, _ in same}) > 1
     ]
-    wrong = list(_find_problems(dataset, missing, unreadable, duplicates))
+    wrong = list(_find_problems(dataset, missing, unreadable, incomplete, duplicates))
     return {
         "name": dataset.name,
         "published": dataset.published.title if dataset.published else None,
@@ -120,6 +127,7 @@ def check_dataset(
         "parts": _count_by_split(dataset),
         "missing": missing,
         "unreadable": unreadable,
+        "incomplete": incomplete,
         "duplicates": duplicates,
         "left_out": [_count_left_out(one) for one in dataset.left_out],
         "unseen": _unseen_classes(dataset),
@@ -135,12 +143,13 @@ def _check_image(record: Record, quick: bool) -> ImageCheck:
         digest = hashlib.sha256(read_bytes(record.path)).digest()
     except ImageError as error:
         return ImageCheck(error=str(error))
+    damage: list[str] = []
     if not quick:
         try:
-            decode(record.path)
+            decode(record.path, tell=damage.append)
         except ImageError as error:
             return ImageCheck(digest, error=str(error))
-    return ImageCheck(digest)
+    return ImageCheck(digest, damage=damage[0] if damage else None)
 
 
 def _count_by_split(dataset: ImageDataset) -> dict[str, SplitCounts]:
@@ -164,6 +173,7 @@ def _find_problems(
     dataset: ImageDataset,
     missing: list[ImageProblem],
     unreadable: list[ImageProblem],
+    incomplete: list[ImageProblem],
     duplicates: list[list[SplitImage]],
 ) -> Iterator[str]:
     for one in dataset.left_out:
@@ -177,6 +187,8 @@ def _find_problems(
         yield f"{_count_text(missing)} missing, first {missing[0]['image']}{home}"
     if unreadable:
         yield f"{_count_text(unreadable)} unreadable, first {unreadable[0]['image']}{home}"
+    if incomplete:
+        yield f"{_count_text(incomplete)} without the last bytes, first {incomplete[0]['image']}"
     if duplicates:
         places = " and ".join(f"{d['image']} ({d['part']})" for d in duplicates[0])
         yield f"{_count_text(duplicates)} in more than one split, first {places}"

@@ -7,7 +7,10 @@ SegmentationObject), or a VOC annotation (.xml, boxes only).
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,14 +20,18 @@ from PIL import ImageOps
 
 from gtacli.data.base import Record
 from gtacli.data.readers.annotations import read_boxes
-from gtacli.images.decode import ImageError, decode, open_image
+from gtacli.images.decode import ImageError, decode, open_image, read_header
 from gtacli.images.find import IMAGE_SUFFIXES
-from gtacli.images.sizes import Box, Size
+from gtacli.images.packed import PackedImage
+from gtacli.images.sizes import Box, Size, clip_boxes
 from gtacli.measures.segmentation import VOID
 
 _VOID_IN_FILES = 255
 _WHITE_16 = 224 * 257
 _MOST_IDS = 200  # photographs and soft maps have more gray levels
+_RACY = 2_000_000_000  # nanoseconds, the coarsest of file systems' clocks
+_WORDS = ("mask", "masks", "segmentation", "seg", "gt", "label", "labels", "annotation", "matte")
+_ENDINGS = ("", *(f"{mark}{word}" for word in _WORDS for mark in "_-."))
 _SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml")
 
 
@@ -42,23 +49,31 @@ class GroundTruth:
     boxes: tuple[Box, ...] | None = None
 
 
-def read_truth(folder: Path, image: PurePath, size: Size, stem: str | None = None) -> GroundTruth:
+def read_truth(
+    folder: Path,
+    image: PurePath,
+    size: Size,
+    stem: str | None = None,
+    source: Path | PackedImage | None = None,
+) -> GroundTruth:
     """Read the ground truth of an image.
 
     Args:
         folder: folder of the masks or annotations.
         image: relative path of the image; the file has the same relative path, or the same name in
-            `folder` itself, with another suffix.
-        size: (h, w) of the image.
+            `folder` itself, with another suffix and perhaps `_mask`, `_segmentation` or the like
+            before it.
+        size: (h, w) of the image, upright.
         stem: the path of the image's results, without a suffix; looked for first, as it differs
             between images of equal relative paths.
+        source: the image; None: it is not turned by its EXIF orientation.
 
     Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
     white nor a mask of numbers.
     """
     path = find_truth(folder, image, stem)
-    if path.suffix == ".xml":
-        return GroundTruth(boxes=read_boxes(path, size))
+    if path.suffix.lower() == ".xml":
+        return GroundTruth(boxes=read_boxes(path, size, orientation=partial(_orientation, source)))
     return GroundTruth(read_mask(path, size))
 
 
@@ -70,7 +85,8 @@ def read_record_truth(record: Record, size: Size) -> GroundTruth | None:
     if record.mask is None and record.boxes is None:
         return None
     labels = None if record.mask is None else read_mask(record.mask, size)
-    return GroundTruth(labels, record.boxes)
+    boxes = None if record.boxes is None else clip_boxes(record.boxes, size)
+    return GroundTruth(labels, boxes)
 
 
 def read_mask(path: Path, size: Size | None = None) -> NDArray[np.int32]:
@@ -131,12 +147,45 @@ def _black_and_white(gray: NDArray[np.integer[Any]]) -> NDArray[np.int32] | None
     return (gray > 127).astype(np.int32)
 
 
+def _orientation(source: Path | PackedImage | None) -> int:
+    return 1 if source is None else read_header(source)[2]
+
+
 def find_truth(folder: Path, image: PurePath, first: str | None = None) -> Path:
     """Return the file of an image's ground truth, see `read_truth`. Raises ImageError."""
-    stems = [str(image.with_suffix("")), image.stem]
-    for stem in dict.fromkeys(stems if first is None else [first, *stems]):
-        for suffix in _SUFFIXES:
-            path = folder / f"{stem}{suffix}"
-            if path.is_file():
-                return path
+    stems = [image.with_suffix(""), PurePath(image.stem)]
+    for stem in dict.fromkeys(stems if first is None else [PurePath(first), *stems]):
+        parent = folder / stem.parent
+        names = _names(parent)
+        for ending in _ENDINGS:
+            if name := names.get(f"{stem.name}{ending}"):
+                return parent / name
     raise ImageError(f"no ground truth for {image} in {folder}")
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """Return the files of ground truth in a folder by stem; the list is kept until it changes."""
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return {}
+    if time.time_ns() - changed < _RACY:  # its time may not tell the next change
+        return _list_names(str(folder))
+    return _kept_names(str(folder), changed)
+
+
+@lru_cache(maxsize=256)
+def _kept_names(folder: str, changed: int) -> dict[str, str]:
+    return _list_names(folder)
+
+
+def _list_names(folder: str) -> dict[str, str]:
+    """List a folder; of equal stems the first by suffix counts."""
+    try:
+        found = [os.path.splitext(name) for name in os.listdir(folder)]
+    except OSError:
+        return {}
+    rank = {suffix: number for number, suffix in enumerate(_SUFFIXES)}
+    usable = [(stem, suffix) for stem, suffix in found if suffix.lower() in rank]
+    usable.sort(key=lambda one: (rank[one[1].lower()], not one[1].islower()), reverse=True)
+    return {stem: stem + suffix for stem, suffix in usable}

@@ -1,12 +1,13 @@
 """Decode any image file to RGB pixels: EXIF orientation, CMYK, gray, 16 bit, palette, alpha.
 
-Transparent images get a white background. Anything unreadable raises ImageError, which names the
-file.
+Transparent images get a white background. A JPEG that lacks its end is read as far as it goes, as
+viewers show it. Anything unreadable raises ImageError, which names the file.
 """
 
+import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +20,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gtacli.errors import GtaError, UsageError
+from gtacli.images.codecs import add_decoder
+from gtacli.images.depth import decode_deep, decode_tiff, is_shortened
 from gtacli.images.packed import PackedImage
 from gtacli.images.sizes import Size, cover_size, to_upright_rgb
 from gtacli.runtime.regular import open_regular
+
+log = logging.getLogger(__name__)
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,6 +36,9 @@ RESAMPLING = {
 }
 MAX_PIXELS = 2 * 89_478_485
 """Most pixels of an image: as many as Pillow decodes by default; 0.7 GB in its memory."""
+_END = b"\xff\xd9"  # of a JPEG; the decoder leaves gray what lacks before it
+_MOST_MISSING = 0.5  # of the rows
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of more than 4 GB
 _NOT_DECODED = ("EPS", "WMF")  # programs, which Pillow gives to Ghostscript or to Windows
 
 
@@ -38,23 +46,72 @@ class ImageError(GtaError):
     """A file that is not a readable image."""
 
 
-def decode(path: Path | PackedImage, cover: Size | None = None) -> Image.Image:
-    """Decode an image as upright RGB. Raises ImageError.
+def decode(
+    path: Path | PackedImage,
+    cover: Size | None = None,
+    tell: Callable[[str], object] = log.warning,
+) -> Image.Image:
+    """Decode an image as upright RGB.
 
-    With `cover` (height, width) a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which costs
-    little, but never below twice `cover`, so that the resize after it still averages.
+    Args:
+        path: the file, or the image in a container.
+        cover: (height, width): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which costs
+            little, but never below twice `cover`, so that the resize after it still averages.
+        tell: is called with a line about an image that is read although it is damaged.
+
+    Raises ImageError, and UsageError for environment variables that cannot be.
     """
     try:
-        with open_image(path) as image:
-            if cover is not None and image.format == "JPEG":
-                side = 2 * max(cover)  # a square: EXIF may still rotate it
-                image.draft(image.mode, (side, side))
-            image.load()
-            return to_upright_rgb(image)
-    except UsageError:  # of the limit
+        try:
+            return _decode(path, cover, tell)
+        except UnidentifiedImageError:
+            with open_source(path) as file:  # of more bands than Pillow knows?
+                if file.read(4) not in _TIFF:
+                    raise
+                return decode_tiff(file, max_pixels(), str(path))
+    except UsageError:
         raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise _image_error(path, error) from error
+
+
+def _decode(
+    path: Path | PackedImage, cover: Size | None, tell: Callable[[str], object]
+) -> Image.Image:
+    with open_image(path) as image:
+        if is_shortened(image):
+            with open_source(path) as file:
+                return to_upright_rgb(decode_deep(image, file, str(path)), str(path))
+        _draft(image, cover)
+        try:
+            image.load()
+        except OSError as error:
+            if image.format != "JPEG" or "truncated" not in str(error):
+                raise
+            return _complete(path, cover, error, tell)
+        return to_upright_rgb(image, str(path))
+
+
+def _draft(image: Image.Image, cover: Size | None) -> None:
+    if cover is not None and image.format == "JPEG":
+        side = 2 * max(cover)  # a square: EXIF may still rotate it
+        image.draft(image.mode, (side, side))
+
+
+def _complete(
+    path: Path | PackedImage, cover: Size | None, error: OSError, tell: Callable[[str], object]
+) -> Image.Image:
+    """Decode a JPEG that lacks its end. Raises the error of the decoder if most of it lacks."""
+    with Image.open(BytesIO(read_bytes(path) + _END)) as image:
+        _draft(image, cover)
+        image.load()
+        rows = np.asarray(image)
+        same = (rows == rows[-1]).all(axis=tuple(range(1, rows.ndim)))
+        missing = 1 - (np.flatnonzero(~same).max(initial=-1) + 1) / len(rows)
+        if missing > _MOST_MISSING:
+            raise error
+        tell(f"{path} lacks its last bytes: it is read as far as it goes")
+        return to_upright_rgb(image, str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +142,23 @@ def read_bytes(path: Path | PackedImage) -> bytes:
 
 def read_upright_size(path: Path | PackedImage) -> Size:
     """Return the (h, w) of what `decode` returns, from the header. Raises ImageError."""
+    height, width, orientation = read_header(path)
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def read_header(path: Path | PackedImage) -> tuple[int, int, int]:
+    """Return the stored height and width, and EXIF's orientation (1 to 8). Raises ImageError."""
     try:
         with open_image(path) as image:
-            width, height = image.size
-            rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return image.height, image.width, orientation if orientation in range(1, 9) else 1
     except UsageError:
         raise
+    except UnidentifiedImageError:
+        image = decode(path)  # of many bands, or it raises
+        return image.height, image.width, 1
     except Exception as error:
         raise _image_error(path, error) from error
-    return (width, height) if rotated else (height, width)
 
 
 def open_source(path: Path | PackedImage) -> BinaryIO:
@@ -112,11 +177,11 @@ def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
     file.
     """
     limit = max_pixels()
-    _silence_libtiff()
+    _silence_libraries()
     with warnings.catch_warnings(), open_source(path) as file:
         warnings.simplefilter("ignore")
         try:
-            opened = Image.open(file)
+            opened = _open(file)
         except Image.DecompressionBombError as error:
             raise _too_large(limit) from error
         with opened as image:
@@ -128,14 +193,34 @@ def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
 
 
 @cache
-def _silence_libtiff() -> None:
-    """Take libtiff's error handler, which writes to stderr, where Pillow exposes it."""
+def _silence_libraries() -> None:
+    """Keep Pillow, tifffile and libtiff from writing of files that they do not name."""
+    for library in ("PIL", "tifffile"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     import ctypes
 
     from PIL import _imaging  # the library that is linked to libtiff
 
     with suppress(AttributeError, OSError):  # built without it, or statically
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not add_decoder(file):
+            raise
+        return Image.open(file)
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether a file begins as an image does."""
+    try:
+        with open_image(path):
+            return True
+    except Exception:  # whatever a file that is none makes Pillow raise
+        return False
 
 
 def max_pixels() -> int:

@@ -8,9 +8,14 @@ from typing import NamedTuple
 from gtacli.errors import GtaError
 from gtacli.runtime.regular import check_name
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+_NAMES = (
+    "jpg jpeg jpe jfif jif mpo png apng webp avif avifs heic heics heif heifs hif gif tif tiff "
+    "bmp dib ppm pgm pbm pnm pfm jp2 j2k j2c jpc jpf jpx tga icb vda vst pcx dcx dds blp qoi psd "
+    "sgi rgb rgba bw ras im msp pcd pxr fit fits fli flc ftc ftu gbr ico icns cur xbm xpm"
 )
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+"""What Pillow decodes to pixels, and HEIC; without the containers that it only recognizes, such as
+PDF and HDF5. Fixed, so that a folder has the same images wherever it is read."""
 
 
 SYSTEM_NAMES = frozenset(
@@ -50,6 +55,19 @@ def _has_image_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def is_image_file(path: str) -> bool:
+    """Return whether a file is an image by its name, or by its content where it has no suffix.
+
+    Only a file without a suffix is opened; one that cannot be read is none.
+    """
+    name = os.path.basename(path)
+    if "." in name or is_hidden(name):
+        return is_image(name)
+    from gtacli.images.decode import is_readable  # Pillow, which few folders need to be listed
+
+    return is_readable(Path(path))
+
+
 def find_images(folder: Path, passed: list[str] | None = None) -> list[Path]:
     """List every image below `folder`, sorted; links are followed, each real folder once.
 
@@ -68,8 +86,8 @@ def relative_keys(paths: Iterable[Path], folder: Path) -> list[str]:
 def list_image_paths(folder: Path, passed: list[str] | None = None) -> list[str]:
     """Like `find_images`, but return strings: a hundred thousand files take a fraction of a second.
 
-    The order is that of the paths' parts, folder by folder. No file is opened, and none has its
-    state read but links.
+    The order is that of the paths' parts, folder by folder. No file is opened but those without a
+    suffix, and none has its state read but links.
 
     Args:
         folder: where to begin.
@@ -107,7 +125,7 @@ def has_images(folder: Path) -> bool:
                         continue
                     if _is_folder(entry):
                         left.append(entry.path)
-                    elif is_image(entry.name):
+                    elif is_image_file(entry.path):
                         return True
         except OSError as error:
             raise _folder_error(error) from error
@@ -135,7 +153,7 @@ def _list_entries(path: str, real: str, passed: list[str] | None) -> list[tuple[
                     named.append(
                         (name, os.path.realpath(entry) if link else f"{real}{os.sep}{name}")
                     )
-                elif _has_image_suffix(name):
+                elif _has_image_suffix(name) or ("." not in name and is_image_file(entry.path)):
                     named.append((name, None))
                 elif passed is not None:
                     passed.append(prefix + name)

@@ -1,11 +1,11 @@
 """Image sizes, and any PIL image as upright RGB: EXIF orientation, CMYK, 16 bit, alpha."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from gtacli.images.depth import to_eight_bits
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -13,7 +13,6 @@ Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""
 LARGEST_SIDE = 1 << 20
 """Bound of coordinates, in pixels; the formats of images have 65,535 or fewer."""
-_BAND = 1 << 22  # pixels that are converted at a time
 
 
 def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:
@@ -28,18 +27,16 @@ def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -
 
 
 def check_box(box: Sequence[float], size: Size | None = None) -> None:
-    """Raise ValueError unless a box [x0, y0, x1, y1) has an area, and lies in its image.
+    """Raise ValueError unless a box [x0, y0, x1, y1) has an area in its image.
 
     Args:
-        size: (h, w) of the image, if known. Annotations that count otherwise, or are rounded, may
-            exceed it by a pixel.
+        size: (h, w) of the image; None: any, in which the box lies but for a pixel.
     """
     h, w = size or (LARGEST_SIDE, LARGEST_SIDE)
     x0, y0, x1, y1 = box
     shown = "[" + ", ".join(f"{number:.6g}" for number in box) + "]"
-    if not (x0 >= -1 and y0 >= -1 and x1 <= w + 1 and y1 <= h + 1):  # also for NaN
-        bounds = f"its image of {w} x {h} pixels" if size else "any image"
-        raise ValueError(f"the box {shown} (x0, y0, x1, y1) is outside of {bounds}")
+    if size is None and not (x0 >= -1 and y0 >= -1 and x1 <= w + 1 and y1 <= h + 1):  # also NaN
+        raise ValueError(f"the box {shown} (x0, y0, x1, y1) is outside of any image")
     if not (min(x1, w) > max(x0, 0) and min(y1, h) > max(y0, 0)):
         raise ValueError(f"the box {shown} (x0, y0, x1, y1) has no area")
 
@@ -60,9 +57,33 @@ def fit_aspect(image: Size, like: Size, patch: Size) -> Size:
     return rows * patch[0], columns * patch[1]
 
 
-def to_upright_rgb(image: Image.Image) -> Image.Image:
+def clip_boxes(boxes: Iterable[Box], size: Size) -> tuple[Box, ...]:
+    """Return the parts of boxes within an image of (h, w), without those that have none."""
+    height, width = size
+    clipped = (
+        (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in boxes
+    )
+    return tuple(box for box in clipped if box[0] < box[2] and box[1] < box[3])
+
+
+def turn_box(box: Box, stored: Size, orientation: int) -> Box:
+    """Return a box of the stored pixels where the upright image has it.
+
+    Args:
+        stored: (h, w) of the stored pixels.
+        orientation: EXIF's, 1 to 8: the position of the stored first row and column (CIPA DC-008).
+    """
+    (x0, y0, x1, y1), (height, width) = box, stored
+    if orientation in (2, 3, 7, 8):  # the stored rows run leftwards, or upwards once turned
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):
+        y0, y1 = height - y1, height - y0
+    return (y0, x0, y1, x1) if orientation >= 5 else (x0, y0, x1, y1)
+
+
+def to_upright_rgb(image: Image.Image, name: str = "an image") -> Image.Image:
     """Rotate an image as its EXIF says, put it on white, and convert it to 8-bit RGB."""
-    return _rgb(_upright(image))
+    return _rgb(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -72,34 +93,12 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
+        # Pillow would clip all above 255 to white.
+        image = Image.fromarray(to_eight_bits(np.asarray(image), name))
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Convert gray of 16 bit, 32 bit or float. Pillow would clip all above 255 to white."""
-    values = np.asarray(image)
-    rows = max(1, _BAND // max(1, image.width))  # float64 of all would be 8 bytes a pixel, 4 times
-    bands = [slice(start, start + rows) for start in range(0, image.height, rows)]
-    top = max((_finite(values[band]).max(initial=0.0) for band in bands), default=0.0)
-    if image.mode == "F":
-        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
-    else:
-        deep = image.mode.startswith("I;16") or top > 255
-        full = max(65535.0, top) if deep else 255.0
-    gray = np.empty(values.shape, np.uint8)
-    for band in bands:
-        gray[band] = np.clip(_finite(values[band]) * (255 / full) + 0.5, 0, 255).astype(np.uint8)
-    return Image.fromarray(gray)
-
-
-def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
-    gray = values.astype(np.float64)
-    gray[~np.isfinite(gray)] = 0  # depth and satellite images mark missing values so
-    return gray

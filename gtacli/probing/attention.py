@@ -139,7 +139,7 @@ class AttentionProbe:
             return {}
         truth: GroundTruth | None
         if isinstance(self.masks, Path):
-            truth = read_truth(self.masks, image.below, size, image.result_stem)
+            truth = read_truth(self.masks, image.below, size, image.result_stem, image.source)
             if truth.labels is None:
                 raise ImageError(f"the ground truth of {image.path} has only boxes, no mask")
         else:

@@ -6,12 +6,13 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gtacli.data.base import Record
 from gtacli.data.readers.annotations import read_boxes
 from gtacli.data.truth import GroundTruth, read_mask, read_record_truth, read_truth
 from gtacli.images.decode import ImageError
+from gtacli.images.sizes import turn_box
 from gtacli.measures.segmentation import VOID
 
 OBJECT = np.zeros((6, 9), bool)
@@ -160,8 +161,7 @@ def test_annotation_boxes(tmp_path: Path) -> None:
         (ANNOTATION.replace("<width>9", "<width>-9"), "its image has -9 x 6 pixels"),
         (ANNOTATION.replace("<xmax>9", "<xmax>0"), "has no area"),
         (ANNOTATION.replace("<ymax>6", "<ymax>1"), "has no area"),
-        (ANNOTATION.replace("<ymax>6", "<ymax>60"), "is outside of its image of 9 x 6 pixels"),
-        (ANNOTATION.replace("<xmin>1", "<xmin>-5"), "is outside of its image of 9 x 6 pixels"),
+        (ANNOTATION.replace("<xmin>1", "<xmin>10").replace("<xmax>9", "<xmax>20"), "has no area"),
         ("<html></html>", "is not a VOC annotation"),
     ],
 )
@@ -192,3 +192,55 @@ def test_record_truth(tmp_path: Path) -> None:
         read_record_truth(Record("a", 0, path, path), (5, 9))
     with pytest.raises(ImageError, match="no such image"):
         read_mask(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.PNG", "a_mask.png", "a_segmentation.png", "a-gt.PNG", "a.mask.png"]
+)
+def test_mask_is_found_by_the_names_of_tools(name: str, tmp_path: Path) -> None:
+    Image.fromarray(OBJECT).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(tmp_path / name)
+    assert (labels(tmp_path, "deep/a.jpg") == OBJECT).all()
+    Image.fromarray(~OBJECT).save(tmp_path / "a.png")  # its own name counts first
+    assert (labels(tmp_path, "a.jpg") == ~OBJECT).all()
+    with pytest.raises(ImageError, match=r"no ground truth for b\.jpg"):
+        labels(tmp_path, "b.jpg")
+
+
+def test_boxes_are_clipped_to_the_image(tmp_path: Path) -> None:
+    outside = ANNOTATION.replace("<xmin>1<", "<xmin>-4<").replace("<xmax>9<", "<xmax>30<")
+    (tmp_path / "a.XML").write_text(outside)
+    truth = read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+    assert truth == GroundTruth(boxes=((0, 1, 9, 6), (2, 1, 5, 4)))
+    record = Record("a", 0, tmp_path / "a.jpg", boxes=((-5, 2, 4, 99), (20, 0, 30, 5)))
+    assert read_record_truth(record, (6, 9)) == GroundTruth(boxes=((0, 2, 4, 6),))
+    (tmp_path / "a.XML").write_text(ANNOTATION.replace("<xmax>9<", "<xmax>1e999<"))
+    with pytest.raises(ImageError, match="cannot read annotation"):
+        read_truth(tmp_path, PurePath("a.jpg"), (6, 9))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_the_photograph(orientation: int, tmp_path: Path) -> None:
+    """As Pillow turns a picture of the box."""
+    box, stored = (2, 1, 5, 3), (6, 9)
+    drawn = np.zeros(stored, np.uint8)
+    drawn[box[1] : box[3], box[0] : box[2]] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(drawn).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    ys, xs = np.nonzero(upright)
+    expected = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert turn_box(box, stored, orientation) == expected
+    if orientation >= 5:  # the size of the others tells nothing
+        text = ANNOTATION[: ANNOTATION.index("<object>")]
+        text += "<object><name>dog</name><bndbox><xmin>3</xmin><ymin>2</ymin><xmax>5</xmax>"
+        (tmp_path / "a.xml").write_text(text + "<ymax>3</ymax></bndbox></object></annotation>")
+        (tmp_path / "m").mkdir()
+        (tmp_path / "a.xml").rename(tmp_path / "m" / "a.xml")
+        image_path = tmp_path / "a.png"
+        truth = read_truth(tmp_path / "m", PurePath("a.png"), upright.shape, source=image_path)
+        assert truth == GroundTruth(boxes=(expected,))
+        with pytest.raises(ImageError, match="is for 9 x 6 pixels"):
+            read_truth(tmp_path / "m", PurePath("a.png"), upright.shape)

@@ -1,5 +1,6 @@
 """Tests of decoding: every mode, EXIF, broken files, sizes."""
 
+import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from PIL import Image
 
 from gtacli.errors import UsageError
 from gtacli.images import decode as decoding
-from gtacli.images import sizes
+from gtacli.images import depth, sizes
 from gtacli.images.decode import ImageError, cover_size, decode, load, read_upright_size
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
@@ -216,7 +217,7 @@ def test_deep_gray_is_converted_in_bands(monkeypatch: pytest.MonkeyPatch, kind: 
     values = (np.random.default_rng(0).random((37, 21)) * 60_000).astype(kind)
     values[3, 4] = 0 if kind is np.uint16 else np.nan
     whole = np.asarray(sizes.to_upright_rgb(Image.fromarray(values)))
-    monkeypatch.setattr(sizes, "_BAND", 50)
+    monkeypatch.setattr(depth, "_VALUES_AT_ONCE", 50)
     assert (np.asarray(sizes.to_upright_rgb(Image.fromarray(values))) == whole).all()
 
 
@@ -267,3 +268,45 @@ def test_pillows_warnings_are_not_shown(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_upright_size(path) == (32, 32)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_last_bytes_is_read(
+    tmp_path: Path, make_image: Callable[..., Path], progressive: bool
+) -> None:
+    with Image.open(make_image(tmp_path / "whole.png", (200, 160))) as image:
+        image.convert("RGB").save(tmp_path / "whole.jpg", progressive=progressive, quality=90)
+    data = (tmp_path / "whole.jpg").read_bytes()
+    whole = np.asarray(decode(tmp_path / "whole.jpg"))
+    said: list[str] = []
+    (tmp_path / "short.jpg").write_bytes(data[:-2])
+    assert (np.asarray(decode(tmp_path / "short.jpg", tell=said.append)) == whole).all()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 9 // 10])
+    cut = np.asarray(decode(tmp_path / "cut.jpg", tell=said.append))
+    assert np.abs(cut[:100].astype(int) - whole[:100]).mean() < 8
+    assert [line.split(" lacks")[0] for line in said] == [
+        str(tmp_path / name) for name in ("short.jpg", "cut.jpg")
+    ]
+    (tmp_path / "head.jpg").write_bytes(data[: data.index(b"\xff\xda") + 20])
+    with pytest.raises(ImageError, match=r"head\.jpg: .*truncated"):
+        decode(tmp_path / "head.jpg")
+
+
+def test_heic_is_read_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    Image.new("RGB", (64, 48), RED).save(tmp_path / "x.heic", quality=95)
+    for opened in ("HEIF",):
+        monkeypatch.delitem(Image.OPEN, opened)
+        monkeypatch.setattr(Image, "ID", [one for one in Image.ID if one != opened])
+    assert np.abs(np.asarray(decode(tmp_path / "x.heic")).astype(int) - RED).max() < 12
+
+
+def test_heic_without_its_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "ID", [one for one in Image.ID if one != "HEIF"])
+    with pytest.raises(ImageError, match=r"x\.heic: HEIC needs a decoder \(pip install 'gtacli"):
+        decode(tmp_path / "x.heic")

@@ -8,21 +8,31 @@ too).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 from gtacli.images.decode import ImageError
-from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box
+from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box, turn_box
 from gtacli.runtime.regular import open_regular
 
 
-def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple[Box, ...]:
-    """Read the boxes of an annotation's objects, not of their parts.
+def read_boxes(
+    path: Path,
+    size: Size | None = None,
+    hard: bool = True,
+    orientation: Callable[[], int] = lambda: 1,
+) -> tuple[Box, ...]:
+    """Read the boxes of an annotation's objects, not of their parts, clipped to the image.
+
+    Tools that do not turn photographs (labelImg before 1.8) annotate the stored pixels: where the
+    annotation's size tells so, the boxes are turned as the photograph is.
 
     Args:
         path: the annotation.
-        size: expected (h, w) of the annotated image.
+        size: expected (h, w) of the annotated image, upright.
         hard: include objects that are marked truncated or difficult.
+        orientation: returns EXIF's orientation of the image, 1 to 8.
 
     Raises ImageError for a file that is missing, no VOC annotation, of an image of another size, or
     with a box without area or outside of its image.
@@ -39,12 +49,14 @@ def read_boxes(path: Path, size: Size | None = None, hard: bool = True) -> tuple
         raise ImageError(f"cannot read annotation {path}: {error}") from error
     if root.tag != "annotation":
         raise ImageError(f"{path} is not a VOC annotation")
-    if size is not None and annotated is not None and annotated != size:
+    if size is None or annotated is None or annotated == size:
+        return boxes
+    if annotated != size[::-1] or orientation() < 5:
         h, w = annotated
         raise ImageError(
             f"annotation {path} is for {w} x {h} pixels, its image has {size[1]} x {size[0]}"
         )
-    return boxes
+    return tuple(turn_box(box, annotated, orientation()) for box in boxes)
 
 
 def _is_hard(element: ElementTree.Element) -> bool:

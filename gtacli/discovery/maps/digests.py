@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gtacli.images.depth import reading
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
 
@@ -20,8 +21,11 @@ _MANY = 1 << 16  # new digests of a DigestSet after which its table is rebuilt
 
 
 def digest(data: bytes | mmap) -> bytes:
-    """Return the BLAKE2b digest, at about 1 GB per second; other threads can run meanwhile."""
-    return hashlib.blake2b(data, digest_size=SIZE).digest()
+    """Return the BLAKE2b digest, at about 1 GB per second; other threads can run meanwhile.
+
+    The same bytes read in another way (`gtacli.images.depth`) have another digest.
+    """
+    return hashlib.blake2b(data, digest_size=SIZE, key=reading().encode()).digest()
 
 
 def file_stamp(source: ImageFile) -> bytes | None:

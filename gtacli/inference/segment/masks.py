@@ -103,7 +103,7 @@ class MaskWriter:
         o, image = self.options, found.image
         if o.truth is not None:
             truth: GroundTruth | None = read_truth(
-                o.truth, image.below, found.size, image.result_stem
+                o.truth, image.below, found.size, image.result_stem, image.source
             )
         else:
             truth = None if image.record is None else read_record_truth(image.record, found.size)

@@ -127,7 +127,9 @@ class ImageScenes:
         pixels = F.pil_to_tensor(decode(image.source))
         size = pixels.shape[-2], pixels.shape[-1]
         if self.masks is not None:
-            truth: GroundTruth | None = read_truth(self.masks, image.below, size, image.result_stem)
+            truth: GroundTruth | None = read_truth(
+                self.masks, image.below, size, image.result_stem, image.source
+            )
         else:
             truth = None if image.record is None else read_record_truth(image.record, size)
         if truth is None or truth.labels is None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gtacli.data.base import Record
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.images.decode import ImageError, decode
+from gtacli.images.depth import reading
 from gtacli.inference.stream import Failure
 from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.fingerprint import fingerprint
@@ -253,7 +254,7 @@ def data_digest(records: Sequence[Record], threads: int | None = None) -> str:
 
     Size and time of a packed image are those of the file that holds it.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(reading().encode())
     # In threads, because every stat waits on a network file system.
     for lines in ahead(_stamps, chunks(records, 256), 64, threads):
         digest.update(lines)
