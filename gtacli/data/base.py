@@ -117,7 +117,8 @@ class LeftOut:
         listed = [f"{n:,} {suffix or 'without suffix'}" for suffix, n in self.suffixes.items()]
         more = f", {len(listed) - 5} more suffixes" if len(listed) > 5 else ""
         kinds = f" ({', '.join(listed[:5])}{more})" if self.kind == "files" else ""
-        return f"{count:,} {kind}{kinds}: {self.reason}, first {self.names[0]}"
+        names = ", ".join(self.names[: 5 if self.wrong else 1])
+        return f"{count:,} {kind}{kinds}: {self.reason}, first {names}"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,11 @@ def read_dataset(spec: str) -> ImageDataset:
     if is_table_spec(spec):
         return Csv().read(Path(spec))
     if os.path.exists(path):
-        raise GtaError(f"{path} is a file; give a folder, a table or the name of a dataset")
+        sheet = path.suffix.lower() in (".xlsx", ".xls", ".ods")
+        hint = (
+            "save the table as CSV" if sheet else "give a folder, a table or the name of a dataset"
+        )
+        raise GtaError(f"{path} is a file; {hint}")
     if columns and not known:
         raise GtaError(f"{tables} is no table (.csv, .tsv, .parquet)", option="columns")
     if named and (known or not _looks_like_path(named["name"])):

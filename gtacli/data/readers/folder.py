@@ -4,6 +4,7 @@ What is not read is listed in `ImageDataset.left_out`.
 """
 
 import logging
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,19 +62,19 @@ class _Notes:
     """A collection of what is left out, by kind and reason."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._found: dict[tuple[str, str, bool], list[str]] = {}
         self.passed: list[str] = []
 
     def add(self, kind: str, reason: str, paths: Iterable[Path], harmless: bool = False) -> None:
-        names = relative_keys(paths, self._root)
+        names = relative_keys(paths, self.root)
         if names:
             self._found.setdefault((kind, reason, harmless), []).extend(names)
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         found = [LeftOut(k, why, tuple(n), harmless=h) for (k, why, h), n in self._found.items()]
-        return (*found, *describe_passed(self.passed, self._root))
+        return (*found, *describe_passed(self.passed, self.root))
 
 
 def describe_passed(passed: list[str], root: Path) -> tuple[LeftOut, ...]:
@@ -108,7 +109,7 @@ def _read_splits(found: SplitFolders, notes: _Notes) -> dict[str, Images]:
     }
     if not by_split or "train" in loose:
         folder = loose.get("train") or next(iter(loose.values()))
-        raise GtaError(f"folder {folder} {_state(folder)}: {_LAYOUT}")
+        raise _no_classes(folder, notes.root)
     classes = {name for by_class in by_split.values() for name in by_class}
     tables = [*list_tables(found.root)]
     for split, folder in loose.items():
@@ -150,14 +151,17 @@ def _read_classes(folder: Path, notes: _Notes) -> Images:
     content = list_folder(folder)
     notes.passed += content.others
     if not content.folders:
-        raise GtaError(f"folder {folder} {_state(folder)}: {_LAYOUT}")
+        raise _no_classes(folder, notes.root)
     notes.add("images", "beside the class folders", content.images)
     found = {one.name: find_images(one, notes.passed) for one in content.folders}
     empty = [one for one in content.folders if not found[one.name]]
     notes.add("folders", "there is no image in it", empty)
     filled = {one: found[one.name] for one in content.folders if found[one.name]}
+    if not filled and content.images:
+        raise _no_classes(folder, notes.root)
     _warn_of_inner_classes(filled)
-    return {one.name: images for one, images in filled.items()}
+    # Composed accents, as macOS writes them apart in one part and Linux together in the other.
+    return {unicodedata.normalize("NFC", one.name): images for one, images in filled.items()}
 
 
 def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
@@ -180,8 +184,10 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _state(folder: Path) -> str:
-    return "holds images but no class folder" if list_folder(folder).images else "is empty"
+def _no_classes(folder: Path, root: Path) -> GtaError:
+    state = "holds images but no class folder" if list_folder(folder).images else "is empty"
+    hint = _suggest_table(folder) or _suggest_table(root)
+    return GtaError(f"folder {folder} {state}: {hint or _LAYOUT}")
 
 
 def _suggest_table(root: Path) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gtacli.data.readers.table_columns import is_label
 from gtacli.data.readers.table_file import Row, is_table, read_head, read_rows
 from gtacli.errors import GtaError
 from gtacli.images.find import list_folder
@@ -72,10 +73,14 @@ def _find_columns(
     width = max((len(row.cells) for row in rows), default=0)
     named = [sum(_image(row, c, images) is not None for row in rows) for c in range(width)]
     labeled = [sum(_word(row, c) in classes for row in rows) for c in range(width)]
-    if not named or not max(named) or not max(labeled):
+    if width < 2 or not max(named) or not max(labeled):
         return None
-    image, label = named.index(max(named)), labeled.index(max(labeled))
-    return (image, label) if image != label else None
+    image = named.index(max(named))
+    best = max(labeled[:image] + labeled[image + 1 :])
+    labels = [c for c, count in enumerate(labeled) if count == best and c != image]
+    if len(labels) > 1:  # a box's corners may have the numbers of classes
+        labels = [c for c in labels if c < len(rows[0].cells) and is_label(rows[0].cells[c])]
+    return (image, labels[0]) if len(labels) == 1 else None
 
 
 def _label(

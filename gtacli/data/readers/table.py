@@ -13,6 +13,8 @@ counts as often as it is listed; its images are held out together.
 
 import logging
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,14 +32,16 @@ from gtacli.data.base import (
     Record,
     split_in_name,
 )
-from gtacli.data.readers.table_columns import NAMES, Columns, choose_columns, parse_columns
-from gtacli.data.readers.table_file import read_head, read_rows
+from gtacli.data.readers.split_folders import has_class_folders
+from gtacli.data.readers.table_columns import Columns, choose_columns, is_header, parse_columns
+from gtacli.data.readers.table_file import is_text, read_head, read_rows
 from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
-from gtacli.images.find import has_images, list_subfolders
+from gtacli.images.find import list_folder, list_subfolders
 
 log = logging.getLogger(__name__)
-_FILES = (".csv", ".tsv", ".parquet")
+_FILES = (".csv", ".tsv", ".jsonl", ".parquet")
+_WHOLE = re.compile(r"\d+\.0+")
 _REPEATED = "listed before, and counted once outside of training"
 
 
@@ -71,21 +75,21 @@ def has_tables(folder: Path) -> bool:
 
     These are `train.csv`, or `metadata.csv` in it or in the folders of its splits.
     """
-    train = folder / "train"
-    if train.is_dir() and any(map(has_images, list_subfolders(train))):
-        return False
+    for one in list_subfolders(folder):
+        if SPLIT_NAMES.get(one.name.lower()) == "train" and has_class_folders(one):
+            return False
     try:
         tables = _sources(folder)
+        stems = [table.stem.lower() for table in tables]
+        trains = any(SPLIT_NAMES.get(stem, "train") == "train" for stem in stems)
+        return trains and any(_has_header(table) for table in tables)
     except GtaError:
         return False
-    return any(_has_header(table) for table in tables)
 
 
 def _has_header(table: Path) -> bool:
-    rows = [*islice(read_rows(table), 1)] if table.suffix == ".parquet" else read_head(table)
-    header = rows[0].cells if rows else []
-    names = {cell.lower().replace("_", "").replace(" ", "") for cell in header}
-    return not names.isdisjoint(NAMES["image"]) and not names.isdisjoint(NAMES["label"])
+    rows = read_head(table) if is_text(table) else read_rows(table)
+    return bool(rows) and is_header(rows[0].cells)
 
 
 class Csv(DatasetReader):
@@ -167,9 +171,11 @@ def _sources(root: Path) -> list[Path]:
 
 
 def _named(folder: Path, stems: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder's tables of these names, in any case, one of each name."""
+    files = {file.lower(): Path(file) for file in list_folder(folder).others}
     for stem in stems:
-        paths = (folder / f"{stem}{suffix}" for suffix in _FILES)
-        yield from islice((path for path in paths if path.is_file()), 1)
+        paths = (files.get(os.path.join(folder, stem + suffix).lower()) for suffix in _FILES)
+        yield from islice((path for path in paths if path is not None), 1)
 
 
 def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _Table:
@@ -177,6 +183,8 @@ def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _T
     finder = ImageFinder(source.parent)
     columns = choose_columns(source, rows, named, finder.exists, needs_label)
     found = [_read_row(source, row.line, row.cells, columns) for row in rows[columns.header :]]
+    if all(_WHOLE.fullmatch(row.label) for row in found if row.label):  # of a column with gaps
+        found = [row._replace(label=row.label.partition(".")[0]) for row in found]
     if not found:
         raise GtaError(f"{source} has no row below its header")
     whole = [row for row in found if row.image and (row.label or not needs_label)]
@@ -206,15 +214,15 @@ def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -
             raise GtaError(
                 f"{source}, line {line}: split must be train, val or test, got '{given}'"
             )
-    return TableRow(
-        source, line, cell(columns.image), cell(columns.label), split, cell(columns.mask)
-    )
+    label = columns.one_hot.name(cells) if columns.one_hot else cell(columns.label)
+    label = unicodedata.normalize("NFC", label)
+    return TableRow(source, line, cell(columns.image), label, split, cell(columns.mask))
 
 
 def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
     """Return the split of a table's rows without one, or the splits by first folder."""
     name = table.source
-    named = split_in_name(name.parent.name if name.stem == "metadata" else name.stem)
+    named = split_in_name(name.parent.name if name.stem.lower() == "metadata" else name.stem)
     if not single:
         return named
     first = {row.image.replace("\\", "/").partition("/")[0] for row in table.rows}

@@ -41,12 +41,25 @@ TRIED = 50
 """Rows that are looked up on disk to find the column of images."""
 
 
+class OneHot(NamedTuple):
+    """Columns of which each row has a one in that of its class, as in the ISIC challenges."""
+
+    columns: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def name(self, cells: Sequence[str]) -> str:
+        """Return the class of a row; "" if it has none or several."""
+        found = [n for c, n in zip(self.columns, self.names, strict=True) if _is_one(cells, c)]
+        return found[0] if len(found) == 1 else ""
+
+
 class Columns(NamedTuple):
     """The columns of a table, counted from 0; None: there is none.
 
     Attributes:
         splits: the split that each value of the split column stands for.
         header: whether the first row holds the names.
+        one_hot: columns of the classes, instead of one of labels.
     """
 
     image: int
@@ -55,6 +68,7 @@ class Columns(NamedTuple):
     mask: int | None
     splits: Mapping[str, str]
     header: bool
+    one_hot: OneHot | None = None
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -90,20 +104,38 @@ def choose_columns(
     """
     if not rows:
         raise GtaError(f"{source}: no column of images in its header (found an empty file)")
-    names = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in rows[0].cells]
+    names = [_plain(cell) for cell in rows[0].cells]
     given = {role: _find_named(source, rows[0].cells, names, name) for role, name in named.items()}
     image = given.get("image", _find_image(names, rows, exists))
     if image is None:
         return _without_header(source, rows, given, exists, needs_label)
     header = not (image in given.values() and _has(rows[0], image, exists))
     label = given.get("label", _find(names, "label", taken=image))
-    if label is None and needs_label:
-        raise _unknown(source, rows[0], "labels", "label")
+    one_hot = None if label is not None else _find_one_hot(rows, image)
+    if label is None and one_hot is None and needs_label:
+        raise _unknown(source, rows[0], "labels")
     split, splits = _find_split(source, names, rows[header:], given.get("split"))
     mask = given.get("mask", _find(names, "mask", taken=image))
-    found = Columns(image, label if needs_label else None, split, mask, splits, header)
+    if not needs_label:
+        label = one_hot = None
+    found = Columns(image, label, split, mask, splits, header, one_hot)
     _log_choice(source, rows[0].cells, names, found)
     return found
+
+
+def is_label(name: str) -> bool:
+    """Return whether a column of this name usually has labels."""
+    return _plain(name) in NAMES["label"]
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Return whether the first row of a table names a column of images and one of labels."""
+    names = {_plain(cell) for cell in cells}
+    return not names.isdisjoint(NAMES["image"]) and not names.isdisjoint(NAMES["label"])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _find_named(source: Path, header: Sequence[str], names: Sequence[str], name: str) -> int:
@@ -135,6 +167,31 @@ def _find_image(
             if any(_has(row, column, exists) for row in rows[1 : 1 + TRIED]):
                 return column
     return columns[0] if columns else None
+
+
+def _find_one_hot(rows: Sequence[Row], image: int) -> OneHot | None:
+    """Return the columns of zeros and ones, if nine rows of ten have a single one."""
+    width = len(rows[0].cells)
+    binary = tuple(
+        column
+        for column in range(width)
+        if column != image
+        and len(rows) > 1
+        and all(_number(row.cells, column) in ("0", "1") for row in rows[1:])
+    )
+    if len(binary) < 2:
+        return None
+    found = OneHot(binary, tuple(rows[0].cells[column] for column in binary))
+    named = sum(found.name(row.cells) != "" for row in rows[1:])
+    return found if named * 10 >= 9 * (len(rows) - 1) else None
+
+
+def _number(cells: Sequence[str], column: int) -> str:
+    return cells[column].removesuffix(".0") if column < len(cells) else ""
+
+
+def _is_one(cells: Sequence[str], column: int) -> bool:
+    return _number(cells, column) == "1"
 
 
 def _has(row: Row, column: int, exists: Callable[[str], bool]) -> bool:
@@ -197,7 +254,7 @@ def _without_header(
     width = len(rows[0].cells)
     image = next((i for i in range(width) if _has(rows[0], i, exists)), None)
     if image is None:
-        raise _unknown(source, rows[0], "images", "image")
+        raise _unknown(source, rows[0], "images")
     split, splits = given.get("split"), dict[str, str]()
     for column in range(width):
         values = _values(rows, column)
@@ -224,7 +281,7 @@ def _counts_rows(cells: Sequence[Sequence[str]]) -> bool:
     return len(numbers) == len(cells) == len(set(numbers))
 
 
-def _unknown(source: Path, header: Row, what: str, role: str) -> GtaError:
+def _unknown(source: Path, header: Row, what: str) -> GtaError:
     found = ", ".join(header.cells)
     return GtaError(
         f"{source}: no column of {what} in its header (found {found}); name it, as in "
@@ -237,6 +294,8 @@ def _log_choice(source: Path, header: Sequence[str], names: Sequence[str], found
     """Log the columns, unless they are called `path` and `label`."""
     chosen = {"images": found.image, "labels": found.label, "splits": found.split}
     used = {what: column for what, column in chosen.items() if column is not None}
+    if found.one_hot:
+        log.info("%s: a column for each of the classes %s", source, ", ".join(found.one_hot.names))
     if found.header and {names[c] for c in used.values()} - {"path", "label", "split"}:
         said = ", ".join(f"{what} from '{header[column]}'" for what, column in used.items())
         log.info("%s: %s", source, said)

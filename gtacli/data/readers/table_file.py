@@ -1,7 +1,8 @@
 """Files of tables as rows of cells: text in any usual encoding and separator, or Parquet.
 
-Text is UTF-8, or UTF-16 and UTF-32 with a byte order mark. Other text is GB 18030 where all its
-other bytes come in pairs, as Chinese characters do, else Windows-1252; the log says so.
+Text is UTF-8, or UTF-16 and UTF-32 with a byte order mark. Other text is guessed by how its other
+bytes follow each other, and the log says as what it is read: pairs are Chinese (GB 18030) or
+Japanese (Shift JIS), long runs Cyrillic (Windows-1251), single ones Western (Windows-1252).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 
 from gtacli.errors import GtaError
 from gtacli.runtime.regular import open_regular, read_regular
+from gtacli.runtime.strict_json import parse_json
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 SAMPLE = 1 << 16
 """Characters from which the separator is chosen."""
 _MARKS = (
@@ -29,6 +31,13 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_GUESSED = {
+    "cp1252": "Windows-1252",
+    "gb18030": "GB 18030",
+    "cp932": "Shift JIS",
+    "cp1251": "Windows-1251",
+}
+"""Names of guessed encodings."""
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
@@ -45,6 +54,11 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_text(path: Path) -> bool:
+    """Return whether a table's beginning can be read by itself."""
+    return path.suffix.lower() not in (".parquet", ".jsonl")
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read all rows that are not empty, the header too. Raises GtaError."""
     if path.suffix.lower() == ".parquet":
@@ -53,11 +67,15 @@ def read_rows(path: Path) -> list[Row]:
         text = decode_text(read_regular(path), path)
     except OSError as error:
         raise GtaError(f"cannot read {path}: {error.strerror}") from error
+    if path.suffix.lower() == ".jsonl":
+        return list(_parse_json(text, path))
     return parse_rows(text, path)
 
 
 def read_head(path: Path) -> list[Row]:
     """Read some of the first rows of a text; none if it is no table."""
+    if not is_text(path):
+        return []
     try:
         with open_regular(path) as file:
             data = file.read(SAMPLE)
@@ -77,9 +95,8 @@ def decode_text(data: bytes, path: Path) -> str:
     if _CONTROL.search(text[:SAMPLE]):
         hint = "; save it as CSV" if data.startswith((b"PK", b"\xd0\xcf")) else ""
         raise GtaError(f"{path} is not a readable table: it is not text{hint}")
-    if encoding in ("gb18030", "cp1252"):
-        name = {"gb18030": "GB 18030", "cp1252": "Windows-1252"}[encoding]
-        log.info("%s is not UTF-8, it is read as %s", path, name)
+    if encoding in _GUESSED:
+        log.info("%s is not UTF-8, it is read as %s", path, _GUESSED[encoding])
     return text
 
 
@@ -91,14 +108,26 @@ def guess_encoding(data: bytes) -> str | None:
     zeros = data[:SAMPLE].count(0)
     if zeros > len(data[:SAMPLE]) // 4:  # ASCII characters of two bytes, without a mark
         return "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
-    paired = all(len(run) % 2 == 0 for run in _HIGH.findall(data))
-    for encoding in ("utf-8", *(("gb18030",) if paired else ()), "cp1252", "gb18030"):
+    for encoding in ("utf-8", *_by_runs(_HIGH.findall(data)), *_GUESSED):
         try:
             data.decode(encoding)
         except UnicodeDecodeError:
             continue
         return encoding
     return None
+
+
+def _by_runs(runs: list[bytes]) -> Iterator[str]:
+    """Yield the likely encodings of a text by its runs of bytes above ASCII."""
+    firsts = [byte for run in runs for byte in run[::2]]
+    # Shift JIS begins hiragana and katakana with 0x82 and 0x83, quotation marks and f elsewhere.
+    if sum(byte in (0x82, 0x83) for byte in firsts) * 4 > len(firsts):
+        yield "cp932"
+    # GB 2312 begins characters with 0xB0 and above.
+    paired = all(len(run) % 2 == 0 for run in runs)
+    if paired and sum(byte >= 0xB0 for byte in firsts) * 2 > len(firsts):
+        yield "gb18030"
+    yield "cp1251" if max(map(len, runs), default=0) > 3 else "cp1252"
 
 
 def parse_rows(text: str, path: Path) -> list[Row]:
@@ -143,6 +172,26 @@ def _find_separator(sample: str, path: Path) -> str:
         if (equal, widths[0]) > most:
             best, most = separator, (equal, widths[0])
     return best
+
+
+def _parse_json(text: str, path: Path) -> Iterator[Row]:
+    """Yield the names that all objects have together, then the values of each object."""
+    objects: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = parse_json(line)
+        except ValueError as error:
+            raise GtaError(f"{path}, line {number}: {error}") from error
+        if not isinstance(found, dict):
+            raise GtaError(f"{path}, line {number}: not an object")
+        objects.append((number, found))
+    names = list(dict.fromkeys(name for _, found in objects for name in found))
+    yield Row(1, names)
+    for number, found in objects:
+        cells = [found.get(name) for name in names]
+        yield Row(number, ["" if cell is None else str(cell).strip() for cell in cells])
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,14 +95,19 @@ class ImageFinder:
         return [
             one
             for one in self._index.get(parts[-1], ())
-            if ("/" + (os.path.splitext(one)[0] if by_stem else one).lower()).endswith(end)
+            if _fold("/" + (os.path.splitext(one)[0] if by_stem else one)).endswith(end)
         ]
 
 
 def _parts(cell: str) -> list[str]:
     """Return the parts of a path of any system, in lower case, without drive, root and dots."""
-    text = re.sub(r"^[a-z]:", "", cell.replace("\\", "/").lower())
+    text = re.sub(r"^[a-z]:", "", _fold(cell.replace("\\", "/")))
     return [part for part in text.split("/") if part not in ("", ".")]
+
+
+def _fold(text: str) -> str:
+    """Return a name in lower case, its accents composed: macOS takes them apart."""
+    return unicodedata.normalize("NFC", text).lower()
 
 
 def _folder_split(path: str) -> str | None:
@@ -116,7 +122,7 @@ def _make_index(folder: Path) -> dict[str, list[str]]:
     for path in list_image_paths(folder):
         relative = path[start:] if str(folder) != os.curdir else path
         relative = relative.replace(os.sep, "/")
-        name = relative.rpartition("/")[2].lower()
+        name = _fold(relative.rpartition("/")[2])
         for key in {name, os.path.splitext(name)[0]}:
             index[key].append(relative)
     return index

@@ -233,3 +233,30 @@ def test_loose_splits_without_labels(tmp_path: Path, make_folder: MakeFolder) ->
     """A class named test is a guess that must not bring test images into pre-training."""
     make_folder(tmp_path, ["images_train/1.png", "images_test/2.png"])
     assert [r.key for r in load_images(str(tmp_path))["train"]] == ["images_train/1.png"]
+
+
+def test_boxes_are_no_labels(tmp_path: Path, make_folder: MakeFolder) -> None:
+    """GTSRB: the corners of boxes are numbers of classes, too."""
+    make_folder(tmp_path, [*files("Train/", "56"), "Test/1.png", "Test/2.png"])
+    table = tmp_path / "Test.csv"
+    table.write_text("Width,Roi.X1,ClassId,Path\n53,5,6,Test/1.png\n42,6,5,Test/2.png\n")
+    data = load_dataset(str(tmp_path))
+    found = {record.key: data.classes[record.label] for record in data["test"]}
+    assert found == {"Test/1.png": "6", "Test/2.png": "5"}
+    table.write_text("Width,Roi.X1,Number,Path\n53,5,6,Test/1.png\n42,6,5,Test/2.png\n")
+    assert shape(load_dataset(str(tmp_path))) == {"train": {"5": 2, "6": 2}}
+
+
+def test_a_loose_folder_with_a_table_names_the_table(
+    tmp_path: Path, make_folder: MakeFolder
+) -> None:
+    make_folder(tmp_path, ["train/1.png", "test/2.png"])
+    (tmp_path / "labels.csv").write_text("id,breed\n1,x\n")
+    with pytest.raises(GtaError, match=r"train holds images .*: did you mean .*labels\.csv\?"):
+        load_dataset(str(tmp_path))
+
+
+def test_accents_of_macos(tmp_path: Path, make_folder: MakeFolder) -> None:
+    """A class is the same with its accents apart."""
+    make_folder(tmp_path, ["train/M\u00f6we/1.png", "train/b/1.png", "val/Mo\u0308we/1.png"])
+    assert load_dataset(str(tmp_path)).classes == ("M\u00f6we", "b")

@@ -77,6 +77,8 @@ def test_separators_and_encodings(
         ("cp1252", ("Größe", "naïve")),
         ("gb18030", ("海鸥", "绿啄木鸟")),
         ("gbk", ("A型海鸥", "啄木鸟 2")),
+        ("cp932", ("かもめ", "オオアカゲラ")),
+        ("cp1251", ("чайка", "дятел")),
     ],
 )
 def test_texts_that_are_not_utf8(
@@ -90,7 +92,7 @@ def test_texts_that_are_not_utf8(
 
 
 def test_an_unknown_encoding_is_none() -> None:
-    assert guess_encoding(b"a,b\n\x81\xff\x81\x81\n") is None
+    assert guess_encoding(b"a,b\n\x98\x81\x98,c\n") is None
 
 
 def test_a_tsv_and_a_line_of_excel(root: Path) -> None:
@@ -324,3 +326,63 @@ def test_parquet_without_pyarrow(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     (root / "set.parquet").write_bytes(b"PAR1")
     with pytest.raises(GtaError, match=r"pip install 'gtacli\[parquet\]'"):
         load_dataset(str(root / "set.parquet"))
+
+
+def test_json_lines(root: Path) -> None:
+    lines = [f'{{"file_name": "{path}", "label": "{label}"}}' for path, label, _ in rows()]
+    table = root / "metadata.jsonl"
+    table.write_text("\n".join([*lines, ""]))
+    assert parts(load_dataset(str(table))) == expected(["train"] * 4)
+    table.write_text("\n".join([*lines, "[1]"]))
+    with pytest.raises(GtaError, match="line 5: not an object"):
+        load_dataset(str(table))
+
+
+def test_a_column_for_each_class(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ISIC's ground truth. A row with two classes has no label."""
+    caplog.set_level(logging.INFO)
+    more = [(f"img/a{i}", "1.0", "0.0") for i in (1, 2)] * 5
+    lines = [*more, ("img/b1", "0.0", "1.0"), ("img/b2", "1.0", "1.0")]
+    data = load_dataset(str(write(root / "set.csv", [("image", "MEL", "NV"), *lines])))
+    assert data.classes == ("MEL", "NV")
+    assert [r.label for r in data["train"] if r.first is None] == [0, 0, 1]
+    assert [one.names for one in data.left_out] == [("line 13",)]
+    assert "a column for each of the classes MEL, NV" in caplog.text
+
+
+def test_numbers_of_a_column_with_gaps(root: Path) -> None:
+    """Pandas writes whole numbers as 1.0 where a value is missing."""
+    lines = [(path, f"{number}.0") for path, number in zip(NAMES, (2, 10, 10, 2), strict=True)]
+    data = load_dataset(str(write(root / "set.csv", [("path", "label"), *lines])))
+    assert data.classes == ("2", "10")
+
+
+def test_accents_of_macos(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    """File names have accents apart there, tables have them composed."""
+    make_folder(tmp_path, ["a/Mo\u0308we.png", "a/b.png"])
+    table = write(tmp_path / "set.csv", [("id", "label"), ("M\u00f6we", "x"), ("b", "y")])
+    assert [r.key for r in load_dataset(str(table))["train"]] == ["a/Mo\u0308we.png", "a/b.png"]
+
+
+def test_tables_of_a_folder_in_any_case(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    make_folder(tmp_path, ["Train/1.png", "Train/2.png", "Test/1.png"])
+    write(tmp_path / "Train.csv", [("Path", "ClassId"), ("Train/1.png", "0"), ("Train/2.png", "1")])
+    write(tmp_path / "Test.csv", [("Path", "ClassId"), ("Test/1.png", "1")])
+    assert parts(load_dataset(str(tmp_path))) == {
+        "train": [("Train/1.png", "0"), ("Train/2.png", "1")],
+        "test": [("Test/1.png", "1")],
+    }
+
+
+def test_a_table_of_test_images_alone_does_not_hide_class_folders(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, ["a/1.png", "b/1.png"])
+    write(tmp_path / "test.csv", [("id", "label"), ("1", "a")])
+    assert load_dataset(str(tmp_path)).classes == ("a", "b")
+
+
+def test_spreadsheets_are_named(tmp_path: Path) -> None:
+    (tmp_path / "birds.xlsx").write_bytes(b"PK")
+    with pytest.raises(GtaError, match=r"birds\.xlsx is a file; save the table as CSV"):
+        load_dataset(str(tmp_path / "birds.xlsx"))
