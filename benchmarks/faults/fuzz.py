@@ -135,8 +135,18 @@ def child(name: str, folder: Path, numbers: range, pipe: int) -> None:
         memory = peak() - before
         if memory > MEGABYTES:
             result, detail = "memory", f"{memory:.0f} MB"
+        if result not in ("accepted", "refused"):
+            keep(folder, name, number)
         tell("end", number, result, detail, round(memory, 1))
     os._exit(0)
+
+
+def keep(folder: Path, name: str, number: int) -> Path:
+    """Copy an input to WORK/found."""
+    place = folder.parent / "found" / name / str(number)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder, place, symlinks=True, ignore=shutil.ignore_patterns("fixed*"))
+    return place
 
 
 def events(pid: int, reader: int) -> Iterator[list[Any]]:
@@ -159,7 +169,7 @@ def fuzz_block(name: str, numbers: range, work: Path) -> dict[str, Any]:
     totals: Counter[str] = Counter()
     defects: dict[str, int] = {}
     slowest = most = 0.0
-    first = numbers.start
+    first, started = numbers.start, time.monotonic()
     while first < numbers.stop:
         folder = work / f"case-{name}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -194,6 +204,7 @@ def fuzz_block(name: str, numbers: range, work: Path) -> dict[str, Any]:
     return {
         "inputs": len(numbers),
         "totals": dict(totals),
+        "seconds": round(time.monotonic() - started, 1),
         "slowest_seconds": round(slowest, 2),
         "most_mb": most,
         "defects": [f"{key} ({count} inputs)" for key, count in defects.items()],
@@ -217,10 +228,11 @@ def note(
     defects[key] = defects.get(key, 0) + 1
     if defects[key] == 1:
         place = work / "found" / name / str(number)
-        shutil.rmtree(place, ignore_errors=True)
-        ignored = shutil.ignore_patterns("fixed*")
-        shutil.copytree(work / f"case-{name}", place, symlinks=True, ignore=ignored)
+        if result in ("hang", "died"):  # of a process that cannot keep it
+            keep(work / f"case-{name}", name, number)
         (place / "detail.txt").write_text(f"{result}: {detail}\n")
+    else:
+        shutil.rmtree(work / "found" / name / str(number), ignore_errors=True)
 
 
 def run(work: Path, records: Records, inputs: int, names: list[str]) -> None:

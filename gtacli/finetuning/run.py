@@ -23,13 +23,21 @@ from gtacli.finetuning.results import (
     SearchResult,
     ValidationAttention,
 )
-from gtacli.finetuning.search import SEARCH_FILE, choices, report, require_search, search
+from gtacli.finetuning.search import (
+    SEARCH_FILE,
+    choices,
+    read_search,
+    report,
+    require_search,
+    search,
+)
 from gtacli.finetuning.source_average import Averaged
 from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.batch_parts import fit_batch
 from gtacli.training.loop import Observer, SilentObserver
+from gtacli.training.record import read_record
 from gtacli.training.session import Session, check_origin, open_session
 from gtacli.training.state import Progress, read_progress
 
@@ -89,7 +97,7 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     if dry_run:  # one epoch of each kind
         config = config.model_copy(update={"freeze_epochs": min(config.freeze_epochs, 1)})
     if config.resume is not None:
-        config = with_recorded_epochs(config, run.read_json("run.json"))
+        config = with_recorded_epochs(config, read_record(run))
     job = prepare(config, processes=processes)
     config = job.config
     session.observer.epochs = job.epochs
@@ -186,7 +194,7 @@ def _choose_strength(
     """
     if config.resume is not None and run.has(SEARCH_FILE):
         run.remove("search")  # should the run have ended just before this
-        return cast(SearchResult, run.read_json(SEARCH_FILE))
+        return read_search(run)
 
     def train(lam: float, folder: RunFolder, stop: int) -> list[dict[str, Any]]:
         candidate = config.model_copy(update={"lam": lam})
@@ -194,7 +202,7 @@ def _choose_strength(
         state = None
         if folder.has_state():
             state = folder.read_state()
-            recorded = run.read_json("run.json")["config"]
+            recorded = read_record(run)["config"]
             check_origin(state.get("origin"), run, recorded, job.split.to_json())
         return run_phase(job, folder, SilentObserver(), Progress(), state, dry_run, stop).rows
 

@@ -18,9 +18,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, cast
 
-from gtacli.errors import Interrupted, RunError, UsageError
+from pydantic import Field, ValidationError
+
+from gtacli.config.base import StrictModel
+from gtacli.errors import GtaError, Interrupted, RunError, UsageError
 from gtacli.finetuning.results import SearchResult
 from gtacli.registry import REGULARIZERS
 from gtacli.runtime.run_folder import RunFolder
@@ -88,6 +91,26 @@ def require_search(
     else:
         return
     raise UsageError(f"auto: {text}", option="lam")
+
+
+class _SavedSearch(StrictModel):
+    """The content of search.json, see `SearchResult`."""
+
+    chosen: Annotated[float, Field(ge=0)]
+    scores: dict[str, list[float | None]]
+    epochs: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+
+
+def read_search(run: RunFolder) -> SearchResult:
+    """Return the result of a search that has ended. Raises GtaError for a file of other content."""
+    value = run.read_json(SEARCH_FILE)
+    try:
+        _SavedSearch.model_validate(value)
+    except ValidationError:
+        text = f"{run.path / SEARCH_FILE} is damaged: it is no result of a search"
+        raise GtaError(text, option="resume") from None
+    return cast(SearchResult, value)
 
 
 def search(

@@ -25,6 +25,7 @@ from gtacli.runtime.secrets import MASK, mask_values
 from gtacli.training.job import TrainingJob
 from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, SilentObserver
+from gtacli.training.record import read_record
 from gtacli.training.results import RunCosts
 from gtacli.training.state import Progress
 
@@ -123,9 +124,9 @@ class Session(Generic[Config]):
             run.write_json("run.json", record)
             run.write_json("split.json", split)
         else:
-            before = run.read_json("run.json")
+            before = read_record(run)
             for option in inputs:
-                if before[option]["fingerprint"] != record[option]["fingerprint"]:
+                if _fingerprint(before, option) != record[option]["fingerprint"]:
                     path = getattr(config, option)
                     text = f"`{option}` {path} has changed since the run began"
                     raise GtaError(text, option="resume")
@@ -249,10 +250,10 @@ def resumed_config(config: Config, command: str) -> Config:
     if folder.is_unused():
         text = f"{run} has no record of a run; start it by its own command"
         raise UsageError(text, option="resume")
-    recorded = folder.read_json("run.json")
-    if recorded.get("command") != command or "data" not in recorded:
+    recorded = read_record(folder, command)
+    if recorded.get("command") != command:
         raise UsageError(f"{run} is not a run of gta {command}", option="resume")
-    values = {**config.before, **recorded.get("config", {})}
+    values = {**config.before, **recorded["config"]}
     before = build(type(config), values, source=f"{run}/run.json")
     if config.out is not None and config.out != run:
         raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
@@ -307,6 +308,12 @@ def _describe_images(dataset: ImageDataset) -> dict[str, str]:
     return {"content": content_fingerprint(dataset), "times": time_fingerprint(dataset)}
 
 
+def _fingerprint(record: Mapping[str, Any], option: str) -> str | None:
+    """Return the fingerprint of an input in a record; None if it has none."""
+    part = record.get(option)
+    return part.get("fingerprint") if isinstance(part, dict) else None
+
+
 def _check_images(
     before: Mapping[str, Any], now: Mapping[str, Any], config: Any, sampled: bool
 ) -> None:
@@ -316,12 +323,12 @@ def _check_images(
         before, now: the dataset in the record of the run, and as it is.
         sampled: there are images whose bytes are not compared; a change of times is named.
     """
-    if "content" not in before:  # of an earlier version
+    if before.get("content") is None:  # of an earlier version
         return
     if before["content"] != now["content"]:
         text = f"`data` {config.data} has changed since the run began: images with other content"
         raise GtaError(text, option="resume")
-    if sampled and before["times"] != now["times"]:
+    if sampled and before.get("times") != now["times"]:
         log.warning(
             "images of `data` %s have other times than when the run began; they have the same "
             "sizes, and the content of those that were compared is the same",

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from gtacli.config.base import StrictModel, first_problem
+from gtacli.config.base import ModelT, StrictModel, first_problem
 from gtacli.errors import GtaError
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
@@ -75,6 +75,14 @@ class Progress:
 Count = Annotated[int, Field(ge=0)]
 
 
+class _SavedChoice(StrictModel):
+    """The epoch that a refit trains to; the score and the average that were best."""
+
+    best_epoch: Count
+    val_top1: float | None
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class _SavedProgress(StrictModel):
     """The fields of `Progress` as a state holds them, beside rows and totals."""
 
@@ -85,7 +93,27 @@ class _SavedProgress(StrictModel):
     images: Count
     best_epoch: Count | None
     best_score: float | None
-    chosen: dict[str, Any] | None
+    chosen: _SavedChoice | None
+
+
+class _SavedAttention(StrictModel):
+    """The entries of an epoch's tracked attention that the summary reads."""
+
+    model_config = ConfigDict(extra="allow")
+
+    inside: Annotated[list[float | None], Field(min_length=1)] | None
+    area: float | None
+
+
+class _SavedRow(StrictModel):
+    """The entries of an earlier epoch that a run reads; metrics may not be finite."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    epoch: Count
+    images_per_second: Annotated[float, Field(ge=0)]
+    val_top1: float | None = None
+    attention: _SavedAttention | None = None
 
 
 def get_state(
@@ -143,19 +171,22 @@ def read_progress(state: Mapping[str, Any]) -> Progress:
     """
     with _fitting():
         rows = parse_json(state["rows"], nonfinite=True)
-        if not (isinstance(rows, list) and all(_is_row(row) for row in rows)):
+        if not isinstance(rows, list):
             raise ValueError("its `rows` are no metrics of epochs")
-        try:
-            saved = _SavedProgress.model_validate(state["progress"])
-        except ValidationError as error:
-            problem = first_problem(error, _SavedProgress.model_fields)
-            name = ".".join(("progress", *problem.path))
-            raise ValueError(f"its `{name}` {problem.text}") from None
-        return Progress(**saved.model_dump(), rows=rows)
+        for row in rows:
+            _check(_SavedRow, row, "rows")
+        saved = _check(_SavedProgress, state["progress"], "progress")
+        return Progress(**saved.model_dump(exclude_unset=True), rows=rows)
 
 
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("epoch"), int)
+def _check(model: type[ModelT], value: Any, name: str) -> ModelT:
+    """Return a value in a model. Raises ValueError that names the entry."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = first_problem(error, model.model_fields)
+        path = ".".join((name, *problem.path))
+        raise ValueError(f"its `{path}` {problem.text}") from None
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import torch
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import GtaError
 from gtacli.finetuning.run import finetune
+from gtacli.finetuning.search import SEARCH_FILE, read_search
+from gtacli.runtime.run_folder import RunFolder
 from gtacli.runtime.state_file import read_state_file, write_state_file
 
 Make = Callable[..., FinetuneConfig]
@@ -53,7 +55,23 @@ CHANGES: list[tuple[Callable[[State], object], str]] = [
     (put("rows", 7), "it holds values of other types"),
     (put("rows", "[1"), "it is not JSON"),
     (put("rows", "[" * 10_000 + "]" * 10_000), "nested"),
-    (put("rows", json.dumps([{"epoch": "one"}])), "its `rows` are no metrics"),
+    (put("rows", json.dumps([{"epoch": "one"}])), "its `rows.epoch` must be a whole number"),
+    (put("rows", json.dumps([7])), "its `rows` "),
+    (put("rows", json.dumps([{"epoch": 0}])), "its `rows.images_per_second` is required"),
+    *(
+        (put("rows", json.dumps([{"epoch": 0, "images_per_second": 1.0, **row}])), f"`rows.{said}`")
+        for row, said in (
+            ({"images_per_second": []}, "images_per_second"),
+            ({"val_top1": [0.5]}, "val_top1"),
+            ({"val_top1": "x"}, "val_top1"),
+            ({"attention": 3}, "attention"),
+            ({"attention": {"inside": []}}, "attention.inside"),
+            ({"attention": {"inside": None}}, "attention.area"),
+        )
+    ),
+    (progress(chosen={}), "its `progress.chosen.best_epoch` is required"),
+    (progress(chosen={"best_epoch": "x", "val_top1": None}), "its `progress.chosen.best_epoch`"),
+    (progress(best_score=[]), "its `progress.best_score`"),
     (put("rows", "{}"), "its `rows` are no metrics"),
     (put("progress", [1, 2]), "its `progress`"),
     (progress(epoch=-1), "its `progress.epoch`"),
@@ -85,3 +103,42 @@ def test_state_that_does_not_fit_is_one_clear_line(
         assert "\n" not in text
         assert "Error" not in text
         assert caught.value.option == "resume"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("config", 3),
+        ("config", None),
+        ("data", "demo"),
+        ("data.fingerprint", {}),
+        ("data.content", [1]),
+        ("model", []),
+        ("model.fingerprint", None),
+        ("resolved", 3),
+        ("resolved.epochs", "many"),
+    ],
+)
+def test_strange_record_is_one_clear_line(
+    path: str, value: object, killed: Path, recorder: Any
+) -> None:
+    record = json.loads((killed / "run.json").read_text())
+    *outer, last = path.split(".")
+    (record[outer[0]] if outer else record)[last] = value
+    (killed / "run.json").write_text(json.dumps(record))
+    with pytest.raises(GtaError, match=rf"run\.json: '{path}") as caught:
+        finetune(FinetuneConfig(resume=killed), recorder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"chosen": "x"}, {"chosen": None}, {"chosen": -1.0}, {"scores": 3}, {"epochs": []}]
+)
+def test_strange_search_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    plain = {"chosen": 0.1, "scores": {"0.1": [0.5, None]}, "epochs": 3, "seconds": 1.5}
+    run = RunFolder(tmp_path)
+    run.write_json(SEARCH_FILE, plain)
+    assert read_search(run) == plain
+    run.write_json(SEARCH_FILE, {**plain, **change})
+    with pytest.raises(GtaError, match=r"search\.json is damaged"):
+        read_search(run)

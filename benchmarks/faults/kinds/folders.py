@@ -7,7 +7,7 @@ import shutil
 
 import mutate
 
-from kinds.base import PRERUN, RUN, Kind, main
+from kinds.base import PRERUN, RUN, SMALL, Kind, main
 
 
 class Toml(Kind):
@@ -114,7 +114,7 @@ class Split(Kind):
 
     def setup(self) -> None:
         self.clean = {
-            n: (RUN / n).read_bytes()
+            n: (SMALL / n).read_bytes()
             for n in ("run.json", "split.json", "metrics.jsonl", "summary.json")
         }
 
@@ -125,7 +125,7 @@ class Split(Kind):
             if rng is not None and name == "run.json" and rng.random() < 0.5:
                 data = mutate.json_bytes(mutate.of_json(json.loads(data), rng), rng)
             self.write(f"run/{name}", data)
-        shutil.copyfile(RUN / "model.safetensors", self.folder / "run/model.safetensors")
+        shutil.copyfile(SMALL / "model.safetensors", self.folder / "run/model.safetensors")
         if rng is not None:
             value = {"of": "x", "top1": {"a": [1, 0.5]}}
             self.write("run/predictions.json", mutate.json_bytes(mutate.of_json(value, rng), rng))
