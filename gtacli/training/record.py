@@ -11,13 +11,13 @@ from gtacli.errors import GtaError
 from gtacli.runtime.run_folder import RunFolder
 
 
-class _Entry(StrictModel):
+class _RecordedPart(StrictModel):
     """An object of the record; it may have other entries."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class _RecordedInput(_Entry):
+class _RecordedInput(_RecordedPart):
     fingerprint: str
 
 
@@ -26,11 +26,11 @@ class _RecordedData(_RecordedInput):
     times: str | None = None
 
 
-class _Resolved(_Entry):
+class _Resolved(_RecordedPart):
     epochs: int | None = None
 
 
-class _Record(_Entry):
+class _Record(_RecordedPart):
     """The entries that a resumed run reads; the config is checked as any config is."""
 
     command: str
