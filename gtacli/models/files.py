@@ -111,6 +111,11 @@ def weights_in(path: Path) -> Path:
     indices = [f for f in files if f.name.endswith(INDEX)]
     if len(indices or files) == 1:
         return (indices or files)[0]
+    if any(path.glob("*.distcp")):
+        raise GtaError(
+            f"{path} is a distributed checkpoint; `python -m torch.distributed.checkpoint."
+            "format_utils dcp_to_torch FOLDER FILE` makes one file of it"
+        )
     what = f"several weights files ({files[0].name}, {files[1].name}, ...)" if files else "none"
     raise GtaError(f"{path} is a folder with {what} of {', '.join(NAMES)}; name the file")
 

@@ -47,6 +47,8 @@ def of_other_program(
     else:
         _set_gray_statistics(arch, meta, where)
     kwargs = {**_arguments(arch, said, tensors, where), **converted.kwargs}
+    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+        kwargs["global_pool"] = "avg"  # timm's networks have this norm in the place of the other
     if "num_heads" in kwargs:
         log.info("%s: a network of %d heads", where, kwargs["num_heads"])
     name = layout.name if layout else "timm"

@@ -24,7 +24,7 @@ from gtacli.models import positions, timm_blocks
 from gtacli.models.card import ModelCard
 from gtacli.models.pooling import ClassifierPool, name_pool, set_pool
 from gtacli.models.specs import replace_weights, resolve, resolve_architecture
-from gtacli.models.weights import LoadReport, Weights, head_prefixes, load_weights
+from gtacli.models.weights import LoadReport, Weights, head_prefixes, is_of_backbone, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -228,10 +228,11 @@ def _fill(model: nn.Module, weights: Weights, partial: bool | None) -> LoadRepor
         log.warning("%s has no %s", weights.where, ", ".join(report.missing[:3]))
     extra = [n for n in report.unexpected if not n.startswith(head_prefixes(model))]
     if extra:
-        # Registers, LayerScale, a norm before the blocks: without them the features differ.
+        # Registers, LayerScale, a norm before the blocks: without them the features differ. Others
+        # of an unknown layout may belong to something else, such as a loss.
         what = f"{where} has {len(extra)} tensors that {weights.architecture} does not have"
         what += f" ({', '.join(extra[:3])}{', …' if len(extra) > 3 else ''})"
-        if foreign and not partial:
+        if not partial and (foreign or any(is_of_backbone(n) for n in extra)):
             way_out = "" if partial is None else ", or set `partial_weights`"
             raise GtaError(f"{what}; name the right architecture{way_out}")
         log.warning("%s", what)

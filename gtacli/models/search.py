@@ -31,7 +31,7 @@ _EMBEDDING = re.compile(
     r"patch_embed\.(?:proj|projection)"  # timm and most publishers; MMPretrain
     r"|conv_proj"  # torchvision
     r"|embeddings\.patch_embeddings?(?:\.projection)?"  # Hugging Face
-    r"|visual\.conv1"  # CLIP
+    r"|conv1"  # CLIP, where a class embedding is beside it
     r")\.weight$"
 )
 _BLOCK = re.compile(r"(?:\.|^)[a-z_]*\d+\.")
@@ -157,6 +157,8 @@ def _roots(found: Mapping[str, Found]) -> dict[str, Any]:
         own = r"\.(?:(?:module|_\w+)\.)*".join(map(re.escape, [*words, "weight"]))
         # A pickled module has its own parameters beside `_modules`.
         root = re.sub(rf"(_modules\.)?{own}$", "", name)
+        if plain[1] == "conv1" and f"{root}class_embedding" not in found:
+            continue
         if any(_BLOCK.search(n[len(root) :]) for n in found if n.startswith(root)):
             roots[root] = one.leaf
     return roots

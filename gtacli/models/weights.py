@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, cast
 
+import torch
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from gtacli.models.card import ModelCard, read_card
 MIN_COVERAGE = 0.9
 MIN_PARTIAL = 0.5
 """Least coverage of weights that are accepted as partial: below it they are of another network."""
+_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Tensors before the first block, which every feature depends on.
 _ENTRY = ("patch_embed.", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre.")
 
@@ -109,6 +111,11 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def is_of_backbone(name: str) -> bool:
+    """Return whether a tensor of this name would change what the blocks of a ViT compute."""
+    return name.startswith(("blocks.", *_ENTRY))
+
+
 def load_weights(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -150,6 +157,12 @@ def load_weights(
             (new_head if is_head else missing).append(name)
             continue
         (resized if name in shapes or value is not tensors[name] else loaded).append(name)
+        if value.dtype not in _PRECISIONS and target.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise GtaError(
+                f"{where}: {name} is of {kind}, as in a quantized network, whose scales are not "
+                "read; take the weights in float32, float16 or bfloat16"
+            )
         fitting[name] = value.to(target.dtype)
     _check_finite(fitting, where)
     unexpected = tuple(n for n in tensors if n not in own)

@@ -102,6 +102,8 @@ def _read_zip(file: BinaryIO, size: int, checksums: bool) -> Content:
                 "is a TorchScript program (as OpenAI's CLIP files are), which is not run here; "
                 "save the state_dict of its model"
             )
+        if archive.namelist() and all(name.endswith(".npy") for name in archive.namelist()):
+            raise ArchiveError("is NumPy's (.npz); timm's own names read the ones of Google's ViTs")
         entries = _plain_entries(archive, file, size)
         if checksums and (member := archive.testzip()) is not None:
             raise ArchiveError(f"holds other data than the checksum of {member[:60]!r} says")

@@ -380,11 +380,39 @@ def test_layout_in_the_wrong_architecture_is_rejected(
     with pytest.raises(GtaError, match=r"read as DINOv2.* 24 tensors .*blocks\.0\.ls1\.gamma"):
         load_model(spec, partial_weights=False)
     assert load_model(spec, partial_weights=True).report.dropped == ("mask_token",)
-    # Weights of an unknown layout are loaded with a warning.
-    bare = full() | {"norm_pre.weight": torch.ones(192)}
+    # Also of an unknown layout, where the blocks would see something else.
+    for name in ("norm_pre.weight", "reg_token", "blocks.3.ls1.gamma", "blocks.12.norm1.weight"):
+        bare = full() | {name: torch.ones(192)}
+        spec = file_of(tmp_path, "bare.pth", lambda p, bare=bare: torch.save(bare, p))
+        with pytest.raises(GtaError, match=rf"bare.pth has 1 tensors .*does not have \({name}\)"):
+            load_model(spec)
+    bare = full() | {"criterion.weight": torch.ones(192)}
     spec = file_of(tmp_path, "bare.pth", lambda p: torch.save(bare, p))
-    assert load_model(spec).report.unexpected == ("norm_pre.weight",)
-    assert "does not have (norm_pre.weight)" in caplog.text
+    assert load_model(spec).report.unexpected == ("criterion.weight",)
+    assert "does not have (criterion.weight)" in caplog.text
+
+
+def test_quantized_weights_are_refused(tmp_path: Path) -> None:
+    """Their values are whole numbers, whose scales lie elsewhere."""
+    name = "blocks.0.mlp.fc1.weight"
+    for dtype in (torch.int8, torch.uint8, torch.float8_e4m3fn):
+        tensors = full()
+        tensors[name] = tensors[name].to(dtype)
+        spec = file_of(tmp_path, "a.safetensors", lambda p, t=tensors: save_file(t, p))
+        with pytest.raises(GtaError, match=rf"a\.safetensors: {name} is of \w+, as in a quantized"):
+            load_model(spec)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: {"state_dict": t}, lambda t: t])
+def test_mean_pooling_is_known_by_its_norm(tmp_path: Path, wrap: Any) -> None:
+    """A checkpoint of timm's training with `--gp avg`, which has fc_norm in the place of norm."""
+    source = timm.create_model("vit_tiny_patch16_224", global_pool="avg", num_classes=4).eval()
+    spec = file_of(tmp_path, "a.pth", lambda p: torch.save(wrap(source.state_dict()), p))
+    loaded = load_model(spec)
+    assert loaded.mean == (0.5, 0.5, 0.5)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x), source(x))
 
 
 def test_fine_tuned_mae_keeps_its_pooling(tmp_path: Path) -> None:

@@ -134,6 +134,21 @@ def test_of_several_networks_the_methods_own_is_read(
     assert f"a.pth holds several networks: {label} is read, not " in caplog.text
 
 
+def test_an_image_tower_is_found_beside_convolutions(tmp_path: Path) -> None:
+    """`conv1` is the name of many layers; CLIP's has a class embedding beside it."""
+    tower = {
+        "conv1.weight": torch.ones(24, 3, 8, 8), "class_embedding": torch.ones(24),
+        "positional_embedding": torch.ones(17, 24), "ln_pre.weight": torch.ones(24),
+        **{f"transformer.resblocks.{i}.ln_1.weight": torch.ones(24) for i in (0, 1)},
+    }  # fmt: skip
+    neck = {"neck.conv1.weight": torch.ones(3, 3, 3, 3), "neck.layer.0.weight": torch.ones(3)}
+    torch.save({"state_dict": neck | below("extractor.visual.", tower)}, tmp_path / "a.ckpt")
+    network, _ = read_network(tmp_path / "a.ckpt")
+    assert network.layout is not None
+    assert network.layout.name == "CLIP"
+    assert network.others == ()
+
+
 def test_the_network_that_fits_the_architecture_comes_first(tmp_path: Path) -> None:
     """A large teacher beside the student that it distills."""
     student, teacher = small(), {n: v.repeat_interleave(2, 0) for n, v in NONE.items()}
@@ -200,6 +215,18 @@ def test_what_is_no_weights_file_is_named(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GtaError, match=f"{name} {message}"):
         read_network(tmp_path / name)
+
+
+def test_other_formats_are_named(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "ViT-B_16.npz", a=np.zeros(3))
+    with pytest.raises(GtaError, match=r"ViT-B_16\.npz is NumPy's \(\.npz\); timm's own names"):
+        read_network(tmp_path / "ViT-B_16.npz")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/__0_0.distcp").touch()
+    with pytest.raises(GtaError, match=r"checkpoint is a distributed checkpoint; .* dcp_to_torch"):
+        read_network(tmp_path / "checkpoint")
 
 
 def test_the_log_tells_which_network_was_loaded(

@@ -50,8 +50,11 @@ def _pool(t: Tensors) -> Tensors:
 
 CLIP = Layout(
     "CLIP",
-    signs=(r"visual\.class_embedding$", r"visual\.transformer\.resblocks\.0\.ln_1\.weight$"),
-    roots=("visual.",),
+    signs=(
+        r"^(visual\.)?class_embedding$",
+        r"^(visual\.)?transformer\.resblocks\.0\.ln_1\.weight$",
+    ),
+    roots=("visual.", ""),
     rename=(
         (r"^conv1\.", "patch_embed.proj."),
         (r"^class_embedding$", "cls_token"),

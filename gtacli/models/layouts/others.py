@@ -1,4 +1,4 @@
-"""Layouts of the ViTs of torchvision and MMPretrain."""
+"""Layouts of the ViTs of torchvision, MMPretrain and MMSegmentation."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ MMPRETRAIN = Layout(
         (r"^head\.(layers\.head|fc)\.", "head."),
         (r"^layers\.(\d+)\.", r"blocks.\1."),
         (r"\.ln(\d)\.", r".norm\1."),
+        (r"\.attn\.attn\.in_proj_", ".attn.qkv."),  # MMSegmentation
+        (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
         (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
         (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
         (r"\.attn\.gamma1\.weight$", ".ls1.gamma"),

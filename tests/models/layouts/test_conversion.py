@@ -213,6 +213,11 @@ def clip(t: Tensors) -> Tensors:
     return {**body, "token_embedding.weight": torch.ones(3, 3), "logit_scale": torch.ones(())}
 
 
+def clip_tower(t: Tensors) -> Tensors:
+    """Return the image tower alone, as other programs save it."""
+    return {n.removeprefix("visual."): v for n, v in clip(t).items() if n.startswith("visual.")}
+
+
 def hf_tower(t: Tensors) -> Tensors:
     t["pos_embed"] = t["pos_embed"][0]
     for i in range(2):
@@ -287,6 +292,7 @@ CASES: list[tuple[str, tuple[str, dict[str, Any]], Inverse]] = [
     ("Hugging Face DINOv3", ("vit_small_patch16_dinov3_qkvb", {}), hf_dinov3),
     ("Hugging Face DINOv3", V3_PLUS, hf_dinov3),
     ("CLIP", CLIP, clip),
+    ("CLIP", CLIP, clip_tower),
     ("Hugging Face CLIP", CLIP, hf_clip),
     ("Hugging Face SigLIP", SIGLIP, hf_siglip),
     ("open_clip with a timm tower", ("vit_base_patch16_siglip_224", {}), open_clip),

@@ -67,9 +67,14 @@ def mmpretrain(t: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def test_mmpretrain(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("segmentation", [False, True])
+def test_mmpretrain(segmentation: bool) -> None:
     source = timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL).state_dict()
     published = mmpretrain(source) | {"data_preprocessor.mean": torch.zeros(3)}
+    if segmentation:  # torch's own attention
+        renames = {"attn.qkv.": "attn.attn.in_proj_", "attn.proj.": "attn.attn.out_proj."}
+        for ours, theirs in renames.items():
+            published = {n.replace(ours, theirs): v for n, v in published.items()}
     layout = find_layout(published)
     assert layout is not None
     assert layout.name == "MMPretrain"
