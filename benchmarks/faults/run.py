@@ -5,7 +5,8 @@
 Parts: fuzz (changed inputs), kill (at random moments), writes (killed at every change of the disk),
 pairs (two commands on one folder), same (equal commands, equal files). Each appends to
 DIR/PART.jsonl and continues there when it is started again; `--again` also repeats the units that
-showed a defect. The last line has the totals. Linux only (`/proc`, `fork`).
+showed a defect. The last line has the totals; `table` prints those of all parts. Linux only
+(`/proc`, `fork`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PARTS = ("fuzz", "kill", "writes", "pairs", "same")
+PARTS = ("fuzz", "kill", "writes", "pairs", "same", "table")
 
 
 def main() -> None:
@@ -44,6 +45,11 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    if args.part == "table":
+        from table import print_tables
+
+        print_tables(work)
+        return
     # A shell lets what it starts in the background ignore it, and so would every command here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before the harness imports the package: the cache of the user is not touched.

@@ -85,32 +85,48 @@ def run_variant(
 
 
 def sizes(left: Path, right: Path) -> dict[str, Any]:
-    """Return the largest differences of tensors and arrays, and the fraction of pixels."""
+    """Return the largest differences of tensors and arrays, and the number of other pixels."""
     import numpy as np
     from PIL import Image
+
+    found: dict[str, Any] = {}
+    one, other = arrays(left), arrays(right)
+    for kind in {name.partition("/")[0] for name in one}:
+        names = [name for name in one.keys() & other.keys() if name.startswith(kind)]
+        pairs = [(one[n].astype(np.float64), other[n].astype(np.float64)) for n in names]
+        found[kind] = {
+            "largest difference": max((float(np.abs(a - b).max(initial=0)) for a, b in pairs)),
+            "largest value": max(float(np.abs(a).max(initial=0)) for a, _ in pairs),
+            "values": sum(a.size for a, _ in pairs),
+            "other values": sum(int((a != b).sum()) for a, b in pairs),
+        }
+    pixels = [
+        [np.asarray(Image.open(p)) for p in (path, right / path.relative_to(left))]
+        for path in sorted(left.rglob("*.png"))
+    ]
+    if pixels:
+        changed = sum(int((a != b).sum()) for a, b in pixels)
+        found["pixels"] = {"values": sum(a.size for a, _ in pixels), "other values": changed}
+    found["files that differ"] = differences(left, right)
+    return found
+
+
+def arrays(folder: Path) -> dict[str, Any]:
+    """Return all tensors and arrays of a folder, by their kinds and names."""
+    import numpy as np
     from safetensors.numpy import load_file
 
     found: dict[str, Any] = {}
-    pixels = changed = 0
-    for path in sorted(left.rglob("*")):
-        other = right / path.relative_to(left)
-        if path.suffix == ".safetensors":
-            a = load_file(path)
-            if not other.is_file():  # features are named after their key
-                continue
-            b = load_file(other)
-            gaps = [float(np.abs(a[k].astype(np.float64) - b[k]).max(initial=0)) for k in a]
-            tops = [float(np.abs(a[k].astype(np.float64)).max(initial=0)) for k in a]
-            found[path.name] = {"largest difference": max(gaps), "largest value": max(tops)}
-        elif path.suffix == ".npy":
-            gap = float(np.abs(np.load(path).astype(np.float64) - np.load(other)).max())
-            found["maps"] = {
-                "largest difference": max(gap, found.get("maps", {}).get("largest difference", 0))
-            }
-        elif path.suffix == ".png":
-            one, two = (np.asarray(Image.open(p)) for p in (path, other))
-            pixels, changed = pixels + one.size, changed + int((one != two).sum())
-    if pixels:
-        found["pixels"] = {"all": pixels, "other": changed}
-    found["files that differ"] = differences(left, right)
+    for path in sorted(folder.rglob("*.safetensors")):
+        kind = "features" if path.parent.name == "features" else path.stem
+        content = load_file(path)
+        if kind == "features":  # files are named after their keys
+            content = {str(content["keys"].tobytes()): content["values"]}
+        found |= {f"{kind}/{name}": value for name, value in content.items()}
+    for path in sorted(folder.rglob("*.npy")):
+        content = np.load(path)
+        if content.dtype.names is None:
+            found[f"maps/{path.relative_to(folder)}"] = content
+        elif "map" in content.dtype.names:
+            found |= {f"maps/{row['digest'].tobytes()!r}": row["map"] for row in content}
     return found
