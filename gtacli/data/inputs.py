@@ -215,6 +215,10 @@ def _stem(below: PurePath) -> str:
     return str(below).removesuffix(below.suffix) if below.name else "image"
 
 
+_ENCODED = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+"""Beginnings of image files that no path has, or hardly any."""
+
+
 def _read_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
     path = None
     for path in _split_stream(stream, separator):
@@ -242,7 +246,11 @@ def _split_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
     rest = b""
     # read1 returns what a slow writer has written so far; read would wait for a full block.
     read = getattr(stream, "read1", stream.read)
+    started = False
     while wait_readable(stream) and (block := read(1 << 16)):
+        if not started and (block.startswith(_ENCODED) or block[4:8] == b"ftyp"):
+            raise UsageError("stdin is an image, and - reads the paths of images; give its name")
+        started = True
         *whole, rest = (rest + block).split(separator)
         paths = (part.removesuffix(end) for part in whole)
         yield from (path.decode(errors="surrogateescape") for path in paths if path)

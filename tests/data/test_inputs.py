@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from PIL import Image
 
 from gtacli.data.inputs import iter_images, iter_paths
 from gtacli.data.spec import load_dataset
@@ -115,3 +116,13 @@ def test_little_is_done_for_each_image_before_the_first_one(tmp_path: Path) -> N
     load_dataset(str(tmp_path))  # which imports the readers
     assert count_calls(lambda: load_dataset(str(tmp_path))) < 170_000
     assert [*iter_paths(files, io.BytesIO())] == files
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+def test_an_image_on_stdin_is_said_to_be_one(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    for nul in (False, True):
+        file.seek(0)
+        with pytest.raises(UsageError, match="stdin is an image, and - reads the paths"):
+            next(iter_paths(["-"], file, nul))
