@@ -203,7 +203,7 @@ def _choose_strength(
         if folder.has_state():
             state = folder.read_state()
             recorded = read_record(run)["config"]
-            check_origin(state.get("origin"), run, recorded, job.split.to_json())
+            check_origin(state, run, recorded, job.split.to_json())
         return run_phase(job, folder, SilentObserver(), Progress(), state, dry_run, stop).rows
 
     def count_held_out() -> int:

@@ -27,7 +27,7 @@ from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.record import read_record
 from gtacli.training.results import RunCosts
-from gtacli.training.state import Progress
+from gtacli.training.state import Progress, read_origin
 
 log = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -134,7 +134,7 @@ class Session(Generic[Config]):
             self._check_split(split)
             if has_state and run.has_state():
                 state = run.read_state()
-                check_origin(state.get("origin"), run, before["config"], split)
+                check_origin(state, run, before["config"], split)
             elif has_state:
                 log.info("%s has no state yet: its run begins anew", run.path)
         self.observer.start(record["config"], run.path)
@@ -281,25 +281,25 @@ def _requeued(config: Config) -> Config:
 
 
 def check_origin(
-    origin: str | None, run: RunFolder, config: Mapping[str, Any], split: Mapping[str, Any]
+    state: Mapping[str, Any], run: RunFolder, config: Mapping[str, Any], split: Mapping[str, Any]
 ) -> None:
     """Compare what a state was trained with and on to the record of the run.
 
     Args:
-        origin: of the state; None for that of an earlier version.
+        state: whose `origin` an earlier version did not save.
         config: of run.json.
         split: of this run.
 
     Raises GtaError if they differ.
     """
-    if origin is None:
+    trained = read_origin(state)
+    if trained is None:
         return
-    trained = json.loads(origin)
-    for key, value in trained["config"].items():
+    for key, value in trained.config.items():
         if key in config and config[key] != value and key not in MAY_CHANGE:
             text = f"{run.path / 'run.json'} was changed: `{key}` was {value} in training, not"
             raise GtaError(f"{text} {config[key]}; restore the file", option="resume")
-    if trained["split"] != _digest(split):
+    if trained.split != _digest(split):
         text = f"`data` no longer gives the split that {run.path} was trained on"
         raise GtaError(text, option="resume")
 

@@ -116,6 +116,13 @@ class _SavedRow(StrictModel):
     attention: _SavedAttention | None = None
 
 
+class SavedOrigin(StrictModel):
+    """The config that a state was trained with, and the digest of its split."""
+
+    config: dict[str, Any]
+    split: str
+
+
 def get_state(
     task: Task,
     optimizer: torch.optim.Optimizer,
@@ -177,6 +184,17 @@ def read_progress(state: Mapping[str, Any]) -> Progress:
             _check(_SavedRow, row, "rows")
         saved = _check(_SavedProgress, state["progress"], "progress")
         return Progress(**saved.model_dump(exclude_unset=True), rows=rows)
+
+
+def read_origin(state: Mapping[str, Any]) -> SavedOrigin | None:
+    """Return the origin in a state; None for a state of an earlier version.
+
+    Raises GtaError (option "resume") if it holds other things.
+    """
+    if state.get("origin") is None:
+        return None
+    with _fitting():
+        return _check(SavedOrigin, parse_json(state["origin"], nonfinite=True), "origin")
 
 
 def _check(model: type[ModelT], value: Any, name: str) -> ModelT:

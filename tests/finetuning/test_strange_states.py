@@ -82,6 +82,12 @@ CHANGES: list[tuple[Callable[[State], object], str]] = [
     (put("optimizer", {}), "it has no"),
     (put("optimizer", torch.zeros(3)), "it holds values of other types"),
     (put("model", {"head.weight": torch.zeros(1)}), "it holds values of other types or shapes"),
+    (put("origin", [1]), "it holds values of other types"),
+    (put("origin", torch.zeros(2)), "it holds values of other types"),
+    (put("origin", "[1"), "it is not JSON"),
+    (put("origin", "[1]"), "its `origin`"),
+    (put("origin", '{"config": 3, "split": "x"}'), "its `origin.config`"),
+    (put("origin", '{"config": {}}'), "its `origin.split` is required"),
     (put("rng", [{"python": None}]), "it h"),
     (put("totals", {"loss": "much"}), "it holds values of other types"),
 ]
