@@ -1,7 +1,7 @@
 """More than 8 bits a sample, and more than four bands: what Pillow shortens or refuses.
 
 Pillow keeps the upper byte of a color image of 16 bits, so that a camera's 12 bits become 4, and
-opens no more than four bands. Such files are decoded by torchvision (PNG) and tifffile (TIFF).
+opens no more than four bands. Such files are decoded in two passes (PNG) or by tifffile (TIFF).
 
 A file of 16 bits seldom says how many of them are in use. Unless a range is set, an image's own
 maximum tells: the range ends at 8, 10, 12, 14 or 16 bits.
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BITS = (8, 10, 12, 14, 16)
 """Depths of cameras, scanners and X-ray detectors."""
+_MOST_BYTES = 4  # for each of the most pixels of an image: 0.7 GB by default
 _VALUES_AT_ONCE = 1 << 22
 _told: set[float] = set()
 
@@ -86,7 +87,7 @@ def decode_deep(image: Image.Image, file: BinaryIO, name: str) -> Image.Image:
     """
     file.seek(0)
     if image.format == "PNG":
-        return _to_image(_decode_png(file.read()), name, image)
+        return _to_image(_decode_png(image, file), name, image)
     try:
         return decode_tiff(file, image.width * image.height, name, image)
     except ValueError as error:
@@ -110,14 +111,18 @@ def decode_tiff(
     """
     import tifffile
 
+    logging.getLogger("tifffile").disabled = True  # its lines do not name the file
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
+        if min(height, width, bands) < 1:
+            raise ValueError("it has no pixels")
         if height * width > limit:
             raise ValueError(f"it has more than {limit:,} pixels")
         chosen = _choose_bands(bands)
-        if page.nbytes > 64 * limit:
+        # A file that Pillow does not open may say any number of bands.
+        if page.nbytes > (_MOST_BYTES if opened is None else 64) * limit:
             raise ValueError(f"{bands} bands of {height} x {width} pixels are too many")
         values = page.asarray()
     if values.size != height * width * bands:
@@ -139,13 +144,28 @@ def _choose_bands(count: int) -> tuple[int, ...]:
     return tuple(range(count if count < 3 else 3))
 
 
-def _decode_png(data: bytes) -> NDArray[np.uint16]:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+def _decode_png(image: Image.Image, file: BinaryIO) -> NDArray[np.integer[Any]]:
+    """Decode all 16 bits of a PNG by Pillow, which keeps one byte of each sample at a time.
 
-    pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    chw = decode_png(pixels, ImageReadMode.UNCHANGED)
-    return np.moveaxis(chw.numpy(), 0, -1)
+    torchvision's decoder reads both, but a damaged file ends its process.
+    """
+    raw = str(getattr(image, "tile")[0][3])  # noqa: B009 (of files only)
+    if raw.startswith("LA"):  # two samples of two bytes are as long as a pixel of RGBA
+        upper_lower = _decode_as(file, "RGBA")
+        return upper_lower[..., ::2].astype(np.uint16) << 8 | upper_lower[..., 1::2]
+    if raw.startswith("I"):
+        return np.asarray(image)[..., None]
+    upper, lower = (_decode_as(file, raw.replace("16B", order)) for order in ("16B", "16L"))
+    return upper.astype(np.uint16) << 8 | lower
+
+
+def _decode_as(file: BinaryIO, raw: str) -> NDArray[np.uint8]:
+    """Decode a PNG whose tiles are said to be of another layout."""
+    file.seek(0)
+    with Image.open(file) as image:
+        png: Any = image
+        png.tile = [(*tile[:3], raw) for tile in png.tile]
+        return np.asarray(image)
 
 
 def _to_image(values: NDArray[Any], name: str, opened: Image.Image | None) -> Image.Image:

@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import struct
 import zlib
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +207,64 @@ def test_a_range_is_logged_by_name(
     caplog.set_level(logging.WARNING)
     decode(write_gray(tmp_path / "scan.png", picture[..., 0] * np.uint16(16)))
     assert "scan.png has 16 bits and uses values to 4080" in caplog.text
+
+
+def deep_png(samples: np.ndarray, color: int, kind: int = 0) -> bytes:
+    """Return a PNG of 16 bits, (h, w, bands), whose rows say that they have a filter."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    height, width = samples.shape[:2]
+    rows = b"".join(bytes([kind]) + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize(("color", "bands"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_all_bits_of_a_png(color: int, bands: int) -> None:
+    samples = np.random.default_rng(0).integers(0, 1 << 16, (13, 7, bands)).astype(np.uint16)
+    file = BytesIO(deep_png(samples, color))
+    with Image.open(file) as image:
+        assert np.array_equal(depth._decode_png(image, file), samples)
+
+
+@pytest.mark.parametrize("color", [2, 6])
+def test_damaged_png_ends_no_process(
+    color: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = np.random.default_rng(0).integers(0, 1 << 16, (32, 32, 3 + color // 6))
+    path = tmp_path / "a.png"
+    whole = deep_png(samples.astype(np.uint16), color)
+    spots = range(41, len(whole) - 12, 97)  # of the pixels
+    broken = [whole[:at] + bytes([255]) * 9 + whole[at + 9 :] for at in spots]
+    for data in (deep_png(samples, color, kind=9), *broken):
+        path.write_bytes(data)
+        with suppress(ImageError):
+            decode(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [(12_000, "9 bands of 12000 x 12000 pixels are too many"), (0, "it has no pixels")],
+)
+def test_sizes_of_a_tiff_that_lie(
+    side: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTA_BANDS", "1,2,3")
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((8, 8, 9), np.float64), planarconfig="contig", photometric="minisblack")
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little") + 2
+    for entry in range(start, start + 12 * 20, 12):
+        tag = int.from_bytes(data[entry : entry + 2], "little")
+        if tag in (256, 257, 278):  # width, height, rows of a strip
+            data[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, side)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=message):
+        decode(path)

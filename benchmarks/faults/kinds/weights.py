@@ -120,7 +120,7 @@ class Pth(Kind):
         self.seeds += self.evil
 
     def run(self, rng):
-        from gtacli.models.weights import read_weights
+        from gtacli.models.files import read_weights
 
         data = self.seeds[0] if rng is None else rng.choice(self.seeds)
         if rng is not None and rng.random() < 0.9:
