@@ -6,7 +6,8 @@ state is neither read nor changed. Several processes share each batch: process r
 images r, r + n, ..., so that together they load what one process would.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from gtacli.runtime.processes import begin_worker
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
 _MASK = (1 << 64) - 1
+_SIGNAL_SECONDS = 1.0
 
 
 class Batch(NamedTuple):
@@ -91,7 +93,7 @@ class Loader:
             generator=torch.Generator(),  # the default would draw from the global generator
             worker_init_fn=_begin_worker if workers else None,
         )
-        for number, item in enumerate(loaded, start=self._start):
+        for number, item in enumerate(_receive(loaded), start=self._start):
             self.position = number + 1
             for index, reason in item.failed:
                 store.skip(index, reason)
@@ -146,6 +148,16 @@ def make_loader(
         store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last, parts
     )
     return Loader(batches, start_batch, workers, pin_memory, context)
+
+
+def _receive(loaded: Iterable["_LoadedBatch"]) -> "Iterator[_LoadedBatch]":
+    """Yield the batches; where a worker has ended, raise the error that says so."""
+    try:
+        yield from loaded
+    except (EOFError, ConnectionError) as error:
+        # The connection has ended first. The signal that follows raises torch's own error here.
+        time.sleep(_SIGNAL_SECONDS)
+        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def _begin_worker(worker: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 
@@ -17,6 +18,12 @@ _HOST_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _WORKER = re.compile(r"DataLoader worker \(pid")
+_EXIT_CODE = re.compile(r"exited unexpectedly with exit code (\d+)")
+_HOW = re.compile(r"DataLoader worker .*(exit code \d+|killed by signal)")
+_NUMBER = re.compile(r": ([^:]+) \((\d+)\)$")  # of torch's own errors
+_HANDLES = re.compile("items of ancdata")  # a file of another process could not be opened here
+WORKER_STATUS = 100
+"""Added to the number of the system's error that ends a process which loads images."""
 _THREADS = re.compile(r"can't start new thread|pthread_create failed", re.IGNORECASE)
 
 
@@ -33,7 +40,8 @@ def explain_limit(
         workers: processes or threads that load images; None: chosen by the program.
         fit_memory: whether the batch was chosen to fit; None: the command has no such option.
     """
-    for one in _causes(error):
+    # torch says last that a worker has ended, and before that how.
+    for one in sorted(_causes(error), key=lambda one: _HOW.search(str(one)) is None):
         what = _describe(one, batch_size, workers, fit_memory)
         if what is not None:
             return RunError(what)
@@ -43,11 +51,24 @@ def explain_limit(
 def is_memory_error(error: BaseException) -> bool:
     """Return whether a program or a device has no memory left."""
     for one in _causes(error):
-        text, number = str(one), one.errno if isinstance(one, OSError) else None
+        text, number = str(one), error_number(one)
         known = _DEVICE_MEMORY.search(text) or _HOST_MEMORY.search(text)
         if known or _is_torchs(one) or isinstance(one, MemoryError) or number == errno.ENOMEM:
             return True
     return False
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, also of one that torch or a worker has passed on."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if _HANDLES.search(text):
+        return errno.EMFILE
+    if (code := _EXIT_CODE.search(text)) is not None:
+        return int(code[1]) - WORKER_STATUS if int(code[1]) > WORKER_STATUS else None
+    named = _NUMBER.search(text)
+    return int(named[2]) if named is not None and os.strerror(int(named[2])) == named[1] else None
 
 
 def _is_torchs(error: BaseException) -> bool:
@@ -58,10 +79,12 @@ def _describe(
     error: BaseException, batch_size: int | None, workers: int | None, in_parts: bool | None
 ) -> str | None:
     text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
+    number, of_worker = error_number(error), bool(_WORKER.search(text))
     if _DEVICE_MEMORY.search(text) or _is_torchs(error):
         return f"the memory of the GPU is full{_smaller_batch(batch_size, in_parts)}"
-    if _WORKER.search(text) or type(error).__name__ == "BrokenProcessPool":  # not imported for it
+    if (of_worker and number is None) or type(
+        error
+    ).__name__ == "BrokenProcessPool":  # not imported for it
         signal = re.search(r"killed by signal: (\w+)", text)
         how = f" ({signal[1]})" if signal else ""
         return f"a process that loads images has ended{how}, mostly for lack of memory; " + (
@@ -74,9 +97,17 @@ def _describe(
             _fewer_workers(workers)
         )
     if number == errno.EAGAIN or _THREADS.search(text):
-        return "no more processes or threads can be started; raise the limit (ulimit -u), or " + (
-            _fewer_workers(workers)
+        return (
+            "no more processes or threads can be started; raise the limit (ulimit -u; -v for their "
+            f"memory), or {_fewer_workers(workers)}"
         )
+    shared = of_worker or not isinstance(error, OSError)  # no file has such a name
+    if number == errno.EFBIG and shared:
+        return "the limit of files is too small for the memory that processes share; raise it " + (
+            "(ulimit -f), or use `workers=0`"
+        )
+    if number == errno.ENOSPC and shared:
+        return "the memory that processes share (/dev/shm) is full; enlarge it, or use `workers=0`"
     if number == errno.EFBIG:
         name = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return f"the file{name} is larger than the limit; raise it (ulimit -f)"

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from gtacli.runtime.interrupts import ignore_signals
+from gtacli.runtime.limits import WORKER_STATUS, error_number
 
 # Path of the private folder in which the processes that `launch` has started meet, and its id.
 LAUNCHER = "GTA_LAUNCHER"
@@ -116,9 +117,22 @@ def begin_worker() -> None:
 
     Called by the worker itself, whose parent started it from a thread that lives on.
     """
+    from multiprocessing.queues import Queue  # late, as most commands start no worker
+
     ignore_signals()
+    # What the threads of `multiprocessing` cannot send is only printed, and waited for for ever.
+    sys.excepthook = lambda kind, error, trace: _end_worker(error)
+    Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
+        lambda error, item: _end_worker(error)
+    )
     if os.name == "posix":
         _end_with_parent(os.getppid(), signal.SIGKILL)
+
+
+def _end_worker(error: BaseException) -> None:
+    """End this process with a status that tells its parent why."""
+    number = error_number(error)
+    os._exit(1 if number is None else WORKER_STATUS + number)
 
 
 def _end_with_parent(pid: int, number: int) -> None:

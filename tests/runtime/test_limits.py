@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from gtacli.errors import RunError
-from gtacli.runtime.limits import explain_limit
+from gtacli.runtime.limits import error_number, explain_limit
 
 CASES: list[tuple[BaseException, str]] = [
     (
@@ -45,8 +45,8 @@ CASES: list[tuple[BaseException, str]] = [
     ),
     (
         RuntimeError("can't start new thread"),
-        "no more processes or threads can be started; raise the limit (ulimit -u), or use "
-        "`workers=2`",
+        "no more processes or threads can be started; raise the limit (ulimit -u; -v for their "
+        "memory), or use `workers=2`",
     ),
     (
         OSError(errno.EFBIG, os.strerror(errno.EFBIG), "state.pt"),
@@ -78,6 +78,33 @@ def test_a_training_takes_a_batch_in_parts() -> None:
     part = explain_limit(MemoryError(), batch_size=8, fit_memory=True)
     assert part is not None
     assert "8 images at a time, which fitted before" in part.message
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (f"exited unexpectedly with exit code {100 + errno.EMFILE}. Details", "too many files"),
+        (f"exited unexpectedly with exit code {100 + errno.EFBIG}. Details", "ulimit -f"),
+        (f"exited unexpectedly with exit code {100 + errno.ENOSPC}. Details", "/dev/shm"),
+        (f"exited unexpectedly with exit code {100 + errno.ENOMEM}. Details", "memory is full"),
+        ("exited unexpectedly with exit code 1. Details", "has ended, mostly"),
+        ("is killed by signal: Bus error. It is possible", "has ended (Bus)"),
+    ],
+)
+def test_how_a_worker_has_ended_is_said(how: str, line: str) -> None:
+    last = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
+    last.__cause__ = RuntimeError(f"DataLoader worker (pid 4711) {how}")
+    limit = explain_limit(last, workers=2)
+    assert limit is not None
+    assert line in limit.message
+
+
+def test_errors_of_torch_have_the_number_of_the_system() -> None:
+    shared = "unable to open shared memory object </torch_1_2_3> in read-write mode: "
+    full = RuntimeError(f"{shared}{os.strerror(errno.EMFILE)} ({errno.EMFILE})")
+    assert error_number(full) == errno.EMFILE
+    assert error_number(RuntimeError("received 0 items of ancdata")) == errno.EMFILE
+    assert error_number(RuntimeError("a size: of (24)")) is None
 
 
 def test_the_cause_of_an_error_is_read_and_no_other_is_explained() -> None:

@@ -1,0 +1,48 @@
+"""Tests of workers that meet a limit: their parent is told, and does not wait for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+CODE = """
+    import resource
+    import torch
+    from torch.utils.data import DataLoader
+    from gtacli.data.loader import _begin_worker, _receive
+    from gtacli.runtime.limits import explain_limit
+
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+        def __getitem__(self, i):
+            if {in_worker}:
+                resource.setrlimit({limit})
+            return [torch.zeros(1000) for _ in range(20)]
+
+    try:
+        list(_receive(DataLoader(Items(), None, num_workers=1, worker_init_fn=_begin_worker)))
+    except Exception as error:
+        print(explain_limit(error, workers=1).message)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sets limits")
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        ("resource.RLIMIT_NOFILE, (12, 12)", "too many files are open"),
+        ("resource.RLIMIT_FSIZE, (100, 100)", "the limit of files is too small for the memory"),
+    ],
+)
+def test_a_worker_that_cannot_send_ends_and_says_why(limit: str, line: str) -> None:
+    code = textwrap.dedent(CODE.format(limit=limit, in_worker="i == 2"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert line in done.stdout
+    assert "Traceback" not in done.stderr
