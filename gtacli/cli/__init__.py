@@ -91,8 +91,11 @@ def _usage(error: Exception) -> str:
 
 def _fail(text: str, status: int, lost: bool = False) -> int:
     from gtacli.cli.console import escape_controls
+    from gtacli.runtime.interrupts import cpu_time_is_up
     from gtacli.runtime.processes import claim_report
 
+    if status == 130 and cpu_time_is_up():
+        text += " (the limit of CPU time is reached: ulimit -t)"
     silent = claim_report(status, lost)
     if silent is not None:
         return silent

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: outside of loops they interrupt, a loop honors them between two steps."""
+"""Ctrl-C and SIGTERM: outside of loops they interrupt, a loop honors them between two steps.
+
+So does the signal that comes a little before the CPU time of the process is used up (ulimit -t).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, ClassVar
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGINT_SIGTERM = (signal.SIGINT, signal.SIGTERM)
+_SIGXCPU: signal.Signals | None = getattr(signal, "SIGXCPU", None)  # Windows has none
+_SIGNALS = _SIGINT_SIGTERM if _SIGXCPU is None else (*_SIGINT_SIGTERM, _SIGXCPU)
+_SPARE_SECONDS = 10
 _AGAIN_SECONDS = 0.1
 
 
@@ -42,6 +48,9 @@ def interruptible() -> Iterator[None]:
 
     sys.unraisablehook = repeat
     signal.signal(signal.SIGTERM, _interrupt)
+    if _SIGXCPU is not None:
+        signal.signal(_SIGXCPU, _interrupt)
+        _spare_cpu_time()
     if on_interrupt == signal.default_int_handler:  # not ignored, as in a shell's background
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -49,6 +58,8 @@ def interruptible() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, on_interrupt)
+        if _SIGXCPU is not None:
+            signal.signal(_SIGXCPU, signal.SIG_DFL)
         sys.unraisablehook = hook
 
 
@@ -88,7 +99,27 @@ def _interrupt_main() -> None:
         _thread.interrupt_main()
 
 
+def _spare_cpu_time() -> None:
+    """Let the limit of CPU time be told a little before the system kills the process.
+
+    `ulimit -t` sets both limits, the one that is told and the one that kills, to the same second.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard != resource.RLIM_INFINITY and soft == hard:
+        spare = max(1, min(_SPARE_SECONDS, hard // 10))
+        resource.setrlimit(resource.RLIMIT_CPU, (max(0, hard - spare), hard))
+
+
+def cpu_time_is_up() -> bool:
+    """Return whether the limit of CPU time has interrupted this process."""
+    return _SIGXCPU in _interrupted
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == _SIGXCPU and number in _interrupted:  # it is repeated every second
+        return
     _interrupted.append(number)  # no lock: another signal may come here too
     raise KeyboardInterrupt
 
@@ -132,7 +163,9 @@ class StopSignal:
             StopSignal.current = None
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if number == _SIGXCPU:
+            _interrupted.append(number)
+        elif self.requested:
             _interrupt(number, frame)
         self.requested = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import platform
 import shutil
@@ -232,6 +233,8 @@ def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
+        return f"{cause.strerror}: raise the limit, ulimit -f"
     return str(cause or error).splitlines()[0]
 
 

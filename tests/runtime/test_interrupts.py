@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gtacli.runtime.interrupts import StopSignal, cpu_time_is_up, interruptible
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -163,3 +165,43 @@ def test_workers_end_with_their_parent(kind: str) -> None:
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
         assert time.monotonic() < end, "orphans"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="Windows has no such signal")
+def test_the_limit_of_cpu_time_stops_a_loop_once() -> None:
+    """The signal is repeated every second, which must not interrupt the saving."""
+    with interruptible():
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGXCPU)
+            os.kill(os.getpid(), signal.SIGXCPU)
+            assert stop.requested
+        os.kill(os.getpid(), signal.SIGXCPU)
+        assert cpu_time_is_up()
+    with interruptible():
+        assert not cpu_time_is_up()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGXCPU)
+        os.kill(os.getpid(), signal.SIGXCPU)
+        assert cpu_time_is_up()
+    assert signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="Windows has no such signal")
+def test_a_command_ends_before_its_cpu_time_does() -> None:
+    code = """
+        import resource
+        from gtacli.cli import lazy, main
+        resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
+
+        def work(*args, **options):
+            while True:
+                pass
+        lazy.root = lambda: type("Root", (), {"main": staticmethod(work)})
+        raise SystemExit(main(["doctor"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "error: interrupted (the limit of CPU time is reached: ulimit -t)\n"
