@@ -34,6 +34,9 @@ _EMBEDDING = re.compile(
     r"|conv1"  # CLIP, where a class embedding is beside it
     r")\.weight$"
 )
+_WORDS = re.compile(
+    r"^(blocks\.\d+\.)?(?:(?:model|net|network|encoder|backbone|trunk|base_encoder|vit)\.)+"
+)
 _BLOCK = re.compile(r"(?:\.|^)[a-z_]*\d+\.")
 # Of several networks: averages of the weights, then those that each method evaluates (BYOL's online
 # encoder; the teacher of DINO and iBOT, the target encoder of MSN and I-JEPA), then those without
@@ -198,7 +201,19 @@ def _recognize(
         if layout is not None and layout.reaches_network(inner):
             return Network(inner, layout)
     others = {n: f for n, f in found.items() if not n.startswith(root)}
-    return Network(_below(root, found), beside=tuple(_below(level, others)))
+    return Network(_without_words(_below(root, found)), beside=tuple(_below(level, others)))
+
+
+def _without_words(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Leave out words of larger programs between a root and timm's own names.
+
+    A program may hold the patch embedding itself and the blocks in a part of it ("encoder.").
+    """
+    plain: dict[str, Any] = {}
+    for name, leaf in tensors.items():
+        short = _WORDS.sub(r"\1", name)
+        plain[name if short in tensors or short in plain else short] = leaf
+    return plain
 
 
 def _is_embedding_of(root: str, name: str) -> bool:

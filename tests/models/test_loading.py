@@ -142,6 +142,13 @@ def test_local_hub_folder(tmp_path: Path) -> None:
     assert loaded.grid == (4, 4)
     assert loaded.report.new_head
     assert torch.equal(loaded.model.norm.weight, model.norm.weight)
+    # Pickled, with what a training keeps beside the weights.
+    mark = tmp_path / "ran"
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"state_dict": model.state_dict(), "x": Bomb(mark)}, tmp_path / "pytorch_model.bin")
+    again = load_model(f"local-dir:{tmp_path}")
+    assert torch.equal(again.model.norm.weight, model.norm.weight)
+    assert not mark.exists()
 
 
 class Bomb:

@@ -60,11 +60,15 @@ WRAPPED: dict[str, Any] = {
     "DeepSpeed": {"module": ONE, "optimizer": None},
     "a list": [ONE, 3],
     "nn.Sequential": below("0.", ONE),
+    "words between blocks": within("_fsdp_wrapped_module.module.net")(ONE),
+    "blocks in a part": {
+        f"model.{'encoder.' if n.startswith(('blocks', 'norm')) else ''}{n}": v
+        for n, v in ONE.items()
+    },
     "an optimizer by names": {
         "net": ONE,
         "optimizer": {"state": {"patch_embed.proj.weight": {"exp_avg": torch.zeros(3)}}},
     },
-    "FSDP's optimizer": {"net": ONE, "optim": {"state": below("exp_avg.", {})}},
 }
 
 
