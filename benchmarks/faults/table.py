@@ -15,7 +15,7 @@ FUZZ = ("accepted", "refused", "unforeseen", "wrong", "silent", "hang", "memory"
 def print_tables(work: Path) -> None:
     """Print the tables of the parts that have results in a folder."""
     kills, writes, pairs = (read(work / f"{part}.jsonl") for part in ("kill", "writes", "pairs"))
-    print("| fault | commands | tried | as undisturbed |\n|---|---|---|---|")
+    print("| fault | commands with options | tried | as undisturbed |\n|---|---|---|---|")
     for name, text in SIGNALS.items():
         some = {u: r for u, r in kills.items() if u.split()[1] == name}
         row(f"{text} at a random moment", some, "kills")
