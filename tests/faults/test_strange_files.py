@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +188,17 @@ def test_a_pickle_allocates_nothing_that_it_does_not_hold(tmp_path: Path) -> Non
         file.write_bytes(pickle.dumps({"imlist": _Call(call, arguments)}))
         with pytest.raises(GtaError, match="it would make"):
             read_ground_truth(file)
+
+
+def test_a_pickle_with_a_large_index_allocates_little(tmp_path: Path) -> None:
+    file = tmp_path / "gnd.pkl"
+    file.write_bytes(b"\x80\x02Nr" + (1 << 22).to_bytes(4, "little") + b".")
+    tracemalloc.start()
+    with pytest.raises(GtaError, match="is no ground truth"):
+        read_ground_truth(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
 
 
 class _Call:

@@ -93,7 +93,8 @@ def read_ground_truth(file: Path) -> RevisitedTruth:
         ) from error
 
 
-class _SafeUnpickler(pickle.Unpickler):
+# The unpickler in Python, since that in C allocates as much as a number of the pickle says.
+class _SafeUnpickler(pickle._Unpickler):
     """Loads containers, strings, numbers and NumPy arrays, and refuses all other calls."""
 
     def __init__(self, file: BytesIO) -> None:
