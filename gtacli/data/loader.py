@@ -20,7 +20,7 @@ from gtacli.data.augment.batched import BatchedAugmentation, CroppedBatch
 from gtacli.data.augment.transforms import RelativeCrop, Transform
 from gtacli.data.store import ImageStore
 from gtacli.images.decode import ImageError
-from gtacli.runtime.processes import begin_worker
+from gtacli.runtime.processes import begin_worker, kill_workers_at_exit
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
@@ -83,6 +83,8 @@ class Loader:
         store = self._epoch.store
         store.prepare()
         workers = min(self._workers, len(self))
+        if workers:
+            kill_workers_at_exit()
         loaded: DataLoader[_LoadedBatch] = DataLoader(
             self._epoch,
             batch_size=None,  # an item is a batch

@@ -5,6 +5,7 @@ torch is imported late: the command line needs the rank before anything else.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from gtacli.runtime.interrupts import ignore_signals
@@ -127,6 +129,28 @@ def begin_worker() -> None:
     )
     if os.name == "posix":
         _end_with_parent(os.getppid(), signal.SIGKILL)
+
+
+@cache
+def kill_workers_at_exit() -> None:
+    """Let this process kill the workers that are left when it exits.
+
+    Python sends them SIGTERM, which they ignore, and waits for ever for one that is stuck because
+    another one was killed.
+    """
+    import multiprocessing.util  # noqa: F401  # its own clean-up has to be registered before
+
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    from multiprocessing import active_children
+
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error
+    for worker in active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def _end_worker(error: BaseException) -> None:

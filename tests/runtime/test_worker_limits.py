@@ -46,3 +46,28 @@ def test_a_worker_that_cannot_send_ends_and_says_why(limit: str, line: str) -> N
     )
     assert line in done.stdout
     assert "Traceback" not in done.stderr
+
+
+STUCK = """
+    import multiprocessing, time
+    from gtacli.runtime.processes import begin_worker, kill_workers_at_exit
+
+    def wait():
+        begin_worker()
+        print("ready", flush=True)
+        time.sleep(100)
+
+    kill_workers_at_exit()
+    multiprocessing.get_context("fork").Process(target=wait, daemon=True).start()
+    time.sleep(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_worker_that_is_stuck_does_not_keep_its_parent() -> None:
+    code = textwrap.dedent(STUCK)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert (done.stdout, done.stderr) == ("ready\n", "")
