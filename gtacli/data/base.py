@@ -37,7 +37,8 @@ SPLIT_NAMES = {
 
 def split_in_name(name: str) -> str | None:
     """Return the split that a file's name contains (`birds-train-000.tar`), else None."""
-    words = re.split(r"[^a-z]+", name.lower())
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)  # TrainImages
+    words = [word.removesuffix("set") for word in re.split(r"[^a-z]+", parted.lower())]
     splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else None
 

@@ -114,10 +114,11 @@ def has_images(folder: Path) -> bool:
     left, entered = [str(folder)], set[str]()
     while left:
         path = left.pop()
-        real = os.path.realpath(path)
-        if real in entered:
-            continue
-        entered.add(real)
+        if left or entered or path != str(folder):  # most have an image directly in them
+            real = os.path.realpath(path)
+            if real in entered:
+                continue
+            entered.add(real)
         try:
             with os.scandir(path) as entries:
                 for entry in entries:

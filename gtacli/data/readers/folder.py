@@ -5,7 +5,8 @@ What is not read is listed in `ImageDataset.left_out`.
 
 import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from gtacli.data.base import DatasetReader, ImageDataset, LeftOut, Record, require_folder
@@ -111,7 +112,8 @@ def _read_splits(found: SplitFolders, notes: _Notes) -> dict[str, Images]:
         folder = loose.get("train") or next(iter(loose.values()))
         raise _no_classes(folder, notes.root)
     classes = {name for by_class in by_split.values() for name in by_class}
-    tables = [*list_tables(found.root)]
+    above = [one for one in found.root.parents if one.is_relative_to(notes.root)]
+    tables = [table for one in (found.root, *above) for table in list_tables(one)]
     for split, folder in loose.items():
         images = find_images(folder, notes.passed)
         if not images:
@@ -133,7 +135,7 @@ def _enter_split(split: str, splits: dict[str, Path]) -> Path:
     no class (`val/images/`).
     """
     folder = splits[split]
-    filled = _filled(folder)
+    filled = [*islice(_filled(folder), 2)]
     if len(filled) != 1 or list_folder(folder).images:
         return folder
     others = {one.name for other in splits.values() if other != folder for one in _filled(other)}
@@ -143,8 +145,8 @@ def _enter_split(split: str, splits: dict[str, Path]) -> Path:
     return filled[0] if split != "train" and len(others) > 1 and not known else folder
 
 
-def _filled(folder: Path) -> list[Path]:
-    return [one for one in list_subfolders(folder) if has_images(one)]
+def _filled(folder: Path) -> Iterator[Path]:
+    return (one for one in list_subfolders(folder) if has_images(one))
 
 
 def _read_classes(folder: Path, notes: _Notes) -> Images:

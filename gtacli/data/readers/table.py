@@ -11,6 +11,8 @@ splits. The classes are those of all tables together. A row that is repeated in 
 counts as often as it is listed; its images are held out together.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -32,12 +34,19 @@ from gtacli.data.base import (
     Record,
     split_in_name,
 )
+from gtacli.data.readers.loose import list_tables
 from gtacli.data.readers.split_folders import has_class_folders
 from gtacli.data.readers.table_columns import Columns, choose_columns, is_header, parse_columns
 from gtacli.data.readers.table_file import is_text, read_head, read_rows
 from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
-from gtacli.images.find import list_folder, list_subfolders
+from gtacli.images.find import (
+    find_images,
+    has_images,
+    list_folder,
+    list_subfolders,
+    relative_keys,
+)
 
 log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -73,7 +82,8 @@ class _Table:
 def has_tables(folder: Path) -> bool:
     """Return whether `folder` has tables of labeled images and no folders of classes.
 
-    These are `train.csv`, or `metadata.csv` in it or in the folders of its splits.
+    These are `train.csv`, or `metadata.csv` in it or in the folders of its splits, or the only
+    table beside images without class folders.
     """
     for one in list_subfolders(folder):
         if SPLIT_NAMES.get(one.name.lower()) == "train" and has_class_folders(one):
@@ -85,6 +95,16 @@ def has_tables(folder: Path) -> bool:
         return trains and any(_has_header(table) for table in tables)
     except GtaError:
         return False
+
+
+def _only_table(folder: Path) -> list[Path]:
+    """Return the only table of labeled images in a folder that has no class folders."""
+    filled = [one for one in list_subfolders(folder) if has_images(one)]
+    loose = [one for one in filled if split_in_name(one.name) is None]
+    if len(loose) > 1 or any(map(has_class_folders, filled)):
+        return []
+    tables = [table for table in list_tables(folder) if _has_header(table)]
+    return tables if len(tables) == 1 else []
 
 
 def _has_header(table: Path) -> bool:
@@ -150,8 +170,20 @@ def _read(root: Path, needs_label: bool) -> ImageDataset:
         root.stem if len(sources) == 1 and not root.is_dir() else top.name,
         classes,
         {split: tuple(splits[split]) for split in SPLITS if split in splits},
-        left_out=(*(one for table in tables for one in table.left_out), *entries.left_out),
+        left_out=(
+            *(one for table in tables for one in table.left_out),
+            *entries.left_out,
+            *(_find_unlisted(root, entries.found) if root.is_dir() else ()),
+        ),
     )
+
+
+def _find_unlisted(root: Path, listed: Sequence[_Entry]) -> Iterator[LeftOut]:
+    """Yield the images in a folder of tables that none of them lists, masks aside."""
+    used = {os.path.normpath(path) for one in listed for path in (one.path, one.mask) if path}
+    images = [path for path in find_images(root) if os.path.normpath(path) not in used]
+    if images:
+        yield LeftOut("images", "listed in no table", tuple(relative_keys(images, root)))
 
 
 def _sources(root: Path) -> list[Path]:
@@ -159,6 +191,7 @@ def _sources(root: Path) -> list[Path]:
         found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
         for folder in () if found else list_subfolders(root):
             found += _named(folder, ["metadata"]) if split_in_name(folder.name) else ()
+        found = found or _only_table(root)
         if not found:
             raise GtaError(f"{root} contains no train.csv")
         return found
@@ -203,20 +236,23 @@ def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _T
 
 
 def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -> TableRow:
-    def cell(column: int | None) -> str:
-        return cells[column] if column is not None and column < len(cells) else ""
-
     split: str | None = None
     if columns.split is not None:
-        given = cell(columns.split)
+        given = _cell(cells, columns.split)
         split = columns.splits.get(given.lower())
         if split is None:
             raise GtaError(
                 f"{source}, line {line}: split must be train, val or test, got '{given}'"
             )
-    label = columns.one_hot.name(cells) if columns.one_hot else cell(columns.label)
-    label = unicodedata.normalize("NFC", label)
-    return TableRow(source, line, cell(columns.image), label, split, cell(columns.mask))
+    label = columns.one_hot.name(cells) if columns.one_hot else _cell(cells, columns.label)
+    if not label.isascii():
+        label = unicodedata.normalize("NFC", label)
+    image, mask = _cell(cells, columns.image), _cell(cells, columns.mask)
+    return TableRow(source, line, image, label, split, mask)
+
+
+def _cell(cells: Sequence[str], column: int | None) -> str:
+    return cells[column] if column is not None and column < len(cells) else ""
 
 
 def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
@@ -261,6 +297,7 @@ class _Entries:
         self._first: dict[str, _Entry] = {}
         self._copies: Counter[str] = Counter()
         self._lost: dict[str, list[str]] = {}
+        self._below: dict[Path, Path] = {}  # folders of tables in the top one
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -280,16 +317,16 @@ class _Entries:
         Raises GtaError where the row contradicts itself or another one.
         """
         split = _split(row, default)
-        path = finder.find(row.image, split)
-        if isinstance(path, str):
-            self._lost.setdefault(path, []).append(f"{row.image} ({row.place})")
+        found = finder.find(row.image, split)
+        if isinstance(found, str):
+            self._lost.setdefault(found, []).append(f"{row.image} ({row.place})")
             return
         folder = row.source.parent
         mask = folder / row.mask.replace("\\", "/") if row.mask else None
         if mask is not None and not mask.is_file():
             raise GtaError(f"{row.place}: no such mask: {mask}")
-        key = self._key(row, path)
-        entry = _Entry(split, key, path, mask, row, None)
+        key = self._key(found, folder)
+        entry = _Entry(split, key, folder / found, mask, row, None)
         first = self._first.setdefault(key, entry)
         if first is not entry:
             if (first.split, first.row.label) != (split, row.label):
@@ -304,13 +341,11 @@ class _Entries:
             entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
         self.found.append(entry)
 
-    def _key(self, row: TableRow, path: Path) -> str:
-        folder = row.source.parent
-        direct = folder / row.image
-        key = Path(row.image) if path == direct else Path(os.path.relpath(path, folder))
-        if not key.is_absolute() and folder.absolute() != self._top:
-            key = folder.absolute().relative_to(self._top) / key
-        return key.as_posix()
+    def _key(self, path: Path, folder: Path) -> str:
+        if folder not in self._below:
+            self._below[folder] = folder.absolute().relative_to(self._top)
+        below = self._below[folder]
+        return (below / path if below.parts and not path.is_absolute() else path).as_posix()
 
 
 def _split(row: TableRow, default: str | dict[str, str] | None) -> str:

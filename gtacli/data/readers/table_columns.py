@@ -111,6 +111,8 @@ def choose_columns(
         return _without_header(source, rows, given, exists, needs_label)
     header = not (image in given.values() and _has(rows[0], image, exists))
     label = given.get("label", _find(names, "label", taken=image))
+    if label is None and needs_label:
+        label = _find_other(rows, image)
     one_hot = None if label is not None else _find_one_hot(rows, image)
     if label is None and one_hot is None and needs_label:
         raise _unknown(source, rows[0], "labels")
@@ -167,6 +169,13 @@ def _find_image(
             if any(_has(row, column, exists) for row in rows[1 : 1 + TRIED]):
                 return column
     return columns[0] if columns else None
+
+
+def _find_other(rows: Sequence[Row], image: int) -> int | None:
+    """Return the other one of two columns, if it has each value twice on average."""
+    others = [column for column, name in enumerate(rows[0].cells) if name and column != image]
+    values = _values(rows[1:], others[0]) if len(others) == 1 else Counter[str]()
+    return others[0] if 0 < 2 * len(values) <= len(rows) - 1 else None
 
 
 def _find_one_hot(rows: Sequence[Row], image: int) -> OneHot | None:

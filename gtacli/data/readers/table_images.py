@@ -33,6 +33,7 @@ class ImageFinder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._prefix = str(folder)
         self._direct = True
         self._strip: int | None = None
         self._index: dict[str, list[str]] | None = None
@@ -53,7 +54,7 @@ class ImageFinder:
         return self._direct_path(cell) is not None or self._least_strip(cell) is not None
 
     def find(self, cell: str, split: str | None = None) -> Path | str:
-        """Return the image of a cell, or the reason why there is none.
+        """Return the path of a cell's image in `folder`, or the reason why there is none.
 
         Args:
             cell: a cell of the table.
@@ -70,13 +71,12 @@ class ImageFinder:
             found = [one for one in found if _folder_split(one) == split] or found
         if len(found) > 1:
             return f"both {found[0]} and {found[1]} could be meant"
-        return self.folder / found[0] if found else "no such image"
+        return Path(found[0]) if found else "no such image"
 
     def _direct_path(self, cell: str) -> Path | None:
-        for text in dict.fromkeys((cell, cell.replace("\\", "/"))):
-            path = self.folder / text
-            if os.path.isfile(path):
-                return path
+        for text in (cell, cell.replace("\\", "/")) if "\\" in cell else (cell,):
+            if os.path.isfile(os.path.join(self._prefix, text)):
+                return Path(text)
         return None
 
     def _least_strip(self, cell: str) -> int | None:

@@ -56,13 +56,13 @@ def make_splits(dataset: ImageDataset, seed: int = 0, learns: bool = True) -> Sp
     Args:
         dataset: the dataset.
         seed: of the images held out where there is neither a test nor a validation split.
-        learns: leave out the classes without training images.
+        learns: training images are needed, and classes without any are left out.
 
     Raises UsageError without training or without test images.
     """
     dataset = require_seen(dataset) if learns else dataset
     train, val, test = dataset["train"], dataset["val"], dataset["test"]
-    if not train:
+    if not train and (learns or not (val or test)):
         raise UsageError(f"{dataset.name} has no training split", option="data")
     if test:
         return Splits(dataset.classes, train, val, test, "test")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtacli.errors import GtaError, RunError
+from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.measures.statistics import mean_interval
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.evaluation import ProbeData, ProbeResult, accuracy_metrics
@@ -54,6 +54,8 @@ def retrieval(
 
     For the metrics see `results.RetrievalResult`.
     """
+    if gallery == "train" and not data.splits.train:
+        raise UsageError("the data has no training images to search among", option="gallery")
     test = data.extract(model, data.splits.test)
     searched = test if gallery == "test" else data.extract(model, data.splits.train)
     device = data.cache.compute.device

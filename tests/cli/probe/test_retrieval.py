@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def test_classes_that_training_has_not_seen(
     done = gta(*words(tiny_model, tmp_path / "set", tmp_path / "o"), "--json")
     assert done.status == 0
     assert done.lines[0]["n_queries"] == 6
+    shutil.rmtree(tmp_path / "set/train")
+    assert gta(*words(tiny_model, tmp_path / "set", tmp_path / "q")).status == 0
+    searched = gta(*words(tiny_model, tmp_path / "set", tmp_path / "r"), "--gallery", "train")
+    assert searched.status == 2
+    assert "--gallery: the data has no training images" in searched.err
+
+
+def test_commands_that_learn_refuse_unseen_classes(
+    gta: Any, tiny_model: Path, tmp_path: Path, make_image: Any
+) -> None:
+    for folder in ("train/a", "train/b", "test/c", "test/d"):
+        make_image(tmp_path / "set" / folder / "1.png")
     given = words(tiny_model, tmp_path / "set", tmp_path / "p")
     refused = gta(*("knn" if word == "retrieval" else word for word in given))
     assert refused.status == 2

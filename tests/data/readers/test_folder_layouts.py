@@ -46,6 +46,9 @@ TWO = {"a": 2, "b": 2}
         ("train", "images_test", "test"),
         ("seg_train/seg_train", "seg_test/seg_test", "test"),
         ("train/images", "test/images", "test"),
+        ("TrainImages", "ValImages", "val"),
+        ("trainset", "testset", "test"),
+        ("train2017", "val2017", "val"),
         ("data/v1/train", "data/v1/val", "val"),
     ],
 )
@@ -98,6 +101,15 @@ def test_a_table_labels_a_loose_split(
     assert shape(data) == {"train": TWO, "val": {"a": 1, "b": 1}}
     assert data.classes[data["val"][0].label] == "a"
     assert data["val"][0].key == f"{images}v1.png"
+
+
+def test_a_table_above_the_only_folder(tmp_path: Path, make_folder: MakeFolder) -> None:
+    """ImageNet as Kaggle packs it."""
+    top = "ILSVRC/Data/CLS-LOC/"
+    make_folder(tmp_path, [*files(f"{top}train/", "ab"), f"{top}val/v1.png", f"{top}test/t.png"])
+    (tmp_path / "ILSVRC/Annotations").mkdir()
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv1,b 1 2 3 4\n")
+    assert shape(load_dataset(str(tmp_path))) == {"train": TWO, "val": {"b": 1}}
 
 
 def test_a_table_labels_some_of_a_loose_split(tmp_path: Path, make_folder: MakeFolder) -> None:
@@ -192,8 +204,9 @@ def test_one_class_is_refused_where_one_learns(tmp_path: Path, make_folder: Make
     with pytest.raises(GtaError, match="has one class alone, 'only': give a folder with a subf"):
         require_classes(data)
     assert check_dataset(data)["wrong"][0].startswith(f"{tmp_path.name} has one class alone")
-    (tmp_path / "labels.csv").write_text("id,breed\n1,x\n")
-    with pytest.raises(GtaError, match=r"did you mean .*labels\.csv\?"):
+    for name in ("labels.csv", "old.csv"):
+        (tmp_path / name).write_text("id,breed\n1,x\n")
+    with pytest.raises(GtaError, match=r"did you mean .*labels\.csv or .*old\.csv\?"):
         require_classes(load_dataset(str(tmp_path)))
 
 
@@ -251,7 +264,8 @@ def test_a_loose_folder_with_a_table_names_the_table(
     tmp_path: Path, make_folder: MakeFolder
 ) -> None:
     make_folder(tmp_path, ["train/1.png", "test/2.png"])
-    (tmp_path / "labels.csv").write_text("id,breed\n1,x\n")
+    for name in ("labels.csv", "old_labels.csv"):
+        (tmp_path / name).write_text("id,breed\n1,x\n")
     with pytest.raises(GtaError, match=r"train holds images .*: did you mean .*labels\.csv\?"):
         load_dataset(str(tmp_path))
 

@@ -386,3 +386,33 @@ def test_spreadsheets_are_named(tmp_path: Path) -> None:
     (tmp_path / "birds.xlsx").write_bytes(b"PK")
     with pytest.raises(GtaError, match=r"birds\.xlsx is a file; save the table as CSV"):
         load_dataset(str(tmp_path / "birds.xlsx"))
+
+
+@pytest.mark.parametrize("images", ["images/", "", "train/"])
+def test_the_only_table_beside_images(
+    images: str, tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, [f"{images}1.png", f"{images}2.png", "test/9.png"][: 3 if images else 2])
+    write(tmp_path / "labels.csv", [("id", "breed"), ("1", "x"), ("2", "y")])
+    write(tmp_path / "sample_submission.csv", [("id", "x", "y"), ("9", "0.5", "0.5")])
+    data = load_dataset(str(tmp_path))
+    assert parts(data) == {"train": [(f"{images}1.png", "x"), (f"{images}2.png", "y")]}
+    unlisted = [one.names for one in data.left_out if one.reason == "listed in no table"]
+    assert unlisted == ([("test/9.png",)] if images else [])
+
+
+def test_class_folders_precede_the_only_table(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(tmp_path, ["images/a/1.png", "images/b/2.png"])
+    write(tmp_path / "labels.csv", [("id", "breed"), ("1", "x"), ("2", "y")])
+    assert load_dataset(str(tmp_path)).classes == ("a", "b")
+
+
+def test_the_other_one_of_two_columns_has_the_labels(root: Path) -> None:
+    """Unless its values are as many as rows."""
+    table = write(root / "set.csv", [("Image", "Kind"), *(row[:2] for row in rows())])
+    assert parts(load_dataset(str(table))) == expected(["train"] * 4)
+    scores = [(path, f"0.{i}") for i, path in enumerate(NAMES)]
+    with pytest.raises(GtaError, match="no column of labels"):
+        load_dataset(str(write(root / "set.csv", [("Image", "Score"), *scores])))
