@@ -21,11 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## compare plain fine-tuning with GTA on the built-in dataset (minutes)
 	$(BIN)/gta demo --out runs/demo
 
+# Two processes of one thread each: they share no state, and the tests are too small for more threads.
 test: install ## run the test suite without the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-all: install ## run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-min: install ## run the test suite on the lowest versions that pyproject.toml declares
 	test -x $(MIN)/python || $(PYTHON) -m venv .venv-min

@@ -62,7 +62,8 @@ def complete(line: str) -> list[str]:
         ("gta probe attention --compare deit_tiny_", {"deit_tiny_patch16_224.fb_in1k"}),
         ("gta finetune --epochs ", {"auto"}),
         ("gta finetune --hold-out ", {"auto", "none"}),
-        ("gta finetune --batch-size ", set()),
+        ("gta finetune --batch-size ", {"auto"}),
+        ("gta finetune --seed ", set()),
     ],
 )
 def test_bash(line: str, expected: set[str]) -> None:

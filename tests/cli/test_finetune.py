@@ -129,7 +129,7 @@ def bad_inputs(root: Path, model: Path, data: Path) -> dict[str, tuple[list[str]
     return {
         "missing folder": (["--data", str(root / "nowhere")], "nowhere"),
         "empty folder": (["--data", str(root / "empty")], "empty"),
-        "class without an image": (["--data", str(hollow)], "green"),
+        "one class with images": (["--data", str(hollow)], "red"),
         "unknown data set": (["--data", "cubb:."], "cub"),
         "unknown regulariser": (["--regularizer", "gtaa"], "did you mean 'gta'"),
         "unknown model": (["-m", "vit_tiny_patch16_225"], "did you mean"),
@@ -137,7 +137,7 @@ def bad_inputs(root: Path, model: Path, data: Path) -> dict[str, tuple[list[str]
         "wrong type in a recipe": (["--recipe", str(recipe)], "warmup"),
         "weights of another architecture": (["-m", f"{tiny}@{other}"], "fills only 0 of"),
         "truncated safetensors": (["-m", f"{tiny}@{cut}"], "damaged"),
-        "a pickle that would run code": (["-m", f"{tiny}@{bomb}"], "not"),
+        "a pickle that would run code": (["-m", f"{tiny}@{bomb}"], "bomb.pth"),
         "no ViT": (["-m", "resnet18@none"], "ResNet"),
         "negative strength": (["--lam", "-1"], "--lam"),
         "no such block": (["--layers", "99"], "no block 99"),
@@ -152,7 +152,7 @@ def bad_inputs(root: Path, model: Path, data: Path) -> dict[str, tuple[list[str]
 
 
 CASES = [
-    "missing folder", "empty folder", "class without an image", "unknown data set",
+    "missing folder", "empty folder", "one class with images", "unknown data set",
     "unknown regulariser", "unknown model", "unknown option", "wrong type in a recipe",
     "weights of another architecture", "truncated safetensors", "a pickle that would run code",
     "no ViT", "negative strength", "no such block", "no block at all", "no such device",
@@ -171,7 +171,8 @@ def test_bad_input_gets_one_line_and_status_2(
     assert main(finetune(tiny_model, tiny_data, tmp_path / "run", "-q", *words)) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    (line,) = err.splitlines()
+    *before, line = err.splitlines()
+    assert all(one.startswith("warning: left out: ") for one in before)
     assert line.startswith("error: ")
     assert answer in line
     assert not (tmp_path / "run").exists()

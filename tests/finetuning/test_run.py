@@ -357,7 +357,7 @@ def test_unwritable_state_reports_the_cause(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(RunError, match=r"cannot write .*state\.pt \(.*File too large\)"):
+        with pytest.raises(RunError, match=r"cannot write .*state\.pt \(.*File too large"):
             RunFolder(tmp_path).write_state({"tensor": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

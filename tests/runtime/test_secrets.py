@@ -84,7 +84,8 @@ def test_a_run_records_no_credentials_and_resumes_with_them_named_again(
     record = {
         "command": "finetune",
         "config": config.model_dump(mode="json"),
-        "data": {},
+        "data": {"fingerprint": "0"},
+        "model": {"fingerprint": "0"},
         "argv": ["gta", f"--data={data}"],
     }
     folder = RunFolder(tmp_path / "run")
