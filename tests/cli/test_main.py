@@ -137,8 +137,11 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_main_reads_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []  # whose handlers of signals would stay in the process of the tests
+    monkeypatch.setattr("gtacli.runtime.interrupts.end_on_signal", ends.append)
     monkeypatch.setattr(sys, "argv", ["gta", "recipes", "list"])
     assert main() == 0
+    assert ends == [0]
 
 
 def test_a_full_memory_is_one_line_with_the_size_that_fits(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -167,8 +168,16 @@ def test_workers_end_with_their_parent(kind: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def by_default() -> Iterator[None]:
+    """Let SIGTERM have its default action, which the test's process may have replaced."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="Windows has no such signal")
-def test_the_limit_of_cpu_time_stops_a_loop_once() -> None:
+def test_the_limit_of_cpu_time_stops_a_loop_once(by_default: None) -> None:
     """The signal is repeated every second, which must not interrupt the saving.
 
     It is raised in this thread: one to the process may come late, when its handler is gone.
