@@ -12,7 +12,7 @@ from gtacli.config.base import StrictModel
 from gtacli.config.common import FilePath, ImageSize, columns_option
 from gtacli.config.option import option
 from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
-from gtacli.config.training import AUTO_HELP, TrainingConfig
+from gtacli.config.training import TrainingConfig, batch_size_option
 from gtacli.registry import DISCOVERY
 
 # Below this exp(1 / tau) overflows in fp32.
@@ -160,13 +160,7 @@ class PretrainConfig(TrainingConfig):
         ge=0,
         shown="a tenth of the epochs",
     )
-    batch_size: int = option(
-        64,
-        f"images per step, over all processes; {AUTO_HELP}",
-        ge=1,
-        metavar="N|auto",
-        choices=["auto"],
-    )
+    batch_size: int = batch_size_option(64)
 
     @classmethod
     def part_options(cls, name: str) -> type[StrictModel] | None:

@@ -12,7 +12,17 @@ from gtacli.config.common import CommonConfig, FilePath, RecordConfig, read_word
 from gtacli.config.option import option
 from gtacli.config.values import Level, Setting, Tree
 
-AUTO_HELP = "auto: as many, in parts that fit into memory (`fit_memory`)"
+
+def batch_size_option(default: int) -> Any:
+    """Return the field `batch_size` of a command that trains."""
+    return option(
+        default,
+        "images per step, over all processes; auto: as many, in parts that fit into memory "
+        "(`fit_memory`)",
+        ge=1,
+        metavar="N|auto",
+        choices=["auto"],
+    )
 
 
 class TrainingConfig(RecordConfig, CommonConfig):
@@ -35,13 +45,7 @@ class TrainingConfig(RecordConfig, CommonConfig):
     cache: Literal["auto", "ram", "none"] = option(
         "auto", "cache decoded images in memory; auto: if they are small enough"
     )
-    batch_size: int = option(
-        32,
-        f"images per step, over all processes; {AUTO_HELP}",
-        ge=1,
-        metavar="N|auto",
-        choices=["auto"],
-    )
+    batch_size: int = batch_size_option(32)
     accumulate: int = option(1, "batches per optimizer step", ge=1)
     fit_memory: bool = option(
         False,

@@ -102,7 +102,7 @@ def _complete(
     path: Path | PackedImage, cover: Size | None, error: OSError, tell: Callable[[str], object]
 ) -> Image.Image:
     """Decode a JPEG that lacks its end. Raises the error of the decoder if most of it lacks."""
-    with Image.open(BytesIO(read_bytes(path) + _END)) as image:
+    with open_image(EncodedImage(str(path), read_bytes(path) + _END)) as image:
         _draft(image, cover)
         image.load()
         rows = np.asarray(image)

@@ -111,7 +111,6 @@ def decode_tiff(
     """
     import tifffile
 
-    logging.getLogger("tifffile").disabled = True  # its lines do not name the file
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gtacli.config.base import StrictModel, first_problem
+from gtacli.config.base import ModelT, StrictModel, first_problem
 from gtacli.config.common import ImageSize
 from gtacli.errors import GtaError
 
@@ -21,7 +21,6 @@ LARGEST = 1e100
 """Bound of metrics; sums, variances and percentages of such numbers are finite."""
 _INTERVAL = "_interval"
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
 Metric = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
