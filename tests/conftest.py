@@ -104,7 +104,7 @@ def web(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
 
     web = Web()
     monkeypatch.setattr(reachable, "TRANSPORTS", (web.transport(),))
-    monkeypatch.setattr(reachable, "_answered", set())
+    monkeypatch.setattr(reachable, "_questions", {})
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -25,6 +25,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from gtacli.cli.ahead import ask_hosts_ahead
 from gtacli.cli.completion import NAMES, completer, recipe_names
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.cli.spelling import flag, with_flags
@@ -145,6 +146,7 @@ def _callback(
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
         _set_reading(config)
+        ask_hosts_ahead(config)
         try:
             with call.cleanup:
                 return body(config, call, **{p.name: given[p.name] for p in own})
