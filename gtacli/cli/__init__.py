@@ -6,29 +6,40 @@ interrupted. Every error is one line on stderr; `--verbose` adds the traceback o
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    from gtacli.cli.streams import drop_stdout
     from gtacli.runtime.interrupts import end_on_signal, interruptible
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with interruptible():
-            status = _run(words)
-            sys.stdout.flush()
+            status = _prepare() if argv is None else 0
+            status = status or _run(words)
     except BrokenPipeError:  # the reader (head, less) has gone
-        _drop_stdout()
+        drop_stdout()
         status = 0
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
     if argv is None:  # the interpreter ends next
         end_on_signal(status)
     return status
+
+
+def _prepare() -> int:
+    """Prepare the streams of a process of its own; return the exit status if it cannot run."""
+    from gtacli.cli.streams import prepare_streams
+    from gtacli.errors import GtaError
+
+    try:
+        prepare_streams()
+    except GtaError as error:
+        return _fail(error.message, error.exit_code)
+    return 0
 
 
 def _run(words: list[str]) -> int:
@@ -41,7 +52,9 @@ def _run(words: list[str]) -> int:
     from gtacli.runtime.limits import explain_limit
 
     try:
-        return _invoke(words)
+        status = _invoke(words)
+        sys.stdout.flush()
+        return status
     except GtaError as error:
         if was_interrupted() and not isinstance(error, Interrupted):
             return _fail("interrupted", 130)
@@ -101,9 +114,3 @@ def _fail(text: str, status: int, lost: bool = False) -> int:
         return silent
     print("error:", escape_controls(" ".join(text.split())), file=sys.stderr)
     return status
-
-
-def _drop_stdout() -> None:
-    # Else the interpreter's own flush at exit would complain.
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

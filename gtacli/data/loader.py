@@ -6,6 +6,8 @@ state is neither read nor changed. Several processes share each batch: process r
 images r, r + n, ..., so that together they load what one process would.
 """
 
+import logging
+import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +22,16 @@ from gtacli.data.augment.batched import BatchedAugmentation, CroppedBatch
 from gtacli.data.augment.transforms import RelativeCrop, Transform
 from gtacli.data.store import ImageStore
 from gtacli.images.decode import ImageError
-from gtacli.runtime.processes import begin_worker, kill_workers_at_exit
+from gtacli.runtime.limits import explain_unshared
+from gtacli.runtime.processes import (
+    begin_worker,
+    ignore_ends_of_workers,
+    kill_workers_at_exit,
+)
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
+log = logging.getLogger(__name__)
 _MASK = (1 << 64) - 1
 _SIGNAL_SECONDS = 1.0
 
@@ -82,21 +90,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         store = self._epoch.store
         store.prepare()
-        workers = min(self._workers, len(self))
-        if workers:
-            kill_workers_at_exit()
-        loaded: DataLoader[_LoadedBatch] = DataLoader(
-            self._epoch,
-            batch_size=None,  # an item is a batch
-            sampler=range(self._start, len(self._epoch)),
-            num_workers=workers,
-            pin_memory=self._pin,
-            multiprocessing_context=self._context if workers else None,
-            generator=torch.Generator(),  # the default would draw from the global generator
-            worker_init_fn=_begin_worker if workers else None,
-        )
-        for number, item in enumerate(_receive(loaded), start=self._start):
-            self.position = number + 1
+        self.position = self._start
+        for item in self._load():
+            self.position += 1
             for index, reason in item.failed:
                 store.skip(index, reason)
             if item.cropped is None:
@@ -105,6 +101,39 @@ class Loader:
                 assert isinstance(self._epoch.transform, BatchedAugmentation)
                 yield item.batch._replace(images=self._epoch.transform.finish(item.cropped))
         store.summarize()
+
+    def _load(self) -> "Iterator[_LoadedBatch]":
+        """Yield the batches; those that no worker can load or send here, this process loads."""
+        workers = min(self._workers, len(self)) if ImageStore.shareable else 0
+        if workers:
+            kill_workers_at_exit()
+            reason = None
+            try:
+                _try_to_share(workers, self._context)
+                yield from _receive(self._load_with(workers))
+            except (OSError, RuntimeError) as error:
+                listen = ignore_ends_of_workers()
+                reason = explain_unshared(error)
+                if reason is None:
+                    raise
+            if reason is None:
+                return
+            listen()  # torch's iterator is gone by now, and its workers with it
+            log.warning("%s: images are loaded by the main process", reason)
+            ImageStore.shareable = False
+        yield from self._load_with(0)
+
+    def _load_with(self, workers: int) -> "DataLoader[_LoadedBatch]":
+        return DataLoader(
+            self._epoch,
+            batch_size=None,  # an item is a batch
+            sampler=range(self.position, len(self._epoch)),
+            num_workers=workers,
+            pin_memory=self._pin,
+            multiprocessing_context=self._context if workers else None,
+            generator=torch.Generator(),  # the default would draw from the global generator
+            worker_init_fn=_begin_worker if workers else None,
+        )
 
 
 def make_loader(
@@ -160,6 +189,16 @@ def _receive(loaded: Iterable["_LoadedBatch"]) -> "Iterator[_LoadedBatch]":
         # The connection has ended first. The signal that follows raises torch's own error here.
         time.sleep(_SIGNAL_SECONDS)
         raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
+
+
+def _try_to_share(workers: int, context: str | None) -> None:
+    """Raise the system's error if there cannot be as many queues as workers need.
+
+    torch's own attempt would leave an iterator behind whose clean-up fails, too.
+    """
+    queues = multiprocessing.get_context(context)
+    kept = [queues.Event(), *(queues.Queue() for _ in range(workers + 1))]
+    del kept
 
 
 def _begin_worker(worker: int) -> None:

@@ -7,7 +7,7 @@ shared memory with a single descriptor, and no process copies it.
 import logging
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class ImageStore:
     Attributes:
         skipped: reasons by the key of all unreadable images so far.
     """
+
+    shareable: ClassVar[bool] = True
+    """False once processes could not share images on this machine."""
 
     def __init__(
         self,

@@ -103,7 +103,9 @@ def choose_compute(device: str, precision: str) -> Compute:
         raise UsageError("fp16 needs a GPU; use bf16 or fp32 on the CPU", option="precision")
     if chosen.type == "cpu":
         keep_freed_memory()
-        if process_info().local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        # torch counts the machine's cores, not those of a container or of one of several processes.
+        fewer = process_info().local_size > 1 or usable_cores() < torch.get_num_threads()
+        if fewer and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(usable_cores())
     return Compute(chosen, dtype)
 

@@ -48,6 +48,26 @@ def explain_limit(
     return None
 
 
+def explain_unshared(error: BaseException) -> str | None:
+    """Return why processes cannot share work here, as a clause; None for any other error.
+
+    Such a process can do all the work itself: it lacks shared memory, handles or processes.
+    """
+    for one in _causes(error):
+        number, text = error_number(one), str(one)
+        if number == errno.ENOSPC:
+            return "the memory that processes share (/dev/shm) is full"
+        if number == errno.EFBIG:
+            return "the limit of files (ulimit -f) is too small for the memory that processes share"
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS):
+            return f"no memory can be shared among processes ({os.strerror(number)})"
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "too many files are open for more processes (ulimit -n)"
+        if number == errno.EAGAIN or _THREADS.search(text):
+            return "no more processes can be started (ulimit -u)"
+    return None
+
+
 def is_memory_error(error: BaseException) -> bool:
     """Return whether a program or a device has no memory left."""
     for one in _causes(error):

@@ -1,19 +1,24 @@
 """The cores and the memory that this process may use; the processes of a run share them equally."""
 
+import math
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from gtacli.runtime.processes import process_info
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: those of the machine, or its container's time."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _quota()
+    cores = cores if quota is None else min(cores, math.ceil(quota))
     return max(1, cores // process_info().local_size)
 
 
@@ -74,15 +79,45 @@ def _read_kilobytes(path: Path, key: str) -> int | None:
 def _container() -> int | None:
     """Return what is free within the limits of the control groups, versions 2 and 1."""
     found = [
-        _free_in(_CGROUP, "memory.max", "memory.current", "inactive_file"),
-        _free_in(
-            _CGROUP / "memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
+        *(_free_in(g, "memory.max", "memory.current", "inactive_file") for g in _groups("")),
+        *(
+            _free_in(g, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            for g in _groups("memory")
         ),
     ]
     return min((value for value in found if value is not None), default=None)
+
+
+def _quota() -> float | None:
+    """Return the cores whose time the control groups grant, versions 2 and 1; None: no limit."""
+    found = []
+    for group, names in (
+        *((g, ("cpu.max",)) for g in _groups("")),
+        *((g, ("cpu.cfs_quota_us", "cpu.cfs_period_us")) for g in _groups("cpu")),
+    ):
+        with suppress(OSError, ValueError):  # "max" if there is no limit, or -1
+            quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+            if quota > 0 and period > 0:
+                found.append(quota / period)
+    return min(found, default=None)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups of this process, its own one first, then the upper.
+
+    Args:
+        controller: of version 1, "memory" or "cpu"; "" for version 2, which has one tree.
+    """
+    top = _CGROUP / controller
+    inner = Path()
+    with suppress(OSError, ValueError):
+        for line in _OWN_CGROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                inner = Path(path.lstrip("/"))
+    if ".." not in inner.parts:  # as in a container that has left its group
+        yield from (top / part for part in (inner, *inner.parents) if part != Path())
+    yield top
 
 
 def _free_in(folder: Path, limit: str, used: str, cache: str) -> int | None:

@@ -12,10 +12,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gtacli.runtime.interrupts import ignore_signals
 from gtacli.runtime.limits import WORKER_STATUS, error_number
@@ -143,11 +146,24 @@ def kill_workers_at_exit() -> None:
     atexit.register(_kill_workers)
 
 
+def ignore_ends_of_workers() -> Callable[[], object]:
+    """Let the end of a worker raise no error anywhere; return a function that ends this.
+
+    torch's handler of the signal raises one where the program just is, for each worker that fails.
+    """
+    before: Any = signal.SIG_DFL
+    for _ in range(2):  # the handler may raise its error in here, too
+        with suppress(RuntimeError, ValueError, AttributeError):  # a thread; Windows
+            before = signal.getsignal(signal.SIGCHLD)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return lambda: signal.signal(signal.SIGCHLD, before)
+    return lambda: None
+
+
 def _kill_workers() -> None:
     from multiprocessing import active_children
 
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error
+    ignore_ends_of_workers()
     for worker in active_children():
         if worker.daemon:
             worker.kill()

@@ -1,7 +1,10 @@
 """Tests of the loader."""
 
+import errno
+import os
 import pickle
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from gtacli.data import Record
 from gtacli.data.augment.transforms import EvalTransform, TrainTransform
 from gtacli.data.loader import Batch, ImageStore, Loader, make_loader
+from gtacli.runtime.limits import WORKER_STATUS
 
 TRAIN, EVAL = TrainTransform((24, 32)), EvalTransform((24, 32))
 
@@ -130,6 +134,42 @@ def test_all_images_unreadable(records: list[Record], cache: str) -> None:
     tested = loader(records, cache)
     assert [len(batch.labels) for batch in tested] == [0, 0, 0]
     assert len(tested._epoch.store.skipped) == 11
+
+
+class Ends(TrainTransform):
+    """A transform that ends a worker at its third image, as where it cannot send a batch."""
+
+    def make_view(self, image: Any, rng: Any) -> Any:
+        self.views = getattr(self, "views", 0) + 1
+        if torch.utils.data.get_worker_info() and self.views > 2:
+            os._exit(WORKER_STATUS + errno.ENOSPC)
+        return super().make_view(image, rng)
+
+
+@pytest.mark.parametrize("fails", ["at the start", "later"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+def test_without_shared_memory_the_main_process_loads(
+    records: list[Record],
+    fails: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ImageStore, "shareable", True)
+    store = ImageStore(records, TRAIN.load_size, cache="none")
+    transform = TRAIN
+    if fails == "later":
+        transform = Ends((24, 32))
+    else:
+        monkeypatch.setattr("gtacli.data.loader._try_to_share", refuse)
+    for epoch in (2, 3):
+        tested = make_loader(store, transform, 4, train=True, seed=5, epoch=epoch, workers=2)
+        assert same(list(tested), list(loader(records, epoch=epoch)))
+        assert tested.position == 3
+    line = "the memory that processes share (/dev/shm) is full: images are loaded by the main"
+    assert caplog.text.count(line) == 1
 
 
 def test_repeats_read_each_image_once(

@@ -61,3 +61,13 @@ def test_processes_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     choose_compute("cpu", "fp32")
     assert given == [3]
+
+
+def test_threads_follow_the_time_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    choose_compute("cpu", "fp32")
+    assert given == [3]

@@ -11,6 +11,7 @@ from gtacli.runtime.processes import ProcessInfo
 
 def test_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "none")
     monkeypatch.setattr(machine, "_machine", lambda: 1000)
     assert machine.available_memory() == 1000
     (tmp_path / "memory.max").write_text("max\n")
@@ -30,6 +31,35 @@ def test_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(machine, "_machine", lambda: None)
     monkeypatch.setattr(machine, "_container", lambda: None)
     assert machine.available_memory() is None
+
+
+def test_groups_limit_the_memory_and_the_time_of_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.write_text("4:cpu,cpuacct:/job/step\n3:memory:/job\n0::/slice/unit\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", own)
+    monkeypatch.setattr(machine, "_machine", lambda: 1000)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert machine.usable_cores() == 64
+    job = tmp_path / "cpu" / "job"  # version 1, as of a queue
+    job.mkdir(parents=True)
+    (job / "cpu.cfs_quota_us").write_text("-1\n")
+    (job / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.usable_cores() == 64
+    (job / "cpu.cfs_quota_us").write_text("850000\n")
+    assert machine.usable_cores() == 9
+    unit = tmp_path / "slice" / "unit"  # version 2
+    unit.mkdir(parents=True)
+    (unit / "cpu.max").write_text("max 100000\n")
+    (unit.parent / "cpu.max").write_text("150000 100000\n")
+    assert machine.usable_cores() == 2
+    (tmp_path / "cpu.max").write_text("50000 100000\n")  # a container's own, at its top
+    assert machine.usable_cores() == 1
+    (unit / "memory.max").write_text("700\n")
+    (unit / "memory.current").write_text("300\n")
+    assert machine.available_memory() == 400
 
 
 def test_at_least_one_core() -> None:
