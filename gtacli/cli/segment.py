@@ -106,8 +106,10 @@ def _check(config: SegmentConfig) -> None:
         raise UsageError("name the folder of the interrupted run as `out`", option="resume")
     if config.resume and config.compare:
         raise UsageError("not with `compare`, which draws a sheet of all models", option="resume")
-    if config.ground_truth is not None and not config.ground_truth.is_dir():
-        raise UsageError(f"no folder {config.ground_truth}", option="ground_truth")
+    if config.ground_truth is not None:
+        from gtacli.data.truth import check_truth
+
+        check_truth(config.ground_truth, "ground_truth")
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)

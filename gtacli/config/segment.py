@@ -60,9 +60,9 @@ class SegmentConfig(BackendConfig):
     )
     ground_truth: FilePath | None = option(
         None,
-        "folder of ground truth named like the images: black and white masks, masks of "
-        "object or class ids, or VOC's .xml files with boxes",
-        metavar="DIR",
+        "folder of ground truth named like the images: black and white masks, masks of object or "
+        "class ids, VOC's .xml or LabelMe's .json files; or one JSON file in COCO's format",
+        metavar="DIR|FILE",
     )
     void: Literal["drop", "keep"] = option(
         "drop",

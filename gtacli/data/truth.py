@@ -1,15 +1,15 @@
-"""Ground truth of objects: masks and boxes, from a folder or from the records of a dataset.
+"""Ground truth of objects: masks and boxes, from files of annotations or the records of a dataset.
 
 The kind of a file is recognized: a black and white mask (one object), a mask of numbers (a palette
 or gray PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
-SegmentationObject), or a VOC annotation (.xml, boxes only).
+SegmentationObject), a VOC annotation (.xml, boxes only), LabelMe's (.json), or one JSON file of all
+images in COCO's format.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from gtacli.data.base import Record
+from gtacli.data.objects import GroundTruth
 from gtacli.data.readers.annotations import read_boxes
+from gtacli.data.readers.coco_file import read_coco
+from gtacli.data.readers.labelme import read_labelme
+from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode, open_image, read_header
 from gtacli.images.find import IMAGE_SUFFIXES
 from gtacli.images.packed import PackedImage
-from gtacli.images.sizes import Box, Size, clip_boxes
+from gtacli.images.sizes import Size, clip_boxes
 from gtacli.measures.segmentation import VOID
 
 _VOID_IN_FILES = 255
@@ -32,25 +36,27 @@ _MOST_IDS = 200  # photographs and soft maps have more gray levels
 _RACY = 2_000_000_000  # nanoseconds, the coarsest of file systems' clocks
 _WORDS = ("mask", "masks", "segmentation", "seg", "gt", "label", "labels", "annotation", "matte")
 _ENDINGS = ("", *(f"{mark}{word}" for word in _WORDS for mark in "_-."))
-_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml")
+_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml", ".json")
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """The ground truth of an image.
-
-    Attributes:
-        labels: (h, w) int32: 0 for background, larger numbers for objects or classes, VOID for
-            unlabeled pixels. None if there are only boxes.
-        boxes: boxes of the objects, if they are annotated.
-    """
-
-    labels: NDArray[np.int32] | None = None
-    boxes: tuple[Box, ...] | None = None
+def check_truth(path: Path, option: str) -> None:
+    """Raise UsageError for what is neither a folder nor a file of COCO's format."""
+    if path.is_dir():
+        return
+    if not path.is_file():
+        raise UsageError(f"no folder or file {path}", option=option)
+    try:
+        read_coco(path)
+    except ImageError as error:
+        raise UsageError(
+            f"{error}; give a folder of files named like the images, or a JSON file of COCO's "
+            f"format",
+            option=option,
+        ) from error
 
 
 def read_truth(
-    folder: Path,
+    where: Path,
     image: PurePath,
     size: Size,
     stem: str | None = None,
@@ -59,10 +65,10 @@ def read_truth(
     """Read the ground truth of an image.
 
     Args:
-        folder: folder of the masks or annotations.
-        image: relative path of the image; the file has the same relative path, or the same name in
-            `folder` itself, with another suffix and perhaps `_mask`, `_segmentation` or the like
-            before it.
+        where: folder of the masks or annotations, or a file of COCO's format.
+        image: relative path of the image; its file in a folder has the same relative path, or the
+            same name in `where` itself, with another suffix and perhaps `_mask`, `_segmentation`
+            or the like before it.
         size: (h, w) of the image, upright.
         stem: the path of the image's results, without a suffix; looked for first, as it differs
             between images of equal relative paths.
@@ -71,9 +77,14 @@ def read_truth(
     Raises ImageError for a file that is missing, unreadable, of another size, or neither black and
     white nor a mask of numbers.
     """
-    path = find_truth(folder, image, stem)
+    path = find_truth(where, image, stem, source)
+    orientation = partial(_orientation, source)
+    if path == where:
+        return read_coco(path).read(image, size, orientation)
     if path.suffix.lower() == ".xml":
-        return GroundTruth(boxes=read_boxes(path, size, orientation=partial(_orientation, source)))
+        return GroundTruth(boxes=read_boxes(path, size, orientation=orientation))
+    if path.suffix.lower() == ".json":
+        return read_labelme(path, size, orientation)
     return GroundTruth(read_mask(path, size))
 
 
@@ -151,19 +162,35 @@ def _orientation(source: Path | PackedImage | None) -> int:
     return 1 if source is None else read_header(source)[2]
 
 
-def find_truth(folder: Path, image: PurePath, first: str | None = None) -> Path:
+def find_truth(
+    where: Path,
+    image: PurePath,
+    first: str | None = None,
+    source: Path | PackedImage | None = None,
+) -> Path:
     """Return the file of an image's ground truth, see `read_truth`. Raises ImageError."""
+    if not where.is_dir():
+        return where
     stems = [image.with_suffix(""), PurePath(image.stem)]
     for stem in dict.fromkeys(stems if first is None else [PurePath(first), *stems]):
-        parent = folder / stem.parent
+        parent = where / stem.parent
         names = _names(parent)
         for ending in _ENDINGS:
-            if name := names.get(f"{stem.name}{ending}"):
-                return parent / name
-    raise ImageError(f"no ground truth for {image} in {folder}")
+            for name in names.get(f"{stem.name}{ending}", ()):
+                # Some tools write annotations beside the images, which are no truth of their own.
+                if name != image.name or not _is_same(parent / name, source):
+                    return parent / name
+    raise ImageError(f"no ground truth for {image} in {where}")
 
 
-def _names(folder: Path) -> dict[str, str]:
+def _is_same(path: Path, source: Path | PackedImage | None) -> bool:
+    try:
+        return isinstance(source, Path) and path.samefile(source)
+    except OSError:
+        return False
+
+
+def _names(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return the files of ground truth in a folder by stem; the list is kept until it changes."""
     try:
         changed = folder.stat().st_mtime_ns
@@ -175,17 +202,20 @@ def _names(folder: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _kept_names(folder: str, changed: int) -> dict[str, str]:
+def _kept_names(folder: str, changed: int) -> dict[str, tuple[str, ...]]:
     return _list_names(folder)
 
 
-def _list_names(folder: str) -> dict[str, str]:
-    """List a folder; of equal stems the first by suffix counts."""
+def _list_names(folder: str) -> dict[str, tuple[str, ...]]:
+    """List a folder; of equal stems the first by suffix comes first."""
     try:
         found = [os.path.splitext(name) for name in os.listdir(folder)]
     except OSError:
         return {}
     rank = {suffix: number for number, suffix in enumerate(_SUFFIXES)}
     usable = [(stem, suffix) for stem, suffix in found if suffix.lower() in rank]
-    usable.sort(key=lambda one: (rank[one[1].lower()], not one[1].islower()), reverse=True)
-    return {stem: stem + suffix for stem, suffix in usable}
+    usable.sort(key=lambda one: (rank[one[1].lower()], not one[1].islower()))
+    names: dict[str, tuple[str, ...]] = {}
+    for stem, suffix in usable:
+        names[stem] = (*names.get(stem, ()), stem + suffix)
+    return names

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gtacli.data.inputs import InputImage
-from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
+from gtacli.data.objects import GroundTruth
+from gtacli.data.truth import read_record_truth, read_truth
 from gtacli.discovery import Discovery
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError

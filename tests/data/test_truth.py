@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from gtacli.data.base import Record
+from gtacli.data.objects import GroundTruth
 from gtacli.data.readers.annotations import read_boxes
-from gtacli.data.truth import GroundTruth, read_mask, read_record_truth, read_truth
+from gtacli.data.truth import read_mask, read_record_truth, read_truth
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import turn_box
 from gtacli.measures.segmentation import VOID

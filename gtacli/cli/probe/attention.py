@@ -50,8 +50,10 @@ def attention(
             "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
             option="model",
         )
-    if config.masks is not None and not config.masks.is_dir():
-        raise UsageError(f"no folder {config.masks}", option="masks")
+    if config.masks is not None:
+        from gtacli.data.truth import check_truth
+
+        check_truth(config.masks, "masks")
     from gtacli.cli.follow import follow
     from gtacli.data.inputs import iter_inputs
     from gtacli.data.spec import load_dataset

@@ -93,8 +93,10 @@ def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> Var
     if len(given) != 1:
         found = f"{' and '.join(given)} are" if given else "nothing is"
         raise UsageError(f"give one of images with `masks`, `data`, `variants`: {found} given")
-    if config.masks is not None and not config.masks.is_dir():
-        raise UsageError(f"no folder {config.masks}", option="masks")
+    if config.masks is not None:
+        from gtacli.data.truth import check_truth
+
+        check_truth(config.masks, "masks")
     if config.backgrounds == "train" and config.data is None:
         raise UsageError("train needs `data`, which has training images", option="backgrounds")
     if config.variants is not None:

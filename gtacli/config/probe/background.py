@@ -32,7 +32,7 @@ class BackgroundProbeConfig(ProbeConfig):
     columns: str | None = columns_option()
     masks: FilePath | None = option(
         None,
-        "folder of the objects' masks, named like the images",
+        "folder of the objects' masks, named like the images, or a JSON file in COCO's format",
         metavar="DIR",
         shown="the data's own",
     )

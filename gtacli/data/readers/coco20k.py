@@ -17,7 +17,7 @@ from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, r
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.voc import CLASSES, Archive
 from gtacli.errors import GtaError
-from gtacli.images.sizes import LARGEST_SIDE, Box, check_box
+from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box
 from gtacli.runtime.strict_json import read_json, reason_of
 
 HOME = "http://images.cocodataset.org/"
@@ -73,7 +73,7 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
         found: dict[str, list[Box]] = {name: [] for name in by_id.values()}
         for one in content["annotations"]:
             name = by_id.get(one["image_id"])
-            if name is not None and one["iscrowd"] != 1 and (box := _box(one["bbox"])):
+            if name is not None and one["iscrowd"] != 1 and (box := read_box(one["bbox"])):
                 found[name].append(box)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = _reason(error)
@@ -84,8 +84,16 @@ def _boxes(path: Path, names: set[str]) -> dict[str, tuple[Box, ...]]:
     return {name: tuple(boxes) for name, boxes in found.items()}
 
 
-def _box(xywh: Any) -> Box | None:
-    """Return a box; None for one that is too thin to cover a pixel, which nothing can match."""
+def read_box(xywh: Any, size: Size | None = None) -> Box | None:
+    """Return the box of a `bbox` [x, y, width, height], rounded as in LOST.
+
+    None for one that is too thin to cover a pixel, which nothing can match.
+
+    Args:
+        size: (h, w) of the image, which it may exceed; None: unknown, it must be in some image.
+
+    Raises ValueError.
+    """
     plain = isinstance(xywh, list) and len(xywh) == 4
     if not plain or any(isinstance(n, bool) or not isinstance(n, int | float) for n in xywh):
         raise ValueError(f"a `bbox` is not [x, y, width, height]: {str(xywh)[:60]}")
@@ -95,7 +103,7 @@ def _box(xywh: Any) -> Box | None:
     box = round(x), round(y), round(x + w), round(y + h)
     if box[0] == box[2] or box[1] == box[3]:
         return None
-    check_box(box)
+    check_box(box, size)
     return box
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gtacli.data.truth import GroundTruth
+from gtacli.data.objects import GroundTruth
 from gtacli.discovery.masks import mask_on
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gtacli.data.inputs import InputImage
-from gtacli.data.truth import GroundTruth, find_truth, read_record_truth, read_truth
+from gtacli.data.objects import GroundTruth
+from gtacli.data.truth import find_truth, read_record_truth, read_truth
 from gtacli.discovery.maps.digests import ImageFile
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
@@ -93,7 +94,9 @@ class MaskWriter:
         files: list[ImageFile] = [image.source]
         if self.options.truth is not None:
             with suppress(ImageError):
-                files.append(find_truth(self.options.truth, image.below, image.result_stem))
+                files.append(
+                    find_truth(self.options.truth, image.below, image.result_stem, image.source)
+                )
         elif image.record is not None and image.record.mask is not None:
             files.append(image.record.mask)
         return files

@@ -35,7 +35,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.inputs import InputImage
-from gtacli.data.truth import GroundTruth, read_record_truth, read_truth
+from gtacli.data.objects import GroundTruth
+from gtacli.data.truth import read_record_truth, read_truth
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.preprocessing import make_eval_view

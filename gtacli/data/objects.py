@@ -1,0 +1,87 @@
+"""Objects of an image's ground truth: pixels and boxes, turned with it, drawn from outlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gtacli.images.sizes import LARGEST_SIDE, Box, Size, turn_box
+
+_MOST_CROSSINGS = 1 << 27  # of an outline with rows of pixels; 2 GB, and no hand draws so many
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The ground truth of an image.
+
+    Attributes:
+        labels: (h, w) int32: 0 for background, larger numbers for objects or classes, VOID for
+            unlabeled pixels. None if there are only boxes.
+        boxes: boxes of the objects, if they are annotated.
+    """
+
+    labels: NDArray[np.int32] | None = None
+    boxes: tuple[Box, ...] | None = None
+
+    def turned(self, stored: Size, orientation: int) -> GroundTruth:
+        """Return the ground truth of the stored pixels (h, w) where the upright image has it.
+
+        Args:
+            stored: (h, w) of the stored pixels.
+            orientation: EXIF's, 1 to 8.
+        """
+        labels, boxes = self.labels, self.boxes
+        if labels is not None and orientation in _TURNS:
+            labels = np.asarray(Image.fromarray(labels).transpose(_TURNS[orientation]))
+        if boxes is not None:
+            boxes = tuple(turn_box(box, stored, orientation) for box in boxes)
+        return GroundTruth(labels, boxes)
+
+
+def fill_outline(labels: NDArray[np.int32], outline: NDArray[np.float64], number: int) -> None:
+    """Give the pixels whose centers lie within an outline a number, in place.
+
+    Args:
+        labels: (h, w).
+        outline: (corners, 2), x and y in pixels from the upper left corner of the image; where it
+            crosses itself, what it encloses twice is outside (even-odd rule).
+
+    Raises ValueError for corners far from any image.
+    """
+    if not (np.abs(outline) <= LARGEST_SIDE).all():  # also for NaN
+        raise ValueError("an outline is outside of any image")
+    height, width = labels.shape
+    (x0, y0), (x1, y1) = outline.T, np.roll(outline, -1, axis=0).T
+    # An edge crosses the centers of the rows [first, end).
+    first, end = (
+        np.ceil(ends(y0, y1) - 0.5).clip(0, height).astype(np.int64)
+        for ends in (np.minimum, np.maximum)
+    )
+    counts = end - first
+    total = int(counts.sum())
+    if total > _MOST_CROSSINGS:
+        raise ValueError(f"an outline of {len(outline)} corners crosses the image too often")
+    if not total:
+        return
+    edge = np.repeat(np.arange(len(outline)), counts)
+    rows = np.arange(total) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    columns = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
+    top, left = int(rows.min()), int(columns.min())
+    bottom, right = int(rows.max()) + 1, int(columns.max())
+    crossings = np.zeros((bottom - top, right - left + 1), np.int32)
+    np.add.at(crossings, (rows - top, columns - left), 1)
+    inside = np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+    labels[top:bottom, left:right][inside] = number

@@ -1,0 +1,198 @@
+"""Objects in a file of COCO's format: outlines, run lengths or boxes of many images in one JSON.
+
+Format: cocodataset.org/#format-data; run lengths as in pycocotools (`maskApi.c`), plain or as text.
+Crowds are unlabeled pixels, as COCO's evaluation ignores them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gtacli.data.objects import GroundTruth, fill_outline
+from gtacli.data.readers.coco20k import read_box
+from gtacli.images.decode import ImageError
+from gtacli.images.sizes import LARGEST_SIDE, Size, clip_boxes
+from gtacli.measures.segmentation import VOID
+from gtacli.runtime.strict_json import read_json, reason_of
+
+_reading = threading.Lock()  # several threads ask for the first image at once
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The annotations of a file.
+
+    Attributes:
+        path: the file.
+        images: (h, w) of each image as stated, None if it is not, and its number, by `file_name`.
+        names: the `file_name`s by the last part of each, where only one image has it.
+        annotations: of each image, by its number.
+        outlined: whether any annotation has more than a box.
+    """
+
+    path: Path
+    images: Mapping[str, tuple[Size | None, int | str]]
+    names: Mapping[str, str]
+    annotations: Mapping[int | str, Sequence[Mapping[str, Any]]]
+    outlined: bool
+
+    def read(
+        self, image: PurePath, size: Size, orientation: Callable[[], int] = lambda: 1
+    ) -> GroundTruth:
+        """Return the ground truth of an image; without labels if an object has only a box.
+
+        Args:
+            image: relative path of the image; its name is enough if only one image has it.
+            size: (h, w) of the image, upright.
+            orientation: returns EXIF's orientation of the image, 1 to 8, for annotations of the
+                stored pixels, which are turned.
+
+        Raises ImageError.
+        """
+        found = self.images.get(image.as_posix()) or self.images.get(self.names.get(image.name, ""))
+        if found is None:
+            raise ImageError(f"no ground truth for {image} in {self.path}")
+        stated, number = found
+        stored = stated or size
+        turn = 1 if stored == size else orientation()
+        if stored != size and (stored != size[::-1] or turn < 5):
+            raise ImageError(
+                f"{self.path} has {image.name} with {stored[1]} x {stored[0]} pixels, the image "
+                f"has {size[1]} x {size[0]}"
+            )
+        try:
+            truth = self._truth(self.annotations.get(number, ()), stored)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "it is no annotation of COCO"
+            raise ImageError(f"{self.path}, image {image.name}: {reason}") from error
+        return truth.turned(stored, turn)
+
+    def _truth(self, annotations: Sequence[Mapping[str, Any]], size: Size) -> GroundTruth:
+        crowds = [one for one in annotations if one.get("iscrowd") == 1]
+        objects = [one for one in annotations if one.get("iscrowd") != 1]
+        boxes = [read_box(one["bbox"], size) for one in objects if one.get("bbox")]
+        known = clip_boxes((box for box in boxes if box), size)
+        truth = GroundTruth(boxes=known if len(boxes) == len(objects) else None)
+        if not self.outlined or not all(one.get("segmentation") for one in objects):
+            return truth
+        labels = np.zeros(size, np.int32)
+        for one in crowds:
+            if one.get("segmentation"):
+                _draw(one["segmentation"], labels, VOID)
+        for number, one in enumerate(objects, 1):
+            _draw(one["segmentation"], labels, number)
+        return GroundTruth(labels, truth.boxes)
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Read a file; the last one is kept until it changes. Raises ImageError."""
+    try:
+        found = os.stat(path)
+        with _reading:
+            return _kept(path, found.st_mtime_ns, found.st_size)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read annotations {path}: {reason_of(error)}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = "it is no file of COCO's format"
+        raise ImageError(f"cannot read annotations {path}: {reason}") from error
+
+
+@lru_cache(maxsize=1)
+def _kept(path: Path, changed: int, size: int) -> CocoFile:
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise ValueError("it is no file of COCO's format: it needs `images` and `annotations`")
+    images = {
+        PurePath(one["file_name"].replace("\\", "/")).as_posix(): (_size(one), one["id"])
+        for one in content["images"]
+    }
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in images:
+        names[PurePath(name).name].append(name)
+    annotations = defaultdict(list)
+    for one in content["annotations"]:
+        annotations[one["image_id"]].append(one)
+    return CocoFile(
+        path,
+        images,
+        {name: alike[0] for name, alike in names.items() if len(alike) == 1},
+        dict(annotations),
+        any(one.get("segmentation") for one in content["annotations"]),
+    )
+
+
+def _size(image: Mapping[str, Any]) -> Size | None:
+    sides = image.get("height"), image.get("width")
+    if None in sides or 0 in sides:
+        return None
+    h, w = sides
+    if not (type(h) is type(w) is int and 0 < h <= LARGEST_SIDE and 0 < w <= LARGEST_SIDE):
+        raise ValueError(f"an image has {w!r} x {h!r} pixels"[:80])
+    return h, w
+
+
+def _draw(segmentation: Any, labels: NDArray[np.int32], number: int) -> None:
+    """Draw outlines [[x, y, x, y, …], …], or run lengths {"size": [h, w], "counts": …}."""
+    if isinstance(segmentation, dict):
+        if segmentation["size"] != [*labels.shape]:
+            raise ValueError("run lengths are of another size than the image")
+        labels[decode_runs(segmentation["counts"], labels.shape)] = number
+        return
+    for outline in segmentation:
+        if (
+            len(outline) < 6
+            or len(outline) % 2
+            or any(type(n) not in (int, float) for n in outline)
+        ):
+            raise ValueError("an outline is not [x, y, x, y, …] of three corners or more")
+        fill_outline(labels, np.array(outline, np.float64).reshape(-1, 2), number)
+
+
+def decode_runs(counts: list[int] | str, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the mask (h, w) of run lengths: pixels off, on, off, … down each column in turn.
+
+    Args:
+        counts: the lengths, or pycocotools' text of them.
+        size: (h, w).
+
+    Raises ValueError for lengths that do not fill the mask.
+    """
+    runs = _runs_of_text(counts) if isinstance(counts, str) else counts
+    if not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError("run lengths do not fill the image")
+    on = np.arange(len(runs)) % 2 == 1
+    return np.repeat(on, np.array(runs, np.int64)).reshape(size[::-1]).T
+
+
+def _runs_of_text(text: str) -> list[int]:
+    """Return the run lengths in a text: groups of five bits, lowest first; bit six: more follow.
+
+    From the fourth on a length is stored as the difference to the last but one.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("the text of run lengths is damaged")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the text of run lengths is damaged")
+    return runs
