@@ -1,7 +1,10 @@
 # Everything lives in .venv (and .venv-min, .venv-audit) in this folder; nothing outside it is touched.
 PYTHON ?= python3
 BIN := .venv/bin
+# `demo` needs the program alone; everything else needs the tools, too.
+PROGRAM := .venv/.program-installed
 STAMP := .venv/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MIN := .venv-min/bin
 AUDIT := .venv-audit/bin
 
@@ -13,12 +16,16 @@ help: ## list the targets
 
 install: $(STAMP) ## create .venv and install the project with its development tools
 
-$(STAMP): pyproject.toml constraints.txt
+$(PROGRAM): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision -e '.[dev]'
-	touch $(STAMP)
+	$(PIP_INSTALL) -e .
+	touch $@
 
-demo: install ## compare plain fine-tuning with GTA on the built-in dataset (minutes)
+$(STAMP): $(PROGRAM)
+	$(PIP_INSTALL) -e '.[dev]'
+	touch $@
+
+demo: $(PROGRAM) ## compare plain fine-tuning with GTA on the built-in dataset (minutes)
 	$(BIN)/gta demo --out runs/demo
 
 # Two processes of one thread each: they share no state, and the tests are too small for more threads.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,13 @@ def test_the_architecture_names_files_that_exist() -> None:
 def test_the_page_of_json_results_is_made_from_the_types(script: Any) -> None:
     page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     assert page == script("json_page.py")["page"](), "run: python docs/scripts/json_page.py"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("target", "tools"), [("demo", False), ("test", True), ("lint", True)])
+def test_only_developers_install_their_tools(target: str, tools: bool) -> None:
+    done = subprocess.run(
+        ["make", "-n", "-B", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ("[dev]" in done.stdout) == tools
+    assert "-e ." in done.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from timm.models import _helpers, _hub
 
 from gtacli.errors import GtaError
 from gtacli.models.card import hub_card
-from gtacli.models.sizes import check_count
+from gtacli.models.sizes import check_architecture, check_count
 from gtacli.runtime.archives import read_archive, read_tensors
 from gtacli.runtime.regular import check_regular, open_regular
 from gtacli.runtime.strict_json import read_json
@@ -56,12 +56,12 @@ def read_hub_folder(spec: str) -> tuple[str, dict[str, Any]]:
     where, _, place = spec.partition(":")
     if where == "hf-hub":
         _, name, kwargs = _hub.load_model_config_from_hf(place)
-        _require_architecture(name, spec)  # before the weights are downloaded
+        _require_architecture(name, kwargs, spec)  # before the weights are downloaded
         state = _hub.load_state_dict_from_hf(place)
     else:
         folder = Path(place)
         _, name, kwargs = _hub.load_model_config_from_path(folder)
-        _require_architecture(name, spec)
+        _require_architecture(name, kwargs, spec)
         for file in folder.iterdir():
             if file.suffix in _hub._EXT_PRIORITY:
                 check_regular(file)
@@ -71,8 +71,9 @@ def read_hub_folder(spec: str) -> tuple[str, dict[str, Any]]:
     return name, dict(kwargs)
 
 
-def _require_architecture(name: Any, spec: str) -> None:
+def _require_architecture(name: Any, kwargs: Mapping[str, Any], spec: str) -> None:
     if not isinstance(name, str):
         raise GtaError(f"{spec}: its config.json names no architecture")
     if not timm.is_model(name.split(".")[0]):
         raise GtaError(f"{spec}: its config.json names no architecture of timm, but {name[:60]!r}")
+    check_architecture(name, kwargs, spec)

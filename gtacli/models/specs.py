@@ -30,7 +30,7 @@ from gtacli.models.folders import describe_folder
 from gtacli.models.foreign import described, has_width, of_other_program
 from gtacli.models.hub import checked_files, read_hub_folder
 from gtacli.models.pooling import ARGUMENTS, name_pool
-from gtacli.models.sizes import build_without_memory
+from gtacli.models.sizes import build_without_memory, check_architecture
 from gtacli.models.weights import Weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
@@ -174,6 +174,7 @@ def _pretrained(spec: str) -> Weights:
     where, _, place = spec.partition(":")
     if not place:
         _check_tag(spec, name)
+        check_architecture(name, {}, spec)
     own: dict[str, Any] = {}
     unreachable = _why_unreachable(spec) if may_fetch() and where != "local-dir" else None
     try:

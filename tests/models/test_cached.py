@@ -58,3 +58,16 @@ def test_damaged_weights_in_the_cache_are_no_question_of_permission(
         pytest.raises(GtaError, match="could not be loaded"),
     ):
         load_model(NAME)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_the_architecture_is_checked_before_the_network_is_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(_hub, "hf_hub_download", lambda *a, **_: asked.append(a))
+    monkeypatch.setattr(specs, "why_hub_unreachable", lambda: asked.append("hub"))
+    monkeypatch.setattr(specs, "why_unreachable", asked.append)
+    with pytest.raises(GtaError, match="is not a ViT whose attention can be extracted"):
+        load_model(name)
+    assert asked == []
