@@ -5,10 +5,10 @@
 The images are different pictures of 32 px, cut at random from drawings of the demo, with the demo's
 model; `predict` needs a run of the demo, WORK/run, which is trained if it is absent. A line per
 command: seconds from the start of the process, and from the end of its imports, to the first result
-(`discover`: the first batch in its journal), and memory (MB), open files and images per second in
-the first and the last tenth of the images. `list` is `predict` with the paths on stdin, ended
-after its first result; `unreadable` is `predict` on files that are no images, of which the lines of
-log are counted. Linux only (`/proc`).
+(`discover`: the first batch in its journal), and memory (MB), open files and images per second, of
+the clock and of the CPU, in the first and the last tenth of the images. `list` is `predict` with
+the paths on stdin, ended after its first result; `unreadable` is `predict` on files that are no
+images, of which the lines of log are counted. Linux only (`/proc`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CODE = (
 DONE = "import sys; from gtacli.cli import main; sys.exit(main(sys.argv[1:]))"
 SECONDS = 0.25
 """Time between two samples."""
-Sample = tuple[float, int, int, int]  # time, images done, memory, open files
+Sample = tuple[float, int, int, int, float]  # time, images done, memory, files, CPU seconds
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -71,11 +71,13 @@ def make_unreadable(folder: Path, count: int) -> None:
             (folder / f"{i}.png").write_bytes(b"no image")
 
 
-def sample(pid: int) -> tuple[int, int]:
-    """Return the memory in MB and the number of open files of a process."""
+def sample(pid: int) -> tuple[int, int, float]:
+    """Return the memory in MB, the number of open files and the CPU seconds of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     memory = next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
-    return memory, len(os.listdir(f"/proc/{pid}/fd"))
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return memory, len(os.listdir(f"/proc/{pid}/fd")), seconds
 
 
 def bytes_below(folder: Path) -> int:
@@ -157,11 +159,12 @@ def describe(samples: Sequence[Sample], scale: float) -> dict[str, float]:
     """Return the peak memory, open files and the speed over some samples."""
     if len(samples) < 2:
         return {}
-    (start, first, *_), (end, last, *_) = samples[0], samples[-1]
+    (start, first, *_, begun), (end, last, *_, used) = samples[0], samples[-1]
     return {
         "memory_mb": max(row[2] for row in samples),
         "open_files": max(row[3] for row in samples),
         "images_per_second": round(scale * (last - first) / max(end - start, 1e-9), 1),
+        "images_per_cpu_second": round(scale * (last - first) / max(used - begun, 1e-9), 1),
     }
 
 

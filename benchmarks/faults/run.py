@@ -3,10 +3,10 @@
     python benchmarks/faults/run.py PART --seconds N [--work DIR] [--only NAME...] [--again]
 
 Parts: fuzz (changed inputs), kill (at random moments), writes (killed at every change of the disk),
-pairs (two commands on one folder), same (equal commands, equal files). Each appends to
-DIR/PART.jsonl and continues there when it is started again; `--again` also repeats the units that
-showed a defect. The last line has the totals; `table` prints those of all parts. Linux only
-(`/proc`, `fork`).
+limits (of memory, open files and threads), pairs (two commands on one folder), same (equal
+commands, equal files). Each appends to DIR/PART.jsonl and continues there when it is started again;
+`--again` also repeats the units that showed a defect. The last line has the totals; `table` prints
+those of all parts. Linux only (`/proc`, `fork`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PARTS = ("fuzz", "kill", "writes", "pairs", "same", "table")
+PARTS = ("fuzz", "kill", "writes", "limits", "pairs", "same", "table")
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=3000, help="fuzz: of each kind")
     parser.add_argument("--trials", type=int, default=4, help="kill: of each command and signal")
     parser.add_argument(
-        "--every", type=int, default=1, help="writes: every n-th change of the disk"
+        "--every", type=int, default=1, help="writes, limits: every n-th change of the disk"
     )
     args = parser.parse_args()
     work = args.work.resolve()
@@ -73,6 +73,10 @@ def main() -> None:
         import writes
 
         writes.run(place, records, args.every, args.only)
+    elif args.part == "limits":
+        import limits
+
+        limits.run(place, records, args.every, args.only)
     else:
         import pairs
         import same

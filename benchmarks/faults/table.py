@@ -11,6 +11,12 @@ from typing import Any
 SIGNALS = {"KILL": "SIGKILL", "TERM": "SIGTERM", "INT": "Ctrl-C", "INT2": "Ctrl-C twice"}
 FUZZ = ("accepted", "refused", "unforeseen", "wrong", "silent", "hang", "memory", "died")
 
+LIMITS = {
+    "memory": "no more memory",
+    "handles": "no more open files",
+    "threads": "no more threads",
+}
+
 
 def print_tables(work: Path) -> None:
     """Print the tables of the parts that have results in a folder."""
@@ -20,6 +26,10 @@ def print_tables(work: Path) -> None:
         some = {u: r for u, r in kills.items() if u.split()[1] == name}
         row(f"{text} at a random moment", some, "kills")
     row("killed at a change of the disk", writes, "kills")
+    limits = read(work / "limits.jsonl")
+    for name in LIMITS:
+        some = {u: r for u, r in limits.items() if u.split()[1] == name}
+        row(f"{LIMITS[name]} at a change of the disk", some, "limits")
     total = summed(pairs)
     ways = ", ".join(f"{n} {k}" for k, n in total.items() if k != "pairings" and n)
     print(f"\n{total['pairings']} pairings: {ways}.")

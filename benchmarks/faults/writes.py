@@ -74,25 +74,20 @@ def run(place: Path, records: Records, every: int, only: list[str]) -> None:
             shutil.rmtree(out, ignore_errors=True)
 
 
-def dying(number: int, out: Path) -> None:
-    """Let this process die at its n-th change of a file below `out`, or below the cache."""
-    from gtacli.discovery.maps.journal import Journal
-    from gtacli.inference.journal import ResultJournal
-    from gtacli.runtime import atomic
+def at_change(number: int, out: Path, act: Callable[[], None]) -> Callable[[str], bool]:
+    """Call `act` before the n-th change of a file below `out`, or below the cache.
 
+    Returns a function that counts a further change, and says whether it is the n-th.
+    """
     places = (str(out), os.environ["GTA_CACHE"])
     left = [number]
 
     def change(what: str) -> bool:
-        """Count a change; return whether it is the last moment."""
+        """Count a change; return whether it is the moment."""
         left[0] -= 1
         if left[0] == 0:
             os.write(2, f"{what}\n".encode())
         return left[0] == 0
-
-    def die(what: str) -> None:
-        if change(what):
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(event: str, given: tuple[Any, ...]) -> None:
         if event == "open":
@@ -105,8 +100,20 @@ def dying(number: int, out: Path) -> None:
         else:
             return
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        if name.startswith(places):
-            die(f"{event} {name}")
+        if name.startswith(places) and change(f"{event} {name}"):
+            act()
+
+    sys.addaudithook(watch)
+    return change
+
+
+def dying(number: int, out: Path) -> None:
+    """Let this process die at its n-th change of a file below `out`, or below the cache."""
+    from gtacli.discovery.maps.journal import Journal
+    from gtacli.inference.journal import ResultJournal
+    from gtacli.runtime import atomic
+
+    change = at_change(number, out, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
     def half_of_draft(write: Callable[[Path], object]) -> Callable[[Path], object]:
         def half(draft: Path) -> None:
@@ -127,7 +134,6 @@ def dying(number: int, out: Path) -> None:
             module.replace_atomic = replace  # type: ignore[attr-defined]
     half_of_line(ResultJournal, "add", change)
     half_of_line(Journal, "append", change)
-    sys.addaudithook(watch)
 
 
 def half_of_line(kind: type, name: str, change: Callable[[str], bool]) -> None:

@@ -55,6 +55,32 @@ def build(
         raise UsageError(problem.text, option=key or None, source=source) from None
 
 
+def read_content(
+    model: type[ModelT], value: Any, name: str = "", *, as_json: bool = False
+) -> ModelT:
+    """Return what a file holds in a model.
+
+    Args:
+        model: the class that declares the entries.
+        value: the content of the file, or of one of its entries.
+        name: of that entry.
+        as_json: read it as JSON, where a list may be a tuple.
+
+    Raises ValueError with one line that names the entry: "'data.name' must be text, got 3".
+    """
+    try:
+        if not as_json:
+            return model.model_validate(value)
+        # Names of files need not be valid text.
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        problem = first_problem(error, model.model_fields)
+        # In quotes: what stands in backticks is an option of a command.
+        path = ".".join(filter(None, (name, *problem.path)))
+        raise ValueError(f"'{path}' {problem.text}" if path else problem.text) from None
+
+
 def alternatives(annotation: Any) -> list[Any]:
     """Return the alternatives of a field's type, without None and without metadata."""
     origin = typing.get_origin(annotation)

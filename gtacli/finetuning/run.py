@@ -68,7 +68,9 @@ def finetune(
         RunError, Interrupted: see `gtacli.training.loop.Trainer.fit`.
         PeerLost: another process has ended.
     """
-    with open_session("finetune", config, observer, dry_run, processes, with_demo) as session:
+    with open_session(
+        "finetune", config, observer, FinetuneSummary, dry_run, processes, with_demo
+    ) as session:
         return session.conclude(lambda: _finetune(session))
 
 

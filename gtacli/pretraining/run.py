@@ -46,7 +46,7 @@ def pretrain(
         RunError, Interrupted: see `gtacli.training.loop.Trainer.fit`.
         PeerLost: another process has ended.
     """
-    with open_session("pretrain", config, observer, dry_run, processes) as session:
+    with open_session("pretrain", config, observer, PretrainSummary, dry_run, processes) as session:
         return session.conclude(lambda: _pretrain(session))
 
 

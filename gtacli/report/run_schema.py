@@ -6,14 +6,13 @@ the types that are declared here; other entries are ignored, or shown as the tex
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gtacli.config.base import ModelT, StrictModel, first_problem
+from gtacli.config.base import ModelT, StrictModel, read_content
 from gtacli.config.common import ImageSize
 from gtacli.errors import GtaError
 
@@ -201,13 +200,9 @@ def check_content(value: Any, model: type[ModelT], where: str) -> ModelT:
     if not isinstance(value, Mapping):
         raise GtaError(f"{where} is not a JSON object")
     try:
-        # As JSON, where a list may be a tuple; names of files need not be valid text.
-        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        problem = first_problem(error, model.model_fields)
-        key = f": '{'.'.join(problem.path)}'" if problem.path else ""  # no option of a command
-        raise GtaError(f"{where}{key} {problem.text}") from None
+        return read_content(model, value, as_json=True)
+    except ValueError as error:
+        raise GtaError(f"{where}: {error}") from None
 
 
 def check_object(value: Any, model: type[BaseModel], file: Path, line: int = 0) -> dict[str, Any]:

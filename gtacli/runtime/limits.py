@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterator
 
 from gtacli.errors import GtaError, RunError
+from gtacli.runtime.process_memory import is_address_space_full
 
 _DEVICE_MEMORY = re.compile(
     r"(CUDA|HIP|MPS backend|CUDA error:) out of memory|CUBLAS_STATUS_ALLOC_FAILED"
 )
 _HOST_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't|not enough)|cannot allocate memory|std::bad_alloc|"
-    r"unable to (mmap|allocate shared memory)|failed to map segment",
+    r"unable to (mmap|allocate shared memory)|failed to map segment|"
+    r"could not create a (primitive|memory object)$",  # of oneDNN
     re.IGNORECASE,
 )
 _WORKER = re.compile(r"DataLoader worker \(pid")
@@ -45,6 +47,10 @@ def explain_limit(
         what = _describe(one, batch_size, workers, fit_memory)
         if what is not None:
             return RunError(what)
+    # Libraries fail in any way then, which no text tells from other failures.
+    if not isinstance(error, GtaError) and is_address_space_full():
+        smaller = _smaller_batch(batch_size, fit_memory)
+        return RunError(f"the memory that a process may have (ulimit -v) is full{smaller}")
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gtacli.runtime.process_memory import address_space_limit, read_kilobytes, status_bytes
 from gtacli.runtime.processes import process_info
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -35,12 +36,12 @@ def available_memory() -> int | None:
 
 def resident_memory() -> int:
     """Return the bytes of this process in memory; 0 if unknown."""
-    return _status("VmRSS") or 0
+    return status_bytes("VmRSS") or 0
 
 
 def peak_memory() -> int:
     """Return the largest number of bytes of this process in memory so far; 0 if unknown."""
-    peak = _status("VmHWM")  # of this process alone; ru_maxrss starts at the parent's
+    peak = status_bytes("VmHWM")  # of this process alone; ru_maxrss starts at the parent's
     if peak is not None:
         return peak
     try:
@@ -57,23 +58,8 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _status(key: str) -> int | None:
-    """Return a number of bytes that Linux tells about this process."""
-    return _read_kilobytes(Path("/proc/self/status"), key)
-
-
 def _machine() -> int | None:
-    return _read_kilobytes(Path("/proc/meminfo"), "MemAvailable")
-
-
-def _read_kilobytes(path: Path, key: str) -> int | None:
-    try:
-        for line in path.read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+    return read_kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
 def _container() -> int | None:
@@ -140,11 +126,5 @@ def _reclaimable(path: Path, key: str) -> int:
 
 
 def _address_space() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
-    if limit == resource.RLIM_INFINITY or used is None:
-        return None
-    return max(0, limit - used)
+    limit, used = address_space_limit(), status_bytes("VmSize")
+    return None if limit is None or used is None else max(0, limit - used)

@@ -1,12 +1,12 @@
-"""Reading of run.json by the command that continues its run."""
+"""Reading of run.json and summary.json by the command that continues their run."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, create_model
 
-from gtacli.config.base import StrictModel, first_problem
+from gtacli.config.base import StrictModel, read_content
 from gtacli.errors import GtaError
 from gtacli.runtime.run_folder import RunFolder
 
@@ -52,9 +52,42 @@ def read_record(folder: RunFolder, command: str | None = None) -> dict[str, Any]
     if command is not None and record.get("command") != command:
         return record
     try:
-        _Record.model_validate(record)
-    except ValidationError as error:
-        problem = first_problem(error, _Record.model_fields)
-        text = f"{folder.path / 'run.json'}: '{'.'.join(problem.path)}' {problem.text}"
-        raise GtaError(text, option="resume") from None
+        read_content(_Record, record)
+    except ValueError as error:
+        raise GtaError(f"{folder.path / 'run.json'}: {error}", option="resume") from None
     return record
+
+
+def read_summary(folder: RunFolder, kind: type[Any]) -> dict[str, Any]:
+    """Return the content of summary.json of a finished training run.
+
+    Args:
+        kind: the TypedDict that declares its entries; one that is absent is an earlier version's.
+
+    Raises GtaError that names the entry.
+    """
+    summary = folder.read_json("summary.json")
+    fields: dict[str, Any] = {
+        key: (_optional(hint), None) for key, hint in get_type_hints(kind).items()
+    }
+    try:
+        read_content(
+            create_model("Summary", __base__=_RecordedPart, **fields), summary, as_json=True
+        )
+    except ValueError as error:
+        text = f"{folder.path / 'summary.json'}: {error}"
+        raise GtaError(text, option="resume") from None
+    return summary
+
+
+def _optional(hint: Any) -> Any:
+    """Return a type, or null, for Pydantic, which reads no TypedDict of `typing`."""
+    return Union[_readable(hint), None]  # noqa: UP007 (of values, not of names)
+
+
+def _readable(hint: Any) -> Any:
+    if is_typeddict(hint):
+        return dict[str, Any]
+    if get_origin(hint) in (list, dict):
+        return get_origin(hint)[tuple(map(_readable, get_args(hint)))]
+    return hint

@@ -25,7 +25,7 @@ from gtacli.runtime.secrets import MASK, mask_values
 from gtacli.training.job import TrainingJob
 from gtacli.training.loggers import Loggers
 from gtacli.training.loop import Observer, SilentObserver
-from gtacli.training.record import read_record
+from gtacli.training.record import read_record, read_summary
 from gtacli.training.results import RunCosts
 from gtacli.training.state import Progress, read_origin
 
@@ -194,6 +194,7 @@ def open_session(
     command: str,
     config: Config,
     observer: Observer,
+    summary: type[Any],
     dry_run: bool = False,
     processes: Processes | None = None,
     complete: Callable[[Config], Config] = lambda config: config,
@@ -204,6 +205,7 @@ def open_session(
         command: name of the command.
         config: validated.
         observer: gets steps and epochs in the first process.
+        summary: the TypedDict that declares the entries of its summary.
         dry_run: write nothing.
         processes: share the run; None: those that torchrun has started, all of which call this.
         complete: fills in what the config leaves open.
@@ -227,7 +229,7 @@ def open_session(
             if run is None:
                 group.run_on_main(lambda: folder.check_free(config.overwrite))
             done = auto and run is not None and folder.has("summary.json")
-            finished = folder.read_json("summary.json") if done else None
+            finished = read_summary(folder, summary) if done else None
             with recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext():
                 yield Session(command, config, observer, folder, started, finished)
 

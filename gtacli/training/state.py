@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from gtacli.config.base import ModelT, StrictModel, first_problem
+from gtacli.config.base import StrictModel, read_content
 from gtacli.errors import GtaError
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
@@ -181,8 +181,8 @@ def read_progress(state: Mapping[str, Any]) -> Progress:
         if not isinstance(rows, list):
             raise ValueError("its `rows` are no metrics of epochs")
         for row in rows:
-            _check(_SavedRow, row, "rows")
-        saved = _check(_SavedProgress, state["progress"], "progress")
+            read_content(_SavedRow, row, "rows")
+        saved = read_content(_SavedProgress, state["progress"], "progress")
         return Progress(**saved.model_dump(exclude_unset=True), rows=rows)
 
 
@@ -194,17 +194,7 @@ def read_origin(state: Mapping[str, Any]) -> SavedOrigin | None:
     if state.get("origin") is None:
         return None
     with _fitting():
-        return _check(SavedOrigin, parse_json(state["origin"], nonfinite=True), "origin")
-
-
-def _check(model: type[ModelT], value: Any, name: str) -> ModelT:
-    """Return a value in a model. Raises ValueError that names the entry."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        problem = first_problem(error, model.model_fields)
-        path = ".".join((name, *problem.path))
-        raise ValueError(f"its `{path}` {problem.text}") from None
+        return read_content(SavedOrigin, parse_json(state["origin"], nonfinite=True), "origin")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -298,3 +299,27 @@ def test_images_edited_at_equal_size_are_refused(
     os.utime(image, (2, 2))
     finetune(FinetuneConfig(resume=tmp_path / "run"), recorder)
     assert "other times than when the run began" in caplog.text
+
+
+def test_a_damaged_summary_is_not_printed(config: Make, recorder: Any) -> None:
+    again = config(epochs=1, resume=Path("auto"))
+    whole = json.loads(json.dumps(finetune(again, recorder)))
+    assert again.out is not None
+    file = again.out / "summary.json"
+    for change, said in {
+        '{"test_top1": "high"}': "'test_top1' must be a number, got 'high'",
+        '{"n_train": 1.5}': "'n_train' must be a whole number",
+        '{"worst_classes": {}}': "'worst_classes' must be a list",
+        '{"seconds": true}': "'seconds' must be a number",
+        '{"command": "pretrain"}': "'command' must be",
+    }.items():
+        file.write_text(json.dumps({**whole, **json.loads(change)}))
+        with pytest.raises(GtaError, match=r"summary\.json: ") as caught:
+            finetune(again, recorder)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+    # An entry that an earlier version had not, or that a later one has, is no damage.
+    other = {**whole, "later": [1]}
+    del other["worst_classes"]
+    file.write_text(json.dumps(other))
+    assert finetune(again, recorder) == other

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from gtacli.errors import RunError
+from gtacli.errors import GtaError, RunError
 from gtacli.runtime.limits import error_number, explain_limit
+from gtacli.runtime.process_memory import status_bytes
 
 CASES: list[tuple[BaseException, str]] = [
     (
@@ -28,6 +30,10 @@ CASES: list[tuple[BaseException, str]] = [
     ),
     (
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        "the memory is full with 64 images at a time; use `batch_size=32`",
+    ),
+    (
+        RuntimeError("could not create a primitive"),
         "the memory is full with 64 images at a time; use `batch_size=32`",
     ),
     (
@@ -60,6 +66,27 @@ def test_a_limit_is_one_line_that_says_what_fits(error: BaseException, line: str
     limit = explain_limit(error, batch_size=64, workers=4)
     assert isinstance(limit, RunError)
     assert limit.message == line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_any_failure_at_the_limit_of_memory_is_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    error = SystemError("error return without exception set")
+    assert explain_limit(error, batch_size=64) is None
+    peak = status_bytes("VmPeak")
+    assert peak is not None
+    for near, told in ((10 << 20, True), (1 << 40, False)):
+        limits = (peak + near, resource.RLIM_INFINITY)
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
+        limit = explain_limit(error, batch_size=64)
+        assert (limit is not None) == told
+        if limit is not None:
+            assert limit.message == (
+                "the memory that a process may have (ulimit -v) is full with 64 images at a time; "
+                "use `batch_size=32`"
+            )
+        assert explain_limit(GtaError("no folder x")) is None
 
 
 def test_the_smallest_sizes_have_another_way_out() -> None:

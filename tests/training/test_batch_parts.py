@@ -228,9 +228,9 @@ PROGRAM = """
 import resource, sys
 from gtacli.cli import main
 import gtacli.finetuning.run  # what is imported takes address space, too
-from gtacli.runtime import machine
+from gtacli.runtime.process_memory import status_bytes
 room = int(float(sys.argv[1]) * 2**20)
-limit = machine._status("VmSize") + room
+limit = status_bytes("VmSize") + room
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.exit(main(sys.argv[2:]))
 """
