@@ -240,7 +240,7 @@ def test_no_readable_image(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     [
         (["--layer", "7"], "no block 7; this model has 3"),
         (["--layer", "some"], "--layer: must be"),
-        (["--masks", "nowhere"], "--masks: no folder nowhere"),
+        (["--masks", "nowhere"], "--masks: no folder or file nowhere"),
         (["--image-size", "30"], "not a multiple of the patch size"),
         (["--data", "nowhere"], "no folder or file 'nowhere'"),
         (["--set", "discovery.tokencut.tauu=1"], "unknown key 'tauu'"),

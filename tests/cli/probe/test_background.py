@@ -123,7 +123,7 @@ def test_images_that_cannot_be_processed_are_reported(
         ([], "nothing is given"),
         (["--data", "demo", "--variants", "in9"], "--variants and --data are given"),
         (["photos"], "--masks: name the folder"),
-        (["photos", "--masks", "away"], "--masks: no folder away"),
+        (["photos", "--masks", "away"], "--masks: no folder or file away"),
         (
             ["photos", "--masks", "masks", "--backgrounds", "train"],
             "--backgrounds: train needs --data",
