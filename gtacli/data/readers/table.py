@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
 _WHOLE = re.compile(r"\d+\.0+")
 _REPEATED = "listed before, and counted once outside of training"
+_HERE = Path()
 
 
 class TableRow(NamedTuple):
@@ -321,7 +322,7 @@ class _Entries:
         if isinstance(found, str):
             self._lost.setdefault(found, []).append(f"{row.image} ({row.place})")
             return
-        folder = row.source.parent
+        folder = finder.folder
         mask = folder / row.mask.replace("\\", "/") if row.mask else None
         if mask is not None and not mask.is_file():
             raise GtaError(f"{row.place}: no such mask: {mask}")
@@ -342,10 +343,11 @@ class _Entries:
         self.found.append(entry)
 
     def _key(self, path: Path, folder: Path) -> str:
-        if folder not in self._below:
-            self._below[folder] = folder.absolute().relative_to(self._top)
-        below = self._below[folder]
-        return (below / path if below.parts and not path.is_absolute() else path).as_posix()
+        below = self._below.get(folder)
+        if below is None:
+            below = self._below[folder] = folder.absolute().relative_to(self._top)
+        apart = below != _HERE and not path.is_absolute()
+        return (below / path if apart else path).as_posix()
 
 
 def _split(row: TableRow, default: str | dict[str, str] | None) -> str:

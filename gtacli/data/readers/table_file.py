@@ -13,6 +13,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 SAMPLE = 1 << 16
 """Characters from which the separator is chosen."""
+_ROWS = 200  # of them
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -163,7 +165,7 @@ def _find_separator(sample: str, path: Path) -> str:
     best, most = candidates[0], (0.0, 0)
     for separator in candidates:
         try:
-            widths = [len(row.cells) for row in _split(whole, separator)]
+            widths = [len(row.cells) for row in islice(_split(whole, separator), _ROWS)]
         except csv.Error:
             continue
         if not widths or widths[0] < 2:

@@ -74,10 +74,12 @@ class ImageFinder:
         return Path(found[0]) if found else "no such image"
 
     def _direct_path(self, cell: str) -> Path | None:
-        for text in (cell, cell.replace("\\", "/")) if "\\" in cell else (cell,):
-            if os.path.isfile(os.path.join(self._prefix, text)):
-                return Path(text)
-        return None
+        if os.path.isfile(os.path.join(self._prefix, cell)):
+            return Path(cell)
+        if "\\" not in cell:
+            return None
+        text = cell.replace("\\", "/")
+        return Path(text) if os.path.isfile(os.path.join(self._prefix, text)) else None
 
     def _least_strip(self, cell: str) -> int | None:
         """Return how many folders in front of the cell have to go until it is found."""
