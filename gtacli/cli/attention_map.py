@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.attention_map import AttentionMapConfig
@@ -44,10 +45,9 @@ def attention_map(
     from gtacli.inference.attention_maps.sheet import MapSheet
     from gtacli.inference.journal import ResultJournal, check_resumable
     from gtacli.inference.stream import Failure
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     spec, named = _inputs(config.model, images or [], null)
     folder = RunFolder(config.out or default_out("attention-map", call.dry_run), call.dry_run)
     call.own(folder)

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gtacli.cli import console
+from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.discover import DiscoverConfig
@@ -59,9 +60,8 @@ def discover(
     from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
-    from gtacli.runtime.devices import choose_compute
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     check_free(config.out)
     sources = _sources(images or [], config.data, null)
     model = load_model(config.spec, image_size=config.image_size)

@@ -16,7 +16,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -113,12 +113,14 @@ def config_command(
     return decorate
 
 
-def _set_reading(config: CommandConfig) -> None:
+def _reading(config: CommandConfig) -> AbstractContextManager[None]:
+    """Let the command read deep images as its options say."""
     bands, value_range = getattr(config, "bands", None), getattr(config, "value_range", None)
-    if bands is not None or value_range is not None:
-        from gtacli.images.depth import set_reading  # NumPy and Pillow
+    if bands is None and value_range is None:
+        return nullcontext()
+    from gtacli.images.depth import reading_as  # NumPy and Pillow
 
-        set_reading(bands, value_range)
+    return reading_as(bands, value_range)
 
 
 def _callback(
@@ -145,10 +147,9 @@ def _callback(
         }
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
-        _set_reading(config)
         ask_hosts_ahead(config)
         try:
-            with call.cleanup:
+            with _reading(config), call.cleanup:
                 return body(config, call, **{p.name: given[p.name] for p in own})
         except KeyboardInterrupt:  # Typer would turn it into a status without a message
             raise Interrupted("interrupted") from None

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
@@ -43,10 +44,9 @@ def segment(
     from gtacli.inference.journal import ResultJournal, check_resumable
     from gtacli.inference.segment.masks import MaskOptions
     from gtacli.inference.segment.segmentation import segment as run
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder, default_out
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     named = _images(images or [], config.data, null)
     folder = RunFolder(config.out or default_out("segment", call.dry_run), call.dry_run)
     call.own(folder)

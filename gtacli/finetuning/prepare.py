@@ -38,7 +38,6 @@ from gtacli.finetuning.trainable import (
     shares_weights,
     without_idle,
 )
-from gtacli.images.depth import set_reading
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.packed_linear import pack
 from gtacli.models.tap import has_cls, require_cls
@@ -214,7 +213,6 @@ def prepare(
 def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDataset, Split]:
     """Load and split the dataset, and check that the options fit it."""
     require_shared_batch(config.batch_size, processes)
-    set_reading(config.bands, config.value_range)  # of a resumed run, and in Python
     assert config.data is not None
     dataset = require_classes(load_dataset(config.data))
     split = split_data(config, dataset)

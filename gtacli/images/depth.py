@@ -14,6 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,8 +32,9 @@ _VALUES_AT_ONCE = 1 << 22
 _told: set[float] = set()
 
 
-def set_reading(bands: str | None, value_range: str | None) -> None:
-    """Set how this process and its workers read deep images; None leaves what is set.
+@contextmanager
+def reading_as(bands: str | None, value_range: str | None) -> Iterator[None]:
+    """Let this process and its workers read deep images so inside; None leaves what is set.
 
     Args:
         bands: three band numbers from 1, such as "4,3,2", or one for gray.
@@ -40,10 +42,18 @@ def set_reading(bands: str | None, value_range: str | None) -> None:
 
     Raises UsageError (options "bands" and "value_range").
     """
-    for name, value in (("bands", bands), ("value_range", value_range)):
-        if value is not None:
-            {"bands": read_bands, "value_range": read_value_range}[name](value, option=name)
-            os.environ[f"GTA_{name.upper()}"] = value  # the workers' processes inherit it
+    before = dict(os.environ)
+    try:
+        for name, value in (("bands", bands), ("value_range", value_range)):
+            if value is not None:
+                {"bands": read_bands, "value_range": read_value_range}[name](value, option=name)
+                os.environ[f"GTA_{name.upper()}"] = value  # the workers' processes inherit it
+        yield
+    finally:
+        for name in ("GTA_BANDS", "GTA_VALUE_RANGE"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def reading() -> str:

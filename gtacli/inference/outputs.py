@@ -26,7 +26,9 @@ from gtacli.runtime.drafts import LOCK_PREFIX
 
 _MARK = "~"
 _DIGEST = 8  # digits
+# The file system refuses the name, or has something else in the place of the file or a folder.
 _WRONG_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 
 
 def place_images(
@@ -105,13 +107,14 @@ def result_path(folder: Path, stem: str, suffix: str) -> Path:
 def write_result(path: Path, write: Callable[[Path], object]) -> str:
     """Write one image's result; see `write_atomic`.
 
-    Raises ImageError where the file system refuses the name, and RunError for all else.
+    Raises ImageError where the file system refuses the name, or where a folder or a file is in the
+    way, and RunError for all else.
     """
     try:
         return write_atomic(path, write)
     except RunError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _WRONG_NAME:
+        if isinstance(cause, OSError) and cause.errno in _WRONG_NAME | _IN_THE_WAY:
             raise ImageError(str(error)) from error
         raise
 

@@ -18,7 +18,6 @@ from gtacli.data.base import Record
 from gtacli.data.learnable import without_unseen
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError, UsageError, errors_about
-from gtacli.images.depth import set_reading
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.mae import MaskedAutoencoder, initialize_encoder
@@ -78,7 +77,6 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
     Raises GtaError for anything that is wrong with them.
     """
     compute = choose_compute(config.device, config.precision)
-    set_reading(config.bands, config.value_range)  # of a resumed run, and in Python
     if config.data is None:
         raise UsageError("is required: a folder of images, a .csv, demo, ...", option="data")
     if config.model is None:

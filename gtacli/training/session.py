@@ -16,6 +16,7 @@ from gtacli.config.training import TrainingConfig
 from gtacli.data.base import ImageDataset
 from gtacli.data.contents import content_fingerprint, is_sampled, time_fingerprint
 from gtacli.errors import GtaError, UsageError
+from gtacli.images.depth import reading_as
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.distribution import Processes, join_processes
@@ -230,7 +231,10 @@ def open_session(
                 group.run_on_main(lambda: folder.check_free(config.overwrite))
             done = auto and run is not None and folder.has("summary.json")
             finished = read_summary(folder, summary) if done else None
-            with recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext():
+            with (
+                recorded_specs(f"{run}/run.json", config.allow_fetch) if run else nullcontext(),
+                reading_as(config.bands, config.value_range),  # of a resumed run, and in Python
+            ):
                 yield Session(command, config, observer, folder, started, finished)
 
 

@@ -159,6 +159,39 @@ def test_threads_change_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> N
     assert all(np.array_equal(a, b) for a, b in zip(outs[0], outs[4], strict=True))
 
 
+@pytest.mark.parametrize("verb", ["attention-map", "segment"])
+def test_what_is_in_the_place_of_a_file_fails_one_image(
+    gta: Any, tiny_model: Path, tmp_path: Path, verb: str
+) -> None:
+    ending = ".layer2.max.png" if verb == "attention-map" else ".png"
+    for name in ("a.png", "b.png", "c/d.png", "e.png"):
+        photo(tmp_path / "in" / name)
+    out = tmp_path / "o"
+    (out / f"b{ending}").mkdir(parents=True)
+    (out / "c").write_text("a file in the place of a folder")
+    (out / "run.json").write_text("{}")  # an earlier run's, which is replaced
+    given = [verb, tmp_path / "in", "--model", tiny_model, "-o", out, "--overwrite", "--json"]
+    done = gta(*map(str, given))
+    assert done.status == 1, done.err
+    failed = [Path(line["image"]).name for line in done.lines if "error" in line]
+    assert failed == ["b.png", "d.png"]
+    assert (out / f"a{ending}").is_file()
+    assert (out / f"e{ending}").is_file()
+
+
+def test_random_weights_are_those_of_the_seed(gta: Any, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        out = tmp_path / str(number)
+        more = ["--seed", str(seed), "--style", "raw", "--json"]
+        done = gta(*words("test_vit@none", out, tmp_path / "a.png"), *more)
+        assert done.status == 0, done.err
+        found.append(np.load(done.lines[0]["output"]))
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
 def test_bad_images_are_reported_and_the_others_processed(
     gta: Any, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -174,11 +175,17 @@ def test_lzw_is_read_by_its_upper_bytes_without_a_codec(
 
 def test_options_reach_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GTA_BANDS", "1")
-    monkeypatch.setenv("GTA_VALUE_RANGE", "9")  # which is taken back at the end
-    depth.set_reading(None, "1:2")
-    assert depth.reading() == "1 1:2"
-    with pytest.raises(UsageError, match="bands: must be one or three"):
-        depth.set_reading("0,1,2", None)
+    monkeypatch.setenv("GTA_VALUE_RANGE", "9")
+    with depth.reading_as(None, "1:2"):
+        assert depth.reading() == "1 1:2"
+        assert os.environ["GTA_VALUE_RANGE"] == "1:2"
+    assert depth.reading() == "1 9"
+    with (
+        pytest.raises(UsageError, match="bands: must be one or three"),
+        depth.reading_as("0,1,2", None),
+    ):
+        pytest.fail("begins")
+    assert depth.reading() == "1 9"
 
 
 def test_many_bands_within_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

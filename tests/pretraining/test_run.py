@@ -21,6 +21,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.errors import GtaError, Interrupted
 from gtacli.finetuning.run import finetune
+from gtacli.images.depth import reading
 from gtacli.models.loading import load_model
 from gtacli.pretraining.run import pretrain
 from gtacli.pretraining.task import PretrainTask
@@ -268,3 +269,26 @@ def test_single_step_does_not_warn(
     pretrain(config(epochs=1, batch_size=64), recorder)
     assert rows(tmp_path / "run")[0]["lr"] == config().lr
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_how_deep_images_are_read_ends_with_the_run(
+    config: Make, recorder: Any, tmp_path: Path
+) -> None:
+    """Also a resumed run reads them so, and leaves no variable to what comes after it."""
+    found: list[str] = []
+    recorder.at_epoch = lambda row: found.append(reading())
+    pretrain(config(bands="3,2,1", value_range="200", epochs=1), recorder)
+    assert found == ["3,2,1 200"]
+    assert reading() == ""
+
+    def stop(row: dict[str, Any]) -> None:
+        found.append(reading())
+        raise KeyboardInterrupt
+
+    recorder.at_epoch = stop
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config(value_range="100", out=tmp_path / "cut"), recorder)
+    recorder.at_epoch = lambda row: found.append(reading())
+    pretrain(PretrainConfig(resume=tmp_path / "cut"), recorder)
+    assert found[1:] == ["100", "100"]
+    assert reading() == ""

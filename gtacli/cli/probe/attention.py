@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.compute import start_compute
 from gtacli.cli.options import Call, Images, NullSeparated
 from gtacli.cli.probe.results import print_results
 from gtacli.config.probe.attention import AttentionProbeConfig
@@ -94,9 +95,8 @@ def _make_probe(
     """Load the models, all at the first one's input size; return the probe and its masks' name."""
     from gtacli.models import load_model
     from gtacli.probing.attention import AttentionProbe
-    from gtacli.runtime.devices import choose_compute
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     first = load_model(specs[0], image_size=config.image_size)
     models = [first, *(load_model(spec, image_size=first.image_size) for spec in specs[1:])]
     first.model.to(compute.device)

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.compute import start_compute
 from gtacli.cli.options import Call, Images, NullSeparated
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
@@ -53,10 +54,9 @@ def background(
     from gtacli.cli.follow import follow
     from gtacli.models import load_model
     from gtacli.probing.backgrounds.probe import BackgroundProbe
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.distribution import ALONE
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     source = _source(config, images or [], null)
     specs = [config.model, *config.compare]
     models = [load_model(spec, image_size=config.image_size) for spec in specs]

@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.compute import start_compute
 from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
@@ -134,12 +135,11 @@ def _open_probe(
     from gtacli.data.spec import load_dataset
     from gtacli.probing.features.cache import FeatureCache
     from gtacli.probing.features.evaluation import ProbeData, make_splits
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.distribution import join_processes
 
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes())
-        compute = choose_compute(config.device, config.precision)
+        compute = start_compute(config)
         if read_splits:
             splits = read_splits(config.data)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.compute import start_compute
 from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
@@ -44,10 +45,9 @@ def robust(config: RobustProbeConfig, call: Call) -> int:
     from gtacli.models import load_model
     from gtacli.models.names import short_names
     from gtacli.probing.robust import RobustProbe
-    from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.distribution import ALONE
 
-    compute = choose_compute(config.device, config.precision)
+    compute = start_compute(config)
     sets = _read_sets(config)
     specs = [config.model, *config.compare]
     models = [load_model(spec, image_size=config.image_size) for spec in specs]
