@@ -1,10 +1,13 @@
-"""`gta predict`: the classes of images, one line per image."""
+"""`gta predict`: the classes of images, one line per image, or a table."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.predict import PredictConfig
@@ -12,6 +15,7 @@ from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.inference.results import Prediction
+    from gtacli.inference.stream import Failure, Stop
 
 app = new_app()
 
@@ -29,7 +33,9 @@ def predict(
     """
     if config.model is None:
         raise UsageError("name a run folder of gta finetune, or another model", option="model")
+    _check_table(config.csv, call.json)
     from gtacli.cli.follow import follow, lines
+    from gtacli.cli.prediction_table import PredictionTable
     from gtacli.data.inputs import iter_paths
     from gtacli.inference.predict import predict as run
     from gtacli.models import load_model
@@ -38,12 +44,54 @@ def predict(
     compute = choose_compute(config.device, config.precision)
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     model = load_model(config.model)
-    ending = follow(
-        lambda stop: run(model, paths, compute, config.top, config.batch_size, stop),
-        lines(call.json, _text),
-        call.json,
-    )
-    return ending.status
+    classes = int(getattr(model.model, "num_classes", 0))
+
+    def results(stop: Stop) -> Iterator[Prediction | Failure]:
+        return run(model, paths, compute, config.top, config.batch_size, stop)
+
+    show: Callable[[Prediction], object] = lines(call.json, _text)
+    if config.csv is None:
+        return follow(results, show, call.json).status
+
+    def with_table(write: Callable[[str], object], show: Callable[[Prediction], object]) -> int:
+        table = PredictionTable(write, min(config.top, classes))
+
+        def added(stop: Stop) -> Iterator[Prediction | Failure]:
+            for result in results(stop):
+                table.add(result)
+                yield result
+
+        status = follow(added, show, call.json).status
+        table.begin()  # of no image at all
+        return status
+
+    if config.csv == "-":
+        return with_table(console.say, lambda result: None)
+    return _to_file(Path(config.csv), lambda write: with_table(write, show))
+
+
+def _check_table(csv: str | None, as_json: bool) -> None:
+    """Report a table that has no place, before anything is loaded."""
+    if csv == "-" and as_json:
+        raise UsageError("- is stdout, where the lines of JSON go; name a file", option="csv")
+    if csv not in (None, "-") and Path(csv).suffix.lower() != ".csv":
+        raise UsageError(f"{csv} does not end in .csv", option="csv")
+    if csv not in (None, "-") and Path(csv).is_dir():
+        raise UsageError(f"{csv} is a folder; name a file in it", option="csv")
+
+
+def _to_file(path: Path, fill: Callable[[Callable[[str], object]], int]) -> int:
+    """Let `fill` write lines into a file, which appears when it is complete; return its status."""
+    from gtacli.runtime.atomic import write_atomic
+
+    statuses = []
+
+    def write(draft: Path) -> None:
+        with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            statuses.append(fill(lambda line: file.write(line + "\n")))
+
+    write_atomic(path, write, option="csv")
+    return statuses[0]
 
 
 def _text(result: Prediction) -> str:

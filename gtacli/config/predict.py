@@ -13,3 +13,10 @@ class PredictConfig(DeviceConfig):
         None, "run folder, or any other model with a classifier head", metavar="SPEC"
     )
     top: int = option(5, "number of classes per image, the most probable first", ge=1)
+    csv: str | None = option(
+        None,
+        "also write a table: a row per image with image, class, probability, class2, ...; an "
+        "existing file is replaced; -: on stdout instead of the lines",
+        shown="off",
+        metavar="FILE.csv|-",
+    )

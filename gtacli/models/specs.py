@@ -1,10 +1,10 @@
 """Resolve a model spec to an architecture and its weights.
 
-A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder,
-`ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models` registry; any of these
-with `+ADAPTER` behind it, a file or folder of low-rank adapters, has them merged into its weights.
-A name takes precedence over a folder of the same name in the working directory; `./demo` means the
-folder.
+A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder
+or its weights file, `ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models`
+registry; any of these with `+ADAPTER` behind it, a file or folder of low-rank adapters, has them
+merged into its weights. A name takes precedence over a folder of the same name in the working
+directory; `./demo` means the folder.
 """
 
 from __future__ import annotations
@@ -80,6 +80,10 @@ def resolve(spec: str) -> Weights:
     if path.is_dir() or (path.is_file() and describe_folder(path).card):
         return _folder(path)
     if path.is_file():
+        if path.suffix == ".safetensors":
+            network, metadata = read_network(path)
+            if "architecture" in metadata:  # of a run
+                return described(metadata["architecture"], network.tensors, metadata, spec)
         raise GtaError(f"{spec} is a weights file; name its architecture: ARCH@{spec}")
     if "/" in spec or "\\" in spec:
         raise GtaError(f"no folder {spec}")

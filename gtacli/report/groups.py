@@ -10,6 +10,10 @@ from gtacli.report.run_folders import ReportRun
 from gtacli.report.settings import GUIDING, MISSING, method_settings, regularizer_names
 
 _TITLES = {"finetune": "Fine-tuning", "pretrain": "Pre-training"}
+COLORS = 10
+"""Number of colors of the page's style sheet, `c0` to `c9`."""
+_OWN_COLORS = {"none": 0, "gta": 1}
+"""The colors of plain fine-tuning and GTA in every report, by regularizer."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,13 @@ class SettingGroup:
         label: short name of the settings on the page.
         settings: values of the settings in which the groups differ.
         runs: indices of the runs in the report.
+        color: number of its color, from 0; it does not depend on the order of the runs.
     """
 
     label: str
     settings: tuple[str, ...]
     runs: tuple[int, ...]
+    color: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,11 @@ class CommandRuns:
         title: heading on the page.
         keys: the settings in which the groups differ.
         groups: in the order of their first runs.
-        first: number of groups in the commands before this one.
     """
 
     title: str
     keys: tuple[str, ...]
     groups: list[SettingGroup]
-    first: int
 
     @property
     def runs(self) -> list[int]:
@@ -57,9 +61,32 @@ def group_by_command(runs: Sequence[ReportRun]) -> list[CommandRuns]:
         keys, groups = group_by_settings([runs[number] for number in own])
         keys = _without_map_sources(keys, groups)
         groups = [replace(group, runs=tuple(own[i] for i in group.runs)) for group in groups]
-        first = sum(len(earlier.groups) for earlier in commands)
-        commands.append(CommandRuns(_TITLES.get(command, command), keys, groups, first))
-    return commands
+        commands.append(CommandRuns(_TITLES.get(command, command), keys, groups))
+    colors = _choose_colors(runs, commands)
+    return [
+        replace(command, groups=[replace(g, color=colors[g.runs]) for g in command.groups])
+        for command in commands
+    ]
+
+
+def _choose_colors(
+    runs: Sequence[ReportRun], commands: Sequence[CommandRuns]
+) -> dict[tuple[int, ...], int]:
+    """Return the color of each group by its runs, whatever the order of the runs.
+
+    The first group of plain fine-tuning and of GTA has the method's own color. The others have
+    those that are left, in the order of their settings.
+    """
+    pairs = [(runs[group.runs[0]], group.runs) for c in commands for group in c.groups]
+    pairs.sort(key=lambda pair: (pair[0].command, sorted(method_settings(pair[0]).items())))
+    colors: dict[tuple[int, ...], int] = {}
+    for run, numbers in pairs:
+        own = _OWN_COLORS.get(regularizer_names(run.config.get("regularizer")))
+        if run.command == "finetune" and own is not None and own not in colors.values():
+            colors[numbers] = own
+    free = [c for c in range(COLORS) if c not in _OWN_COLORS.values()]
+    rest = [numbers for _, numbers in pairs if numbers not in colors]
+    return colors | {numbers: free[i % len(free)] for i, numbers in enumerate(rest)}
 
 
 def _without_map_sources(keys: tuple[str, ...], groups: Sequence[SettingGroup]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from gtacli.report.metrics import format_deviation, format_number
 
-_SCRIPTS = ("common.js", "curves.js", "previews.js", "maps.js", "predictions.js")
+_SCRIPTS = ("common.js", "tables.js", "curves.js", "previews.js", "maps.js", "predictions.js")
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 

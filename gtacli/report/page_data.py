@@ -27,7 +27,10 @@ def make_page_data(
     group_of = {number: g for g, (_, group) in enumerate(groups) for number in group.runs}
     return {
         "commands": [command.title for command in commands],
-        "groups": [{"label": group.label, "runs": group.runs, "command": c} for c, group in groups],
+        "groups": [
+            {"label": group.label, "runs": group.runs, "command": c, "color": group.color}
+            for c, group in groups
+        ],
         "runs": [{"label": label, "group": group_of[i]} for i, label in enumerate(labels)],
         "curves": [
             {"command": c, **curve}

@@ -18,13 +18,13 @@ class GroupRow:
     """The mean results of the runs of one setting.
 
     Attributes:
-        number: index of the group in the report, which selects its color.
+        color: number of its color.
         settings: values of the table's settings.
         means: one per metric; None where no run has the metric.
         runs: its runs.
     """
 
-    number: int
+    color: int
     settings: list[str]
     means: list[Mean | None]
     runs: list[ReportRun]
@@ -58,12 +58,13 @@ def make_result_table(runs: Sequence[ReportRun], command: CommandRuns) -> Result
         settings = method_settings(runs[command.runs[0]])
         keys = tuple(key for key in ("regularizer", "guide") if key in settings)
     groups = []
-    for number, group in enumerate(command.groups, command.first):
+    for group in command.groups:
         members = [runs[i] for i in group.runs]
         settings = method_settings(members[0])
         values = [[run.result(metric.key) for run in members] for metric in metrics]
         means = [compute_mean([v for v in column if v is not None]) for column in values]
-        groups.append(GroupRow(number, [settings.get(k, MISSING) for k in keys], means, members))
+        shown = [settings.get(k, MISSING) for k in keys]
+        groups.append(GroupRow(group.color, shown, means, members))
     titles = [_SETTING_TITLES.get(key, key.replace("_", " ")) for key in keys]
     columns = zip(metrics, zip(*(group.means for group in groups), strict=True), strict=True)
     best = [

@@ -80,6 +80,8 @@ def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out
     """Like `replace_atomic`, but return the path as text, and raise RunError about `option`."""
     try:
         replace_atomic(path, write)
+    except BrokenPipeError:  # of stdout, where `write` prints too
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise RunError(f"cannot write {path} ({reason})", option=option) from error

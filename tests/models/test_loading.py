@@ -455,3 +455,15 @@ def test_file_without_normalization(
     loaded = load_model(f"{arch}@{tmp_path / 'a.safetensors'}")
     assert ("vit_small_patch16_224.dino@" in caplog.text) is warned
     assert (loaded.mean == (0.485, 0.456, 0.406)) is arch.endswith(".dino")
+
+
+def test_a_run_s_weights_file_is_a_spec_by_itself(tiny_model: Path) -> None:
+    """It names its architecture, unlike a file of another program."""
+    file = tiny_model / "model.safetensors"
+    alone, folder = load_model(str(file)), load_model(str(tiny_model))
+    assert alone.architecture == folder.architecture
+    assert alone.report.loaded == folder.report.loaded
+    foreign = tiny_model / "foreign.safetensors"
+    save_file({"a": torch.zeros(2)}, foreign)
+    with pytest.raises(GtaError, match="name its architecture"):
+        load_model(str(foreign))

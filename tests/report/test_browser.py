@@ -180,6 +180,32 @@ def test_matrix_shows_counts(visit: Visit, report: Path) -> None:
     assert "correct" in page.locator(".matrix figcaption").inner_text()
 
 
+def test_matrix_names_rows_and_columns_and_writes_the_counts(
+    visit: Visit, report: Path, classes: tuple[str, ...]
+) -> None:
+    page = visit(report)
+    for names in page.locator(".matrix .names").all():
+        assert names.locator("span").all_text_contents() == sorted(classes)
+    cells = page.locator(".matrix .counts span").all_text_contents()
+    assert sum(map(int, cells)) == 24  # two runs on twelve images
+    assert page.locator(".matrix .axis").all_text_contents() == ["predicted class", "true class"]
+
+
+def test_a_table_fits_a_laptop_and_says_on_a_phone_that_it_scrolls(
+    visit: Visit, report: Path
+) -> None:
+    wide = "e => e.scrollWidth > e.clientWidth"
+    page = visit(report, width=1280)
+    table = page.locator("#results .scroll")
+    assert not table.evaluate(wide)
+    assert page.locator(".hint.wide:visible").count() == 0
+    phone = visit(report, width=360)
+    table = phone.locator("#results .scroll")
+    assert table.evaluate(wide)
+    assert "sideways" in phone.locator("#results .hint.wide:visible").inner_text()
+    assert table.evaluate("e => e.tabIndex") == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_the_width_of_a_phone(visit: Visit, report: Path, scheme: str) -> None:
     page = visit(report, width=360, scheme=scheme)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtacli.report.groups import group_by_settings, label_runs
+from gtacli.report.groups import group_by_command, group_by_settings, label_runs
 from gtacli.report.metrics import compute_mean, format_number, summary_metrics
 from gtacli.report.run_folders import ReportRun
 
@@ -73,6 +73,29 @@ def test_labels_name_the_sampling_rate_and_lam_if_it_differs() -> None:
 )
 def test_run_labels(runs: list[ReportRun], labels: list[str]) -> None:
     assert label_runs(runs, group_by_settings(runs)[1]) == labels
+
+
+@given(st.permutations(range(5)))
+def test_a_setting_has_one_color_whatever_the_order_of_the_runs(order: list[int]) -> None:
+    runs = [
+        run("a", seed=1, **NONE),
+        run("b", seed=1, **GTA),
+        run("c", seed=2, **NONE),
+        run("d", regularizer={"l2-sp": {}}, lam=None),
+        run("e", regularizer={"gta": {}}, lam=1.0),
+    ]
+    (command,) = group_by_command([runs[i] for i in order])
+    colors = {runs[order[group.runs[0]]].name: group.color for group in command.groups}
+    colors["c"] = colors["a"] = colors.get("a", colors.get("c", -1))
+    assert colors == {"a": 0, "b": 1, "c": 0, "d": 2, "e": 3}
+    # Plain fine-tuning and GTA keep their colors among other runs.
+    (fewer,) = group_by_command([runs[i] for i in order if i in (0, 1)])
+    assert {g.label: g.color for g in fewer.groups} == {"none": 0, "gta": 1}
+
+
+def test_more_settings_than_colors_share_them() -> None:
+    (command,) = group_by_command([run(f"{i}", sampling_rate=i, **NONE) for i in range(20)])
+    assert {group.color for group in command.groups} == {0, *range(2, 10)}
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))

@@ -26,6 +26,16 @@ def test_file_is_replaced_and_folder_created(tmp_path: Path) -> None:
     assert file.read_text() == "three"
 
 
+def test_a_closed_stdout_is_not_an_error_of_the_file(tmp_path: Path) -> None:
+    def write(draft: Path) -> None:
+        draft.write_text("half")
+        raise BrokenPipeError  # of stdout, where results are printed meanwhile
+
+    with pytest.raises(BrokenPipeError):
+        write_atomic(tmp_path / "a.csv", write)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_existing_file_stays_if_writing_fails(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("whole")

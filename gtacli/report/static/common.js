@@ -1,7 +1,6 @@
 // Functions that the other scripts share. Text enters the page as text nodes only.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const COLORS = 10;
 
 /** Create an element with properties and children; a string child becomes a text node. */
 function make(tag, properties = {}, ...children) {
@@ -15,8 +14,9 @@ function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 }
 
+/** Return a dot in the color of a group, by the group's index. */
 function swatch(group) {
-  return make("span", { className: "swatch c" + (group % COLORS) });
+  return make("span", { className: "swatch c" + data.groups[group].color });
 }
 
 /** Return the bytes of a payload element. */

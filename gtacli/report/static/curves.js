@@ -81,7 +81,7 @@ function chart(place, curve) {
     series: [
       {},
       ...series.map((s) => ({
-        stroke: () => color("c" + (s.group % COLORS)),
+        stroke: () => color("c" + data.groups[s.group].color),
         width: s.thin ? 1 : 2,
         alpha: s.thin ? 0.4 : 1,
         points: { show: curve.sparse || curve.epochs.length < 2, size: 4 },

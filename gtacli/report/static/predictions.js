@@ -2,7 +2,8 @@
 // together, and the pairs of classes that are confused most often.
 
 const PAIRS = 12;
-const NAMED = 24; // maximum number of classes for which the matrix names its rows
+const NAMED = 50; // maximum number of classes for which the matrix names its rows and columns
+const COUNTED = 25; // maximum number of classes for which each cell shows its count
 
 function predictions() {
   if (!data.predictions) return;
@@ -51,8 +52,9 @@ class Matrix {
     this.frame = figure.querySelector(".frame");
     this.canvas = figure.querySelector("canvas");
     this.caption = figure.querySelector("figcaption");
-    this.names = make("div", { className: "names" });
-    this.frame.before(this.names);
+    this.grid = figure.querySelector(".grid");
+    this.names = [...figure.querySelectorAll(".names")];
+    this.numbers = figure.querySelector(".counts");
     this.canvas.addEventListener("pointermove", (event) => this.showPair(event));
     this.canvas.addEventListener("pointerleave", () => this.showTotal());
   }
@@ -62,7 +64,13 @@ class Matrix {
     this.size = new Array(classes.length).fill(0);
     for (const [truth, , count] of counts) this.size[truth] += count;
     const named = classes.length <= NAMED ? classes : [];
-    this.names.replaceChildren(...named.map((name) => make("span", { title: name }, readable(name))));
+    for (const place of this.names) {
+      place.replaceChildren(...named.map((name) => make("span", { title: name }, readable(name))));
+    }
+    this.grid.style.setProperty("--classes", classes.length);
+    this.grid.classList.toggle("named", named.length > 0);
+    this.grid.classList.toggle("counted", classes.length <= COUNTED);
+    this.count();
     this.paint();
     this.showTotal();
   }
@@ -78,6 +86,20 @@ class Matrix {
       context.fillStyle = truth === predicted ? hit : miss;
       context.fillRect(predicted, truth, 1, 1);
     }
+  }
+
+  /** Write each count into its cell; empty cells stay empty. */
+  count() {
+    const n = this.classes.length;
+    const cells = n <= COUNTED ? this.counts : [];
+    this.numbers.replaceChildren(
+      ...cells.map(([truth, predicted, count]) => {
+        const dark = count / this.size[truth] > 0.3;
+        const cell = make("span", { className: dark ? "dark" : "" }, String(count));
+        cell.style.gridArea = `${truth + 1} / ${predicted + 1}`;
+        return cell;
+      }),
+    );
   }
 
   showPair(event) {

@@ -1,0 +1,56 @@
+"""The table of `gta predict`: CSV with a header and one row per image."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gtacli.cli.console import escape_controls
+from gtacli.inference.stream import Failure
+
+if TYPE_CHECKING:
+    from gtacli.inference.results import Prediction
+
+
+class PredictionTable:
+    """A writer of predictions as lines of CSV.
+
+    The columns are image, class, probability, class2, probability2, ...; the row of an image that
+    cannot be read is empty but for its name. Control characters are escaped, so that every row is
+    one line. The header is written with the first row, or at the end.
+    """
+
+    def __init__(self, write: Callable[[str], object], classes: int) -> None:
+        """Begin a table.
+
+        Args:
+            write: called with each line, without its end.
+            classes: number of classes in a row.
+        """
+        self._write, self._classes = write, classes
+        self._begun = False
+
+    def add(self, result: Prediction | Failure) -> None:
+        """Write the row of an image."""
+        self.begin()
+        if isinstance(result, Failure):
+            self._row([result.image, *[""] * (2 * self._classes)])
+        else:
+            pairs = [(t["class"], f"{t['probability']:.6g}") for t in result["top"]]
+            self._row([result["image"], *(cell for pair in pairs for cell in pair)])
+
+    def begin(self) -> None:
+        """Write the header if it has not been written."""
+        if not self._begun:
+            self._begun = True
+            numbers = ["", *map(str, range(2, self._classes + 1))]
+            self._row(
+                ["image", *(f"{key}{n}" for n in numbers for key in ("class", "probability"))]
+            )
+
+    def _row(self, cells: list[str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow([escape_controls(cell) for cell in cells])
+        self._write(line.getvalue())
