@@ -36,8 +36,13 @@ _OTHER_FORMATS = {
     b"<!DOCTYPE": "is a web page, not weights: the download has failed",
     b"<html": "is a web page, not weights: the download has failed",
     b"\x89HDF": "is a file of Keras (HDF5), which is not read",
+    **dict.fromkeys(
+        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd"),
+        "is compressed: unpack it",
+    ),
 }
-_SNIFFED = 64
+_TAR = slice(257, 262), b"ustar"  # files of torch before 0.1.10 were such archives
+_SNIFFED = 512
 _SHARD = re.compile(r"(?!\.\.?$)[^/\\:\0]+")
 Suits = Callable[[tuple[int, ...]], bool]
 
@@ -125,15 +130,24 @@ def is_sharded(folder: Path) -> bool:
     return folder.is_dir() and any((folder / name).is_file() for name in NAMES if INDEX in name)
 
 
+def _other_format(start: bytes) -> str | None:
+    """Return what a file is that begins so, if it is known to be no weights file."""
+    if not start:
+        return "is empty"
+    if start[_TAR[0]] == _TAR[1]:
+        return "is a tar archive: unpack it"
+    signs = (sign for sign in _OTHER_FORMATS if start.lower().startswith(sign.lower()))
+    return next((_OTHER_FORMATS[sign] for sign in signs), None)
+
+
 def _open(path: Path, files: ExitStack) -> Opened:
     try:
         file = files.enter_context(open_regular(path))
         start = file.peek(_SNIFFED)[:_SNIFFED]  # type: ignore[attr-defined]
-        for sign, what in _OTHER_FORMATS.items():
-            if start.lower().startswith(sign.lower()):
-                raise GtaError(f"weights file {path} {what}")
-        # A header of JSON behind its length.
-        if path.suffix == ".safetensors" or start[8:9] == b"{":
+        safe = start[8:9] == b"{"  # a header of JSON behind its length
+        if not safe and (what := _other_format(start)):
+            raise GtaError(f"weights file {path} {what}")
+        if safe or path.suffix == ".safetensors":
             return _open_safetensors(file, path, files)
         return _open_pickle(file, path)
     except FileNotFoundError as e:

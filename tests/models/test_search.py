@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from gtacli import load_model
@@ -210,6 +212,9 @@ def test_prefixes_in_safetensors(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
         (b"<!doctype html><html>", "is a web page, not weights"),
+        (gzip.compress(b"weights"), "is compressed: unpack it"),
+        (bytes(257) + b"ustar" + bytes(250), "is a tar archive: unpack it"),
+        (b"", "is empty"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
@@ -219,6 +224,17 @@ def test_what_is_no_weights_file_is_named(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GtaError, match=f"{name} {message}"):
         read_network(tmp_path / name)
+
+
+def test_a_header_as_long_as_the_sign_of_gzip_is_read(tmp_path: Path) -> None:
+    data = save(ONE)
+    (length,) = struct.unpack("<Q", data[:8])
+    long = int.from_bytes(b"\x1f\x8b", "little")
+    header = data[8 : 8 + length].ljust(long)
+    content = struct.pack("<Q", long) + header + data[8 + length :]
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert (tmp_path / "a.safetensors").read_bytes().startswith(b"\x1f\x8b\0")
+    assert set(read_network(tmp_path / "a.safetensors")[0].tensors) == set(ONE)
 
 
 def test_other_formats_are_named(tmp_path: Path) -> None:
