@@ -59,11 +59,15 @@ class Registry(Generic[T]):
         group: the entry-point group, such as "gta.regularizers".
         base: the class that every part derives from, or "module:Class", imported at first use.
         noun: the kind of part, for messages.
+        also: words that users may write in place of a name, but that stand for no part.
     """
 
-    def __init__(self, group: str, base: type[Any] | str | None, noun: str) -> None:
+    def __init__(
+        self, group: str, base: type[Any] | str | None, noun: str, also: tuple[str, ...] = ()
+    ) -> None:
         self.group = group
         self.noun = noun
+        self.also = also
         self._base = base
         self._added: dict[str, Origin] = {}
 
@@ -78,9 +82,10 @@ class Registry(Generic[T]):
         """
         found = self._scan()[0]
         if name not in found:
-            near = _nearest(name, list(found))
+            words = sorted({*found, *self.also})
+            near = _nearest(name, words)
             hint = f"; did you mean '{near}'?" if near else ";"
-            known = ", ".join(sorted(found)) or "none"
+            known = ", ".join(words) or "none"
             raise UsageError(f"unknown {self.noun} '{name}'{hint} known: {known}")
         return found[name]
 
@@ -212,7 +217,7 @@ DISCOVERY: Registry[Discovery[Any]] = Registry(
     "gta.discovery", "gtacli.discovery:Discovery", "discovery backend"
 )
 REGULARIZERS: Registry[Regularizer[Any]] = Registry(
-    "gta.regularizers", "gtacli.regularizers:Regularizer", "regularizer"
+    "gta.regularizers", "gtacli.regularizers:Regularizer", "regularizer", also=("none",)
 )
 DATASETS: Registry[DatasetReader] = Registry("gta.datasets", "gtacli.data:DatasetReader", "dataset")
 GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS)

@@ -71,14 +71,18 @@ def test_names_are_listed_without_importing_torch() -> None:
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("gtaa", "gta"), ("l2sp", "l2-sp"), ("bs", "bss")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("gtaa", "gta"), ("l2sp", "l2-sp"), ("bs", "bss"), ("nonne", "none")]
+)
 def test_an_unknown_name_suggests_the_nearest_one(typo: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"unknown regularizer '{typo}'; did you mean '{meant}'"):
         REGULARIZERS.load(typo)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown regularizer 'zzzz'; known: .*bss, .*gta, l2-sp"):
+    with pytest.raises(
+        UsageError, match=r"unknown regularizer 'zzzz'; known: .*bss, .*gta, l2-sp, none"
+    ):
         REGULARIZERS.origin("zzzz")
 
 

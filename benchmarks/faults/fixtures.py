@@ -40,7 +40,7 @@ def make_fixtures(work: Path) -> Path:
         if done["rc"] != 0:
             raise SystemExit(f"cannot make the fixtures: {done['last']}")
         (folder / "complete").touch()
-    os.environ["GTA_FAULTS_FIXTURES"] = str(folder)
+    os.environ["FAULTS_FIXTURES"] = str(folder)
     return folder
 
 

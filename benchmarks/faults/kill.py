@@ -44,7 +44,7 @@ class Reference:
 
 def run(place: Path, records: Records, trials: int, only: list[str]) -> None:
     """Do `trials` of every case with every signal; dear ones seldomer."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = Path(os.environ["FAULTS_FIXTURES"])
     gta = Gta(place, fork=True)
     reference = Reference(place, fixtures, gta)
     units = [

@@ -126,7 +126,7 @@ def fill(words: list[str], root: Path, fixtures: Path) -> list[str]:
 
 def run(place: Path, records: Records, only: list[str]) -> None:
     """Do every pair, started together and one after 40 % of the other's time."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = Path(os.environ["FAULTS_FIXTURES"])
     names = [n for n in PAIRS if not only or n in only]
     units = [f"{name}: {mode}" for name in names for mode in ("together", AT_WORK)]
     for unit in records.left(units):

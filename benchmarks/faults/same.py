@@ -34,7 +34,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, str], tuple[str, ...]]] = {
 
 def run(place: Path, records: Records, only: list[str]) -> None:
     """Do every command twice, then each variant."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = Path(os.environ["FAULTS_FIXTURES"])
     again = [f"again: {name}" for name in CASES if CASES[name].exact or CASES[name].cost == 1]
     units = [*again, *(f"{v}: {c}" for v, (_, _, commands) in VARIANTS.items() for c in commands)]
     for unit in records.left(u for u in units if not only or u.split(": ")[1] in only):

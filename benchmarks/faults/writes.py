@@ -26,7 +26,7 @@ MOST = 400
 
 def run(place: Path, records: Records, every: int, only: list[str]) -> None:
     """Die at every change (or at every `every`-th) of every case that is one process."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = Path(os.environ["FAULTS_FIXTURES"])
     gta = Gta(place, fork=True)
     reference = Reference(place, fixtures, gta)
     ends: dict[str, int] = {}

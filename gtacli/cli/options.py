@@ -27,6 +27,7 @@ from pydantic_core import PydanticUndefined
 
 from gtacli.cli.ahead import ask_hosts_ahead
 from gtacli.cli.completion import NAMES, completer, recipe_names
+from gtacli.cli.environment import warn_of_variables
 from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.cli.spelling import flag, with_flags
 from gtacli.config.base import alternatives
@@ -146,6 +147,7 @@ def _callback(
             name: given.get(name, False) for name in ("json", "quiet", "verbose", "dry_run")
         }
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
+        warn_of_variables(command, model.model_fields)
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
         ask_hosts_ahead(config)
         try:

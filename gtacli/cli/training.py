@@ -53,7 +53,10 @@ def train(
     if call.json:
         console.emit(summary)
         return None
-    rows = [(label, _format(summary.get(key), percent)) for key, label, percent in table]
+    shown = dict(summary)
+    if shown.get("best_epoch") is not None:
+        shown["best_epoch"] += 1  # the log counts from 1, too
+    rows = [(label, _format(shown.get(key), percent)) for key, label, percent in table]
     console.table(("result", ""), [row for row in rows if row[1] is not None])
     return None
 

@@ -79,6 +79,8 @@ class _Fold:
         value = literal(asked.value) if asked.typed and asked.value[:1] == "[" else asked.value
         if value in ("none", ["none"], {}):
             return
+        if isinstance(value, list | tuple) and "none" in value:
+            raise asked.error("'none' stands for no regularizer; leave it out, or the others")
         for spec in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(spec, str) or not spec:
                 raise asked.error(f"must be a regularizer's name, got {spec!r}")

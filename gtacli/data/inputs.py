@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, takewhile
@@ -215,6 +216,7 @@ def _stem(below: PurePath) -> str:
     return str(below).removesuffix(below.suffix) if below.name else "image"
 
 
+_NAMES = sys.getfilesystemencoding()
 _ENCODED = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 """Beginnings of image files that no path has, or hardly any."""
 
@@ -253,6 +255,6 @@ def _split_stream(stream: BinaryIO, separator: bytes) -> Iterator[str]:
         started = True
         *whole, rest = (rest + block).split(separator)
         paths = (part.removesuffix(end) for part in whole)
-        yield from (path.decode(errors="surrogateescape") for path in paths if path)
+        yield from (path.decode(_NAMES, "surrogateescape") for path in paths if path)
     if rest.strip():
-        yield rest.removesuffix(end).decode(errors="surrogateescape")
+        yield rest.removesuffix(end).decode(_NAMES, "surrogateescape")

@@ -59,7 +59,7 @@ def make_payloads(previews: Sequence[RunPreviews], gallery: Gallery | None) -> d
 
 
 def _curves(runs: Sequence[ReportRun], command: CommandRuns) -> list[dict[str, Any]]:
-    """Return the curves of a command's runs; those of all other runs are None."""
+    """Return the curves of a command's runs, epochs from 1; those of all other runs are None."""
     # A refit restarts on other images, so its rows belong to a different curve.
     rows: list[dict[int, dict[str, Any]]] = [{} for _ in runs]
     for number in command.runs:
@@ -71,7 +71,7 @@ def _curves(runs: Sequence[ReportRun], command: CommandRuns) -> list[dict[str, A
             "title": metric.title,
             "percent": metric.percent,
             "sparse": metric.sparse,
-            "epochs": epochs,
+            "epochs": [epoch + 1 for epoch in epochs],
             "runs": [_curve(by_epoch, epochs, metric) for by_epoch in rows],
         }
         for metric in curve_metrics(row for by_epoch in rows for row in by_epoch.values())

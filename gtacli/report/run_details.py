@@ -42,7 +42,7 @@ def shared_settings(runs: Sequence[ReportRun], command: CommandRuns) -> dict[str
 def _selection(summary: dict[str, Any]) -> str:
     parts = []
     if isinstance(summary.get("best_epoch"), int):
-        parts.append(f"epoch {summary['best_epoch']}")
+        parts.append(f"epoch {summary['best_epoch'] + 1}")
     if isinstance(summary.get("lam"), int | float) and "lam_search" in summary:
         parts.append(f"lam {summary['lam']:g} (auto)")
     return ", ".join(parts)

@@ -101,13 +101,16 @@ class Schedule(CosineLRScheduler):
         if self.frozen and since < self.warmup_t:
             for group in self.optimizer.param_groups:
                 if not group["head"]:
-                    group["lr"] *= max(since, 0) / max(self.warmup_t, 1)
+                    group["lr"] *= max(since + 1, 0) / (self.warmup_t + 1)
 
 
 def make_schedule(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, frozen: int = 0
 ) -> Schedule:
     """Create the schedule: a linear warm-up, then a half cycle of a cosine to zero.
+
+    The warm-up begins one step above zero: at a rate of zero its first step, which is an epoch of
+    a small dataset, would teach nothing.
 
     It has no state: `step_update(n)` sets the learning rate of step n, so resuming needs nothing.
 
@@ -124,6 +127,7 @@ def make_schedule(
             2, steps - warmup_steps
         ),  # timm warns about a single step; its rate is the same
         warmup_t=warmup_steps,
+        warmup_lr_init=optimizer.param_groups[0]["lr"] / (warmup_steps + 1),
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -156,7 +156,7 @@ def test_strength_without_a_regularizer_is_kept_for_validation() -> None:
     [
         ("gtaa", "here: unknown regularizer 'gtaa'; did you mean 'gta'?"),
         ({"gtaa": {}}, "here: unknown regularizer 'gtaa'; did you mean 'gta'?"),
-        (["gta", "none"], "here: unknown regularizer 'none'"),
+        (["gta", "none"], "here: regularizer: 'none' stands for no regularizer; leave it out"),
         (["gta", "gta:2"], "here: regularizer: 'gta' is given twice"),
         ([3], "here: regularizer: must be a regularizer's name, got 3"),
         ("", "here: regularizer: must be a regularizer's name, got ''"),

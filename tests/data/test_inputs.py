@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +128,16 @@ def test_an_image_on_stdin_is_said_to_be_one(kind: str) -> None:
         file.seek(0)
         with pytest.raises(UsageError, match="stdin is an image, and - reads the paths"):
             next(iter_paths(["-"], file, nul))
+
+
+def test_paths_of_a_stream_are_names_of_this_system() -> None:
+    """In the locale C a file system's names are bytes, and so are those of the stream."""
+    code = (
+        "import io; from gtacli.data.inputs import iter_paths\n"
+        "(path,) = iter_paths(['-'], io.BytesIO(b'b\\xc3\\xa4.png\\n')); "
+        "import os; print(ascii(path), os.path.exists(path))"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == r"'b\udcc3\udca4.png' False" + "\n"

@@ -46,7 +46,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cut = ["--teacher", "demo", "--layer", "-2", "--tau", "0.3", "--image-size", "48", "--quiet"]
     assert main(["discover", *data, *cut, "-o", str(place / "maps")]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GTA_FAULTS_FIXTURES", str(place))
+        patch.setenv("FAULTS_FIXTURES", str(place))
         patch.syspath_prepend(str(HARNESS))
         before = {*sys.modules}
         yield importlib.import_module("fuzz"), importlib.import_module("kinds")

@@ -164,8 +164,25 @@ def test_backbone_joins_the_schedule(warmup: int, frozen: int) -> None:
     for step, (plain, late) in enumerate(zip(rates[0], rates[frozen], strict=True)):
         assert late[True] == plain[True]
         since = step - frozen
-        share = 1.0 if frozen == 0 or since >= warmup else max(since, 0) / warmup if warmup else 0.0
+        share = 1.0 if frozen == 0 or since >= warmup else max(since + 1, 0) / (warmup + 1)
         assert late[False] == pytest.approx(plain[False] * share)
+
+
+@pytest.mark.parametrize("warmup", [1, 4])
+@pytest.mark.parametrize("frozen", [0, 6])
+def test_no_step_of_the_warm_up_has_a_rate_of_zero(warmup: int, frozen: int) -> None:
+    model = torch.nn.Linear(2, 2)
+    groups = [{"params": [p], "lr_scale": 1.0, "head": p.ndim == 1} for p in model.parameters()]
+    optimizer = torch.optim.SGD(groups, lr=0.6)
+    schedule = make_schedule(optimizer, 20, warmup, frozen)
+    rates = []
+    for step in range(frozen + warmup + 1):
+        schedule.step_update(step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    whole = [0.6 * (step + 1) / (warmup + 1) for step in range(warmup + 1)]
+    assert [head for _, head in rates[: warmup + 1]] == pytest.approx(whole)
+    assert [backbone for backbone, _ in rates[:frozen]] == [0.0] * frozen
+    assert all(backbone > 0 for backbone, _ in rates[frozen:])
 
 
 def test_dry_run_takes_both_kinds_of_step(config: Make, recorder: Any) -> None:

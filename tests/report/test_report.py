@@ -111,7 +111,7 @@ def test_curves_contain_the_metrics_fractions_in_percent(
 ) -> None:
     curves = {curve["title"]: curve for curve in data_of(page)["curves"]}
     rows = [json.loads(line) for line in (runs[2] / "metrics.jsonl").read_text().splitlines()]
-    assert curves["cross-entropy"]["epochs"] == [0, 1, 2]
+    assert curves["cross-entropy"]["epochs"] == [1, 2, 3]  # as the log counts
     assert curves["cross-entropy"]["runs"][2] == [row["ce"] for row in rows]
     assert curves["validation top-1"]["runs"][2] == [100 * row["val_top1"] for row in rows]
     assert curves["penalty gta, before lam"]["runs"][0] is None

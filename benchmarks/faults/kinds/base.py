@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-FIXTURES = Path(os.environ.get("GTA_FAULTS_FIXTURES", "fixtures"))
+FIXTURES = Path(os.environ.get("FAULTS_FIXTURES", "fixtures"))
 """Made by `fixtures.py`."""
 RUN, PRERUN, MAPS = FIXTURES / "run", FIXTURES / "prerun", FIXTURES / "maps"
 SMALL = FIXTURES / "small"
