@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 LAYOUTS = (CUB, Dogs, Cars, Aircraft, Pets)
 """Layouts that are recognized in a folder by the names of their lists."""
 # Two letters at least, so that a Windows drive (`C:\birds`) is a path.
+_OTHER_FILES = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the table as CSV"),
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar"), "unpack it and give the folder"),
+}
 _NAMED = re.compile(r"(?P<name>[\w/.-]*[\w.-]{2}):(?P<root>.*)", re.DOTALL)
 
 
@@ -78,10 +82,7 @@ def read_dataset(spec: str) -> ImageDataset:
     if is_table_spec(spec):
         return Csv().read(Path(spec))
     if os.path.exists(path):
-        sheet = path.suffix.lower() in (".xlsx", ".xls", ".ods")
-        hint = (
-            "save the table as CSV" if sheet else "give a folder, a table or the name of a dataset"
-        )
+        hint = _OTHER_FILES.get(path.suffix.lower(), "give a folder, a table or a dataset's name")
         raise GtaError(f"{path} is a file; {hint}")
     if columns and not known:
         raise GtaError(f"{tables} is no table (.csv, .tsv, .parquet)", option="columns")

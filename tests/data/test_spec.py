@@ -88,6 +88,9 @@ def test_invalid_specs_raise_one_line(
 def test_file_of_another_kind(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     with pytest.raises(GtaError, match=r"is a file; give a folder, a table"):
         load_dataset(str(make_image(tmp_path / "x.png")))
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(GtaError, match=r"photos\.zip is a file; unpack it"):
+        load_dataset(str(tmp_path / "photos.zip"))
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -167,18 +167,22 @@ def _read_classes(folder: Path, notes: _Notes) -> Images:
 
 
 def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
-    """Warn where all classes consist of folders of the same names: these may be the classes."""
+    """Say where all classes consist of folders, and warn where these may be the classes."""
     if len(images) < 2 or any(
         folder in (i[0].parent, i[-1].parent) for folder, i in images.items()
     ):
         return
     names = {tuple(one.name for one in _filled(folder)) for folder in images}
+    classes = _list(folder.name for folder in images)
     if len(names) == 1:
         first = enter(next(iter(images)))
         log.warning(
             "the classes are %s: each has the folders %s; if these are the classes, give %s",
-            _list(folder.name for folder in images), _list(*names), first,
+            classes, _list(*names), first,
         )  # fmt: skip
+    else:
+        inner = _list(name for of_class in names for name in of_class)
+        log.info("the classes are %s; the folders in them, %s, are not told apart", classes, inner)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ from gtacli.data.base import (
 )
 from gtacli.data.readers.loose import list_tables
 from gtacli.data.readers.split_folders import has_class_folders
-from gtacli.data.readers.table_columns import Columns, choose_columns, is_header, parse_columns
+from gtacli.data.readers.table_columns import Columns, choose_columns, has_header, parse_columns
 from gtacli.data.readers.table_file import is_text, read_head, read_rows
 from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
@@ -84,7 +84,7 @@ def has_tables(folder: Path) -> bool:
     """Return whether `folder` has tables of labeled images and no folders of classes.
 
     These are `train.csv`, or `metadata.csv` in it or in the folders of its splits, or the only
-    table beside images without class folders.
+    table beside images without class folders, in it or in each of its splits.
     """
     for one in list_subfolders(folder):
         if SPLIT_NAMES.get(one.name.lower()) == "train" and has_class_folders(one):
@@ -110,7 +110,7 @@ def _only_table(folder: Path) -> list[Path]:
 
 def _has_header(table: Path) -> bool:
     rows = read_head(table) if is_text(table) else read_rows(table)
-    return bool(rows) and is_header(rows[0].cells)
+    return has_header(rows)
 
 
 class Csv(DatasetReader):
@@ -191,7 +191,8 @@ def _sources(root: Path) -> list[Path]:
     if root.is_dir():
         found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
         for folder in () if found else list_subfolders(root):
-            found += _named(folder, ["metadata"]) if split_in_name(folder.name) else ()
+            if split_in_name(folder.name):
+                found += [*_named(folder, ["metadata"])] or _only_table(folder)
         found = found or _only_table(root)
         if not found:
             raise GtaError(f"{root} contains no train.csv")
@@ -259,7 +260,10 @@ def _cell(cells: Sequence[str], column: int | None) -> str:
 def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
     """Return the split of a table's rows without one, or the splits by first folder."""
     name = table.source
-    named = split_in_name(name.parent.name if name.stem.lower() == "metadata" else name.stem)
+    folder = name.parent.name
+    named = split_in_name(name.stem) or SPLIT_NAMES.get(folder.lower())
+    if named is None and name.stem.lower() == "metadata":
+        named = split_in_name(folder)
     if not single:
         return named
     first = {row.image.replace("\\", "/").partition("/")[0] for row in table.rows}

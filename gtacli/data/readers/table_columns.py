@@ -130,10 +130,13 @@ def is_label(name: str) -> bool:
     return _plain(name) in NAMES["label"]
 
 
-def is_header(cells: Sequence[str]) -> bool:
-    """Return whether the first row of a table names a column of images and one of labels."""
-    names = {_plain(cell) for cell in cells}
-    return not names.isdisjoint(NAMES["image"]) and not names.isdisjoint(NAMES["label"])
+def has_header(rows: Sequence[Row]) -> bool:
+    """Return whether the first row of a table names a column of images, and labels or classes."""
+    names = [_plain(cell) for cell in rows[0].cells] if rows else []
+    image = next((column for column, name in enumerate(names) if name in NAMES["image"]), None)
+    if image is None:
+        return False
+    return not {*names}.isdisjoint(NAMES["label"]) or _find_one_hot(rows, image) is not None
 
 
 def _plain(name: str) -> str:

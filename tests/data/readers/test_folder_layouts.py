@@ -199,6 +199,15 @@ def test_classes_with_equal_folders_are_warned_of(
     assert f"if these are the classes, give {tmp_path / 'amazon' / 'images'}" in caplog.text
 
 
+def test_folders_in_classes_are_said_to_be_one(
+    tmp_path: Path, make_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make_folder(tmp_path, [*files("felis/", ["lynx", "cat"]), *files("canis/", ["wolf", "dog"])])
+    assert load_dataset(str(tmp_path)).classes == ("canis", "felis")
+    assert "canis/, felis/; the folders in them, dog/, wolf/, cat/ and 1 more" in caplog.text
+
+
 def test_one_class_is_refused_where_one_learns(tmp_path: Path, make_folder: MakeFolder) -> None:
     data = load_dataset(str(make_folder(tmp_path, files("", ["only"]))))
     with pytest.raises(GtaError, match="has one class alone, 'only': give a folder with a subf"):

@@ -309,6 +309,22 @@ def test_metadata_of_an_image_folder(tmp_path: Path, make_folder: Callable[..., 
     assert parts(load_dataset(str(tmp_path))) == wanted
 
 
+def test_one_hot_table_in_the_folder_of_each_split(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    """As Roboflow exports classes."""
+    make_folder(tmp_path, ["train/1.png", "train/2.png", "valid/1.png"])
+    splits = {"train": [("1.png", "1", "0"), ("2.png", "0", "1")], "valid": [("1.png", "0", "1")]}
+    for split, lines in splits.items():
+        write(tmp_path / split / "_classes.csv", [("filename", "cat", "dog"), *lines])
+    data = load_dataset(str(tmp_path))
+    assert data.classes == ("cat", "dog")
+    assert parts(data) == {
+        "train": [("train/1.png", "cat"), ("train/2.png", "dog")],
+        "val": [("valid/1.png", "dog")],
+    }
+
+
 def test_parquet(root: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
