@@ -33,7 +33,8 @@ def attention_map(
 ) -> int:
     """Draw a ViT's attention maps of images: a picture (or an array) and a line per map.
 
-    Files are called STEM.layerL.HEADS.png, and lie in the same subfolders as the images. An image
+    Files are called STEM.layerL.HEADS.png, and lie in the same subfolders as the images; of a
+    single image, -o may name the file. An image
     that cannot be read is reported, and the others are processed; the exit status is 1. Without
     images and --model: the built-in demo's images and the newest run on them.
     """
@@ -44,14 +45,18 @@ def attention_map(
     from gtacli.inference.attention_maps.make import make_extractors
     from gtacli.inference.attention_maps.sheet import MapSheet
     from gtacli.inference.journal import ResultJournal, check_resumable
+    from gtacli.inference.outputs import single_file
     from gtacli.inference.stream import Failure
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     compute = start_compute(config)
     spec, named = _inputs(config.model, images or [], null)
-    folder = RunFolder(config.out or default_out("attention-map", call.dry_run), call.dry_run)
+    suffix = ".npy" if config.style == "raw" else ".png"
+    file = single_file(config.out, images or [], suffix, config.overwrite)
+    dry = call.dry_run or file is not None  # of one file there is no folder
+    folder = RunFolder(config.out or default_out("attention-map", dry), dry)
     call.own(folder)
-    if not config.resume:
+    if not config.resume and file is None:
         folder.check_free(config.overwrite, resumable=config.sheet is None)
     extractors = make_extractors(config, [spec, *config.compare], compute)
     record = {
@@ -66,8 +71,9 @@ def attention_map(
     folder.write_json("run.json", record)
     if call.dry_run:
         named = islice(named, config.batch_size)
-    out = None if call.dry_run else folder.path
-    files = MapFiles(out, config.style, config.colormap, config.clip)
+    out = None if dry else folder.path
+    kept = None if call.dry_run else file
+    files = MapFiles(out, config.style, config.colormap, config.clip, kept)
     sheet = None
     if config.sheet is not None and not call.dry_run:
         sheet = MapSheet(config.sheet, extractors, files, config.sheet_rows)

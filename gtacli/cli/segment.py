@@ -35,22 +35,27 @@ def segment(
 ) -> int:
     """Find the object in images, without labels: a black and white mask of each, and its box.
 
-    Masks have the size of their image, and lie in the same subfolders as the images. An image that
+    Masks have the size of their image, and lie in the same subfolders as the images; of a single
+    image, -o may name the file. An image that
     cannot be processed is reported, and the others are processed; the exit status is 1. With
     --compare every model processes every image: a table, and sheet.png with the first images.
     """
     _check(config)
     from gtacli.cli.follow import follow
     from gtacli.inference.journal import ResultJournal, check_resumable
+    from gtacli.inference.outputs import single_file
     from gtacli.inference.segment.masks import MaskOptions
     from gtacli.inference.segment.segmentation import segment as run
     from gtacli.runtime.run_folder import RunFolder, default_out
 
     compute = start_compute(config)
+    given = [*(images or []), *([] if config.data is None else ["-"])]  # a dataset is many images
     named = _images(images or [], config.data, null)
-    folder = RunFolder(config.out or default_out("segment", call.dry_run), call.dry_run)
+    file = None if config.compare else single_file(config.out, given, ".png", config.overwrite)
+    dry = call.dry_run or file is not None  # of one file there is no folder
+    folder = RunFolder(config.out or default_out("segment", dry), dry)
     call.own(folder)
-    if not config.resume:
+    if not config.resume and file is None:
         folder.check_free(config.overwrite, resumable=not config.compare)
     finders = _finders(config, compute)
     record = _record(config, finders)
@@ -60,11 +65,12 @@ def segment(
     if call.dry_run:
         named = islice(named, config.batch_size)
     options = MaskOptions(
-        None if call.dry_run else folder.path,
+        None if dry else folder.path,
         config.refine,
         config.overlay,
         config.ground_truth,
         config.void,
+        None if call.dry_run else file,
     )
     size, workers, objects = config.batch_size, config.workers, config.options.get("objects", 1)
     summaries: list[SegmentSummary] = []

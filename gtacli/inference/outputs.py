@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gtacli.data.inputs import InputImage
-from gtacli.errors import RunError
+from gtacli.errors import RunError, UsageError
 from gtacli.images.decode import ImageError
 from gtacli.inference.stream import Failure
 from gtacli.runtime.atomic import write_atomic
@@ -102,6 +102,33 @@ def result_path(folder: Path, stem: str, suffix: str) -> Path:
         kept = os.fsencode(name)[: max(0, limit - _length(suffix) - len(mark))]
         name = kept.decode(errors="ignore") + mark
     return folder / parent / (name + suffix)
+
+
+def single_file(
+    out: Path | None, arguments: Sequence[str], suffix: str, overwrite: bool
+) -> Path | None:
+    """Return `out` if it names the result file of a single image: `-o map.png`; else None.
+
+    Args:
+        out: as the user gives it; a folder, even one called map.png, stays one.
+        arguments: of the command line.
+        suffix: of result files.
+
+    Raises UsageError (option "out") for a file's name with several images, for a file that exists,
+    and for the image itself.
+    """
+    if out is None or out.suffix.lower() != suffix or out.is_dir():
+        return None
+    path = arguments[0] if len(arguments) == 1 else "-"
+    if path == "-" or os.path.isdir(path) or (not os.path.exists(path) and set(path) & set("*?[")):
+        text = f"{out} names the file of one image; a folder holds the results of several"
+        raise UsageError(text, option="out")
+    if out.exists():
+        if os.path.exists(path) and out.samefile(path):
+            raise UsageError(f"{out} is the image itself", option="out")
+        if not overwrite:
+            raise UsageError(f"{out} exists; `overwrite` replaces it", option="out")
+    return out
 
 
 def write_result(path: Path, write: Callable[[Path], object]) -> str:

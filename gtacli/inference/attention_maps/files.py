@@ -50,12 +50,15 @@ class MapFiles:
         colors: the colormap of overlay and heat.
         clip: quantile of a map's values that gets the strongest color; below 1, a few patches of
             extreme attention do not hide the others.
+        file: the path of a single image's map; several maps are named after it. None: files are
+            named after the images, below `folder`.
     """
 
     folder: Path | None
     style: Style = "overlay"
     colors: Colormap = "plasma"
     clip: float = 1.0
+    file: Path | None = None
 
     def write(
         self,
@@ -74,11 +77,12 @@ class MapFiles:
         if source.picture is None and self.style == "overlay":
             source = source._replace(picture=decode(source.image.source))
         several = len(extractors) > 1
+        alone = sum(map(len, maps)) == 1
         lines = [
             {
                 "image": source.image.path,
                 **({"model": extractor.name} if several else {}),
-                "output": self._write(source, extractor, one, several),
+                "output": self._write(source, extractor, one, several, alone),
                 "layer": one.layer,
                 "heads": one.heads,
                 "grid": list(one.maps.shape[-2:]),
@@ -90,14 +94,23 @@ class MapFiles:
         return cast(list[AttentionMapFile], lines)
 
     def _write(
-        self, source: SourceImage, extractor: MapExtractor, one: AttentionMap, several: bool
+        self,
+        source: SourceImage,
+        extractor: MapExtractor,
+        one: AttentionMap,
+        several: bool,
+        alone: bool,
     ) -> str | None:
-        if self.folder is None:
-            return None
-        folder = self.folder / extractor.name if several else self.folder
         suffix = "npy" if self.style == "raw" else "png"
         ending = f".layer{one.layer}.{heads_name(extractor, one)}.{suffix}"
-        path = result_path(folder, source.image.result_stem, ending)
+        if self.file is not None:
+            ending = f".{extractor.name}{ending}" if several else ending
+            path = self.file if alone else self.file.with_name(self.file.stem + ending)
+        elif self.folder is None:
+            return None
+        else:
+            folder = self.folder / extractor.name if several else self.folder
+            path = result_path(folder, source.image.result_stem, ending)
         return write_result(path, self._saver(source, one))
 
     def _saver(self, source: SourceImage, one: AttentionMap) -> Callable[[Path], object]:

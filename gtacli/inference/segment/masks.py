@@ -52,6 +52,8 @@ class MaskOptions:
         truth: folder of the ground truth; None: that of the image's dataset, if any.
         void: pixels that the annotators left open are dropped, or count as background, as in
             ports of DINO's evaluation.
+        file: the path of a single image's mask; other files are named after it. None: files are
+            named after the images, below `folder`.
     """
 
     folder: Path | None
@@ -59,6 +61,7 @@ class MaskOptions:
     overlay: bool = False
     truth: Path | None = None
     void: Literal["drop", "keep"] = "drop"
+    file: Path | None = None
 
 
 class ImageResult(NamedTuple):
@@ -210,9 +213,12 @@ class MaskWriter:
     def _write(
         self, image: InputImage, suffix: str, picture: Image.Image, **how: Any
     ) -> str | None:
-        if self.folder is None:
+        if (file := self.options.file) is not None:
+            path = file if suffix == mask_suffix() else file.with_name(file.stem + suffix)
+        elif self.folder is None:
             return None
-        path = result_path(self.folder, image.result_stem, suffix)
+        else:
+            path = result_path(self.folder, image.result_stem, suffix)
         return write_result(path, lambda file: picture.save(file, **how))
 
 
