@@ -6,6 +6,7 @@ viewers show it. Anything unreadable raises ImageError, which names the file.
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +40,20 @@ MAX_PIXELS = 2 * 89_478_485
 _END = b"\xff\xd9"  # of a JPEG; the decoder leaves gray what lacks before it
 _MOST_MISSING = 0.5  # of the rows
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of more than 4 GB
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a Path has a single slash
+_RAW = (
+    *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".raf", ".orf", ".rw2"),
+    *(".pef", ".srw", ".x3f", ".3fr", ".iiq"),
+)
+_NOT_PIXELS = {
+    **dict.fromkeys(_RAW, "a camera's raw file; export it as JPEG or TIFF"),
+    **dict.fromkeys((".pdf", ".svg", ".ai"), "a drawing; export it as PNG"),
+    **dict.fromkeys(
+        (".mp4", ".mov", ".avi", ".mkv", ".webm"), "a video; save its frames as images"
+    ),
+    ".dcm": "a DICOM file; export it as PNG or TIFF",
+}
+"""What files are that people give for images, by their suffix."""
 _NOT_DECODED = ("EPS", "WMF")  # programs, which Pillow gives to Ghostscript or to Windows
 
 
@@ -189,6 +204,8 @@ def open_image(path: Path | PackedImage) -> Iterator[Image.Image]:
                 raise _too_large(limit)
             if image.format in _NOT_DECODED:
                 raise ValueError(f"{image.format} is not read: it is a program, not pixels")
+            if Path(str(path)).suffix.lower() in _RAW:  # TIFFs, whose first picture is a thumbnail
+                raise ValueError("of a raw file only the thumbnail can be read")
             yield image
 
 
@@ -247,9 +264,13 @@ def _too_large(limit: int) -> ValueError:
 
 def _image_error(path: Path | PackedImage, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
+        if _ADDRESS.match(str(path)):
+            return ImageError(f"{path} is an address: images are read from files, download it")
         return ImageError(f"no such image: {path}")
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UnidentifiedImageError):
+    if named := _NOT_PIXELS.get(Path(str(path)).suffix.lower()):
+        reason = named
+    elif isinstance(error, UnidentifiedImageError):
         reason = "not an image"
     elif isinstance(error, OSError) and error.strerror:  # str() repeats the file's name
         reason = error.strerror

@@ -127,6 +127,34 @@ def test_a_text_file_and_a_missing_file_are_errors(tmp_path: Path) -> None:
     assert str(caught.value) == f"cannot read image {tmp_path}: Is a directory"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.mp4", "a video; save its frames"),
+        ("x.PDF", "a drawing; export it as PNG"),
+        ("x.dcm", "a DICOM file"),
+        ("x.cr2", "a camera's raw file; export it"),
+    ],
+)
+def test_files_that_are_no_images_are_named(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"II*\0 no image")
+    with pytest.raises(ImageError, match=f"{name}: {message}"):
+        decode(tmp_path / name)
+
+
+def test_thumbnail_of_a_raw_file_is_not_the_image(tmp_path: Path) -> None:
+    """A DNG is a TIFF whose first picture is small."""
+    Image.new("RGB", (16, 12)).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").rename(tmp_path / "x.dng")
+    with pytest.raises(ImageError, match=r"x\.dng: a camera's raw file; export it as JPEG or TIFF"):
+        decode(tmp_path / "x.dng")
+
+
+def test_address_is_said_to_be_one() -> None:
+    with pytest.raises(ImageError, match="is an address: images are read from files, download it"):
+        decode(Path("https://example.com/a.jpg"))
+
+
 def test_draft_mode_hardly_changes_pixels(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     path = make_image(tmp_path / "x.jpg", (1000, 800))
     assert decode(path, (100, 100)).size == (250, 200)  # a quarter: twice the requested size
