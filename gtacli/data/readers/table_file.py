@@ -1,8 +1,9 @@
 """Files of tables as rows of cells: text in any usual encoding and separator, or Parquet.
 
 Text is UTF-8, or UTF-16 and UTF-32 with a byte order mark. Other text is guessed by how its other
-bytes follow each other, and the log says as what it is read: pairs are Chinese (GB 18030) or
-Japanese (Shift JIS), long runs Cyrillic (Windows-1251), single ones Western (Windows-1252).
+bytes follow each other, and the log says as what it is read: pairs are Chinese (GB 18030), Korean
+(Windows-949) or Japanese (Shift JIS), long runs Cyrillic (Windows-1251), single ones Western
+(Windows-1252).
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ _GUESSED = {
     "cp1252": "Windows-1252",
     "gb18030": "GB 18030",
     "cp932": "Shift JIS",
+    "cp949": "Korean (Windows-949)",
     "cp1251": "Windows-1251",
 }
 """Names of guessed encodings."""
+_PAIRS = 8  # different ones, of which one Chinese text in fifty has none elsewhere
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
@@ -128,6 +131,10 @@ def _by_runs(runs: list[bytes]) -> Iterator[str]:
     # GB 2312 begins characters with 0xB0 and above.
     paired = all(len(run) % 2 == 0 for run in runs)
     if paired and sum(byte >= 0xB0 for byte in firsts) * 2 > len(firsts):
+        # All Korean syllables lie where three fifths of the Chinese characters do.
+        pairs = {run[i : i + 2] for run in runs for i in range(0, len(run), 2)}
+        if len(pairs) >= _PAIRS and all(0xB0 <= byte <= 0xC8 for byte in firsts):
+            yield "cp949"
         yield "gb18030"
     yield "cp1251" if max(map(len, runs), default=0) > 3 else "cp1252"
 
