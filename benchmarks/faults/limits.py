@@ -7,6 +7,7 @@ documented way on must give the files of an undisturbed run.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -31,8 +32,9 @@ def no_memory() -> None:
 
 
 def no_handles() -> None:
-    most = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = next(number for number in itertools.count() if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
 
 
 def no_threads() -> None:

@@ -3,10 +3,10 @@
     python benchmarks/faults/run.py PART --seconds N [--work DIR] [--only NAME...] [--again]
 
 Parts: fuzz (changed inputs), kill (at random moments), writes (killed at every change of the disk),
-limits (of memory, open files and threads), pairs (two commands on one folder), same (equal
-commands, equal files). Each appends to DIR/PART.jsonl and continues there when it is started again;
-`--again` also repeats the units that showed a defect. The last line has the totals; `table` prints
-those of all parts. Linux only (`/proc`, `fork`).
+limits (of memory, open files and threads), names (odd ones, and special files), pairs (two commands
+on one folder), same (equal commands, equal files). Each appends to DIR/PART.jsonl and continues
+there when it is started again; `--again` also repeats the units that showed a defect. The last line
+has the totals; `table` prints those of all parts. Linux only (`/proc`, `fork`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PARTS = ("fuzz", "kill", "writes", "limits", "pairs", "same", "table")
+PARTS = ("fuzz", "kill", "writes", "limits", "names", "pairs", "same", "table")
 
 
 def main() -> None:
@@ -78,10 +78,11 @@ def main() -> None:
 
         limits.run(place, records, args.every, args.only)
     else:
+        import names
         import pairs
         import same
 
-        {"pairs": pairs, "same": same}[args.part].run(place, records, args.only)
+        {"names": names, "pairs": pairs, "same": same}[args.part].run(place, records, args.only)
     print(json.dumps({"part": args.part, **totals(records)}))
 
 

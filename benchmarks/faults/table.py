@@ -30,6 +30,9 @@ def print_tables(work: Path) -> None:
     for name in LIMITS:
         some = {u: r for u, r in limits.items() if u.split()[1] == name}
         row(f"{LIMITS[name]} at a change of the disk", some, "limits")
+    odd = read(work / "names.jsonl")
+    good = sum(not record["defects"] for record in odd.values())
+    print(f"\n{len(odd)} commands on odd names and special files, {good} as promised.")
     total = summed(pairs)
     ways = ", ".join(f"{n} {k}" for k, n in total.items() if k != "pairings" and n)
     print(f"\n{total['pairings']} pairings: {ways}.")
