@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
@@ -19,7 +19,7 @@ from gtacli.registry import DISCOVERY
 LEAST_TAU = 1 / math.log(3.4e38)
 
 
-def _read_tau(value: object) -> object:
+def _read_course(value: object) -> object:
     """Return the start and end of a number, `START:END`, or a list of the two."""
     if isinstance(value, str):
         parts = value.split(":")
@@ -35,11 +35,12 @@ def _read_tau(value: object) -> object:
     return value
 
 
-Tau = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
-    BeforeValidator(_read_tau, json_schema_input_type=str | float),
-    PlainSerializer(lambda t: t[0] if t[0] == t[1] else f"{t[0]!r}:{t[1]!r}"),
-]
+_Read = BeforeValidator(_read_course, json_schema_input_type=str | float)
+_Write = PlainSerializer(lambda t: t[0] if t[0] == t[1] else f"{t[0]!r}:{t[1]!r}")
+_Positive: TypeAlias = Annotated[float, Field(gt=0)]
+_Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Tau = Annotated[tuple[_Positive, _Positive], _Read, _Write]
+Share = Annotated[tuple[_Fraction, _Fraction], _Read, _Write]
 
 
 class PretrainConfig(TrainingConfig):
@@ -114,6 +115,13 @@ class PretrainConfig(TrainingConfig):
         "random",
         "masked patches: random, those with the highest map values (attention), or those "
         "with the lowest (inverse)",
+    )
+    mask_share: Share = option(
+        (1.0, 1.0),
+        "fraction of the masked patches that the map chooses, a number, or START:END of a linear "
+        "course, such as 0:0.5; the others are random",
+        metavar="X|START:END",
+        shown=1.0,
     )
     mask_ratio: float = option(0.75, "fraction of the patches that is masked", gt=0, lt=1)
     predict_ratio: float | None = option(
@@ -200,6 +208,9 @@ class PretrainConfig(TrainingConfig):
             ),
             f"`mask={self.mask}` needs maps: give `maps` (of `gta discover`) or `teacher`": (
                 self.mask != "random" and not maps_or_teacher
+            ),
+            "`mask_share` needs `mask=attention` or `mask=inverse`; random masks use no map": (
+                self.mask == "random" and self.mask_share != (1, 1)
             ),
             "`teacher` has no effect with `guide=none` and `mask=random`": (
                 has_teacher and not self.guided and self.mask == "random"

@@ -134,6 +134,11 @@ class MaskedAutoencoder(nn.Module):
         return set()
 
     @torch.no_grad()
+    def chosen(self, share: float) -> int | None:
+        """Return the number of patches that are a share of the masked ones; None for all."""
+        masked = self.grid[0] * self.grid[1] - self.visible
+        return None if share == 1 else round(share * masked)
+
     def reconstruct(self, images: Tensor, order: Tensor) -> Tensor:
         """Return the images (B, 3, h, w) with all masked patches replaced by their prediction.
 

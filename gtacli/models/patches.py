@@ -61,7 +61,12 @@ def visible_patches(patches: int, mask_ratio: float) -> int:
     return max(1, int(patches * (1 - mask_ratio) + 1e-6))
 
 
-def mask_order(noise: Tensor, maps: Tensor | None = None, masking: Masking = "random") -> Tensor:
+def mask_order(
+    noise: Tensor,
+    maps: Tensor | None = None,
+    masking: Masking = "random",
+    chosen: int | None = None,
+) -> Tensor:
     """Return the patches (B, N) of each image in masking order: the first ones stay visible.
 
     Args:
@@ -69,12 +74,19 @@ def mask_order(noise: Tensor, maps: Tensor | None = None, masking: Masking = "ra
         maps: (B, N) in [0, 1]; required unless masking is "random".
         masking: "random"; "attention" masks the patches with the highest values, "inverse" those
             with the lowest. Noise orders equal values of 8-bit maps.
+        chosen: number of patches that the maps choose, which come last; the others are in random
+            order, as HPM has them (arXiv 2304.05919). None: all.
     """
     if masking == "random":
         return noise.argsort(1)
     assert maps is not None, "this masking needs maps"
     sign = 1 if masking == "attention" else -1
-    return (sign * maps + noise / 256).argsort(1)
+    order = (sign * maps + noise / 256).argsort(1)
+    if chosen is None:
+        return order
+    first = order.shape[1] - chosen
+    others = noise.scatter(1, order[:, first:], 2.0)  # beyond all noise
+    return torch.cat([others.argsort(1)[:, :first], order[:, first:]], 1)
 
 
 def embed_patches(patches: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:

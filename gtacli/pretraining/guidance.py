@@ -66,6 +66,11 @@ def interpolate_cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + cos(pi * progress)) / 2
 
 
+def interpolate_linear(start: float, end: float, progress: float) -> float:
+    """Interpolate from `start` to `end` along a line; `progress` is in [0, 1]."""
+    return start + (end - start) * progress
+
+
 def guided_weights(
     maps: Tensor,
     tau: float,

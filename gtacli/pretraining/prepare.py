@@ -100,7 +100,9 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
         gamma = None if config.gamma == "auto" else config.gamma
         guidance = Guidance(config.tau, gamma, config.shuffle_maps)
     view = encoder.view(compute.device)
-    task = PretrainTask(model, view, compute, config.seed, guidance, config.mask, processes)
+    task = PretrainTask(
+        model, view, compute, config.seed, guidance, config.mask, config.mask_share, processes
+    )
     # From here on only dropout and drop path draw, where a network has them.
     rng.seed_everything(config.seed, processes.rank)
     return PretrainJob(

@@ -48,7 +48,8 @@ class Previews:
         patches = model.grid[0] * model.grid[1]
         noise = image_noise(self.batch.indices.to(device), patches, job.config.seed, 0, _STREAM)
         guide = None if maps is None else normalize_maps(maps.flatten(1))
-        order = mask_order(noise, guide, job.config.mask)
+        chosen = model.chosen(job.config.mask_share[1])
+        order = mask_order(noise, guide, job.config.mask, chosen)
         with job.compute.autocast():
             reconstructed = model.reconstruct(images, order)
         visible = torch.zeros(len(images), patches, 1, dtype=torch.bool, device=device)

@@ -18,6 +18,7 @@ from gtacli.pretraining.guidance import (
     Guidance,
     guided_weights,
     interpolate_cosine,
+    interpolate_linear,
     normalize_maps,
     region_errors,
     shuffle_maps,
@@ -40,6 +41,7 @@ class PretrainTask(TimmTask):
         seed: of the masks.
         guidance: weights by the maps; None: all patches weigh the same.
         masking: which patches are masked; other than "random" needs maps.
+        share: fraction of them that the maps choose, at the start and at the end of the training.
         processes: share each batch.
     """
 
@@ -51,12 +53,14 @@ class PretrainTask(TimmTask):
         seed: int,
         guidance: Guidance | None = None,
         masking: Masking = "random",
+        share: tuple[float, float] = (1.0, 1.0),
         processes: Processes = ALONE,
     ) -> None:
         super().__init__(model, compute.device)
         self.model = model
         self.guidance = guidance
         self.masking: Masking = masking
+        self.share = share
         self.processes = processes
         self.seed = seed
         self._view = view
@@ -89,7 +93,8 @@ class PretrainTask(TimmTask):
             guide = maps
             if maps is not None and self.guidance is not None and self.guidance.shuffle:
                 guide = shuffle_maps(maps, self._noise(indices, _SHUFFLES))
-            order = mask_order(self._noise(indices, _MASKS), guide, self.masking)
+            chosen = self.model.chosen(interpolate_linear(*self.share, self.progress))
+            order = mask_order(self._noise(indices, _MASKS), guide, self.masking, chosen)
         result: Reconstruction = self.trainable_module(images, order)
         errors = result.errors
         loss = recon = errors.mean()

@@ -59,6 +59,8 @@ def test_backend_that_guides(given: dict[str, Any], backend: str) -> None:
         ({"guide": "tokencut"}, "needs maps"),
         ({**MAPS, "teacher": "x"}, "exclude each other"),
         ({"mask": "attention"}, "`mask=attention` needs maps"),
+        ({**MAPS, "mask_share": "0:0.5"}, "`mask_share` needs `mask=attention`"),
+        ({**MAPS, "mask": "attention", "mask_share": "0:1.5"}, "less than or equal to 1"),
         ({"teacher": "x", "guide": "none"}, "no effect"),
         ({**MAPS, "guide": "none", "shuffle_maps": True}, "`shuffle_maps` needs a guide"),
         ({"teacher_size": 224}, "needs a `teacher`"),

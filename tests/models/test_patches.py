@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gtacli.models.patches import (
+    Masking,
     embed_patches,
     mask_order,
     patchify,
@@ -95,3 +96,18 @@ def test_attention_masks_the_highest_values_and_inverse_the_lowest() -> None:
     same = torch.ones(1, 20)
     orders = {tuple(mask_order(torch.rand(1, 20), same, "attention")[0].tolist()) for _ in "abc"}
     assert len(orders) == 3  # noise orders equal values
+
+
+@pytest.mark.parametrize("masking", ["attention", "inverse"])
+def test_a_share_of_the_masked_patches_is_chosen_and_the_others_are_random(
+    masking: Masking,
+) -> None:
+    torch.manual_seed(0)
+    maps, noise = torch.rand(4, 20), torch.rand(4, 20)
+    order = mask_order(noise, maps, masking, chosen=5)
+    assert torch.equal(order.sort(1).values, torch.arange(20).expand(4, -1))
+    sign = 1 if masking == "attention" else -1
+    extreme = (sign * maps).topk(5).indices
+    assert torch.equal(order[:, 15:].sort(1).values, extreme.sort(1).values)
+    assert (take(noise, order[:, :15]).diff(dim=1) >= 0).all()
+    assert torch.equal(mask_order(noise, maps, masking, chosen=0), mask_order(noise))

@@ -96,6 +96,20 @@ def test_guided_step_weights_errors_by_the_map(method: MaeMethod, gamma: float |
     torch.testing.assert_close(result["bg_mass"], (1 - masked).mean())
 
 
+def test_the_share_of_chosen_masks_follows_the_training() -> None:
+    """HPM's course: at half of the way from 0 to 0.5 the map chooses a quarter of the masks."""
+    task, model = make(masking="attention", share=(0.0, 0.5))
+    batch, maps = data()
+    batch = batch._replace(maps=maps)
+    views = normalize_maps(crop_maps(maps, batch.crops, (4, 6)).flatten(1))
+    noise = image_noise(batch.indices, N, 5, 0)
+    images = (batch.images.float() / 255 - 0.5) / 0.25
+    for progress, chosen in ((0.0, 0), (0.5, round(0.25 * 18)), (1.0, 9)):
+        task.progress = progress
+        order = mask_order(noise, views, "attention", chosen)
+        torch.testing.assert_close(task(batch)["output"], model(images, order).errors)
+
+
 def test_shuffled_maps_change_the_loss_but_not_the_metrics() -> None:
     batch, maps = data()
     results = []
