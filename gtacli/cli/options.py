@@ -32,9 +32,11 @@ from gtacli.cli.lazy import HELP_NAMES, Sectioned
 from gtacli.cli.spelling import flag, with_flags
 from gtacli.config.base import alternatives
 from gtacli.config.common import CommandConfig, CommonConfig
+from gtacli.config.recipes import RunRecipe, find
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import Interrupted
+from gtacli.runtime.fetching import may_fetch, recorded_specs
 from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
@@ -124,6 +126,14 @@ def _reading(config: CommandConfig) -> AbstractContextManager[None]:
     return reading_as(bands, value_range)
 
 
+def _recorded(recipe: str | None, config: CommandConfig) -> AbstractContextManager[None]:
+    """Let the command download nothing that only a run's record names, unless it is allowed to."""
+    run = None if recipe is None else find(recipe)
+    if not isinstance(run, RunRecipe):
+        return nullcontext()
+    return recorded_specs(run.label, getattr(config, "allow_fetch", False))
+
+
 def _callback(
     body: Callable[..., int | None], model: type[CommandConfig], command: str, dry_run: bool
 ) -> Callable[..., int | None]:
@@ -149,9 +159,10 @@ def _callback(
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         warn_of_variables(command, model.model_fields)
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
-        ask_hosts_ahead(config)
         try:
-            with _reading(config), call.cleanup:
+            with _recorded(recipe, config), _reading(config), call.cleanup:
+                if may_fetch():
+                    ask_hosts_ahead(config)
                 return body(config, call, **{p.name: given[p.name] for p in own})
         except KeyboardInterrupt:  # Typer would turn it into a status without a message
             raise Interrupted("interrupted") from None
@@ -295,8 +306,9 @@ def _switches(command: str, dry_run: bool) -> list[inspect.Parameter]:
 
     recipe = option(
         "--recipe",
-        help_text="read options from a TOML file or a shipped recipe (`gta recipes list`)",
-        metavar="NAME|FILE.toml",
+        help_text="read options from a TOML file, a shipped recipe (`gta recipes list`), or, of a "
+        "training, from the folder of a run that is to be repeated",
+        metavar="NAME|FILE.toml|RUN",
         autocompletion=completer(lambda: recipe_names(command)),
     )
     sets = option(

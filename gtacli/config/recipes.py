@@ -1,6 +1,8 @@
 """Recipes: TOML files with a command's options; shipped ones are found by name.
 
-The first line of each is the command that runs it: `# gta finetune --recipe NAME ...`.
+The first line of each is the command that runs it: `# gta finetune --recipe NAME ...`. The folder
+of a run is a recipe, too: its run.json has the options of the run, and the values that the program
+found where they were open.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ from typing import Any
 from gtacli.config.base import did_you_mean
 from gtacli.errors import UsageError
 from gtacli.runtime.regular import read_regular_text
+from gtacli.runtime.run_files import RECORD_FILE
+from gtacli.runtime.strict_json import read_json, reason_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_OF_THE_CALL = ("out", "overwrite", "resume", "allow_fetch")
+"""Options that say where and how a run is written, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,58 @@ class Recipe:
         return values
 
 
+@dataclass(frozen=True)
+class RunRecipe(Recipe):
+    """The record of a run, as a recipe that repeats the run."""
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def values(self, command: str) -> dict[str, Any]:
+        """Return the options of the run. Raises UsageError for a run of another command."""
+        try:
+            record = read_json(self.path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot be read ({reason_of(error)})", source=self.label) from None
+        config = record.get("config") if isinstance(record, dict) else None
+        if not isinstance(config, dict):
+            raise UsageError("is not the record of a run", source=self.label)
+        if record.get("command") != command:
+            text = f"is of `gta {record.get('command')}`, not of `gta {command}`"
+            raise UsageError(text, source=self.label)
+        found = record.get("resolved")
+        for key, value in found.items() if isinstance(found, dict) else ():
+            if config.get(key, 0) in (None, "auto"):
+                config[key] = value
+        began = record.get("folder")
+        return {
+            key: _from_folder(value, Path(began)) if isinstance(began, str) else value
+            for key, value in config.items()
+            if value is not None and key not in _OF_THE_CALL
+        }
+
+
+def _from_folder(value: Any, began: Path) -> Any:
+    """Return an option's value; a relative path that exists where the run began is made absolute.
+
+    Args:
+        value: a path, or ends in one: ARCH@FILE, NAME:ROOT.
+        began: the working folder of the run.
+    """
+    if not isinstance(value, str):
+        return value
+    for separator in ("", "@", ":"):
+        before, _, path = ("", "", value) if not separator else value.rpartition(separator)
+        try:
+            known = path and not Path(path).is_absolute() and (began / path).exists()
+        except (OSError, ValueError):  # too long for a path
+            known = False
+        if known:
+            return f"{before}{separator}{began / path}"
+    return value
+
+
 def folder() -> Path:
     """Return the folder of the shipped recipes: in the wheel, or beside the package."""
     inside = _PACKAGE / "_recipes"
@@ -75,14 +133,18 @@ def shipped() -> dict[str, Recipe]:
 
 
 def find(spec: str) -> Recipe:
-    """Return a shipped recipe by its name, or the recipe of a file."""
+    """Return a shipped recipe by its name, or the recipe of a file, or of a run by its folder."""
     path = Path(spec)
+    if spec not in shipped() and (path / RECORD_FILE).is_file():
+        return RunRecipe(spec, path / RECORD_FILE)
+    if path.name == RECORD_FILE:
+        return RunRecipe(spec, path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         return Recipe(spec, path)
     known = shipped()
     if spec not in known:
         raise UsageError(
             f"unknown recipe '{spec}'{did_you_mean(spec, known) or ';'} known: {', '.join(known)} "
-            "(a file's name ends in .toml)"
+            "(a file's name ends in .toml, a run's folder has run.json)"
         )
     return known[spec]

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from gtacli.config import recipes
 from gtacli.config.base import ModelT, first_problem, read_text
-from gtacli.config.common import MERGED, CommandConfig
+from gtacli.config.common import MERGED, CommandConfig, RecordConfig
 from gtacli.config.values import (
     Level,
     Rank,
@@ -48,7 +48,7 @@ def resolve(
     Args:
         model: its class.
         command: its name ("finetune"), which environment variables and recipes contain.
-        recipe: name of a shipped recipe, or a .toml file.
+        recipe: name of a shipped recipe, a .toml file, or the folder of a run to repeat.
         env: the environment; None: that of this process.
         sets: settings of the form "key.sub=value".
         flags: key -> what was typed (text, a list of texts, True or False); None: not given.
@@ -57,7 +57,7 @@ def resolve(
     `model_fields_set` of the result holds the keys that some source has given.
     """
     levels = [
-        *_from_recipe(recipe, command),
+        *_from_recipe(recipe, command, model),
         *_from_environment(os.environ if env is None else env, command),
         *(_from_set(text, f"{set_label} {text}") for text in sets),
         *_from_flags(flags or {}),
@@ -67,11 +67,20 @@ def resolve(
     return _validate(model, tree, (), model.flat_fields())
 
 
-def _from_recipe(recipe: str | None, command: str) -> list[Level]:
+def _from_recipe(recipe: str | None, command: str, model: type[CommandConfig]) -> list[Level]:
     if recipe is None:
         return []
     found = recipes.find(recipe)
-    return [Level(Rank.RECIPE, tree_of(found.values(command), f"recipe {found.name}"))]
+    values = found.values(command)
+    if isinstance(found, recipes.RunRecipe):
+        if not issubclass(model, RecordConfig):
+            text = f"`gta {command}` repeats no run; give a recipe's name or a .toml file"
+            raise UsageError(text, source=found.label)
+        values = {**getattr(model, "before", {}), **values}
+        for key, other in model.exclusive:
+            if other in values:  # `key` has its default, and a source may not have both
+                values.pop(key, None)
+    return [Level(Rank.RECIPE, tree_of(values, found.label))]
 
 
 def _from_environment(env: Mapping[str, str], command: str) -> list[Level]:

@@ -112,12 +112,9 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
         require_search(job.epochs, config.regularizer, len(job.split.val), idle)
     # While a run chooses its strength, only its candidates have states.
     choosing = config.lam == "auto" and not run.has_state()
+    resolved = {"lr": job.optimizer.defaults["lr"], "epochs": job.epochs}
     state = session.begin(
-        job,
-        job.target,
-        job.split.to_json(),
-        has_state=not choosing,
-        resolved={"epochs": job.epochs} if session.config.epochs == "auto" else {},
+        job, job.target, job.split.to_json(), has_state=not choosing, resolved=resolved
     )
     source_cache, job.task.source_cache = job.task.source_cache, None  # not filled yet
     fit_batch(session, job, least=1 if config.mix == "none" else 2)

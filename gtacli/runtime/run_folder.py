@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -249,6 +250,7 @@ def environment() -> dict[str, Any]:
     packages = ("gtacli", "torchvision", "timm", "kornia", "numpy")
     return {
         "argv": sys.argv,
+        "folder": os.getcwd(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,  # includes the CUDA version

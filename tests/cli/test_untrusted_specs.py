@@ -201,3 +201,14 @@ def test_cached_predictions_of_unknown_classes_are_not_used(
     file.write_text(json.dumps(content))
     assert gta(*words).status == 0
     assert json.loads(file.read_text())["top1"] != content["top1"]
+
+
+@pytest.mark.parametrize("config", [{"model": NAME}, {"data": "hfds/owner/name"}])
+def test_a_repeated_run_downloads_nothing_unasked(
+    config: dict[str, str], run: Path, tmp_path: Path, gta: Gta, asked: list[str]
+) -> None:
+    change(run, allow_fetch=True, **config)
+    result = gta("finetune", "--recipe", str(run), "-o", str(tmp_path / "new"))
+    assert result.status == 2
+    assert "--allow-fetch" in one_line(result.err)
+    assert asked == []

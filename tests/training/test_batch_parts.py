@@ -76,7 +76,8 @@ def forward_up_to(
 
 
 def resolved(run: Path) -> Any:
-    return json.loads((run / "run.json").read_text())["resolved"]
+    found = json.loads((run / "run.json").read_text())["resolved"]
+    return {key: found[key] for key in ("batch_size", "accumulate") if key in found}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
