@@ -57,6 +57,7 @@ NullSeparated = Annotated[
 ]
 
 SHORT = {"model": "-m", "out": "-o"}
+FIRST = "Most used"
 TRAINING = "Training"
 COMMON = "Common to all commands"
 
@@ -202,13 +203,15 @@ def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
     if issubclass(model, TrainingConfig):
         panels |= dict.fromkeys(TrainingConfig.model_fields, TRAINING)
     panels |= dict.fromkeys((k for k in CommonConfig.model_fields if k in fields), COMMON)
+    panels |= dict.fromkeys(model.first, FIRST)
 
     def options(panel: str | None) -> list[inspect.Parameter]:
-        shown = (k for k in fields if panels[k] == panel and _extra(fields[k]).get("flag", True))
+        order = model.first if panel == FIRST else fields
+        shown = (k for k in order if panels[k] == panel and _extra(fields[k]).get("flag", True))
         return [_field_option(k, fields[k], panel) for k in shown]
 
     flat = [_field_option(k, f, "Regularizer gta") for k, f in model.flat_fields().items()]
-    return [*options(None), *flat, *options(TRAINING), *options(COMMON)]
+    return [*options(FIRST), *options(None), *flat, *options(TRAINING), *options(COMMON)]
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

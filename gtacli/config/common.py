@@ -93,6 +93,8 @@ class CommandConfig(StrictModel):
     # Pairs of keys of which the higher source overrides the lower one (`shots` a recipe's
     # `sampling_rate`); the second of a pair must be None where the first counts.
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # The keys that most users need, which the help lists first.
+    first: ClassVar[tuple[str, ...]] = ()
     # The key whose tables hold the options of parts, by the part's name.
     parts_key: ClassVar[str] = ""
 

@@ -36,6 +36,10 @@ class FinetuneConfig(TrainingConfig):
     """Options of the fine-tuning of a pretrained ViT with regularizers."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("sampling_rate", "shots"),)
+    first: ClassVar[tuple[str, ...]] = (
+        "model", "data", "out", "regularizer", "lam", "sampling_rate", "epochs", "image_size",
+        "batch_size", "resume",
+    )  # fmt: skip
     parts_key: ClassVar[str] = KEY
     before: ClassVar[Mapping[str, Any]] = {
         "hold_out": 20.0,

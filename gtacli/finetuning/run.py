@@ -79,6 +79,10 @@ def with_demo(config: FinetuneConfig) -> FinetuneConfig:
 
     Raises UsageError when only one of them is.
     """
+    if config.data == "demo" and config.model is None:
+        log.info("no `model`: using the built-in source model of the demo dataset")
+        missing = {k: v for k, v in DEMO.items() if k not in config.model_fields_set}
+        return config.model_copy(update=missing)
     if config.data is None and config.model is None:
         log.warning("no `data` and no `model`: using the built-in demo dataset and source model")
         missing = {k: v for k, v in DEMO.items() if k not in config.model_fields_set}

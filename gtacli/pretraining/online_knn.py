@@ -6,6 +6,7 @@ network's head. On few images, because it is measured often; `gta probe knn` use
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from math import ceil
 from typing import Any, cast
@@ -22,6 +23,7 @@ from gtacli.measures.neighbors import evaluate_knn, find_neighbors
 from gtacli.pretraining.prepare import PretrainJob
 from gtacli.runtime.devices import choose_workers
 
+log = logging.getLogger(__name__)
 KEYS, QUERIES, NEIGHBORS = 5000, 1000, 20
 
 
@@ -42,6 +44,12 @@ class OnlineKnn:
     def __init__(self, job: PretrainJob) -> None:
         self.job = job
         self.keys, self.queries = _select_images(job.dataset, job.config.seed)
+        if self.queries and not job.dataset["val"] and job.config.knn_every != 0:
+            log.warning(
+                "no validation split: the 20-nn accuracy is that of %d images that the encoder is "
+                "trained on (without their labels); other images may have a lower one",
+                len(self.queries),
+            )
 
     def __call__(self, max_batches: int | None = None) -> float | None:
         """Return the accuracy (fraction) on the queries of all processes; None without any.

@@ -106,3 +106,14 @@ def test_help_contains_every_field(gta: Any, calls: Calls, monkeypatch: pytest.M
         assert part in text
     assert "[default: 20]" in text
     assert "path,label[,split]" in text
+
+
+def test_the_help_of_finetune_begins_with_what_everyone_needs(gta: Any) -> None:
+    lines = gta("finetune", "--help").out.splitlines()
+    start = lines.index("Most used:")
+    assert start < lines.index("Options:")
+    shown = [word for line in lines[start : lines.index("Options:")] for word in line.split()[:2]]
+    first = [word for word in shown if word.startswith("--")]
+    assert first == [f"--{key.replace('_', '-')}" for key in FinetuneConfig.first]
+    assert len(first) == 10
+    assert sum(line.split()[:1] == ["--epochs"] for line in lines) == 1

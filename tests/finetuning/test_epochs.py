@@ -15,7 +15,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import UsageError
 from gtacli.finetuning import epochs as module
 from gtacli.finetuning.epochs import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, auto_epochs
-from gtacli.finetuning.run import finetune
+from gtacli.finetuning.run import finetune, with_demo
 from gtacli.training.loop import Plan
 
 Make = Callable[..., FinetuneConfig]
@@ -77,3 +77,11 @@ def test_search_gets_the_number(config: Make, recorder: Any, tmp_path: Path) -> 
 def test_invalid_values(value: Any, config: Make) -> None:
     with pytest.raises(ValueError, match="epochs"):
         config(epochs=value)
+
+
+def test_the_demo_has_a_model_of_its_own() -> None:
+    filled = with_demo(FinetuneConfig(data="demo"))
+    assert (filled.model, filled.lr) == ("demo", 5e-4)
+    assert with_demo(FinetuneConfig(data="demo", lr=1.0)).lr == 1.0
+    with pytest.raises(UsageError, match="model: is required"):
+        with_demo(FinetuneConfig(data="photos"))
