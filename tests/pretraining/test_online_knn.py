@@ -16,7 +16,7 @@ from gtacli.pretraining.online_knn import OnlineKnn
 def job(data: Path, every: int | None, val: bool) -> Any:
     dataset = load_dataset(str(data))
     if val:
-        dataset = replace(dataset, splits={**dataset.splits, "val": dataset["train"][:2]})
+        dataset = replace(dataset, splits={"train": dataset["train"], "val": dataset["test"]})
     return SimpleNamespace(dataset=dataset, config=SimpleNamespace(seed=0, knn_every=every))
 
 
