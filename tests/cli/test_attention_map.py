@@ -398,3 +398,12 @@ def test_without_a_model_nothing_is_imported(tmp_path: Path) -> None:
     )
     assert done.stdout == "2 False\n"
     assert done.stderr.startswith("error: --model: name")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_precision_of_the_cpu_draws(gta: Any, tmp_path: Path, precision: str) -> None:
+    image = tmp_path / "a.png"
+    Image.effect_noise((48, 48), 60).convert("RGB").save(image)
+    words = ["--model", "demo", "--device", "cpu", "--precision", precision]
+    done = gta("attn-maps", str(image), *words, "-o", str(tmp_path / "maps"))
+    assert done.status == 0, done.err

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
@@ -39,7 +41,8 @@ def make_extractors(
         model = load_model(spec, image_size=config.image_size, any_size=not config.stretched)
         method = make_method(config, model)
         identity = fingerprint(model.model)
-        if config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu":
+        without_gradients = config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu"
+        if without_gradients and compute.dtype == torch.float32:
             pack(model.model)
         extractors.append(
             MapExtractor(name, model, method, config.kind, config.stretched, identity)
