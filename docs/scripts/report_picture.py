@@ -17,13 +17,13 @@ with sync_playwright() as playwright:
     browser = playwright.chromium.launch(
         executable_path=shutil.which("chromium"), args=["--no-sandbox"]
     )
-    page = browser.new_page(viewport={"width": 1000, "height": 1400})
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
     page.goto(Path(sys.argv[1]).resolve().as_uri())
     page.evaluate("document.getElementById('curves').hidden = true")
     row = page.locator("#maps .row").nth(ROWS)
     row.locator("canvas").first.wait_for()
     height = int(row.bounding_box()["y"])
-    shot = page.screenshot(clip={"x": 0, "y": 0, "width": 1000, "height": height})
+    shot = page.screenshot(clip={"x": 0, "y": 0, "width": 1280, "height": height})
     browser.close()
 picture = Image.open(BytesIO(shot)).convert("RGB")
 palette = Image.Quantize.FASTOCTREE
