@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,8 @@ def web(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
     web = Web()
     monkeypatch.setattr(reachable, "TRANSPORTS", (web.transport(),))
     monkeypatch.setattr(reachable, "_questions", {})
+    hub = SimpleNamespace(head=lambda url, timeout: None)  # it answers
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: hub)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
