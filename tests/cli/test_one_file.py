@@ -69,3 +69,12 @@ def test_a_folder_may_be_called_as_a_file(gta: Any, tiny_model: Path) -> None:
     Path("x.png").mkdir()
     assert gta("attention-map", "in/a.png", "-m", str(tiny_model), "-o", "x.png").status == 0
     assert "a.layer2.max.png" in os.listdir("x.png")
+
+
+@pytest.mark.parametrize(("more", "told"), [((), True), (("--image-size", "96"), False)])
+def test_models_of_different_sizes_are_told(
+    gta: Any, tiny_model: Path, more: tuple[str, ...], told: bool
+) -> None:
+    models = ("-m", str(tiny_model), "--compare", "demo")
+    done = gta("attention-map", "in/a.png", *models, "--dry-run", *more)
+    assert ("see images of different sizes" in done.err) == told

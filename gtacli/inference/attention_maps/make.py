@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from gtacli.models.names import short_names
 from gtacli.models.packed_linear import pack
 from gtacli.runtime.devices import Compute
 
+log = logging.getLogger(__name__)
 WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino")
 
 
@@ -47,6 +49,10 @@ def make_extractors(
         extractors.append(
             MapExtractor(name, model, method, config.kind, config.stretched, identity)
         )
+    sizes = {e.name: "{}x{}".format(*e.model.image_size) for e in extractors}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        log.warning("the models see images of different sizes (%s); `image_size` sets one", shown)
     return extractors
 
 
