@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "default": {},
     "plain": {"regularizer": "none", "head_init": "random", **BARE},
     "gta 0.1 as before": {"lam": 0.1, "head_init": "random", **BARE},
-    "lp-ft": {"regularizer": "none", **BARE},
+    "lp-ft": {"regularizer": "none", "head_init": "probe", **BARE},
     "gta 0.1": {"lam": 0.1, **BARE},
     "a fifth held out": {"hold_out": 20.0, **BARE},
     "lora": {"regularizer": "none", "train": "lora", **BARE},

@@ -1,11 +1,11 @@
-"""Evaluation of the runs on their own test images."""
+"""Evaluation of the runs on their own test images, else on those held out of training."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.learnable import without_unseen
@@ -13,11 +13,13 @@ from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.models.loading import load_model
 from gtacli.report.predictions import (
+    IMAGES_OF,
     Predictions,
     Predictor,
-    find_test_images,
+    find_images_of,
     hash_inputs,
     load_predictions,
+    measured_part,
     save_predictions,
 )
 from gtacli.report.run_folders import ReportRun
@@ -40,7 +42,7 @@ class Notes(list[str]):
 
 
 class RunPredictions(NamedTuple):
-    """A run's test images and its predictions on them."""
+    """The images that a run was tested or validated on, and its predictions on them."""
 
     dataset: ImageDataset
     records: tuple[Record, ...]
@@ -74,24 +76,25 @@ class RunEvaluator:
         return loaded
 
     def evaluate(self, run: ReportRun, label: str) -> RunPredictions | None:
-        """Return a run's predictions; None for one without a test: incomplete or pre-training."""
-        if run.summary is None or not run.has_weights or run.summary.get("test_top1") is None:
+        """Return a run's predictions; None for one without a measure: incomplete, pre-training."""
+        part = measured_part(run)
+        if part is None or not run.has_weights:
             return None
         loaded = self.load_dataset(run)
         if loaded is None:
             return None
         dataset, fingerprint = loaded
         try:
-            records = find_test_images(run, dataset)
+            records = find_images_of(run, dataset, part)
             digest = hash_inputs(run, fingerprint)
             predictions = load_predictions(run, digest, records, len(dataset.classes))
             if predictions is None:
                 predictions = self._predict(run, label, dataset, records)
                 save_predictions(run, digest, predictions)
         except GtaError as error:
-            self.notes.add(f"{run.name}: no predictions on its test images ({error})")
+            self.notes.add(f"{run.name}: no predictions on its {IMAGES_OF[part]} ({error})")
             return None
-        self._check(run, records, predictions)
+        self._check(run, part, records, predictions)
         return RunPredictions(dataset, records, predictions)
 
     def _predict(
@@ -100,15 +103,21 @@ class RunEvaluator:
         model = load_model(str(run.path))
         if model.classes != dataset.classes:
             raise GtaError("its classes are not those of the dataset")
-        with self.progress(f"test images, {label}", len(records)) as advance:
+        with self.progress(f"classifying images, {label}", len(records)) as advance:
             return self.predictor.predict(model, records, advance)
 
-    def _check(self, run: ReportRun, records: Sequence[Record], predictions: Predictions) -> None:
+    def _check(
+        self,
+        run: ReportRun,
+        part: Literal["test", "val"],
+        records: Sequence[Record],
+        predictions: Predictions,
+    ) -> None:
         """Note a difference between the predictions and the summary."""
         hits = [predictions[r.key][0] == r.label for r in records if r.key in predictions]
-        reported = (run.summary or {})["test_top1"]
+        reported = (run.summary or {})[f"{part}_top1"]
         if hits and abs(sum(hits) / len(hits) - reported) > TOLERANCE:
             self.notes.add(
-                f"{run.name}: {100 * sum(hits) / len(hits):.1f} % of its test images are correct "
-                f"here, but {100 * reported:.1f} % according to its summary"
+                f"{run.name}: {100 * sum(hits) / len(hits):.1f} % of its {IMAGES_OF[part]} are "
+                f"correct here, but {100 * reported:.1f} % according to its summary"
             )

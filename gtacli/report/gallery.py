@@ -120,12 +120,12 @@ def make_gallery(
     compute: Compute,
     progress: ReportProgress,
 ) -> Gallery:
-    """Run the runs' models on their test images and compute maps on a selection of images.
+    """Run the runs' models on their test or held-out images and compute maps on a selection.
 
     Args:
         labels: short names of the runs.
         order: indices of the runs in the order of their columns.
-        named: images that the user named; empty: test images are selected.
+        named: images that the user named; empty: such images are selected.
         room: bytes of the page for pictures and maps.
     """
     gallery = Gallery()

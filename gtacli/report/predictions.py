@@ -1,4 +1,4 @@
-"""Predictions of the runs' models on their test images.
+"""Predictions of the runs' models on their test images, else on those held out of training.
 
 They are cached in the run folder (predictions.json), so the next report does not run the model.
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 
@@ -31,10 +32,23 @@ log = logging.getLogger(__name__)
 
 Predictions = dict[str, tuple[int, float]]
 """Class index and probability by image key."""
+IMAGES_OF = {"test": "test images", "val": "held-out images"}
 
 
-def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...]:
-    """Return the images that the run was tested on, by default the test split.
+def measured_part(run: ReportRun) -> Literal["test", "val"] | None:
+    """Return the images that measured the run's weights; None if all of them were learned."""
+    summary = run.summary or {}
+    if summary.get("test_top1") is not None:
+        return "test"
+    if summary.get("val_top1") is not None and not run.config.get("refit"):
+        return "val"
+    return None
+
+
+def find_images_of(
+    run: ReportRun, dataset: ImageDataset, part: Literal["test", "val"]
+) -> tuple[Record, ...]:
+    """Return the images that the run was tested or validated on, by default the dataset's split.
 
     The keys in split.json select images of the dataset; they are never paths.
 
@@ -47,13 +61,14 @@ def find_test_images(run: ReportRun, dataset: ImageDataset) -> tuple[Record, ...
         split = {}
     except (OSError, ValueError) as error:
         raise GtaError(f"{file} cannot be read ({reason_of(error)})") from error
-    keys = split.get("test")
+    keys = split.get(part)
     if keys is None:
-        return dataset["test"]
+        return dataset[part]
     records = {record.key: record for _, record in dataset.records()}
     missing = [key for key in keys if key not in records]
     if missing:
-        raise GtaError(f"the data lacks {len(missing)} of its test images, such as {missing[0]}")
+        kind = IMAGES_OF[part]
+        raise GtaError(f"the data lacks {len(missing)} of its {kind}, such as {missing[0]}")
     return tuple(records[key] for key in keys)
 
 

@@ -177,6 +177,7 @@ class SplitRecord(_Part):
     """The content of split.json: keys of images."""
 
     test: list[str] | None = None
+    val: list[str] | None = None
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -52,7 +52,7 @@ def select_images(
     results: Sequence[RunPredictions],
     named: Sequence[InputImage],
 ) -> list[SelectedImage]:
-    """Return the named images, by default test images of every class, and the worst mistakes."""
+    """Return the named images, by default one of every class, and the worst mistakes."""
     images = [SelectedImage(image.path, image.source, None) for image in named]
     if not named:
         found = results[0][:2] if results else _images_without_test(runs, evaluator)

@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.cli import main
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.finetuning.run import finetune
 from gtacli.report.page import as_json, render_page
+from gtacli.training.loop import SilentObserver
 
 
 class PageParser(HTMLParser):
@@ -104,6 +107,32 @@ def test_table_has_means_deviations_and_every_run(runs: list[Path], page: PagePa
         assert f"± {abs(a - b) / 2**0.5:.1f}" in page.words
         assert {f"{a:.1f}", f"{b:.1f}"} <= {*page.words}
     assert "incomplete: 2 of 3 epochs" in page.words
+
+
+def test_run_without_test_images_shows_its_held_out_ones(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = runs[0].parent
+    lines = (root / "images.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    table = root / "train-only.csv"
+    table.write_text("".join(line for line in lines if ",test" not in line), encoding="utf-8")
+    options = {"model": str(root / "source"), "data": str(table), "hold_out": 40.0, "epochs": 1}
+    folders = [tmp_path / "plain", tmp_path / "refit"]
+    for out in folders:
+        config = FinetuneConfig(
+            **options, out=out, refit=out.name == "refit", device="cpu", workers=0
+        )
+        finetune(config, SilentObserver())
+    status, _, err = report(capsys, *folders, "-o", tmp_path / "report.html")
+    assert status == 0, err
+    held_out = json.loads((folders[0] / "split.json").read_text())["val"]
+    found = json.loads((folders[0] / "predictions.json").read_text())["top1"]
+    assert len(held_out) == 6
+    assert {*found} == {*held_out}
+    assert not (folders[1] / "predictions.json").exists()  # a refit has learned them
+    shown = data_of(page_of(tmp_path / "report.html"))["predictions"]
+    assert sum(count for _, _, count in shown["runs"][0]["counts"]) == 6
+    assert "held-out images are correct" not in err
 
 
 def test_curves_contain_the_metrics_fractions_in_percent(

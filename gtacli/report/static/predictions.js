@@ -1,4 +1,4 @@
-// Predictions on the test images: the confusion matrix of one run, or of all runs of a setting
+// Predictions on the test images, else on held-out ones: the confusion matrix of one run, or of all runs of a setting
 // together, and the pairs of classes that are confused most often.
 
 const PAIRS = 12;
