@@ -142,7 +142,7 @@ def write_result(path: Path, write: Callable[[Path], object]) -> str:
     except RunError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _WRONG_NAME | _IN_THE_WAY:
-            raise ImageError(str(error)) from error
+            raise ImageError(error.message) from error
         raise
 
 

@@ -45,7 +45,7 @@ class OnlineKnn:
         self.job = job
         self.keys, self.queries = _select_images(job.dataset, job.config.seed)
         if self.queries and not job.dataset["val"] and job.config.knn_every != 0:
-            log.warning(
+            log.info(
                 "no validation split: the 20-nn accuracy is that of %d images that the encoder is "
                 "trained on (without their labels); other images may have a lower one",
                 len(self.queries),

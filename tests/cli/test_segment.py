@@ -290,7 +290,7 @@ def test_a_dry_run_writes_nothing(
 
 
 @pytest.mark.usefixtures("bright")
-def test_a_file_instead_of_a_folder_ends_the_run(
+def test_a_file_instead_of_a_folder_fails_its_image(
     gta: Any, tiny_model: Path, tmp_path: Path, scene: Any, words: Any
 ) -> None:
     scene(tmp_path / "in" / "x" / "a.png")
@@ -298,8 +298,9 @@ def test_a_file_instead_of_a_folder_ends_the_run(
     (tmp_path / "out" / "run.json").write_text("{}")
     (tmp_path / "out" / "x").write_text("a file")
     done = gta(*words(tiny_model, tmp_path / "out", tmp_path / "in"), "--overwrite")
-    assert done.status == 3
-    assert "--out: cannot write" in done.err
+    assert done.status == 1
+    assert "cannot write" in done.err
+    assert "x/a.png" in done.err
     assert "Traceback" not in done.err
 
 

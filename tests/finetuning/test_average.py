@@ -78,7 +78,7 @@ def test_backbone_is_averaged_with_the_start(
     config: Make, recorder: Any, tmp_path: Path, tiny_model: Path, caplog: Any
 ) -> None:
     caplog.set_level(logging.INFO)
-    common = {"hold_out": "none", "lr": 1e-2}
+    common = {"hold_out": "none", "lr": 3e-3}
     finetune(config(out=tmp_path / "plain", **common), recorder)
     summary = finetune(config(out=tmp_path / "mean", average="source", **common), recorder)
     assert (summary["average_alpha"], summary["val_top1"]) == (0.5, None)

@@ -126,7 +126,7 @@ LIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "long pickle": (lambda: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00", "is damaged"),
     "memo": (lambda: b"\x80\x02]r\xff\xff\xff\x7f.", "is damaged"),
     "text": (lambda: b"hello", "is damaged or of an unknown format"),
-    "empty": (lambda: b"", "is damaged or of an unknown format"),
+    "empty": (lambda: b"", "is empty"),
     "other zip": (
         lambda: packed({}).replace(b"data.pkl", b"dat1.pkl"),
         "is a zip archive, but not one of torch",

@@ -172,7 +172,7 @@ def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
         folder in (i[0].parent, i[-1].parent) for folder, i in images.items()
     ):
         return
-    names = {tuple(one.name for one in _filled(folder)) for folder in images}
+    names = dict.fromkeys(tuple(one.name for one in _filled(folder)) for folder in images)
     classes = _list(folder.name for folder in images)
     if len(names) == 1:
         first = enter(next(iter(images)))
