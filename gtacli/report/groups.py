@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from gtacli.report.run_folders import ReportRun
-from gtacli.report.settings import GUIDING, MISSING, method_settings, regularizer_names
+from gtacli.report.settings import DECIDED, GUIDING, MISSING, method_settings, regularizer_names
 
 _TITLES = {"finetune": "Fine-tuning", "pretrain": "Pre-training"}
 COLORS = 10
@@ -78,7 +78,7 @@ def _choose_colors(
     those that are left, in the order of their settings.
     """
     pairs = [(runs[group.runs[0]], group.runs) for c in commands for group in c.groups]
-    pairs.sort(key=lambda pair: (pair[0].command, sorted(method_settings(pair[0]).items())))
+    pairs.sort(key=lambda pair: _rank(pair[0]))
     colors: dict[tuple[int, ...], int] = {}
     for run, numbers in pairs:
         own = _OWN_COLORS.get(regularizer_names(run.config.get("regularizer")))
@@ -87,6 +87,11 @@ def _choose_colors(
     free = [c for c in range(COLORS) if c not in _OWN_COLORS.values()]
     rest = [numbers for _, numbers in pairs if numbers not in colors]
     return colors | {numbers: free[i % len(free)] for i, numbers in enumerate(rest)}
+
+
+def _rank(run: ReportRun) -> tuple[str, bool, list[tuple[str, str]]]:
+    settings = method_settings(run)
+    return run.command, settings.get("lam") != DECIDED, sorted(settings.items())
 
 
 def _without_map_sources(keys: tuple[str, ...], groups: Sequence[SettingGroup]) -> tuple[str, ...]:

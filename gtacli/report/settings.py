@@ -16,6 +16,8 @@ _NOT_METHOD = {
     "out", "seed", "device", "workers", "nproc", "log", "cache", "resume", "overwrite",
     "knn_every", "previews_every",
 }  # fmt: skip
+DECIDED = "by the images"
+"""The value of `lam` where the program decides."""
 _OPTIONS = {"gta": GTAOptions, "l2-sp": L2SPOptions, "bss": BSSOptions}
 
 
@@ -31,7 +33,8 @@ def method_settings(run: ReportRun) -> dict[str, str]:
     regularizer = config.pop("regularizer", None)
     if regularizer is not None:
         settings["regularizer"] = regularizer_names(regularizer)
-        settings["lam"] = _regularizer_lam(config.pop("lam", None), regularizer)
+        head = config.get("train") == "head"
+        settings["lam"] = _regularizer_lam(config.pop("lam", None), regularizer, head)
         if isinstance(regularizer, Mapping):
             for name, options in regularizer.items():
                 if isinstance(options, Mapping):
@@ -85,14 +88,22 @@ def _pop_guide(config: dict[str, Any]) -> str:
     return f"{guide}{shuffled}"
 
 
-def _regularizer_lam(lam: Any, regularizer: Any) -> str:
-    """Return the strength of the first regularizer, by default its own default."""
+def _regularizer_lam(lam: Any, regularizer: Any, head: bool) -> str:
+    """Return the strength of the first regularizer, by default its own default.
+
+    That of GTA is decided by the training images then, so it is a result, which may differ by seed.
+
+    Args:
+        head: the head alone was trained, so that nothing was decided.
+    """
     if not regularizer:
         return MISSING
     first = next(iter(regularizer))
     options = regularizer[first] if isinstance(regularizer, Mapping) else None
     if lam is None and isinstance(options, Mapping):
         lam = options.get("lam")
+    if lam is None and first == "gta" and not head:
+        return DECIDED
     if lam is None and first in _OPTIONS:
         lam = _OPTIONS[first]().lam
     return "default" if lam is None else setting_text(lam)

@@ -33,16 +33,24 @@ def test_runs_that_differ_in_seed_folder_and_device_are_one_setting() -> None:
     )
     assert keys == ("regularizer", "lam")
     assert [(g.label, g.runs, g.settings) for g in groups] == [
-        ("gta", (0, 2), ("gta", "0.1")),
+        ("gta", (0, 2), ("gta", "by the images")),
         ("none", (1,), ("none", "–")),
     ]
 
 
+def test_a_lam_that_the_program_decides_is_no_other_lam() -> None:
+    decided = [run("a", **GTA), run("b", **GTA)]
+    given = [run("c", regularizer={"gta": {"lam": 0.1}}, lam=None), run("d", **{**GTA, "lam": 0.1})]
+    _, groups = group_by_settings([*decided, *given])
+    assert [(g.label, g.runs) for g in groups] == [
+        ("lam by the images", (0, 1)),
+        ("lam 0.1", (2, 3)),
+    ]
+
+
 def test_default_lam_equals_the_same_explicit_lam() -> None:
-    _, groups = group_by_settings(
-        [run("a", **GTA), run("b", regularizer={"gta": {"lam": 0.1}}, lam=None)]
-    )
-    assert len(groups) == 1
+    l2sp = {"regularizer": {"l2-sp": {}}}
+    assert len(group_by_settings([run("a", **l2sp), run("b", **l2sp, lam=0.01)])[1]) == 1
 
 
 def test_labels_name_the_sampling_rate_and_lam_if_it_differs() -> None:
@@ -52,7 +60,7 @@ def test_labels_name_the_sampling_rate_and_lam_if_it_differs() -> None:
         run("c", sampling_rate=100.0, **NONE),
     ]
     assert [g.label for g in group_by_settings(runs)[1]] == [
-        "gta, lam 0.1, 15 %",
+        "gta, lam by the images, 15 %",
         "gta, lam 1, 15 %",
         "none, 100 %",
     ]
