@@ -12,6 +12,7 @@ from commands import Gta
 
 TINY = ["--epochs", "3", "--shots", "3"]
 CUT = ["--layer", "-2", "--tau", "0.3"]
+_VARIABLE = "FAULTS_FIXTURES"
 PRETRAIN = ["pretrain", "--recipe", "pretrain-demo", "--batch-size", "96"]
 
 
@@ -40,8 +41,13 @@ def make_fixtures(work: Path) -> Path:
         if done["rc"] != 0:
             raise SystemExit(f"cannot make the fixtures: {done['last']}")
         (folder / "complete").touch()
-    os.environ["FAULTS_FIXTURES"] = str(folder)
+    os.environ[_VARIABLE] = str(folder)
     return folder
+
+
+def made_fixtures() -> Path:
+    """Return the folder that `make_fixtures` has made in this process or its parent."""
+    return Path(os.environ[_VARIABLE])
 
 
 def small_run(data: Path) -> list[object]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cases import CASES, Plan, differences, printed
 from commands import Gta, end_group, group, hidden, outcome
+from fixtures import made_fixtures
 from records import Records
 
 SIGNALS = ("KILL", "TERM", "INT", "INT2")
@@ -44,7 +45,7 @@ class Reference:
 
 def run(place: Path, records: Records, trials: int, only: list[str]) -> None:
     """Do `trials` of every case with every signal; dear ones seldomer."""
-    fixtures = Path(os.environ["FAULTS_FIXTURES"])
+    fixtures = made_fixtures()
     gta = Gta(place, fork=True)
     reference = Reference(place, fixtures, gta)
     units = [

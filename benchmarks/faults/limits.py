@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cases import CASES, Plan, differences
+from cases import Plan, differences
 from commands import Gta, hidden
+from fixtures import made_fixtures
 from kill import Reference
 from records import Records
-from writes import MOST, at_change
+from writes import MOST, at_change, changes
 
 CLASS_NAME = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback")
 
@@ -55,16 +56,13 @@ LIMITS: dict[str, Callable[[], None]] = {
 
 def run(place: Path, records: Records, every: int, only: list[str]) -> None:
     """Set every limit at every `every`-th change of every case that is one process."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = made_fixtures()
     gta = Gta(place, fork=True)
     reference = Reference(place, fixtures, gta)
     ends: dict[str, int] = {}
     units = [
         f"{case} {limit} {number}"
-        for number in range(1, MOST)
-        for case in CASES
-        if (case in only or not only) and CASES[case].exact
-        if number % (every * CASES[case].cost) == 1 % every
+        for case, number in map(str.split, changes(every, only))
         for limit in LIMITS
     ]
     for unit in records.left(units):

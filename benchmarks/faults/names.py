@@ -17,7 +17,7 @@ from typing import Any
 
 from cases import CUT
 from commands import Gta
-from fixtures import TINY
+from fixtures import TINY, made_fixtures
 from limits import CLASS_NAME
 from records import Records
 
@@ -46,7 +46,7 @@ EACH = 3
 
 def run(place: Path, records: Records, only: list[str]) -> None:
     """Try the names as images and as classes, and each special file, with every command."""
-    fixtures = Path(os.environ["GTA_FAULTS_FIXTURES"])
+    fixtures = made_fixtures()
     source = sorted((fixtures / "photos").rglob("*.png"))
     gta = Gta(place, fork=True)
     verbs = ["segment", "attn-maps", "predict", "discover", "finetune", "knn"]

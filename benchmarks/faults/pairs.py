@@ -18,6 +18,7 @@ from typing import Any
 
 from cases import CUT, FINETUNE, PRETRAIN, PROBE, differences
 from commands import Gta, hidden, outcome
+from fixtures import made_fixtures
 from records import Records
 
 IMAGES = ["{images}", "--batch-size", "4"]
@@ -126,7 +127,7 @@ def fill(words: list[str], root: Path, fixtures: Path) -> list[str]:
 
 def run(place: Path, records: Records, only: list[str]) -> None:
     """Do every pair, started together and one after 40 % of the other's time."""
-    fixtures = Path(os.environ["FAULTS_FIXTURES"])
+    fixtures = made_fixtures()
     names = [n for n in PAIRS if not only or n in only]
     units = [f"{name}: {mode}" for name in names for mode in ("together", AT_WORK)]
     for unit in records.left(units):

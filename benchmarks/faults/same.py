@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from cases import CASES, CUT, FINETUNE, PRETRAIN, PROBE, Plan, differences
 from commands import Gta
+from fixtures import made_fixtures
 from records import Records
 
 VIEWS = ["--mix", "transmix", "--color-jitter", "0.4", "--random-erasing", "0.25"]
@@ -34,7 +34,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, str], tuple[str, ...]]] = {
 
 def run(place: Path, records: Records, only: list[str]) -> None:
     """Do every command twice, then each variant."""
-    fixtures = Path(os.environ["FAULTS_FIXTURES"])
+    fixtures = made_fixtures()
     again = [f"again: {name}" for name in CASES if CASES[name].exact or CASES[name].cost == 1]
     units = [*again, *(f"{v}: {c}" for v, (_, _, commands) in VARIANTS.items() for c in commands)]
     for unit in records.left(u for u in units if not only or u.split(": ")[1] in only):

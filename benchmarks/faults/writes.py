@@ -17,6 +17,7 @@ from typing import Any
 
 from cases import CASES, Plan, differences, printed
 from commands import Gta, hidden
+from fixtures import made_fixtures
 from kill import Reference
 from records import Records
 
@@ -24,20 +25,24 @@ EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.l
 MOST = 400
 
 
-def run(place: Path, records: Records, every: int, only: list[str]) -> None:
-    """Die at every change (or at every `every`-th) of every case that is one process."""
-    fixtures = Path(os.environ["FAULTS_FIXTURES"])
-    gta = Gta(place, fork=True)
-    reference = Reference(place, fixtures, gta)
-    ends: dict[str, int] = {}
-    units = [
+def changes(every: int, only: list[str]) -> list[str]:
+    """Return "CASE NUMBER" of every `every`-th change of every case that is one process."""
+    return [
         f"{case} {number}"
         for number in range(1, MOST)
         for case in CASES
         if (case in only or not only) and CASES[case].exact
         if number % (every * CASES[case].cost) == 1 % every
     ]
-    for unit in records.left(units):
+
+
+def run(place: Path, records: Records, every: int, only: list[str]) -> None:
+    """Die at every change (or at every `every`-th) of every case that is one process."""
+    fixtures = made_fixtures()
+    gta = Gta(place, fork=True)
+    reference = Reference(place, fixtures, gta)
+    ends: dict[str, int] = {}
+    for unit in records.left(changes(every, only)):
         case, number = unit.split()
         if int(number) > ends.get(case, MOST):
             continue

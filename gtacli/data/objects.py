@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,38 @@ class GroundTruth:
         if boxes is not None:
             boxes = tuple(turn_box(box, stored, orientation) for box in boxes)
         return GroundTruth(labels, boxes)
+
+
+def stated_size(height: object, width: object) -> Size | None:
+    """Return the (h, w) that an annotation in JSON states; None if it states none, or zeros.
+
+    Raises ValueError for what is no size.
+    """
+    if None in (height, width) or 0 in (height, width):
+        return None
+    for side in (height, width):
+        if type(side) is not int or not 0 < side <= LARGEST_SIDE:
+            raise ValueError(f"its image has {width!r} x {height!r} pixels"[:80])
+    return cast(Size, (height, width))
+
+
+def find_turn(stated: Size, size: Size, orientation: Callable[[], int]) -> int:
+    """Return the EXIF orientation by which an annotation is turned; 1: as it is.
+
+    Args:
+        stated: (h, w) of the annotated pixels.
+        size: (h, w) of the image, upright.
+        orientation: returns EXIF's orientation of the image, 1 to 8.
+
+    Raises ValueError for pixels that are neither the upright image's nor the stored ones.
+    """
+    if stated == size:
+        return 1
+    if stated != size[::-1] or (turn := orientation()) < 5:
+        raise ValueError(
+            f"it is for {stated[1]} x {stated[0]} pixels, its image has {size[1]} x {size[0]}"
+        )
+    return turn
 
 
 def fill_outline(labels: NDArray[np.int32], outline: NDArray[np.float64], number: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+from gtacli.data.objects import find_turn
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box, turn_box
 from gtacli.runtime.regular import open_regular
@@ -49,14 +50,13 @@ def read_boxes(
         raise ImageError(f"cannot read annotation {path}: {error}") from error
     if root.tag != "annotation":
         raise ImageError(f"{path} is not a VOC annotation")
-    if size is None or annotated is None or annotated == size:
+    if size is None or annotated is None:
         return boxes
-    if annotated != size[::-1] or orientation() < 5:
-        h, w = annotated
-        raise ImageError(
-            f"annotation {path} is for {w} x {h} pixels, its image has {size[1]} x {size[0]}"
-        )
-    return tuple(turn_box(box, annotated, orientation()) for box in boxes)
+    try:
+        turn = find_turn(annotated, size, orientation)
+    except ValueError as error:
+        raise ImageError(f"cannot read annotation {path}: {error}") from error
+    return tuple(turn_box(box, annotated, turn) for box in boxes)
 
 
 def _is_hard(element: ElementTree.Element) -> bool:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.data.objects import GroundTruth, fill_outline
+from gtacli.data.objects import GroundTruth, fill_outline, find_turn, stated_size
 from gtacli.data.readers.coco20k import read_box
 from gtacli.images.decode import ImageError
-from gtacli.images.sizes import LARGEST_SIDE, Size, clip_boxes
+from gtacli.images.sizes import Size, clip_boxes
 from gtacli.measures.segmentation import VOID
 from gtacli.runtime.strict_json import read_json, reason_of
 
@@ -64,13 +64,8 @@ class CocoFile:
             raise ImageError(f"no ground truth for {image} in {self.path}")
         stated, number = found
         stored = stated or size
-        turn = 1 if stored == size else orientation()
-        if stored != size and (stored != size[::-1] or turn < 5):
-            raise ImageError(
-                f"{self.path} has {image.name} with {stored[1]} x {stored[0]} pixels, the image "
-                f"has {size[1]} x {size[0]}"
-            )
         try:
+            turn = find_turn(stored, size, orientation)
             truth = self._truth(self.annotations.get(number, ()), stored)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error) if isinstance(error, ValueError) else "it is no annotation of COCO"
@@ -113,7 +108,10 @@ def _kept(path: Path, changed: int, size: int) -> CocoFile:
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError("it is no file of COCO's format: it needs `images` and `annotations`")
     images = {
-        PurePath(one["file_name"].replace("\\", "/")).as_posix(): (_size(one), one["id"])
+        PurePath(one["file_name"].replace("\\", "/")).as_posix(): (
+            stated_size(one.get("height"), one.get("width")),
+            one["id"],
+        )
         for one in content["images"]
     }
     names: dict[str, list[str]] = defaultdict(list)
@@ -129,16 +127,6 @@ def _kept(path: Path, changed: int, size: int) -> CocoFile:
         dict(annotations),
         any(one.get("segmentation") for one in content["annotations"]),
     )
-
-
-def _size(image: Mapping[str, Any]) -> Size | None:
-    sides = image.get("height"), image.get("width")
-    if None in sides or 0 in sides:
-        return None
-    h, w = sides
-    if not (type(h) is type(w) is int and 0 < h <= LARGEST_SIDE and 0 < w <= LARGEST_SIDE):
-        raise ValueError(f"an image has {w!r} x {h!r} pixels"[:80])
-    return h, w
 
 
 def _draw(segmentation: Any, labels: NDArray[np.int32], number: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.data.objects import GroundTruth, fill_outline
+from gtacli.data.objects import GroundTruth, fill_outline, find_turn, stated_size
 from gtacli.images.decode import EncodedImage, ImageError, decode
 from gtacli.images.sizes import LARGEST_SIDE, Box, Size, check_box, clip_boxes
 from gtacli.runtime.strict_json import read_json, reason_of
@@ -42,28 +42,14 @@ def read_labelme(path: Path, size: Size, orientation: Callable[[], int] = lambda
         content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             raise ValueError("it is no annotation of LabelMe: it has no list `shapes`")
-        stored = _annotated_size(content) or size
-        turn = 1 if stored == size else orientation()
-        if stored != size and (stored != size[::-1] or turn < 5):
-            raise ValueError(
-                f"it is for {stored[1]} x {stored[0]} pixels, its image has {size[1]} x {size[0]}"
-            )
+        stored = stated_size(content.get("imageHeight"), content.get("imageWidth")) or size
+        turn = find_turn(stored, size, orientation)
         truth = _truth(content["shapes"], stored, path)
     except FileNotFoundError as error:
         raise ImageError(f"no such annotation: {path}") from error
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read annotation {path}: {reason_of(error)}") from error
     return truth.turned(stored, turn)
-
-
-def _annotated_size(content: dict[str, Any]) -> Size | None:
-    sides = content.get("imageHeight"), content.get("imageWidth")
-    if None in sides or 0 in sides:
-        return None
-    h, w = sides
-    if not (type(h) is type(w) is int and 0 < h <= LARGEST_SIDE and 0 < w <= LARGEST_SIDE):
-        raise ValueError(f"its image has {w!r} x {h!r} pixels"[:80])
-    return h, w
 
 
 def _truth(shapes: list[Any], size: Size, path: Path) -> GroundTruth:
