@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows and columns, with titles above and captions below them."""
+"""Contact sheets: pictures in rows and columns, with titles, captions and color bars."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE, GAP, TEXT = 224, 8, 14
 LINE = TEXT + 5
 INK, FAINT = (20, 20, 20), (95, 95, 95)
+BAR, NUMBERS = 12, 68
+"""Width of a color bar, and of the numbers beside it, in pixels."""
+
+
+@dataclass(frozen=True)
+class ColorBar:
+    """The values that a row's colors stand for.
+
+    Attributes:
+        low, high: the values of the first and the last color.
+        colors: 256 RGB colors in Pillow's palette format.
+    """
+
+    low: float
+    high: float
+    colors: bytes
 
 
 @dataclass(frozen=True)
@@ -19,10 +35,12 @@ class SheetRow:
     Attributes:
         pictures: one per column, of any size and mode; None leaves its place empty.
         captions: text below the pictures, from the first column on.
+        bar: drawn at the right of the pictures, with its two values.
     """
 
     pictures: Sequence[Image.Image | None]
     captions: Sequence[str] = ()
+    bar: ColorBar | None = None
 
 
 def draw_sheet(rows: Sequence[SheetRow], columns: Sequence[str]) -> Image.Image:
@@ -42,7 +60,9 @@ def draw_sheet(rows: Sequence[SheetRow], columns: Sequence[str]) -> Image.Image:
     head = GAP + LINE * max(map(len, titles), default=0)
     captioned = sum(any(row.captions) for row in rows)
     height = head + sum(heights) + GAP * len(rows) + LINE * captioned + GAP
-    sheet = Image.new("RGB", (GAP + len(columns) * (SIDE + GAP), height), "white")
+    right = _left(len(columns))
+    beside = BAR + NUMBERS if any(row.bar for row in rows) else 0
+    sheet = Image.new("RGB", (right + beside, height), "white")
     pen = ImageDraw.Draw(sheet)
 
     def write_centered(text: str, column: int, y: int, ink: tuple[int, int, int]) -> None:
@@ -59,6 +79,11 @@ def draw_sheet(rows: Sequence[SheetRow], columns: Sequence[str]) -> Image.Image:
             if picture is not None:
                 x = _left(column) + (SIDE - picture.width) // 2
                 sheet.paste(picture, (x, top + (tall - picture.height) // 2))
+        if row.bar is not None and tall:
+            sheet.paste(_draw_bar(row.bar, tall), (right, top))
+            for value, y, anchor in ((row.bar.high, top, "lt"), (row.bar.low, top + tall, "ls")):
+                place = (right + BAR + GAP // 2, y)
+                pen.text(place, f"{value:.3g}", fill=FAINT, font=font, anchor=anchor)
         top += tall
         for column, caption in enumerate(row.captions):
             write_centered(caption, column, top + 2, FAINT)
@@ -68,6 +93,13 @@ def draw_sheet(rows: Sequence[SheetRow], columns: Sequence[str]) -> Image.Image:
 
 def _left(column: int) -> int:
     return GAP + column * (SIDE + GAP)
+
+
+def _draw_bar(bar: ColorBar, height: int) -> Image.Image:
+    """Draw the colors from the bottom to the top."""
+    strip = Image.frombytes("P", (1, 256), bytes(range(255, -1, -1)))
+    strip.putpalette(bar.colors)
+    return strip.convert("RGB").resize((BAR, height), Image.Resampling.BILINEAR)
 
 
 def make_thumbnail(picture: Image.Image) -> Image.Image:

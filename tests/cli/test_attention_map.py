@@ -20,7 +20,7 @@ from gtacli.cli.lazy import _one_each
 from gtacli.demo import defaults as demo
 from gtacli.models.specs import ModelProvider, Weights
 from gtacli.registry import MODELS
-from gtacli.rendering.sheet import SIDE
+from gtacli.rendering.sheet import BAR, NUMBERS, SIDE
 
 PATCH = 8  # of the tiny model, 32 pixels, three blocks, three heads
 
@@ -255,10 +255,27 @@ def test_models_side_by_side(gta: Any, tiny_model: Path, tmp_path: Path) -> None
     dark = (pixels < 250).any(-1)
     assert dark[:, : pixels.shape[1] // 4].any()
     # Equal models, one scale of colours: equal columns.
-    columns = [pixels[40:, x : x + SIDE] for x in range(SIDE + 16, pixels.shape[1], SIDE + 8)]
+    *columns, bars = (pixels[40:, x : x + SIDE] for x in range(SIDE + 16, len(dark.T), SIDE + 8))
     assert len(columns) == 3
     assert np.array_equal(columns[0], columns[1])
     assert np.array_equal(columns[0], columns[2])
+    # At the right the scale of each row, brightest at the top; between them white.
+    brightness = bars[:, BAR // 2].astype(int).sum(-1)
+    colored = np.flatnonzero(brightness < 3 * 255)
+    assert len(np.flatnonzero(np.diff(colored) > 1)) == 1
+    for bar in np.split(brightness[colored], np.flatnonzero(np.diff(colored) > 1) + 1):
+        assert bar[0] > 2 * bar[-1]
+    assert (bars[:, BAR + 4 :] < 150).any()  # its numbers
+
+
+def test_a_sheet_of_masks_has_no_color_bar(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", (40, 40))
+    for style, more in (("mask", 0), ("heat", BAR + NUMBERS)):
+        sheet, out = tmp_path / f"{style}.png", tmp_path / style
+        more_words = ["--sheet", sheet, "--style", style, "--kind", "tokencut"]
+        assert gta(*words(tiny_model, out, tmp_path / "a.png", *more_words)).status == 0
+        with Image.open(sheet) as drawn:
+            assert drawn.width == 2 * SIDE + 3 * 8 + more
 
 
 def test_a_dry_run_writes_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:

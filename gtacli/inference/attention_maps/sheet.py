@@ -14,15 +14,16 @@ from gtacli.inference.attention_maps.export import ImageMaps
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles
 from gtacli.inference.attention_maps.methods import AttentionMap
+from gtacli.rendering.colormap import palette
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
-from gtacli.rendering.sheet import SheetRow, draw_sheet, make_thumbnail
+from gtacli.rendering.sheet import ColorBar, SheetRow, draw_sheet, make_thumbnail
 from gtacli.runtime.atomic import write_atomic
 
 
 class MapSheet:
     """A picture of the first images' maps: a row per image, a column per map.
 
-    All maps of a row share one color scale, so that models can be compared.
+    All maps of a row share one color scale, so that models can be compared; a bar has its values.
 
     Args:
         file: where it is written; its suffix determines the format.
@@ -48,7 +49,10 @@ class MapSheet:
             np.concatenate([m.maps.numpy().ravel() for m in maps]), self.files.clip
         )
         drawn = (self._draw(picture, one, (low, high)) for one in maps)
-        self.rows.append(SheetRow([picture, *drawn], [result.image.below.as_posix()]))
+        bar = None
+        if self.files.style != "mask" or any(one.masks is None for one in maps):
+            bar = ColorBar(low, high, palette(self.files.colors))
+        self.rows.append(SheetRow([picture, *drawn], [result.image.below.as_posix()], bar))
         self.columns = [
             "image",
             *(
