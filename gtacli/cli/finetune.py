@@ -44,6 +44,7 @@ RESULT = (
     ("n_val", "held out", False),
     ("n_test", "tested on", False),
     ("skipped", "unreadable", False),
+    ("incomplete", "without their last bytes", False),
     ("images_per_second", "images a second", False),
     ("peak_memory_mb", "peak memory MB", False),
     ("seconds", "seconds", False),

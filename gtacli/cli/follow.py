@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from gtacli.cli import console
 from gtacli.cli.spelling import with_flags
+from gtacli.images.decode import summarize_damage
 from gtacli.inference.stream import Failure, Stop
 from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.repeated import RepeatedWarning
@@ -82,6 +83,7 @@ def follow(
                 done += size(result)
                 advance(size(result))
     failures.summarize()
+    summarize_damage()
     if signal.requested:
         log.warning("%s", interrupted)
         return Ending(130, done, failed)

@@ -36,6 +36,7 @@ RESULT = (
     ("n_train", "trained on", False),
     ("n_val", "classified", False),
     ("skipped", "unreadable", False),
+    ("incomplete", "without their last bytes", False),
     ("images_per_second", "images a second", False),
     ("peak_memory_mb", "peak memory MB", False),
     ("seconds", "seconds", False),

@@ -57,6 +57,7 @@ class Batch(NamedTuple):
 class _LoadedBatch(NamedTuple):
     batch: Batch
     failed: list[tuple[int, str]]
+    damaged: list[tuple[int, str]]
     cropped: CroppedBatch | None = None
     """Crops from which the training process computes the images, on a device."""
 
@@ -95,6 +96,8 @@ class Loader:
             self.position += 1
             for index, reason in item.failed:
                 store.skip(index, reason)
+            for index, line in item.damaged:
+                store.note_damaged(store.records[index].key, line)
             if item.cropped is None:
                 yield item.batch
             else:
@@ -254,7 +257,8 @@ class _Epoch(Dataset[_LoadedBatch]):
         images = torch.stack(views) if views and cropped is None else empty
         boxes = torch.tensor(crops, dtype=torch.float32).view(-1, 5)
         labels = self.store.labels[indices // self.repeats]
-        return _LoadedBatch(Batch(images, labels, indices, boxes), failed, cropped)
+        damaged = self.store.take_damaged()
+        return _LoadedBatch(Batch(images, labels, indices, boxes), failed, damaged, cropped)
 
     def _order(self) -> Tensor:
         if not self.train:

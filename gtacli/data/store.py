@@ -6,6 +6,7 @@ shared memory with a single descriptor, and no process copies it.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import ClassVar, Literal
 
@@ -39,6 +40,7 @@ class ImageStore:
 
     Attributes:
         skipped: reasons by the key of all unreadable images so far.
+        damaged: lines by the key of images that were read although they lack their last bytes.
     """
 
     shareable: ClassVar[bool] = True
@@ -58,7 +60,10 @@ class ImageStore:
         self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
         self.cached = cache == "ram" or (cache == "auto" and self._fits())
         self.skipped: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
         self._warning = RepeatedWarning(log, "skipped: ")
+        self._damage = RepeatedWarning(log)
+        self._just_damaged: list[tuple[int, str]] = []
         self._pixels: Tensor | None = None
         self._places: list[tuple[int, int, int] | None] = []  # offset, height, width
 
@@ -86,9 +91,21 @@ class ImageStore:
             self.skipped[key] = reason
             self._warning.add(reason)
 
+    def take_damaged(self) -> list[tuple[int, str]]:
+        """Return (index, line) of the damaged images that were read since the last call."""
+        taken, self._just_damaged = self._just_damaged, []
+        return sorted(taken)
+
+    def note_damaged(self, key: str, line: str) -> None:
+        """Note a damaged image and warn once; of many, see `summarize`."""
+        if key not in self.damaged:
+            self.damaged[key] = line
+            self._damage.add(line)
+
     def summarize(self) -> None:
-        """Log how many images were skipped without a warning of their own."""
+        """Log how many images were skipped, or are damaged, without a warning of their own."""
         self._warning.summarize()
+        self._damage.summarize()
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill the cache, if it is enabled, and call `progress(done, total)` after each image.
@@ -105,6 +122,8 @@ class ImageStore:
             images.append(None if isinstance(image, str) else image)
             if progress is not None:
                 progress(index + 1, len(self))
+        for index, line in self.take_damaged():
+            self.note_damaged(self.records[index].key, line)
         self.summarize()
         self._pixels = self._pack(images)
         size, seconds = len(self._pixels) / 2**20, perf_counter() - start
@@ -127,8 +146,12 @@ class ImageStore:
 
     def _load(self, index: int) -> Tensor:
         # In the memory layout (height, width, channel) torch's uint8 resize is fastest.
-        pixels = load(self.records[index].path, self.cover, self.interpolation)
+        tell = partial(self._tell, index)
+        pixels = load(self.records[index].path, self.cover, self.interpolation, tell)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _tell(self, index: int, line: str) -> None:
+        self._just_damaged.append((index, line))
 
     def _try_load(self, index: int) -> Tensor | str:
         try:

@@ -26,8 +26,11 @@ from gtacli.images.depth import decode_deep, decode_tiff, is_shortened
 from gtacli.images.packed import PackedImage
 from gtacli.images.sizes import Size, cover_size, to_upright_rgb
 from gtacli.runtime.regular import open_regular
+from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
+_damaged: set[str] = set()
+_damage = RepeatedWarning(log)
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -61,10 +64,22 @@ class ImageError(GtaError):
     """A file that is not a readable image."""
 
 
+def warn_of_damage(text: str) -> None:
+    """Log a line about a damaged image once, however often it is read; of many, count the rest."""
+    if text not in _damaged:
+        _damaged.add(text)
+        _damage.add(text)
+
+
+def summarize_damage() -> None:
+    """Log how many damaged images had no line of their own since the last summary."""
+    _damage.summarize()
+
+
 def decode(
     path: Path | PackedImage,
     cover: Size | None = None,
-    tell: Callable[[str], object] = log.warning,
+    tell: Callable[[str], object] = warn_of_damage,
 ) -> Image.Image:
     """Decode an image as upright RGB.
 
@@ -278,13 +293,19 @@ def _image_error(path: Path | PackedImage, error: Exception) -> ImageError:
 
 
 def load(
-    path: Path | PackedImage, cover: Size, interpolation: str = "bicubic"
+    path: Path | PackedImage,
+    cover: Size,
+    interpolation: str = "bicubic",
+    tell: Callable[[str], object] = warn_of_damage,
 ) -> NDArray[np.uint8]:
     """Decode an image and shrink it until it just covers `cover`: uint8 (h, w, 3).
 
     A smaller image keeps its size: the crop enlarges it, so that it is resampled only once.
+
+    Args:
+        tell: see `decode`.
     """
-    image = decode(path, cover)
+    image = decode(path, cover, tell)
     height, width = cover_size(image.height, image.width, cover)
     if (height, width) != (image.height, image.width):
         image = image.resize((width, height), RESAMPLING[interpolation])

@@ -38,17 +38,23 @@ class ImageStores:
         """Return the keys of the images found unreadable so far."""
         return {key for store in self.stores for key in store.skipped}
 
+    def damaged(self) -> set[str]:
+        """Return the keys of the images that were read although they lack their last bytes."""
+        return {key for store in self.stores for key in store.damaged}
+
     def count_readable(self, records: tuple[Record, ...]) -> int:
         """Count the records that have not been found unreadable."""
         bad = self.skipped()
         return sum(record.key not in bad for record in records)
 
     def share_skipped(self, processes: Processes) -> None:
-        """Exchange the unreadable images that each process has found."""
-        for found in processes.gather([store.skipped for store in self.stores]):
-            for store, skipped in zip(self.stores, found, strict=True):
+        """Exchange the unreadable and the damaged images that each process has found."""
+        for found in processes.gather([(s.skipped, s.damaged) for s in self.stores]):
+            for store, (skipped, damaged) in zip(self.stores, found, strict=True):
                 for key, reason in skipped.items():
                     store.note(key, reason)
+                for key, line in damaged.items():
+                    store.note_damaged(key, line)
                 store.summarize()
 
 

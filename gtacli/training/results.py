@@ -25,4 +25,7 @@ class RunCosts(TypedDict):
     images_per_second: Annotated[float, Doc("median of the epochs' training images per second")]
     peak_memory_mb: Annotated[float, Doc("largest memory use of a process", "MB")]
     skipped: NotRequired[Annotated[int, Doc("number of unreadable images; absent without any")]]
+    incomplete: NotRequired[
+        Annotated[int, Doc("number of images read without their last bytes; absent without any")]
+    ]
     dry_run: NotRequired[Annotated[bool, Doc("true in a dry run, else absent")]]

@@ -170,6 +170,8 @@ class Session(Generic[Config]):
         }
         if skipped := job.stores.skipped():
             costs["skipped"] = len(skipped)
+        if damaged := job.stores.damaged():
+            costs["incomplete"] = len(damaged)
         if self.dry_run:
             costs["dry_run"] = True
         return costs

@@ -4,11 +4,13 @@ import errno
 import os
 import pickle
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gtacli.data import Record
 from gtacli.data.augment.transforms import EvalTransform, TrainTransform
@@ -125,6 +127,29 @@ def test_unreadable_images_are_omitted(
     assert tested.position == 3
     assert sorted(tested._epoch.store.skipped) == [f"{i}.png" for i in (0, 1, 2, 3, 6)]
     assert caplog.text.count("skipped: ") == 5
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_without_their_last_bytes_are_counted_once(
+    tmp_path: Path, cache: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    records = []
+    for i in range(8):
+        Image.fromarray(pixels).save(file := tmp_path / f"{i}.jpg")
+        if i:
+            file.write_bytes(file.read_bytes()[:-4])
+        records.append(Record(file.name, 0, file))
+    store = ImageStore(records, (8, 8), cache=cache)
+    for epoch in range(2):
+        batches = make_loader(store, TrainTransform((8, 8)), 4, train=True, epoch=epoch,
+                              workers=workers)  # fmt: skip
+        assert sum(len(batch.labels) for batch in batches) == 8
+        assert sorted(store.damaged) == [f"{i}.jpg" for i in range(1, 8)]
+        assert not store.skipped
+        assert caplog.text.count("lacks its last bytes") == 5
+        assert caplog.text.count("2 more like these, 7 in all") == 1
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])

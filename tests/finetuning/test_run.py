@@ -253,6 +253,20 @@ def test_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) 
     assert summary["skipped"] == 1
 
 
+def test_image_without_its_last_bytes_is_counted(
+    config: Make, recorder: Any, tiny_data: Path
+) -> None:
+    whole = tiny_data / "train" / "red" / "0.png"
+    with Image.open(whole) as image:
+        image.convert("RGB").resize((64, 64)).save(whole.with_suffix(".jpg"))
+    whole.unlink()
+    cut = whole.with_suffix(".jpg")
+    cut.write_bytes(cut.read_bytes()[:-4])
+    summary = finetune(config(epochs=1), recorder)
+    assert summary["incomplete"] == 1
+    assert "skipped" not in summary
+
+
 def test_used_folder_is_not_overwritten(config: Make, recorder: Any, tmp_path: Path) -> None:
     finetune(config(epochs=1), recorder)
     before = (tmp_path / "run" / "summary.json").read_bytes()

@@ -19,6 +19,7 @@ from gtacli.data.base import ImageDataset, Record
 from gtacli.data.learnable import require_seen
 from gtacli.data.sampling import hold_out
 from gtacli.errors import UsageError
+from gtacli.images.decode import summarize_damage
 from gtacli.measures.statistics import (
     paired_fraction_difference,
     paired_mean_difference,
@@ -157,6 +158,7 @@ class ProbeData:
                 self.skipped[key] = reason
                 warning.add(reason)
         warning.summarize()
+        summarize_damage()
         return found
 
 
