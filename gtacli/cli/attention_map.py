@@ -47,6 +47,7 @@ def attention_map(
     from gtacli.inference.journal import ResultJournal, check_resumable
     from gtacli.inference.outputs import single_file
     from gtacli.inference.stream import Failure
+    from gtacli.runtime.atomic import check_writable
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     compute = start_compute(config)
@@ -76,6 +77,7 @@ def attention_map(
     files = MapFiles(out, config.style, config.colormap, config.clip, kept)
     sheet = None
     if config.sheet is not None and not call.dry_run:
+        check_writable(config.sheet, "sheet")
         sheet = MapSheet(config.sheet, extractors, files, config.sheet_rows)
 
     def maps(stop: Stop) -> Iterator[AttentionMapFile | Failure]:

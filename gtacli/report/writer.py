@@ -18,7 +18,7 @@ from gtacli.report.probe_tables import is_probe, make_probe_tables
 from gtacli.report.result_tables import make_result_table
 from gtacli.report.run_details import describe_run, shared_settings
 from gtacli.report.run_folders import ReportRun, read_runs
-from gtacli.runtime.atomic import write_atomic
+from gtacli.runtime.atomic import check_writable, write_atomic
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.results import Doc
 
@@ -67,6 +67,7 @@ def write_report(
             f"{config.out} is a folder; name a file, such as report.html", option="out"
         )
     read = read_runs(folders)
+    check_writable(config.out)
     probes = [run for run in read if is_probe(run)]
     runs = [run for run in read if not is_probe(run)]
     commands = group_by_command(runs)

@@ -83,9 +83,26 @@ def write_atomic(path: Path, write: Callable[[Path], object], option: str = "out
     except BrokenPipeError:  # of stdout, where `write` prints too
         raise
     except OSError as error:
-        reason = error.strerror or error
-        raise RunError(f"cannot write {path} ({reason})", option=option) from error
+        raise _cannot_write(path, error, option) from error
     return str(path)
+
+
+def check_writable(path: Path, option: str = "out") -> None:
+    """Raise RunError about `option` if a file cannot be created at `path`, before it takes hours.
+
+    Creates the folder, and leaves nothing else.
+    """
+    draft = path.with_name(draft_name())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(draft)
+        draft.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error, option) from error
+
+
+def _cannot_write(path: Path, error: OSError, option: str) -> RunError:
+    return RunError(f"cannot write {path} ({error.strerror or error})", option=option)
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -180,6 +180,20 @@ def test_matrix_shows_counts(visit: Visit, report: Path) -> None:
     assert "correct" in page.locator(".matrix figcaption").inner_text()
 
 
+def test_classes_with_the_lowest_accuracy_come_first(visit: Visit, report: Path) -> None:
+    page = visit(report)
+    page.locator("#predictions select").select_option("0")
+    table = page.locator("#predictions .by-class")
+    assert table.locator("th").all_text_contents() == ["correct, %", "images", "class"]
+    rows = [row.locator("td").all_text_contents() for row in table.locator("tbody tr").all()]
+    shares = [float(row[0]) for row in rows]
+    assert len(rows) > 1
+    assert shares == sorted(shares)
+    assert sum(int(row[1]) for row in rows) == 24
+    mean = float(page.locator(".matrix figcaption").inner_text().split()[-2])
+    assert mean == pytest.approx(sum(shares) / len(shares), abs=0.1)
+
+
 def test_matrix_names_rows_and_columns_and_writes_the_counts(
     visit: Visit, report: Path, classes: tuple[str, ...]
 ) -> None:

@@ -206,6 +206,18 @@ def test_json_result(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
     }
 
 
+def test_a_page_that_cannot_be_written_fails_before_anything_is_computed(
+    capsys: pytest.CaptureFixture[str], runs: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (run / "predictions.json").unlink(missing_ok=True)
+    status, _, err = report(capsys, run, "-o", tmp_path / "file" / "r.html")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "cannot write" in err
+    assert not (run / "predictions.json").exists()
+
+
 def test_report_of_runs_without_their_dataset(
     copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,5 @@
 // Predictions on the test images, else on held-out ones: the confusion matrix of one run, or of all runs of a setting
-// together, and the pairs of classes that are confused most often.
+// together, the pairs of classes that are confused most often, and the classes with the lowest accuracy.
 
 const PAIRS = 12;
 const NAMED = 50; // maximum number of classes for which the matrix names its rows and columns
@@ -19,6 +19,7 @@ function predictions() {
     const counts = total(entries);
     matrix.show(classes, counts);
     pairs(section.querySelector(".pairs"), classes, counts);
+    byClass(section.querySelector(".by-class"), classes, counts);
   };
   select.addEventListener("change", show);
   onTheme.push(() => matrix.paint());
@@ -118,8 +119,37 @@ class Matrix {
     const hits = this.counts.reduce((sum, [t, a, n]) => sum + (t === a ? n : 0), 0);
     const all = this.size.reduce((a, b) => a + b, 0);
     const percent = short((100 * hits) / all);
-    this.caption.textContent = `${hits} of ${all} correct, ${percent} %.`;
+    const each = accuracies(this.counts).map((row) => row.accuracy);
+    const mean = short((100 * each.reduce((sum, value) => sum + value, 0)) / each.length);
+    this.caption.textContent = `${hits} of ${all} correct, ${percent} %; mean of the classes ${mean} %.`;
   }
+}
+
+/** Return the accuracy of each class that has images, lowest first. */
+function accuracies(counts) {
+  const rows = new Map();
+  for (const [truth, predicted, count] of counts) {
+    const row = rows.get(truth) ?? { truth, images: 0, hits: 0 };
+    row.images += count;
+    row.hits += truth === predicted ? count : 0;
+    rows.set(truth, row);
+  }
+  const all = [...rows.values()].map((row) => ({ ...row, accuracy: row.hits / row.images }));
+  return all.sort((a, b) => a.accuracy - b.accuracy || b.images - a.images || a.truth - b.truth);
+}
+
+function byClass(table, classes, counts) {
+  const cells = (tag, texts) => make("tr", {}, ...texts.map((text) => make(tag, {}, text)));
+  table.replaceChildren(
+    make("thead", {}, cells("th", ["correct, %", "images", "class"])),
+    make(
+      "tbody",
+      {},
+      ...accuracies(counts)
+        .slice(0, PAIRS)
+        .map((row) => cells("td", [short(100 * row.accuracy), String(row.images), readable(classes[row.truth])])),
+    ),
+  );
 }
 
 function pairs(table, classes, counts) {
