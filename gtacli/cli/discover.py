@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gtacli.cli import console
 from gtacli.cli.compute import start_compute
+from gtacli.cli.default_model import with_model
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.discover import DiscoverConfig
@@ -41,11 +42,7 @@ def discover(
     command continues. An image that cannot be read is reported, and the others are processed; the
     exit status is 1.
     """
-    if config.spec is None:
-        raise UsageError(
-            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
-            option="teacher",
-        )
+    config = with_model(config, config.data, option="teacher")
     if config.out is None:
         raise UsageError("name the folder of the maps; an earlier one is added to", option="out")
     if config.overwrite and config.shard[1] > 1:
@@ -64,6 +61,7 @@ def discover(
     compute = start_compute(config)
     check_free(config.out)
     sources = _sources(images or [], config.data, null)
+    assert config.spec is not None
     model = load_model(config.spec, image_size=config.image_size)
     model.model.to(compute.device)
     backend = make_backend(config.backend, config.options, model)

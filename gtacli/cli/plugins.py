@@ -36,7 +36,10 @@ class CheckedPartRow(PartRow):
 
 @app.command("list")
 def list_parts(json: Json = False) -> int:
-    """List every registered part with its distribution, without importing it."""
+    """List every registered part with its distribution, without importing it.
+
+    The word none for a regularizer or a guide is no part: it stands for working without one.
+    """
     _show([_row(r.group, r.origin(n)) for r in GROUPS for n in r.names()], "value", json)
     return 0
 

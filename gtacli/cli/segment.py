@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.compute import start_compute
+from gtacli.cli.default_model import TEXT, with_model
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 app = new_app()
+NO_MODEL = f"{TEXT}; the built-in demo's is too small for photographs"
 
 
 @config_command(app, SegmentConfig, "segment")
@@ -40,6 +42,7 @@ def segment(
     cannot be processed is reported, and the others are processed; the exit status is 1. With
     --compare every model processes every image: a table, and sheet.png with the first images.
     """
+    config = with_model(config, None if images else config.data, NO_MODEL)
     _check(config)
     from gtacli.cli.follow import follow
     from gtacli.inference.journal import ResultJournal, check_resumable
@@ -102,12 +105,6 @@ def segment(
 
 def _check(config: SegmentConfig) -> None:
     """Report wrong options before anything is loaded."""
-    if config.spec is None:
-        raise UsageError(
-            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE); the "
-            "built-in demo's is too small for photographs",
-            option="model",
-        )
     if config.resume and config.out is None:
         raise UsageError("name the folder of the interrupted run as `out`", option="resume")
     if config.resume and config.compare:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.compute import start_compute
+from gtacli.cli.default_model import with_model
 from gtacli.cli.options import Call, Images, NullSeparated
 from gtacli.cli.probe.results import print_results
 from gtacli.config.probe.attention import AttentionProbeConfig
-from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.data.base import ImageDataset
@@ -46,11 +46,7 @@ def attention(
     are reported, the others are processed, and the exit status is 1. When interrupted it shows the
     results so far.
     """
-    if config.model is None:
-        raise UsageError(
-            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
-            option="model",
-        )
+    config = with_model(config, config.data)
     if config.masks is not None:
         from gtacli.data.truth import check_truth
 
@@ -66,6 +62,7 @@ def attention(
     folder = RunFolder(config.out or default_out("probe-attention", call.dry_run), call.dry_run)
     call.own(folder)
     folder.check_free(config.overwrite, resumable=False)
+    assert config.model is not None
     specs = [config.model, *config.compare]
     probe, masks = _make_probe(config, specs, dataset)
     folder.write_json("run.json", _record(config, probe.masks))

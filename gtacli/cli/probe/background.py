@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.compute import start_compute
+from gtacli.cli.default_model import with_model
 from gtacli.cli.options import Call, Images, NullSeparated
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
@@ -47,10 +48,8 @@ def background(
     Images that cannot be read, or have no mask, are reported, the others are processed, and the
     exit status is 1. When interrupted it shows the results so far.
     """
-    if config.model is None:
-        raise UsageError(
-            "name a ViT (a run of gta finetune, a timm name, ARCH@FILE)", option="model"
-        )
+    text = "name a ViT (a run of gta finetune, a timm name, ARCH@FILE)"
+    config = with_model(config, config.data, text)
     from gtacli.cli.follow import follow
     from gtacli.models import load_model
     from gtacli.probing.backgrounds.probe import BackgroundProbe
@@ -58,6 +57,7 @@ def background(
 
     compute = start_compute(config)
     source = _source(config, images or [], null)
+    assert config.model is not None
     specs = [config.model, *config.compare]
     models = [load_model(spec, image_size=config.image_size) for spec in specs]
     maps = [_class_map(config, model, source.classes) for model in models]

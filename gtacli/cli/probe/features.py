@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
 from gtacli.cli.compute import start_compute
+from gtacli.cli.default_model import with_model
 from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
@@ -83,6 +84,7 @@ def measure_models(
     from gtacli.probing.features.evaluation import compare_results
 
     task = call.command.split()[-1]
+    config = with_model(config, config.data)
     with _open_probe(config, call, task, read_splits) as (data, folder):
         assert config.model is not None
         specs = [config.model, *config.compare]
@@ -125,11 +127,6 @@ def _open_probe(
     read_splits: Callable[[str], Splits] | None = None,
 ) -> Iterator[tuple[ProbeData, RunFolder]]:
     """Check the config, read the data and open the run folder, before any model is loaded."""
-    if config.model is None:
-        raise UsageError(
-            "name a pre-trained ViT (vit_small_patch16_224.dino, a run folder, ARCH@FILE)",
-            option="model",
-        )
     if config.data is None:
         raise UsageError("name a labeled dataset (a folder, a csv, demo, ...)", option="data")
     from gtacli.data.spec import load_dataset

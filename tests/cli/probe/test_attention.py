@@ -255,6 +255,17 @@ def test_wrong_usage(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("command", ["probe attention", "probe knn", "discover", "segment"])
+def test_the_demo_needs_no_model(
+    gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--batch-size", "2", "--dry-run", "--device", "cpu", "-o", "out"]
+    done = gta(*command.split(), "--data", "demo", *few)
+    assert done.status == 0
+    assert "no --model: using the built-in model of demo" in done.err
+
+
 def test_missing_options(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     done = gta("probe", "attention", "x.png")
     assert done.status == 2
