@@ -89,6 +89,16 @@ def errors_about(default: str | None = None, /, **names: str) -> Iterator[None]:
         raise
 
 
+_CLASS_NAME = re.compile(r"\b[\w.]*(?:Error|Exception|Warning)\b(\(\))?:?\s*")
+
+
+def reason_of_library(error: BaseException) -> str:
+    """Return the text of a library's error in one line, without names of classes of errors."""
+    said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    text = " ".join(_CLASS_NAME.sub("", said).split())
+    return text[:300] or "it gives no reason"
+
+
 def exit_status(error: BaseException) -> int:
     """Return the exit status of a command that ends with `error`."""
     if isinstance(error, GtaError):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from gtacli.cli.spelling import describe, with_flags
-from gtacli.errors import GtaError, RunError, UsageError, errors_about
+from gtacli.errors import GtaError, RunError, UsageError, errors_about, reason_of_library
 
 
 def test_an_error_names_its_option_as_the_config_does() -> None:
@@ -39,6 +39,14 @@ def test_a_caller_renames_the_option_of_an_error() -> None:
     assert str(caught.value) == "teacher_size: try `teacher_size=224`"
     with pytest.raises(GtaError, match=r"^teacher: no such file$"), errors_about("teacher"):
         raise GtaError("no such file")
+
+
+def test_the_text_of_a_library_is_a_line_without_names_of_classes() -> None:
+    named = ValueError("thrift: apache.TProtocolException: Invalid\n data")
+    assert reason_of_library(named) == "thrift: Invalid data"
+    assert reason_of_library(AssertionError()) == "it gives no reason"
+    assert reason_of_library(KeyError("x")) == "it lacks 'x'"
+    assert len(reason_of_library(ValueError("x" * 900))) == 300
 
 
 def test_errors_can_be_pickled() -> None:

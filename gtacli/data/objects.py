@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -12,7 +13,8 @@ from PIL import Image
 
 from gtacli.images.sizes import LARGEST_SIDE, Box, Size, turn_box
 
-_MOST_CROSSINGS = 1 << 27  # of an outline with rows of pixels; 2 GB, and no hand draws so many
+_MOST_CROSSINGS = 1 << 25  # of an outline with rows of pixels; no hand draws so many
+_AT_ONCE = 1 << 20  # of them, so that memory does not grow with the corners
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -109,13 +111,21 @@ def fill_outline(labels: NDArray[np.int32], outline: NDArray[np.float64], number
         raise ValueError(f"an outline of {len(outline)} corners crosses the image too often")
     if not total:
         return
-    edge = np.repeat(np.arange(len(outline)), counts)
-    rows = np.arange(total) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-    columns = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
-    top, left = int(rows.min()), int(columns.min())
-    bottom, right = int(rows.max()) + 1, int(columns.max())
+    top, bottom = int(first[counts > 0].min()), int(end[counts > 0].max())
+    left = min(width, max(0, math.floor(x0.min()) - 1))  # rounding moves a crossing by less
+    right = min(width, max(0, math.ceil(x0.max()) + 1))
     crossings = np.zeros((bottom - top, right - left + 1), np.int32)
-    np.add.at(crossings, (rows - top, columns - left), 1)
+    ends, start = np.cumsum(counts), 0
+    while start < len(outline):
+        done = int(ends[start] - counts[start])
+        stop = max(start + 1, int(np.searchsorted(ends, done + _AT_ONCE, "right")))
+        some = slice(start, stop)
+        edge = np.repeat(np.arange(start, stop), counts[some])
+        before = np.repeat(ends[some] - counts[some] - done - first[some], counts[some])
+        rows = np.arange(len(edge)) - before
+        x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+        columns = np.ceil(x - 0.5).clip(left, right).astype(np.int64)
+        np.add.at(crossings, (rows - top, columns - left), 1)
+        start = stop
     inside = np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
     labels[top:bottom, left:right][inside] = number

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from gtacli.errors import GtaError, UsageError
+from gtacli.errors import GtaError, UsageError, reason_of_library
 from gtacli.images.codecs import add_decoder
 from gtacli.images.depth import decode_deep, decode_tiff, is_shortened
 from gtacli.images.packed import PackedImage
@@ -282,7 +282,7 @@ def _image_error(path: Path | PackedImage, error: Exception) -> ImageError:
         if _ADDRESS.match(str(path)):
             return ImageError(f"{path} is an address: images are read from files, download it")
         return ImageError(f"no such image: {path}")
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason_of_library(error)
     if named := _NOT_PIXELS.get(Path(str(path)).suffix.lower()):
         reason = named
     elif isinstance(error, UnidentifiedImageError):

@@ -26,6 +26,7 @@ from gtacli.runtime.strict_json import read_json, reason_of
 
 PREFIX = "base_model.model."
 PEFT_FILE = "adapter_model.safetensors"
+_LARGEST_ALPHA = 1_000_000
 _FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
 # Values of peft's config that leave the meaning of the tensors as it is here.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -131,8 +132,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise GtaError(f"{path}: r must be a whole number above 0, got {rank!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise GtaError(f"{path}: lora_alpha must be a number, got {alpha!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > _LARGEST_ALPHA:
+        text = f"lora_alpha must be a number up to {_LARGEST_ALPHA:,}, got {str(alpha)[:40]!r}"
+        raise GtaError(f"{path}: {text}")
     return config
 
 

@@ -123,6 +123,12 @@ def hub_card(config: Any, where: str) -> ModelCard:
         raise GtaError(f"{where}: `pretrained_cfg` or `model_args` of its config.json is no object")
     if inner.get("custom_load"):
         raise GtaError(f"{where}: its config.json asks for a loader of its own (`custom_load`)")
+    for key in ("classifier", "first_conv"):
+        names = inner.get(key) or []
+        if not all(
+            isinstance(name, str) for name in (names if isinstance(names, list) else [names])
+        ):
+            raise GtaError(f"{where}: `{key}` of its config.json is no name of a layer")
     given = {**inner, "architecture": config.get("architecture", inner.get("architecture"))}
     values = {k: given[k] for k in HUB_FIELDS if given.get(k) is not None}
     card = _validate({**values, "kwargs": arguments}, f"{where}: ", " of its config.json")

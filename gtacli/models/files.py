@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.models.search import Found, Network, find_network, flatten, fullest_level
 from gtacli.runtime.archives import read_archive
 from gtacli.runtime.pickles import ArchiveError
@@ -171,7 +171,7 @@ def _damage_reported(path: Path) -> Iterator[None]:
     except ArchiveError as e:
         raise GtaError(f"weights file {path} {e}") from e
     except (SafetensorError, RuntimeError, ValueError, KeyError) as e:
-        reason = " ".join(str(e).split())
+        reason = reason_of_library(e)
         raise GtaError(
             f"weights file {path} is damaged or not a safetensors file ({reason})"
         ) from e

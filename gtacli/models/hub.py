@@ -26,6 +26,8 @@ def checked_files(spec: str) -> Iterator[None]:
     def read_config(path: str | Path) -> Any:
         config = read_json(Path(path))
         hub_card(config, spec)
+        for level in (config, config.get("pretrained_cfg", {})):
+            level.pop("hf_hub_filename", None)  # the weights are those that were checked
         return config
 
     def load_pickle(path: str | Path, *_: Any, **__: Any) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from gtacli.errors import GtaError, UsageError, errors_about
+from gtacli.errors import GtaError, UsageError, errors_about, reason_of_library
 from gtacli.images.preprocessing import InputView, Preprocess
 from gtacli.models import positions, timm_blocks
 from gtacli.models.card import ModelCard
@@ -114,6 +114,7 @@ def load_model(
     with errors_about("model"):
         named = resolve_architecture(spec) if untrained else resolve(spec)
         weights = named if init is None else replace_weights(named, init)
+        _check_known(weights.architecture, spec)
         saved = dict(weights.kwargs or {})
         if patch_size is not None:
             saved["patch_size"] = patch_size
@@ -270,18 +271,23 @@ def _check_size(model: nn.Module, spec: str) -> None:
         )
 
 
-def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
-    name = architecture.split(".")[0]
+def _check_known(architecture: str, spec: str) -> None:
+    """Raise GtaError for a name that timm does not have."""
+    name = architecture.split(".")[0][:80]
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise GtaError(f"unknown architecture {name!r} in {spec!r}{hint}")
+
+
+def _create(architecture: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(architecture, pretrained=False, **kwargs)
     except TypeError as e:
         # Architectures without an image size (convolutional ones) reject the keyword.
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
         timm_blocks.check(model)
-        raise GtaError(f"{architecture} cannot be built: {e}") from e
+        raise GtaError(f"{architecture} cannot be built: {reason_of_library(e)}") from e
     except (AssertionError, ValueError, RuntimeError) as e:
-        raise GtaError(f"{architecture} cannot be built at {kwargs.get('img_size')} px: {e}") from e
+        size, reason = kwargs.get("img_size"), reason_of_library(e)
+        raise GtaError(f"{architecture} cannot be built at {size} px: {reason}") from e

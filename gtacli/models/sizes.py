@@ -11,7 +11,7 @@ import torch
 from timm.models import is_model_in_modules
 from torch import nn
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.models import timm_blocks
 from gtacli.models.card import ModelCard
 
@@ -91,7 +91,7 @@ def build_without_memory(architecture: str, kwargs: Mapping[str, Any], where: st
         with torch.device("meta"):
             return timm.create_model(architecture, pretrained=False, **given)
     except Exception as error:  # timm asserts, and raises many types for wrong arguments
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of_library(error)
         raise GtaError(
             f"{where}: {architecture} cannot be built as it describes ({reason})"
         ) from error

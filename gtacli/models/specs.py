@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 import timm
 import torch
 
-from gtacli.errors import GtaError, errors_about
+from gtacli.errors import GtaError, errors_about, reason_of_library
 from gtacli.models import timm_blocks
 from gtacli.models.adapters import merge_adapter
 from gtacli.models.cached import cached_only
@@ -194,18 +194,17 @@ def _pretrained(spec: str) -> Weights:
     except Exception as e:  # timm and the hub raise many types
         if isinstance(e, FileNotFoundError) and where != "local-dir":
             require_fetching(f"{spec}, which is not cached here,")
-        architecture = "ARCH" if place else name  # behind hf-hub:NAME, @ precedes a revision
+        arch = "ARCH" if place else name  # behind hf-hub:NAME, @ precedes a revision
         if isinstance(e, FileNotFoundError) and unreachable:
             cache = Path(torch.hub.get_dir()) / "checkpoints" if _url(spec) else hub_cache()
             raise GtaError(
                 f"the weights of {spec} could not be loaded: they are not in the cache, and "
                 f"{unreachable}. Download them where there is a network, and copy them to {cache} "
-                f"here, or name a file: {architecture}@FILE"
+                f"here, or name a file: {arch}@FILE"
             ) from e
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise GtaError(
-            f"the weights of {spec} could not be loaded ({reason[:200]}). {architecture}@FILE "
-            f"reads them from a file, {architecture}@none has random weights"
+            f"the weights of {spec} could not be loaded ({reason_of_library(e)}). {arch}@FILE "
+            f"reads them from a file, {arch}@none has random weights"
         ) from e
     timm_blocks.check(native)
     if not place:
@@ -239,7 +238,7 @@ def _folder(path: Path) -> Weights:
     """Return the weights of a run folder, or of one that config.json describes."""
     file = path / WEIGHTS_FILE
     said = describe_folder(path)
-    if not file.is_file() and not said.metadata and not said.kind:
+    if not file.is_file() and not said.card and not said.kind:
         raise GtaError(f"{path} is not a run folder (it has no {WEIGHTS_FILE})")
     network, metadata = read_network(path)
     if "architecture" in metadata:

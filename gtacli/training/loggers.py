@@ -17,7 +17,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, Protocol
 
-from gtacli.errors import UsageError
+from gtacli.errors import UsageError, reason_of_library
 from gtacli.training.loop import Observer
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,6 @@ class Loggers:
                 with redirect_stdout(sys.stderr):  # stdout is for results
                     call(logger)
             except Exception as e:  # a full disk, a lost connection, a bug in the package
-                reason = (str(e) or type(e).__name__).splitlines()[0]
+                reason = reason_of_library(e)
                 log.warning("`log`: %s failed and is dropped (%s)", name, reason)
                 del self.active[name]

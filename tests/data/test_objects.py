@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,18 @@ def test_rectangle_has_its_area() -> None:
 def test_outline_far_from_any_image_raises(outline: list[tuple[float, float]]) -> None:
     with pytest.raises(ValueError, match="outside of any image"):
         filled(outline)
+
+
+def test_outline_of_many_corners_takes_little_memory() -> None:
+    corners = np.stack([np.linspace(0, 400, 12_000), np.tile([0.0, 400.0], 6_000)], axis=1)
+    labels = np.zeros((400, 400), np.int32)
+    tracemalloc.start()
+    fill_outline(labels, corners, 1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100e6
+    with pytest.raises(ValueError, match="crosses the image too often"):
+        fill_outline(labels, np.tile(corners, (9, 1)), 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

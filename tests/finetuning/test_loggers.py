@@ -77,7 +77,7 @@ def test_failing_logger_does_not_end_the_run(
     summary = finetune(config(log="wandb"), recorder)
     assert summary["epochs_run"] == 3
     warned = [r.message for r in caplog.records if "`log`" in r.message]
-    assert warned == ["`log`: wandb failed and is dropped (no route)"]
+    assert warned == ["`log`: wandb failed and is dropped (no route to host)"]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

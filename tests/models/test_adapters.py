@@ -148,7 +148,8 @@ INVALID: dict[str, tuple[Change, str]] = {
     "another method": (lambda t, c: c.update(peft_type="IA3"), "peft_type 'IA3' cannot be read"),
     "dora": (lambda t, c: c.update(use_dora=True), "use_dora cannot be read"),
     "changed base": (lambda t, c: c.update(init_lora_weights="pissa"), "init_lora_weights 'pissa'"),
-    "alpha": (lambda t, c: c.update(lora_alpha="much"), "lora_alpha must be a number, got 'much'"),
+    "alpha": (lambda t, c: c.update(lora_alpha="much"), "lora_alpha must be a number .* 'much'"),
+    "huge alpha": (lambda t, c: c.update(lora_alpha=1e308), "lora_alpha must be .* got '1e\\+308'"),
     "negative rank": (lambda t, c: c.update(r=-1), "r must be a whole number above 0, got -1"),
     "no config of an adapter": (lambda t, c: c.clear(), "is not the config of a peft adapter"),
 }

@@ -117,6 +117,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "loader": ({"pretrained_cfg": {"custom_load": "hf"}}, "asks for a loader of its own"),
     "mean": ({"pretrained_cfg": {"mean": [0.1, 0.1, "a"]}}, "`mean` of its config.json must be"),
     "arguments": ({"model_args": [1]}, "is no object"),
+    "classifier": ({"pretrained_cfg": {"classifier": 3}}, "`classifier` .* is no name of a layer"),
+    "layers": ({"pretrained_cfg": {"first_conv": [[]]}}, "`first_conv` .* is no name of a layer"),
 }
 
 

@@ -60,6 +60,20 @@ def test_shards_are_loaded_by_folder_and_by_index(tmp_path: Path, kind: str, spe
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
 
 
+def test_shards_whose_config_has_only_an_architecture(tmp_path: Path) -> None:
+    index = write_shards(tmp_path / "x", network())
+    config = {"architecture": ARCH, "model_args": {"depth": 2}}
+    (tmp_path / "x/config.json").write_text(json.dumps(config))
+    assert load_model(str(index.parent)).architecture == ARCH
+
+
+def test_config_of_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    save_file(network(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"architecture": "vit_tyni"}))
+    with pytest.raises(GtaError, match="unknown architecture 'vit_tyni'"):
+        load_model(str(tmp_path))
+
+
 def test_shards_without_a_config_need_the_architecture(tmp_path: Path) -> None:
     index = write_shards(tmp_path / "x", timm.create_model(ARCH, num_classes=0).state_dict())
     assert load_model(f"{ARCH}@{index}").report.coverage == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,11 @@ def test_words_for_nonfinite_numbers_are_read_if_asked_for() -> None:
     assert str(parse_json("[NaN, Infinity]", nonfinite=True)) == "[nan, inf]"
     with pytest.raises(ValueError, match="too large"):
         parse_json("[1e400]", nonfinite=True)
+
+
+def test_one_of_many_keys_twice_is_found_at_once() -> None:
+    many = ", ".join(f'"{number}": 0' for number in range(20_000))
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="its key 'x' occurs twice"):
+        parse_json(f'{{{many}, "x": 1, "x": 2}}')
+    assert time.perf_counter() - started < 2

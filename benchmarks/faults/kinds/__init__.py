@@ -1,11 +1,13 @@
-"""What is fuzzed: twenty kinds of files, each with the reader that meets it."""
+"""What is fuzzed: kinds of files, each with the reader that meets it."""
 
 from __future__ import annotations
 
+from kinds.annotations import CocoFile, LabelMe
 from kinds.base import Kind
 from kinds.caches import Calibration, Features, Journal, MapCache
-from kinds.datasets import Coco, CsvTable, Cub, Revisited, Tar, VocXml
+from kinds.datasets import Coco, CsvTable, Cub, Revisited, Tables, Tar, VocXml
 from kinds.folders import PreRunFolder, Probe, RunFolder, Split, Toml
+from kinds.hub import Adapter, HubFolder, SavePretrained, Shards
 from kinds.pictures import Images, Masks
 from kinds.weights import Pth, Safetensors, State
 
@@ -30,4 +32,11 @@ KINDS: dict[str, type[Kind]] = {
     "calibration": Calibration,
     "features": Features,
     "split": Split,
+    "labelme": LabelMe,
+    "cocofile": CocoFile,
+    "tables": Tables,
+    "shards": Shards,
+    "adapter": Adapter,
+    "hub": HubFolder,
+    "transformers": SavePretrained,
 }

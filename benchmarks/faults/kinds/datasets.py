@@ -7,6 +7,9 @@ import io
 import json
 import pickle
 import tarfile
+import zipfile
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 import mutate
 
@@ -64,6 +67,73 @@ class CsvTable(_Folder):
             self.picture(f"i/{i}.jpg", i)
             rows.append(f"i/{i}.jpg,class {i % 3},{('train', 'val', 'test')[i // 3 % 3]}")
         self.files["birds.csv"] = ("\n".join(rows) + "\n").encode()
+
+
+class Tables(_Folder):
+    """Tables of other formats: .tsv, .jsonl, .parquet, metadata.csv, and workbooks of Excel."""
+
+    def build(self) -> None:
+        self.rows = []
+        for i in range(12):
+            self.picture(f"i/{i}.jpg", i)
+            split = ("train", "val", "test")[i // 3 % 3]
+            row = {"file_name": f"i/{i}.jpg", "label": i % 3, "split": split}
+            self.rows.append(row)
+        self.book = io.BytesIO()
+        with zipfile.ZipFile(self.book, "w") as archive:
+            archive.writestr("[Content_Types].xml", "<Types/>")
+            archive.writestr("xl/worksheets/sheet1.xml", "<worksheet/>")
+
+    def run(self, rng):
+        kind = "tsv" if rng is None else rng.choice(("tsv", "jsonl", "parquet", "metadata", "xlsx"))
+        name = "metadata.csv" if kind == "metadata" else f"table.{kind}"
+        data = getattr(self, f"_{kind}")(rng)
+        for old in (*self.folder.glob("fixed/table.*"), self.folder / "fixed/metadata.csv"):
+            old.unlink(missing_ok=True)
+        self.write(f"fixed/{name}", data)
+        self.spec = "{}" if kind == "metadata" else "{}/" + name
+        return super().run(None)
+
+    def _text(self, rng, separator):
+        rows = [self.rows[0].keys(), *(map(str, row.values()) for row in self.rows)]
+        text = "\n".join(map(separator.join, rows)) + "\n"
+        if rng is not None:
+            text = mutate.of_text(text, rng)
+        data = mutate.text_bytes(text)
+        return data if rng is None or rng.random() < 0.8 else mutate.of_bytes(data, rng, [data])
+
+    def _tsv(self, rng):
+        return self._text(rng, "\t")
+
+    def _metadata(self, rng):
+        return self._text(rng, ",")
+
+    def _jsonl(self, rng):
+        rows = mutate.of_json(self.rows, rng)
+        rows = rows if isinstance(rows, list) else [rows]
+        data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        return mutate.of_text(data, rng).encode("utf-8", "surrogatepass")
+
+    def _parquet(self, rng):
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = {key: [row[key] for row in self.rows] for key in self.rows[0]}
+        if rng.random() < 0.5:
+            columns[rng.choice((*columns, "x"))] = [rng.choice(self.CELLS)] * len(self.rows)
+        out = io.BytesIO()
+        compression = rng.choice(("snappy", "gzip", "zstd", "none"))
+        parquet.write_table(pa.table(columns), out, compression=compression)
+        data = out.getvalue()
+        return data if rng.random() < 0.2 else mutate.of_bytes(data, rng, [data])
+
+    CELLS = (
+        None, b"\xff\x00", 1.5, float("nan"), 1 << 62, [1, 2], {"bytes": b"x", "path": "y"},
+        Decimal("1.50"), datetime(2020, 1, 1), timedelta(days=9), True, "\x00", "../x", "a\nb", [],
+    )  # fmt: skip
+
+    def _xlsx(self, rng):
+        return mutate.of_bytes(self.book.getvalue(), rng, [self.book.getvalue()])
 
 
 class Cub(_Folder):

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from gtacli.data.base import SPLIT_NAMES, DatasetFamily, ImageDataset, Record
 from gtacli.data.readers.table import sorted_labels
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.fetching import require_fetching
@@ -52,8 +52,7 @@ class HuggingFace(DatasetFamily):
         except GtaError:
             raise
         except Exception as error:  # of the hub, the builder or the file
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise GtaError(f"{spec} cannot be loaded ({what})") from error
+            raise GtaError(f"{spec} cannot be loaded ({reason_of_library(error)})") from error
         finally:
             if not disabled:
                 datasets.enable_progress_bars()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.runtime.regular import read_regular_text
 
 ClassId = TypeVar("ClassId", int, str)
@@ -122,7 +122,8 @@ def read_mat(path: Path, *names: str) -> list[list[Any]]:
     try:
         content = loadmat(path, squeeze_me=True)
     except Exception as error:  # scipy raises many types of errors for a broken file
-        raise GtaError(f"cannot read {path}: not a readable MATLAB file ({error})") from error
+        reason = reason_of_library(error)
+        raise GtaError(f"cannot read {path}: not a readable MATLAB file ({reason})") from error
     for name in names:
         if name not in content:
             raise GtaError(f"{path} has no variable '{name}'")

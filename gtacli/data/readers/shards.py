@@ -30,7 +30,7 @@ from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, spli
 from gtacli.data.readers.braces import expand_braces
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.table import sorted_labels
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.atomic import replace_atomic
@@ -227,7 +227,7 @@ def _download(url: str, name: str) -> Path:
     try:
         replace_atomic(target, write)
     except (OSError, ValueError, HTTPException, GtaError) as error:
-        reason = mask_secrets(" ".join(str(error).split()))
+        reason = mask_secrets(reason_of_library(error))
         raise GtaError(
             f"cannot download shard {mask_secrets(url)}: {reason}. A copy that was downloaded "
             "elsewhere is read with wds/FILE.tar"

@@ -12,13 +12,14 @@ import codecs
 import csv
 import io
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.runtime.regular import open_regular, read_regular
 from gtacli.runtime.strict_json import parse_json
 
@@ -27,6 +28,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 SAMPLE = 1 << 16
 """Characters from which the separator is chosen."""
 _ROWS = 200  # of them
+_ROWS_A_BYTE = 4  # at most in Parquet; 1,000,000 numbered names and labels take 0.5 bytes
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -204,26 +206,58 @@ def _parse_json(text: str, path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
+    """Yield the names, then the rows; of nested columns, such as images, only that they are."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException
     except ImportError as error:
         raise GtaError(f"{path}: to read Parquet, pip install 'gtacli[parquet]'") from error
     try:
         with open_regular(path) as file:
-            table: Any = parquet.read_table(file)
-    except (OSError, ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise GtaError(f"{path} is not a readable Parquet file: {first}") from error
-    columns: list[Sequence[Any]] = [_values(column) for column in table.columns]
-    yield Row(1, [str(name) for name in table.column_names])
+            names, columns = _parquet_columns(file)
+    except (OSError, ArrowException, ValueError, OverflowError) as error:
+        reason = reason_of_library(error)
+        raise GtaError(f"{path} is not a readable Parquet file: {reason}") from error
+    yield Row(1, names)
     for number, cells in enumerate(zip(*columns, strict=True), start=2):
-        yield Row(number, ["" if cell is None else str(cell).strip() for cell in cells])
+        yield Row(number, list(cells))
 
 
-def _values(column: Any) -> Sequence[Any]:
-    """Return a column's values; of nested ones, such as embedded images, only that they are."""
-    import pyarrow as pa
+def _parquet_columns(file: BinaryIO) -> tuple[list[str], list[list[str]]]:
+    """Return the names and the cells of all columns.
 
-    nested = pa.types.is_nested(column.type) or pa.types.is_binary(column.type)
-    values: Sequence[Any] = ["(embedded)"] * len(column) if nested else column.to_pylist()
-    return values
+    A few bytes can stand for many rows, or for one long text in all of them: rows are counted
+    before they are read, and texts stay in their dictionary.
+    """
+    from pyarrow import parquet, types
+
+    schema: Any = parquet.read_schema(file)
+    flat = [
+        one for one in schema if not types.is_nested(one.type) and "binary" not in str(one.type)
+    ]
+    texts = [one.name for one in flat if "string" in str(one.type)]
+    file.seek(0)
+    table: Any = parquet.ParquetFile(file, read_dictionary=texts)
+    rows, size = table.metadata.num_rows, os.fstat(file.fileno()).st_size
+    if rows > _ROWS_A_BYTE * size:
+        raise ValueError(f"it describes {rows:,} rows in {size:,} bytes")
+    read: Any = table.read(columns=[one.name for one in flat])
+    cells = {
+        name: [cell for chunk in column.chunks for cell in _cells(chunk)]
+        for name, column in zip(read.column_names, read.columns, strict=True)
+    }
+    return list(schema.names), [cells.get(name, ["(embedded)"] * rows) for name in schema.names]
+
+
+def _cells(chunk: Any) -> Iterator[str]:
+    """Yield the values of a part of a column as texts; equal ones are one in memory."""
+    if not hasattr(chunk, "dictionary"):
+        yield from map(_text, chunk.to_pylist())
+        return
+    texts = [_text(value) for value in chunk.dictionary.to_pylist()]
+    if any(len(text) > csv.field_size_limit() for text in texts):
+        raise ValueError(f"a cell has more than {csv.field_size_limit():,} characters")
+    yield from ("" if index is None else texts[index] for index in chunk.indices.to_pylist())
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()

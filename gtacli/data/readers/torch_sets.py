@@ -26,7 +26,7 @@ from gtacli.data.readers.aircraft import Aircraft
 from gtacli.data.readers.cars import Cars
 from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.torch_table import SETS, TorchSet
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.packed import PackedImage
 
 PUBLISHED: dict[str, type[DatasetReader]] = {
@@ -137,7 +137,7 @@ def _reason(each: TorchSet, cls: Any, base: Path, error: Exception) -> str:
                 f"{base / name} is not the published file (its MD5 is not {md5}): "
                 f"get it again from {each.published.home}"
             )
-    what = " ".join(f"{type(error).__name__}: {error}".split())
+    what = reason_of_library(error)
     return f"torchvision cannot read {each.published.title} in {base} ({what})"
 
 

@@ -126,6 +126,7 @@ class MapWriter:
         }
         self._maps: dict[bytes, NDArray[np.uint8] | None] = {}
         self._seen: dict[bytes, bytes] = {}
+        self._dropped: set[bytes] = set()
 
     def _begin(self, manifest: MapManifest, name: str) -> None:
         """Open the journal and write the manifest, if there is none."""
@@ -168,11 +169,12 @@ class MapWriter:
         """Store a batch of maps (n, gh, gw); it survives an interruption from now on."""
         self._journal.append(self._rows(digests, maps))
         self._maps.update(zip(digests, maps, strict=True))
+        self._dropped.difference_update(digests)
 
     def drop(self, digest: bytes) -> None:
         """Remove an image whose map could not be computed."""
         self._maps.pop(digest, None)
-        self._seen = {s: d for s, d in self._seen.items() if d != digest}
+        self._dropped.add(digest)
 
     def due(self, last: bool) -> bool:
         """Return whether the maps so far are written to a file at the end of a block."""
@@ -187,11 +189,17 @@ class MapWriter:
             self._maps = {}
             self._journal.clear()
         if 2 * len(self._seen) >= self.block or (last and self._seen):
-            rows = np.empty(len(self._seen), SEEN_TYPE)
-            rows["sighting"], rows["digest"] = stack(self._seen), stack(self._seen.values())
+            self._save_seen()
+
+    def _save_seen(self) -> None:
+        """Write which images have which maps, without those that were dropped."""
+        seen = {s: digest for s, digest in self._seen.items() if digest not in self._dropped}
+        if seen:
+            rows = np.empty(len(seen), SEEN_TYPE)
+            rows["sighting"], rows["digest"] = stack(seen), stack(seen.values())
             save(self.folder / SEEN, rows, self._draft)
-            self._stamps.add(list(self._seen))
-            self._seen = {}
+            self._stamps.add(list(seen))
+        self._seen, self._dropped = {}, set()
 
     def close(self, done: bool) -> None:
         """Close the cache for this run.

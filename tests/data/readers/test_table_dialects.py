@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gtacli.data import ImageDataset, load_dataset
@@ -336,6 +337,31 @@ def test_parquet(root: Path) -> None:
     (root / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(GtaError, match="not a readable Parquet file"):
         load_dataset(str(root / "bad.parquet"))
+
+
+@pytest.mark.parametrize(("rows", "text", "message"), [
+    (10_000, "x" * 200_000, "a cell has more than 131,072 characters"),
+    (3_000_000, "x", "it describes 3,000,000 rows in"),
+])  # fmt: skip
+def test_parquet_of_more_rows_than_bytes(root: Path, rows: int, text: str, message: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+    parquet.write_table(pa.table({"path": column, "label": column}), root / "set.parquet")
+    with pytest.raises(GtaError, match=f"is not a readable Parquet file: {message}"):
+        load_dataset(str(root / "set.parquet"))
+
+
+def test_damaged_parquet_is_told_without_the_words_of_libraries(root: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"path": ["a.png"], "label": [1]}), root / "set.parquet")
+    data = bytearray((root / "set.parquet").read_bytes())
+    for place in range(8, 200, 8):
+        data[-place] ^= 0xFF
+    (root / "set.parquet").write_bytes(data)
+    with pytest.raises(GtaError, match=r"is not a readable Parquet file: (?!.*Exception)"):
+        load_dataset(str(root / "set.parquet"))
 
 
 def test_parquet_without_pyarrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from gtacli.discovery.maps import MapCache, files
+from gtacli.discovery.maps.digests import SIZE
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.manifest import check_manifest
 from gtacli.discovery.maps.writer import MapWriter, block_size
@@ -281,6 +283,20 @@ def test_nonfinite_maps(setup: Setup, tmp_path: Path) -> None:
     assert step.failed == ["001.png", "005.png", "009.png"]
     assert len(MapCache(tmp_path / "out")) == step.new == 7
     assert (MapCache(tmp_path / "out").rows(images) < 0).sum() == 3
+
+
+def test_many_nonfinite_maps_take_no_longer_each(setup: Setup, tmp_path: Path) -> None:
+    writer = setup.writer(tmp_path / "out", block=10_000)
+    digests = [number.to_bytes(SIZE, "big") for number in range(8000)]
+    started = time.perf_counter()
+    for digest in digests:
+        assert writer.enter(digest, digest)
+    for digest in digests:
+        writer.drop(digest)
+    writer.end_block(last=True)
+    writer.close(done=True)
+    assert time.perf_counter() - started < 1
+    assert not any((tmp_path / "out" / "seen").glob("*"))
 
 
 def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
