@@ -71,15 +71,30 @@ def _run(words: list[str]) -> int:
         limit = explain_limit(error)
         if limit is not None:
             return _fail(describe(limit), limit.exit_code)
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        what, status = _describe_unexpected(error)
         if "-v" in words or "--verbose" in words:
             import traceback
 
             from gtacli.cli.console import escape_lines
 
             print(escape_lines(traceback.format_exc()), end="", file=sys.stderr)
-            return _fail(what, 3)
-        return _fail(f"{what} (--verbose shows where)", 3)
+            return _fail(what, status)
+        return _fail(f"{what} (--verbose shows where)", status)
+
+
+def _describe_unexpected(error: Exception) -> tuple[str, int]:
+    """Return what is said of an error that nothing has handled, and the exit status.
+
+    A name that no file can have is wrong input, whatever meets it first.
+    """
+    import errno
+    import os
+
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
+        name, why = os.fsdecode(error.filename), error.strerror[:1].lower() + error.strerror[1:]
+        shown = name if len(name) <= 200 else f"{name[:100]}…{name[-40:]}"
+        return f"{shown}: {why}", 2 if error.errno == errno.ENAMETOOLONG else 3
+    return f"{type(error).__name__}: {error}".rstrip(": "), 3
 
 
 def _invoke(words: list[str]) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from gtacli.cli.completion import timm_names
@@ -36,6 +36,6 @@ def _is_of_hub(spec: str) -> bool:
     if spec.startswith("hf-hub:"):
         return True
     if spec.startswith("hfds/"):
-        return not Path(spec[5:]).exists()
+        return not os.path.exists(spec[5:])
     named = re.fullmatch(r"[\w.]+", spec) and spec not in MODELS.names()
-    return bool(named) and not Path(spec).exists() and spec in timm_names()
+    return bool(named) and not os.path.exists(spec) and spec in timm_names()

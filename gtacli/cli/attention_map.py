@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -108,7 +109,7 @@ def _check(config: AttentionMapConfig, images: list[str] | None) -> None:
         raise UsageError("name the folder of the interrupted run as `out`", option="resume")
     if config.resume and config.sheet is not None:
         raise UsageError("not with `sheet`, which is drawn from all maps", option="resume")
-    if config.sheet is not None and config.sheet.is_dir():
+    if config.sheet is not None and os.path.isdir(config.sheet):
         raise UsageError(f"{config.sheet} is a folder", option="sheet")
     if config.kind not in ("cls", "rollout"):
         from gtacli.registry import DISCOVERY

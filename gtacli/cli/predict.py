@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def _check_table(csv: str | None, as_json: bool) -> None:
         raise UsageError("- is stdout, where the lines of JSON go; name a file", option="csv")
     if csv not in (None, "-") and Path(csv).suffix.lower() != ".csv":
         raise UsageError(f"{csv} does not end in .csv", option="csv")
-    if csv not in (None, "-") and Path(csv).is_dir():
+    if csv not in (None, "-") and os.path.isdir(csv):
         raise UsageError(f"{csv} is a folder; name a file in it", option="csv")
 
 

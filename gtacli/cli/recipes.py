@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -64,7 +65,7 @@ def copy(
     """Copy a recipe into a file of your own, to change it."""
     recipe = find(name)
     target = Path(recipe.path.name) if to is None else to
-    if target.is_dir():
+    if os.path.isdir(target):
         target = target / recipe.path.name
     try:
         with target.open("w" if overwrite else "x", encoding="utf-8") as file:

@@ -7,6 +7,7 @@ found where they were open.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _from_folder(value: Any, began: Path) -> Any:
     for separator in ("", "@", ":"):
         before, _, path = ("", "", value) if not separator else value.rpartition(separator)
         try:
-            known = path and not Path(path).is_absolute() and (began / path).exists()
+            known = path and not Path(path).is_absolute() and os.path.exists(began / path)
         except (OSError, ValueError):  # too long for a path
             known = False
         if known:
@@ -124,7 +125,7 @@ def _from_folder(value: Any, began: Path) -> Any:
 def folder() -> Path:
     """Return the folder of the shipped recipes: in the wheel, or beside the package."""
     inside = _PACKAGE / "_recipes"
-    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
+    return inside if os.path.isdir(inside) else _PACKAGE.parent / "recipes"
 
 
 def shipped() -> dict[str, Recipe]:
@@ -135,7 +136,7 @@ def shipped() -> dict[str, Recipe]:
 def find(spec: str) -> Recipe:
     """Return a shipped recipe by its name, or the recipe of a file, or of a run by its folder."""
     path = Path(spec)
-    if spec not in shipped() and (path / RECORD_FILE).is_file():
+    if spec not in shipped() and os.path.isfile(path / RECORD_FILE):
         return RunRecipe(spec, path / RECORD_FILE)
     if path.name == RECORD_FILE:
         return RunRecipe(spec, path)

@@ -192,9 +192,9 @@ def require_folder(root: Path | None, reader: str) -> Path:
     """Return `root` if it is a folder. Raises GtaError otherwise."""
     if root is None:
         raise GtaError(f"dataset '{reader}' needs a folder: write {reader}:FOLDER")
-    if not root.exists():
+    if not os.path.exists(root):
         raise GtaError(f"no such folder: {root}")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise GtaError(f"{root} is a file, not a folder")
     return root
 

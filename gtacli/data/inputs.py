@@ -19,6 +19,7 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.images.find import list_image_paths
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.interrupts import wait_readable
+from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def list_sources(spec: str) -> list[Path | PackedImage]:
     except GtaError:
         if not is_plain_folder(spec):
             raise
-        found = _list_images(Path(spec).expanduser())
+        found = _list_images(user_path(spec))
         if not found:
             raise
         return [*map(Path, found)]

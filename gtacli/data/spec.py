@@ -23,6 +23,7 @@ from gtacli.data.readers.published import require_images
 from gtacli.data.readers.table import Csv, has_tables, split_spec
 from gtacli.data.readers.table_file import is_table
 from gtacli.errors import GtaError
+from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 LAYOUTS = (CUB, Dogs, Cars, Aircraft, Pets)
@@ -59,7 +60,7 @@ def read_dataset(spec: str) -> ImageDataset:
 
     if not spec.strip():
         raise GtaError("the data spec is empty: give a folder, a .csv or the name of a dataset")
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     names = DATASETS.names()
     if spec in names:
         reader: DatasetReader = DATASETS.load(spec)()
@@ -75,8 +76,8 @@ def read_dataset(spec: str) -> ImageDataset:
     if os.path.isdir(path):  # unlike Path.is_dir False for names that are too long
         return _folder_reader(path).read(path)
     tables, columns = split_spec(spec)
-    if columns and os.path.isdir(Path(tables).expanduser()):
-        return Csv().read(Path(spec).expanduser())
+    if columns and os.path.isdir(user_path(tables)):
+        return Csv().read(user_path(spec))
     named = _NAMED.fullmatch(spec)
     known = named is not None and named["name"] in names
     if is_table_spec(spec):
@@ -87,7 +88,7 @@ def read_dataset(spec: str) -> ImageDataset:
     if columns and not known:
         raise GtaError(f"{tables} is no table (.csv, .tsv, .parquet)", option="columns")
     if named and (known or not _looks_like_path(named["name"])):
-        root = Path(named["root"]).expanduser() if named["root"] else None
+        root = user_path(named["root"]) if named["root"] else None
         return DATASETS.load(named["name"])().read(root)
     if _looks_like_path(spec):
         raise GtaError(f"no such file or folder: {spec}")
@@ -110,7 +111,7 @@ def is_table_spec(spec: str) -> bool:
 
 def is_plain_folder(spec: str) -> bool:
     """Return whether `spec` is a folder without a published layout or tables."""
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     return os.path.isdir(path) and isinstance(_folder_reader(path), Folder)
 
 

@@ -41,9 +41,9 @@ _SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml", ".json")
 
 def check_truth(path: Path, option: str) -> None:
     """Raise UsageError for what is neither a folder nor a file of COCO's format."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"no folder or file {path}", option=option)
     try:
         read_coco(path)
@@ -169,7 +169,7 @@ def find_truth(
     source: Path | PackedImage | None = None,
 ) -> Path:
     """Return the file of an image's ground truth, see `read_truth`. Raises ImageError."""
-    if not where.is_dir():
+    if not os.path.isdir(where):
         return where
     stems = [image.with_suffix(""), PurePath(image.stem)]
     for stem in dict.fromkeys(stems if first is None else [PurePath(first), *stems]):

@@ -13,6 +13,7 @@ from gtacli.data.readers.table import Csv
 from gtacli.data.spec import is_plain_folder, is_table_spec, load_dataset, log_left_out
 from gtacli.errors import GtaError
 from gtacli.images.find import find_images, list_subfolders, relative_keys
+from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 _WDS = "wds/"
@@ -28,7 +29,7 @@ def load_images(spec: str) -> ImageDataset:
     Raises GtaError if there is no image.
     """
     if is_table_spec(spec):
-        table = Csv().images(Path(spec).expanduser())
+        table = Csv().images(user_path(spec))
         log_left_out(table)
         return table
     try:
@@ -50,7 +51,7 @@ def _without_labels(spec: str) -> ImageDataset | None:
             return Shards().images(spec.removeprefix(_WDS))
         except GtaError:
             return None
-    return _images_in_folder(Path(spec).expanduser()) if is_plain_folder(spec) else None
+    return _images_in_folder(user_path(spec)) if is_plain_folder(spec) else None
 
 
 def _images_in_folder(root: Path) -> ImageDataset | None:

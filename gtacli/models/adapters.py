@@ -8,6 +8,7 @@ beside it holds alpha. peft's own name of the file is adapter_model.safetensors.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,10 +74,10 @@ def adapter_config(model: nn.Module, spec: str) -> dict[str, Any]:
 
 def find_adapter(path: Path) -> tuple[Path, Path] | None:
     """Return the files of tensors and config that a path names: a file, or the folder of both."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path, path.with_name(ADAPTER_CONFIG_FILE)
     for name in (ADAPTER_FILE, PEFT_FILE):
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             return path / name, path / ADAPTER_CONFIG_FILE
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -107,9 +108,9 @@ def weights_in(path: Path) -> Path:
     Raises GtaError for a folder with none of the usual names unless it has only one file of
     weights.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
-    usual = next((path / name for name in NAMES if (path / name).is_file()), None)
+    usual = next((path / name for name in NAMES if os.path.isfile(path / name)), None)
     if usual is not None:
         return usual
     files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES or f.name.endswith(INDEX))
@@ -127,7 +128,9 @@ def weights_in(path: Path) -> Path:
 
 def is_sharded(folder: Path) -> bool:
     """Return whether a folder's weights are in shards with an index."""
-    return folder.is_dir() and any((folder / name).is_file() for name in NAMES if INDEX in name)
+    return os.path.isdir(folder) and any(
+        os.path.isfile(folder / name) for name in NAMES if INDEX in name
+    )
 
 
 def _other_format(start: bytes) -> str | None:

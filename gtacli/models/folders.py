@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,9 @@ def describe_folder(path: Path) -> Description:
 
     Raises GtaError for files that cannot be read and for what they must not say.
     """
-    if not path.is_dir() and path.name not in NAMES and not path.name.endswith(INDEX):
+    if not os.path.isdir(path) and path.name not in NAMES and not path.name.endswith(INDEX):
         return Description()
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     config = _read(folder / CONFIG)
     if isinstance(config, dict) and "architecture" in config:
         card = hub_card(config, str(folder))
@@ -63,7 +64,7 @@ def describe_folder(path: Path) -> Description:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         return read_json(path)

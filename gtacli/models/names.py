@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,6 @@ def short_names(specs: Sequence[str]) -> list[str]:
 def _parts(spec: str) -> tuple[str, ...]:
     """Return the parts of the path; for ARCH@FILE those of the file."""
     path = Path(spec.partition("@")[2] or spec)
-    path = path.resolve() if path.exists() else path
+    path = path.resolve() if os.path.exists(path) else path
     *above, last = path.parts or (spec,)
     return (*above, last.removesuffix(".safetensors").removesuffix(".pth") or last)

@@ -10,6 +10,7 @@ directory; `./demo` means the folder.
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,7 @@ from gtacli.models.sizes import build_without_memory, check_architecture
 from gtacli.models.weights import Weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import may_fetch, require_fetching
+from gtacli.runtime.paths import user_path
 from gtacli.runtime.reachable import hub_cache, why_hub_unreachable, why_unreachable
 from gtacli.runtime.run_files import WEIGHTS_FILE
 
@@ -64,9 +66,9 @@ def resolve(spec: str) -> Weights:
     """
     hub = spec.startswith(("hf-hub:", "local-dir:"))  # here @ precedes a revision
     arch, at, file = spec.partition("@")
-    if "+" in spec and not any(Path(p).expanduser().exists() for p in (spec, file) if p):
+    if "+" in spec and not any(os.path.exists(user_path(p)) for p in (spec, file) if p):
         return _adapted(*spec.rsplit("+", 1))
-    if at and not hub and not Path(spec).exists():
+    if at and not hub and not os.path.exists(spec):
         if file == "none":
             return Weights(arch, None, {}, spec)
         return _from_file(arch, file)
@@ -76,10 +78,10 @@ def resolve(spec: str) -> Weights:
         return _pretrained(spec)
     if spec in MODELS.names():
         return MODELS.load(spec)().weights()
-    path = Path(spec).expanduser()
-    if path.is_dir() or (path.is_file() and describe_folder(path).card):
+    path = user_path(spec)
+    if os.path.isdir(path) or (os.path.isfile(path) and describe_folder(path).card):
         return _folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix == ".safetensors":
             network, metadata = read_network(path)
             if "architecture" in metadata:  # of a run
@@ -99,7 +101,7 @@ def resolve_architecture(spec: str) -> Weights:
 
     Raises GtaError for an unknown name.
     """
-    if timm.is_model(spec.split(".")[0]) and not Path(spec).is_dir():
+    if timm.is_model(spec.split(".")[0]) and not os.path.isdir(spec):
         return Weights(spec, None, {}, spec)  # pretrained weights need not exist
     return replace(resolve(spec), tensors=None)
 
@@ -114,7 +116,7 @@ def replace_weights(named: Weights, init: str) -> Weights:
 
     Raises GtaError (option "init") if `init` has no weights.
     """
-    alone = Path(init).expanduser().is_file()
+    alone = os.path.isfile(user_path(init))
     start = resolve(f"{named.architecture}@{init}" if alone else init)
     if start.tensors is None:
         raise GtaError(f"{init} has no weights to start from")
@@ -147,7 +149,7 @@ def _adapted(spec: str, adapter: str) -> Weights:
         raise GtaError(f"{spec} has no weights that the adapter {adapter} could change")
     names = timm.get_pretrained_cfg_value(weights.architecture, "classifier") or "head"
     classifier = (names,) if isinstance(names, str) else tuple(names)
-    path = Path(adapter).expanduser()
+    path = user_path(adapter)
     tensors, header = merge_adapter(weights.tensors, path, classifier, weights.metadata.get("pool"))
     log.info("%s: merged into %s", adapter, weights.where)
     ours = header.pop("architecture", None) is not None
@@ -163,7 +165,7 @@ def _adapted(spec: str, adapter: str) -> Weights:
 
 def _from_file(arch: str, file: str) -> Weights:
     """Return the weights in a file, an index of shards or a folder for an architecture."""
-    path = Path(file).expanduser()
+    path = user_path(file)
     network, metadata = read_network(path, lambda shape: has_width(arch, shape))
     if "architecture" not in metadata:
         return of_other_program(arch, network, metadata, path, file)
@@ -238,7 +240,7 @@ def _folder(path: Path) -> Weights:
     """Return the weights of a run folder, or of one that config.json describes."""
     file = path / WEIGHTS_FILE
     said = describe_folder(path)
-    if not file.is_file() and not said.card and not said.kind:
+    if not os.path.isfile(file) and not said.card and not said.kind:
         raise GtaError(f"{path} is not a run folder (it has no {WEIGHTS_FILE})")
     network, metadata = read_network(path)
     if "architecture" in metadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class ReportRun:
 
     @property
     def has_weights(self) -> bool:
-        return (self.path / WEIGHTS_FILE).is_file()
+        return os.path.isfile(self.path / WEIGHTS_FILE)
 
     @property
     def epochs(self) -> tuple[int, int | None]:
@@ -90,15 +91,15 @@ def read_runs(folders: Sequence[str]) -> list[ReportRun]:
 
 
 def _read_run(path: Path, name: str) -> ReportRun:
-    if not path.exists():
+    if not os.path.exists(path):
         raise GtaError(f"no such folder: {path}")
-    if not (path / "run.json").is_file():
-        below = path.is_dir() and any(path.glob("*/run.json"))
+    if not os.path.isfile(path / "run.json"):
+        below = os.path.isdir(path) and any(path.glob("*/run.json"))
         hint = f"; its subfolders are runs: {path}/*" if below else ""
         raise GtaError(f"{path} is not a run folder (it has no run.json){hint}")
     record = _read_object(path / "run.json", RunRecord)
     file = path / "summary.json"
-    summary = _read_object(file, RunSummary) if file.is_file() else None
+    summary = _read_object(file, RunSummary) if os.path.isfile(file) else None
     return ReportRun(path, name, record, summary, _read_rows(path))
 
 
@@ -112,7 +113,7 @@ def _read_object(file: Path, schema: type[BaseModel]) -> dict[str, Any]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     rows = []
     try:

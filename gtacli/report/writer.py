@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from time import perf_counter
@@ -62,7 +63,7 @@ def write_report(
     Raises GtaError for a folder that is not a run folder, RunError if the page cannot be written.
     """
     started = perf_counter()
-    if config.out.is_dir():
+    if os.path.isdir(config.out):
         raise UsageError(
             f"{config.out} is a folder; name a file, such as report.html", option="out"
         )

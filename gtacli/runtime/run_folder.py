@@ -47,7 +47,7 @@ def default_out(command: str, dry: bool = False) -> Path:
     """
     stem = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
     paths = [Path("runs") / name for name in (stem, *(f"{stem}-{i}" for i in range(2, 1000)))]
-    return next(p for p in paths if not p.exists()) if dry else create_first(paths)
+    return next(p for p in paths if not os.path.exists(p)) if dry else create_first(paths)
 
 
 class RunFolder:
@@ -93,16 +93,16 @@ class RunFolder:
 
     def is_unused(self) -> bool:
         """Return whether the folder exists and has no content."""
-        return self.path.is_dir() and not content(p.name for p in self.path.iterdir())
+        return os.path.isdir(self.path) and not content(p.name for p in self.path.iterdir())
 
     def check_free(self, overwrite: bool, resumable: bool = True) -> None:
         """Raise UsageError unless the folder is unused, or holds an earlier run to overwrite.
 
         A folder with nothing but run.json is free: that run failed before its first epoch.
         """
-        if self.path.is_file():
+        if os.path.isfile(self.path):
             raise UsageError(f"{self.path} is a file", option="out")
-        names = (p.name for p in self.path.iterdir()) if self.path.is_dir() else ()
+        names = (p.name for p in self.path.iterdir()) if os.path.isdir(self.path) else ()
         if content(names) <= {"run.json"}:
             return
         if not overwrite:
@@ -110,7 +110,7 @@ class RunFolder:
                 ", `overwrite`, or `resume` to continue its run" if resumable else " or `overwrite`"
             )
             raise UsageError(f"{self.path} is not empty; {choose}", option="out")
-        if not (self.path / "run.json").is_file():
+        if not os.path.isfile(self.path / "run.json"):
             text = f"{self.path} holds no earlier run, so it is not overwritten"
             raise UsageError(text, option="out")
 
@@ -222,7 +222,7 @@ class RunFolder:
                 state = read_state_file(previous)
             except GtaError:
                 raise error from None
-            if newest.exists():
+            if os.path.exists(newest):
                 log.warning("%s: going on from the state before it", error.message)
             if not self.dry:
                 previous.replace(newest)  # or the next write would keep the damaged one

@@ -94,6 +94,16 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
         (Interrupted("saved"), 130, "error: saved\n"),
         (KeyboardInterrupt(), 130, None),
         (ValueError("odd"), 3, "error: ValueError: odd (--verbose shows where)\n"),
+        (
+            PermissionError(13, "Permission denied", "x/y"),
+            3,
+            "error: x/y: permission denied (--verbose shows where)\n",
+        ),
+        (
+            OSError(36, "File name too long", "y" * 900),
+            2,
+            f"error: {'y' * 100}…{'y' * 40}: file name too long (--verbose shows where)\n",
+        ),
     ],
 )
 def test_exit_statuses(

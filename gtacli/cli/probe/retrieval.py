@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.options import Call
 from gtacli.cli.probe.features import run_probe
 from gtacli.cli.probe.table import ModelMetric
 from gtacli.config.probe.retrieval import RetrievalProbeConfig
+from gtacli.runtime.paths import user_path
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
@@ -58,7 +58,7 @@ def retrieval(config: RetrievalProbeConfig, call: Call) -> int:
         call,
         lambda data, model: revisited(data, model, truth),
         _revisited_rows,
-        read_splits=lambda folder: make_revisited_splits(truth, Path(folder).expanduser()),
+        read_splits=lambda folder: make_revisited_splits(truth, user_path(folder)),
     )
 
 

@@ -12,6 +12,7 @@ timm's ReaderHfds needs the names of split and columns, and cannot read the resu
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.fetching import require_fetching
+from gtacli.runtime.paths import user_path
 from gtacli.runtime.reachable import why_hub_unreachable
 from gtacli.runtime.regular import open_regular
 
@@ -42,8 +44,8 @@ class HuggingFace(DatasetFamily):
             import datasets
         except ImportError as error:
             raise GtaError("hfds/ needs the package datasets: pip install 'gtacli[hf]'") from error
-        local = Path(rest).expanduser()
-        name = str(local) if local.exists() else rest
+        local = user_path(rest)
+        name = str(local) if os.path.exists(local) else rest
         spec = f"hfds/{rest}"
         disabled = datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
@@ -153,9 +155,9 @@ class TableImage(PackedImage):
 def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
     """Return the splits by name; a single saved table is the train split."""
     folder = Path(name)
-    if not any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+    if not any(os.path.isfile(folder / mark) for mark in ("dataset_dict.json", "state.json")):
         require_fetching(f"hfds/{name}")  # a local folder, too: its README.md may name URLs
-        reason = None if folder.exists() else why_hub_unreachable()
+        reason = None if os.path.exists(folder) else why_hub_unreachable()
         if reason is not None:
             return _cached_tables(datasets, name, reason)
         loaded: Mapping[str, Any] = datasets.load_dataset(name)

@@ -37,6 +37,7 @@ from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.download import download, has_scheme, require_url
 from gtacli.runtime.fetching import require_fetching
+from gtacli.runtime.paths import user_path
 from gtacli.runtime.regular import not_utf8, open_regular
 from gtacli.runtime.secrets import mask_secrets
 from gtacli.runtime.strict_json import parse_json
@@ -128,13 +129,13 @@ def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
         require_fetching(mask_secrets(f"wds/{pattern}"))
         names = [re.sub(r"(\.tar)\b.*", r"\1", url[start:]) for url in urls]
         return None, [Shard(n, _download(url, n)) for n, url in zip(names, urls, strict=True)]
-    folder = Path(pattern).expanduser()
+    folder = user_path(pattern)
     if os.path.isdir(folder):  # False for names that are too long
         paths = sorted(p for p in folder.rglob("*.tar") if not is_hidden(p.name))
         if not paths:
             raise GtaError(f"wds/{pattern}: no .tar in that folder")
         return folder, [Shard(path.relative_to(folder).as_posix(), path) for path in paths]
-    top = Path(pattern[:start]).expanduser()
+    top = user_path(pattern[:start])
     shards = []
     for name in expand_braces(pattern[start:]):
         matched = sorted(glob.glob(name, root_dir=top)) if re.search(r"[*?[]", name) else [name]
@@ -202,7 +203,7 @@ def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
     """Return the class names listed beside the shards, if there is a list."""
     for file in CLASS_NAMES if top else ():
         path = (top or Path()) / file
-        if path.is_file():
+        if os.path.isfile(path):
             names = tuple(text for _, text in list_lines(path))
             numbers = {str(number) for number in range(len(names))}
             if len(set(names)) != len(names) or not (used <= set(names) or used <= numbers):
@@ -216,7 +217,7 @@ def _download(url: str, name: str) -> Path:
     stem = hashlib.sha256(url.encode()).hexdigest()[:12]
     file = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])
     target = cache_dir() / "wds" / f"{stem}-{file}"
-    if target.is_file():
+    if os.path.isfile(target):
         return target
     log.info("downloading %s into %s (once)", mask_secrets(url), target.parent)
 

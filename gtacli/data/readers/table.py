@@ -47,6 +47,7 @@ from gtacli.images.find import (
     list_subfolders,
     relative_keys,
 )
+from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -168,13 +169,13 @@ def _read(root: Path, needs_label: bool) -> ImageDataset:
         record = Record(entry.key, label, entry.path, entry.mask, first=entry.first)
         splits.setdefault(entry.split, []).append(record)
     return ImageDataset(
-        root.stem if len(sources) == 1 and not root.is_dir() else top.name,
+        root.stem if len(sources) == 1 and not os.path.isdir(root) else top.name,
         classes,
         {split: tuple(splits[split]) for split in SPLITS if split in splits},
         left_out=(
             *(one for table in tables for one in table.left_out),
             *entries.left_out,
-            *(_find_unlisted(root, entries.found) if root.is_dir() else ()),
+            *(_find_unlisted(root, entries.found) if os.path.isdir(root) else ()),
         ),
     )
 
@@ -188,7 +189,7 @@ def _find_unlisted(root: Path, listed: Sequence[_Entry]) -> Iterator[LeftOut]:
 
 
 def _sources(root: Path) -> list[Path]:
-    if root.is_dir():
+    if os.path.isdir(root):
         found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
         for folder in () if found else list_subfolders(root):
             if split_in_name(folder.name):
@@ -197,10 +198,12 @@ def _sources(root: Path) -> list[Path]:
         if not found:
             raise GtaError(f"{root} contains no train.csv")
         return found
-    listed = [root] if root.exists() else [Path(name.strip()) for name in str(root).split(",")]
-    sources = [path.expanduser() for path in listed]
+    listed = (
+        [root] if os.path.exists(root) else [Path(name.strip()) for name in str(root).split(",")]
+    )
+    sources = [user_path(path) for path in listed]
     for path in sources:
-        if not path.exists():
+        if not os.path.exists(path):
             raise GtaError(f"no such file: {path}")
     return sources
 
@@ -328,7 +331,7 @@ class _Entries:
             return
         folder = finder.folder
         mask = folder / row.mask.replace("\\", "/") if row.mask else None
-        if mask is not None and not mask.is_file():
+        if mask is not None and not os.path.isfile(mask):
             raise GtaError(f"{row.place}: no such mask: {mask}")
         key = self._key(found, folder)
         entry = _Entry(split, key, folder / found, mask, row, None)

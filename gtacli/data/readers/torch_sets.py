@@ -28,6 +28,7 @@ from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.torch_table import SETS, TorchSet
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.packed import PackedImage
+from gtacli.runtime.paths import user_path
 
 PUBLISHED: dict[str, type[DatasetReader]] = {
     "oxfordiiitpet": Pets,
@@ -59,7 +60,7 @@ class TorchSets(DatasetFamily):
             hint = f"; did you mean 'torch/{near[0]}'?" if near else ";"
             names = ", ".join(sorted({*ALIASES, *SETS} - set(ALIASES.values())))
             raise GtaError(f"torchvision has no labeled dataset '{name}'{hint} known: {names}")
-        root = require_folder(Path(place).expanduser() if place else None, f"torch/{name}")
+        root = require_folder(user_path(place) if place else None, f"torch/{name}")
         return PUBLISHED[plain]().read(root) if plain in PUBLISHED else _read(SETS[plain], root)
 
 

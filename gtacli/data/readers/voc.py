@@ -24,6 +24,7 @@ from gtacli.data.readers.published import list_lines
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Box
+from gtacli.runtime.paths import user_path
 
 CLASSES = ("image",)
 
@@ -71,7 +72,7 @@ class VOC(DatasetFamily):
     def open(self, rest: str) -> ImageDataset:
         name, _, place = rest.partition(":")
         subset = _read_name(name)
-        root = require_folder(Path(place).expanduser() if place else None, f"voc/{name}")
+        root = require_folder(user_path(place) if place else None, f"voc/{name}")
         base = _base(root, subset)
         splits = {split: tuple(_records(base, split, subset)) for split in SPLITS[subset.split]}
         return ImageDataset(f"voc/{name}", CLASSES, splits, _published(subset))
