@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gtacli.errors import GtaError, UsageError
+from gtacli.runtime.surroundings import explain_surroundings
 
 if TYPE_CHECKING:
     from gtacli.data import DatasetReader
@@ -166,6 +167,8 @@ class Registry(Generic[T]):
             for step in attribute.split("[")[0].strip().split("."):
                 part = getattr(part, step)
         except (Exception, SystemExit) as error:  # importing a plug-in can raise anything
+            if known := explain_surroundings(error):
+                raise known from error
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise GtaError(f"{self._about(origin)} cannot be loaded: {what}") from error
         return part

@@ -50,6 +50,7 @@ def _run(words: list[str]) -> int:
     from gtacli.errors import GtaError, Interrupted, PeerLost
     from gtacli.runtime.interrupts import was_interrupted
     from gtacli.runtime.limits import explain_limit
+    from gtacli.runtime.surroundings import explain_surroundings
 
     try:
         status = _invoke(words)
@@ -68,9 +69,9 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if was_interrupted():
             return _fail("interrupted", 130)
-        limit = explain_limit(error)
-        if limit is not None:
-            return _fail(describe(limit), limit.exit_code)
+        known = explain_limit(error) or explain_surroundings(error)
+        if known is not None:
+            return _fail(describe(known), known.exit_code)
         what, status = _describe_unexpected(error)
         if "-v" in words or "--verbose" in words:
             import traceback

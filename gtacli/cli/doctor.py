@@ -14,6 +14,7 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.plugins import CheckedPartRow, check_all
 from gtacli.runtime.results import Doc
+from gtacli.runtime.surroundings import explain_surroundings
 
 PACKAGES = (
     *("gtacli", "torch", "torchvision", "timm", "kornia", "numpy", "scipy", "pillow"),
@@ -71,8 +72,8 @@ def _examine() -> DoctorReport:
     parts = check_all()
     wrong = [
         *(f"{name} is not installed" for name, version in versions.items() if version is None),
-        *([trouble] if trouble else []),
-        *(part["error"] for part in parts if part["error"]),
+        # What else fails does so because torch did, or for the same reason.
+        *([trouble] if trouble else dict.fromkeys(p["error"] for p in parts if p["error"])),
     ]
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -108,5 +109,6 @@ def _devices() -> tuple[list[Device], str | None]:
         if torch.backends.mps.is_available():
             devices.append({"device": "mps", "name": "Apple GPU"})
     except Exception as error:  # whatever a broken installation of torch raises
-        return devices, f"torch: {type(error).__name__}: {error}"
+        known = explain_surroundings(error)
+        return devices, str(known) if known else f"torch: {type(error).__name__}: {error}"
     return devices, None

@@ -137,6 +137,7 @@ class ImageDataset:
     """Where its classes may be instead, for a dataset with a single class."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(_as_text, self.classes)))
         _check(self)
 
     def __getitem__(self, split: str) -> tuple[Record, ...]:
@@ -159,6 +160,23 @@ class ImageDataset:
         for line in (*self.classes, "", *sorted(lines)):
             digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
         return digest.hexdigest()
+
+
+def _as_text(name: str) -> str:
+    r"""Return a class's name without the bytes of a folder's name that are no text here.
+
+    A model's file, which is JSON, could not be read with them. UTF-8 is read as such in every
+    locale; of other encodings nothing is known, so that their bytes become `\xe9`.
+    """
+    if name.isascii():
+        return name
+    raw = b"".join(
+        bytes([ord(letter) - 0xDC00])  # as os.fsdecode has it
+        if "\udc80" <= letter <= "\udcff"
+        else letter.encode("utf-8", "backslashreplace")
+        for letter in name
+    )
+    return raw.decode("utf-8", "backslashreplace")
 
 
 class DatasetReader(ABC):

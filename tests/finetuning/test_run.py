@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,19 @@ def test_corrupt_image_is_counted(config: Make, recorder: Any, tiny_data: Path) 
     broken.write_bytes(broken.read_bytes()[:60])
     summary = finetune(config(epochs=1), recorder)
     assert summary["skipped"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+def test_class_folders_whose_names_are_no_text(
+    config: Make, recorder: Any, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Regression: the run's weights could not be read, as no JSON has such names."""
+    for split in ("train", "val", "test"):
+        for old, new in (("red", b"caf\xe9"), ("blue", "caf\u00e9".encode())):
+            if (folder := tiny_data / split / old).is_dir():
+                os.rename(os.fsencode(folder), os.fsencode(folder.parent) + b"/" + new)
+    finetune(config(epochs=1), recorder)
+    assert {*load_model(str(tmp_path / "run")).classes} >= {"caf\\xe9", "caf\u00e9"}
 
 
 def test_image_without_its_last_bytes_is_counted(
