@@ -23,6 +23,7 @@ from gtacli.report.predictions import (
     save_predictions,
 )
 from gtacli.report.run_folders import ReportRun
+from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,11 @@ class RunEvaluator:
         dataset, fingerprint = loaded
         try:
             records = find_images_of(run, dataset, part)
-            digest = hash_inputs(run, fingerprint)
+            compute = self.predictor.compute_of(run)
+            digest = hash_inputs(run, fingerprint, compute.precision)
             predictions = load_predictions(run, digest, records, len(dataset.classes))
             if predictions is None:
-                predictions = self._predict(run, label, dataset, records)
+                predictions = self._predict(run, label, dataset, records, compute)
                 save_predictions(run, digest, predictions)
         except GtaError as error:
             self.notes.add(f"{run.name}: no predictions on its {IMAGES_OF[part]} ({error})")
@@ -98,13 +100,18 @@ class RunEvaluator:
         return RunPredictions(dataset, records, predictions)
 
     def _predict(
-        self, run: ReportRun, label: str, dataset: ImageDataset, records: Sequence[Record]
+        self,
+        run: ReportRun,
+        label: str,
+        dataset: ImageDataset,
+        records: Sequence[Record],
+        compute: Compute,
     ) -> Predictions:
         model = load_model(str(run.path))
         if model.classes != dataset.classes:
             raise GtaError("its classes are not those of the dataset")
         with self.progress(f"classifying images, {label}", len(records)) as advance:
-            return self.predictor.predict(model, records, advance)
+            return self.predictor.predict(model, records, advance, compute)
 
     def _check(
         self,

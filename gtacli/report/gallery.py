@@ -129,7 +129,8 @@ def make_gallery(
         room: bytes of the page for pictures and maps.
     """
     gallery = Gallery()
-    predictor = Predictor(compute, config.batch_size, config.workers)
+    own = config.precision == "auto"
+    predictor = Predictor(compute, config.batch_size, config.workers, own)
     evaluator = RunEvaluator(predictor, gallery.notes, progress)
     evaluated: list[RunPredictions] = []
     for number, run in enumerate(runs):

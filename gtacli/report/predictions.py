@@ -73,27 +73,46 @@ def find_images_of(
 
 
 class Predictor:
-    """A runner of models on test images; models with equal input share the decoded pixels."""
+    """A runner of models on test images; models with equal input share the decoded pixels.
 
-    def __init__(self, compute: Compute, batch_size: int, workers: int | None) -> None:
+    Args:
+        compute: the device and the precision.
+        own_precision: run each model at the precision of its run, where the device has it: close
+            decisions differ between them.
+    """
+
+    def __init__(
+        self, compute: Compute, batch_size: int, workers: int | None, own_precision: bool = False
+    ) -> None:
         self.compute, self.batch_size, self.workers = compute, batch_size, workers
+        self.own_precision = own_precision
         self._store: ImageStore | None = None
 
+    def compute_of(self, run: ReportRun) -> Compute:
+        """Return the device, and the precision for a run."""
+        if not self.own_precision:
+            return self.compute
+        return self.compute.at(run.record.get("precision", run.config.get("precision")))
+
     def predict(
-        self, model: LoadedModel, records: Sequence[Record], advance: Callable[[int], object]
+        self,
+        model: LoadedModel,
+        records: Sequence[Record],
+        advance: Callable[[int], object],
+        compute: Compute,
     ) -> Predictions:
         """Return the most probable class of each readable image."""
         transform = eval_transform(model)
         store = self._open_store(tuple(records), transform.load_size, model.interpolation)
-        network = prepare_network(model, self.compute)
-        as_input = model.view(self.compute.device)
+        network = prepare_network(model, compute)
+        as_input = model.view(compute.device)
         predictions: Predictions = {}
-        workers = choose_workers(self.workers, self.compute.device, store.cached)
+        workers = choose_workers(self.workers, compute.device, store.cached)
         size = 2 * self.batch_size
         for batch in make_loader(store, transform, size, train=False, workers=workers):
             if len(batch.images):
-                images = batch.images.to(self.compute.device)
-                with torch.inference_mode(), self.compute.autocast():
+                images = batch.images.to(compute.device)
+                with torch.inference_mode(), compute.autocast():
                     best = network(as_input(images)).float().softmax(-1).max(-1)
                 keys = [store.records[i].key for i in batch.indices.tolist()]
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -112,9 +131,11 @@ class Predictor:
         return store
 
 
-def hash_inputs(run: ReportRun, fingerprint: str) -> str:
-    """Hash the run's weights and the dataset's fingerprint."""
+def hash_inputs(run: ReportRun, fingerprint: str, precision: str) -> str:
+    """Hash the run's weights, the dataset's fingerprint, and the precision of the predictions."""
     digest = hashlib.sha256(fingerprint.encode())
+    if precision != "fp32":
+        digest.update(precision.encode())
     with open_regular(run.path / WEIGHTS_FILE) as file:
         while block := file.read(1 << 20):
             digest.update(block)

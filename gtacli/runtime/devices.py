@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from gtacli.errors import UsageError
 from gtacli.runtime.machine import peak_memory, usable_cores
 from gtacli.runtime.processes import process_info
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Compute:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def precision(self) -> str:
+        """Return the name of `dtype`, as the option `precision` has it."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def at(self, precision: object) -> Compute:
+        """Return the same device at another precision; unchanged where it has no such one."""
+        dtype = PRECISIONS.get(precision) if isinstance(precision, str) else None
+        if dtype is None or (dtype == torch.float16 and self.device.type == "cpu"):
+            return self
+        return replace(self, dtype=dtype)
 
     @property
     def loss_scaling(self) -> bool:
@@ -98,7 +112,7 @@ def choose_compute(device: str, precision: str) -> Compute:
     if precision == "auto":
         native = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp32"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = PRECISIONS[precision]
     if dtype == torch.float16 and chosen.type == "cpu":
         raise UsageError("fp16 needs a GPU; use bf16 or fp32 on the CPU", option="precision")
     if chosen.type == "cpu":

@@ -108,6 +108,7 @@ class Session(Generic[Config]):
             },
             "resolved": dict(resolved or {}),
             "processes": self.processes.size,
+            "precision": job.compute.precision,
             **environment(),
             **{option: {"fingerprint": value} for option, value in others.items()},
         }

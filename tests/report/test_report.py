@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from gtacli.cli import main
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.finetuning.run import finetune
 from gtacli.report.page import as_json, render_page
+from gtacli.report.predictions import Predictions, Predictor
 from gtacli.training.loop import SilentObserver
 
 
@@ -204,6 +206,35 @@ def test_json_result(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
         "failed": {},
         "bytes": out.stat().st_size,
     }
+
+
+def test_predictions_are_made_at_the_precision_of_the_run(
+    capsys: pytest.CaptureFixture[str],
+    runs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: runs trained in bf16 were predicted in fp32, and a difference was warned of."""
+    dtypes: list[torch.dtype] = []
+
+    def predict(self: Predictor, *args: Any) -> Predictions:
+        dtypes.append(args[-1].dtype)
+        return original(self, *args)
+
+    original = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", predict)
+    copies = []
+    for precision in ("fp32", "bf16", "fp16"):  # the last one no CPU has
+        copies.append(Path(shutil.copytree(runs[0], tmp_path / precision)))
+        (copies[-1] / "predictions.json").unlink(missing_ok=True)
+        record = json.loads((copies[-1] / "run.json").read_text())
+        assert record["precision"] == "fp32"
+        (copies[-1] / "run.json").write_text(json.dumps(record | {"precision": precision}))
+    words = ["--quiet", "--device", "cpu", "-o", tmp_path / "r.html"]
+    for more in ([], ["--precision", "fp32"]):
+        assert report(capsys, *copies, *words, *more)[0] == 0
+    bf16, fp32 = torch.bfloat16, torch.float32
+    assert dtypes == [fp32, bf16, fp32, fp32]  # the second report has the first one's, where it can
 
 
 def test_a_page_that_cannot_be_written_fails_before_anything_is_computed(
