@@ -1,8 +1,8 @@
 """Registries of named parts: listed without importing them, loaded one at a time.
 
 Built-in parts and those of other distributions use the same entry-point groups (`gta.models`,
-`gta.discovery`, `gta.regularizers`, `gta.datasets`). A part that cannot be loaded raises an error
-that names its distribution and does not affect the others.
+`gta.discovery`, `gta.regularizers`, `gta.datasets`, `gta.executors`). A part that cannot be loaded
+raises an error that names its distribution and does not affect the others.
 
 `GTA_PLUGINS=a,b` enables only those distributions beside gtacli itself; empty: only gtacli.
 """
@@ -23,6 +23,7 @@ from gtacli.runtime.surroundings import explain_surroundings
 if TYPE_CHECKING:
     from gtacli.data import DatasetReader
     from gtacli.discovery import Discovery
+    from gtacli.executors import Executor
     from gtacli.models import ModelProvider
     from gtacli.regularizers import Regularizer
 
@@ -223,4 +224,7 @@ REGULARIZERS: Registry[Regularizer[Any]] = Registry(
     "gta.regularizers", "gtacli.regularizers:Regularizer", "regularizer", also=("none",)
 )
 DATASETS: Registry[DatasetReader] = Registry("gta.datasets", "gtacli.data:DatasetReader", "dataset")
-GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS)
+EXECUTORS: Registry[Executor[Any]] = Registry(
+    "gta.executors", "gtacli.executors:Executor", "executor"
+)
+GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS, EXECUTORS)

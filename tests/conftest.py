@@ -137,6 +137,10 @@ TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A folder that loads as a tiny ViT with random weights (model spec: its path)."""
+    return write_tiny_model(tmp_path)
+
+
+def write_tiny_model(root: Path) -> Path:
     import json
 
     import timm
@@ -145,7 +149,7 @@ def tiny_model(tmp_path: Path) -> Path:
 
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
-    folder = tmp_path / "tiny-model"
+    folder = root / "tiny-model"
     folder.mkdir()
     metadata = {"architecture": "vit_tiny_patch16_224", "kwargs": json.dumps(TINY)}
     save_file(model.state_dict(), folder / "model.safetensors", {**metadata, "num_classes": "7"})
@@ -155,11 +159,15 @@ def tiny_model(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
     """A folder of three classes that their colour tells apart: 6 train and 4 test images each."""
+    return write_tiny_data(tmp_path)
+
+
+def write_tiny_data(place: Path) -> Path:
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    root = tmp_path / "tiny-data"
+    root = place / "tiny-data"
     for split, count in (("train", 6), ("test", 4)):
         for label, name in enumerate(("red", "green", "blue")):
             folder = root / split / name

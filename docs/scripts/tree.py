@@ -22,12 +22,12 @@ BLOCK = re.compile(r"(?<=```text\n)gtacli/.*?(?=```)|(?<=```text\n)TREE\n(?=```)
 WIDTH, COLUMN = 100, 26
 TITLES = {
     "cli": "the command line",
-    "demo | report": "verbs over runs of other verbs",
+    "demo | report | study": "verbs over runs of other verbs",
     "finetuning | pretraining | probing": "verbs that train or measure",
     "inference": "verbs on images: predict, segment, discover, attention-map",
     "training": "the engine",
     "discovery | regularizers": "parts that use networks, each with a registry group",
-    "data | models": "parts: datasets and networks, each with a registry group",
+    "data | executors | models": "parts: datasets, networks, executors; a registry group each",
     "config": "configuration",
     "registry": "the registry",
     "measures | rendering | scenes": "numbers, drawings, drawn scenes",

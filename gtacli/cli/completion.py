@@ -53,6 +53,11 @@ def recipe_names(command: str | None = None) -> list[str]:
     return [name for name, recipe in shipped().items() if f"{recipe.launch} ".startswith(launch)]
 
 
+def study_names() -> list[str]:
+    """Return the shipped studies."""
+    return recipe_names("study")
+
+
 NAMES: dict[str, Names] = {
     **dict.fromkeys(("model", "source", "teacher", "compare", "init"), model_names),
     "data": DATASETS.names,

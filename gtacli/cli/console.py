@@ -119,6 +119,12 @@ def say(text: str) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
+def write(text: str) -> None:
+    """Print a result of several lines."""
+    for line in text.splitlines():
+        say(line)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows as a table: aligned columns, a bold header on a terminal.
 
@@ -197,12 +203,13 @@ class _ProgressLines:
         if self.total is not None:
             text += f" of {self.total:,}"
             if speed > 0:
-                text += f", {_duration((self.total - self.done) / speed)} left"
+                text += f", {duration((self.total - self.done) / speed)} left"
         log.info("%s, %.3g a second%s", text, speed, f", {note}" if note else "")
         self.logged, self.since = self.done, monotonic()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words: 90 s, 12 min, 3 h 05 min."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "discover": ("gtacli.cli.discover", "Compute the object maps of a dataset and cache them."),
     "maps": ("gtacli.cli.maps", "Inspect and verify cached object maps."),
     "probe": ("gtacli.cli.probe", "Evaluate a pre-trained model's features and attention."),
+    "study": ("gtacli.cli.study", "Run a grid of methods, rates and seeds; print its table."),
     "data": ("gtacli.cli.data", "Check a dataset: missing, unreadable and duplicate images."),
     "models": ("gtacli.cli.models", "List the models that can be loaded by name."),
     "plugins": ("gtacli.cli.plugins", "List and check plug-ins and built-in parts."),

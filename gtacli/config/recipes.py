@@ -22,6 +22,8 @@ from gtacli.runtime.strict_json import read_json, reason_of
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OF_THE_CALL = ("out", "overwrite", "resume", "allow_fetch")
 """Options that say where and how a run is written, not what it computes."""
+STUDY_TABLES = frozenset(["grid", "method", "then", "tuning", "fixed"])
+"""The tables by which a study is told from a recipe of one run."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Recipe:
             values = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"is not TOML: {error}", source=self.label) from None
+        if STUDY_TABLES & values.keys():
+            text = f"is a study of many runs; `gta study run {self.name}` runs it"
+            raise UsageError(text, source=self.label)
         named = values.pop("command", command)
         if not isinstance(named, str):
             raise UsageError(f"command must be text, got {named!r}", source=self.label)

@@ -37,7 +37,7 @@ def resolve(
     model: type[ConfigT],
     command: str,
     *,
-    recipe: str | None = None,
+    recipe: str | recipes.Recipe | None = None,
     env: Mapping[str, str] | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
@@ -48,7 +48,8 @@ def resolve(
     Args:
         model: its class.
         command: its name ("finetune"), which environment variables and recipes contain.
-        recipe: name of a shipped recipe, a .toml file, or the folder of a run to repeat.
+        recipe: name of a shipped recipe, a .toml file, or the folder of a run to repeat; or a
+            recipe itself.
         env: the environment; None: that of this process.
         sets: settings of the form "key.sub=value".
         flags: key -> what was typed (text, a list of texts, True or False); None: not given.
@@ -67,10 +68,12 @@ def resolve(
     return _validate(model, tree, (), model.flat_fields())
 
 
-def _from_recipe(recipe: str | None, command: str, model: type[CommandConfig]) -> list[Level]:
+def _from_recipe(
+    recipe: str | recipes.Recipe | None, command: str, model: type[CommandConfig]
+) -> list[Level]:
     if recipe is None:
         return []
-    found = recipes.find(recipe)
+    found = recipes.find(recipe) if isinstance(recipe, str) else recipe
     values = found.values(command)
     if isinstance(found, recipes.RunRecipe):
         if not issubclass(model, RecordConfig):

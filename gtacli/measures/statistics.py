@@ -177,6 +177,28 @@ def paired_mean_difference(
     return Difference(float(apart.mean()), low, high, p, "paired permutation")
 
 
+def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
+    """Compare two means over the same few draws, such as seeds: Student's paired t-test, a minus b.
+
+    Where all differences are equal, p is 0, or 1 if they are 0. With one pair p is NaN.
+
+    Args:
+        a, b: (n,) values in the same order.
+    """
+    first, second = (np.asarray(values, np.float64).ravel() for values in (a, b))
+    if first.shape != second.shape:
+        raise ValueError(f"{len(first)} and {len(second)} values are no pairs")
+    apart = first - second
+    if len(apart) < 2:
+        p = math.nan
+    elif np.ptp(apart) <= 1e-12 * np.abs(first).max():
+        p = 1.0 if np.abs(apart).max() <= 1e-12 * np.abs(first).max() else 0.0
+    else:
+        p = float(stats.ttest_1samp(apart, 0).pvalue)
+    difference = float(apart.mean()) if len(apart) else math.nan
+    return Difference(difference, *mean_interval(apart, level), p, "paired t")
+
+
 def _permutation_p(
     apart: NDArray[np.float64], draws: int, rows: int, rng: np.random.Generator
 ) -> float:

@@ -82,6 +82,12 @@ def owned(
                 path.rmdir()
 
 
+def is_owned(folder: Path, part: str = "") -> bool:
+    """Return whether a process owns a folder, or a part of it; see `owned`. Changes nothing."""
+    path = folder / (f"{LOCK_PREFIX}-{part}" if part else LOCK_PREFIX)
+    return path.exists() and _Lock(path, "").is_held()
+
+
 def create_first(paths: Iterable[Path], option: str = "out") -> Path:
     """Create the first of these folders that does not exist, so that no other process gets it.
 
@@ -198,6 +204,20 @@ class _Lock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def is_held(self) -> bool:
+        """Return whether a process holds the lock; a lock file that is there stays."""
+        try:
+            file = os.open(self.path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return False
+        try:
+            locked = _lock(file)
+            return self._is_alive() if locked is None else not locked
+        except OSError:
+            return False
+        finally:
+            os.close(file)  # which unlocks it
 
     def holder(self) -> str:
         """Describe the process that holds the lock."""

@@ -1,0 +1,87 @@
+"""The executor `slurm`: jobs of a SLURM cluster, by submitit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gtacli.config.option import option
+from gtacli.errors import GtaError
+from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
+
+# A word of sbatch's options: none that begins another option, or another line of the script.
+Word = Annotated[str, Field(pattern=r"^[\w.,:@%+=\[\]&|*()-]+$")]
+
+
+class SlurmOptions(ExecutorOptions):
+    """Options of the jobs, named as sbatch names them.
+
+    A study's file may come from others: there is none that runs a program of its own.
+    """
+
+    cluster: Literal["slurm", "local"] = option(
+        "slurm", "slurm, or local: processes of this machine, to try a study"
+    )
+    partition: Word | None = option(None, "partition")
+    account: Word | None = option(None, "account")
+    qos: Word | None = option(None, "quality of service")
+    constraint: Word | None = option(None, "features of the node")
+    time: int = option(24 * 60, "limit of time of a job in minutes", ge=1)
+    gpus: int = option(1, "GPUs of a job", ge=0)
+    cpus: int = option(8, "cores of a job", ge=1)
+    mem_gb: float | None = option(None, "memory of a job in GB", gt=0)
+
+
+class Slurm(Executor[SlurmOptions]):
+    """Jobs of a SLURM cluster, which must share this folder. `jobs`: at a time.
+
+    A job that reaches its limit of time is submitted again by the study, and its run goes on.
+    """
+
+    Options: ClassVar[type[ExecutorOptions]] = SlurmOptions
+
+    def __init__(self, options: SlurmOptions, jobs: int | None, folder: Path) -> None:
+        super().__init__(options, jobs, folder)
+        try:
+            import submitit
+        except ImportError:
+            text = "slurm needs submitit: pip install 'gtacli[slurm]'"
+            raise GtaError(text, option="executor") from None
+        self.slots = jobs
+        try:
+            self._engine = submitit.AutoExecutor(folder, cluster=options.cluster)
+        except RuntimeError as error:  # no sbatch here
+            text = f"{' '.join(str(error).split())} (`executor=slurm` runs where sbatch does)"
+            raise GtaError(text, option="executor") from None
+        self._engine.update_parameters(**_parameters(options))
+        self._running: list[Any] = []
+
+    def submit(self, words: Sequence[str], log: Path) -> Job:
+        job = self._engine.submit(run_words, list(words), log.absolute(), Path.cwd())
+        self._running = [other for other in self._running if not other.done()] + [job]
+        return job
+
+    def close(self) -> None:
+        for job in self._running:
+            if not job.done():
+                job.cancel(check=False)
+        for job in self._running:
+            job.wait()
+
+
+def _parameters(options: SlurmOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": "gta-study",
+        "timeout_min": options.time,
+        "cpus_per_task": options.cpus,
+        "gpus_per_node": options.gpus,
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "mem_gb": options.mem_gb,
+    }
+    own = ("partition", "account", "qos", "constraint")
+    found |= {f"slurm_{name}": getattr(options, name) for name in own}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,40 @@
+"""The metrics of a cell's result, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+DEFAULTS = ("test_top1", "top1", "map", "mean_iou", "fg_consistency", "final_loss", "val_top1")
+"""The metric of a table that names none: the first of these that the results have."""
+LOWER_IS_BETTER = frozenset(
+    ["final_loss", "attention_drift", "seconds", "peak_memory_mb", "recon_fg", "recon_bg", "bg_gap"]
+)
+FRACTIONS = (
+    "top1",
+    "top5",
+    "iou",
+    "knn",
+    "map",
+    "recall",
+    "jaccard",
+    "corloc",
+    "attention",
+    "f_beta",
+)
+"""Parts of the names of metrics that are fractions, shown as percentages."""
+
+
+def metric_of(result: Mapping[str, Any], name: str) -> float | None:
+    """Return a metric: a key of the result, or keys joined by dots (`knn.20`); None if absent."""
+    value: Any = result
+    for part in [name] if name in result else name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def is_fraction(name: str) -> bool:
+    """Return whether a metric is a fraction by its name."""
+    return any(part in name for part in FRACTIONS) and "drift" not in name

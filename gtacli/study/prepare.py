@@ -1,0 +1,47 @@
+"""The start of a study: its folder, the fingerprints of its datasets, its executor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gtacli.config.base import build
+from gtacli.data.spec import load_dataset
+from gtacli.errors import UsageError, errors_about
+from gtacli.executors.base import Executor
+from gtacli.registry import EXECUTORS
+from gtacli.runtime.drafts import content
+from gtacli.study.folder import StudyFolder
+from gtacli.study.plan import StudyPlan
+from gtacli.study.work import data_specs
+
+
+def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
+    """Return the folder of a study, which begins in it or goes on.
+
+    Raises UsageError for a folder with anything else, for another study whose cells are at work in
+    it, and GtaError for a dataset that cannot be read.
+    """
+    folder = StudyFolder(path)
+    if folder.file.is_file():
+        if folder.file.read_text(encoding="utf-8") != text:
+            for name in folder.plan.cells:
+                if folder.is_running(name):
+                    text = f"cells of another study are at work in {path} ({name})"
+                    raise UsageError(text, option="out")
+    elif path.is_dir() and content(p.name for p in path.iterdir()):
+        raise UsageError(f"{path} is not empty, and no study's folder", option="out")
+    specs = dict.fromkeys(spec for c in plan.cells.values() for spec in data_specs(c.settings))
+    data = {}
+    for spec in specs:
+        with errors_about("data"):
+            data[spec] = load_dataset(spec).fingerprint()
+    folder.begin(text, plan, data)
+    return folder
+
+
+def open_executor(folder: StudyFolder, name: str, jobs: int | None) -> Executor[Any]:
+    """Return an executor with the options that the study has for it. Raises GtaError."""
+    kind = EXECUTORS.load(name)
+    options = build(kind.Options, folder.plan.file.executor.get(name, {}), f"executor.{name}")
+    return kind(options, jobs, folder.path / "executor")

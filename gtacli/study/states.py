@@ -1,0 +1,130 @@
+"""The states of a study's cells, and the values that its tuning cells have chosen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from gtacli.config.study import Tuning
+from gtacli.errors import GtaError
+from gtacli.runtime.atomic import to_json
+from gtacli.study.folder import CellRecord, State, StudyFolder
+from gtacli.study.metrics import metric_of
+from gtacli.study.plan import Cell, Settings, merged
+
+
+class StudyProgress:
+    """The progress of a study, as its folder was when this was made.
+
+    Attributes:
+        records: of the cells that have ended, by name.
+        states: of all cells, by name.
+        problems: why values cannot be chosen, by the cell that needs them.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self.folder = folder
+        self.plan = folder.plan
+        self.records: dict[str, CellRecord] = {}
+        self.states: dict[str, State] = {}
+        self.problems: dict[str, str] = {}
+        for cell in self.plan.cells.values():  # what a cell needs stands before it
+            self.update(cell)
+
+    def update(self, cell: Cell) -> State:
+        """Read the state of a cell anew."""
+        record = self.folder.record(cell.name)
+        self.records.pop(cell.name, None)
+        if record is not None:
+            self.records[cell.name] = record
+        self.states[cell.name] = state = self._state(cell, record)
+        return state
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the result of a finished cell, else None."""
+        if self.states[cell.name] is not State.FINISHED:
+            return None
+        return self.records[cell.name].result
+
+    def settings(self, cell: Cell) -> Settings | None:
+        """Return the settings of a cell with those that were chosen; None while they are open."""
+        if not cell.candidates:
+            return cell.settings
+        results = [(values, self._finished(name)) for name, values in cell.candidates]
+        if any(result is None for _, result in results):
+            return None
+        try:
+            best = choose([(v, r) for v, r in results if r is not None], self.plan.file.tuning)
+        except GtaError as error:
+            self.problems[cell.name] = error.message
+            return None
+        self.problems.pop(cell.name, None)
+        return merged(cell.settings, best)
+
+    def _finished(self, name: str) -> dict[str, Any] | None:
+        return self.result(self.plan.cells[name])
+
+    def _state(self, cell: Cell, record: CellRecord | None) -> State:
+        if self.folder.is_running(cell.name):
+            return State.RUNNING
+        needed = [self.states[name] for name in cell.needs]
+        settings = self.settings(cell) if State.CHANGED not in needed else None
+        if cell.name in self.problems:
+            return State.FAILED
+        if record is not None and record.result is not None:
+            if settings is None:
+                return State.WAITING if State.CHANGED not in needed else State.CHANGED
+            same = not self.changes(cell, record, settings)
+            return State.FINISHED if same else State.CHANGED
+        if settings is None or any(state is not State.FINISHED for state in needed):
+            return State.WAITING
+        if record is not None:
+            return State.FAILED
+        return State.INTERRUPTED if self.folder.has_begun(cell.name) else State.READY
+
+    def changes(self, cell: Cell, record: CellRecord, settings: Settings) -> list[str]:
+        """Return what is other in the study now than when a cell was computed."""
+        found = []
+        before, now = record.settings, _plain(settings)
+        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        found += [f"{key} was {before.get(key)}" for key in keys]
+        inputs = self.folder.inputs
+        if record.command != cell.command:
+            found.append(f"the command was {record.command}")
+        if record.code != inputs.code:
+            found.append("it was computed by other code or packages")
+        for spec, fingerprint in record.data.items():
+            if inputs.data.get(spec, fingerprint) != fingerprint:
+                found.append(f"data {spec} was other")
+        return found
+
+
+def choose(results: list[tuple[Settings, dict[str, Any]]], tuning: Tuning) -> Settings:
+    """Return the values with the best mean metric over the tuning seeds; the first of equals.
+
+    Args:
+        results: the tried values with the result of each cell.
+
+    Raises GtaError if a result lacks the metric.
+    """
+    scores: dict[str, list[float]] = defaultdict(list)
+    tried: dict[str, Settings] = {}
+    for values, result in results:
+        key = to_json(values, sort_keys=True)
+        tried.setdefault(key, values)
+        score = metric_of(result, tuning.metric)
+        if score is None:
+            text = f"the tuning cells have no '{tuning.metric}', by which values are chosen"
+            raise GtaError(f"{text}; hold images out, or set tuning.metric")
+        scores[key].append(-score if tuning.lower_is_better else score)
+    return tried[max(scores, key=lambda key: fmean(scores[key]))]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a file holds them."""
+    import json
+
+    plain: dict[str, Any] = json.loads(to_json(dict(settings)))
+    return plain

@@ -1,0 +1,163 @@
+"""`gta study` from its file to its table, with real runs in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gtacli.cli import main
+from gtacli.executors.base import Executor, ExecutorOptions, Job
+from gtacli.registry import EXECUTORS
+from tests.conftest import write_tiny_data, write_tiny_model
+
+STUDY = """
+command = "finetune"
+[fixed]
+data = "DATA"
+model = "MODEL"
+epochs = 1
+batch_size = 8
+workers = 0
+device = "cpu"
+[grid]
+seed = [0]
+[method.none]
+regularizer = ["none"]
+[method.gta]
+lam = 0.1
+[[then]]
+command = "probe knn"
+k = [5]
+"""
+CELLS = ["none,seed=0", "none,seed=0,probe-knn", "gta,seed=0", "gta,seed=0,probe-knn"]
+
+
+class Here(Executor[ExecutorOptions]):
+    """An executor whose commands run at once, in this process."""
+
+    def __init__(self, options: ExecutorOptions, jobs: int | None, folder: Path) -> None:
+        super().__init__(options, jobs, folder)
+        self.slots = 1
+
+    def submit(self, words: Sequence[str], log: Path) -> Job:
+        status = main(list(words))
+
+        class Ended:
+            def done(self) -> bool:
+                return True
+
+            def result(self) -> int:
+                return status
+
+        return Ended()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A study that has run."""
+    path = tmp_path_factory.mktemp("study")
+    text = STUDY.replace("DATA", str(write_tiny_data(path)))
+    text = text.replace("MODEL", str(write_tiny_model(path)))
+    (path / "s.toml").write_text(text)
+    with EXECUTORS.registered("here", Here):
+        words = [str(path / "s.toml"), "-o", str(path / "out"), "--executor", "here", "-q"]
+        assert main(["study", "run", *words]) == 0
+        yield path
+
+
+def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["study", *words, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_cell_is_an_ordinary_run_that_its_recipe_repeats(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = study / "out"
+    assert sorted(path.name for path in (out / "cells").iterdir()) == sorted(CELLS)
+    summary = json.loads((out / "cells" / CELLS[0] / "summary.json").read_text())
+    record = json.loads((out / "records" / f"{CELLS[0]}.json").read_text())
+    assert record["result"] == summary
+    probe = json.loads((out / "records" / f"{CELLS[1]}.json").read_text())
+    assert probe["result"]["task"] == "knn"
+    capsys.readouterr()
+    recipe = str(out / "records" / f"{CELLS[2]}.toml")
+    assert main(["finetune", "--recipe", recipe, "--print-config"]) == 0
+    assert "lam = 0.1" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_not_run_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", str(study / "s.toml"), "-o", str(study / "out"), "--executor", "here"]
+    (result,) = lines(capsys, *words)
+    assert (result["cells"], result["finished"], result["ran"]) == (4, 4, [])
+    states = lines(capsys, "status", str(study / "out"))
+    assert [row["cell"] for row in states] == CELLS
+    assert {row["state"] for row in states} == {"finished"}
+
+
+def test_tables_figures_and_comparisons(
+    study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = str(study / "out")
+    (table,) = lines(capsys, "table", out)
+    assert [row["method"] for row in table["rows"]] == ["none", "gta"]
+    (knn,) = lines(capsys, "table", out, "--metric", "probe-knn:knn.5")
+    assert 0 < knn["rows"][0]["columns"]["all"]["mean"] <= 1
+    for form, text in (("markdown", "| none |"), ("latex", "\\toprule"), ("csv", "none,all")):
+        capsys.readouterr()
+        assert main(["study", "table", out, "--format", form]) == 0
+        assert text in capsys.readouterr().out
+    lines(capsys, "plot", out, "-o", str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (pair,) = lines(capsys, "compare", out, "gta", "none")
+    assert pair["n"] == 1
+    assert pair["p"] is None
+    assert main(["study", "compare", out, "gta", "nobody"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "finetune-nothing"], "unknown recipe"),
+        (["run", "cub-gta"], "neither [grid] nor [method.NAME]"),
+        (["status", "."], "is no study's folder"),
+        (["run", "S", "-o", "USED"], "is not empty, and no study's folder"),
+        (["run", "S", "--executor", "lokal"], "did you mean 'local'"),
+    ],
+    ids=["unknown", "a recipe", "no study", "used", "executor"],
+)
+def test_wrong_usage_is_one_line(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.toml").write_text(STUDY)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    named = {"S": "s.toml", "USED": "used"}
+    assert main(["study", *(named.get(word, word) for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert message in line
+    assert line.startswith("error: ")
+
+
+def test_a_study_is_no_recipe_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.toml").write_text(STUDY)
+    assert main(["finetune", "--recipe", str(tmp_path / "s.toml")]) == 2
+    assert "is a study of many runs" in capsys.readouterr().err
+
+
+def test_the_cells_are_listed_without_running_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.toml").write_text(STUDY)
+    found = lines(capsys, "run", str(tmp_path / "s.toml"), "--dry-run")
+    assert [row["cell"] for row in found] == CELLS

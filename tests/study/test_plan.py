@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtacli.config.study import read_study
+from gtacli.errors import UsageError
+from gtacli.study.plan import StudyPlan, cell_name, check_settings, make_plan, merged
+
+from .conftest import STUDY
+
+HEAD = 'command = "finetune"\n[fixed]\ndata = "demo"\nmodel = "demo"\n'
+
+
+def plan_of(text: str) -> StudyPlan:
+    plan = make_plan(read_study(text, "s.toml"), "s.toml")
+    check_settings(plan, "s.toml")
+    return plan
+
+
+def test_all_methods_with_the_first_seed_come_first() -> None:
+    cells = [cell for cell in plan_of(STUDY).cells.values() if not cell.tunes]
+    assert [cell.settings["seed"] for cell in cells] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [cell.turn for cell in cells] == sorted(cell.turn for cell in cells)
+    assert [cell.name for cell in cells][:2] == [
+        "none,sampling_rate=15,seed=0",
+        "gta,sampling_rate=15,seed=0",
+    ]
+
+
+def test_values_are_chosen_before_the_first_cell_that_has_them_and_once_for_all_seeds() -> None:
+    plan = plan_of(STUDY)
+    tuning = [cell for cell in plan.cells.values() if cell.tunes]
+    assert len(tuning) == 2 * 2  # two rates, two strengths, one seed
+    assert {cell.settings["seed"] for cell in tuning} == {1000}
+    assert all(cell.settings["hold_out"] == 20.0 for cell in tuning)
+    names = list(plan.cells)
+    for cell in plan.cells.values():
+        assert all(names.index(need) < names.index(cell.name) for need in cell.needs)
+    assert len(plan.cells["gta,sampling_rate=15,seed=2"].needs) == 2
+
+
+def test_a_number_of_trials_is_the_same_budget_for_all_methods() -> None:
+    text = f"""{HEAD}[tuning]
+trials = 3
+seeds = [7, 8]
+[method.a]
+[method.a.tune]
+lr = [1e-4, 2e-4, 4e-4, 8e-4]
+[method.b]
+[method.b.tune]
+lr = [1e-4, 2e-4]
+lam = [0.1, 1]
+"""
+    tuning = [cell for cell in plan_of(text).cells.values() if cell.tunes]
+    for method in ("a", "b"):
+        assert sum(cell.method == method for cell in tuning) == 3 * 2
+
+
+def test_a_method_with_a_grid_of_its_own_is_several_rows() -> None:
+    plan = plan_of(f"{HEAD}[method.none]\n[method.gta]\n[method.gta.grid]\nlam = [0.1, 1]\n")
+    assert plan.methods == ("none", "gta lam=0.1", "gta lam=1")
+    assert plan.cells["gta_lam=1"].settings["lam"] == 1
+
+
+def test_a_command_that_follows_has_the_run_as_model_and_its_data_and_seed() -> None:
+    plan = plan_of(f'{HEAD}[grid]\nseed = [5]\n[[then]]\ncommand = "probe knn"\nk = [20]\n')
+    main, then = plan.cells.values()
+    assert (then.parent, then.command) == (main.name, "probe knn")
+    assert dict(then.settings) == {"data": "demo", "seed": 5, "k": [20]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{HEAD}[method.a]\nlra = 1\n", "cell a: unknown key 'lra'"),
+        (f"{HEAD}[method.a]\nlr = -1\n", "cell a: lr: must be more than 0, got -1"),
+        (f'{HEAD}[method.a]\nout = "x"\n', "out: a: the study says where"),
+        (f"{HEAD}[grid]\nlr = [1.0]\n[method.a]\nlr = 1.0\n", "'lr' of method 'a' is in `grid`"),
+        (f"{HEAD}[grid]\nseed = [1000]\n[method.a]\n[method.a.tune]\nlr = [1.0]\n", "seed 1000"),
+        (f'{HEAD}[tuning]\nmetric = "test_top1"\n[method.a]\n', "test images, which choose"),
+        (f"{HEAD}[grid]\nlr = []\n", "grid.lr"),
+        (f"{HEAD}[row.x]\nmethod = 'b'\nmetric = 'm'\n[method.a]\n", "which is not there"),
+        ('command = "fintune"\n[grid]\nseed = [0]\n', "did you mean 'finetune'"),
+        ('command = "finetune"\nlr = 1.0\n', "neither [grid] nor [method.NAME]"),
+        (f"{HEAD}[grids]\nlr = [1.0]\n[method.a]\n", "unknown key 'grids'"),
+        (f"{HEAD}[method.a", "is not TOML"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_before_anything_runs(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        plan_of(text)
+    assert str(error.value).startswith("s.toml")
+
+
+def test_the_environment_changes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTA_FINETUNE__LR", "-1")
+    plan_of(STUDY)
+
+
+@given(
+    st.text(min_size=1), st.dictionaries(st.text(min_size=1), st.text() | st.floats(), max_size=4)
+)
+def test_a_name_is_one_safe_part_of_a_path(method: str, keys: dict[str, object]) -> None:
+    name = cell_name(method, keys)
+    assert re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9_.,=+-]*", name) or name[0] in "-="
+    assert len(name) <= 180
+    assert name == cell_name(method, keys)
+
+
+@given(st.lists(st.text(min_size=1, max_size=60), min_size=2, max_size=2, unique=True))
+def test_other_values_have_other_names(values: list[str]) -> None:
+    one, other = (cell_name("m", {"data": value}) for value in values)
+    assert one != other
+
+
+def test_tables_merge_key_by_key() -> None:
+    low = {"a": {"x": 1, "y": 2}, "b": 1}
+    assert merged(low, {"a": {"y": 3}}, {"b": {"z": 1}}) == {"a": {"x": 1, "y": 3}, "b": {"z": 1}}
+    assert low == {"a": {"x": 1, "y": 2}, "b": 1}
