@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ VOLATILE = {  # figures of the clock and the machine, in metrics.jsonl and summa
     "report",
     "sheet",
 }
+
+
+CLASS_NAME = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback")
 
 
 class Gta:
@@ -171,6 +175,19 @@ def outcome(argv, rc, out: bytes, err: bytes, seconds: float) -> dict:
         "last": text.strip().splitlines()[-1] if text.strip() else "",
         "seconds": round(seconds, 2),
     }
+
+
+def faults_of(met: dict) -> list[str]:
+    """Return what is wrong with the end of a command that has met a limit."""
+    errors = [line for line in met["err"].splitlines() if line.startswith("error: ")]
+    defects = []
+    if met["rc"] not in (0, 1, 2, 3):
+        defects.append(f"status {met['rc']}: {met['err'][-300:]}")
+    elif met["rc"] > 1 and len(errors) != 1:
+        defects.append(f"{len(errors)} lines of error: {met['err'][-300:]}")
+    if found := CLASS_NAME.search(met["err"]):
+        defects.append(f"{found[0]}: {met['err'][-300:]}")
+    return defects
 
 
 def group(process) -> list[int]:

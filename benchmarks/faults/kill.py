@@ -1,4 +1,8 @@
-"""Kill commands at random moments, go on as documented, compare with an undisturbed run."""
+"""Kill commands at random moments, go on as documented, compare with an undisturbed run.
+
+CHILD kills a process that the command has started (one that loads images, one of several that
+train), as the system does when its memory is full. The command must end with one line of error.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from random import Random
 from typing import Any
 
 from cases import CASES, Plan, differences, printed
-from commands import Gta, end_group, group, hidden, outcome
+from commands import Gta, end_group, faults_of, group, hidden, outcome
 from fixtures import made_fixtures
 from records import Records
 
-SIGNALS = ("KILL", "TERM", "INT", "INT2")
-NUMBERS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
+SIGNALS = ("KILL", "TERM", "INT", "INT2", "CHILD")
+NUMBERS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "CHILD": signal.SIGKILL}
 PATIENCE_SECONDS = 60.0
 
 
@@ -54,6 +58,7 @@ def run(place: Path, records: Records, trials: int, only: list[str]) -> None:
         for case in CASES
         for name in SIGNALS
         if not only or case in only
+        if name != "CHILD" or not CASES[case].exact
         if trial < -(-trials // CASES[case].cost)
     ]
     for unit in records.left(units):
@@ -120,9 +125,11 @@ class Trial:
         start = time.monotonic()
         while process.poll() is None and time.monotonic() - start < share * self.told["seconds"]:
             time.sleep(0.003)
+        while self.signal == "CHILD" and process.poll() is None and not children(process):
+            time.sleep(0.003)
         ended = process.poll() is not None
         if not ended:
-            self.send(process, alone)
+            ended = not self.send(process, alone)
         try:
             process.wait(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -138,21 +145,34 @@ class Trial:
         self.totals["kills"] += 1
         self.totals[f"status {done['rc']}"] += 1
         self.ways.append(f"{share:.2f} {'alone' if alone else 'all'}")
-        if self.signal != "KILL" and done["rc"] not in (130, 0):
+        if self.signal == "CHILD":
+            defects += faults_of(done)
+        elif self.signal != "KILL" and done["rc"] not in (130, 0):
             defects.append(f"{self.signal} gives {done['rc']}: {done['err'][-300:]}")
         if done["traceback"]:
             defects.append(f"traceback: {done['err'][-300:]}")
         return None
 
-    def send(self, process: Any, alone: bool) -> None:
+    def send(self, process: Any, alone: bool) -> bool:
+        """Send the signal; return whether there was a process for it."""
         number = NUMBERS.get(self.signal, signal.SIGINT)
         for again in range(1 + (self.signal == "INT2")):
             if again:
                 time.sleep(self.rng.uniform(0.02, 0.5))
-            for pid in [process.pid] if alone else group(process):
+            below = children(process)
+            if self.signal == "CHILD":
+                targets = [self.rng.choice(below)] if below else []
+            else:
+                targets = [process.pid] if alone else [process.pid, *below]
+            for pid in targets:
                 if process.poll() is None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
+        return bool(targets)
+
+
+def children(process: Any) -> list[int]:
+    return [pid for pid in group(process) if pid != process.pid]
 
 
 def remaining(process: Any) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import resource
 import shutil
 import threading
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cases import Plan, differences
-from commands import Gta, hidden
+from commands import Gta, faults_of, hidden
 from fixtures import made_fixtures
 from kill import Reference
 from records import Records
 from writes import MOST, at_change, changes
-
-CLASS_NAME = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback")
 
 
 def no_memory() -> None:
@@ -92,16 +89,3 @@ def run(place: Path, records: Records, every: int, only: list[str]) -> None:
         records.add(unit, defects, said=lines[-1:], totals=totals)
         if not defects:
             shutil.rmtree(out, ignore_errors=True)
-
-
-def faults_of(met: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the end of a command that has met a limit."""
-    errors = [line for line in met["err"].splitlines() if line.startswith("error: ")]
-    defects = []
-    if met["rc"] not in (0, 1, 2, 3):
-        defects.append(f"status {met['rc']}: {met['err'][-300:]}")
-    elif met["rc"] > 1 and len(errors) != 1:
-        defects.append(f"{len(errors)} lines of error: {met['err'][-300:]}")
-    if found := CLASS_NAME.search(met["err"]):
-        defects.append(f"{found[0]}: {met['err'][-300:]}")
-    return defects

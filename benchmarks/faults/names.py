@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cases import CUT
-from commands import Gta
+from commands import CLASS_NAME, Gta
 from fixtures import TINY, made_fixtures
-from limits import CLASS_NAME
 from records import Records
 
 PATIENCE = 120.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SIGNALS = {"KILL": "SIGKILL", "TERM": "SIGTERM", "INT": "Ctrl-C", "INT2": "Ctrl-C twice"}
+CHILD = "SIGKILL of a process that it has started at a random moment"
 FUZZ = ("accepted", "refused", "unforeseen", "wrong", "silent", "hang", "memory", "died")
 
 LIMITS = {
@@ -25,6 +26,7 @@ def print_tables(work: Path) -> None:
     for name, text in SIGNALS.items():
         some = {u: r for u, r in kills.items() if u.split()[1] == name}
         row(f"{text} at a random moment", some, "kills")
+    row(CHILD, {u: r for u, r in kills.items() if u.split()[1] == "CHILD"}, "kills")
     row("killed at a change of the disk", writes, "kills")
     limits = read(work / "limits.jsonl")
     for name in LIMITS:

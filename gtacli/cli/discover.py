@@ -124,5 +124,5 @@ def _fill(
         "new": new,
         "failed": ending.failed,
         "bytes": size_of(cache.folder),
-        "images_per_second": images / (perf_counter() - start),
+        "images_per_second": images / max(perf_counter() - start, 1e-9),
     }

@@ -170,7 +170,13 @@ def _kill_workers() -> None:
 
 
 def _end_worker(error: BaseException) -> None:
-    """End this process with a status that tells its parent why."""
+    """End this process with a status that tells its parent why.
+
+    A parent that has broken off the connection is about to end, and must hear of no failure then;
+    one that still waits notices that its worker has gone.
+    """
+    if isinstance(error, ConnectionError):
+        os._exit(0)
     number = error_number(error)
     os._exit(1 if number is None else WORKER_STATUS + number)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+from gtacli.runtime.limits import WORKER_STATUS
+from gtacli.runtime.processes import _end_worker
 
 CODE = """
     import resource
@@ -71,3 +76,22 @@ def test_a_worker_that_is_stuck_does_not_keep_its_parent() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert (done.stdout, done.stderr) == ("ready\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(OSError(errno.ENOSPC, "x"), WORKER_STATUS + errno.ENOSPC), (ValueError("x"), 1),
+     (ConnectionResetError(errno.ECONNRESET, "x"), 0), (BrokenPipeError(errno.EPIPE, "x"), 0)],
+)  # fmt: skip
+def test_a_worker_whose_parent_has_hung_up_has_not_failed(
+    error: Exception, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with a status, at which torch raised an error in the parent's last moments."""
+
+    def leave(number: int) -> None:
+        raise SystemExit(number)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        _end_worker(error)
+    assert ended.value.code == status

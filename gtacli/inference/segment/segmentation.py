@@ -73,7 +73,7 @@ def segment(
             if result.score is not None:
                 total.add(result.score)
             yield result.line
-    rate = done / (time.perf_counter() - start)
+    rate = done / max(time.perf_counter() - start, 1e-9)
     summaries = [
         writer.summary(done, failed, total, rate)
         for writer, total in zip(pipeline.writers, totals, strict=True)
