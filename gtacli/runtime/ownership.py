@@ -69,7 +69,7 @@ def owned(
     Raises UsageError if another process owns it, GtaError if the folder cannot be written.
     """
     made = _make(folder, option)
-    lock = _Lock(folder / (f"{LOCK_PREFIX}-{part}" if part else LOCK_PREFIX), command)
+    lock = _Lock(_lock_file(folder, part), command)
     try:
         _acquire(lock, folder, option, PATIENCE if patience is None else patience)
         if not part:
@@ -84,8 +84,20 @@ def owned(
 
 def is_owned(folder: Path, part: str = "") -> bool:
     """Return whether a process owns a folder, or a part of it; see `owned`. Changes nothing."""
-    path = folder / (f"{LOCK_PREFIX}-{part}" if part else LOCK_PREFIX)
+    path = _lock_file(folder, part)
     return path.exists() and _Lock(path, "").is_held()
+
+
+def remove_dead_lock(folder: Path, part: str = "") -> None:
+    """Remove the lock file that an owner has left which was killed just before it removed it."""
+    path = _lock_file(folder, part)
+    if path.exists():
+        with suppress(GtaError), owned(folder, "", part, patience=0, shared=True):
+            pass
+
+
+def _lock_file(folder: Path, part: str) -> Path:
+    return folder / (f"{LOCK_PREFIX}-{part}" if part else LOCK_PREFIX)
 
 
 def create_first(paths: Iterable[Path], option: str = "out") -> Path:

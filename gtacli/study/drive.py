@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from gtacli.executors.base import Executor, Job
 from gtacli.runtime.interrupts import StopSignal
+from gtacli.runtime.ownership import remove_dead_lock
 from gtacli.study.folder import State, StudyFolder
 from gtacli.study.plan import Cell
 from gtacli.study.states import StudyProgress
@@ -72,6 +73,8 @@ class _Driver:
         self.looked = 0.0
 
     def run(self) -> Course:
+        for name in self.progress.states:
+            remove_dead_lock(self.folder.cells, name)
         with StopSignal() as stop:
             try:
                 while not stop.requested and self._step():

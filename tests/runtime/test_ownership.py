@@ -265,3 +265,26 @@ def test_default_folder_that_cannot_be_created(
     (tmp_path / "runs").touch()
     with pytest.raises(GtaError, match="runs is a file"):
         default_out("segment")
+
+
+def test_a_lock_is_seen_without_being_touched(tmp_path: Path) -> None:
+    assert not ownership.is_owned(tmp_path, "part")
+    with owned(tmp_path, "study", part="part"):
+        assert ownership.is_owned(tmp_path, "part")
+        assert not ownership.is_owned(tmp_path)
+        ownership.remove_dead_lock(tmp_path, "part")
+        assert (tmp_path / f"{LOCK_PREFIX}-part").exists()
+    (tmp_path / f"{LOCK_PREFIX}-part").touch()  # its owner was killed
+    assert not ownership.is_owned(tmp_path, "part")
+    assert (tmp_path / f"{LOCK_PREFIX}-part").exists()
+    ownership.remove_dead_lock(tmp_path, "part")
+    assert not (tmp_path / f"{LOCK_PREFIX}-part").exists()
+
+
+def test_a_dead_owner_is_seen_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "_lock", lambda file: None)
+    with owned(tmp_path, "study", part="part"):
+        assert ownership.is_owned(tmp_path, "part")
+    assert not ownership.is_owned(tmp_path, "part")

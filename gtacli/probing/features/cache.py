@@ -41,7 +41,7 @@ from gtacli.probing.features.files import (
 from gtacli.runtime.batching import chunks
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
-from gtacli.runtime.ownership import owned
+from gtacli.runtime.ownership import owned, remove_dead_lock
 from gtacli.runtime.prefetch import ahead
 
 log = logging.getLogger(__name__)
@@ -163,13 +163,14 @@ class FeatureCache:
         return None
 
     def _remove_blocks(self, keys: Iterable[FeatureKey]) -> None:
-        """Remove the blocks of whole files, which a command that was killed has left."""
+        """Remove the blocks and locks of whole files, which a command that was killed has left."""
         for key in keys:
             folder = self.folder / key.digest
             if folder.is_dir():
                 # Unless another command works there, or nobody may write.
                 with suppress(GtaError), owned(self.folder, "probe", key.digest, patience=0):
                     shutil.rmtree(folder, ignore_errors=True)
+            remove_dead_lock(self.folder, key.digest)
 
     def _key(
         self, model: LoadedModel, records: tuple[Record, ...], column: FeatureColumn

@@ -338,6 +338,18 @@ def test_blocks_of_a_whole_file_are_removed(
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
+def test_the_lock_of_a_command_that_was_killed_at_its_end_is_removed(
+    tmp_path: Path, class_folders: Photos, small_vit: Model
+) -> None:
+    records, model = records_of(class_folders(train=2)), load_model(small_vit())
+    cache = FeatureCache(tmp_path / "cache", CPU)
+    cache.features(model, records, LAST)
+    (file,) = (tmp_path / "cache").iterdir()
+    (tmp_path / "cache" / f".gta-lock-{file.stem}").touch()
+    cache.features(model, records, LAST)
+    assert [*(tmp_path / "cache").iterdir()] == [file]
+
+
 def test_no_readable_image_is_an_error(
     tmp_path: Path, class_folders: Photos, small_vit: Model
 ) -> None:
