@@ -43,6 +43,7 @@ _OTHER_FORMATS = {
     ),
 }
 _TAR = slice(257, 262), b"ustar"  # files of torch before 0.1.10 were such archives
+_PICKLES = (b"PK\x03\x04", b"\x80\x02")  # of torch: an archive, or the format before it
 _SNIFFED = 512
 _SHARD = re.compile(r"(?!\.\.?$)[^/\\:\0]+")
 Suits = Callable[[tuple[int, ...]], bool]
@@ -150,7 +151,8 @@ def _open(path: Path, files: ExitStack) -> Opened:
         safe = start[8:9] == b"{"  # a header of JSON behind its length
         if not safe and (what := _other_format(start)):
             raise GtaError(f"weights file {path} {what}")
-        if safe or path.suffix == ".safetensors":
+        named_so = path.suffix == ".safetensors" and not start.startswith(_PICKLES)
+        if safe or named_so:
             return _open_safetensors(file, path, files)
         return _open_pickle(file, path)
     except FileNotFoundError as e:
@@ -186,8 +188,14 @@ def _open_pickle(file: BinaryIO, path: Path) -> Opened:
     if content.foreign:
         log.info("%s: objects beside the weights were not read (%s)", path, _some(content.foreign))
     payload = content.payload
+    found = flatten(payload)
+    if not found and any(name.startswith("numpy") for name in content.foreign):
+        raise GtaError(
+            f"weights file {path} has arrays of NumPy, which are not read from pickled files; save "
+            "tensors: torch.save({name: torch.from_numpy(array) for ...})"
+        )
     keys = tuple(str(k) for k in payload if isinstance(k, str)) if isinstance(payload, dict) else ()
-    return Opened(flatten(payload), {}, keys)
+    return Opened(found, {}, keys)
 
 
 def _open_shards(index: Path, files: ExitStack) -> Opened:

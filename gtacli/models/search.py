@@ -40,12 +40,13 @@ _WORDS = re.compile(
 _BLOCK = re.compile(r"(?:\.|^)[a-z_]*\d+\.")
 # Of several networks: averages of the weights, then those that each method evaluates (BYOL's online
 # encoder; the teacher of DINO and iBOT, the target encoder of MSN and I-JEPA), then those without
-# such a name (the base encoder of MoCo-v3, the backbone of solo-learn), then the others.
+# such a name (the base encoder of MoCo-v3, encoder_q of MoCo, the backbone of solo-learn), then the
+# others.
 _EVALUATED = (
     re.compile(r"(^|[._])(ema|averaged?|averaging|swa|polyak)([._]|$)"),
     re.compile(r"(^|[._])online"),
     re.compile(r"(^|[._])(teacher|target_encoder)([._]|$|_)"),
-    re.compile(r"^(?!.*(student|momentum|target|current_model|raw_state))"),
+    re.compile(r"^(?!.*(student|momentum|target|current_model|raw_state|encoder_k|key_encoder))"),
 )
 _TELLING = re.compile(r"ema|averag|swa|online|teacher|target|base_encoder|student|momentum")
 Leaf = TypeVar("Leaf")

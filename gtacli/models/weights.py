@@ -22,6 +22,7 @@ MIN_PARTIAL = 0.5
 _PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Tensors before the first block, which every feature depends on.
 _ENTRY = ("patch_embed.", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre.")
+_ONE_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def load_weights(
         grid: (gh, gw) of the file's position embeddings if known; default: a square.
         method: resizing of position embeddings.
 
-    Raises GtaError below 90 %, or without all tensors before the first block (unless `partial`).
+    Raises GtaError below 90 %, or without all tensors before the first block and all matrices of
+    the blocks (unless `partial`).
     """
     own = model.state_dict()
     heads = head_prefixes(model)
@@ -172,17 +174,35 @@ def load_weights(
     backbone = [n for n in own if not n.startswith(heads)]
     found = sum(n in fitting for n in backbone)
     entry = next((n for n in missing if n.startswith(_ENTRY)), None)
+    drawn = next((n for n in missing if n.startswith("blocks.") and own[n].ndim > 1), None)
     few = found < (MIN_PARTIAL if partial else MIN_COVERAGE) * len(backbone)
-    if few or (entry and not partial):
+    if few or ((entry or drawn) and not partial):
         what = f"fills only {found} of {len(backbone)} tensors of the backbone"
         if not few:
-            what = f"has nothing for {entry}, which every block depends on"
-        raise GtaError(
-            f"{where} {what}{_example(report, entry)}; name the right architecture"
-            f"{_way_out(partial)}"
-        )
+            why = "which every block depends on" if entry else "which would stay random"
+            what = f"has nothing for {entry or drawn}, {why}"
+        known = _explain_few(where, tensors)
+        advice = f"name the right architecture{_way_out(partial)}" if known is None else known
+        raise GtaError(f"{where} {what}{_example(report, entry or drawn)}; {advice}")
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _explain_few(where: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return why a file has so few of a network's tensors, and what to do; None if unknown."""
+    if tensors and all(value.numel() == 0 for value in tensors.values()):
+        return (
+            "all its tensors are empty: DeepSpeed's ZeRO-3 keeps the values in other files, which "
+            "its zero_to_fp32.py joins"
+        )
+    if any(".base_layer." in name or ".lora_A." in name for name in tensors):
+        return (
+            "it has adapters that are not merged: merge them (merge_and_unload of peft), or name "
+            "model and adapter as MODEL+ADAPTER"
+        )
+    if _ONE_SHARD.search(where):
+        return "it is one of several shards: name their folder, or their index"
+    return None
 
 
 def _example(report: LoadReport, entry: str | None) -> str:

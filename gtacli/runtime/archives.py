@@ -19,6 +19,8 @@ import torch
 from gtacli.runtime.pickles import ArchiveError, Items, Place, StoredTensor, StubUnpickler
 
 _ZIP = b"PK\x03\x04"
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first pickle of the old format."""
 _LOCAL_HEADER = 30
 """Bytes of a zip entry's own header before its name."""
 _COUNT = 8
@@ -147,7 +149,9 @@ def _read_legacy(file: BinaryIO, size: int) -> Content:
     def unpickler() -> StubUnpickler:
         return StubUnpickler(file, lambda _, held: Place(file, -1, held if held <= size else -1))
 
-    for _ in range(3):  # the magic number, the version and the machine
+    if unpickler().load() != _MAGIC:
+        raise ArchiveError("is a pickle, but none of torch: save its tensors with torch.save")
+    for _ in range(2):  # the version and the machine
         unpickler().load()
     content = unpickler()
     payload = content.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import pickle
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -118,6 +119,11 @@ SEVERAL: dict[str, tuple[Any, str]] = {
         {"state_dict": below("target_encoder.", NONE) | below("online_encoder.", ONE)},
         "online_encoder",
     ),
+    "MoCo": (
+        {"state_dict": below("module.encoder_k.", NONE) | below("module.encoder_q.", ONE)
+         | {"module.queue": torch.zeros(3)}},
+        "encoder_q",
+    ),
     "MoCo-v3": (
         {"state_dict": below("module.momentum_encoder.", NONE) | below("module.base_encoder.", ONE)
          | {"module.predictor.0.weight": torch.zeros(3)}},
@@ -224,6 +230,46 @@ def test_what_is_no_weights_file_is_named(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GtaError, match=f"{name} {message}"):
         read_network(tmp_path / name)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickled_weights_by_the_name_of_safetensors(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "a.safetensors"
+    torch.save({"model": ONE}, path, _use_new_zipfile_serialization=not legacy)
+    assert set(read_network(path)[0].tensors) == set(ONE)
+
+
+def test_arrays_of_numpy_are_named(tmp_path: Path) -> None:
+    arrays = {name: value.numpy() for name, value in ONE.items()}
+    torch.save({"state_dict": arrays}, tmp_path / "a.pth")
+    with pytest.raises(GtaError, match=r"a\.pth has arrays of NumPy, which are not read"):
+        read_network(tmp_path / "a.pth")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "me"}))
+    with pytest.raises(GtaError, match=r"a\.pkl is a pickle, but none of torch"):
+        read_network(tmp_path / "a.pkl")
+
+
+def test_why_a_file_has_too_few_tensors(tmp_path: Path) -> None:
+    own = timm.create_model("vit_tiny_patch16_224", num_classes=2, depth=11).state_dict()
+    adapted = {
+        name.replace("attn.qkv.", "attn.qkv.base_layer."): value for name, value in own.items()
+    }
+    cases = {
+        "eleven blocks.pth": (own, "has nothing for blocks.11.attn.qkv.weight, which would stay"),
+        "adapters.pth": (adapted, "it has adapters that are not merged: merge them"),
+        "mp_rank_00_model_states.pt": (
+            {"module": {name: torch.empty(0) for name in own}},
+            "all its tensors are empty: DeepSpeed's ZeRO-3 keeps the values in other files",
+        ),
+        "model-00001-of-00002.bin": (
+            {name: own[name] for name in list(own)[:60]},
+            "it is one of several shards: name their folder, or their index",
+        ),
+    }
+    for file, (content, message) in cases.items():
+        torch.save(content, tmp_path / file)
+        with pytest.raises(GtaError, match=message):
+            load_model(f"vit_tiny_patch16_224@{tmp_path / file}")
 
 
 def test_a_header_as_long_as_the_sign_of_gzip_is_read(tmp_path: Path) -> None:
