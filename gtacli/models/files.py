@@ -189,7 +189,7 @@ def _open_pickle(file: BinaryIO, path: Path) -> Opened:
         log.info("%s: objects beside the weights were not read (%s)", path, _some(content.foreign))
     payload = content.payload
     found = flatten(payload)
-    if not found and any(name.startswith("numpy") for name in content.foreign):
+    if not found and any(name.endswith("multiarray._reconstruct") for name in content.foreign):
         raise GtaError(
             f"weights file {path} has arrays of NumPy, which are not read from pickled files; save "
             "tensors: torch.save({name: torch.from_numpy(array) for ...})"

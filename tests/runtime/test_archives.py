@@ -124,7 +124,7 @@ LIES: dict[str, tuple[Callable[[], bytes], str]] = {
         "holds no tensors of a model; it holds a",
     ),
     "long pickle": (lambda: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00", "is damaged"),
-    "memo": (lambda: b"\x80\x02]r\xff\xff\xff\x7f.", "is damaged"),
+    "memo": (lambda: b"\x80\x02]r\xff\xff\xff\x7f.", "is a pickle, but none of torch"),
     "text": (lambda: b"hello", "is damaged or of an unknown format"),
     "empty": (lambda: b"", "is empty"),
     "other zip": (
