@@ -49,9 +49,17 @@ def discover(
         raise UsageError(
             "not with `shard`: it would remove what the others write", option="overwrite"
         )
+    if config.executor is not None and (config.shard[1] > 1 or config.overwrite):
+        raise UsageError("not with `shard` or `overwrite`", option="executor")
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
+    if config.executor is not None and not call.dry_run:
+        from gtacli.cli.shards import run_shards
+
+        run_shards(config, call, images or [])
+        # What is left, such as the images of a part that was killed, and the summary.
+        config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
     from gtacli.discovery.maps.writer import MapWriter, block_size, check_free
     from gtacli.inference.discover import manifest_of
@@ -60,6 +68,7 @@ def discover(
 
     compute = start_compute(config)
     check_free(config.out)
+    out = config.out
     sources = _sources(images or [], config.data, null)
     assert config.spec is not None
     model = load_model(config.spec, image_size=config.image_size)
@@ -68,7 +77,6 @@ def discover(
     manifest = manifest_of(model, config.backend, backend, compute)
     finder = Finder(model, backend, compute)
     with ExitStack() as stack:
-        out = config.out
         if call.dry_run:
             out = Path(stack.enter_context(TemporaryDirectory()))
             sources = sources[: config.batch_size]

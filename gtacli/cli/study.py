@@ -62,8 +62,15 @@ def run(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="folder of the study", metavar="DIR")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="folder of the study [default: runs/study-NAME]",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     executor: Annotated[
         str, typer.Option(help="where cells run: local, slurm, ray, or a plug-in's", metavar="NAME")
     ] = "local",
@@ -105,7 +112,7 @@ def run(
             )
         return 0
     EXECUTORS.origin(executor)  # a wrong name is said before anything is read
-    path = out if out != Path() else Path("runs") / f"study-{found.path.stem}"
+    path = out or Path("runs") / f"study-{found.path.stem}"
     began = time.monotonic()
     folder = begin(path, text, plan)
     from gtacli.study.drive import drive

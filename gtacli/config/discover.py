@@ -53,6 +53,14 @@ class DiscoverConfig(BackendConfig):
         metavar="I/N",
         shown="0/1, all images",
     )
+    executor: str | None = option(
+        None,
+        "compute parts of the images as commands of their own: local, slurm, ray, or a plug-in's "
+        "executor; then collect them",
+        metavar="NAME",
+        shown="off",
+    )
+    jobs: int | None = option(None, "number of these parts", ge=1, shown="one a GPU; slurm, ray: 8")
     out: FilePath | None = option(
         None, "cache folder of the maps; images that it contains are skipped", metavar="CACHE"
     )

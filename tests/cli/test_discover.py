@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from gtacli.cli import main
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps import MapCache
-from gtacli.registry import DISCOVERY
+from gtacli.executors.base import Executor, ExecutorOptions, Job, ThreadJob
+from gtacli.registry import DISCOVERY, EXECUTORS
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -351,3 +354,23 @@ def test_shards_with_different_batch_sizes_cover_all_images(
         assert gta(*start, *more).status == 0
     done = gta("maps", "verify", str(tmp_path / "maps"), str(images), "--json")
     assert done.lines[0]["missing"] == []
+
+
+def test_an_executor_computes_the_same_maps_in_parts(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path, cache: Path
+) -> None:
+    class Here(Executor[ExecutorOptions]):
+        def submit(self, words: Sequence[str], log: Path) -> Job:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return ThreadJob(lambda: main(list(words)))
+
+    out = tmp_path / "parts"
+    given = words(tiny_model, out, "--data", tiny_data, "--executor", "here", "--json")
+    with EXECUTORS.registered("here", Here):
+        result = gta(*given, "--jobs", "2")
+        assert result.status == 0
+        assert gta(*given, "--shard", "0/2").status == 2
+        assert gta("discover", "-", *given[1:], "--executor", "here").status == 2
+    *_, summary = result.lines
+    assert (summary["images"], summary["new"]) == (30, 0)
+    assert set(map(bytes, MapCache(out).contents)) == set(map(bytes, MapCache(cache).contents))

@@ -161,3 +161,14 @@ def test_the_cells_are_listed_without_running_one(
     (tmp_path / "s.toml").write_text(STUDY)
     found = lines(capsys, "run", str(tmp_path / "s.toml"), "--dry-run")
     assert [row["cell"] for row in found] == CELLS
+
+
+def test_a_report_of_a_study_shows_its_finished_cells(
+    study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    words = ["report", str(study / "out"), "-o", str(page), "--no-images", "--json"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 4
+    assert all(name.split(",")[0] in page.read_text() for name in CELLS)
