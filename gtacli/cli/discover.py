@@ -45,6 +45,7 @@ def discover(
     config = with_model(config, config.data, option="teacher")
     if config.out is None:
         raise UsageError("name the folder of the maps; an earlier one is added to", option="out")
+    out = config.out
     if config.overwrite and config.shard[1] > 1:
         raise UsageError(
             "not with `shard`: it would remove what the others write", option="overwrite"
@@ -67,8 +68,7 @@ def discover(
     from gtacli.models import load_model
 
     compute = start_compute(config)
-    check_free(config.out)
-    out = config.out
+    check_free(out)
     sources = _sources(images or [], config.data, null)
     assert config.spec is not None
     model = load_model(config.spec, image_size=config.image_size)
