@@ -41,7 +41,7 @@ device = "cpu"
 workers = 0
 [grid]
 seed = [0, 1]
-shots = [2, 5]
+shots = [2]
 [method.none]
 regularizer = ["none"]
 [method.gta]
