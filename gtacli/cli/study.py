@@ -83,6 +83,16 @@ def run(
             show_default=False,
         ),
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="set a key of the study, such as fixed.epochs=2 or 'grid.seed=[0, 1]'; may be "
+            "repeated",
+            metavar="KEY.SUB=VALUE",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells, run none")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -96,13 +106,13 @@ def run(
     folder. The exit status is 1 if a cell has failed or no longer fits the study.
     """
     console.setup(quiet=quiet, verbose=verbose)
-    from gtacli.config.study import find_study, read_study
+    from gtacli.config.study import change_study, find_study, read_study
     from gtacli.registry import EXECUTORS
     from gtacli.study.plan import check_settings, make_plan
     from gtacli.study.prepare import begin, open_executor
 
     found = find_study(recipe)
-    text = found.text
+    text = change_study(found.text, found.label, sets or ())
     plan = make_plan(read_study(text, found.label), found.label)
     check_settings(plan, found.label)
     if dry_run:

@@ -8,6 +8,7 @@ found where they were open.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from gtacli.runtime.run_files import RECORD_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_REPLACED = re.compile(r"(cub|cars|aircraft|dogs|pets)-(none|l2sp|bss|gta|gta-transmix)")
+"""Names of former recipes, of which a dataset's own and the study fine-grained are left."""
 _OF_THE_CALL = ("out", "overwrite", "resume", "allow_fetch")
 """Options that say where and how a run is written, not what it computes."""
 STUDY_TABLES = frozenset(["grid", "method", "then", "tuning", "fixed"])
@@ -148,6 +151,14 @@ def find(spec: str) -> Recipe:
     if path.suffix == ".toml" or len(path.parts) > 1:
         return Recipe(spec, path)
     known = shipped()
+    if former := _REPLACED.fullmatch(spec):
+        data, method = former.groups()
+        if method == "gta":
+            return known[data]
+        raise UsageError(
+            f"recipe '{spec}' is now a row of the study fine-grained; one such run is recipe "
+            f"{data} with another `regularizer` or `mix` (`gta recipes show {data}`)"
+        )
     if spec not in known:
         raise UsageError(
             f"unknown recipe '{spec}'{did_you_mean(spec, known) or ';'} known: {', '.join(known)} "

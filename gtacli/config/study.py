@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import ConfigDict, Field, model_validator
 
 from gtacli.config.base import StrictModel, build
 from gtacli.config.commands import config_of
 from gtacli.config.recipes import STUDY_TABLES, Recipe, find
+from gtacli.config.values import Setting, Tree, literal, merge, nest, plain, tree_of
 from gtacli.errors import UsageError
 
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -124,6 +126,39 @@ def find_study(spec: str) -> Recipe:
     return recipe
 
 
+def change_study(text: str, label: str, sets: Sequence[str]) -> str:
+    """Return the text of a study's file with some of its keys set.
+
+    Args:
+        text: the file's.
+        label: its name for messages.
+        sets: settings of the form "key.sub=value", keys as in the file, values in TOML or bare
+            words; tables are merged key by key, the later setting counts.
+
+    The comments at the file's head stay, and say what was set; those below are lost. Raises
+    UsageError for a setting without a key or a value.
+    """
+    if not sets:
+        return text
+    tree: Tree = tree_of(_read(text, label))
+    for each in sets:
+        key, equals, value = each.partition("=")
+        path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            raise UsageError("must be KEY=VALUE or KEY.SUB=VALUE", source=f"set {each}")
+        tree = merge(tree, nest(path, Setting(literal(value.strip()))))
+    head = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        head.append(line)
+    head += [f"# Set: {' '.join(each.split())}" for each in sets]
+    try:
+        return "\n".join([*head, tomli_w.dumps(plain(tree))])
+    except TypeError as error:
+        raise UsageError(f"is no TOML with what was set: {error}", source=label) from None
+
+
 def read_study(text: str, label: str) -> StudyFile:
     """Return the content of a study's file.
 
@@ -133,10 +168,7 @@ def read_study(text: str, label: str) -> StudyFile:
 
     Raises UsageError with one line that names the key.
     """
-    try:
-        values: Mapping[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"is not TOML: {error}", source=label) from None
+    values = _read(text, label)
     if not STUDY_TABLES & values.keys():
         command = values.get("command", "finetune")
         raise UsageError(
@@ -148,3 +180,10 @@ def read_study(text: str, label: str) -> StudyFile:
     for command in (file.command, *(then.command for then in file.then)):
         config_of(command, label)
     return file
+
+
+def _read(text: str, label: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"is not TOML: {error}", source=label) from None

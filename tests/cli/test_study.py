@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,16 @@ def test_tables_figures_and_comparisons(
     ("words", "message"),
     [
         (["run", "finetune-nothing"], "unknown recipe"),
-        (["run", "cub-gta"], "neither [grid] nor [method.NAME]"),
+        (["run", "cub"], "neither [grid] nor [method.NAME]"),
         (["status", "."], "is no study's folder"),
         (["run", "S", "-o", "USED"], "is not empty, and no study's folder"),
         (["run", "S", "--executor", "lokal"], "did you mean 'local'"),
+        (["run", "S", "--dry-run", "--set", "grid.seed"], "must be KEY=VALUE or KEY.SUB=VALUE"),
+        (["run", "S", "--dry-run", "--set", "grdi.seed=[1]"], "did you mean 'grid'"),
+        (["run", "S", "--dry-run", "--set", "fixed.epochs=one"], "epochs"),
+        (["run", "S", "--dry-run", "--set", "grid.seed=1"], "grid.seed: must be a list"),
     ],
-    ids=["unknown", "a recipe", "no study", "used", "executor"],
+    ids=["unknown", "a recipe", "no study", "used", "executor", "set", "table", "value", "list"],
 )
 def test_wrong_usage_is_one_line(
     words: list[str],
@@ -172,3 +177,31 @@ def test_a_report_of_a_study_shows_its_finished_cells(
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == 4
     assert all(name.split(",")[0] in page.read_text() for name in CELLS)
+
+
+def test_keys_are_set_on_the_command_line_and_stay_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = STUDY.replace("DATA", str(write_tiny_data(tmp_path))).replace("MODEL", "demo")
+    (tmp_path / "s.toml").write_text(f"# gta study run s.toml{text}")
+    sets = ["--set", "grid.seed=[3]", "--set", "method.gta.lam=0.5", "--set", "fixed.optimizer=sgd"]
+    words = ["run", str(tmp_path / "s.toml"), *sets]
+    assert [row["cell"] for row in lines(capsys, *words, "--dry-run")] == [
+        name.replace("seed=0", "seed=3") for name in CELLS
+    ]
+    with EXECUTORS.registered("none", NoneRuns):
+        main(["study", *words, "-o", str(tmp_path / "out"), "--executor", "none", "-q"])
+    found = (tmp_path / "out" / "study.toml").read_text()
+    assert found.startswith("# gta study run s.toml\n# Set: grid.seed=[3]\n")
+    values = tomllib.loads(found)
+    assert values["grid"] == {"seed": [3]}
+    assert values["method"]["gta"] == {"lam": 0.5}
+    assert values["fixed"]["optimizer"] == "sgd"
+    assert values["fixed"]["epochs"] == 1
+
+
+class NoneRuns(Here):
+    """An executor whose commands fail at once."""
+
+    def submit(self, words: Sequence[str], log: Path) -> Job:
+        return super().submit(["recipes", "show", "no-such-recipe"], log)

@@ -71,23 +71,23 @@ def test_a_broken_plugin_is_reported_and_harms_nothing_else(
 
 def test_recipes(gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = gta("recipes", "list", "--json").lines
-    assert {"cub-gta", "demo"} <= {row["recipe"] for row in listed}
+    assert {"cub", "demo"} <= {row["recipe"] for row in listed}
     assert all(row["run"].startswith("gta ") for row in listed)
-    text = gta("recipes", "show", "cub-gta").out
-    assert text.startswith("# gta finetune --recipe cub-gta")
+    text = gta("recipes", "show", "cub").out
+    assert text.startswith("# gta finetune --recipe cub")
 
     monkeypatch.chdir(tmp_path)
-    assert gta("recipes", "copy", "cub-gta").out == "cub-gta.toml\n"
-    assert Path("cub-gta.toml").read_text() == text
-    Path("cub-gta.toml").write_text("mine")
-    refused = gta("recipes", "copy", "cub-gta")
+    assert gta("recipes", "copy", "cub").out == "cub.toml\n"
+    assert Path("cub.toml").read_text() == text
+    Path("cub.toml").write_text("mine")
+    refused = gta("recipes", "copy", "cub")
     assert refused.status == 2
     assert "exists" in refused.err
-    assert Path("cub-gta.toml").read_text() == "mine"
-    assert gta("recipes", "copy", "cub-gta", ".", "--overwrite").status == 0
-    assert Path("cub-gta.toml").read_text() == text
-    assert gta("recipes", "copy", "cub-gta", "no/such/folder").status == 2
-    assert gta("recipes", "show", "cub-gtaa").status == 2
+    assert Path("cub.toml").read_text() == "mine"
+    assert gta("recipes", "copy", "cub", ".", "--overwrite").status == 0
+    assert Path("cub.toml").read_text() == text
+    assert gta("recipes", "copy", "cub", "no/such/folder").status == 2
+    assert gta("recipes", "show", "cubb").status == 2
 
 
 def test_doctor(gta: Any) -> None:

@@ -184,7 +184,7 @@ def test_wrong_recipes(recipe: Any, text: str, message: str) -> None:
         ({"sets": ("epoch=3",)}, "set epoch=3: unknown key 'epoch'; did you mean 'epochs'?"),
         ({"sets": ("epochs.x=3",)}, "set epochs.x=3: must be a whole number"),
         ({"recipe": "nowhere.toml"}, "recipe nowhere.toml: there is no such file"),
-        ({"recipe": "cub-gtta"}, "unknown recipe 'cub-gtta'; did you mean 'cub-gta'?"),
+        ({"recipe": "fine-graned"}, "unknown recipe 'fine-graned'; did you mean 'fine-grained'?"),
     ],
 )
 def test_other_wrong_sources(sources: dict[str, Any], message: str) -> None:
