@@ -43,6 +43,7 @@ _RECORD_TYPES = {
     "command": str, "pid": int, "host": str, "since": str, "space": str, "started": int,
 }  # fmt: skip
 _RECORD_BYTES = 4096
+_LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _REGION = 1 << 30  # of the lock on Windows: what is locked there cannot be read
 
 
@@ -220,7 +221,7 @@ class _Lock:
     def is_held(self) -> bool:
         """Return whether a process holds the lock; a lock file that is there stays."""
         try:
-            file = os.open(self.path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
+            file = os.open(self.path, _LOCK_FLAGS)
         except OSError:
             return False
         try:
@@ -288,8 +289,7 @@ if hasattr(os, "register_at_fork"):
 
 def _open(path: Path) -> int:
     """Open a lock file, and create it; never anything but a regular file."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    file = os.open(path, flags, 0o666)
+    file = os.open(path, _LOCK_FLAGS | os.O_CREAT, 0o666)
     try:
         check_regular(path)
     except FileNotFoundError:  # removed meanwhile, which the caller notices

@@ -18,6 +18,7 @@ predictions.json     predictions on the test images, written by `gta report`
 
 RECORD_FILE = "run.json"
 WEIGHTS_FILE = "model.safetensors"
+METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.pt"
 PREVIOUS_STATE_FILE = "state-previous.pt"
 ADAPTER_FILE = "adapter.safetensors"
@@ -26,7 +27,7 @@ PREDICTIONS_FILE = "predictions.json"
 DECODER_FILE = "decoder.safetensors"
 JOURNAL_FILE = "journal.jsonl"
 FILES = (
-    RECORD_FILE, "split.json", "metrics.jsonl", WEIGHTS_FILE, STATE_FILE, "summary.json",
+    RECORD_FILE, "split.json", METRICS_FILE, WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
     ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE, JOURNAL_FILE,
 )  # fmt: skip

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 ELSEWHERE_SECONDS = 5.0
 """Time between two looks at cells that other processes run."""
 MOST_STARTS = 5
-"""Starts of a cell that is killed again and again, in one course."""
+"""Starts of a cell that is killed again and again before it has saved anything more."""
 
 
 class Watcher(Protocol):
@@ -69,6 +69,7 @@ class _Driver:
         self.progress = StudyProgress(folder)
         self.jobs: dict[str, Job] = {}
         self.starts: dict[str, int] = {}
+        self.saved: dict[str, int] = {}
         self.course = Course()
         self.looked = 0.0
 
@@ -128,6 +129,10 @@ class _Driver:
         return {key: fmean(values) for key, values in found.items()}
 
     def _start(self, cell: Cell) -> None:
+        saved = self.folder.saved_at(cell.name)
+        if saved > self.saved.get(cell.name, 0):  # it gets on, such as from one time limit to next
+            self.starts[cell.name] = 0
+        self.saved[cell.name] = saved
         self.starts[cell.name] = self.starts.get(cell.name, 0) + 1
         words = ["study", "cell", str(self.folder.path), cell.name]
         self.jobs[cell.name] = self.executor.submit(words, self.folder.log(cell.name))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from gtacli.runtime.atomic import to_json, write_atomic
 from gtacli.runtime.drafts import LOCK_PREFIX, content
 from gtacli.runtime.ownership import is_owned, owned
 from gtacli.runtime.regular import read_regular, read_regular_text
+from gtacli.runtime.run_files import JOURNAL_FILE, METRICS_FILE, STATE_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.study.code import code_digest
 from gtacli.study.plan import StudyPlan, make_plan
@@ -108,16 +109,19 @@ class StudyFolder:
         """The study's file."""
         return self.path / STUDY_FILE
 
+    @property
+    def text(self) -> str:
+        """The text of the study's file."""
+        try:
+            return read_regular_text(self.file)
+        except OSError as error:
+            text = f"cannot be read ({reason_of(error)})"
+            raise UsageError(text, source=str(self.file)) from None
+
     @cached_property
     def plan(self) -> StudyPlan:
         """The plan of the study's file."""
-        try:
-            text = read_regular_text(self.file)
-        except OSError as error:
-            raise UsageError(
-                f"cannot be read ({reason_of(error)})", source=str(self.file)
-            ) from None
-        return make_plan(read_study(text, str(self.file)), str(self.file))
+        return make_plan(read_study(self.text, str(self.file)), str(self.file))
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -181,6 +185,14 @@ class StudyFolder:
             return bool(content(os.listdir(self.run(name))))
         except OSError:
             return False
+
+    def saved_at(self, name: str) -> int:
+        """Return when a cell has last saved what it goes on with; 0 if it has not."""
+        times = [0]
+        for file in (STATE_FILE, METRICS_FILE, JOURNAL_FILE):
+            with suppress(OSError):
+                times.append((self.run(name) / file).stat().st_mtime_ns)
+        return max(times)
 
     def stale(self) -> list[str]:
         """Return names of the cells that the study no longer has."""

@@ -24,7 +24,7 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
     """
     folder = StudyFolder(path)
     if folder.file.is_file():
-        if folder.file.read_text(encoding="utf-8") != text:
+        if folder.text != text:
             for name in folder.plan.cells:
                 if folder.is_running(name):
                     text = f"cells of another study are at work in {path} ({name})"

@@ -150,8 +150,11 @@ def unneeded(folder: StudyFolder, cell: Cell) -> list[Path]:
 
     With its states nothing goes on; of tuning cells only the result counts.
     """
+    run = folder.run(cell.name)
+    if run.is_symlink():  # to a folder that is not the study's
+        return []
     names = [STATE_FILE, PREVIOUS_STATE_FILE, *([WEIGHTS_FILE] if cell.tunes else [])]
-    return [path for name in names if (path := folder.run(cell.name) / name).is_file()]
+    return [path for name in names if (path := run / name).is_file()]
 
 
 def data_specs(settings: Settings) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -166,3 +167,25 @@ def test_a_study_that_has_grown_runs_what_is_new(tmp_path: Path) -> None:
     course_of(begin(tmp_path), Pretend(1, succeed))
     grown = begin(tmp_path, STUDY.replace("[0, 1, 2]", "[0, 1, 2, 3]"))
     assert len(course_of(grown, Pretend(1, succeed)).ran) == 4
+
+
+def test_a_cell_that_gets_on_from_one_time_limit_to_the_next_is_started_again(
+    folder: StudyFolder,
+) -> None:
+    name = "none,sampling_rate=15,seed=0"
+    left = [2 * MOST_STARTS]
+
+    def limited(path: Path, cell: str) -> int:
+        if cell != name or not left[0]:
+            return succeed(path, cell)
+        left[0] -= 1
+        folder.run(name).mkdir(parents=True, exist_ok=True)
+        state = folder.run(name) / "state.pt"
+        state.touch()
+        os.utime(state, ns=(0, 10**18 - left[0]))
+        return -signal.SIGKILL
+
+    executor = Pretend(1, limited)
+    course = course_of(folder, executor)
+    assert name in course.ran
+    assert executor.ran.count(name) == 2 * MOST_STARTS + 1

@@ -124,3 +124,14 @@ def test_clean_removes_what_no_longer_fits_and_what_is_no_longer_needed(
     assert (outside / "file").is_file()
     assert state(folder, NONE) is State.READY
     assert state(folder, GTA) is State.FINISHED
+
+
+def test_nothing_is_removed_through_a_link(folder: StudyFolder, tmp_path: Path) -> None:
+    outside = tmp_path / "kept"
+    outside.mkdir()
+    (outside / "state.pt").touch()
+    folder.cells.mkdir(parents=True)
+    folder.run(NONE).symlink_to(outside)
+    finish(folder, NONE, {"test_top1": 0.5})
+    clean(folder)
+    assert (outside / "state.pt").exists()
