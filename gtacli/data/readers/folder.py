@@ -5,7 +5,7 @@ What is not read is listed in `ImageDataset.left_out`.
 
 import logging
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -155,15 +155,34 @@ def _read_classes(folder: Path, notes: _Notes) -> Images:
     if not content.folders:
         raise _no_classes(folder, notes.root)
     notes.add("images", "beside the class folders", content.images)
-    found = {one.name: find_images(one, notes.passed) for one in content.folders}
-    empty = [one for one in content.folders if not found[one.name]]
+    copies = [one for one in content.folders if _is_copy(one, content.folders)]
+    for copy in copies:
+        notes.add(
+            "images", f"in {copy.name}/{copy.name}/, a copy of the classes", find_images(copy)
+        )
+    folders = [one for one in content.folders if one not in copies]
+    found = {one.name: find_images(one, notes.passed) for one in folders}
+    empty = [one for one in folders if not found[one.name]]
     notes.add("folders", "there is no image in it", empty)
-    filled = {one: found[one.name] for one in content.folders if found[one.name]}
+    filled = {one: found[one.name] for one in folders if found[one.name]}
     if not filled and content.images:
         raise _no_classes(folder, notes.root)
     _warn_of_inner_classes(filled)
     # Composed accents, as macOS writes them apart in one part and Linux together in the other.
     return {unicodedata.normalize("NFC", one.name): images for one, images in filled.items()}
+
+
+def _is_copy(folder: Path, siblings: Sequence[Path]) -> bool:
+    """Return whether a folder repeats the classes beside it, as in archives packed twice.
+
+    It is named like the folder that holds it, and has folders named like those beside it alone.
+    """
+    if folder.name != folder.parent.name:
+        return False
+    content = list_folder(folder)
+    beside = {one.name for one in siblings if one != folder}
+    inner = {one.name for one in content.folders}
+    return not content.images and len(inner) > 1 and inner <= beside
 
 
 def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
@@ -191,7 +210,11 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _no_classes(folder: Path, root: Path) -> GtaError:
-    state = "holds images but no class folder" if list_folder(folder).images else "is empty"
+    images = list_folder(folder).images
+    state = "holds images but no class folder" if images else "is empty"
+    if any("\\" in image.name for image in images):
+        hint = "their names contain \\, as in a zip of Windows: unpack it again, with unzip or 7z"
+        return GtaError(f"folder {folder} {state}: {hint}")
     hint = _suggest_table(folder) or _suggest_table(root)
     return GtaError(f"folder {folder} {state}: {hint or _LAYOUT}")
 

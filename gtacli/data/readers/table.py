@@ -52,6 +52,8 @@ from gtacli.runtime.paths import user_path
 log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
 _WHOLE = re.compile(r"\d+\.0+")
+_LIST = re.compile(r"\[.*,.*\]|\{.*,.*\}")
+_NO_LABEL = ("nan", "<na>", "#n/a")  # as pandas and Excel write empty cells; None may be a class
 _REPEATED = "listed before, and counted once outside of training"
 _HERE = Path()
 
@@ -225,6 +227,8 @@ def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _T
         found = [row._replace(label=row.label.partition(".")[0]) for row in found]
     if not found:
         raise GtaError(f"{source} has no row below its header")
+    if columns.label is not None:
+        _check_single(source, found)
     whole = [row for row in found if row.image and (row.label or not needs_label)]
     table = _Table(source, whole, finder)
     for what, lost in (
@@ -250,10 +254,32 @@ def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -
                 f"{source}, line {line}: split must be train, val or test, got '{given}'"
             )
     label = columns.one_hot.name(cells) if columns.one_hot else _cell(cells, columns.label)
+    if label.lower() in _NO_LABEL:
+        label = ""
     if not label.isascii():
         label = unicodedata.normalize("NFC", label)
     image, mask = _cell(cells, columns.image), _cell(cells, columns.mask)
     return TableRow(source, line, image, label, split, mask)
+
+
+def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
+    """Raise GtaError for lists of labels, and warn of labels that look like several in one."""
+    for row in rows:
+        if _LIST.fullmatch(row.label):
+            raise GtaError(
+                f"{row.place}: {row.label:.80} are several labels, but an image has one class; "
+                "name a column with one: `columns=label=NAME`"
+            )
+    labels = {row.label for row in rows}
+    for mark in "|;":
+        joined = {label for label in labels if mark in label}
+        counts = Counter(part.strip() for label in labels for part in {*label.split(mark)})
+        shared = [one for one in joined if any(counts[p.strip()] > 1 for p in one.split(mark))]
+        if shared:
+            log.warning(
+                "%s: labels such as %s look like several ones; each such text is a class by itself",
+                *(source, min(shared)),
+            )
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str:

@@ -25,7 +25,7 @@ NAMES = {
     "label": (
         *("label", "class", "category", "target", "species", "breed", "classname", "labelname"),
         *("categoryname", "labels", "diagnosis", "dx", "classid", "labelid", "categoryid"),
-        "title",
+        *("title", "choice"),  # the latter of Label Studio
     ),
     "split": ("split", "set", "subset", "partition", "part", "phase", "usage"),
     "mask": ("mask", "maskpath"),
@@ -115,7 +115,7 @@ def choose_columns(
         label = _find_other(rows, image)
     one_hot = None if label is not None else _find_one_hot(rows, image)
     if label is None and one_hot is None and needs_label:
-        raise _unknown(source, rows[0], "labels")
+        raise _several_ones(source, rows, image) or _unknown(source, rows[0], "labels")
     split, splits = _find_split(source, names, rows[header:], given.get("split"))
     mask = given.get("mask", _find(names, "mask", taken=image))
     if not needs_label:
@@ -183,19 +183,39 @@ def _find_other(rows: Sequence[Row], image: int) -> int | None:
 
 def _find_one_hot(rows: Sequence[Row], image: int) -> OneHot | None:
     """Return the columns of zeros and ones, if nine rows of ten have a single one."""
-    width = len(rows[0].cells)
+    found = _find_binary(rows, image)
+    if found is None:
+        return None
+    named = sum(found.name(row.cells) != "" for row in rows[1:])
+    return found if named * 10 >= 9 * (len(rows) - 1) else None
+
+
+def _find_binary(rows: Sequence[Row], image: int) -> OneHot | None:
+    """Return the columns of zeros and ones, if there are several."""
     binary = tuple(
         column
-        for column in range(width)
+        for column in range(len(rows[0].cells))
         if column != image
         and len(rows) > 1
         and all(_number(row.cells, column) in ("0", "1") for row in rows[1:])
     )
-    if len(binary) < 2:
+    return OneHot(binary, tuple(rows[0].cells[i] for i in binary)) if len(binary) > 1 else None
+
+
+def _several_ones(source: Path, rows: Sequence[Row], image: int) -> GtaError | None:
+    """Return the error of columns of zeros and ones with several ones in a row, if it has such."""
+    found = _find_binary(rows, image)
+    if found is None or 2 * len(found.columns) < len(rows[0].cells) - 1:
         return None
-    found = OneHot(binary, tuple(rows[0].cells[column] for column in binary))
-    named = sum(found.name(row.cells) != "" for row in rows[1:])
-    return found if named * 10 >= 9 * (len(rows) - 1) else None
+    for row in rows[1:]:
+        ones = [rows[0].cells[i] for i in found.columns if _is_one(row.cells, i)]
+        if len(ones) > 1:
+            return GtaError(
+                f"{source}, line {row.line}: {' and '.join(ones[:3])} are 1 in one row, but an "
+                "image has one class; name the column of labels, as label=NAME",
+                option="columns",
+            )
+    return None
 
 
 def _number(cells: Sequence[str], column: int) -> str:

@@ -208,6 +208,25 @@ def test_folders_in_classes_are_said_to_be_one(
     assert "canis/, felis/; the folders in them, dog/, wolf/, cat/ and 1 more" in caplog.text
 
 
+def test_classes_that_an_archive_has_twice(tmp_path: Path, make_folder: MakeFolder) -> None:
+    """Regression: the inner folder of cell_images/cell_images was a third class."""
+    root = make_folder(tmp_path / "cells", [*files("", "ab"), *files("cells/", "ab")])
+    data = load_dataset(str(root))
+    assert data.classes == ("a", "b")
+    assert shape(data) == {"train": {"a": 2, "b": 2}}
+    assert "4 images: in cells/cells/, a copy of the classes" in "; ".join(map(str, data.left_out))
+    other = make_folder(tmp_path / "a", [*files("", "ab"), *files("c/", "ab")])
+    assert load_dataset(str(other)).classes == ("a", "b", "c")
+
+
+def test_names_with_backslashes_are_said_to_be_folders(
+    tmp_path: Path, make_folder: MakeFolder
+) -> None:
+    root = make_folder(tmp_path / "z", ["train\\a\\1.png", "train\\b\\1.png"])
+    with pytest.raises(GtaError, match="as in a zip of Windows: unpack it again"):
+        load_dataset(str(root))
+
+
 def test_one_class_is_refused_where_one_learns(tmp_path: Path, make_folder: MakeFolder) -> None:
     data = load_dataset(str(make_folder(tmp_path, files("", ["only"]))))
     with pytest.raises(GtaError, match="has one class alone, 'only': give a folder with a subf"):

@@ -459,3 +459,25 @@ def test_the_other_one_of_two_columns_has_the_labels(root: Path) -> None:
     scores = [(path, f"0.{i}") for i, path in enumerate(NAMES)]
     with pytest.raises(GtaError, match="no column of labels"):
         load_dataset(str(write(root / "set.csv", [("Image", "Score"), *scores])))
+
+
+@pytest.mark.parametrize("empty", ["NaN", "nan", "<NA>", "#N/A"])
+def test_cells_that_programs_write_for_nothing_are_no_class(root: Path, empty: str) -> None:
+    lines = [HEAD, *rows()[:3], (NAMES[3], empty, "test")]
+    data = load_dataset(str(write(root / "all.csv", lines)))
+    assert data.classes == ("ant", "bee")
+    assert "no label in all.csv" in "; ".join(map(str, data.left_out))
+
+
+def test_several_labels_of_an_image(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Refused as lists and as columns of ones; combinations in one text are warned of."""
+    lists = [("image", "labels"), *((name, f"\"['{label}', 'x']\"") for name, label, _ in rows())]
+    with pytest.raises(GtaError, match=r"line 2: \['ant', 'x'\] are several labels"):
+        load_dataset(str(write(root / "lists.csv", lists)))
+    ones = [("image", "ant", "bee", "x"), *((name, "1", "0", "1") for name in NAMES)]
+    with pytest.raises(GtaError, match="line 2: ant and x are 1 in one row, but an image has one"):
+        load_dataset(str(write(root / "ones.csv", ones)))
+    texts = [("image", "label"), *((name, f"{label}|x") for name, label, _ in rows())]
+    data = load_dataset(str(write(root / "texts.csv", texts)))
+    assert data.classes == ("ant|x", "bee|x")
+    assert "labels such as ant|x look like several ones" in caplog.text
