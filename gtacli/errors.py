@@ -94,7 +94,7 @@ _CLASS_NAME = re.compile(r"\b[\w.]*(?:Error|Exception|Warning)\b(\(\))?:?\s*")
 
 def reason_of_library(error: BaseException) -> str:
     """Return the text of a library's error in one line, without names of classes of errors."""
-    said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)[:2000]
     text = " ".join(_CLASS_NAME.sub("", said).split())
     return text[:300] or "it gives no reason"
 

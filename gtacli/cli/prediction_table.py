@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from gtacli.inference.results import Prediction
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 class PredictionTable:
     """A writer of predictions as lines of CSV.
 
     The columns are image, class, probability, class2, probability2, ...; the row of an image that
     cannot be read is empty but for its name. Control characters are escaped, so that every row is
-    one line. The header is written with the first row, or at the end.
+    one line. A cell that a spreadsheet would take for a formula begins with an apostrophe. The
+    header is written with the first row, or at the end.
     """
 
     def __init__(self, write: Callable[[str], object], classes: int) -> None:
@@ -52,5 +56,10 @@ class PredictionTable:
 
     def _row(self, cells: list[str]) -> None:
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow([escape_controls(cell) for cell in cells])
+        csv.writer(line, lineterminator="").writerow(map(_plain, cells))
         self._write(line.getvalue())
+
+
+def _plain(cell: str) -> str:
+    """Return a cell as text; files and the classes of weights are named by strangers."""
+    return escape_controls(f"'{cell}" if cell.startswith(_FORMULA) else cell)

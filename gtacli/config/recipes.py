@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from gtacli.errors import UsageError
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import RECORD_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
+from gtacli.runtime.strict_toml import parse_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REPLACED = re.compile(r"(cub|cars|aircraft|dogs|pets)-(none|l2sp|bss|gta|gta-transmix)")
@@ -63,8 +63,8 @@ class Recipe:
     def values(self, command: str) -> dict[str, Any]:
         """Return its settings. Raises UsageError for a recipe of another command."""
         try:
-            values = tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
+            values = parse_toml(self.text)
+        except ValueError as error:
             raise UsageError(f"is not TOML: {error}", source=self.label) from None
         if STUDY_TABLES & values.keys():
             text = f"is a study of many runs; `gta study run {self.name}` runs it"

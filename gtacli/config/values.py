@@ -6,13 +6,13 @@ with its rank; sources of a higher rank win.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias, Union
 
 from gtacli.errors import UsageError
+from gtacli.runtime.strict_toml import parse_toml
 
 
 class Rank(IntEnum):
@@ -66,8 +66,8 @@ class Level:
 def literal(text: str) -> Any:
     """Return the TOML value, or the number (`.5`, `1.`, `+3`), that `text` is; else the text."""
     try:
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except (tomllib.TOMLDecodeError, KeyError):
+        return parse_toml(f"value = {text}")["value"] if "\n" not in text else text
+    except (ValueError, KeyError):
         pass
     for read in (int, float):
         try:

@@ -108,7 +108,8 @@ class ResultJournal(Generic[Item]):
         trace: TracebackType | None,
     ) -> None:
         if self._file is not None and self.path is not None:
-            self._file.close()
+            with suppress(OSError):  # of a line that `add` has not written, which it has told
+                self._file.close()
             if not self._has_results:  # so that another command may use the folder
                 with suppress(OSError):
                     self.path.unlink()

@@ -45,7 +45,7 @@ def parse_json(data: bytes | str, *, nonfinite: bool = False) -> Any:
             raise ValueError("it is empty") from None
         reason = f"{error.msg[:1].lower()}{error.msg[1:]} in line {error.lineno}"
         raise ValueError(f"it is not JSON: {reason}, character {error.colno}") from None
-    _check_depth(value)
+    check_depth(value)
     return value
 
 
@@ -96,7 +96,8 @@ def _refuse_constant(word: str) -> float:
     raise ValueError(f"it holds {word}, which is no number in JSON")
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
+    """Raise ValueError for containers within containers beyond `MAX_DEPTH`."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         if not level:

@@ -77,3 +77,12 @@ def test_every_row_is_one_line() -> None:
         'a\\nb.png,"a ""fine"" one",1e-09',
         "\\x1b[2J.png,,",
     ]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_no_cell_is_a_formula(start: str) -> None:
+    lines: list[str] = []
+    table = PredictionTable(lines.append, 1)
+    top = {"class": f"{start}HYPERLINK(1)", "index": 0, "probability": 0.5}
+    table.add({"image": f"{start}1.png", "top": [top]})  # type: ignore[typeddict-item]
+    assert lines[1] == f"'{start}1.png,'{start}HYPERLINK(1),0.5"

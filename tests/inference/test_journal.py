@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
+
+from gtacli.errors import RunError
 from gtacli.inference.journal import ResultJournal
 
 
@@ -45,3 +49,13 @@ def test_results_have_the_stamps_of_their_own_images(tmp_path: Path) -> None:
         entries = [*journal.replay(images, source, 2)]
         assert [entry["image"] for entry in entries] == ["0.png", "1.png"]
         assert [*journal.rest] == images[2:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_full_disk_is_told_by_the_name_of_the_journal(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    journal: ResultJournal[str] = ResultJournal(tmp_path, resume=True)
+    with journal:
+        journal._stamps.append(("a.png", ""))
+        with pytest.raises(RunError, match=r"cannot write .*journal\.jsonl \(No space left"):
+            journal.add("a.png", mask="a.png")

@@ -57,7 +57,7 @@ def test_words_for_nonfinite_numbers_are_read_if_asked_for() -> None:
 
 def test_one_of_many_keys_twice_is_found_at_once() -> None:
     many = ", ".join(f'"{number}": 0' for number in range(20_000))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match="its key 'x' occurs twice"):
         parse_json(f'{{{many}, "x": 1, "x": 2}}')
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -29,6 +29,7 @@ SAMPLE = 1 << 16
 """Characters from which the separator is chosen."""
 _ROWS = 200  # of them
 _ROWS_A_BYTE = 4  # at most in Parquet; 1,000,000 numbered names and labels take 0.5 bytes
+_MOST_CELLS = 100_000  # in a row; ImageNet-21k has 21,841 classes
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -160,6 +161,8 @@ def _split(text: str, separator: str) -> Iterator[Row]:
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t"
     )
     for cells in reader:
+        if len(cells) > _MOST_CELLS:
+            raise csv.Error(f"line {reader.line_num} has more than {_MOST_CELLS:,} cells")
         stripped = [cell.strip() for cell in cells]
         if any(stripped):
             yield Row(reader.line_num, stripped)

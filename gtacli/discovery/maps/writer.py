@@ -137,6 +137,8 @@ class MapWriter:
             if not (folder / MANIFEST).is_file():
                 put(folder / MANIFEST, manifest.text.encode(), self._draft)
         except (OSError, RunError) as error:  # nothing was computed yet
+            if hasattr(self, "_journal"):
+                self._journal.close(remove=not self._journal.path.stat().st_size)
             cause = write_error(folder, error) if isinstance(error, OSError) else error
             raise GtaError(cause.message, option=cause.option) from error
 

@@ -339,6 +339,12 @@ def test_parquet(root: Path) -> None:
         load_dataset(str(root / "bad.parquet"))
 
 
+def test_row_of_too_many_cells(root: Path) -> None:
+    (root / "wide.csv").write_text("path,label" + ",x" * 200_000 + "\na.png,b\n")
+    with pytest.raises(GtaError, match=r"wide\.csv is not a readable table: line 1 has more than"):
+        load_dataset(str(root / "wide.csv"))
+
+
 @pytest.mark.parametrize(("rows", "text", "message"), [
     (10_000, "x" * 200_000, "a cell has more than 131,072 characters"),
     (3_000_000, "x", "it describes 3,000,000 rows in"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gtacli.discovery.maps import MapCache, files
+from gtacli.discovery.maps import MapCache, files, writer
 from gtacli.discovery.maps.digests import SIZE
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.manifest import check_manifest
@@ -286,17 +286,29 @@ def test_nonfinite_maps(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_many_nonfinite_maps_take_no_longer_each(setup: Setup, tmp_path: Path) -> None:
-    writer = setup.writer(tmp_path / "out", block=10_000)
-    digests = [number.to_bytes(SIZE, "big") for number in range(8000)]
-    started = time.perf_counter()
+    writer = setup.writer(tmp_path / "out", block=20_000)
+    digests = [number.to_bytes(SIZE, "big") for number in range(12_000)]
+    started = time.process_time()
     for digest in digests:
         assert writer.enter(digest, digest)
     for digest in digests:
         writer.drop(digest)
     writer.end_block(last=True)
     writer.close(done=True)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
     assert not any((tmp_path / "out" / "seen").glob("*"))
+
+
+def test_cache_that_cannot_be_begun_leaves_nothing(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "put", full)
+    with pytest.raises(GtaError, match="No space left on device"):
+        setup.writer(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
