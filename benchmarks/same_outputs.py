@@ -230,7 +230,8 @@ def all_cases(recipes: Iterable[str]) -> dict[str, Case]:
     lists = ("models list", "models list '*dino*'", "plugins list", "plugins check", "recipes list")
     cases["lists"] = Case(tuple(f"{line} --json" for line in (*lists, "doctor")))
     cases["configs"] = Case(tuple(f"{line} --print-config" for line in CONFIGS))
-    cases["recipes"] = Case(tuple(f"{line} --print-config" for line in recipes))
+    shown = (f"{r} --{'dry-run' if r.startswith('study ') else 'print-config'}" for r in recipes)
+    cases["recipes"] = Case(tuple(shown))
     return cases
 
 

@@ -112,7 +112,7 @@ def run(
     from gtacli.study.prepare import begin, open_executor
 
     found = find_study(recipe)
-    text = change_study(found.text, found.label, sets or ())
+    text = change_study(found.text, found.label, sets or (), "--set")
     plan = make_plan(read_study(text, found.label), found.label)
     check_settings(plan, found.label)
     if dry_run:

@@ -196,6 +196,9 @@ def _wanted(problem: Mapping[str, Any]) -> str:
             return _TYPES[kind.removesuffix(suffix)]
     if kind == "none_required":
         return "unset"
+    if kind == "too_short":
+        least = problem["ctx"]["min_length"]
+        return f"a list with at least {least} {'entry' if least == 1 else 'entries'}"
     if kind == "finite_number":
         return "a finite number"
     if kind in _BOUNDS:

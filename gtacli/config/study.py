@@ -126,7 +126,7 @@ def find_study(spec: str) -> Recipe:
     return recipe
 
 
-def change_study(text: str, label: str, sets: Sequence[str]) -> str:
+def change_study(text: str, label: str, sets: Sequence[str], set_label: str = "set") -> str:
     """Return the text of a study's file with some of its keys set.
 
     Args:
@@ -134,6 +134,7 @@ def change_study(text: str, label: str, sets: Sequence[str]) -> str:
         label: its name for messages.
         sets: settings of the form "key.sub=value", keys as in the file, values in TOML or bare
             words; tables are merged key by key, the later setting counts.
+        set_label: name of the option that `sets` come from, for errors.
 
     The comments at the file's head stay, and say what was set; those below are lost. Raises
     UsageError for a setting without a key or a value.
@@ -145,7 +146,7 @@ def change_study(text: str, label: str, sets: Sequence[str]) -> str:
         key, equals, value = each.partition("=")
         path = [part.strip() for part in key.split(".")]
         if not equals or not all(path):
-            raise UsageError("must be KEY=VALUE or KEY.SUB=VALUE", source=f"set {each}")
+            raise UsageError("must be KEY=VALUE or KEY.SUB=VALUE", source=f"{set_label} {each}")
         tree = merge(tree, nest(path, Setting(literal(value.strip()))))
     head = []
     for line in text.splitlines():

@@ -11,7 +11,7 @@ from kinds.base import PRERUN, RUN, SMALL, Kind, main
 
 
 class Toml(Kind):
-    """Recipes."""
+    """Recipes and studies."""
 
     def setup(self) -> None:
         from gtacli.config import recipes
@@ -21,13 +21,17 @@ class Toml(Kind):
     def run(self, rng):
         text = self.texts[0] if rng is None else rng.choice(self.texts)
         command = "pretrain" if 'command = "pretrain"' in text else "finetune"
+        study = text.startswith("# gta study ")
         data = text.encode()
         if rng is not None:
             text = mutate.of_text(text, rng)
             data = mutate.text_bytes(text)
             if rng.random() < 0.2:
                 data = mutate.of_bytes(data, rng, [data])
-        return main([command, "--recipe", self.write("case.toml", data), "--print-config"])
+        file = self.write("case.toml", data)
+        if study:
+            return main(["study", "run", file, "--dry-run"])
+        return main([command, "--recipe", file, "--print-config"])
 
 
 class RunFolder(Kind):
