@@ -152,7 +152,7 @@ class _Driver:
             self.course.ran.append(name)
         elif state is State.FAILED and record is not None:
             self.course.failed[name] = record.error or f"status {record.status}"
-        elif state is not State.RUNNING and self._is_over(name, status):
+        elif state not in (State.RUNNING, State.CHANGED) and self._is_over(name, status):
             self.course.failed[name] = lost or self._killed(name, status)
         for other in self.progress.plan.followers(name):
             self.progress.update(other)

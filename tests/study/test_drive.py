@@ -149,6 +149,20 @@ def test_changed_cells_are_named_and_left_alone(folder: StudyFolder) -> None:
     assert course.changed == {name: "it was computed by other code or packages"}
 
 
+def test_a_cell_that_other_code_has_computed_meanwhile_has_changed_and_not_failed(
+    folder: StudyFolder,
+) -> None:
+    name = "none,sampling_rate=15,seed=0"
+
+    def upgraded(path: Path, cell: str) -> int:
+        finish(StudyFolder(path), cell, RESULT, **({"code": "newer"} if cell == name else {}))
+        return 0
+
+    course = course_of(folder, Pretend(1, upgraded))
+    assert course.failed == {}
+    assert course.changed == {name: "it was computed by other code or packages"}
+
+
 def test_a_signal_ends_the_course(folder: StudyFolder) -> None:
     def stop(path: Path, name: str) -> int:
         if "seed=0" in name:
