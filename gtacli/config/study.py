@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from gtacli.config.commands import config_of
 from gtacli.config.recipes import STUDY_TABLES, Recipe, find
 from gtacli.config.values import Setting, Tree, literal, merge, nest, plain, tree_of
 from gtacli.errors import UsageError
+from gtacli.runtime.strict_toml import parse_toml
 
 Values = Annotated[list[Any], Field(min_length=1)]
 SEED = "seed"
@@ -185,6 +185,6 @@ def read_study(text: str, label: str) -> StudyFile:
 
 def _read(text: str, label: str) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise UsageError(f"is not TOML: {error}", source=label) from None
