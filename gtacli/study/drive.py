@@ -156,6 +156,8 @@ class _Driver:
             self.course.failed[name] = lost or self._killed(name, status)
         for other in self.progress.plan.followers(name):
             self.progress.update(other)
+        if cell.tunes:  # values may be chosen at other places too
+            self._update_waiting(cell.method)
         states = self.progress.states.values()
         done = sum(state is State.FINISHED for state in states)
         self.watcher.ended(cell, state, done, self._seconds_left())
@@ -177,6 +179,11 @@ class _Driver:
         for name, cell in self.progress.plan.cells.items():
             waits = self.progress.states[name] is State.WAITING
             if self._runs_elsewhere(name) or waits:
+                self.progress.update(cell)
+
+    def _update_waiting(self, method: str) -> None:
+        for name, cell in self.progress.plan.cells.items():
+            if cell.method == method and self.progress.states[name] is State.WAITING:
                 self.progress.update(cell)
 
     def _seconds_left(self) -> float | None:

@@ -51,6 +51,11 @@ def notes(table: StudyTable) -> list[str]:
         )
         spent = f"{cost['runs']} runs, {cost['seconds']:,.0f} s"
         found.append(f"{method} was tuned in {spent}: {chosen or '...'}")
+        if cost["borrowed"]:
+            found.append(
+                f"of these, {cost['borrowed']} cells have values that were chosen at other places "
+                "of the grid: no image could be held out at theirs"
+            )
     budgets = {cost["runs"] for cost in table["tuning"].values()}
     if len(budgets) > 1:
         found.append("the methods that were tuned had unequal numbers of runs")

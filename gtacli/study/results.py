@@ -72,6 +72,9 @@ class TuningCost(TypedDict):
     runs: Annotated[int, Doc("cells that were run to choose")]
     seconds: Annotated[float, Doc("their run time", "s")]
     chosen: Annotated[list[dict[str, object]], Doc("the values, each choice once")]
+    borrowed: Annotated[
+        int, Doc("cells whose values were chosen at the other places, as no image was held out")
+    ]
 
 
 class StudyTable(TypedDict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -30,7 +30,8 @@ class StudyProgress:
         self.records: dict[str, CellRecord] = {}
         self.states: dict[str, State] = {}
         self.problems: dict[str, str] = {}
-        for cell in self.plan.cells.values():  # what a cell needs stands before it
+        # What a cell needs stands before it, and any tuning cell may choose for it.
+        for cell in sorted(self.plan.cells.values(), key=lambda cell: not cell.tunes):
             self.update(cell)
 
     def update(self, cell: Cell) -> State:
@@ -52,16 +53,32 @@ class StudyProgress:
         """Return the settings of a cell with those that were chosen; None while they are open."""
         if not cell.candidates:
             return cell.settings
-        results = [(values, self._finished(name)) for name, values in cell.candidates]
-        if any(result is None for _, result in results):
+        names = [name for name, _ in cell.candidates]
+        if self.is_borrowed(cell):
+            names = [other.name for other in self.plan.cells.values() if _tunes_for(other, cell)]
+        results = [self._finished(name) for name in names]
+        if None in results:
             return None
+        keys = cell.candidates[0][1]
+        tried = [{key: self.plan.cells[name].settings[key] for key in keys} for name in names]
         try:
-            best = choose([(v, r) for v, r in results if r is not None], self.plan.file.tuning)
+            found = [(v, r) for v, r in zip(tried, results, strict=True) if r is not None]
+            best = choose(found, self.plan.file.tuning)
         except GtaError as error:
             self.problems[cell.name] = error.message
             return None
         self.problems.pop(cell.name, None)
         return merged(cell.settings, best)
+
+    def is_borrowed(self, cell: Cell) -> bool:
+        """Return whether a cell's values are chosen at the other places of the grid.
+
+        At a low sampling rate no class has images enough to hold some out: its tuning cells have
+        ended without the metric. Then all places of the method's that have it decide together.
+        """
+        metric = self.plan.file.tuning.metric
+        results = [self._finished(name) for name, _ in cell.candidates]
+        return bool(results) and all(r and metric_of(r, metric) is None for r in results)
 
     def _finished(self, name: str) -> dict[str, Any] | None:
         return self.result(self.plan.cells[name])
@@ -101,13 +118,17 @@ class StudyProgress:
         return found
 
 
-def choose(results: list[tuple[Settings, dict[str, Any]]], tuning: Tuning) -> Settings:
+def _tunes_for(other: Cell, cell: Cell) -> bool:
+    return other.tunes and other.method == cell.method
+
+
+def choose(results: Sequence[tuple[Settings, dict[str, Any]]], tuning: Tuning) -> Settings:
     """Return the values with the best mean metric over the tuning seeds; the first of equals.
 
     Args:
         results: the tried values with the result of each cell.
 
-    Raises GtaError if a result lacks the metric.
+    Results without the metric do not count. Raises GtaError if none has it.
     """
     scores: dict[str, list[float]] = defaultdict(list)
     tried: dict[str, Settings] = {}
@@ -115,10 +136,13 @@ def choose(results: list[tuple[Settings, dict[str, Any]]], tuning: Tuning) -> Se
         key = to_json(values, sort_keys=True)
         tried.setdefault(key, values)
         score = metric_of(result, tuning.metric)
-        if score is None:
-            text = f"the tuning cells have no '{tuning.metric}', by which values are chosen"
-            raise GtaError(f"{text}; hold images out, or set tuning.metric")
-        scores[key].append(-score if tuning.lower_is_better else score)
+        if score is not None:
+            scores[key].append(-score if tuning.lower_is_better else score)
+    if not scores:
+        raise GtaError(
+            f"no tuning cell has '{tuning.metric}', by which values are chosen: no class has the 3 "
+            "images of which one can be held out; add a larger rate, or set tuning.metric"
+        )
     return tried[max(scores, key=lambda key: fmean(scores[key]))]
 
 

@@ -290,16 +290,21 @@ def _tuning(progress: StudyProgress) -> dict[str, TuningCost]:
     for cell in progress.plan.cells.values():
         record = progress.records.get(cell.name)
         if cell.tunes and record is not None:
-            cost = costs.setdefault(cell.method, {"runs": 0, "seconds": 0.0, "chosen": []})
+            cost = costs.setdefault(cell.method, _no_cost())
             cost["runs"] += 1
             cost["seconds"] = round(cost["seconds"] + record.seconds, 2)
         elif cell.candidates and cell.method in costs:
             settings = progress.settings(cell)
             if settings is not None:
+                costs[cell.method]["borrowed"] += progress.is_borrowed(cell)
                 chosen = {key: settings[key] for key in cell.candidates[0][1]}
                 if chosen not in costs[cell.method]["chosen"]:
                     costs[cell.method]["chosen"].append(chosen)
     return costs
+
+
+def _no_cost() -> TuningCost:
+    return {"runs": 0, "seconds": 0.0, "chosen": [], "borrowed": 0}
 
 
 def _finite(value: float) -> float | None:

@@ -203,3 +203,14 @@ def test_a_cell_that_gets_on_from_one_time_limit_to_the_next_is_started_again(
     course = course_of(folder, executor)
     assert name in course.ran
     assert executor.ran.count(name) == 2 * MOST_STARTS + 1
+
+
+def test_cells_whose_values_other_places_choose_run_at_last(folder: StudyFolder) -> None:
+    def few(path: Path, name: str) -> int:
+        held_out = "=15," not in name
+        result = {"val_top1": 0.5 if held_out else None, "test_top1": 0.5}
+        finish(StudyFolder(path), name, result)
+        return 0
+
+    course = course_of(folder, Pretend(1, few))
+    assert len(course.ran) == len(folder.plan.cells)

@@ -36,12 +36,33 @@ def test_a_cell_waits_until_its_values_are_chosen_on_held_out_images(folder: Stu
     assert "hold_out" not in settings
 
 
-def test_a_metric_that_tuning_cells_lack_fails_the_cells_that_need_it(folder: StudyFolder) -> None:
+def test_where_no_image_can_be_held_out_the_other_places_choose(folder: StudyFolder) -> None:
     for lam in (0.01, 0.1):
         finish(folder, TUNE.format(lam), {"val_top1": None})
+    assert state(folder, GTA) is State.WAITING
+    other = "gta,sampling_rate=100,tune,lam={},seed=1000"
+    finish(folder, other.format(0.01), {"val_top1": 0.5})
+    assert state(folder, GTA) is State.WAITING
+    finish(folder, other.format(0.1), {"val_top1": 0.7})
+    progress = StudyProgress(folder)
+    cell = folder.plan.cells[GTA]
+    settings = progress.settings(cell)
+    assert settings is not None
+    assert settings["lam"] == 0.1
+    assert progress.is_borrowed(cell)
+    assert not progress.is_borrowed(folder.plan.cells["gta,sampling_rate=100,seed=0"])
+
+
+def test_a_metric_that_no_tuning_cell_has_fails_the_cells_that_need_it(
+    folder: StudyFolder,
+) -> None:
+    for rate in (15, 100):
+        for lam in (0.01, 0.1):
+            name = TUNE.format(lam).replace("=15", f"={rate}")
+            finish(folder, name, {"val_top1": None})
     assert state(folder, GTA) is State.FAILED
     row = next(row for row in statuses(folder) if row["cell"] == GTA)
-    assert "no 'val_top1'" in (row["reason"] or "")
+    assert "no tuning cell has 'val_top1'" in (row["reason"] or "")
 
 
 @pytest.mark.parametrize(
