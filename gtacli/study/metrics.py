@@ -21,6 +21,10 @@ FRACTIONS = (
     "corloc",
     "attention",
     "f_beta",
+    "fewshot",
+    "consistency",
+    "accuracy",
+    "bg_gap",
 )
 """Parts of the names of metrics that are fractions, shown as percentages."""
 
@@ -36,5 +40,6 @@ def metric_of(result: Mapping[str, Any], name: str) -> float | None:
 
 
 def is_fraction(name: str) -> bool:
-    """Return whether a metric is a fraction by its name."""
-    return any(part in name for part in FRACTIONS) and "drift" not in name
+    """Return whether a metric is a fraction by its name, which may be `COMMAND:METRIC`."""
+    key = name.rpartition(":")[2]
+    return any(part in key for part in FRACTIONS) and "drift" not in key

@@ -13,6 +13,7 @@ from gtacli.errors import UsageError
 from gtacli.measures.statistics import paired_t
 from gtacli.study.folder import StudyFolder
 from gtacli.study.formats import header, notes, rows, to_csv, to_latex, to_markdown
+from gtacli.study.metrics import is_fraction
 from gtacli.study.plot import plot
 from gtacli.study.states import StudyProgress
 from gtacli.study.table import compare, make_table
@@ -180,3 +181,21 @@ def test_a_figure_needs_a_known_format_and_results(folder: StudyFolder, tmp_path
         plot(make_table(StudyProgress(folder)), tmp_path / "a.bmp")
     with pytest.raises(UsageError, match="no cell has a result"):
         plot(make_table(StudyProgress(folder)), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("metric", "fraction"),
+    [
+        ("test_top1", True),
+        ("probe-knn:knn.20", True),
+        ("probe-knn:seconds", False),
+        ("probe-fewshot:fewshot.5.linear", True),
+        ("probe-background:fg_consistency", True),
+        ("segment:accuracy", True),
+        ("probe-attention:seconds", False),
+        ("attention_drift", False),
+        ("probe-background:bg_gap", True),
+    ],
+)
+def test_fractions_are_shown_as_percentages(metric: str, fraction: bool) -> None:
+    assert is_fraction(metric) is fraction
