@@ -50,6 +50,7 @@ class TableLayout:
         others: what else makes rows of their own.
         follower: command of the cells, None: the main ones.
         key: the metric within the result.
+        main: whether it is the command's main metric, beside which other metrics' rows stand.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class TableLayout:
     others: tuple[str, ...]
     follower: str | None
     key: str
+    main: bool
 
 
 def layout_of(
@@ -84,15 +86,17 @@ def layout_of(
     others = tuple(key for key in several if key not in (rows, columns))
     follower, _, key = (metric or "").rpartition(":")
     results = [r for cell in _cells(progress, follower or None) if (r := progress.result(cell))]
+    found = (k for k in DEFAULTS if any(metric_of(r, k) is not None for r in results))
+    usual = next(found, DEFAULTS[0])
     if metric is None:
-        key = next((k for k in DEFAULTS if any(metric_of(r, k) is not None for r in results)), "")
-        key = key or DEFAULTS[0]
+        key = usual
     elif results and all(metric_of(result, key) is None for result in results):
         known = sorted({name for result in results for name in _names(result)})
         hint = did_you_mean(key, known) or ";"
         raise UsageError(f"no cell has '{key}'{hint} known: {', '.join(known)}", option="metric")
     shown = f"{follower}:{key}" if follower else key
-    return TableLayout(shown, rows, columns, others, follower or None, key)
+    main = key == usual and not follower
+    return TableLayout(shown, rows, columns, others, follower or None, key, main)
 
 
 def _cells(progress: StudyProgress, follower: str | None) -> Iterator[Cell]:
@@ -118,7 +122,7 @@ def values_of(
     """Return the metric by row, column and seed, and the mean seconds by row and column."""
     values: Values = {}
     seconds: dict[MethodRow, dict[str, list[float]]] = {}
-    further = progress.plan.file.row
+    further = progress.plan.file.row if layout.main else {}
     for cell in _cells(progress, layout.follower):
         shown = [(cell.method, layout.key)]
         shown += [(name, r.metric) for name, r in further.items() if r.method == cell.method]

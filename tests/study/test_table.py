@@ -121,6 +121,8 @@ def test_another_metric_is_a_row_of_its_own(tmp_path: Path) -> None:
     table = make_table(StudyProgress(folder))
     assert [row["method"] for row in table["rows"]] == ["none", "probe", "gta"]
     assert table["rows"][1]["columns"]["100"]["mean"] == pytest.approx(0.355)
+    drift = make_table(StudyProgress(folder), metric="attention_drift")
+    assert [row["method"] for row in drift["rows"]] == ["none", "gta"]  # not a metric among others
 
 
 def test_of_a_loss_the_lowest_is_the_best(progress: StudyProgress) -> None:
