@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _REPLACED = re.compile(r"(cub|cars|aircraft|dogs|pets)-(none|l2sp|bss|gta|gta-tr
 """Names of former recipes, of which a dataset's own and the study fine-grained are left."""
 _OF_THE_CALL = ("out", "overwrite", "resume", "allow_fetch")
 """Options that say where and how a run is written, not what it computes."""
-STUDY_TABLES = frozenset(["grid", "method", "then", "tuning", "fixed"])
+_STUDY_TABLES = ("grid", "method", "then", "tuning", "fixed")
 """The tables by which a study is told from a recipe of one run."""
 
 
@@ -66,7 +67,7 @@ class Recipe:
             values = parse_toml(self.text)
         except ValueError as error:
             raise UsageError(f"is not TOML: {error}", source=self.label) from None
-        if STUDY_TABLES & values.keys():
+        if is_study(values):
             text = f"is a study of many runs; `gta study run {self.name}` runs it"
             raise UsageError(text, source=self.label)
         named = values.pop("command", command)
@@ -128,6 +129,11 @@ def _from_folder(value: Any, began: Path) -> Any:
         if known:
             return f"{before}{separator}{began / path}"
     return value
+
+
+def is_study(values: Mapping[str, Any]) -> bool:
+    """Return whether a recipe is a study; `method` may be an option of a command, a word."""
+    return any(isinstance(values.get(name), dict | list) for name in _STUDY_TABLES)
 
 
 def folder() -> Path:

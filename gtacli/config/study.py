@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from gtacli.config.base import StrictModel, build
 from gtacli.config.commands import config_of
-from gtacli.config.recipes import STUDY_TABLES, Recipe, find
+from gtacli.config.recipes import Recipe, find, is_study
 from gtacli.config.values import Setting, Tree, literal, merge, nest, plain, tree_of
 from gtacli.errors import UsageError
 from gtacli.runtime.strict_toml import parse_toml
@@ -170,7 +170,7 @@ def read_study(text: str, label: str) -> StudyFile:
     Raises UsageError with one line that names the key.
     """
     values = _read(text, label)
-    if not STUDY_TABLES & values.keys():
+    if not is_study(values):
         command = values.get("command", "finetune")
         raise UsageError(
             f"is no study, for it has neither [grid] nor [method.NAME]; it is a recipe of "
