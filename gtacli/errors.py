@@ -35,6 +35,8 @@ class GtaError(Exception):
     def __init__(
         self, message: str, *, option: str | None = None, source: str | None = None
     ) -> None:
+        # One line also where a name in it has line breaks, as names of files and columns may.
+        message = message.replace("\r", "\\r").replace("\n", "\\n")
         super().__init__(message)
         self.message = message
         self.option = option

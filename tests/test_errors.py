@@ -58,3 +58,9 @@ def test_an_error_names_the_source_of_the_value() -> None:
     error = UsageError("must be at least 1", option="epochs", source="recipe my.toml")
     assert str(error) == describe(error) == "recipe my.toml: epochs: must be at least 1"
     assert describe(UsageError("is no key", source="GTA_FINETUNE__")) == "GTA_FINETUNE__: is no key"
+
+
+def test_a_message_is_one_line_whatever_names_it_has() -> None:
+    error = UsageError("no column 'a\nb\rc'", option="columns")
+    assert error.message == "no column 'a\\nb\\rc'"
+    assert str(error) == f"columns: {error.message}"
