@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.models import is_model_in_modules
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.models import timm_blocks
@@ -88,13 +89,28 @@ def build_without_memory(architecture: str, kwargs: Mapping[str, Any], where: st
     """
     given = {**kwargs, "num_classes": 0}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutValues():
             return timm.create_model(architecture, pretrained=False, **given)
     except Exception as error:  # timm asserts, and raises many types for wrong arguments
         reason = reason_of_library(error)
         raise GtaError(
             f"{where}: {architecture} cannot be built as it describes ({reason})"
         ) from error
+
+
+class _WithoutValues(TorchFunctionMode):
+    """A mode in which initial values are not drawn: without memory they cost time alone."""
+
+    _DRAWING = frozenset(
+        ["uniform_", "normal_", "erfinv_", "clamp_", "mul_", "add_", "zero_", "fill_"]
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in self._DRAWING and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _own_shapes(
