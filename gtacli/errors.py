@@ -35,8 +35,8 @@ class GtaError(Exception):
     def __init__(
         self, message: str, *, option: str | None = None, source: str | None = None
     ) -> None:
-        # One line also where a name in it has line breaks, as names of files and columns may.
-        message = message.replace("\r", "\\r").replace("\n", "\\n")
+        # One line also where a name or a library's text in it has line breaks.
+        message = re.sub(r"\s*[\r\n]+\s*", " ", message)
         super().__init__(message)
         self.message = message
         self.option = option

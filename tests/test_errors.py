@@ -62,5 +62,5 @@ def test_an_error_names_the_source_of_the_value() -> None:
 
 def test_a_message_is_one_line_whatever_names_it_has() -> None:
     error = UsageError("no column 'a\nb\rc'", option="columns")
-    assert error.message == "no column 'a\\nb\\rc'"
+    assert error.message == "no column 'a b c'"
     assert str(error) == f"columns: {error.message}"
