@@ -20,8 +20,6 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from gtacli.config.base import StrictModel
 from gtacli.runtime.processes import LAUNCHER_PID
 
-WAIT_SECONDS = 0.5
-
 
 class ExecutorOptions(StrictModel):
     """Options of an executor; a study has them in its table `executor`."""

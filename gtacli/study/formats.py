@@ -30,7 +30,7 @@ def header(table: StudyTable) -> list[str]:
 def rows(table: StudyTable) -> list[list[str]]:
     """Return the rows as text: mean ± standard deviation, marked where the test says so."""
     return [
-        [_label(row), *(_show(table, row["columns"].get(name), row) for name in _columns(table))]
+        [row_label(row), *(_show(table, row["columns"].get(name), row) for name in _columns(table))]
         for row in table["rows"]
     ]
 
@@ -103,7 +103,7 @@ def to_csv(table: StudyTable) -> str:
     for row in table["rows"]:
         for name, entry in row["columns"].items():
             values = ["" if entry is None or entry[f] is None else entry[f] for f in fields]  # type: ignore[literal-required]
-            writer.writerow([_label(row), name, table["metric"], *values])
+            writer.writerow([row_label(row), name, table["metric"], *values])
     return out.getvalue()
 
 
@@ -115,7 +115,8 @@ def _entries(table: StudyTable, row: StudyRow) -> Sequence[Entry | None]:
     return [row["columns"].get(name) for name in _columns(table)]
 
 
-def _label(row: StudyRow) -> str:
+def row_label(row: StudyRow) -> str:
+    """Return the name of a row with the further keys by which rows differ."""
     keys = row.get("keys", {})
     return " ".join([row["method"], *(f"{key}={value}" for key, value in keys.items())])
 

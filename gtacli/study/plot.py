@@ -7,6 +7,7 @@ from typing import Any
 
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.atomic import write_atomic
+from gtacli.study.formats import row_label
 from gtacli.study.metrics import is_fraction
 from gtacli.study.results import StudyTable
 
@@ -69,14 +70,13 @@ def _series(table: StudyTable) -> list[tuple[str, list[Point]]]:
     scale = 100.0 if is_fraction(table["metric"]) else 1.0
     found = []
     for row in table["rows"]:
-        label = " ".join([row["method"], *(f"{k}={v}" for k, v in row.get("keys", {}).items())])
         points = [
             (name, scale * entry["mean"], scale * (entry["std"] or 0.0))
             for name, entry in row["columns"].items()
             if entry is not None
         ]
         if points:
-            found.append((label, points))
+            found.append((row_label(row), points))
     return found
 
 

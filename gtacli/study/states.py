@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -104,7 +105,7 @@ class StudyProgress:
     def changes(self, cell: Cell, record: CellRecord, settings: Settings) -> list[str]:
         """Return what is other in the study now than when a cell was computed."""
         found = []
-        before, now = record.settings, _plain(settings)
+        before, now = record.settings, plain_settings(settings)
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
         found += [f"{key} was {before.get(key)}" for key in keys]
         inputs = self.folder.inputs
@@ -146,9 +147,7 @@ def choose(results: Sequence[tuple[Settings, dict[str, Any]]], tuning: Tuning) -
     return tried[max(scores, key=lambda key: fmean(scores[key]))]
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as a file holds them."""
-    import json
-
     plain: dict[str, Any] = json.loads(to_json(dict(settings)))
     return plain

@@ -6,7 +6,6 @@ the command as anybody would by hand, and records the result.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from gtacli.runtime.strict_json import parse_json, read_json
 from gtacli.study.code import code_digest
 from gtacli.study.folder import CellRecord, StudyFolder
 from gtacli.study.plan import Cell, Settings
-from gtacli.study.states import StudyProgress
+from gtacli.study.states import StudyProgress, plain_settings
 
 log = logging.getLogger(__name__)
 BUSY = 75
@@ -107,7 +106,7 @@ def _run(
     error = None if result is not None else folder.last_line(cell.name)
     record = CellRecord(
         command=cell.command,
-        settings=json.loads(json.dumps(settings, default=str)),
+        settings=plain_settings(settings),
         code=code_digest(),
         versions=_versions(folder.run(cell.name)),
         data=data | _trained_on(folder.run(cell.name), data),
