@@ -56,9 +56,7 @@ def discover(
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
     if config.executor is not None and not call.dry_run:
-        from gtacli.cli.shards import run_shards
-
-        run_shards(config, call, images or [])
+        _run_shards(config, config.executor, images or [])
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
@@ -88,6 +86,19 @@ def discover(
     else:
         console.table(("result", ""), [(k.replace("_", " "), v) for k, v in summary.items()])
     return status
+
+
+def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> None:
+    """Compute all maps in parts. Raises UsageError for images on stdin."""
+    from gtacli.cli.shards import run_shards
+
+    if "-" in images:
+        text = "takes no images from stdin, which its commands do not share; name files"
+        raise UsageError(text, option="executor")
+    assert config.out is not None
+    plain = config.model_copy(update={"executor": None, "jobs": None, "overwrite": False})
+    folder = config.out.with_name(f"{config.out.name}-shards")
+    run_shards(executor, config.jobs, "discover", plain, images, folder=folder)
 
 
 def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:

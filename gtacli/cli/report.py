@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, NullSeparated, config_command
 from gtacli.config.report import ReportConfig
-from gtacli.errors import UsageError
+from gtacli.errors import GtaError, UsageError
+
+if TYPE_CHECKING:
+    from gtacli.report.sections import TableSection
+    from gtacli.study.states import StudyProgress
 
 app = new_app()
 LOG_INTERVAL = 30.0
@@ -34,16 +38,16 @@ def report(
     """Show runs side by side on one page: results, curves, attention maps, mistakes.
 
     Runs of gta finetune and gta pretrain have a table and curves each, gta probe results a table.
-    Of a study its finished cells are shown. Runs that differ only in their seed are averaged. The
-    page is a single file that works offline. The models are loaded to compute attention maps and
-    predictions on the test images.
+    Of a study its table, figure and finished cells are shown. Runs that differ only in their seed
+    are averaged. The page is a single file that works offline. The models are loaded to compute
+    attention maps and predictions on the test images.
     """
-    folders = [path for run in runs or [] for path in _runs_of(run)]
+    folders, sections = _studies_and_runs(runs or [])
     from gtacli.report.writer import write_report
 
     progress = partial(console.progress, lines=LOG_INTERVAL)
     with _quiet_loading(call.verbose):
-        result = write_report(config, folders, progress, sys.stdin.buffer, null)
+        result = write_report(config, folders, progress, sys.stdin.buffer, null, sections)
     if call.json:
         console.emit(result)
     else:
@@ -51,19 +55,42 @@ def report(
     return 1 if result["failed"] else 0
 
 
-def _runs_of(path: str) -> list[str]:
-    """Return the run folders of a study's finished cells, or the folder itself."""
-    if not (Path(path) / "study.toml").is_file():
-        return [path]
-    from gtacli.study.folder import StudyFolder
-    from gtacli.study.states import StudyProgress
+def _studies_and_runs(paths: Sequence[str]) -> tuple[list[str], list[TableSection]]:
+    """Return the run folders, of a study those of its finished cells, and the studies' sections."""
+    folders: list[str] = []
+    sections: list[TableSection] = []
+    for path in paths:
+        if not (Path(path) / "study.toml").is_file():
+            folders.append(path)
+            continue
+        from gtacli.study.folder import StudyFolder
+        from gtacli.study.states import StudyProgress
 
-    progress = StudyProgress(StudyFolder(Path(path)))
-    cells = [cell for cell in progress.plan.cells.values() if progress.result(cell) is not None]
-    runs = [str(progress.folder.run(cell.name)) for cell in cells if not cell.tunes]
-    if not runs:
-        raise UsageError(f"no cell of the study in {path} is finished")
-    return runs
+        progress = StudyProgress(StudyFolder(Path(path)))
+        cells = [cell for cell in progress.plan.cells.values() if progress.result(cell) is not None]
+        finished = [str(progress.folder.run(cell.name)) for cell in cells if not cell.tunes]
+        if not finished:
+            raise UsageError(f"no cell of the study in {path} is finished")
+        folders += finished
+        sections.append(_section(path, progress))
+    return folders, sections
+
+
+def _section(path: str, progress: StudyProgress) -> TableSection:
+    """Return the table of a study with its figure, where matplotlib is installed."""
+    from gtacli.report.sections import TableSection
+    from gtacli.study import formats
+    from gtacli.study.plot import draw
+    from gtacli.study.table import make_table
+
+    table = make_table(progress)
+    notes, figure = formats.notes(table), None
+    try:
+        figure = draw(table, "svg")
+    except GtaError as error:
+        notes.append(f"no figure: {error.message}")
+    title = f"Study {Path(path).resolve().name}"
+    return TableSection(title, formats.header(table), formats.rows(table), notes, figure)
 
 
 @contextmanager

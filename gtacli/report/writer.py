@@ -19,6 +19,7 @@ from gtacli.report.probe_tables import is_probe, make_probe_tables
 from gtacli.report.result_tables import make_result_table
 from gtacli.report.run_details import describe_run, shared_settings
 from gtacli.report.run_folders import ReportRun, read_runs
+from gtacli.report.sections import TableSection
 from gtacli.runtime.atomic import check_writable, write_atomic
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.results import Doc
@@ -52,6 +53,7 @@ def write_report(
     progress: ReportProgress,
     stream: BinaryIO,
     null: bool = False,
+    sections: Sequence[TableSection] = (),
 ) -> ReportResult:
     """Write the report of the runs in `folders`.
 
@@ -59,6 +61,7 @@ def write_report(
         progress: (label, total) -> context of `advance(steps=1)`.
         stream: input with the paths of images if `config.images` contains "-".
         null: whether the paths in `stream` end with NUL instead of a newline.
+        sections: shown before the runs' own results.
 
     Raises GtaError for a folder that is not a run folder, RunError if the page cannot be written.
     """
@@ -83,7 +86,7 @@ def write_report(
         gallery = _make_gallery(config, runs, labels, order, room, progress, stream, null)
         for line in missing:
             gallery.notes.add(line)
-    content = _page_content(config, runs, labels, commands, gallery, probes)
+    content = _page_content(config, runs, labels, commands, gallery, probes, sections)
     data = make_page_data(runs, labels, commands, previews, gallery)
     page = render_page(content, data, make_payloads(previews, gallery))
     write_atomic(config.out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
@@ -127,6 +130,7 @@ def _page_content(
     commands: Sequence[CommandRuns],
     gallery: Gallery | None,
     probes: Sequence[ReportRun],
+    sections: Sequence[TableSection],
 ) -> dict[str, Any]:
     """Return the variables of the page's template."""
     named = [*zip(runs, labels, strict=True), *((probe, probe.name) for probe in probes)]
@@ -134,6 +138,7 @@ def _page_content(
         "title": config.title or _title([*runs, *probes]),
         "subtitle": _subtitle(runs, commands, probes),
         "notes": gallery.notes if gallery else [],
+        "sections": sections,
         "results": [make_result_table(runs, command) for command in commands],
         "probes": make_probe_tables(probes),
         "shared": [(_shared_title(c, commands), shared_settings(runs, c)) for c in commands],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.config.commands import config_of
+from gtacli.config.common import CommandConfig
 from gtacli.config.recipes import Recipe
 from gtacli.config.resolve import resolve
 from gtacli.config.study import SEED, Method, StudyFile, Then
@@ -262,11 +263,24 @@ def check_settings(plan: StudyPlan, label: str) -> None:
             if key in cell.settings:
                 text = f"{cell.name}: the study says where a cell's run lies, and goes on with it"
                 raise UsageError(text, option=key, source=label)
-        config = config_of(cell.command)
-        own = dict(cell.settings)
-        if cell.parent is not None:
-            own["model"] = "run"
-        if SEED not in config.model_fields:
-            own.pop(SEED, None)
-        where = f"{label}, cell {cell.name}"
-        resolve(config, cell.command, recipe=_CellRecipe(where, Path(label), own), env={})
+        config_for(cell, cell.settings, label)
+
+
+def config_for(cell: Cell, settings: Settings, label: str, model: str = "run") -> CommandConfig:
+    """Return the config of a cell's command.
+
+    Args:
+        settings: the cell's, with those that were chosen.
+        label: the study's file, for messages.
+        model: what a cell that follows another one gets as model.
+
+    Raises UsageError that names the cell and the key.
+    """
+    config = config_of(cell.command)
+    own = dict(settings)
+    if cell.parent is not None:
+        own["model"] = model
+    if SEED not in config.model_fields:
+        own.pop(SEED, None)
+    where = f"{label}, cell {cell.name}"
+    return resolve(config, cell.command, recipe=_CellRecipe(where, Path(label), own), env={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,29 @@ MARKERS = "os^Dv*PX"
 
 
 def plot(table: StudyTable, path: Path) -> None:
-    """Draw a table: lines with bands of one standard deviation, or points where the key is a word.
+    """Draw a table into a file; see `draw`.
 
     Raises UsageError for another format than PNG, SVG or PDF, or an empty table, GtaError without
     matplotlib, RunError if the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} must end in {', '.join(FORMATS)}", option="out")
+    figure = draw(table, path.suffix.lower()[1:])
+    write_atomic(path, lambda draft: draft.write_bytes(figure))
+
+
+def draw(table: StudyTable, kind: str) -> bytes:
+    """Return a figure as "png", "svg" or "pdf"; equal tables give equal bytes.
+
+    A line for each row with a band of one standard deviation, or points where the key is a word.
+
+    Raises UsageError for an empty table, GtaError without matplotlib.
+    """
     series = _series(table)
     if not series:
         raise UsageError("no cell has a result yet", option="out")
     try:
+        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
@@ -51,15 +64,12 @@ def plot(table: StudyTable, path: Path) -> None:
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
-    # Equal tables, equal files: no date, and fixed ids.
-    metadata = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    import matplotlib
-
-    kind = path.suffix.lower()
+    # No date, and fixed ids.
+    metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    written = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "gta"}):
-        write_atomic(
-            path, lambda draft: figure.savefig(draft, format=kind[1:], metadata=metadata[kind])
-        )
+        figure.savefig(written, format=kind, metadata=metadata[kind])
+    return written.getvalue()
 
 
 Point = tuple[str, float, float]

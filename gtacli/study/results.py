@@ -108,3 +108,11 @@ class StudyCleaned(TypedDict):
     removed: Annotated[list[str], Doc(f"{_CELLS} that were removed, or would be")]
     bytes: Annotated[int, Doc("their size")]
     dry_run: Annotated[bool, Doc("whether nothing was removed")]
+
+
+class StudySheet(TypedDict):
+    """The result of `gta study sheet`."""
+
+    sheet: Annotated[str, Doc("the picture")]
+    models: Annotated[dict[str, str], Doc("spec of the model by column")]
+    images: Annotated[list[str], Doc("the images, a row each")]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from gtacli.cli import main
 from gtacli.executors.base import Executor, ExecutorOptions, Job
 from gtacli.registry import EXECUTORS
+from gtacli.rendering.sheet import SIDE
 from tests.conftest import write_tiny_data, write_tiny_model
 
 STUDY = """
@@ -121,6 +123,50 @@ def test_tables_figures_and_comparisons(
     assert main(["study", "compare", out, "gta", "nobody"]) == 2
 
 
+def test_sheets_of_attention(
+    study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = str(study / "out")
+    (result,) = lines(capsys, "sheet", out, "--count", "3", "--at", "seed=0")
+    assert list(result["models"]) == ["source", "none", "gta"]
+    assert result["models"]["gta"] == str(Path(out, "cells", "gta,seed=0"))
+    assert len(set(result["images"])) == 3
+    width, height = Image.open(result["sheet"]).size
+    assert width > 4 * SIDE  # the image and three models
+    assert height > 3 * SIDE / 2
+    own = result["images"][:1]
+    words = [out, *own, "--method", "gta", "-o", str(tmp_path / "a.svg")]
+    (less,) = lines(capsys, "sheet", *words)
+    assert list(less["models"]) == ["source", "gta"]
+    assert less["images"] == own
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+
+
+SEGMENT = """
+command = "segment"
+[fixed]
+data = "demo"
+backend = "dino"
+device = "cpu"
+[method.source]
+model = "demo"
+[method.random]
+model = "MODEL"
+"""
+
+
+def test_sheets_of_objects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from tests.study.conftest import begin, finish
+
+    text = SEGMENT.replace("MODEL", str(write_tiny_model(tmp_path)))
+    folder = begin(tmp_path / "out", text)
+    for name in folder.plan.cells:
+        finish(folder, name, {"mean_iou": 0.5})
+    (result,) = lines(capsys, "sheet", str(folder.path), "--of", "objects", "--count", "2")
+    assert list(result["models"]) == ["source", "random"]
+    assert Image.open(result["sheet"]).width > 4 * SIDE  # image, ground truth, two models
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -136,6 +182,12 @@ def test_tables_figures_and_comparisons(
         ),
         (["run", "S", "--dry-run", "--set", "grdi.seed=[1]"], "did you mean 'grid'"),
         (["run", "S", "--dry-run", "--set", "fixed.epochs=one"], "epochs"),
+        (["sheet", "OUT", "--at", "sed=1"], "did you mean 'seed'"),
+        (["sheet", "OUT", "--at", "seed"], "--at: must be KEY=VALUE"),
+        (["sheet", "OUT", "--at", "seed=7"], "no cell at seed=7 is finished"),
+        (["sheet", "OUT", "--method", "gat"], "did you mean 'gta'"),
+        (["sheet", "OUT", "--of", "objects"], "no cell of the study runs gta segment"),
+        (["sheet", "OUT", "-o", "sheet.tiff"], "must end in .png"),
         (["run", "S", "--dry-run", "--set", "grid.seed=1"], "grid.seed: must be a list"),
     ],
     ids=[
@@ -148,10 +200,17 @@ def test_tables_figures_and_comparisons(
         "empty",
         "table",
         "value",
+        "place's key",
+        "place without value",
+        "empty place",
+        "row",
+        "no segment",
+        "suffix",
         "list",
     ],
 )
 def test_wrong_usage_is_one_line(
+    study: Path,
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -162,7 +221,7 @@ def test_wrong_usage_is_one_line(
     (tmp_path / "s.toml").write_text(STUDY)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    named = {"S": "s.toml", "USED": "used"}
+    named = {"S": "s.toml", "USED": "used", "OUT": str(study / "out")}
     assert main(["study", *(named.get(word, word) for word in words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert message in line
@@ -191,7 +250,11 @@ def test_a_report_of_a_study_shows_its_finished_cells(
     capsys.readouterr()
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == 4
-    assert all(name.split(",")[0] in page.read_text() for name in CELLS)
+    text = page.read_text()
+    assert all(name.split(",")[0] in text for name in CELLS)
+    assert "Study out" in text
+    assert "mean ± standard deviation over seeds" in text
+    assert 'src="data:image/svg+xml' in text
 
 
 def test_keys_are_set_on_the_command_line_and_stay_in_the_folder(

@@ -23,6 +23,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.finetuning.run import finetune
 from gtacli.report.page import as_json, render_page
 from gtacli.report.predictions import Predictions, Predictor
+from gtacli.report.sections import TableSection
 from gtacli.training.loop import SilentObserver
 
 
@@ -357,7 +358,9 @@ def test_titles_and_notes_are_escaped(text: str) -> None:
     empty: dict[str, Any] = dict.fromkeys(("results", "probes", "shared", "runs"), ())
 
     def parse(word: str, note: str) -> PageParser:
+        section = TableSection(word, [word, word], [[word, word]], [note], word.encode() or b"x")
         texts = {"title": word, "subtitle": word, "notes": [note], "footer": word}
+        texts["sections"] = [section]
         return PageParser(render_page(empty | texts, {}, {}))
 
     page, plain = parse(text, text), parse("", "x")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,25 @@ def test_markdown_and_latex_mark_the_best_and_escape_names(progress: StudyProgre
     body = [line for line in latex.splitlines() if not line.startswith("%")]
     assert not re.search(r"(?<!\\)[%#_]", "\n".join(body))
     assert header(table) == ["sampling_rate", "15", "100"]
+
+
+NAMES = r"""
+[method.'a_b & 100% \$x^2$ #1 {~}']
+[method."größe – ± *"]
+"""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_compiles_with_any_names(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "out", STUDY.split("[method.none]")[0] + NAMES)
+    finish_all(folder, lambda name: {"test_top1": 0.5 + len(name) / 1000})
+    latex = to_latex(make_table(StudyProgress(folder)))
+    head, foot = r"\documentclass{article}\usepackage{booktabs}\begin{document}", r"\end{document}"
+    (tmp_path / "t.tex").write_text("\n".join([head, latex, foot]), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.search("^(Missing character|LaTeX Warning)", done.stdout, re.MULTILINE)
 
 
 def test_csv_has_the_numbers_in_full(progress: StudyProgress) -> None:

@@ -22,12 +22,13 @@ from gtacli.cli.default_model import with_model
 from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
-from gtacli.config.probe.common import FeatureProbeConfig
+from gtacli.config.probe.common import ExtractingProbeConfig, FeatureProbeConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
     from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
+    from gtacli.runtime.devices import Compute
     from gtacli.runtime.run_folder import RunFolder
 
     Measure = Callable[[ProbeData, LoadedModel], ProbeResult]
@@ -52,8 +53,12 @@ def run_probe(
     Images that cannot be read are reported and skipped, and the status is 1.
     """
     from gtacli.models.names import short_names
+    from gtacli.probing.features.cache import ShardDone
 
-    results, skipped = measure_models(config, call, measure, note, read_splits)
+    try:
+        results, skipped = measure_models(config, call, measure, note, read_splits)
+    except ShardDone:
+        return 0
 
     def show() -> None:
         console.say(count_images(results[0]))
@@ -141,7 +146,9 @@ def _open_probe(
             splits = read_splits(config.data)
         else:
             splits = make_splits(load_dataset(config.data), config.seed)
-        folder = open_folder(config, call, task, processes)
+        parts = config if isinstance(config, ExtractingProbeConfig) else None
+        shard = (0, 1) if parts is None else parts.shard
+        folder = open_folder(config, call, task, processes, dry=shard[1] > 1)
         cache_folder = config.cache or (SHARED if config.out is None else config.out / FEATURES)
         if call.dry_run:
             few = config.batch_size
@@ -157,8 +164,35 @@ def _open_probe(
             config.workers,
             processes,
             lambda total: console.progress("features", total, LINES),
+            shard,
+            None if parts is None else _hand_out(parts, call, cache_folder, compute),
         )
         yield ProbeData(splits, cache, config.features, config.layer, config.seed), folder
+
+
+def _hand_out(
+    config: ExtractingProbeConfig, call: Call, cache: Path, compute: Compute
+) -> Callable[[LoadedModel], None] | None:
+    """Return what extracts a model's missing features in parts, on the config's executor if any."""
+    name = config.executor
+    if name is None or call.dry_run:
+        return None
+    from gtacli.cli.shards import run_shards
+    from gtacli.registry import EXECUTORS
+    from gtacli.runtime.processes import process_info
+
+    EXECUTORS.origin(name)  # report a wrong name before anything is loaded
+    if process_info().size > 1:
+        raise UsageError("not with several processes, which share the work too", option="executor")
+
+    def run(model: LoadedModel) -> None:
+        own = {"model": model.spec, "compare": [], "cache": cache, "precision": compute.precision}
+        others = dict.fromkeys(("executor", "jobs", "out"))
+        part = config.model_copy(update={**own, **others, "overwrite": False})
+        folder = cache.with_name(f"{cache.name}-shards")
+        run_shards(name, config.jobs, call.command, part, folder=folder)
+
+    return run
 
 
 def count_images(result: dict[str, Any]) -> str:

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 _IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol", "gallery")
 
 
-def open_folder(config: CommonConfig, call: Call, task: str, processes: Processes) -> RunFolder:
+def open_folder(
+    config: CommonConfig, call: Call, task: str, processes: Processes, dry: bool = False
+) -> RunFolder:
     """Open the run folder and write run.json; an earlier probe's folder is added to.
+
+    Args:
+        dry: write nothing, as with `dry_run`.
 
     Raises UsageError for a folder with anything else in it. With `overwrite` another command's run
     is removed, unless it holds weights: they may be the model that is probed, and take days.
@@ -27,8 +32,9 @@ def open_folder(config: CommonConfig, call: Call, task: str, processes: Processe
     from gtacli.runtime.run_files import WEIGHTS_FILE
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
-    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}", call.dry_run))
-    folder = RunFolder(out, call.dry_run, processes)
+    dry = dry or call.dry_run
+    out = config.out or processes.run_on_main(lambda: default_out(f"probe-{task}", dry))
+    folder = RunFolder(out, dry, processes)
     call.own(folder)
     if not _is_probe(folder):
         if folder.has(WEIGHTS_FILE):

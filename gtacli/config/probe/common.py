@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, columns_option, read_numbers
 from gtacli.config.option import option
+from gtacli.config.shards import Shard, executor_option, jobs_option
 
 
 def read_floats(value: object) -> object:
@@ -90,3 +91,26 @@ class FeatureProbeConfig(ProbeConfig):
         shown="OUT/features; without `out` runs/features",
     )
     batch_size: int = option(256, "images per step; fewer on a CPU, by their size", ge=1)
+
+
+class ExtractingProbeConfig(FeatureProbeConfig):
+    """Options of the probes whose features can be extracted by several commands."""
+
+    executor: str | None = executor_option(
+        "extract the features in parts, by commands of their own"
+    )
+    jobs: int | None = jobs_option()
+    shard: Shard = option(
+        (0, 1),
+        "extract the I-th of N parts of the features that `cache` lacks, and measure nothing",
+        metavar="I/N",
+        shown="0/1, all, and measure",
+    )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ExtractingProbeConfig:
+        if self.shard[1] > 1 and self.cache is None:
+            raise ValueError("`shard` needs `cache`, the folder that all parts share")
+        if self.shard[1] > 1 and self.executor is not None:
+            raise ValueError("`shard` is one part, `executor` hands out all of them")
+        return self

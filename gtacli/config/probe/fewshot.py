@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field
 
 from gtacli.config.common import read_words
 from gtacli.config.option import option
-from gtacli.config.probe.common import Counts, FeatureProbeConfig
+from gtacli.config.probe.common import Counts, ExtractingProbeConfig
 
 
-class FewshotProbeConfig(FeatureProbeConfig):
+class FewshotProbeConfig(ExtractingProbeConfig):
     """Options of `gta probe fewshot`."""
 
     shots: Counts = option((1, 5, 10), "training images per class", metavar="LIST", shown="1,5,10")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gtacli.config.option import option
-from gtacli.config.probe.common import Counts, FeatureProbeConfig, PositiveFloats
+from gtacli.config.probe.common import Counts, ExtractingProbeConfig, PositiveFloats
 
 
-class KnnProbeConfig(FeatureProbeConfig):
+class KnnProbeConfig(ExtractingProbeConfig):
     """Options of `gta probe knn`."""
 
     k: Counts = option(

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gtacli.config.option import option
-from gtacli.config.probe.common import FeatureProbeConfig, PositiveFloats, read_floats
+from gtacli.config.probe.common import ExtractingProbeConfig, PositiveFloats, read_floats
 
 
-class LinearProbeConfig(FeatureProbeConfig):
+class LinearProbeConfig(ExtractingProbeConfig):
     """Options of `gta probe linear`."""
 
     features: Literal["all", "cls", "mean", "cls+mean"] = option(  # type: ignore[assignment]
@@ -76,6 +76,8 @@ class LinearProbeConfig(FeatureProbeConfig):
     def _check_protocol(self) -> LinearProbeConfig:
         if self.protocol == "mae" and self.lr is not None and len(self.lr) > 1:
             raise ValueError("`protocol=mae` has one learning rate, `lr` gives several")
+        if self.protocol == "mae" and (self.executor is not None or self.shard[1] > 1):
+            raise ValueError("`protocol=mae` trains on new views of the images, not on features")
         if self.protocol == "sweep" and self.warmup is not None:
             raise ValueError("`warmup` is for `protocol=mae`")
         if self.protocol == "mae" and not self.race:

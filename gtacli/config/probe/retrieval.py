@@ -8,10 +8,10 @@ from pydantic import model_validator
 
 from gtacli.config.common import FilePath
 from gtacli.config.option import option
-from gtacli.config.probe.common import Counts, FeatureProbeConfig
+from gtacli.config.probe.common import Counts, ExtractingProbeConfig
 
 
-class RetrievalProbeConfig(FeatureProbeConfig):
+class RetrievalProbeConfig(ExtractingProbeConfig):
     """Options of `gta probe retrieval`."""
 
     gallery: Literal["test", "train"] = option(

@@ -15,9 +15,9 @@ from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles
 from gtacli.inference.attention_maps.methods import AttentionMap
 from gtacli.rendering.colormap import palette
+from gtacli.rendering.files import write_picture
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import ColorBar, SheetRow, draw_sheet, make_thumbnail
-from gtacli.runtime.atomic import write_atomic
 
 
 class MapSheet:
@@ -77,9 +77,7 @@ class MapSheet:
     def save(self) -> None:
         """Write the sheet, if it has any row. Raises RunError if that is impossible."""
         if self.rows:
-            drawn = draw_sheet(self.rows, self.columns)
-            kind = "JPEG" if self.file.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-            write_atomic(self.file, lambda path: drawn.save(path, format=kind), "sheet")
+            write_picture(draw_sheet(self.rows, self.columns), self.file, "sheet")
 
 
 def _title(extractor: MapExtractor, one: AttentionMap, named: bool) -> str:

@@ -86,6 +86,10 @@ class Features:
         return Features(chosen, self.labels, self.keys, self.skipped)
 
 
+class ShardDone(Exception):
+    """A part of the missing features is extracted; they are not whole yet."""
+
+
 class FeatureCache:
     """A folder of cached features.
 
@@ -93,6 +97,8 @@ class FeatureCache:
         folder: created when the first features are written.
         batch_size, threads: of `FeatureExtractor`.
         processes: that share the work and the folder.
+        shard: (i, n): extract the i-th of n parts of what is missing, then raise `ShardDone`.
+        hand_out: given a model, has all parts extracted by others, before this one continues.
     """
 
     def __init__(
@@ -103,9 +109,12 @@ class FeatureCache:
         threads: int | None = None,
         processes: Processes = ALONE,
         progress: ProgressBar = lambda total: nullcontext(lambda images: None),
+        shard: tuple[int, int] = (0, 1),
+        hand_out: Callable[[LoadedModel], object] | None = None,
     ) -> None:
         self.folder, self.compute, self.processes = folder, compute, processes
         self.batch_size, self.threads, self.progress = batch_size, threads, progress
+        self.shard, self.hand_out = shard, hand_out
         self._fingerprints: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
         # With the records, so that no other tuple can get the same id.
         self._data: dict[int, tuple[tuple[Record, ...], str]] = {}
@@ -116,15 +125,21 @@ class FeatureCache:
         """Return a model's features of images; extract columns that are not cached, in one pass.
 
         Raises RunError if values are not finite or cannot be written, GtaError if no image can be
-        read.
+        read, ShardDone.
         """
         records = tuple(records)
         keys = {column: self._key(model, records, column) for column in columns}
         found, missing = self._find(records, keys)
+        if missing and self.shard[1] > 1:
+            # Without owning the files, as the command that merges the parts does.
+            self._write_blocks(model, records, {c: keys[c] for c in missing}, *self.shard)
+            raise ShardDone
         if missing:
             with self._owned([keys[column] for column in missing]):
                 found, missing = self._find(records, keys)  # another command may have been first
                 if missing:
+                    if self.hand_out is not None:
+                        self.hand_out(model)
                     self._extract(model, records, {column: keys[column] for column in missing})
                     found |= {column: self._open(keys[column]) for column in missing}
         self.processes.run_on_main(lambda: self._remove_blocks(keys.values()))
@@ -211,12 +226,26 @@ class FeatureCache:
         records: tuple[Record, ...],
         keys: dict[FeatureColumn, FeatureKey],
     ) -> None:
+        processes = self.processes
+        count = self._write_blocks(model, records, keys, processes.rank, processes.size)
+        processes.gather(0)  # wait until all blocks are written
+        processes.run_on_main(lambda: self._merge(records, keys, count))
+
+    def _write_blocks(
+        self,
+        model: LoadedModel,
+        records: tuple[Record, ...],
+        keys: dict[FeatureColumn, FeatureKey],
+        part: int,
+        parts: int,
+    ) -> int:
+        """Write every block of a part that is not there; return the number of all blocks."""
         size = min(BLOCK_SIZE, max(1, -(-len(records) // BLOCKS)))
         count = -(-len(records) // size)
         folders = {column: self.folder / key.digest for column, key in keys.items()}
         mine = [
             number
-            for number in range(self.processes.rank, count, self.processes.size)
+            for number in range(part, count, parts)
             if not all(is_block(block_file(folder, number)) for folder in folders.values())
         ]
         extractor = FeatureExtractor(model, [*keys], self.compute, self.batch_size, self.threads)
@@ -234,8 +263,7 @@ class FeatureCache:
                     advance(1)
                 for i, folder in enumerate(folders.values()):
                     write_block(block_file(folder, number), extracted, i, skipped)
-        self.processes.gather(0)  # wait until all blocks are written
-        self.processes.run_on_main(lambda: self._merge(records, keys, count))
+        return count
 
     def _merge(
         self, records: tuple[Record, ...], keys: dict[FeatureColumn, FeatureKey], count: int

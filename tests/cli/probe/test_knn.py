@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from gtacli.cli import main
+from gtacli.executors.base import Executor, ExecutorOptions, Job, ThreadJob
 from gtacli.probing.results import KnnResult
+from gtacli.registry import EXECUTORS
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 32, "patch_size": 8}
 
@@ -324,3 +326,67 @@ def test_processes_share_the_work_and_print_once(
     ]
     assert files[0].keys() == files[1].keys()
     assert files[0] == files[1]
+
+
+class Here(Executor[ExecutorOptions]):
+    """An executor whose commands run in this process, and that counts them."""
+
+    ran: ClassVar[list[list[str]]] = []
+
+    def submit(self, words: Sequence[str], log: Path) -> Job:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.ran.append(list(words))
+        status = main(list(words))
+        return ThreadJob(lambda: status)
+
+
+def test_an_executor_extracts_the_same_features_in_parts(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--compare", str(saved(tmp_path / "other", 1)), "--json"]
+    assert main(words(model, data, tmp_path / "one", *more)) == 0
+    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    Here.ran.clear()
+    parts = words(model, data, tmp_path / "parts", *more, "--executor", "here", "--jobs", "3")
+    with EXECUTORS.registered("here", Here):
+        assert main(parts) == 0
+        # Two models, the images to train and to test on, in three parts.
+        assert len(Here.ran) == 12
+        capsys.readouterr()
+        assert main(parts) == 0
+        assert len(Here.ran) == 12  # all is cached
+    together = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    drop = {"seconds"}
+    assert [{k: r[k] for k in r.keys() - drop} for r in together] == [
+        {k: r[k] for k in r.keys() - drop} for r in alone
+    ]
+    files = [
+        {path.name: path.read_bytes() for path in folder.glob("features/*.safetensors")}
+        for folder in (tmp_path / "one", tmp_path / "parts")
+    ]
+    assert len(files[0]) == 4
+    assert files[0] == files[1]
+    assert {path.name for path in (tmp_path / "parts" / "features").iterdir()} == set(files[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--executor", "lokal"], "did you mean 'local'"),
+        (["--shard", "0/2"], "`shard` needs `cache`"),
+        (["--shard", "2/2", "--cache", "c"], "must be I/N"),
+        (["--shard", "0/2", "--cache", "c", "--executor", "local"], "is one part"),
+    ],
+    ids=["name", "no cache", "range", "both"],
+)
+def test_wrong_parts_are_refused(
+    words: list[str],
+    message: str,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["probe", "knn", "-m", str(model), "--data", str(data), "-o", str(tmp_path / "out")]
+    assert main([*given, *words]) == 2
+    assert message.replace("`", "") in capsys.readouterr().err.replace("--", "")
