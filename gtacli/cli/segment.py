@@ -74,6 +74,7 @@ def segment(
         config.ground_truth,
         config.void,
         None if call.dry_run else file,
+        config.min_confidence,
     )
     size, workers, objects = config.batch_size, config.workers, config.options.get("objects", 1)
     summaries: list[SegmentSummary] = []

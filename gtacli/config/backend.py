@@ -20,7 +20,7 @@ class BackendConfig(CommonConfig):
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
     parts_key: ClassVar[str] = KEY
-    short: ClassVar[tuple[str, ...]] = ("layer", "tau")
+    short: ClassVar[tuple[str, ...]] = ("layer", "tau", "side")
     """Keys of the back-end's options, whichever source names the back-end."""
 
     model: str | None = option(
@@ -46,6 +46,13 @@ class BackendConfig(CommonConfig):
         None,
         "tokencut: cosine similarity above which two patches are connected; auto: chosen for "
         "the model",
+        shown="auto",
+    )
+    side: Literal["auto", "seed", "center"] | None = option(
+        None,
+        "tokencut: part of the cut that is the object; seed: that of the largest entry, as "
+        "published; center: the connected part nearest to the image's center; auto: seed for "
+        "DINO's weights, else center",
         shown="auto",
     )
     discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)

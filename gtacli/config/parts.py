@@ -117,6 +117,12 @@ class TokenCutOptions(DiscoveryOptions):
         "weights, for others chosen together with the block",
     )
     eps: float = option(1e-5, "weight of all other edges", gt=0, lt=0.5)
+    side: Literal["auto", "seed", "center"] = option(
+        "auto",
+        "part of the cut that is the object; seed: that of the largest entry, as published; "
+        "center: the connected part nearest to the image's center; auto: seed for DINO's weights, "
+        "else center",
+    )
     objects: int = option(
         1, "maximum number of objects per image, by repeated cuts (MaskCut)", ge=1
     )

@@ -54,9 +54,17 @@ class SegmentConfig(BackendConfig):
         shown="none",
     )
     refine: Literal["none", "bilateral", "guided"] = option(
-        "none",
-        "align the mask's border with the image's edges: bilateral solver, or guided filter, "
-        "which is faster",
+        "guided",
+        "align the mask's border with the image's edges: guided filter, or TokenCut's bilateral "
+        "solver, which is slower; none: the patches' border",
+    )
+    min_confidence: float = option(
+        0.0,
+        "confidence below which a mask counts as no object: it is left empty",
+        metavar="0..1",
+        ge=0,
+        le=1,
+        shown="0, keep all",
     )
     ground_truth: FilePath | None = option(
         None,

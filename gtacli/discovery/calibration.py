@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from gtacli.config.base import StrictModel
+from gtacli.discovery.bipartition import Side
 from gtacli.discovery.masks import mask_on
 from gtacli.discovery.ncut import normalized_cut
 from gtacli.measures.segmentation import iou
@@ -60,23 +61,27 @@ class Calibration(StrictModel):
 
 
 def cached_calibration(
-    model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float
+    model: LoadedModel,
+    layers: Sequence[int],
+    taus: Sequence[float],
+    eps: float,
+    side: Side = "seed",
 ) -> Calibration:
     """Return the best of `layers` x `taus` for a model at its image size; the result is cached.
 
     Args:
         model: frozen, in eval mode; it stays on its device.
         layers: absolute block numbers.
-        eps: as in `normalized_cut`.
+        eps, side: as in `normalized_cut`.
     """
     size = f"{model.image_size[0]}x{model.image_size[1]} px"
-    file = cache_dir() / "tokencut" / f"{_key(model, layers, taus, eps)}.json"
+    file = cache_dir() / "tokencut" / f"{_key(model, layers, taus, eps, side)}.json"
     best = _read(file, layers, taus)
     how = "cached"
     if best is None:
         log.info("tokencut: choosing layer and tau for %s at %s, once", model.spec, size)
         start = time.perf_counter()
-        best = calibrate(model, layers, taus, eps)
+        best = calibrate(model, layers, taus, eps, side)
         how = f"chosen in {time.perf_counter() - start:.0f} s"
         _write(file, best)
     log.info(
@@ -87,13 +92,17 @@ def cached_calibration(
 
 
 def calibrate(
-    model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float
+    model: LoadedModel,
+    layers: Sequence[int],
+    taus: Sequence[float],
+    eps: float,
+    side: Side = "seed",
 ) -> Calibration:
     """Choose the best of `layers` x `taus`; the first one of ties."""
     pairs = [(layer, tau) for layer in layers for tau in taus]
-    first = total_iou(model, pairs, draw_scenes(model, range(FIRST)), eps)
+    first = total_iou(model, pairs, draw_scenes(model, range(FIRST)), eps, side)
     best = sorted(pairs, key=first.__getitem__, reverse=True)[:FINALISTS]
-    more = total_iou(model, best, draw_scenes(model, range(FIRST, SCENES)), eps)
+    more = total_iou(model, best, draw_scenes(model, range(FIRST, SCENES)), eps, side)
     layer, tau = max(best, key=lambda pair: first[pair] + more[pair])
     mean = float(first[layer, tau] + more[layer, tau]) / SCENES
     return Calibration(layer=layer, tau=tau, iou=mean)
@@ -101,7 +110,11 @@ def calibrate(
 
 @torch.no_grad()
 def total_iou(
-    model: LoadedModel, pairs: Sequence[LayerTau], batches: Iterable[MaskedImages], eps: float
+    model: LoadedModel,
+    pairs: Sequence[LayerTau],
+    batches: Iterable[MaskedImages],
+    eps: float,
+    side: Side = "seed",
 ) -> dict[LayerTau, float]:
     """Sum the IoU of TokenCut's object with the true mask over the images, by layer and tau."""
     sums = dict.fromkeys(pairs, 0.0)
@@ -111,10 +124,10 @@ def total_iou(
             keys = tap.patch_keys()
             for layer, tau in pairs:
                 if layer == tap.layer:
-                    masks = normalized_cut(keys, tap.grid, tau, eps).mask.cpu().numpy()
+                    masks = normalized_cut(keys, tap.grid, tau, eps, side=side).mask.cpu()
                     sums[layer, tau] += sum(
                         iou(mask_on((truth.shape[0], truth.shape[1]), mask), truth)
-                        for mask, truth in zip(masks, truths, strict=True)
+                        for mask, truth in zip(masks.numpy(), truths, strict=True)
                     )
     return sums
 
@@ -129,11 +142,13 @@ def draw_scenes(model: LoadedModel, scenes: Sequence[int]) -> Iterator[MaskedIma
         yield as_input(pixels.to(device)), [mask for _, mask in trials]
 
 
-def _key(model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float) -> str:
+def _key(
+    model: LoadedModel, layers: Sequence[int], taus: Sequence[float], eps: float, side: Side
+) -> str:
     """Return the cache key."""
     parts = (
         *(VERSION, drawing_digest(), fingerprint(model.model)),
-        *(model.image_size, model.mean, model.std, list(layers), list(taus), eps),
+        *(model.image_size, model.mean, model.std, list(layers), list(taus), eps, side),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

@@ -12,6 +12,9 @@ and the object is the connected component of the largest entry on that side. An 
 when a new object overlaps an earlier one (IoU above 0.5), has at most 1 % of the patches, or has no
 patch outside the earlier objects.
 
+With side "center" the first object is that of a single cut (`bipartition`), and these rules are for
+the others, which need not lie near the center.
+
 Deviations from the released maskcut.py:
 - There the result depends on the arbitrary sign of the solver's y if rules 1 and 2 disagree; here
   rule 1 is applied first.
@@ -30,7 +33,7 @@ import torch
 from torch import Tensor
 
 from gtacli.discovery.base import unit_range
-from gtacli.discovery.bipartition import component_of, largest_entry
+from gtacli.discovery.bipartition import Side, component_of, largest_entry
 from gtacli.discovery.ncut import Solver, normalized_cut
 from gtacli.errors import UsageError
 
@@ -60,10 +63,11 @@ def repeated_cuts(
     tau: float = 0.2,
     eps: float = 1e-5,
     solver: Solver = "auto",
+    side: Side = "seed",
 ) -> RepeatedCuts:
     """Find up to `count` objects in each image from the features of its patches.
 
-    The other arguments are those of `normalized_cut`.
+    The other arguments are those of `normalized_cut`; `side` is for the first object.
 
     Raises UsageError and RunError as `normalized_cut` does, and UsageError for a tau below 0, with
     which patches of earlier objects would be connected to all others.
@@ -78,8 +82,13 @@ def repeated_cuts(
     for k in range(count):
         earlier = masks[left, :k]
         taken = earlier.any(1)
-        cut = normalized_cut(features[left] * ~taken[..., None], grid, tau, eps, solver)
-        y, found = _foreground(cut.eigenvector, grid)
+        central = k == 0 and side == "center"
+        which: Side = "center" if central else "seed"
+        cut = normalized_cut(features[left] * ~taken[..., None], grid, tau, eps, solver, which)
+        if central:
+            y, found = cut.eigenvector, cut.mask.flatten(1)
+        else:
+            y, found = _foreground(cut.eigenvector, grid)
         if k == 0:
             first = y
         fresh = _is_new(found, earlier)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtacli.discovery.affinity import Affinity
-from gtacli.discovery.bipartition import NormalizedCut, bipartition
+from gtacli.discovery.bipartition import NormalizedCut, Side, bipartition
 from gtacli.discovery.krylov import BLOCK, second_eigenvectors
 from gtacli.errors import RunError, UsageError
 from gtacli.runtime.threads import each, one_thread
@@ -47,6 +47,7 @@ def normalized_cut(
     tau: float = 0.2,
     eps: float = 1e-5,
     solver: Solver = "auto",
+    side: Side = "seed",
 ) -> NormalizedCut:
     """Find the object in each image from the features of its patches.
 
@@ -62,12 +63,13 @@ def normalized_cut(
             "scipy": the published solution, `scipy.linalg.eigh(D - A, D)` in float64, the
             reference. "auto": krylov, but eigh for few patches and for images on which krylov does
             not converge (several cuts are nearly equally good).
+        side: the part that is the object: "seed", as published, or "center"; see `bipartition`.
 
     Raises:
         UsageError: for features that do not match the grid or are not finite.
         RunError: solver="krylov" did not converge.
     """
-    _check(features, grid, tau, eps, solver)
+    _check(features, grid, tau, eps, solver, side)
     # Apple's devices have neither float64 nor the small factorizations.
     near = features.cpu() if features.device.type == "mps" else features
 
@@ -81,7 +83,7 @@ def normalized_cut(
     whole = near.device.type != "cpu" or near.shape[1] ** 2 > _SPLIT
     with _exact_fp32(near.device), one_thread(not whole or images > 1):
         y = torch.cat(each(solve, range(images), images))
-    return bipartition(y.to(features.device), grid)
+    return bipartition(y.to(features.device), grid, side)
 
 
 def _threads(features: Tensor) -> tuple[int, int]:
@@ -207,7 +209,9 @@ def _exact_fp32(device: torch.device) -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def _check(features: Tensor, grid: tuple[int, int], tau: float, eps: float, solver: str) -> None:
+def _check(
+    features: Tensor, grid: tuple[int, int], tau: float, eps: float, solver: str, side: str
+) -> None:
     shape = tuple(features.shape)
     if features.ndim != 3 or not features.is_floating_point():
         raise UsageError(
@@ -219,6 +223,7 @@ def _check(features: Tensor, grid: tuple[int, int], tau: float, eps: float, solv
         raise UsageError(f"must be a finite number, got {tau}", option="tau")
     if not 0 < eps < 0.5:
         raise UsageError(f"must be above 0 and below 0.5, got {eps}", option="eps")
-    if solver not in get_args(Solver):
-        choices = ", ".join(get_args(Solver))
-        raise UsageError(f"must be one of {choices}, got {solver!r}", option="solver")
+    for option, value, kind in (("solver", solver, Solver), ("side", side, Side)):
+        if value not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            raise UsageError(f"must be one of {choices}, got {value!r}", option=option)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions, TokenCutOptions
 from gtacli.discovery.base import Discovery, ObjectMaps
+from gtacli.discovery.bipartition import Side
 from gtacli.discovery.maskcut import repeated_cuts
 from gtacli.discovery.ncut import normalized_cut
 from gtacli.errors import UsageError
@@ -23,7 +24,7 @@ from gtacli.models.tap import absolute_layers, attention
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
 
-PAPER = {"layer": -1, "tau": 0.2}  # for DINO's weights
+PAPER = {"layer": -1, "tau": 0.2, "side": "seed"}  # for DINO's weights
 
 
 class TokenCut(Discovery[TokenCutOptions]):
@@ -38,15 +39,15 @@ class TokenCut(Discovery[TokenCutOptions]):
     def __init__(self, options: TokenCutOptions, model: nn.Module) -> None:
         super().__init__(options, model)
         timm_blocks.check(model)
-        if options.layer == "auto" or options.tau == "auto":
-            raise UsageError("layer and tau of tokencut are auto; make_backend chooses them")
+        if options.layer == "auto" or options.tau == "auto" or options.side == "auto":
+            raise UsageError("options of tokencut are auto; make_backend chooses them")
         if options.objects > 1 and options.tau < 0:
             raise UsageError(
                 f"must be at least 0 for several objects, got {options.tau:g}",
                 option="tau",
             )
         self.layers = absolute_layers((options.layer,), len(cast(Any, model).blocks))
-        self.tau = options.tau
+        self.tau, self.side = options.tau, options.side
 
     @classmethod
     def resolve(cls, options: TokenCutOptions, model: LoadedModel) -> TokenCutOptions:
@@ -56,12 +57,18 @@ class TokenCut(Discovery[TokenCutOptions]):
             return options
         if is_dino(model):
             return options.model_copy(update={name: PAPER[name] for name in auto})
+        if "side" in auto:
+            auto.remove("side")
+            options = options.model_copy(update={"side": "center"})
+        if not auto:
+            return options
         from gtacli.discovery.calibration import TAUS, cached_calibration
 
         depth = len(cast(Any, model.model).blocks)
         layers = absolute_layers("all" if options.layer == "auto" else (options.layer,), depth)
         taus = TAUS if options.tau == "auto" else (options.tau,)
-        best = cached_calibration(model, layers, taus, options.eps)
+        side: Side = "seed" if options.side == "seed" else "center"
+        best = cached_calibration(model, layers, taus, options.eps, side)
         return options.model_copy(update={name: getattr(best, name) for name in auto})
 
     @torch.no_grad()
@@ -70,9 +77,9 @@ class TokenCut(Discovery[TokenCutOptions]):
         o = self.options
         keys = tap.patch_keys()
         if o.objects > 1:
-            cuts = repeated_cuts(keys, tap.grid, o.objects, self.tau, o.eps, o.solver)
+            cuts = repeated_cuts(keys, tap.grid, o.objects, self.tau, o.eps, o.solver, self.side)
             return ObjectMaps(cuts.map, cuts.masks[:, 0], objects=cuts.masks)
-        cut = normalized_cut(keys, tap.grid, self.tau, o.eps, o.solver)
+        cut = normalized_cut(keys, tap.grid, self.tau, o.eps, o.solver, self.side)
         return ObjectMaps(cut.map, cut.mask, cut.box)
 
 

@@ -45,6 +45,7 @@ class SegmentObject(TypedDict):
     mask: Annotated[str | None, Doc("file of the mask; null in a dry run")]
     box: _Box
     area: _Area
+    confidence: Annotated[float, Doc("how compact and central the mask's patches are, 0 to 1")]
 
 
 class Segmentation(SegmentObject):

@@ -78,6 +78,29 @@ def test_folders_and_order_are_kept_and_bad_images_reported(
     assert last["summary"]["failed"] == 3
 
 
+@pytest.mark.usefixtures("bright")
+def test_min_confidence_leaves_unsure_masks_empty(
+    gta: Any, tiny_model: Path, tmp_path: Path, read: Any, scene: Any, words: Any
+) -> None:
+    scene(tmp_path / "a.png")
+    all_ = gta(*words(tiny_model, tmp_path / "all", tmp_path / "a.png"), "--json").lines[0]
+    assert 0 < all_["confidence"] < 1
+    assert all_["box"] is not None
+    at = ("--min-confidence", str(all_["confidence"] - 1e-6))
+    same = gta(*words(tiny_model, tmp_path / "same", tmp_path / "a.png"), "--json", *at).lines[0]
+    assert same["box"] == all_["box"]
+    above = ("--min-confidence", str(all_["confidence"] + 1e-6))
+    given = words(tiny_model, tmp_path / "none", tmp_path / "a.png")
+    done = gta(*given, "--json", "--overlay", *above)
+    assert done.status == 0, done.err
+    none = done.lines[0]
+    assert none["box"] is None
+    assert none["area"] == 0
+    assert none["confidence"] == all_["confidence"]
+    assert not read(none["mask"]).any()
+    assert "nothing found" in gta(*given, "--overwrite", *above).out
+
+
 def odd(scene: Any, kind: str, path: Path) -> Path:
     """Write a picture of an unusual kind."""
     scene(path / "plain.png")

@@ -49,7 +49,7 @@ def test_several_objects(
     assert done.status == 0, done.err
     a, b, last = done.lines
     first, second = a["objects"]
-    assert {k: a[k] for k in ("mask", "box", "area")} == first
+    assert {k: a[k] for k in ("mask", "box", "area", "confidence")} == first
     assert first["box"] == [48, 16, 72, 48]
     assert second["box"] == [0, 0, 24, 16]
     assert PurePath(second["mask"]).name == "a.object2.png"

@@ -35,6 +35,18 @@ def test_the_higher_source_wins() -> None:
     assert resolved(("discovery.dino.layer=-4",), env, layer="-5").options == {"layer": -5}
 
 
+def test_masks_are_refined_unless_asked_otherwise() -> None:
+    """On photographs guided masks overlap the truth more, at little cost."""
+    assert resolved().refine == "guided"
+    assert resolved(refine="none").refine == "none"
+
+
+def test_side_is_an_option_of_tokencut() -> None:
+    assert resolved(side="seed").options == {"side": "seed"}
+    with pytest.raises(UsageError, match="side: the backend dino has no side"):
+        resolved(backend="dino", side="seed")
+
+
 def test_teacher_is_another_name_of_model() -> None:
     assert resolved(teacher="x").spec == "x"
     assert resolved(env={"GTA_SEGMENT__TEACHER": "x"}, model="y").spec == "y"

@@ -34,7 +34,7 @@ def make(arch: str = "vit_tiny_patch16_224", **kwargs: Any) -> nn.Module:
 
 def backend(name: str, model: nn.Module, **options: Any) -> Discovery[Any]:
     part = DISCOVERY.load(name)
-    plain = {"layer": -1, "tau": 0.2} if name == "tokencut" else {}
+    plain = {"layer": -1, "tau": 0.2, "side": "seed"} if name == "tokencut" else {}
     return part(build(part.Options, plain | options, f"discovery.{name}"), model)
 
 

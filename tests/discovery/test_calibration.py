@@ -96,7 +96,9 @@ def test_best_on_all_scenes_is_chosen(
     """The first scenes only select the pairs for the other scenes."""
     seen: list[tuple[int, int]] = []
 
-    def found(_: Any, pairs: list[LayerTau], scenes: range, eps: float) -> dict[LayerTau, float]:
+    def found(
+        _: Any, pairs: list[LayerTau], scenes: range, eps: float, side: str
+    ) -> dict[LayerTau, float]:
         seen.append((len(pairs), len(scenes)))
         late = scenes.start > 0
         return {p: len(scenes) * (0.5 + 0.2 * (p == wanted) * (1 if late else 0.1)) for p in pairs}
@@ -150,11 +152,12 @@ def test_cache_key_depends_on_weights_and_size(
     cached_calibration(model, (1,), (0.1, 0.2), 1e-5)
     cached_calibration(model, (1,), (0.1, 0.3), 1e-5)
     cached_calibration(model, (1,), (0.1, 0.3), 1e-4)
-    assert len(calls) == 6
+    cached_calibration(model, (1,), (0.1, 0.3), 1e-4, "center")
+    assert len(calls) == 7
     monkeypatch.setattr(calibration, "VERSION", -1)
     cached_calibration(model, (1,), (0.1, 0.3), 1e-4)
-    assert len(calls) == 7
-    assert len(list((own_cache / "tokencut").iterdir())) == 7  # and nothing temporary
+    assert len(calls) == 8
+    assert len(list((own_cache / "tokencut").iterdir())) == 8  # and nothing temporary
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"layer": 1}', "\xff"])
@@ -184,7 +187,8 @@ def test_backend_options_are_resolved_to_numbers(model: LoadedModel, asked: dict
     assert type(options["tau"]) is float
     layers = (asked["layer"] % 3,) if isinstance(asked.get("layer"), int) else range(3)
     taus = (asked["tau"],) if isinstance(asked.get("tau"), float) else calibration.TAUS
-    best = calibrate(model, layers, taus, 1e-5)
+    assert options["side"] == "center"
+    best = calibrate(model, layers, taus, 1e-5, "center")
     assert (options["layer"] % 3, options["tau"]) == (best.layer, best.tau)
 
 
@@ -203,7 +207,8 @@ def test_dinos_weights_use_the_papers_values(
     monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("chosen"))
     official = replace(model, report=replace(model.report, layout="DINO"))
     options = make_backend("tokencut", {}, official).options
-    assert (options.layer, options.tau) == (-1, 0.2)
+    assert (options.layer, options.tau, options.side) == (-1, 0.2, "seed")
+    assert make_backend("tokencut", {"side": "center"}, official).options.side == "center"
     options = make_backend("tokencut", {"layer": -2}, official).options
     assert (options.layer, options.tau) == (-2, 0.2)
     assert not own_cache.exists()

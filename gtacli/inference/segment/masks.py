@@ -15,6 +15,7 @@ from PIL import Image
 from gtacli.data.inputs import InputImage
 from gtacli.data.objects import GroundTruth
 from gtacli.data.truth import find_truth, read_record_truth, read_truth
+from gtacli.discovery.center import center_confidence
 from gtacli.discovery.maps.digests import ImageFile
 from gtacli.discovery.masks import MAP_THRESHOLD, box_around, map_on, mask_on
 from gtacli.discovery.refine import bilateral, guided, largest_object, working_size
@@ -54,6 +55,7 @@ class MaskOptions:
             ports of DINO's evaluation.
         file: the path of a single image's mask; other files are named after it. None: files are
             named after the images, below `folder`.
+        min_confidence: confidence below which an object is dropped.
     """
 
     folder: Path | None
@@ -62,6 +64,7 @@ class MaskOptions:
     truth: Path | None = None
     void: Literal["drop", "keep"] = "drop"
     file: Path | None = None
+    min_confidence: float = 0.0
 
 
 class ImageResult(NamedTuple):
@@ -129,9 +132,18 @@ class MaskWriter:
         Raises ImageError, and RunError for a file that cannot be written.
         """
         image = found.image
-        made = [self._on_pixels(each, found.size, pixels) for each in _one_by_one(grids)]
+        sure = [_confidence(each) for each in _one_by_one(grids)]
+        kept = [
+            (each, confidence)
+            for each, confidence in zip(_one_by_one(grids), sure, strict=True)
+            if confidence >= self.options.min_confidence
+        ] or [(_without_object(grids), max(sure))]
+        made = [self._on_pixels(each, found.size, pixels) for each, _ in kept]
         masks = [mask for mask, _ in made]
-        objects = [self._write_mask(image, k, mask) for k, mask in enumerate(masks)]
+        objects = [
+            self._write_mask(image, k, mask, confidence)
+            for k, (mask, (_, confidence)) in enumerate(zip(masks, kept, strict=True))
+        ]
         line: dict[str, Any] = {**self.named, "image": image.path, **objects[0]}
         if grids.objects is not None:
             line["objects"] = [each for each in objects if each["box"] is not None]
@@ -159,12 +171,15 @@ class MaskWriter:
         counts = {"images": images, "failed": failed}
         return cast(SegmentSummary, {**self.named, **counts, **means, "images_per_second": rate})
 
-    def _write_mask(self, image: InputImage, k: int, mask: Mask) -> SegmentObject:
+    def _write_mask(
+        self, image: InputImage, k: int, mask: Mask, confidence: float
+    ) -> SegmentObject:
         picture = Image.fromarray(mask).convert("L")
         return {
             "mask": self._write(image, mask_suffix(k), picture, format="PNG"),
             "box": box_around(mask),
             "area": float(mask.mean()),
+            "confidence": confidence,
         }
 
     def _score(
@@ -228,6 +243,15 @@ def _one_by_one(grids: ObjectGrids) -> list[ObjectGrids]:
         return [grids]
     objects = [mask for mask in grids.objects if mask.any()] or [grids.objects[0]]
     return [grids._replace(mask=mask) for mask in objects]
+
+
+def _without_object(grids: ObjectGrids) -> ObjectGrids:
+    return grids._replace(map=np.zeros_like(grids.map), mask=np.zeros(grids.map.shape, bool))
+
+
+def _confidence(grids: ObjectGrids) -> float:
+    mask = grids.map > MAP_THRESHOLD if grids.mask is None else grids.mask
+    return center_confidence(mask)
 
 
 def _coarse(grids: ObjectGrids, size: Size) -> tuple[Mask, SoftMap | None]:
