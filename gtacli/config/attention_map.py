@@ -10,6 +10,14 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
 from gtacli.config.option import option
 
+RELEVANCE_KINDS = ("attnlrp", "chefer")
+CLASS_KINDS = ("gradcam", *RELEVANCE_KINDS)
+"""Kinds of maps that show a class."""
+BUILT_IN_KINDS = ("cls", "rollout", *RELEVANCE_KINDS)
+"""Kinds that are no discovery back-ends."""
+GAMMA = 0.05
+"""The gamma rule's default; chosen by insertion and deletion (docs/attention-maps.md)."""
+
 
 class AttentionMapConfig(CommonConfig):
     """Options of the drawing of attention maps."""
@@ -30,10 +38,10 @@ class AttentionMapConfig(CommonConfig):
     kind: str = option(
         "cls",
         "cls: attention of the CLS token; rollout: attention rollout through all blocks up "
-        "to `layer`; or a discovery back-end: tokencut, gradcam, dino, ... (`gta plugins "
-        "list`)",
+        "to `layer`; attnlrp, chefer: relevance for a class; or a discovery back-end: tokencut, "
+        "gradcam, dino, ... (`gta plugins list`)",
         metavar="NAME",
-        choices=["cls", "rollout"],
+        choices=list(BUILT_IN_KINDS),
     )
     layer: Annotated[
         Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
@@ -82,9 +90,14 @@ class AttentionMapConfig(CommonConfig):
     stretch: bool = option(False, "stretch every image to the model's size, as DINO's code does")
     target_class: str | None = option(
         None,
-        "gradcam: number or name of the class",
+        "gradcam, attnlrp, chefer: number or name of the class",
         metavar="CLASS",
         shown="each image's predicted class",
+    )
+    gamma: float = option(
+        GAMMA,
+        "attnlrp: the gamma rule's; larger is less noisy, 0 is the plain rule",
+        ge=0,
     )
     sheet: FilePath | None = option(
         None,
@@ -115,8 +128,10 @@ class AttentionMapConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _check_target_class(self) -> AttentionMapConfig:
-        if self.target_class is not None and self.kind != "gradcam":
-            raise ValueError(f"`target_class` needs `kind=gradcam`, and `kind` is {self.kind}")
+        if self.target_class is not None and self.kind not in CLASS_KINDS:
+            raise ValueError(
+                f"`target_class` is for {', '.join(CLASS_KINDS)}, and `kind` is {self.kind}"
+            )
         return self
 
     @property

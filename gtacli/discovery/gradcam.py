@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions, GradCAMOptions
 from gtacli.discovery.base import Discovery, ObjectMaps, unit_range
-from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
+from gtacli.models.class_scores import check_classifier, class_scores, classify_tokens
 from gtacli.models.tap import absolute_layers
 
 
@@ -34,20 +34,16 @@ class GradCAM(Discovery[GradCAMOptions]):
     def __init__(self, options: GradCAMOptions, model: nn.Module) -> None:
         super().__init__(options, model)
         timm_blocks.check(model)
-        m = cast(Any, model)
-        (self.layer,) = absolute_layers((options.layer,), len(m.blocks))
-        if m.num_classes == 0 or isinstance(m.head, nn.Identity):
-            raise UsageError(
-                "gradcam needs a classifier, and this model has none; use a fine-tuned or "
-                "supervised model, or `backend=tokencut` or `backend=dino`",
-                option="backend",
-            )
-        wanted = options.target_class
-        if wanted != "predicted" and not 0 <= wanted < m.num_classes:
-            raise UsageError(
-                f"there is no class {wanted}; this model has {m.num_classes}, numbered from 0",
-                option="discovery.gradcam.target_class",
-            )
+        blocks = cast(Any, model).blocks
+        (self.layer,) = absolute_layers((options.layer,), len(blocks))
+        check_classifier(
+            model,
+            options.target_class,
+            "gradcam",
+            option="backend",
+            class_option="discovery.gradcam.target_class",
+            hint="use a fine-tuned or supervised model, or `backend=tokencut` or `backend=dino`",
+        )
 
     def find(self, images: Tensor) -> ObjectMaps:
         model = cast(Any, self.model)
@@ -61,12 +57,8 @@ class GradCAM(Discovery[GradCAMOptions]):
             with torch.enable_grad():
                 a.requires_grad_()
                 x = timm_blocks.block_after_norm(model.blocks[self.layer], x, a, rope[self.layer])
-                for i in range(self.layer + 1, len(model.blocks)):
-                    x = timm_blocks.plain_block(model, model.blocks[i], x, rope[i])
-                logits = timm_blocks.classify(model, model.norm(x), None)
-                wanted = self.options.target_class
-                classes = logits.argmax(-1) if wanted == "predicted" else wanted
-                scores = logits[torch.arange(len(logits)), classes]
+                logits = classify_tokens(model, x, ropes, self.layer + 1)
+                scores = class_scores(logits, self.options.target_class)
                 (gradient,) = torch.autograd.grad(scores.sum(), a)
         prefix = int(model.num_prefix_tokens)
         a, gradient = a.detach()[:, prefix:].float(), gradient[:, prefix:].float()

@@ -62,16 +62,25 @@ def grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
 
 def embed(model: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
     """Return the tokens (B, P+N, C) before the first block, and each block's rotary embedding."""
+    return add_positions(model, patch_tokens(model, images))
+
+
+def patch_tokens(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the patches' embeddings (B, N, C), or (B, gh, gw, C) for images of any size."""
+    return cast(Tensor, cast(Any, model).patch_embed(images))
+
+
+def add_positions(model: nn.Module, patches: Tensor) -> tuple[Tensor, Any]:
+    """Return what `embed` does, for the return value of `patch_tokens`."""
     m = cast(Any, model)
-    x = m.patch_embed(images)
     if isinstance(model, Eva):
-        x, rope = m._pos_embed(x)
+        x, rope = m._pos_embed(patches)
         x = m.norm_pre(x)
         if rope is None:
             return x, None
         # "mixed" rotary embeddings differ between blocks; the others are the same for all.
         return x, rope if getattr(m, "rope_mixed", False) else [rope] * len(m.blocks)
-    return m.norm_pre(m.patch_drop(positions.add(model, x))), None
+    return m.norm_pre(m.patch_drop(positions.add(model, patches))), None
 
 
 def check_masked(model: nn.Module) -> None:

@@ -144,6 +144,31 @@ def test_the_class_of_grad_cam_is_chosen(gta: Any, tiny_model: Path, tmp_path: P
     assert "no class 'cat'" in wrong.err
 
 
+@pytest.mark.parametrize("kind", ["attnlrp", "chefer"])
+def test_relevance_of_a_class(gta: Any, tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    image = photo(tmp_path / "a.png", (40, 80))
+    base = [image, "--kind", kind]
+    for number in ("0", "3"):
+        words_of = words(tiny_model, tmp_path / number, *base, "--style", "raw")
+        assert gta(*words_of, "--target-class", number).status == 0
+    zero, three = (np.load(tmp_path / n / f"a.layer2.{kind}.npy") for n in ("0", "3"))
+    assert zero.shape == (3, 6)
+    assert not np.allclose(zero, three)
+    assert (zero.min() < 0) == (kind == "attnlrp")
+    for style in ("overlay", "mask"):
+        assert gta(*words(tiny_model, tmp_path / style, *base, "--style", style)).status == 0
+        assert (tmp_path / style / f"a.layer2.{kind}.png").is_file()
+
+
+def test_gamma_changes_attnlrp(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    base = (image, "--kind", "attnlrp", "--style", "raw", "--gamma")
+    for gamma in ("0", "1"):
+        assert gta(*words(tiny_model, tmp_path / gamma, *base, gamma)).status == 0
+    plain, strong = (np.load(tmp_path / g / "a.layer2.attnlrp.npy") for g in ("0", "1"))
+    assert not np.allclose(plain, strong)
+
+
 def test_threads_change_nothing(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     shapes = [(32, 32), (40, 80), (32, 32), (80, 40)]
     images = [photo(tmp_path / "in" / f"{i:02}.png", shapes[i % 4], i) for i in range(30)]
@@ -217,7 +242,10 @@ def test_bad_images_are_reported_and_the_others_processed(
         (["--kind", "rollout", "--heads", "all"], "reduces the heads to one"),
         (["--layer", "auto"], "auto is for"),
         (["--style", "foto"], "must be one of overlay, heat, mask, raw"),
-        (["--target-class", "1"], "--target-class needs --kind gradcam"),
+        (["--target-class", "1"], "--target-class is for gradcam, attnlrp, chefer"),
+        (["--kind", "attnlrp", "--layer", "0"], "--layer: --kind attnlrp reads all blocks"),
+        (["--kind", "chefer", "--heads", "max"], "--heads: --kind chefer has no heads"),
+        (["--kind", "chefer", "--target-class", "99"], "no class 99"),
         (["--image-size", "30"], "not a multiple of the patch size"),
     ],
 )

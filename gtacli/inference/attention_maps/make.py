@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from gtacli.config.attention_map import AttentionMapConfig
+from gtacli.config.attention_map import RELEVANCE_KINDS, AttentionMapConfig
 from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.methods import (
     BackendMaps,
+    ClassRelevance,
     ClsAttention,
     Heads,
     MapMethod,
     Rollout,
 )
+from gtacli.models.attnlrp import attnlrp
+from gtacli.models.chefer import chefer
+from gtacli.models.class_scores import TargetClass
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
@@ -72,12 +77,29 @@ def make_method(config: AttentionMapConfig, model: LoadedModel) -> MapMethod:
         raise UsageError(
             f"`kind={config.kind}` has no heads; `kind=cls` and `kind=rollout` have", option="heads"
         )
+    if config.kind in RELEVANCE_KINDS:
+        return _make_relevance(config, model, mass)
     if (isinstance(config.layer, tuple) and len(config.layer) > 1) or config.layer == "all":
         raise UsageError(f"`kind={config.kind}` reads one block", option="layer")
     options: dict[str, Any] = config.backend_options
     if config.target_class is not None:
         options["target_class"] = _class_number(config.target_class, model)
     return BackendMaps(make_backend(config.kind, options, model), mass)
+
+
+def _make_relevance(
+    config: AttentionMapConfig, model: LoadedModel, mass: float | None
+) -> ClassRelevance:
+    if config.layer is not None:
+        raise UsageError(
+            f"`kind={config.kind}` reads all blocks; leave `layer` out", option="layer"
+        )
+    target: TargetClass = "predicted"
+    if config.target_class is not None:
+        target = _class_number(config.target_class, model)
+    relevance = partial(attnlrp, gamma=config.gamma) if config.kind == "attnlrp" else chefer
+    signed = config.style == "raw"
+    return ClassRelevance(model.model, relevance, config.kind, target, mass, signed)
 
 
 def _class_number(text: str, model: LoadedModel) -> int:

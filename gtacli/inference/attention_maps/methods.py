@@ -1,4 +1,4 @@
-"""Methods for attention maps: the CLS token's attention, rollout, or a discovery back-end.
+"""Methods for attention maps: the CLS token's attention, rollout, relevance, or a back-end.
 
 Each is called with a batch and returns maps with their block and heads.
 
@@ -7,7 +7,7 @@ Shapes: B images, H heads, gh x gw patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from gtacli.discovery.base import Discovery
 from gtacli.discovery.dino import mass_mask
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
+from gtacli.models.class_scores import TargetClass, check_classifier
 from gtacli.models.rollout import rollout
 from gtacli.models.tap import absolute_layers, attention, require_cls
 
@@ -141,6 +142,41 @@ class Rollout:
             )
             for i, layer in enumerate(self.layers)
         ]
+
+
+class ClassRelevance:
+    """The relevance of each patch for a class, through all blocks.
+
+    Args:
+        relevance: `attnlrp` or `chefer`, called with model, images and class.
+        name: of the kind.
+        target: number of the class, or each image's predicted one.
+        mass: see `ClsAttention`.
+        signed: keep the relevance against the class; else it is 0.
+
+    Raises UsageError for a model without a classifier or such a class.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        relevance: Callable[[nn.Module, Tensor, TargetClass], Tensor],
+        name: str,
+        target: TargetClass = "predicted",
+        mass: float | None = None,
+        signed: bool = False,
+    ) -> None:
+        timm_blocks.check(model)
+        check_classifier(model, target, name)
+        self.model, self.relevance, self.target = model, relevance, target
+        self.mass, self.signed = mass, signed
+        self.layer = len(model.blocks) - 1  # type: ignore[arg-type]
+
+    def __call__(self, images: Tensor) -> list[AttentionMap]:
+        maps = self.relevance(self.model, images, self.target).cpu()
+        maps = maps if self.signed else maps.clamp_min(0)
+        masks = None if self.mass is None else mass_mask(maps.clamp_min(0), self.mass)
+        return [AttentionMap(self.layer, None, maps, masks)]
 
 
 class BackendMaps:
