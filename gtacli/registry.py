@@ -4,6 +4,9 @@ Built-in parts and those of other distributions use the same entry-point groups 
 `gta.discovery`, `gta.regularizers`, `gta.datasets`, `gta.executors`). A part that cannot be loaded
 raises an error that names its distribution and does not affect the others.
 
+A distribution may name the class of a part's options in the group `gta.options`, as
+`"regularizers.NAME" = "module:Class"`: they are then read and shown without importing the part.
+
 `GTA_PLUGINS=a,b` enables only those distributions beside gtacli itself; empty: only gtacli.
 """
 
@@ -13,7 +16,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILTIN = "gtacli"
+OPTIONS_GROUP = "gta.options"
 SWITCH = "GTA_PLUGINS"
 
 
@@ -107,6 +111,28 @@ class Registry(Generic[T]):
                 f"(a {self.noun} derives from {base.__module__}.{base.__qualname__})"
             )
         return part
+
+    def declared_options(self, name: str) -> type[Any] | None:
+        """Return the class of a part's options without importing the part; None if not declared.
+
+        Raises UsageError for an unknown name, GtaError if the class cannot be loaded.
+        """
+        origin = self.origin(name)
+        if origin.part is not None:
+            return getattr(origin.part, "Options", None)
+        key = f"{self.group.partition('.')[2]}.{name}"
+        for point in metadata.entry_points(group=OPTIONS_GROUP, name=key):
+            if _distribution(point)[0] == origin.distribution:
+                declared: type[Any] = self._import(replace(origin, value=point.value))
+                return declared
+        return None
+
+    def options(self, name: str) -> type[Any] | None:
+        """Return the class of a part's options, of the part itself if it is not declared.
+
+        None: the part has none. Raises as `load`.
+        """
+        return self.declared_options(name) or getattr(self.load(name), "Options", None)
 
     def check(self) -> list[tuple[Origin, str | None]]:
         """Load every part; return each origin with the reason why it cannot be used, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("gtacli.cli.recipes", "List, show and copy ready-made configurations."),
     "doctor": ("gtacli.cli.doctor", "Check versions, devices and plug-ins."),
 }
+ADDED = "gta.added"
+"""The key, in the context of a call, of the values of parameters that were added for it."""
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
@@ -70,8 +72,17 @@ class Sectioned(TyperCommand):
 
     variadic: tuple[str, ...] = ()
 
+    def extend(self, ctx: Any, words: Sequence[str]) -> Collection[str]:
+        """Add the parameters that depend on the words; return their names."""
+        return ()
+
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        return super().parse_args(ctx, list(_one_each(args, self.variadic)))
+        words = list(_one_each(args, self.variadic))
+        added = self.extend(ctx, words)
+        rest = super().parse_args(ctx, words)
+        # The function behind the command does not have them.
+        ctx.meta[ADDED] = {name: ctx.params.pop(name) for name in added}
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

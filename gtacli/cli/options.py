@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,8 @@ from pydantic_core import PydanticUndefined
 from gtacli.cli.ahead import ask_hosts_ahead
 from gtacli.cli.completion import NAMES, completer, recipe_names
 from gtacli.cli.environment import warn_of_variables
-from gtacli.cli.lazy import HELP_NAMES, Sectioned
+from gtacli.cli.lazy import ADDED, HELP_NAMES, Sectioned
+from gtacli.cli.part_flags import META, heading, part_flags
 from gtacli.cli.spelling import flag, with_flags
 from gtacli.config.base import alternatives
 from gtacli.config.common import CommandConfig, CommonConfig
@@ -109,12 +110,52 @@ def config_command(
     """
 
     def decorate(body: Body) -> Body:
-        kind = type("Command", (Sectioned,), {"variadic": _variadic(model)})
+        own = {"variadic": _variadic(model), "extend": _extension(model, command)}
+        kind = type("Command", (Sectioned,), own)
         callback = _callback(body, model, command, dry_run)
         app.command(command.split()[-1], cls=kind, context_settings=HELP_NAMES)(callback)
         return body
 
     return decorate
+
+
+def _extension(
+    model: type[CommandConfig], command: str
+) -> Callable[[Any, Any, Sequence[str]], Collection[str]]:
+    """Return the method that adds the flags of the parts which a command line chooses."""
+
+    def extend(self: Any, ctx: Any, words: Sequence[str]) -> Collection[str]:
+        taken = {opt for param in self.params for opt in param.opts}
+        found = ctx.meta[META] = part_flags(model, command, words, taken)
+        had = {param.name for param in self.params}
+        self.params = [param for param in self.params if param.name not in found.fields]
+        for param in self.params:
+            if getattr(param, "rich_help_panel", None) in found.hidden:
+                param.hidden = True
+        own = [_field_option(*one, parameter=name) for name, one in found.fields.items()]
+        last = (p for p in self.params if getattr(p, "rich_help_panel", None) in (TRAINING, COMMON))
+        at = self.params.index(next(last))
+        self.params[at:at] = _click_options(own)
+        return found.fields.keys() - had
+
+    return extend
+
+
+def _click_options(parameters: Sequence[inspect.Parameter]) -> list[Any]:
+    """Return parameters as Typer makes them for a command."""
+
+    def nothing(**values: Any) -> None:
+        """Take any values."""
+
+    nothing.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    nothing.__annotations__ = {p.name: p.annotation for p in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(nothing)
+    return [
+        param
+        for param in typer.main.get_command(app).params
+        if param.name in nothing.__annotations__
+    ]
 
 
 def _reading(config: CommandConfig) -> AbstractContextManager[None]:
@@ -143,7 +184,14 @@ def _callback(
     fields = _field_options(model)
 
     def run(ctx: typer.Context, **given: Any) -> int | None:
-        flags = {p.name: given[p.name] for p in fields if given[p.name] not in (None, [])}
+        flags: dict[str | tuple[str, ...], Any] = {
+            p.name: given[p.name] for p in fields if given[p.name] not in (None, [])
+        }
+        values = {**given, **ctx.meta[ADDED]}
+        for name, place in ctx.meta[META].places.items():
+            if (value := values[name]) is not None:
+                flags.pop(name, None)
+                flags[place] = value
         recipe, sets = given["recipe"], given["set"] or ()
         config = resolve(model, command, recipe=recipe, sets=sets, flags=flags, set_label="--set")
         if given["print_config"]:
@@ -210,7 +258,9 @@ def _field_options(model: type[CommandConfig]) -> list[inspect.Parameter]:
         shown = (k for k in order if panels[k] == panel and _extra(fields[k]).get("flag", True))
         return [_field_option(k, fields[k], panel) for k in shown]
 
-    flat = [_field_option(k, f, "Regularizer gta") for k, f in model.flat_fields().items()]
+    # They stand beside the fields, as scripts use them whatever regularizer a recipe has.
+    panel = heading("regularizer", "gta")
+    flat = [_field_option(k, f, panel) for k, f in model.flat_fields().items()]
     return [*options(FIRST), *options(None), *flat, *options(TRAINING), *options(COMMON)]
 
 
@@ -230,7 +280,9 @@ def _variadic(model: type[CommandConfig]) -> tuple[str, ...]:
     return tuple(flag(k) for k, f in model.model_fields.items() if _extra(f).get("variadic"))
 
 
-def _field_option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
+def _field_option(
+    name: str, field: FieldInfo, panel: str | None, parameter: str | None = None
+) -> inspect.Parameter:
     extra = _extra(field)
     kinds = alternatives(field.annotation)
     boolean = kinds == [bool]
@@ -247,7 +299,7 @@ def _field_option(name: str, field: FieldInfo, panel: str | None) -> inspect.Par
         autocompletion=None if boolean else _completion(name, kinds, extra),
     )
     kind: Any = bool if boolean else list[str] if extra.get("multiple") else str
-    return _parameter(name, kind | None, option)
+    return _parameter(parameter or name, kind | None, option)
 
 
 def _completion(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from gtacli.config.base import StrictModel
 from gtacli.config.common import CommonConfig, ImageSize
 from gtacli.config.option import option
-from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.values import Level, Setting, Tree, find, merge
-from gtacli.registry import DISCOVERY
+from gtacli.registry import DISCOVERY, Registry
 
 KEY = "discovery"
 
@@ -19,6 +17,8 @@ class BackendConfig(CommonConfig):
     """Options of the discovery of objects in images."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
+    part_key: ClassVar[str] = "backend"
+    part_registry: ClassVar[Registry[Any] | None] = DISCOVERY
     parts_key: ClassVar[str] = KEY
     short: ClassVar[tuple[str, ...]] = ("layer", "tau", "side")
     """Keys of the back-end's options, whichever source names the back-end."""
@@ -100,7 +100,3 @@ class BackendConfig(CommonConfig):
                 rest = merge(rest, {KEY: {backend: {key: value}}})
             tree = merge(tree, rest)
         return tree
-
-    @classmethod
-    def part_options(cls, name: str) -> type[StrictModel] | None:
-        return built_in(DISCOVERY, name, DISCOVERY_OPTIONS)

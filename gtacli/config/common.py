@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from gtacli.config.base import StrictModel
 from gtacli.config.option import option
 from gtacli.config.values import Level, Rank, Tree, merge, plain, tree_of
+from gtacli.registry import Registry
 
 MERGED = "merged"
 """The validation context of values that `CommandConfig.merge_levels` has merged."""
@@ -95,7 +96,9 @@ class CommandConfig(StrictModel):
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
     # The keys that most users need, which the help lists first.
     first: ClassVar[tuple[str, ...]] = ()
-    # The key whose tables hold the options of parts, by the part's name.
+    # The key that names parts, their registry, and the key whose tables hold their options by name.
+    part_key: ClassVar[str] = ""
+    part_registry: ClassVar[Registry[Any] | None] = None
     parts_key: ClassVar[str] = ""
 
     @classmethod
@@ -113,8 +116,8 @@ class CommandConfig(StrictModel):
 
     @classmethod
     def part_options(cls, name: str) -> type[StrictModel] | None:
-        """Return the options' class of a built-in part, which can be read without torch."""
-        return None
+        """Return the class of a part's options; None where only the part itself knows it."""
+        return None if cls.part_registry is None else cls.part_registry.declared_options(name)
 
     @model_validator(mode="before")
     @classmethod

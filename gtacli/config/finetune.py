@@ -9,14 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from gtacli.config.base import StrictModel
 from gtacli.config.common import ImageSize, columns_option
 from gtacli.config.option import option
-from gtacli.config.parts import REGULARIZER_OPTIONS, GTAOptions, built_in
+from gtacli.config.parts import GTAOptions
 from gtacli.config.regularizers import KEY, fold
 from gtacli.config.training import TrainingConfig, read_auto_batch
 from gtacli.config.values import Level, Tree
-from gtacli.registry import REGULARIZERS
+from gtacli.registry import REGULARIZERS, Registry
 
 
 def _default_regularizer() -> dict[str, dict[str, Any]]:
@@ -40,6 +39,8 @@ class FinetuneConfig(TrainingConfig):
         "model", "data", "out", "regularizer", "lam", "sampling_rate", "epochs", "image_size",
         "batch_size", "resume",
     )  # fmt: skip
+    part_key: ClassVar[str] = KEY
+    part_registry: ClassVar[Registry[Any] | None] = REGULARIZERS
     parts_key: ClassVar[str] = KEY
     before: ClassVar[Mapping[str, Any]] = {
         "hold_out": 20.0,
@@ -290,10 +291,6 @@ class FinetuneConfig(TrainingConfig):
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
         return fold(read_auto_batch(levels), cls.flat_fields())
-
-    @classmethod
-    def part_options(cls, name: str) -> type[StrictModel] | None:
-        return built_in(REGULARIZERS, name, REGULARIZER_OPTIONS)
 
     @model_validator(mode="after")
     def _check_views(self) -> FinetuneConfig:

@@ -1,22 +1,18 @@
 """Options of the built-in regularizers and discovery back-ends.
 
 They are apart from the code of these parts, so that a command line can be validated and printed
-without importing torch.
+without importing torch; the entry points in `gta.options` say whose they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import read_numbers
 from gtacli.config.option import option
-
-if TYPE_CHECKING:
-    from gtacli.registry import Registry
 
 
 def _read_layers(value: object) -> object:
@@ -147,22 +143,3 @@ class GradCAMOptions(DiscoveryOptions):
     target_class: Literal["predicted"] | int = option(
         "predicted", "class index, or each image's predicted class"
     )
-
-
-REGULARIZER_OPTIONS: dict[str, type[StrictModel]] = {
-    "gta": GTAOptions,
-    "l2-sp": L2SPOptions,
-    "bss": BSSOptions,
-}
-DISCOVERY_OPTIONS: dict[str, type[StrictModel]] = {
-    "tokencut": TokenCutOptions,
-    "dino": DinoOptions,
-    "gradcam": GradCAMOptions,
-}
-
-
-def built_in(
-    registry: Registry[Any], name: str, options: Mapping[str, type[StrictModel]]
-) -> type[StrictModel] | None:
-    """Return the options' class of a part, or None if a plug-in offers the part."""
-    return options[name] if name in options and registry.origin(name).builtin else None

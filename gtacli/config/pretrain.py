@@ -8,12 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from gtacli.config.base import StrictModel
 from gtacli.config.common import FilePath, ImageSize, columns_option
 from gtacli.config.option import option
-from gtacli.config.parts import DISCOVERY_OPTIONS, built_in
 from gtacli.config.training import TrainingConfig, batch_size_option
-from gtacli.registry import DISCOVERY
+from gtacli.registry import DISCOVERY, Registry
 
 # Below this exp(1 / tau) overflows in fp32.
 LEAST_TAU = 1 / math.log(3.4e38)
@@ -46,6 +44,8 @@ Share = Annotated[tuple[_Fraction, _Fraction], _Read, _Write]
 class PretrainConfig(TrainingConfig):
     """Options of the pre-training of a ViT as a masked autoencoder, guided by object maps."""
 
+    part_key: ClassVar[str] = "guide"
+    part_registry: ClassVar[Registry[Any] | None] = DISCOVERY
     parts_key: ClassVar[str] = "discovery"
 
     model: str | None = option(
@@ -169,10 +169,6 @@ class PretrainConfig(TrainingConfig):
         shown="a tenth of the epochs",
     )
     batch_size: int = batch_size_option(64)
-
-    @classmethod
-    def part_options(cls, name: str) -> type[StrictModel] | None:
-        return built_in(DISCOVERY, name, DISCOVERY_OPTIONS)
 
     @property
     def backend(self) -> str:

@@ -40,7 +40,7 @@ def resolve(
     recipe: str | recipes.Recipe | None = None,
     env: Mapping[str, str] | None = None,
     sets: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str | tuple[str, ...], Any] | None = None,
     set_label: str = "set",
 ) -> ConfigT:
     """Return the validated config of `command`.
@@ -52,7 +52,8 @@ def resolve(
             recipe itself.
         env: the environment; None: that of this process.
         sets: settings of the form "key.sub=value".
-        flags: key -> what was typed (text, a list of texts, True or False); None: not given.
+        flags: key, or its path in a recipe -> what was typed (text, a list of texts, True or
+            False); None: not given.
         set_label: name of the option that `sets` come from, for errors.
 
     `model_fields_set` of the result holds the keys that some source has given.
@@ -110,13 +111,20 @@ def _from_set(text: str, source: str) -> Level:
     return Level(Rank.SET, nest(path, typed(value.strip(), source)))
 
 
-def _from_flags(flags: Mapping[str, Any]) -> list[Level]:
-    tree: Tree = {
-        key: typed(value, key=key) if isinstance(value, str) else Setting(value, key=key)
-        for key, value in flags.items()
-        if value is not None
-    }
-    return [Level(Rank.FLAGS, tree)] if tree else []
+def _from_flags(flags: Mapping[str | tuple[str, ...], Any]) -> list[Level]:
+    """Return one level of the keys, and one of each option of a part, which has its own table."""
+    own: Tree = {}
+    levels: list[Level] = []
+    for name, value in flags.items():
+        if value is None:
+            continue
+        key = name if isinstance(name, str) else name[-1]
+        setting = typed(value, key=key) if isinstance(value, str) else Setting(value, key=key)
+        if isinstance(name, str):
+            own[name] = setting
+        else:
+            levels.append(Level(Rank.FLAGS, nest(list(name), setting)))
+    return [*([Level(Rank.FLAGS, own)] if own else []), *levels]
 
 
 def _settle_exclusive(model: type[CommandConfig], levels: list[Level]) -> list[Level]:

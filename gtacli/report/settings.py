@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gtacli.config.parts import BSSOptions, GTAOptions, L2SPOptions
+from gtacli.errors import GtaError
+from gtacli.registry import REGULARIZERS
 from gtacli.report.run_folders import ReportRun
 
 MISSING = "–"
@@ -18,7 +19,6 @@ _NOT_METHOD = {
 }  # fmt: skip
 DECIDED = "by the images"
 """The value of `lam` where the program decides."""
-_OPTIONS = {"gta": GTAOptions, "l2-sp": L2SPOptions, "bss": BSSOptions}
 
 
 def method_settings(run: ReportRun) -> dict[str, str]:
@@ -104,6 +104,15 @@ def _regularizer_lam(lam: Any, regularizer: Any, head: bool) -> str:
         lam = options.get("lam")
     if lam is None and first == "gta" and not head:
         return DECIDED
-    if lam is None and first in _OPTIONS:
-        lam = _OPTIONS[first]().lam
+    if lam is None:
+        lam = _default_lam(first)
     return "default" if lam is None else setting_text(lam)
+
+
+def _default_lam(name: str) -> float | None:
+    """Return a regularizer's own strength; None if it is no longer installed, or does not say."""
+    try:
+        options = REGULARIZERS.declared_options(name)
+    except GtaError:
+        return None
+    return None if options is None else getattr(options(), "lam", None)

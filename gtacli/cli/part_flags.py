@@ -1,0 +1,118 @@
+"""Flags for the options of the parts that a command line chooses.
+
+`gta finetune --regularizer delta` takes the options of `delta` as flags of its own, below a heading
+of its own in the help, whether `delta` is built in or a plug-in's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from gtacli.cli.spelling import flag
+from gtacli.config.common import CommandConfig
+from gtacli.config.recipes import find
+from gtacli.errors import GtaError, UsageError
+
+Path = tuple[str, ...]
+META = "gta.part_flags"
+"""The key of `PartFlags` in the context of a call."""
+
+
+@dataclass
+class PartFlags:
+    """The flags of one call that belong to parts.
+
+    Attributes:
+        fields: by the parameter's name, the option's own name, its field and its heading; a name
+            that the command has already is replaced.
+        places: by the parameter's name, its place in a recipe.
+        hidden: headings whose part is not chosen.
+    """
+
+    fields: dict[str, tuple[str, FieldInfo, str]] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+
+
+def part_flags(
+    model: type[CommandConfig], command: str, words: Sequence[str], taken: Collection[str]
+) -> PartFlags:
+    """Return the flags of the parts that `words` choose, or by default.
+
+    Args:
+        model: config of the command.
+        command: its name.
+        words: after the command's name.
+        taken: the flags that the command has already. One of the default part's
+            (`model.flat_fields`) is that of a chosen part which has such an option, too.
+
+    Raises GtaError for a part that cannot be loaded, unless the help is asked for.
+    """
+    found = PartFlags()
+    registry = model.part_registry
+    if registry is None:
+        return found
+    flat = model.flat_fields()
+    default = next(iter(_names(_default(model))), None)
+    chosen = list(_chosen(model, command, words))
+    if flat and default not in chosen:
+        found.hidden.add(heading(registry.noun, str(default)))
+    for name in chosen:
+        try:
+            options = registry.options(name)
+        except UsageError:  # an unknown name, of which the config says more
+            continue
+        except GtaError:
+            if {"--help", "-h"} & {*words}:
+                continue
+            raise
+        fields: Mapping[str, FieldInfo] = {} if options is None else options.model_fields
+        for key, one in fields.items():
+            parameter = f"part_{len(found.fields)}_{key}"
+            if key in flat and default not in chosen and key not in found.fields:
+                parameter = key  # in place of the default part's
+            elif flag(key) in taken:
+                continue
+            found.fields[parameter] = (key, one, heading(registry.noun, name))
+            found.places[parameter] = (model.parts_key, name, key)
+            taken = {*taken, flag(key)}
+    return found
+
+
+def heading(noun: str, name: str) -> str:
+    """Return the heading of a part's options in the help."""
+    return f"{noun.capitalize()} {name}"
+
+
+def _chosen(model: type[CommandConfig], command: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield the names of the parts, each once."""
+    values = _values(words, flag(model.part_key))
+    if not values:
+        for recipe in _values(words, "--recipe"):
+            with suppress(GtaError):  # the config says more
+                values = _names(find(recipe).values(command).get(model.part_key))
+    names = values or _names(_default(model))
+    yield from dict.fromkeys(name.partition(":")[0] for name in names if name != "none")
+
+
+def _values(words: Sequence[str], option: str) -> list[str]:
+    """Return the values of an option among words."""
+    found = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return [*found, *(value for word, value in pairwise(words) if word == option)]
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names in the value of a config's key: a name, a list, or tables by name."""
+    if isinstance(value, str):
+        return [value]
+    return [str(name) for name in value] if isinstance(value, list | tuple | dict) else []
+
+
+def _default(model: type[CommandConfig]) -> Any:
+    return model.model_fields[model.part_key].get_default(call_default_factory=True)
