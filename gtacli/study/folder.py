@@ -169,6 +169,10 @@ class StudyFolder:
         path = self.records / f"{name}.json"
         write_atomic(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
+    def remove_record(self, name: str) -> None:
+        """Forget how a cell has ended, as it runs again."""
+        (self.records / f"{name}.json").unlink(missing_ok=True)
+
     @contextmanager
     def owned(self, name: str) -> Iterator[None]:
         """Own a cell inside. Raises UsageError if another process runs it."""

@@ -98,6 +98,7 @@ def _run(
     run: Callable[[CellTask], tuple[int, str]],
 ) -> int:
     before = folder.record(cell.name)
+    folder.remove_record(cell.name)  # of a failure, which would hide how this start ends
     began, data = time.monotonic(), _fingerprints(folder, cell)
     status, printed = run(_task(folder, cell, settings))
     if status == 130:  # goes on later

@@ -7,7 +7,8 @@ import pytest
 
 from gtacli.errors import UsageError
 from gtacli.runtime.ownership import owned
-from gtacli.study.folder import StudyFolder
+from gtacli.study.folder import State, StudyFolder
+from gtacli.study.states import StudyProgress
 from gtacli.study.work import BUSY, CellTask, work
 
 from .conftest import STUDY, begin, finish
@@ -81,6 +82,23 @@ def test_a_failure_is_recorded_with_the_last_line_of_the_log(folder: StudyFolder
 def test_an_interrupted_cell_has_no_record_and_goes_on(folder: StudyFolder) -> None:
     assert work(folder.path, NONE, printing(status=130)) == 130
     assert folder.record(NONE) is None
+
+
+def test_an_earlier_failure_does_not_hide_that_the_cell_is_killed_now(folder: StudyFolder) -> None:
+    finish(folder, NONE, None)
+
+    def killed(task: CellTask) -> tuple[int, str]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(folder.path, NONE, killed)
+    assert StudyProgress(folder).states[NONE] is State.READY
+    assert folder.record(NONE) is None
+    finish(folder, NONE, None)
+    work(folder.path, NONE, printing({"test_top1": 0.5}))
+    record = folder.record(NONE)
+    assert record is not None
+    assert record.starts == 2
 
 
 def test_a_cell_of_another_process_is_left_to_it(
