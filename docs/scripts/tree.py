@@ -24,7 +24,7 @@ TITLES = {
     "cli": "the command line",
     "demo | report | study": "verbs over runs of other verbs",
     "finetuning | pretraining | probing": "verbs that train or measure",
-    "inference": "verbs on images: predict, segment, discover, attention-map",
+    "inference": "verbs on images: predict, segment, discover, attention-map, embed",
     "training": "the engine",
     "discovery | regularizers": "parts that use networks, each with a registry group",
     "data | executors | models": "parts: datasets, networks, executors; a registry group each",

@@ -119,7 +119,7 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(text: str, status: int, lost: bool = False) -> int:
-    from gtacli.cli.console import escape_controls
+    from gtacli.runtime.escapes import escape_controls
     from gtacli.runtime.interrupts import cpu_time_is_up
     from gtacli.runtime.processes import claim_report
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.spelling import with_flags
 from gtacli.runtime.atomic import to_json
+from gtacli.runtime.escapes import CONTROLS, escape_controls
 from gtacli.runtime.processes import process_info
-from gtacli.runtime.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
-# C0 without the tab, DEL, C1, the separators of lines, and what reorders the text around it.
-_CONTROLS = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-
-
-def escape_controls(text: str) -> str:
-    r"""Return `text` with control characters as `\n`, `\x1b` or `\u202e`, and secrets masked."""
-    escape = lambda found: found[0].encode("unicode_escape").decode()  # noqa: E731
-    return mask_secrets(_CONTROLS.sub(escape, text))
 
 
 def escape_lines(text: str) -> str:
@@ -101,7 +92,7 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 def emit(result: Any) -> None:
     """Print a result as a line of JSON. A number that is not finite becomes null."""
     text = to_json(result, ensure_ascii=False)  # escapes C0 only
-    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         sys.stdout.write(text + "\n")
     except UnicodeEncodeError:  # a path with bytes that this encoding lacks

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TypeVar
 
-from gtacli.config.common import CommonConfig
+from gtacli.config.common import CommandConfig
 from gtacli.errors import UsageError
 
-ConfigT = TypeVar("ConfigT", bound=CommonConfig)
+ConfigT = TypeVar("ConfigT", bound=CommandConfig)
 log = logging.getLogger(__name__)
 
 OWN = {"demo": "demo"}

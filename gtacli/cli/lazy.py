@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("gtacli.cli.segment", "Find the objects in images: masks and boxes."),
     "attention-map": ("gtacli.cli.attention_map", "Draw the attention maps of models."),
     "attn-maps": ("gtacli.cli.attention_map", "Short name of attention-map."),
+    "embed": ("gtacli.cli.embed", "Compute a vector for each image, in one file."),
     "discover": ("gtacli.cli.discover", "Compute the object maps of a dataset and cache them."),
     "maps": ("gtacli.cli.maps", "Inspect and verify cached object maps."),
     "probe": ("gtacli.cli.probe", "Evaluate a pre-trained model's features and attention."),

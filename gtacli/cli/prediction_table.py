@@ -7,14 +7,11 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gtacli.cli.console import escape_controls
 from gtacli.inference.stream import Failure
+from gtacli.runtime.escapes import plain_cell
 
 if TYPE_CHECKING:
     from gtacli.inference.results import Prediction
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class PredictionTable:
@@ -56,10 +53,5 @@ class PredictionTable:
 
     def _row(self, cells: list[str]) -> None:
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(map(_plain, cells))
+        csv.writer(line, lineterminator="").writerow(map(plain_cell, cells))
         self._write(line.getvalue())
-
-
-def _plain(cell: str) -> str:
-    """Return a cell as text; files and the classes of weights are named by strangers."""
-    return escape_controls(f"'{cell}" if cell.startswith(_FORMULA) else cell)

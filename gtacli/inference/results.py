@@ -139,3 +139,15 @@ class MapDrawing(TypedDict):
     image: _Path
     output: Annotated[str, Doc("file of the map over its image")]
     grid: Annotated[list[int], Doc("[height, width] of the map", "patches")]
+
+
+class EmbedSummary(TypedDict):
+    """The result of `gta embed`."""
+
+    file: Annotated[str, Doc("the file")]
+    format: Annotated[str, Doc("parquet, npz, csv or safetensors")]
+    images: Annotated[int, Doc("images in the file")]
+    failed: Annotated[int, Doc("images that cannot be read")]
+    dimensions: Annotated[int, Doc("numbers of an embedding")]
+    bytes: Annotated[int, Doc("size of the file", "bytes")]
+    images_per_second: Annotated[float, Doc("speed, loading of the model not counted")]

@@ -22,6 +22,7 @@ COMMANDS = {
     "maps": "pretrain --model {model} --data {data} --out {out} --maps {odd}",
     "report": "report {odd} -o {out}.html",
     "predict": "predict {data}/test --model {odd}",
+    "embed": "embed {data}/test --model {model} -o {odd}",
     "truth": "segment {data}/test --model {model} --backend dino -o {out} --ground-truth {odd}",
     "teacher": "discover {data}/test -o {out} --teacher {odd}",
     "compare": "probe knn --model {model} --data {data} --compare {odd}",

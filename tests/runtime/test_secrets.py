@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.cli.console import escape_controls
 from gtacli.errors import GtaError
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.download import require_url
+from gtacli.runtime.escapes import escape_controls
 from gtacli.runtime.secrets import mask_secrets
 
 SECRETS = [

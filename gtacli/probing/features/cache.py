@@ -24,11 +24,11 @@ from gtacli.data.base import Record
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.depth import reading
+from gtacli.inference.features import FeatureExtractor
 from gtacli.inference.stream import Failure
 from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
-from gtacli.probing.features.extraction import FeatureExtractor
 from gtacli.probing.features.files import (
     FeatureKey,
     FeatureTable,

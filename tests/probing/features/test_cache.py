@@ -22,11 +22,11 @@ from gtacli.data.base import Record
 from gtacli.data.spec import load_dataset
 from gtacli.errors import GtaError, RunError
 from gtacli.images.decode import ImageError
+from gtacli.inference.features import FeatureExtractor
 from gtacli.models.feature_columns import FeatureColumn
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features import cache as module
 from gtacli.probing.features.cache import FeatureCache, Features
-from gtacli.probing.features.extraction import FeatureExtractor
 from gtacli.runtime.devices import choose_compute
 
 Photos = Callable[..., Path]
@@ -42,13 +42,13 @@ def records_of(folder: Path, part: str = "train") -> tuple[Record, ...]:
 def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list that collects the keys of images read from now on."""
     read: list[str] = []
-    before = FeatureExtractor._read
+    before = FeatureExtractor.read
 
     def spy(self: FeatureExtractor, record: Record) -> Any:
         read.append(record.key)
         return before(self, record)
 
-    monkeypatch.setattr(FeatureExtractor, "_read", spy)
+    monkeypatch.setattr(FeatureExtractor, "read", spy)
     return read
 
 
@@ -213,7 +213,7 @@ def test_an_image_that_is_readable_again_is_extracted(
 ) -> None:
     """After a disk error or missing permissions; the file is unchanged."""
     records = records_of(class_folders(train=2))
-    before = FeatureExtractor._read
+    before = FeatureExtractor.read
 
     def read(self: FeatureExtractor, record: Record) -> Any:
         if record is records[3]:
@@ -221,7 +221,7 @@ def test_an_image_that_is_readable_again_is_extracted(
         return before(self, record)
 
     with monkeypatch.context() as closed:
-        closed.setattr(FeatureExtractor, "_read", read)
+        closed.setattr(FeatureExtractor, "read", read)
         cache = FeatureCache(tmp_path / "cache", CPU)
         assert [*cache.features(load_model(small_vit()), records, LAST).skipped] == [records[3].key]
     found = FeatureCache(tmp_path / "cache", CPU).features(load_model(small_vit()), records, LAST)
@@ -244,8 +244,8 @@ def test_columns_extracted_at_different_times_are_intersected(
             raise ImageError("no answer")
         return read(self, record)
 
-    read = FeatureExtractor._read
-    monkeypatch.setattr(FeatureExtractor, "_read", fail)
+    read = FeatureExtractor.read
+    monkeypatch.setattr(FeatureExtractor, "read", fail)
     monkeypatch.setattr(module, "_is_readable", lambda record: False)
     both = (*LAST, FeatureColumn(0, "mean"))
     found = cache.features(load_model(small_vit()), records, both)

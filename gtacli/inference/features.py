@@ -56,22 +56,26 @@ class FeatureExtractor:
         """
         return stream(
             records,
-            self._read,
-            self._run,
+            self.read,
+            self.run,
             self.batch_size,
             per_core=self.per_core,
             threads=self.threads,
             name=lambda record: record.key,
         )
 
-    def _read(self, record: Record) -> Tensor:
+    def read(self, record: Record) -> Tensor:
         """Return the model's input of an image: uint8 (3, h, w). Raises ImageError."""
         pixels = load(record.path, self.view.load_size, self.view.interpolation)
         return self.view(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.no_grad()
-    def _run(self, views: list[Tensor]) -> Sequence[Tensor]:
-        pixels = torch.stack(views)
+    def run(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the columns of each input, fp32 (columns, C) on the CPU.
+
+        Raises RunError if the model's output is not finite.
+        """
+        pixels = torch.stack([*views])
         if self.compute.device.type == "cuda":
             # Pinned, so that the copy overlaps with computation.
             pixels = pixels.pin_memory()
