@@ -26,6 +26,7 @@ TITLES = {
     "finetuning | pretraining | probing": "verbs that train or measure",
     "inference": "verbs on images: predict, segment, discover, attention-map, embed",
     "training": "the engine",
+    "testing": "for authors of plug-ins",
     "discovery | regularizers": "parts that use networks, each with a registry group",
     "data | executors | models": "parts: datasets, networks, executors; a registry group each",
     "config": "configuration",
