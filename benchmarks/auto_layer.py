@@ -30,10 +30,12 @@ from gtacli.discovery.calibration import (
     SCENES,
     TAUS,
     MaskedImages,
+    Setting,
     calibrate,
     draw_scenes,
     total_iou,
 )
+from gtacli.discovery.tokencut import tokencut_method
 from gtacli.images.decode import decode
 from gtacli.models.loading import LoadedModel
 
@@ -60,6 +62,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--ground-truth", type=Path, required=True, help="folder of masks STEM.png")
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--side", choices=["seed", "center"], default="center")
+    parser.add_argument("--vote", action="store_true", help="also choose among pairs of blocks")
     parser.add_argument("--taus", type=float, nargs="+", default=TAUS)
     parser.add_argument("--limit", type=int, help="number of images, drawn at random with seed 0")
     parser.add_argument(
@@ -71,7 +75,8 @@ def main() -> None:
     network = model.model.requires_grad_(False)
     layers, taus = range(len(network.blocks)), args.taus  # type: ignore[arg-type]
     start = time.perf_counter()
-    best = calibrate(model, layers, TAUS, EPS)
+    method = tokencut_method(EPS, args.side)
+    chosen = calibrate(model, method, layers, TAUS, args.vote)
     seconds = time.perf_counter() - start
 
     files = sorted(
@@ -79,13 +84,14 @@ def main() -> None:
     )
     if args.limit and args.limit < len(files):
         files = random.Random(0).sample(files, args.limit)
-    pairs = [(layer, tau) for layer in layers for tau in taus]
-    wanted = list(dict.fromkeys([*pairs, (best.layer, best.tau), (len(layers) - 1, 0.2)]))
-    sums = total_iou(model, wanted, photographs(model, files, args.ground_truth), EPS)
+    pairs: list[Setting] = [((layer,), tau) for layer in layers for tau in taus]
+    auto, published = (chosen.blocks, chosen.tau), ((len(layers) - 1,), 0.2)
+    wanted = list(dict.fromkeys([*pairs, auto, published]))
+    sums = total_iou(model, wanted, photographs(model, files, args.ground_truth), method)
     iou = {pair: total / len(files) for pair, total in sums.items()}
-    scene = total_iou(model, pairs, draw_scenes(model, range(args.scenes)), EPS)
+    scene = total_iou(model, pairs, draw_scenes(model, range(args.scenes)), method)
 
-    def rank(some: Sequence[tuple[int, float]]) -> float:
+    def rank(some: Sequence[Setting]) -> float:
         return round(float(spearmanr([scene[p] for p in some], [iou[p] for p in some])[0]), 3)
 
     best = max(pairs, key=iou.__getitem__)
@@ -94,17 +100,18 @@ def main() -> None:
         "image_size": list(model.image_size),
         "images": len(files),
         "auto": {
-            "layer": best.layer,
-            "tau": best.tau,
-            "mean_iou": iou[best.layer, best.tau],
+            "layers": list(chosen.blocks),
+            "tau": chosen.tau,
+            "mean_iou": iou[auto],
+            "scenes": chosen.iou,
         },
-        "best": {"layer": best[0], "tau": best[1], "mean_iou": iou[best]},
-        "published": {"layer": len(layers) - 1, "tau": 0.2, "mean_iou": iou[len(layers) - 1, 0.2]},
+        "best": {"layer": best[0][0], "tau": best[1], "mean_iou": iou[best]},
+        "published": {"layer": len(layers) - 1, "tau": 0.2, "mean_iou": iou[published]},
         "spearman": rank(pairs),
-        "spearman_over_layers": {t: rank([(layer, t) for layer in layers]) for t in taus},
+        "spearman_over_layers": {t: rank([((layer,), t) for layer in layers]) for t in taus},
         "seconds_to_choose": round(seconds, 1),
         "taus": list(taus),
-        "mean_iou": [[round(iou[layer, tau], 4) for tau in taus] for layer in layers],
+        "mean_iou": [[round(iou[(layer,), tau], 4) for tau in taus] for layer in layers],
     }
     print(json.dumps(result))
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from gtacli.config.common import CommonConfig, ImageSize
 from gtacli.config.option import option
+from gtacli.config.parts import Blocks
 from gtacli.config.values import Level, Setting, Tree, find, merge
 from gtacli.registry import DISCOVERY, Registry
 
@@ -20,7 +21,7 @@ class BackendConfig(CommonConfig):
     part_key: ClassVar[str] = "backend"
     part_registry: ClassVar[Registry[Any] | None] = DISCOVERY
     parts_key: ClassVar[str] = KEY
-    short: ClassVar[tuple[str, ...]] = ("layer", "tau", "side")
+    short: ClassVar[tuple[str, ...]] = ("layer", "tau", "side", "vote")
     """Keys of the back-end's options, whichever source names the back-end."""
 
     model: str | None = option(
@@ -32,8 +33,8 @@ class BackendConfig(CommonConfig):
     teacher: str | None = option(None, "another name of `model`", metavar="SPEC")
     backend: str = option(
         "tokencut",
-        "method that finds the objects: tokencut, dino, gradcam, or a plug-in's (`gta "
-        "plugins list`)",
+        "method that finds the objects: tokencut, found (fastest), lost, dino, gradcam, or a "
+        "plug-in's (`gta plugins list`)",
         metavar="NAME",
     )
     layer: int | Literal["auto"] | None = option(
@@ -53,6 +54,13 @@ class BackendConfig(CommonConfig):
         "tokencut: part of the cut that is the object; seed: that of the largest entry, as "
         "published; center: the connected part nearest to the image's center; auto: seed for "
         "DINO's weights, else center",
+        shown="auto",
+    )
+    vote: Blocks | None = option(
+        None,
+        "tokencut: blocks whose similarities are averaged, such as 6,8; none: one block; auto: the "
+        "pair or the block with the best result on generated scenes",
+        metavar="A,B,...",
         shown="auto",
     )
     discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)

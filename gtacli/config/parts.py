@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import read_numbers
@@ -28,6 +28,16 @@ def _write_layers(layers: str | tuple[int, ...]) -> str | int:
     return layers[0] if len(layers) == 1 else ",".join(map(str, layers))
 
 
+def _read_vote(value: object) -> object:
+    return () if value == "none" else read_numbers(value)
+
+
+# Block numbers that vote, "auto" or none.
+Blocks = Annotated[
+    Literal["auto"] | tuple[int, ...],
+    BeforeValidator(_read_vote),
+    PlainSerializer(lambda blocks: blocks if isinstance(blocks, str) else list(blocks)),
+]
 # Block numbers; written as -1 or "-1,-2".
 Layers = Annotated[
     Literal["all", "last"] | tuple[int, ...],
@@ -119,11 +129,46 @@ class TokenCutOptions(DiscoveryOptions):
         "center: the connected part nearest to the image's center; auto: seed for DINO's weights, "
         "else center",
     )
+    vote: Blocks = option(
+        "auto",
+        "blocks whose similarities are averaged, in place of one block; auto: the pair of blocks, "
+        "or the single one, with the best result on generated scenes, where `layer` and `tau` are "
+        "auto too; none: one block",
+    )
     objects: int = option(
         1, "maximum number of objects per image, by repeated cuts (MaskCut)", ge=1
     )
     solver: Literal["auto", "krylov", "eigh", "scipy"] = option(
         "auto", "solver of the eigenproblem; scipy: as published"
+    )
+
+
+class LayerTauOptions(DiscoveryOptions):
+    """Options of back-ends whose block and threshold depend on the network."""
+
+    layer: int | Literal["auto"] = option(  # type: ignore[assignment]  # numbers once resolved
+        "auto",
+        "block that is used, from the end if negative; auto: -1 for DINO's weights, for others "
+        "the block with the best result on generated scenes",
+    )
+    tau: float | Literal["auto"] = option(
+        "auto",
+        "cosine similarity above which two patches are alike; auto: as published for DINO's "
+        "weights, for others chosen together with the block",
+    )
+
+
+class FoundOptions(LayerTauOptions):
+    """Options of FOUND's background seed; see `gtacli.discovery.found`."""
+
+
+class LostOptions(LayerTauOptions):
+    """Options of LOST; see `gtacli.discovery.lost`."""
+
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = option(
+        "auto",
+        "patches of lowest degree from which the seed is expanded; auto: 100 for DINO's weights, "
+        "for others an eighth of all",
     )
 
 

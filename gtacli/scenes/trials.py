@@ -19,13 +19,24 @@ _SPECIES = tuple(s for pair in zip(DEMO.species, RELATIVES, strict=True) for s i
 def draw_trial(index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw scene `index` of a fixed series: pixels (size, size, 3) and the creature's mask."""
     rng = np.random.default_rng((SEED, index))
+    ground = _ground(index, size, rng)
+    image, mask = paint_on(ground, _SPECIES[index % len(_SPECIES)], rng)
+    return np.asarray(image), np.asarray(mask) > 127
+
+
+def draw_ground(index: int, size: int) -> NDArray[np.uint8]:
+    """Draw the ground of scene `index` without a creature: pixels (size, size, 3)."""
+    ground = _ground(index, size, np.random.default_rng((SEED, index)))
+    pixels: NDArray[np.uint8] = np.clip(ground + 0.5, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _ground(index: int, size: int, rng: np.random.Generator) -> NDArray[np.floating]:
     drawers = tuple(SCENERY.values())
     one = 5 * index + index // len(drawers)
     other = one + 1 + index % (len(drawers) - 1)
     grounds = [drawers[k % len(drawers)](size, rng) for k in (one, other)]
-    ground = np.where(_side(size, rng)[..., None], *grounds)
-    image, mask = paint_on(ground, _SPECIES[index % len(_SPECIES)], rng)
-    return np.asarray(image), np.asarray(mask) > 127
+    return np.where(_side(size, rng)[..., None], *grounds)
 
 
 def _side(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -34,7 +34,11 @@ def make(arch: str = "vit_tiny_patch16_224", **kwargs: Any) -> nn.Module:
 
 def backend(name: str, model: nn.Module, **options: Any) -> Discovery[Any]:
     part = DISCOVERY.load(name)
-    plain = {"layer": -1, "tau": 0.2, "side": "seed"} if name == "tokencut" else {}
+    plain: dict[str, Any] = {}
+    if name in ("tokencut", "found", "lost"):
+        plain = {"layer": -1, "tau": 0.2}
+    if name == "tokencut":
+        plain |= {"side": "seed", "vote": ()}
     return part(build(part.Options, plain | options, f"discovery.{name}"), model)
 
 
@@ -54,12 +58,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam"])
+@pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam", "found", "lost"])
 def test_maps_on_the_grid_of_every_family(name: str, family: str) -> None:
     arch, kwargs = FAMILIES[family]
     size = kwargs["img_size"]
     model = make(arch, **kwargs)
-    if name == "dino" and family == "no-cls":
+    if name in ("dino", "found") and family == "no-cls":
         with pytest.raises(UsageError, match="backend: this model has no CLS token"):
             backend(name, model)
         return

@@ -32,7 +32,7 @@ from gtacli.models.packed_linear import pack
 from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
-WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino")
+WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino", "found", "lost")
 
 
 def make_extractors(
@@ -67,7 +67,9 @@ def make_method(config: AttentionMapConfig, model: LoadedModel) -> MapMethod:
     mass = config.mass if config.style == "mask" else None
     if config.kind in ("cls", "rollout"):
         if config.layer == "auto":
-            raise UsageError("auto is for `kind=tokencut`; give numbers, or all", option="layer")
+            raise UsageError(
+                "auto is for `kind=tokencut`, found and lost; give numbers, or all", option="layer"
+            )
         layers = (-1,) if config.layer is None else config.layer
         if config.kind == "rollout":
             return Rollout(network, layers, config.heads or "mean", mass)
