@@ -1,0 +1,59 @@
+"""`gta merge`: one model from the weights of several runs, or of a run and its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gtacli.cli import console
+from gtacli.cli.compute import start_compute
+from gtacli.cli.lazy import new_app
+from gtacli.cli.options import Call, config_command
+from gtacli.config.merge import MergeConfig
+from gtacli.errors import UsageError
+
+app = new_app()
+Runs = Annotated[
+    list[Path] | None, typer.Argument(help="folders of gta finetune's runs", metavar="RUN")
+]
+
+
+@config_command(app, MergeConfig, "merge", dry_run=False)
+def merge(config: MergeConfig, call: Call, runs: Runs = None) -> int:
+    """Average the weights of runs, or of a run and the model that it started from.
+
+    Of one run the result lies between its source and itself, which often is right more often on
+    images unlike those it was trained on (WiSE-FT). Of several runs that started from one model it
+    is their mean (a soup). It is a run folder, which every command takes as a model, and is tested
+    on the first run's test images.
+    """
+    if not runs:
+        raise UsageError("no run: name the folders of one or more runs of gta finetune")
+    from gtacli.merging.merge import merge as run
+    from gtacli.runtime.run_folder import RunFolder, default_out
+
+    compute = start_compute(config)
+    folder = RunFolder(config.out or default_out("merge"))
+    call.own(folder)
+    folder.check_free(config.overwrite, resumable=False)
+    folder.clear()
+    summary = run(config, runs, folder, compute)
+    folder.write_json("summary.json", summary)
+    if call.json:
+        console.emit(summary)
+        return 0
+    rows = [
+        (each["run"], _per_cent(each["val_top1"]), _per_cent(each["test_top1"]))
+        for each in summary["runs"]
+        if each["kept"]
+    ]
+    merged = (summary["run"], _per_cent(summary["val_top1"]), _per_cent(summary["test_top1"]))
+    console.table(("run", "held-out %", "test %"), [*rows, merged])
+    console.say(f"alpha {summary['alpha']:g}")
+    return 0
+
+
+def _per_cent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.1f}"

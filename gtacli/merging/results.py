@@ -1,0 +1,32 @@
+"""The result of `gta merge`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypedDict
+
+from gtacli.runtime.results import Doc
+
+
+class MergedRun(TypedDict):
+    """A run that is part of a merge."""
+
+    run: Annotated[str, Doc("its folder")]
+    kept: Annotated[bool, Doc("whether its weights are in the mean")]
+    val_top1: Annotated[float | None, Doc("top-1 accuracy on the common held-out images")]
+    test_top1: Annotated[float | None, Doc("top-1 accuracy on test images, as the run reports it")]
+
+
+class MergeSummary(TypedDict):
+    """The result of `gta merge`."""
+
+    command: Literal["merge"]
+    run: Annotated[str, Doc("folder of the merged model")]
+    runs: Annotated[list[MergedRun], Doc("the runs, in the order given")]
+    alpha: Annotated[float, Doc("weight of the runs; their source's is 1 - alpha")]
+    val_top1: Annotated[float | None, Doc("top-1 accuracy on held-out images of all runs")]
+    test_top1: Annotated[float | None, Doc("top-1 accuracy on the test images; null without any")]
+    test_top5: Annotated[float | None, Doc("top-5 accuracy")]
+    test_mean_class_top1: Annotated[float | None, Doc("mean of the classes' top-1 accuracies")]
+    n_val: Annotated[int, Doc("images that no run has learned from, to choose by")]
+    n_test: Annotated[int, Doc("test images")]
+    seconds: Annotated[float, Doc("run time", "s")]

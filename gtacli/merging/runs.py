@@ -1,0 +1,136 @@
+"""The runs that are merged: their weights, and the images that none of them has learned from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+from torch import Tensor
+
+from gtacli.config.base import StrictModel, read_content
+from gtacli.data.base import ImageDataset, Record
+from gtacli.errors import GtaError, UsageError
+from gtacli.models.files import read_weights
+from gtacli.runtime.run_files import RECORD_FILE, WEIGHTS_FILE
+from gtacli.runtime.strict_json import read_json, reason_of
+
+
+class _RunPart(StrictModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class RunConfig(_RunPart):
+    """The start and the images of a run, by its config."""
+
+    model: str | None = None
+    source: str | None = None
+    data: str | None = None
+    refit: bool = False
+
+
+class RunFile(_RunPart):
+    """The content of run.json."""
+
+    command: str = ""
+    config: RunConfig = RunConfig()
+
+
+class SplitFile(_RunPart):
+    """The keys of images in split.json."""
+
+    train: list[str] | None = None
+    val: list[str] | None = None
+    test: list[str] | None = None
+
+
+class SummaryFile(_RunPart):
+    """The content of summary.json."""
+
+    test_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class MergeRun:
+    """A run that is to be merged.
+
+    Attributes:
+        path: its folder.
+        config: of its record.
+        split: its images.
+        test_top1: as it reports.
+    """
+
+    path: Path
+    config: RunConfig
+    split: SplitFile
+    test_top1: float | None
+
+    def weights(self) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+        """Return its tensors and their header."""
+        return read_weights(self.path / WEIGHTS_FILE)
+
+
+def read_run(path: Path) -> MergeRun:
+    """Read a run of `gta finetune`. Raises UsageError for another folder, GtaError for damage."""
+    for name in (RECORD_FILE, WEIGHTS_FILE):
+        if not (path / name).is_file():
+            raise UsageError(f"{path} is no run with a trained model: it has no {name}")
+    record = _read(RunFile, path / RECORD_FILE)
+    split = _read(SplitFile, path / "split.json")
+    summary = _read(SummaryFile, path / "summary.json")
+    return MergeRun(path, record.config, split, summary.test_top1)
+
+
+def _read(kind: type[Any], path: Path) -> Any:
+    try:
+        return read_content(kind, read_json(path), as_json=True)
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError) as error:
+        raise GtaError(f"{path} cannot be read ({reason_of(error)})") from None
+
+
+def check_alike(first: MergeRun, header: Mapping[str, str], other: MergeRun) -> dict[str, Tensor]:
+    """Return the tensors of a run that can be averaged with those of the first.
+
+    Args:
+        header: of the first run's weights.
+
+    Raises UsageError that names what differs.
+    """
+    tensors, own = other.weights()
+    for key in ("architecture", "kwargs", "classes", "image_size", "mean", "std"):
+        if own.get(key) != header.get(key):
+            text = f"{other.path} and {first.path} differ in {key}"
+            if key == "classes" and _same_set(own.get(key), header.get(key)):
+                text += ", which are in another order"
+            raise UsageError(f"{text}: only networks of one kind can be averaged")
+    return tensors
+
+
+def _same_set(one: str | None, other: str | None) -> bool:
+    try:
+        return sorted(json.loads(one or "0")) == sorted(json.loads(other or "0"))
+    except (TypeError, ValueError):
+        return False
+
+
+def common_held_out(runs: Sequence[MergeRun], dataset: ImageDataset) -> tuple[Record, ...]:
+    """Return the images that every run has held out of its training."""
+    if any(run.config.refit or not run.split.val for run in runs):
+        return ()
+    keys = set.intersection(*(set(run.split.val or ()) for run in runs))
+    keys -= {key for run in runs for key in run.split.train or ()}
+    return tuple(record for _, record in dataset.records() if record.key in keys)
+
+
+def test_images(run: MergeRun, dataset: ImageDataset) -> tuple[Record, ...]:
+    """Return the images that a run was tested on; the keys select, they are never paths."""
+    if run.split.test is None:
+        return dataset["test"]
+    keys = set(run.split.test)
+    return tuple(record for _, record in dataset.records() if record.key in keys)
