@@ -22,7 +22,7 @@ BLOCK = re.compile(r"(?<=```text\n)gtacli/.*?(?=```)|(?<=```text\n)TREE\n(?=```)
 WIDTH, COLUMN = 100, 26
 TITLES = {
     "cli": "the command line",
-    "demo | merging | report | study": "verbs over runs of other verbs",
+    "demo | report | study | trained": "verbs over runs of other verbs",
     "finetuning | pretraining | probing": "verbs that train or measure",
     "inference": "verbs on images: predict, segment, discover, attention-map, embed",
     "training": "the engine",

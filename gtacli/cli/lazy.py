@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("gtacli.cli.finetune", "Fine-tune a pretrained ViT on labeled images."),
     "pretrain": ("gtacli.cli.pretrain", "Pre-train a ViT on images without labels."),
     "report": ("gtacli.cli.report", "Compare runs on one HTML page."),
+    "calibrate": ("gtacli.cli.calibrate", "Make a run's probabilities honest."),
     "merge": ("gtacli.cli.merge", "Average the weights of runs, or of a run and its source."),
     "predict": ("gtacli.cli.predict", "Classify images with a fine-tuned model."),
     "segment": ("gtacli.cli.segment", "Find the objects in images: masks and boxes."),

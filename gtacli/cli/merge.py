@@ -31,8 +31,8 @@ def merge(config: MergeConfig, call: Call, runs: Runs = None) -> int:
     """
     if not runs:
         raise UsageError("no run: name the folders of one or more runs of gta finetune")
-    from gtacli.merging.merge import merge as run
     from gtacli.runtime.run_folder import RunFolder, default_out
+    from gtacli.trained.merge import merge as run
 
     compute = start_compute(config)
     folder = RunFolder(config.out or default_out("merge"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gtacli.inference.stream import Failure, Stop
 
 app = new_app()
+log = logging.getLogger(__name__)
 
 
 @config_command(app, PredictConfig, "predict", dry_run=False)
@@ -46,16 +48,18 @@ def predict(
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     model = load_model(config.model)
     classes = int(getattr(model.model, "num_classes", 0))
+    temperature, sure_from = _calibration(config)
 
     def results(stop: Stop) -> Iterator[Prediction | Failure]:
-        return run(model, paths, compute, config.top, config.batch_size, stop)
+        size, tta = config.batch_size, config.tta
+        return run(model, paths, compute, config.top, size, stop, temperature, sure_from, tta)
 
     show: Callable[[Prediction], object] = lines(call.json, _text)
     if config.csv is None:
         return follow(results, show, call.json).status
 
     def with_table(write: Callable[[str], object], show: Callable[[Prediction], object]) -> int:
-        table = PredictionTable(write, min(config.top, classes))
+        table = PredictionTable(write, min(config.top, classes), sure_from is not None)
 
         def added(stop: Stop) -> Iterator[Prediction | Failure]:
             for result in results(stop):
@@ -69,6 +73,24 @@ def predict(
     if config.csv == "-":
         return with_table(console.say, lambda result: None)
     return _to_file(Path(config.csv), lambda write: with_table(write, show))
+
+
+def _calibration(config: PredictConfig) -> tuple[float, float | None]:
+    """Return the temperature, and the probability from which on predictions are sure."""
+    from gtacli.inference.calibrated import read_calibration
+
+    assert config.model is not None
+    found = read_calibration(config.model)
+    if found is not None:
+        log.info("calibrated: temperature %.3g", found.temperature)
+    if config.unsure != "auto":
+        return 1.0 if found is None else found.temperature, config.unsure
+    if found is None:
+        raise UsageError("auto needs a calibrated run: gta calibrate RUN", option="unsure")
+    if found.threshold is None:
+        text = f"no probability kept to {found.accuracy:g} on the held-out images; give a number"
+        raise UsageError(text, option="unsure")
+    return found.temperature, found.threshold
 
 
 def _check_table(csv: str | None, as_json: bool) -> None:
@@ -97,4 +119,5 @@ def _to_file(path: Path, fill: Callable[[Callable[[str], object]], int]) -> int:
 
 def _text(result: Prediction) -> str:
     ranked = (f"{t['class']} {100 * t['probability']:.1f} %" for t in result["top"])
-    return f"{result['image']}\t{', '.join(ranked)}"
+    unsure = "\tnot sure" if result.get("unsure") else ""
+    return f"{result['image']}\t{', '.join(ranked)}{unsure}"

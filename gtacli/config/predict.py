@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from gtacli.config.common import DeviceConfig
 from gtacli.config.option import option
 
@@ -13,6 +17,17 @@ class PredictConfig(DeviceConfig):
         None, "run folder, or any other model with a classifier head", metavar="SPEC"
     )
     top: int = option(5, "number of classes per image, the most probable first", ge=1)
+    tta: Literal["none", "flip", "crops"] = option(
+        "none",
+        "average the probabilities of several views: the image and its mirror image, or its "
+        "center and four corners",
+    )
+    unsure: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = option(
+        None,
+        "mark predictions whose probability is below this; auto: as gta calibrate has chosen",
+        metavar="X|auto",
+        shown="off",
+    )
     csv: str | None = option(
         None,
         "also write a table: a row per image with image, class, probability, class2, ...; an "

@@ -39,13 +39,21 @@ def make_eval_view(
 
     Returns: uint8 (3, *image_size).
     """
+    whole = make_whole_view(image, image_size, crop_pct, interpolation)
+    return F.center_crop(whole, list(image_size))
+
+
+def make_whole_view(
+    image: Tensor, image_size: tuple[int, int], crop_pct: float, interpolation: str
+) -> Tensor:
+    """Resize an image as `make_eval_view` does before its crop."""
     target = resize_target(image_size, crop_pct)
     image = _cut_ends(image, target)
     height, width = image.shape[-2:]
     size = cover_size(height, width, target, enlarge=True)
     if size != (height, width):
         image = F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
-    return F.center_crop(image, list(image_size))
+    return image
 
 
 def _cut_ends(image: Tensor, cover: tuple[int, int]) -> Tensor:

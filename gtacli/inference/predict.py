@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.errors import GtaError
@@ -17,6 +19,9 @@ from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
 
+Tta = Literal["none", "flip", "crops"]
+"""Test-time augmentation."""
+
 
 def predict(
     model: LoadedModel,
@@ -25,6 +30,9 @@ def predict(
     top: int = 5,
     batch_size: int = 32,
     stop: Stop = never,
+    temperature: float = 1.0,
+    sure_from: float | None = None,
+    tta: Tta = "none",
 ) -> Iterator[Prediction | Failure]:
     """Yield the most probable classes of each image, in the order of `paths`.
 
@@ -32,6 +40,10 @@ def predict(
         model: with a classifier; moved to the device.
         top: classes per image.
         stop: see `stream`.
+        temperature: logits are divided by it.
+        sure_from: probability from which on a prediction is sure; None: that is not said.
+        tta: views of an image whose probabilities are averaged: the image and its mirror image
+            (flip), or its center and four corners (crops).
 
     Raises GtaError for a model without a classifier.
     """
@@ -46,23 +58,45 @@ def predict(
 
     def read(path: str) -> tuple[str, Tensor]:
         pixels = load(Path(path), view.load_size, model.interpolation)
-        return path, view(torch.from_numpy(pixels).permute(2, 0, 1))
+        return path, make_views(torch.from_numpy(pixels).permute(2, 0, 1), view, tta)
 
     def run(batch: list[tuple[str, Tensor]]) -> list[Prediction]:
         images = torch.stack([image for _, image in batch])
         with torch.inference_mode(), compute.autocast():
-            logits = network(as_input(images.to(compute.device)))
-            best = logits.float().softmax(-1).topk(min(top, logits.shape[-1]))
-        ranked = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [
-            {"image": path, "top": [ranked_class(i, p) for p, i in zip(*row, strict=True)]}
-            for (path, _), row in zip(batch, ranked, strict=True)
-        ]
+            logits = network(as_input(images.flatten(0, 1).to(compute.device)))
+        views = (logits.float() / temperature).softmax(-1).unflatten(0, images.shape[:2])
+        probabilities = views.mean(1)
+        best = probabilities.topk(min(top, logits.shape[-1]))
+        entropies = torch.special.entr(probabilities).sum(-1).tolist()
+        rows = zip(best.values.tolist(), best.indices.tolist(), entropies, strict=True)
+        return [result(path, *row) for (path, _), row in zip(batch, rows, strict=True)]
+
+    def result(path: str, values: list[float], indices: list[int], entropy: float) -> Prediction:
+        ranked = [ranked_class(i, p) for i, p in zip(indices, values, strict=True)]
+        found: Prediction = {"image": path, "top": ranked, "entropy": entropy}
+        if sure_from is not None:
+            found["unsure"] = values[0] < sure_from
+        return found
 
     def ranked_class(index: int, probability: float) -> ClassProbability:
         return {"class": names(index), "probability": probability}
 
     yield from stream(paths, read, run, batch_size, stop=stop)
+
+
+def make_views(pixels: Tensor, transform: EvalTransform, tta: Tta) -> Tensor:
+    """Return the views of an image, uint8 (views, 3, h, w); the first is the evaluation view.
+
+    Args:
+        pixels: uint8 (3, H, W), loaded at the transform's `load_size`.
+    """
+    center = transform(pixels)
+    if tta == "flip":
+        return torch.stack([center, center.flip(-1)])
+    if tta == "crops":
+        corners = F.five_crop(transform.resize(pixels), [*transform.image_size])[:4]
+        return torch.stack([center, *corners])
+    return center[None]
 
 
 def has_classifier(model: LoadedModel) -> bool:

@@ -37,6 +37,10 @@ class Prediction(TypedDict):
 
     image: _Path
     top: Annotated[list[ClassProbability], Doc("most probable classes, the first one first")]
+    entropy: Annotated[float, Doc("of the probabilities of all classes", "nats")]
+    unsure: NotRequired[
+        Annotated[bool, Doc("whether the highest probability is below `unsure`; only with it")]
+    ]
 
 
 class SegmentObject(TypedDict):

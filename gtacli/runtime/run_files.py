@@ -13,6 +13,7 @@ search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
 previews/            reconstructions of a pre-training, as images
 journal.jsonl        results of the images so far, of a command that writes files for images
+calibration.json     temperature and threshold, written by `gta calibrate`
 predictions.json     predictions on the test images, written by `gta report`
 """
 
@@ -24,11 +25,13 @@ PREVIOUS_STATE_FILE = "state-previous.pt"
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 PREDICTIONS_FILE = "predictions.json"
+CALIBRATION_FILE = "calibration.json"
 DECODER_FILE = "decoder.safetensors"
 JOURNAL_FILE = "journal.jsonl"
 FILES = (
     RECORD_FILE, "split.json", METRICS_FILE, WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
     ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE, JOURNAL_FILE,
+    CALIBRATION_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

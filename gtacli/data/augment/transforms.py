@@ -18,7 +18,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.images.preprocessing import compute_eval_box, make_eval_view, resize_target
+from gtacli.images.preprocessing import (
+    compute_eval_box,
+    make_eval_view,
+    make_whole_view,
+    resize_target,
+)
 from gtacli.images.sizes import Size
 
 LOAD_RATIO = 256 / 224
@@ -152,6 +157,10 @@ class EvalTransform:
         height, width = image.shape[-2:]
         y0, x0, y1, x1 = compute_eval_box((height, width), self.image_size, self.crop_pct)
         return self(image), RelativeCrop(x0 / width, y0 / height, x1 / width, y1 / height)
+
+    def resize(self, image: Tensor) -> Tensor:
+        """Return the whole image as it is before the crop."""
+        return make_whole_view(image, self.image_size, self.crop_pct, self.interpolation)
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
         return make_eval_view(image, self.image_size, self.crop_pct, self.interpolation)

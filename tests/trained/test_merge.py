@@ -12,21 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from gtacli.cli import main
 from gtacli.models import load_model
-from tests.conftest import write_tiny_data, write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs from one source, on images of which some are held out of both."""
-    path = tmp_path_factory.mktemp("merge")
-    data, model = write_tiny_data(path), write_tiny_model(path)
-    words = ["finetune", "--data", str(data), "--model", str(model), "--epochs", "1", "--workers",
-             "0", "--batch-size", "8", "--device", "cpu", "--lam", "0", "-q", "--lr", "1e-3",
-             "--no-linear-probe", "--no-drift", "--hold-out", "40"]  # fmt: skip
-    for seed in "01":
-        assert main([*words, "--seed", "0", "--out", str(path / f"run{seed}"),
-                     "--label-smoothing", f"0.{seed}"]) == 0  # fmt: skip
-    return path
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -28,13 +28,13 @@ from gtacli.data.store import ImageStore
 from gtacli.errors import UsageError
 from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.source_average import choose_alpha, mean_of, start_weights
-from gtacli.merging.results import MergeSummary
-from gtacli.merging.runs import MergeRun, check_alike, common_held_out, read_run, test_images
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.metadata import model_metadata
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, environment
+from gtacli.trained.results import MergeSummary
+from gtacli.trained.runs import TrainedRun, check_alike, common_held_out, read_run, test_images
 
 log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
@@ -141,12 +141,12 @@ def _fixed(alpha: float | str, held_out: Sequence[Record]) -> float | None:
     return UNCHOSEN
 
 
-def _dataset(config: MergeConfig, run: MergeRun) -> ImageDataset | None:
+def _dataset(config: MergeConfig, run: TrainedRun) -> ImageDataset | None:
     spec = config.data if config.data is not None else run.config.data
     return None if spec is None else load_dataset(spec)
 
 
-def _start(config: MergeConfig, run: MergeRun, target: LoadedModel) -> Weights:
+def _start(config: MergeConfig, run: TrainedRun, target: LoadedModel) -> Weights:
     """Return the backbone of the model that the runs started from."""
     spec = config.source or run.config.source or run.config.model
     if spec is None:
@@ -198,7 +198,7 @@ def _write(
     folder: RunFolder,
     config: MergeConfig,
     target: LoadedModel,
-    run: MergeRun,
+    run: TrainedRun,
     dataset: ImageDataset | None,
     held_out: Sequence[Record],
     tested: Sequence[Record],

@@ -1,4 +1,4 @@
-"""The result of `gta merge`."""
+"""The results of `gta merge` and `gta calibrate`."""
 
 from __future__ import annotations
 
@@ -30,3 +30,23 @@ class MergeSummary(TypedDict):
     n_val: Annotated[int, Doc("images that no run has learned from, to choose by")]
     n_test: Annotated[int, Doc("test images")]
     seconds: Annotated[float, Doc("run time", "s")]
+
+
+class CalibrateSummary(TypedDict):
+    """The result of `gta calibrate`."""
+
+    command: Literal["calibrate"]
+    run: Annotated[str, Doc("the run folder")]
+    temperature: Annotated[float, Doc("by which logits are divided; above 1: it was too sure")]
+    threshold: Annotated[
+        float | None, Doc("probability from which on a prediction is sure; null: none is")
+    ]
+    sure: Annotated[float | None, Doc("fraction of the held-out images at or above it")]
+    val_ece_before: Annotated[float, Doc("calibration error on the held-out images, uncalibrated")]
+    val_ece: Annotated[float, Doc("with the temperature, which was chosen on them")]
+    test_ece_before: Annotated[float | None, Doc("on the test images, uncalibrated")]
+    test_ece: Annotated[float | None, Doc("with the temperature")]
+    test_sure: Annotated[float | None, Doc("fraction of the test images that are sure")]
+    test_sure_top1: Annotated[float | None, Doc("top-1 accuracy of these")]
+    n_val: Annotated[int, Doc("held-out images")]
+    n_test: Annotated[int, Doc("test images")]

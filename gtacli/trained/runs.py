@@ -30,6 +30,7 @@ class RunConfig(_RunPart):
     source: str | None = None
     data: str | None = None
     refit: bool = False
+    precision: str = "auto"
 
 
 class RunFile(_RunPart):
@@ -37,6 +38,7 @@ class RunFile(_RunPart):
 
     command: str = ""
     config: RunConfig = RunConfig()
+    precision: str | None = None
 
 
 class SplitFile(_RunPart):
@@ -54,27 +56,29 @@ class SummaryFile(_RunPart):
 
 
 @dataclass(frozen=True)
-class MergeRun:
-    """A run that is to be merged.
+class TrainedRun:
+    """A run that has ended.
 
     Attributes:
         path: its folder.
         config: of its record.
         split: its images.
         test_top1: as it reports.
+        precision: that it was computed at.
     """
 
     path: Path
     config: RunConfig
     split: SplitFile
     test_top1: float | None
+    precision: str
 
     def weights(self) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         """Return its tensors and their header."""
         return read_weights(self.path / WEIGHTS_FILE)
 
 
-def read_run(path: Path) -> MergeRun:
+def read_run(path: Path) -> TrainedRun:
     """Read a run of `gta finetune`. Raises UsageError for another folder, GtaError for damage."""
     for name in (RECORD_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
@@ -82,7 +86,8 @@ def read_run(path: Path) -> MergeRun:
     record = _read(RunFile, path / RECORD_FILE)
     split = _read(SplitFile, path / "split.json")
     summary = _read(SummaryFile, path / "summary.json")
-    return MergeRun(path, record.config, split, summary.test_top1)
+    precision = record.precision or record.config.precision
+    return TrainedRun(path, record.config, split, summary.test_top1, precision)
 
 
 def _read(kind: type[Any], path: Path) -> Any:
@@ -94,7 +99,9 @@ def _read(kind: type[Any], path: Path) -> Any:
         raise GtaError(f"{path} cannot be read ({reason_of(error)})") from None
 
 
-def check_alike(first: MergeRun, header: Mapping[str, str], other: MergeRun) -> dict[str, Tensor]:
+def check_alike(
+    first: TrainedRun, header: Mapping[str, str], other: TrainedRun
+) -> dict[str, Tensor]:
     """Return the tensors of a run that can be averaged with those of the first.
 
     Args:
@@ -119,7 +126,7 @@ def _same_set(one: str | None, other: str | None) -> bool:
         return False
 
 
-def common_held_out(runs: Sequence[MergeRun], dataset: ImageDataset) -> tuple[Record, ...]:
+def common_held_out(runs: Sequence[TrainedRun], dataset: ImageDataset) -> tuple[Record, ...]:
     """Return the images that every run has held out of its training."""
     if any(run.config.refit or not run.split.val for run in runs):
         return ()
@@ -128,7 +135,7 @@ def common_held_out(runs: Sequence[MergeRun], dataset: ImageDataset) -> tuple[Re
     return tuple(record for _, record in dataset.records() if record.key in keys)
 
 
-def test_images(run: MergeRun, dataset: ImageDataset) -> tuple[Record, ...]:
+def test_images(run: TrainedRun, dataset: ImageDataset) -> tuple[Record, ...]:
     """Return the images that a run was tested on; the keys select, they are never paths."""
     if run.split.test is None:
         return dataset["test"]

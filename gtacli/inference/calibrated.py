@@ -1,0 +1,52 @@
+"""The calibration of a run, as `gta calibrate` has written it into the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from gtacli.config.base import StrictModel, read_content
+from gtacli.errors import GtaError
+from gtacli.runtime.atomic import to_json, write_atomic
+from gtacli.runtime.run_files import CALIBRATION_FILE
+from gtacli.runtime.strict_json import read_json, reason_of
+
+
+class RunCalibration(StrictModel):
+    """A temperature and a threshold.
+
+    Attributes:
+        temperature: logits are divided by it.
+        threshold: probability from which on predictions are sure; None: none is.
+        accuracy: fraction of right predictions among the sure ones, for which it was chosen.
+        images: held-out images that chose both.
+    """
+
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    accuracy: float = Field(gt=0, le=1)
+    images: int = Field(ge=1)
+
+
+def write_calibration(run: Path, found: RunCalibration) -> None:
+    """Write the calibration into a run folder. Raises RunError if that is impossible."""
+    text = to_json(found.model_dump(), indent=1) + "\n"
+    write_atomic(run / CALIBRATION_FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def read_calibration(spec: str) -> RunCalibration | None:
+    """Return the calibration of a model; None of one that is no run, or was not calibrated.
+
+    Raises GtaError for a damaged file.
+    """
+    path = Path(spec) / CALIBRATION_FILE
+    try:
+        found: RunCalibration = read_content(RunCalibration, read_json(path), as_json=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, GtaError) as error:
+        reason = error.message if isinstance(error, GtaError) else reason_of(error)
+        text = f"{path} cannot be read ({reason}); delete it, or run gta calibrate again"
+        raise GtaError(text) from None
+    return found
