@@ -64,6 +64,7 @@ def discover(
     from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
+    from gtacli.models.register_search import with_registers
 
     compute = start_compute(config)
     check_free(out)
@@ -71,6 +72,7 @@ def discover(
     assert config.spec is not None
     model = load_model(config.spec, image_size=config.image_size)
     model.model.to(compute.device)
+    model = with_registers(model, config.registers, compute.device)
     backend = make_backend(config.backend, config.options, model)
     manifest = manifest_of(model, config.backend, backend, compute)
     finder = Finder(model, backend, compute)

@@ -138,6 +138,7 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
     from gtacli.models.names import short_names
+    from gtacli.models.register_search import with_registers
 
     assert config.spec is not None
     specs = [config.spec, *config.compare]
@@ -148,6 +149,7 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
         with errors_about(compared, model=compared) if finders else nullcontext():
             model = load_model(spec, image_size=size)
             model.model.to(compute.device)
+            model = with_registers(model, config.registers, compute.device)
             backend = make_backend(config.backend, config.options, model)
         size = size or model.image_size
         finders.append(Finder(model, backend, compute, name))

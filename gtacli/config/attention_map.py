@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize, read_numbers
+from gtacli.config.common import (
+    CommonConfig,
+    FilePath,
+    ImageSize,
+    RegisterSetting,
+    read_numbers,
+    registers_option,
+)
 from gtacli.config.option import option
 
 RELEVANCE_KINDS = ("attnlrp", "chefer")
@@ -88,6 +95,7 @@ class AttentionMapConfig(CommonConfig):
         shown="the model's",
     )
     stretch: bool = option(False, "stretch every image to the model's size, as DINO's code does")
+    registers: RegisterSetting = registers_option("the model's")
     target_class: str | None = option(
         None,
         "gradcam, attnlrp, chefer: number or name of the class",

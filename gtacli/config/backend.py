@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from gtacli.config.common import CommonConfig, ImageSize
+from gtacli.config.common import CommonConfig, ImageSize, RegisterSetting, registers_option
 from gtacli.config.option import option
 from gtacli.config.parts import Blocks
 from gtacli.config.values import Level, Setting, Tree, find, merge
@@ -67,6 +67,7 @@ class BackendConfig(CommonConfig):
     image_size: ImageSize | None = option(
         None, "image size of the model in pixels", metavar="N|HxW", shown="the model's"
     )
+    registers: RegisterSetting = registers_option("the model's")
     workers: int | None = option(
         None,
         "number of threads that read images; 0: read in the main thread",

@@ -61,6 +61,10 @@ def read_numbers(value: object) -> object:
     return value
 
 
+def _read_number(value: object) -> object:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d+", value) else value
+
+
 def read_words(value: object) -> object:
     """Return a tuple of the words in `linear,knn`, a bare word or a list."""
     if isinstance(value, list):
@@ -149,6 +153,22 @@ def columns_option() -> Any:
         "columns of a table, by name or number: image, label, split, mask",
         metavar="image=NAME,label=NAME",
         shown="found by their usual names",
+    )
+
+
+# Test-time registers: where the network has outliers, never, or a number of tokens.
+RegisterSetting = Annotated[
+    Literal["auto", "none"] | Annotated[int, Field(ge=1, le=16)], BeforeValidator(_read_number)
+]
+
+
+def registers_option(whose: str) -> Any:
+    """Return the field `registers`; `whose` begins a phrase."""
+    return option(
+        "none",
+        f"test-time registers: move {whose} outlier tokens, which hide the image in its attention, "
+        "to appended tokens; auto: if it has outliers, as many tokens as change it least",
+        metavar="auto|none|N",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from gtacli.config.common import ImageSize, columns_option
+from gtacli.config.common import ImageSize, RegisterSetting, columns_option, registers_option
 from gtacli.config.option import option
 from gtacli.config.parts import GTAOptions
 from gtacli.config.regularizers import KEY, fold
@@ -74,6 +74,7 @@ class FinetuneConfig(TrainingConfig):
         metavar="N|HxW",
         shown="the model's",
     )
+    source_registers: RegisterSetting = registers_option("the source's")
     source_views: int | None = option(
         None,
         "fixed augmented views per image; the source's attention is computed once per view "

@@ -40,6 +40,7 @@ from gtacli.finetuning.trainable import (
 )
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.packed_linear import pack
+from gtacli.models.register_search import with_registers
 from gtacli.models.tap import has_cls, require_cls
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
@@ -158,7 +159,7 @@ def prepare(
         del options["gta"]  # the decision says why
     freeze(target, config.train)
     needs_source = config.drift or any(classes[name].needs_source for name in options)
-    source = _load_source(config, target) if needs_source else None
+    source = _load_source(config, target, compute.device) if needs_source else None
     adapt(target, config.train, config.seed)
     frozen = source.model if source else None
     regularizers: dict[str, Regularizer[Any]] = {
@@ -348,7 +349,16 @@ def _fingerprint_weights(*models: LoadedModel | None) -> str:
     return digest.hexdigest()
 
 
-def _load_source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
+def _load_source(config: FinetuneConfig, target: LoadedModel, device: torch.device) -> LoadedModel:
+    """Load the frozen source; its test-time registers are searched on `device`.
+
+    The target has none, so the tap leaves them out of the source's values.
+    """
+    source = _load_bare_source(config, target)
+    return with_registers(source, config.source_registers, device, True, "source_registers")
+
+
+def _load_bare_source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
     """Load the frozen source: by default the model with its own pretrained weights.
 
     It equals the target before the first step, unless that starts from other weights.

@@ -33,6 +33,7 @@ from gtacli.finetuning.search import (
 )
 from gtacli.finetuning.source_average import Averaged
 from gtacli.finetuning.trainable import require_learning_backbone
+from gtacli.models.registers import registers_of
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.batch_parts import fit_batch
@@ -117,6 +118,8 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     # While a run chooses its strength, only its candidates have states.
     choosing = config.lam == "auto" and not run.has_state()
     resolved = {"lr": job.optimizer.defaults["lr"], "epochs": job.epochs}
+    if job.source is not None and (registers := registers_of(job.source.model)):
+        resolved["source_registers"] = registers.describe()
     state = session.begin(
         job, job.target, job.split.to_json(), has_state=not choosing, resolved=resolved
     )

@@ -23,6 +23,7 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
+from gtacli.models.registers import describe_registers
 from gtacli.runtime.devices import Compute
 
 
@@ -91,9 +92,11 @@ class Finder(ViewReader):
         self.backend, self.compute, self.name = backend, compute, name or model.spec
         self.as_input = model.view(compute.device)
 
-    def describe(self) -> dict[str, str]:
-        """Return the model's spec and fingerprint, for run.json."""
-        return {"spec": self.model.spec, "fingerprint": fingerprint(self.model.model)}
+    def describe(self) -> dict[str, Any]:
+        """Return the model's spec, fingerprint and test-time registers, for run.json."""
+        network = self.model.model
+        about = {"spec": self.model.spec, "fingerprint": fingerprint(network)}
+        return {**about, **describe_registers(network)}
 
     def find(self, views: Sequence[ImageView]) -> list[ObjectGrids]:
         """Find the objects in a batch of at least one image."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from gtacli.errors import UsageError
+from gtacli.models.registers import shown_prefix
 from gtacli.models.tap import absolute_layers
 
 
@@ -39,7 +40,7 @@ _MEASURES: dict[str, Any] = {
     "head width": lambda m: round(m.blocks[0].attn.scale ** -2),
     "width": lambda m: m.embed_dim,
     "patches": lambda m: "x".join(map(str, m.patch_embed.grid_size)),
-    "prefix tokens": lambda m: m.num_prefix_tokens,
+    "prefix tokens": shown_prefix,
 }
 
 

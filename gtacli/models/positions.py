@@ -15,6 +15,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from gtacli.models.registers import append_tokens
+
 ResizeMethod = Literal["timm", "dino"]
 DINO_LAYOUTS = ("DINO", "iBOT", "DINOv2")
 DINO_TAGS = ("dino", "lvd142m")
@@ -72,4 +74,4 @@ def add(model: nn.Module, patches: Tensor) -> Tensor:
     grid = (patches.shape[1], patches.shape[2])
     positions = resize(m.pos_embed, grid, m.patch_embed.grid_size, 1, "dino").to(patches.dtype)
     tokens = torch.cat((m.cls_token.expand(len(patches), -1, -1), patches.flatten(1, 2)), dim=1)
-    return cast(Tensor, m.pos_drop(tokens + positions))
+    return append_tokens(model, cast(Tensor, m.pos_drop(tokens + positions)))

@@ -11,7 +11,7 @@ D width of a head, C width of the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.qkv import row_logits
+from gtacli.models.registers import shown_prefix, without_hidden
 
 QueryRows = Literal["cls", "all"]
 
@@ -170,7 +171,8 @@ class TappedViT(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        return int(self.model.num_prefix_tokens)
+        """The number of prefix tokens in the returned values."""
+        return shown_prefix(self.model)
 
     def forward(self, images: Tensor) -> TapTensors:
         """Run the model on normalized images (B, 3, h, w)."""
@@ -206,14 +208,18 @@ class TappedViT(nn.Module):
             if request.output:
                 logits = timm_blocks.classify(self.model, x, features)
         every = request.rows == "all"
+
+        def shown(values: Iterable[Tensor | None], dim: int) -> tuple[Tensor, ...]:
+            return tuple(without_hidden(self.model, cast(Tensor, x), dim) for x in values)
+
         return TapTensors(
             logits,
             features,
-            row=() if every else tuple(cast(Tensor, taps[i].row) for i in request.layers),
-            q=tuple(cast(Tensor, taps[i].q) for i in request.layers) if every else (),
-            k=tuple(cast(Tensor, taps[i].k) for i in request.layers) if every else (),
-            msa=tuple(cast(Tensor, taps[i].attended) for i in request.msa),
-            hidden=tuple(hidden),
+            row=() if every else shown((taps[i].row for i in request.layers), 3),
+            q=shown((taps[i].q for i in request.layers), 2) if every else (),
+            k=shown((taps[i].k for i in request.layers), 2) if every else (),
+            msa=shown((taps[i].attended for i in request.msa), 1),
+            hidden=shown(hidden, 1),
         )
 
     def _tapped_block(

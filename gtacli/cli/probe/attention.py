@@ -91,11 +91,14 @@ def _make_probe(
 ) -> tuple[AttentionProbe, str]:
     """Load the models, all at the first one's input size; return the probe and its masks' name."""
     from gtacli.models import load_model
+    from gtacli.models.register_search import with_registers
     from gtacli.probing.attention import AttentionProbe
 
     compute = start_compute(config)
     first = load_model(specs[0], image_size=config.image_size)
     models = [first, *(load_model(spec, image_size=first.image_size) for spec in specs[1:])]
+    models = [with_registers(model, config.registers, compute.device) for model in models]
+    first = models[0]
     first.model.to(compute.device)
     masks, name = _masks(config, dataset, first)
     return AttentionProbe(models, config.layer, masks, compute), name

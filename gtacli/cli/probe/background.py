@@ -52,6 +52,7 @@ def background(
     config = with_model(config, config.data, text)
     from gtacli.cli.follow import follow
     from gtacli.models import load_model
+    from gtacli.models.register_search import with_registers
     from gtacli.probing.backgrounds.probe import BackgroundProbe
     from gtacli.runtime.distribution import ALONE
 
@@ -59,7 +60,12 @@ def background(
     source = _source(config, images or [], null)
     assert config.model is not None
     specs = [config.model, *config.compare]
-    models = [load_model(spec, image_size=config.image_size) for spec in specs]
+    models = [
+        with_registers(
+            load_model(spec, image_size=config.image_size), config.registers, compute.device
+        )
+        for spec in specs
+    ]
     maps = [_class_map(config, model, source.classes) for model in models]
     probe = BackgroundProbe(models, maps, compute)
     folder = open_folder(config, call, "background", ALONE)

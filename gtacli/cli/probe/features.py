@@ -86,6 +86,7 @@ def measure_models(
     """
     from gtacli.models import load_model
     from gtacli.models.feature_columns import name_features
+    from gtacli.models.register_search import with_registers
     from gtacli.probing.features.evaluation import compare_results
 
     task = call.command.split()[-1]
@@ -97,7 +98,11 @@ def measure_models(
         results: list[dict[str, Any]] = []
         for spec in specs:
             start = perf_counter()
-            model = load_model(spec, image_size=config.image_size)
+            model = with_registers(
+                load_model(spec, image_size=config.image_size),
+                config.registers,
+                data.cache.compute.device,
+            )
             one = measure(data, model)
             columns = one.columns or data.columns(model)
             result = {

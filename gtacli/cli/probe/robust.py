@@ -44,13 +44,19 @@ def robust(config: RobustProbeConfig, call: Call) -> int:
         raise UsageError("name a classifier of ImageNet (a timm name, ARCH@FILE)", option="model")
     from gtacli.models import load_model
     from gtacli.models.names import short_names
+    from gtacli.models.register_search import with_registers
     from gtacli.probing.robust import RobustProbe
     from gtacli.runtime.distribution import ALONE
 
     compute = start_compute(config)
     sets = _read_sets(config)
     specs = [config.model, *config.compare]
-    models = [load_model(spec, image_size=config.image_size) for spec in specs]
+    models = [
+        with_registers(
+            load_model(spec, image_size=config.image_size), config.registers, compute.device
+        )
+        for spec in specs
+    ]
     probes = [RobustProbe(models, images, compute) for images in sets]
     folder = open_folder(config, call, "robust", ALONE)
     results: list[dict[str, Any]] = []

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize, columns_option
+from gtacli.config.common import (
+    CommonConfig,
+    FilePath,
+    ImageSize,
+    RegisterSetting,
+    columns_option,
+    registers_option,
+)
 from gtacli.config.option import option
 from gtacli.config.probe.common import BlockNumbers
 
@@ -42,6 +49,7 @@ class AttentionProbeConfig(CommonConfig):
     image_size: ImageSize | None = option(
         None, "input size of all models, in pixels", metavar="N|HxW", shown="that of `model`"
     )
+    registers: RegisterSetting = registers_option("the model's")
     layer: BlockNumbers = option(
         "all", "blocks, negative ones from the end, as in -1 or 0,5,11", metavar="all|last|LIST"
     )

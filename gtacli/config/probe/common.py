@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gtacli.config.common import CommonConfig, FilePath, ImageSize, columns_option, read_numbers
+from gtacli.config.common import (
+    CommonConfig,
+    FilePath,
+    ImageSize,
+    RegisterSetting,
+    columns_option,
+    read_numbers,
+    registers_option,
+)
 from gtacli.config.option import option
 from gtacli.config.shards import Shard, executor_option, jobs_option
 
@@ -54,6 +62,7 @@ class ProbeConfig(CommonConfig):
     image_size: ImageSize | None = option(
         None, "input size of the models, in pixels", metavar="N|HxW", shown="each model's own"
     )
+    registers: RegisterSetting = registers_option("the model's")
     out: FilePath | None = option(
         None,
         "folder to write; new, empty, or an earlier probe's",

@@ -15,6 +15,7 @@ from gtacli.images.preprocessing import InputView
 from gtacli.images.sizes import Size, fit_aspect
 from gtacli.inference.attention_maps.methods import AttentionMap, MapMethod
 from gtacli.models.loading import LoadedModel
+from gtacli.models.registers import describe_registers
 from gtacli.runtime.devices import Compute
 
 
@@ -39,9 +40,10 @@ class MapExtractor:
     stretched: bool = False
     fingerprint: str = ""
 
-    def describe(self) -> dict[str, str]:
-        """Return the model's spec and fingerprint, for run.json."""
-        return {"spec": self.model.spec, "fingerprint": self.fingerprint}
+    def describe(self) -> dict[str, Any]:
+        """Return the model's spec, fingerprint and test-time registers, for run.json."""
+        about = {"spec": self.model.spec, "fingerprint": self.fingerprint}
+        return {**about, **describe_registers(self.model.model)}
 
     @property
     def options(self) -> dict[str, Any]:

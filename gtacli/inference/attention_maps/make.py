@@ -29,6 +29,7 @@ from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
 from gtacli.models.packed_linear import pack
+from gtacli.models.register_search import with_registers
 from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def make_extractors(
     extractors: list[MapExtractor] = []
     for spec, name in zip(specs, short_names(specs), strict=True):
         model = load_model(spec, image_size=config.image_size, any_size=not config.stretched)
+        model = with_registers(model, config.registers, compute.device)
         method = make_method(config, model)
         identity = fingerprint(model.model)
         without_gradients = config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu"
