@@ -162,19 +162,22 @@ def paired_mean_difference(
         only = float(apart[0]) if n else math.nan
         return Difference(only, math.nan, math.nan, 1.0, "paired permutation")
     rng = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // n)
-    interval = stats.bootstrap(
-        (apart,),
-        np.mean,
-        n_resamples=draws,
-        batch=rows,
-        confidence_level=level,
-        method="percentile",
-        random_state=rng,
-    ).confidence_interval
-    p = _permutation_p(apart, draws, rows, rng)
-    low, high = float(interval.low), float(interval.high)
-    return Difference(float(apart.mean()), low, high, p, "paired permutation")
+    interval = _bootstrap(apart, level, draws, rng)
+    p = _permutation_p(apart, draws, max(1, _BLOCK // n), rng)
+    return Difference(float(apart.mean()), *interval, p, "paired permutation")
+
+
+def bootstrap_interval(
+    values: ArrayLike, level: float = 0.95, seed: int = 0, draws: int = DRAWS
+) -> Interval:
+    """Compute the percentile bootstrap's interval of a mean over images; NaN for fewer than two.
+
+    Above `MOST_DRAWN` values it is Student's, which then agrees with it.
+    """
+    drawn = np.asarray(values, np.float64).ravel()
+    if len(drawn) < 2 or len(drawn) > MOST_DRAWN:
+        return mean_interval(drawn, level)
+    return _bootstrap(drawn, level, draws, np.random.default_rng(seed))
 
 
 def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
@@ -197,6 +200,21 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
         p = float(stats.ttest_1samp(apart, 0).pvalue)
     difference = float(apart.mean()) if len(apart) else math.nan
     return Difference(difference, *mean_interval(apart, level), p, "paired t")
+
+
+def _bootstrap(
+    values: NDArray[np.float64], level: float, draws: int, rng: np.random.Generator
+) -> Interval:
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=draws,
+        batch=max(1, _BLOCK // len(values)),
+        confidence_level=level,
+        method="percentile",
+        random_state=rng,
+    ).confidence_interval
+    return Interval(float(interval.low), float(interval.high))
 
 
 def _permutation_p(

@@ -203,6 +203,36 @@ class AttentionResult(AttentionProbeMetrics, ProbeLine):
     image_size: Annotated[list[int], Doc("input size [height, width]", "px")]
 
 
+class FaithfulnessMetrics(TypedDict):
+    """The insertion and deletion of one kind of map."""
+
+    kind: Annotated[str, Doc("the kind; random and center are controls without the model")]
+    n_images: Annotated[int, Doc("images that were measured")]
+    insertion: Annotated[
+        float,
+        Doc("area under the class's probability as the first patches are added; high is good"),
+    ]
+    insertion_interval: _Interval
+    deletion: Annotated[float, Doc("area under it as the first patches are removed; low is good")]
+    deletion_interval: _Interval
+    gap: Annotated[float, Doc("insertion minus deletion")]
+    gap_interval: _Interval
+    fractions: Annotated[list[float], Doc("of the patches, at the points of the curves")]
+    insertion_curve: Annotated[list[float], Doc("mean probability with the first patches alone")]
+    deletion_curve: Annotated[list[float], Doc("mean probability without the first patches")]
+    against: Annotated[
+        dict[str, dict[str, Comparison]],
+        Doc("paired tests by other kind and metric; the difference is this kind minus the other"),
+    ]
+
+
+class FaithfulnessResult(FaithfulnessMetrics, ProbeLine):
+    """The result of `gta probe attention --faithfulness` for one kind of map."""
+
+    fill: Annotated[Literal["mean", "blur"], Doc("what replaces removed patches")]
+    image_size: Annotated[list[int], Doc("input size [height, width]", "px")]
+
+
 class VariantAccuracy(TypedDict):
     """The accuracy on one variant of the images."""
 

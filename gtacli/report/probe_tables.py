@@ -130,8 +130,8 @@ def _results(run: ReportRun) -> list[dict[str, Any]]:
 
 def _variant(result: dict[str, Any]) -> str:
     """Return what else distinguishes two results of a model on the same data."""
-    gallery, protocol = result.get("gallery"), result.get("protocol")
-    return f"gallery {gallery}" if gallery else f"protocol {protocol}" if protocol else ""
+    names = ("gallery", "protocol", "kind")
+    return next((f"{name} {result[name]}" for name in names if result.get(name)), "")
 
 
 def _make_table(title: Sequence[str], results: Sequence[dict[str, Any]]) -> ProbeTable:

@@ -94,6 +94,19 @@ def test_report_of_probes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "over the runs of a setting" not in page  # there are no settings
 
 
+def test_each_kind_of_map_has_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {"model": "a", "kind": kind, "insertion": value, "insertion_interval": [0.1, 0.9]}
+        for kind, value in (("cls", 0.312), ("attnlrp", 0.423))
+    ]
+    probe = write_probe(tmp_path / "faithful", "attention", *lines)
+    out = tmp_path / "report.html"
+    assert main(["report", str(probe), "-o", str(out), "--json"]) == 0
+    capsys.readouterr()
+    page = out.read_text()
+    assert all(text in page for text in ("kind cls", "31.2", "kind attnlrp", "42.3"))
+
+
 def test_report_of_probes_and_runs(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

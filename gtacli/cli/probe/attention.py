@@ -42,11 +42,20 @@ def attention(
     squared distance of the logits from --model's, summed over the patches, as in `gta finetune`.
     KL: of --model's attention over the patches to this one's.
 
+    --faithfulness measures, instead, which kind of map shows what the model's answer rests on, on
+    images without labels. insertion and deletion: area under the probability of the predicted class
+    as the patches that the map ranks first are added to, or removed from, the image; gap: their
+    difference, 0 for a random order.
+
     Prints a table and writes attention.png, with every head, to --out. Images that cannot be read
     are reported, the others are processed, and the exit status is 1. When interrupted it shows the
     results so far.
     """
     config = with_model(config, config.data)
+    if config.faithfulness:
+        from gtacli.cli.probe.faithfulness import faithfulness
+
+        return faithfulness(config, call, images or [], null)
     if config.masks is not None:
         from gtacli.data.truth import check_truth
 

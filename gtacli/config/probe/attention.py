@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, model_validator
 
 from gtacli.config.common import (
     CommonConfig,
@@ -10,6 +12,7 @@ from gtacli.config.common import (
     ImageSize,
     RegisterSetting,
     columns_option,
+    read_words,
     registers_option,
 )
 from gtacli.config.option import option
@@ -53,9 +56,39 @@ class AttentionProbeConfig(CommonConfig):
     layer: BlockNumbers = option(
         "all", "blocks, negative ones from the end, as in -1 or 0,5,11", metavar="all|last|LIST"
     )
+    faithfulness: bool = option(
+        False,
+        "measure which kind of map shows what the model's answer rests on, by insertion and "
+        "deletion of patches; needs no masks",
+    )
+    kinds: Annotated[tuple[str, ...] | None, BeforeValidator(read_words)] = option(
+        None,
+        "faithfulness: kinds of maps, as in `gta attention-map`",
+        metavar="LIST",
+        shown="cls,rollout,gradcam,attnlrp,chefer",
+    )
+    fill: Literal["mean", "blur"] = option(
+        "mean",
+        "faithfulness: what replaces removed patches: the image's mean color, or the image blurred "
+        "over the size of a patch",
+    )
+    steps: int = option(
+        10, "faithfulness: number of steps from no patch to all; time grows with it", ge=2
+    )
     discovery: dict[str, dict[str, Any]] = option(
-        dict, "TokenCut's options, as in `set` discovery.tokencut.layer=-6", flag=False
+        dict, "options of back-ends, as in `set` discovery.tokencut.layer=-6", flag=False
     )
     workers: int | None = option(
         None, "threads that read images; 0: none", ge=0, shown="one per core"
     )
+
+    @model_validator(mode="after")
+    def _check_faithfulness(self) -> AttentionProbeConfig:
+        given = self.model_fields_set
+        of_one, of_other = ("kinds", "fill", "steps"), ("masks", "layer")
+        for key in of_other if self.faithfulness else of_one:
+            default = type(self).model_fields[key].default
+            if key in given and getattr(self, key) != default:
+                need = "not with" if self.faithfulness else "is for"
+                raise ValueError(f"`{key}` {need} `faithfulness`")
+        return self
