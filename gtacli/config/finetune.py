@@ -179,6 +179,11 @@ class FinetuneConfig(TrainingConfig):
     label_smoothing: float = option(
         0.0, "fraction of each label that is spread over all classes", ge=0, lt=1
     )
+    balance: Literal["none", "loss", "sampling"] = option(
+        "none",
+        "give every class the same weight, however many training images it has: loss: images of "
+        "rare classes count more; sampling: they are drawn more often, in new views",
+    )
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = option(
         20,
         "number of passes over the training images; auto: as many as 500 optimizer steps take, "
@@ -298,6 +303,15 @@ class FinetuneConfig(TrainingConfig):
         if self.source_views is not None and self.mix != "none":
             raise ValueError(
                 "`source_views` and `mix` exclude each other: mixed views are new each time"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_balance(self) -> FinetuneConfig:
+        if self.source_views is not None and self.balance == "sampling":
+            raise ValueError(
+                "`source_views` and `balance=sampling` exclude each other: an image that is drawn "
+                "twice has two views in an epoch"
             )
         return self
 

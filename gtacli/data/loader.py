@@ -156,6 +156,7 @@ def make_loader(
     views: int | None = None,
     repeats: int = 1,
     parts: int = 1,
+    balanced: bool = False,
 ) -> Loader:
     """Create the batches of one epoch.
 
@@ -174,13 +175,16 @@ def make_loader(
         views: number of different augmentations per image, used in turn by epoch; None: no limit.
         repeats: views per image and batch; `indices` are then index * repeats + number of the view.
         parts: batches that are one for `drop_last`.
+        balanced: draw every class equally often, as many images as there are; those of a small
+            class come several times, in different views.
     """
     order_seed = (seed & _MASK, epoch)
     view_seed = (seed & _MASK, epoch % views if views else epoch)
     images = batch_size // repeats
     batches = _Epoch(
-        store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last, parts
-    )
+        store, transform, images, repeats, train, shard, order_seed, view_seed, drop_last, parts,
+        balanced,
+    )  # fmt: skip
     return Loader(batches, start_batch, workers, pin_memory, context)
 
 
@@ -223,9 +227,10 @@ class _Epoch(Dataset[_LoadedBatch]):
     view_seed: tuple[int, int]
     drop_last: bool
     parts: int = 1
+    balanced: bool = False
 
     def __post_init__(self) -> None:
-        self.order = self._order()
+        self.order, self.before = self._order()
         full = len(self.store) // (self.images * self.parts) * self.parts
         self.count = full if self.drop_last and full else -(-len(self.store) // self.images)
 
@@ -239,14 +244,18 @@ class _Epoch(Dataset[_LoadedBatch]):
         view_indices: list[int] = []
         failed: list[tuple[int, str]] = []
         start, (first, step) = number * self.images, self.shard
-        for index in self.order[start : start + self.images][first::step].tolist():
+        mine = slice(start + first, start + self.images, step)
+        drawn = zip(self.order[mine].tolist(), self.before[mine].tolist(), strict=True)
+        for index, before in drawn:
+            again = (before,) if before else ()  # an image's first view is a plain epoch's
             try:
                 image = self.store.get(index)
             except ImageError as error:
                 failed.append((index, str(error)))
                 continue
             for view_index in range(index * self.repeats, (index + 1) * self.repeats):
-                rng = np.random.default_rng((*self.view_seed, view_index)) if self.train else None
+                seed = (*self.view_seed, view_index, *again)
+                rng = np.random.default_rng(seed) if self.train else None
                 view, crop = transform.make_view(image, rng)
                 views.append(view)
                 crops.append(crop)
@@ -260,9 +269,47 @@ class _Epoch(Dataset[_LoadedBatch]):
         damaged = self.store.take_damaged()
         return _LoadedBatch(Batch(images, labels, indices, boxes), failed, damaged, cropped)
 
-    def _order(self) -> Tensor:
+    def _order(self) -> tuple[Tensor, Tensor]:
+        """Return the images of the epoch, and how often each has come before."""
+        count = len(self.store)
         if not self.train:
-            return torch.arange(len(self.store))
+            return torch.arange(count), torch.zeros(count, dtype=torch.int64)
         state = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
-        return torch.randperm(len(self.store), generator=generator)
+        if not self.balanced:
+            return torch.randperm(count, generator=generator), torch.zeros(count, dtype=torch.int64)
+        return draw_balanced(self.store.labels, generator)
+
+
+def draw_balanced(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw as many images as there are, of every class equally many but for one.
+
+    A class's images come in random order, all of them before one comes again.
+
+    Args:
+        labels: (N,) int64, of at least one image.
+
+    Returns: (N,) numbers of images, and (N,) how often each has come before.
+    """
+    count = len(labels)
+    present = labels.unique()
+    share, more = divmod(count, len(present))
+    lucky = set(present[torch.randperm(len(present), generator=generator)[:more]].tolist())
+    numbers = []
+    for label in present.tolist():
+        own = (labels == label).nonzero().flatten()
+        wanted = share + (label in lucky)
+        rounds = -(-wanted // len(own))
+        drawn = [own[torch.randperm(len(own), generator=generator)] for _ in range(rounds)]
+        numbers.append(torch.cat(drawn)[:wanted] if drawn else own[:0])
+    epoch = torch.cat(numbers)[torch.randperm(count, generator=generator)]
+    return epoch, _count_before(epoch)
+
+
+def _count_before(numbers: Tensor) -> Tensor:
+    """Return how often each of N numbers has come before, (N,)."""
+    places = torch.argsort(numbers, stable=True)
+    counts = numbers.unique(return_counts=True)[1]
+    before = torch.empty_like(numbers)
+    before[places] = torch.cat([torch.arange(count) for count in counts.tolist()])
+    return before

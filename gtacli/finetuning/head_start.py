@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from gtacli.data.sampling import evenly
 from gtacli.errors import GtaError
 from gtacli.finetuning.frozen_features import extract_features, training_features
@@ -15,6 +17,7 @@ from gtacli.finetuning.linear_head import (
     fit_centroids,
     fit_probe,
     set_head,
+    without_prior,
 )
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import LinearProbe
@@ -54,6 +57,8 @@ def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
             return
         method = "probe"
     head = _fit(job, method, max_batches)
+    if job.config.balance != "none" and method == "probe":  # class means have no prior
+        head = without_prior(head, torch.tensor([record.label for record in job.records]))
     models = {id(model): model for model in (job.target.model, job.evaluated.model)}
     fits = [set_head(model, job.target.head, head) for model in models.values()]
     if not all(fits):

@@ -72,6 +72,19 @@ def fit_probe(features: FrozenFeatures, classes: int, c: float = C) -> LinearHea
     return _unscaled(weight[0].double(), bias[0].double(), center, scale)
 
 
+def without_prior(head: LinearHead, labels: Tensor) -> LinearHead:
+    """Return the classifier for classes that are equally frequent (logit adjustment).
+
+    Menon et al., arXiv 2007.07314: the logarithm of each class's fraction is subtracted.
+
+    Args:
+        labels: (N,) of the images that it was fitted to; classes without any stay as they are.
+    """
+    counts = labels.bincount(minlength=len(head.bias)).double()
+    prior = torch.where(counts > 0, counts.clamp_min(1).log(), 0.0)
+    return LinearHead(head.weight, head.bias - prior.to(head.bias))
+
+
 def fit_centroids(features: FrozenFeatures, classes: int) -> LinearHead:
     """Return the classifier by the nearest class mean.
 

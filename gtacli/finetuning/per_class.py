@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
+from torch import Tensor
+
+from gtacli.data.base import Record
 from gtacli.finetuning.results import ClassResult
 
 log = logging.getLogger(__name__)
 
 FEW = 5
 WORST = 5
+UNEQUAL = 10
+"""Ratio of the largest class to the smallest from which on a line tells of `balance`."""
 
 
-def log_balance(classes: Mapping[str, Mapping[str, int]]) -> None:
+def log_balance(classes: Mapping[str, Mapping[str, int]], balance: str = "none") -> None:
     """Log how many training images the classes have, and which have none.
 
     Args:
         classes: counts by class name, as in `split.json`.
+        balance: the option; without it very unequal classes are told of it.
     """
     counts = {name: count["train"] for name, count in classes.items() if count["train"]}
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
@@ -26,10 +33,23 @@ def log_balance(classes: Mapping[str, Mapping[str, int]]) -> None:
         log.info("%s, %d in each", text, counts[most])
     else:
         log.info("%s%s", text, _describe_imbalance(counts, least, most))
+        if balance == "none" and counts[most] >= UNEQUAL * counts[least]:
+            log.info("`balance=loss` gives rare classes the weight of frequent ones")
     if len(counts) < len(classes):
         absent = [name for name in classes if name not in counts]
         log.warning("classes without training images, which cannot be predicted: %s",
                     _name_some(absent))  # fmt: skip
+
+
+def class_weights(records: Sequence[Record], classes: int) -> Tensor:
+    """Return N / (K n_c), (classes,): all classes count alike, and the mean over images is 1.
+
+    K counts the classes with images; the others get 0.
+    """
+    counts = torch.bincount(torch.tensor([r.label for r in records]), minlength=classes)
+    present = int((counts > 0).sum())
+    weights = len(records) / (present * counts.clamp_min(1).double())
+    return torch.where(counts > 0, weights, 0.0).float()
 
 
 def _describe_imbalance(counts: Mapping[str, int], least: str, most: str) -> str:

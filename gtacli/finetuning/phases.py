@@ -93,6 +93,7 @@ def run_phase(
         freeze_epochs=config.freeze_epochs,
         patience=None if job.refit else config.patience,
         views=config.source_views,
+        balanced=config.balance == "sampling",
         before_training=fill_source_cache,
     )
     return train(job, phase, run, observer, state, progress)

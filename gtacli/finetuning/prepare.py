@@ -27,6 +27,7 @@ from gtacli.finetuning.held_out import observed, split_data
 from gtacli.finetuning.linear_head import FrozenFeatures, LinearHead
 from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.mixing import ALPHA, Mixing
+from gtacli.finetuning.per_class import class_weights
 from gtacli.finetuning.source_average import start_weights
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
@@ -175,6 +176,7 @@ def prepare(
         _make_mixing(config),
         config.label_smoothing,
         config.freeze_epochs,
+        _class_weights(config, dataset, split, refit),
     )
     if stores is None:
         stores = FinetuneStores(
@@ -258,6 +260,14 @@ def _place_networks(
         # Inductor fuses by itself, and cannot trace packed weights.
         pack(source.model, copy=not shares_weights(source.model, target.model))
     return fingerprint
+
+
+def _class_weights(
+    config: FinetuneConfig, dataset: ImageDataset, split: Split, refit: bool
+) -> Tensor | None:
+    if config.balance != "loss":
+        return None
+    return class_weights(split.train + split.val * refit, len(dataset.classes))
 
 
 def _cache_source(

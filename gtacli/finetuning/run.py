@@ -108,7 +108,7 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     job = prepare(config, processes=processes)
     config = job.config
     session.observer.epochs = job.epochs
-    log_balance(job.split.info["classes"])
+    log_balance(job.split.info["classes"], config.balance)
     log_held_out(session.config, job.split)
     if config.track_attention and not job.observed:
         log.warning("`track_attention` has no effect: no class has 3 training images")

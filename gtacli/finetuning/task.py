@@ -36,6 +36,7 @@ class FinetuneTask(TimmTask):
         mixing: how training batches are mixed; None: not at all.
         label_smoothing: fraction of each label that is spread over all classes.
         freeze_epochs: epochs at the start in which only the head learns.
+        class_weights: (K,) by which each class's images count; None: all alike.
 
     Attributes:
         active: the regularizers that have an effect in this epoch.
@@ -51,6 +52,7 @@ class FinetuneTask(TimmTask):
         mixing: Mixing | None = None,
         label_smoothing: float = 0.0,
         freeze_epochs: int = 0,
+        class_weights: Tensor | None = None,
     ) -> None:
         device = compute.device
         super().__init__(TappedViT(target.model, Request()), device)
@@ -63,6 +65,7 @@ class FinetuneTask(TimmTask):
         self.tapped.request = self._target_request(self.active)
         self.label_smoothing = label_smoothing
         self.freeze_epochs = freeze_epochs
+        self._class_weights = None if class_weights is None else class_weights.to(device)
         self._frozen = False
         named = target.model.named_parameters()
         self._backbone = [p for n, p in named if not n.startswith(target.head) and p.requires_grad]
@@ -108,8 +111,8 @@ class FinetuneTask(TimmTask):
 
         Returns:
             `loss`; `output` (B, classes); for the log `ce` (cross-entropy, with mixed and smoothed
-            labels where they are), `reg.<name>`, not multiplied by its strength, and the
-            regularizers' own metrics.
+            labels and the classes' weights where they are), `reg.<name>`, not multiplied by its
+            strength, and the regularizers' own metrics.
         """
         due = self._due()
         if (request := self._target_request(due)) != self.tapped.request:
@@ -128,7 +131,7 @@ class FinetuneTask(TimmTask):
         if self.mixing is not None and mix is not None:
             fraction = self.mixing.own_fraction(mix, target.taps.get(self._last_block), size)
             goal = soft_labels(labels, fraction, target.logits.shape[-1])
-        loss = ce = F.cross_entropy(target.logits, goal, label_smoothing=self.label_smoothing)
+        loss = ce = self._cross_entropy(target.logits, goal)
         result: dict[str, Tensor] = {"ce": ce}
         step = StepOutputs(target, source, labels, self.progress)
         for name, regularizer in self.active.items():
@@ -145,6 +148,20 @@ class FinetuneTask(TimmTask):
             for metric, value in regularizer.metrics().items():
                 result[f"reg.{name}.{metric}"] = value
         return {"loss": loss, "output": target.logits, **result}
+
+    def _cross_entropy(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """Return the mean over the images, each with the weight of its class.
+
+        Args:
+            goal: (B,) class indices, or (B, K) fractions of mixed images.
+        """
+        smoothing, weights = self.label_smoothing, self._class_weights
+        if weights is None:
+            return F.cross_entropy(logits, goal, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
+        # Not divided by the batch's weights: their mean over the training images is 1.
+        own = weights[goal] if goal.ndim == 1 else goal @ weights
+        return (losses * own).mean()
 
     def epoch_metrics(self, means: dict[str, float]) -> dict[str, float | None]:
         """Return the means of the penalties over the steps that had one."""

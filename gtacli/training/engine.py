@@ -69,6 +69,7 @@ def train(
             shard=(processes.rank, processes.size),
             views=phase.views,
             repeats=phase.repeats,
+            balanced=phase.balanced,
         )
         return loader if phase.complete_batch is None else map(phase.complete_batch, loader)
 

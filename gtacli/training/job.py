@@ -64,6 +64,7 @@ class Phase:
         views: number of augmentations of each image over the whole training; None: one an epoch.
         repeats: views of an image in each batch.
         drop_last: whether an incomplete last batch is skipped, so that all have one shape.
+        balanced: whether every class is drawn equally often.
         complete_batch: adds what the task needs to a batch.
         before_training: called with the batches before the first step, also of a resumed run.
     """
@@ -81,6 +82,7 @@ class Phase:
     views: int | None = None
     repeats: int = 1
     drop_last: bool = False
+    balanced: bool = False
     complete_batch: Callable[[Batch], Batch] | None = None
     before_training: Callable[[Batches], None] | None = None
 
