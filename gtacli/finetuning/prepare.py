@@ -183,12 +183,7 @@ def prepare(
             interpolation=target.interpolation, cache=config.cache, dataset=dataset, split=split
         )
     _cache_source(config, task, split, refit, stores)
-    if config.ema is not None:
-        # With timm's warm-up: a run on few labels has few steps, and its average should not be
-        # dominated by the first ones.
-        task.setup_ema(config.ema, use_warmup=True)
-    elif config.average == "trajectory":
-        task.setup_mean()
+    _set_up_average(config, task)
     optimizer = _make_optimizer(config, target, regularizers)
     # From here on only dropout, drop path and mixing draw: different numbers in each process.
     rng.seed_everything(config.seed, processes.rank)
@@ -260,6 +255,16 @@ def _place_networks(
         # Inductor fuses by itself, and cannot trace packed weights.
         pack(source.model, copy=not shares_weights(source.model, target.model))
     return fingerprint
+
+
+def _set_up_average(config: FinetuneConfig, task: FinetuneTask) -> None:
+    """Let the task keep the average of its weights that the config asks for."""
+    if config.ema is not None:
+        # With timm's warm-up: a run on few labels has few steps, and its average should not be
+        # dominated by the first ones.
+        task.setup_ema(config.ema, use_warmup=True)
+    elif config.average == "trajectory":
+        task.setup_mean()
 
 
 def _class_weights(
