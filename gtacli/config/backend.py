@@ -33,8 +33,8 @@ class BackendConfig(CommonConfig):
     teacher: str | None = option(None, "another name of `model`", metavar="SPEC")
     backend: str = option(
         "tokencut",
-        "method that finds the objects: tokencut, found (fastest), lost, dino, gradcam, or a "
-        "plug-in's (`gta plugins list`)",
+        "method that finds the objects: tokencut, object-dino, found (fastest), lost, dino, "
+        "gradcam, or a plug-in's (`gta plugins list`)",
         metavar="NAME",
     )
     layer: int | Literal["auto"] | None = option(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from gtacli.config.base import StrictModel
-from gtacli.config.common import read_numbers
+from gtacli.config.common import read_numbers, read_words
 from gtacli.config.option import option
 
 
@@ -140,6 +140,26 @@ class TokenCutOptions(DiscoveryOptions):
     )
     solver: Literal["auto", "krylov", "eigh", "scipy"] = option(
         "auto", "solver of the eigenproblem; scipy: as published"
+    )
+
+
+class ObjectDinoOptions(DiscoveryOptions):
+    """Options of Object-DINO; see `gtacli.discovery.object_dino`."""
+
+    heads: Annotated[tuple[str, ...], BeforeValidator(read_words)] = option(
+        (),
+        "heads whose keys are cut, as BLOCK.HEAD such as 10.1,11.0",
+        shown="the cluster with most heads of the last block",
+    )
+    clusters: int = option(12, "number of clusters of heads", ge=1)
+    tau: float | Literal["auto"] = option(
+        "auto",
+        "cosine similarity above which two patches are connected; auto: 0.2 for DINO's weights, "
+        "for others the value with the best result on generated scenes",
+    )
+    eps: float = option(1e-5, "weight of all other edges", gt=0, lt=0.5)
+    side: Literal["auto", "seed", "center"] = option(
+        "auto", "part of the cut that is the object, as of TokenCut"
     )
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -102,14 +102,16 @@ def cached_calibration(
     """
     size = f"{model.image_size[0]}x{model.image_size[1]} px"
     file = cache_dir() / method.name / f"{_key(model, method, layers, taus, vote)}.json"
-    best = _read(file, layers, None if vote else taus)
+    best = read_choice(file, Calibration)
+    if best is not None and not _fits(best, layers, None if vote else taus):
+        best = None
     how = "cached"
     if best is None:
         log.info("%s: choosing layer and tau for %s at %s, once", method.name, model.spec, size)
         start = time.perf_counter()
         best = calibrate(model, method, layers, taus, vote)
         how = f"chosen in {time.perf_counter() - start:.0f} s"
-        _write(file, best)
+        write_choice(file, best)
     log.info(
         "%s: layer %s, tau %g at %s (%s; mean IoU %.1f %% on %d drawn scenes)",
         *(method.name, " + ".join(map(str, best.blocks)), best.tau),
@@ -233,25 +235,31 @@ def _key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read(file: Path, layers: Sequence[int], taus: Sequence[float] | None) -> Calibration | None:
-    """Return the cached choice; None if there is none, or none of these layers and taus."""
+def _fits(best: Calibration, layers: Sequence[int], taus: Sequence[float] | None) -> bool:
+    return {*best.blocks} <= {*layers} and (taus is None or best.tau in taus)
+
+
+C = TypeVar("C", bound=StrictModel)
+
+
+def read_choice(file: Path, kind: type[C]) -> C | None:
+    """Return a cached choice; None if there is none, or a damaged one, with a warning."""
     try:
-        found = Calibration.model_validate(read_json(file))
+        return kind.model_validate(read_json(file))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         reason = "its values are not those of a choice"
         if not isinstance(error, ValidationError):
             reason = reason_of(error)
-        log.warning("%s is damaged (%s): layer and tau are chosen again", file, reason)
+        log.warning("%s is damaged (%s): it is chosen again", file, reason)
         return None
-    fits = {*found.blocks} <= {*layers} and (taus is None or found.tau in taus)
-    return found if fits else None
 
 
-def _write(file: Path, calibration: Calibration) -> None:
-    text = calibration.model_dump_json()
+def write_choice(file: Path, choice: StrictModel) -> None:
+    """Write a choice to the cache; warn if that is impossible."""
+    text = choice.model_dump_json()
     try:
         replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
     except OSError as error:
-        log.warning("cannot write %s (%s): layer and tau are chosen again next time", file, error)
+        log.warning("cannot write %s (%s): it is chosen again next time", file, error)

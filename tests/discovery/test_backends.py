@@ -37,6 +37,8 @@ def backend(name: str, model: nn.Module, **options: Any) -> Discovery[Any]:
     plain: dict[str, Any] = {}
     if name in ("tokencut", "found", "lost"):
         plain = {"layer": -1, "tau": 0.2}
+    if name == "object-dino":
+        plain = {"heads": ("1.0", "2.1"), "tau": 0.2, "side": "seed"}
     if name == "tokencut":
         plain |= {"side": "seed", "vote": ()}
     return part(build(part.Options, plain | options, f"discovery.{name}"), model)
@@ -58,7 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam", "found", "lost"])
+@pytest.mark.parametrize("name", ["tokencut", "dino", "gradcam", "found", "lost", "object-dino"])
 def test_maps_on_the_grid_of_every_family(name: str, family: str) -> None:
     arch, kwargs = FAMILIES[family]
     size = kwargs["img_size"]

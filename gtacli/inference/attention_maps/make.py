@@ -33,7 +33,7 @@ from gtacli.models.register_search import with_registers
 from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
-WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino", "found", "lost")
+WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino", "found", "lost", "object-dino")
 
 
 def make_extractors(
