@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -306,13 +306,22 @@ def absolute_layers(layers: Sequence[int] | str, depth: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+class HoldsModel(Protocol):
+    """A holder of a network, such as `gtacli.load_model` returns."""
+
+    model: nn.Module
+
+
 def attention(
-    model: nn.Module, images: Tensor, layers: Sequence[int] | str = (-1,), rows: QueryRows = "cls"
+    model: nn.Module | HoldsModel,
+    images: Tensor,
+    layers: Sequence[int] | str = (-1,),
+    rows: QueryRows = "cls",
 ) -> list[Tap]:
     """Extract the attention of a ViT on images; its fused kernel stays on.
 
     Args:
-        model: a timm ViT (`gtacli.load_model(...).model`); its mode (train, eval) stays.
+        model: a timm ViT, or what `gtacli.load_model` returns; its mode (train, eval) stays.
         images: (B, 3, h, w), already normalized.
         layers: block numbers such as (-1,), or "all" or "last".
         rows: "cls" for the CLS token's query alone, "all" for every token's.
@@ -324,9 +333,10 @@ def attention(
         UsageError: for an unsupported model (the message names the class), a block that it does
             not have, or rows="cls" on a model without a CLS token.
     """
-    timm_blocks.check(model)
+    network = model if isinstance(model, nn.Module) else model.model
+    timm_blocks.check(network)
     if rows == "cls":
-        require_cls(model)
-    depth = len(cast(nn.ModuleList, model.blocks))
-    tapped = TappedViT(model, Request(absolute_layers(layers, depth), rows, output=False))
+        require_cls(network)
+    depth = len(cast(nn.ModuleList, network.blocks))
+    tapped = TappedViT(network, Request(absolute_layers(layers, depth), rows, output=False))
     return list(tapped.unpack(tapped(images), images.shape).taps.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from gtacli import attention
+from gtacli import attention, load_model
 from gtacli.errors import UsageError
 from gtacli.models.qkv import row_logits, split_heads
 from gtacli.models.tap import Request, TappedViT, absolute_layers
@@ -266,3 +267,10 @@ def test_cls_row_does_not_keep_keys_in_memory() -> None:
     assert cls.logits.untyped_storage().nbytes() == cls.logits.nbytes
     (every,) = attention(model, images, rows="all")
     torch.testing.assert_close(every.cls().logits, cls.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_what_load_model_returns_is_accepted(tiny_model: Path) -> None:
+    loaded = load_model(str(tiny_model))
+    images = torch.rand(2, 3, *loaded.image_size)
+    (one,), (other,) = attention(loaded, images), attention(loaded.model, images)
+    assert torch.equal(one.logits, other.logits)
