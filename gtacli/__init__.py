@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from gtacli.regularizers.distance import attention_distance
 
     __version__: str
+    api_version: str
 
 __all__ = [
     "Registry",
     "__version__",
+    "api_version",
     "attention",
     "attention_distance",
     "load_model",
@@ -39,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("gtacli")
+    if name == "api_version":
+        from gtacli.runtime.versions import api_version
+
+        return api_version()
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gtacli' has no attribute '{name}'")

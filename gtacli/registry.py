@@ -7,6 +7,8 @@ raises an error that names its distribution and does not affect the others.
 A distribution may name the class of a part's options in the group `gta.options`, as
 `"regularizers.NAME" = "module:Class"`: they are then read and shown without importing the part.
 
+A plug-in that depends on versions of gtacli without this one (`gtacli>=0.1,<0.2`) is not loaded.
+
 `GTA_PLUGINS=a,b` enables only those distributions beside gtacli itself; empty: only gtacli.
 """
 
@@ -14,8 +16,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -80,6 +83,11 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Return every name, sorted, without importing the parts."""
         return sorted(self._scan()[0])
+
+    def origins(self) -> list[Origin]:
+        """Return the origin of every name, sorted by name, without importing the parts."""
+        found = self._scan()[0]
+        return [found[name] for name in sorted(found)]
 
     def origin(self, name: str) -> Origin:
         """Return the origin of `name`.
@@ -188,17 +196,34 @@ class Registry(Generic[T]):
         return found, shadowed
 
     def _import(self, origin: Origin) -> Any:
+        self._require_api(origin)
         module_name, _, attribute = origin.value.partition(":")
         try:
-            part = importlib.import_module(module_name.strip())
-            for step in attribute.split("[")[0].strip().split("."):
-                part = getattr(part, step)
-        except (Exception, SystemExit) as error:  # importing a plug-in can raise anything
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                part = importlib.import_module(module_name.strip())
+                for step in attribute.split("[")[0].strip().split("."):
+                    part = getattr(part, step)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # importing a plug-in can raise anything
             if known := explain_surroundings(error):
                 raise known from error
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise GtaError(f"{self._about(origin)} cannot be loaded: {what}") from error
         return part
+
+    def _require_api(self, origin: Origin) -> None:
+        """Raise GtaError for a part of a distribution that was made for another version."""
+        if origin.builtin or not origin.version:
+            return
+        from gtacli.runtime.versions import made_for_another
+
+        if wanted := made_for_another(origin.distribution):
+            raise GtaError(
+                f"{self._about(origin)} was made for {wanted}, and this is "
+                f"{BUILTIN} {metadata.version(BUILTIN)}; install another version of "
+                f"{origin.distribution}"
+            )
 
     def _base_class(self) -> type[Any] | None:
         if isinstance(self._base, str):

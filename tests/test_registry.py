@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import gtacli
 from gtacli.errors import GtaError, UsageError
 from gtacli.registry import DATASETS, DISCOVERY, GROUPS, MODELS, REGULARIZERS, Registry
 
@@ -26,11 +28,15 @@ class Stranger:
     pass
 
 
-def install(site: Path, name: str, entries: dict[str, str], **modules: str) -> Path:
+def install(
+    site: Path, name: str, entries: dict[str, str], requires: str = "", **modules: str
+) -> Path:
     """Write a distribution as an installer does: modules and a dist-info folder."""
     info = site / f"{name.replace('-', '_')}-1.2.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n"
+    metadata += f"Requires-Dist: {requires}\n" if requires else ""
+    (info / "METADATA").write_text(metadata)
     lines = [f"{key} = {value}" for key, value in entries.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
     for module, text in modules.items():
@@ -97,6 +103,8 @@ def test_an_installed_plugin_is_found_and_loads() -> None:
 BROKEN = {
     "raises": ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
     "exits": ("raise SystemExit(1)", "SystemExit"),
+    "quits": ("class Quit(BaseException): pass\nraise Quit('bye')", "Quit: bye"),
+    "interrupts_itself": ("raise GeneratorExit", "GeneratorExit"),
     "no_syntax": ("class", "SyntaxError"),
     "needs_more": ("import not_there_at_all", "ModuleNotFoundError"),
     "no_attribute": ("x = 1", "AttributeError"),
@@ -121,6 +129,64 @@ def test_a_broken_plugin_does_not_affect_the_others(site: Path, module: str) -> 
     errors = {o.name: e for o, e in REGULARIZERS.check()}
     assert errors["gta"] is None
     assert errors["bad"] == message
+
+
+@pytest.mark.parametrize(
+    ("requires", "said"),
+    [
+        ("gtacli>=0.1,<0.1.1", None),
+        ("gtacli", None),
+        ("gtacli[hf]>=0.1", None),
+        ("other<1", None),
+        ("no requirement at all", None),
+        ("gtacli>=9", "gtacli >=9"),
+        ("gtacli>=0.0.1,<0.1", "gtacli <0.1,>=0.0.1"),
+        ("GTAcli[hf]==0.0.*", "gtacli ==0.0.*"),
+    ],
+)
+def test_a_plugin_for_another_version(site: Path, requires: str, said: str | None) -> None:
+    text = "from gtacli.regularizers.bss import BSS as Part\nprint('imported')"
+    install(site, "old-dist", {"old": "for_another:Part"}, requires, for_another=text)
+    sys.modules.pop("for_another", None)
+    importlib.invalidate_caches()
+    if said is None:
+        assert REGULARIZERS.load("old").__name__ == "BSS"
+        return
+    with pytest.raises(GtaError) as caught:
+        REGULARIZERS.load("old")
+    assert "for_another" not in sys.modules, "it is not even imported"
+    message = str(caught.value)
+    assert f"of old-dist 1.2 was made for {said}, and this is gtacli 0.1" in message
+    assert "install another version of old-dist" in message
+    assert REGULARIZERS.load("bss").__name__ == "BSS"
+
+
+def test_the_version_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gtacli.runtime import versions
+
+    assert gtacli.api_version == versions.api_version()
+    for version, api, bounds in (
+        ("0.1.0", "0.1", "gtacli>=0.1,<0.2"),
+        ("0.12.3.dev4", "0.12", "gtacli>=0.12,<0.13"),
+        ("2.3.4", "2", "gtacli>=2,<3"),
+    ):
+        monkeypatch.setattr(versions.metadata, "version", lambda name, version=version: version)
+        assert (versions.api_version(), versions.api_bounds()) == (api, bounds)
+
+
+def test_what_a_plugin_prints_at_import_is_no_result(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "print('welcome')\nfrom gtacli.regularizers.bss import BSS as Part"
+    install(site, "a-talker", {"talks": "talker:Part"}, talker=text)
+    assert REGULARIZERS.load("talks").__name__ == "BSS"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "welcome\n")
+
+
+def test_origins_are_those_of_the_names() -> None:
+    for registry in GROUPS:
+        assert registry.origins() == [registry.origin(name) for name in registry.names()]
 
 
 def test_damaged_metadata_does_not_stop_the_listing(site: Path) -> None:

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("gtacli.cli.study", "Run a grid of methods, rates and seeds; print its table."),
     "data": ("gtacli.cli.data", "Check a dataset: missing, unreadable and duplicate images."),
     "models": ("gtacli.cli.models", "List the models that can be loaded by name."),
-    "plugins": ("gtacli.cli.plugins", "List and check plug-ins and built-in parts."),
+    "plugins": ("gtacli.cli.plugins", "List, check and write plug-ins; list built-in parts."),
     "recipes": ("gtacli.cli.recipes", "List, show and copy ready-made configurations."),
     "doctor": ("gtacli.cli.doctor", "Check versions, devices and plug-ins."),
 }
