@@ -26,7 +26,7 @@ DECLARES = "the options that it declares are its own"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check of a part said.
+    """The result of one check of a part.
 
     Attributes:
         kind: entry-point group of the part.
