@@ -11,6 +11,7 @@ from gtacli.errors import UsageError
 from gtacli.models.attnlrp import attnlrp
 from gtacli.models.chefer import chefer
 from gtacli.models.class_scores import check_classifier
+from gtacli.models.registers import Registers, add_registers
 
 from .test_tap import FAMILIES, make
 
@@ -54,6 +55,19 @@ def test_the_models_settings_change_nothing(relevance: Any) -> None:
         block.attn.fused_attn = False
     model.set_grad_checkpointing()  # type: ignore[operator]
     torch.testing.assert_close(relevance(model, images), expected)
+
+
+@BOTH
+def test_patches_keep_their_places_beside_test_time_registers(relevance: Any) -> None:
+    model, images = make("plain")
+    model.double()
+    images = images.double()
+    expected = relevance(model, images)
+    add_registers(model, Registers({1: (0, 1)}, 2))
+    got = relevance(model, images)
+    assert got.shape == expected.shape
+    assert got.isfinite().all()
+    assert torch.corrcoef(torch.stack((got.flatten(), expected.flatten())))[0, 1] > 0.5
 
 
 @BOTH
