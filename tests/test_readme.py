@@ -58,6 +58,8 @@ SLOW = {
     "README.md: Pre-training without labels",
     "README.md: A DINO, DINOv2 or DINOv3 backbone",
     "README.md: A table for a paper",
+    "plugins.md: A regularizer in ten lines",
+    "plugins.md: A back-end in ten lines",
     "finetune.md: Several GPUs and nodes",
     "pretraining.md: On the built-in set",
     "study.md: The file",
@@ -192,6 +194,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+SITE = "site"
 CHECKPOINT = "dino_full_checkpoint.pth"
 
 
@@ -245,6 +248,7 @@ def folder(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     ignored = shutil.ignore_patterns("hub", "cache")
     shutil.copytree(world, copy, copy_function=os.link, ignore=ignored)
     offline(monkeypatch, copy, world)
+    monkeypatch.syspath_prepend(str(copy / SITE))
     return copy
 
 
@@ -258,7 +262,10 @@ def test_what_is_shown_runs(name: str, folder: Path) -> None:
     names: dict[str, Any] = {}
     for block in SECTIONS[name]:
         text = "\n".join(block.lines)
-        if block.language == "console":
+        if file := re.match(r"# ([\w-]+/[\w./-]+)$", block.lines[0]):
+            Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(file[1]).write_text(text, encoding="utf-8")
+        elif block.language == "console":
             assert list(block.commands()), f"no command in {text}"
             for command, shown in block.commands():
                 if reason(command) is None:
@@ -294,6 +301,9 @@ def run(command: str) -> tuple[int, str]:
         if program == "gta":
             status, piped, said = gta(words, piped)
             log += said
+        elif [program, *words[:2]] == ["pip", "install", "-e"] and os.path.isdir(words[2]):
+            status, piped, said = install(words[2])
+            log += said
         elif shutil.which(program) is None:
             break
         else:
@@ -315,6 +325,17 @@ def gta(words: list[str], stdin: bytes) -> tuple[int, bytes, str]:
         status = main(words)
     console.stderr.cache_clear()
     return status, out.getvalue().encode(), err.getvalue()
+
+
+def install(project: str) -> tuple[int, bytes, str]:
+    """Install a project of this section, for this section, without a network."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run(
+        [*pip, *offline, "--target", SITE, os.path.abspath(project)], capture_output=True
+    )
+    importlib.invalidate_caches()
+    return done.returncode, done.stdout, done.stderr.decode()
 
 
 def compare(shown: list[str], output: str, command: str) -> None:
