@@ -140,7 +140,11 @@ class Registry(Generic[T]):
 
         None: the part has none. Raises as `load`.
         """
-        return self.declared_options(name) or getattr(self.load(name), "Options", None)
+        found = self.declared_options(name) or getattr(self.load(name), "Options", None)
+        if found is not None and not hasattr(found, "model_fields"):
+            about = self._about(self.origin(name))
+            raise GtaError(f"{about} has options that are no Pydantic class: {found!r}")
+        return found
 
     def check(self) -> list[tuple[Origin, str | None]]:
         """Load every part; return each origin with the reason why it cannot be used, or None."""

@@ -18,9 +18,10 @@ HOSTILE = {
     "heavy": "import torch\nfrom gtacli.regularizers.bss import BSS as Part",
     "stranger": "class Part: pass",
     "lacks": "import not_there_at_all",
+    "odd": "from gtacli.regularizers.bss import BSS\nclass Part(BSS): Options = 3",
     "newer": "from gtacli.regularizers.bss import BSS as Part",
 }
-LOADS = ("prints", "hangs", "heavy")
+LOADS = ("prints", "hangs", "heavy", "odd")
 
 
 def install(site: Path, name: str, groups: dict[str, str], requires: str = "gtacli") -> None:
@@ -100,7 +101,17 @@ def test_each_is_blamed_by_its_distribution(gta: Any, hostile: Path) -> None:
     assert "newer" not in imported(hostile)
 
 
-@pytest.mark.parametrize("name", ["raises", "exits", "quits", "stranger", "lacks", "newer"])
+BLAMED = ["raises", "exits", "quits", "stranger", "lacks", "odd", "newer"]
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_the_help_that_chooses_one_is_shown(gta: Any, hostile: Path, name: str) -> None:
+    shown = gta("finetune", "--regularizer", f"hostile-{name}", "--help")
+    assert shown.status == 0
+    assert "--regularizer" in shown.out
+
+
+@pytest.mark.parametrize("name", BLAMED)
 def test_a_command_that_needs_one_says_whose_it_is(
     gta: Any, hostile: Path, name: str, tiny_data: Path
 ) -> None:
