@@ -33,7 +33,7 @@ class BackendConfig(CommonConfig):
     teacher: str | None = option(None, "another name of `model`", metavar="SPEC")
     backend: str = option(
         "tokencut",
-        "method that finds the objects: tokencut, object-dino, found (fastest), lost, dino, "
+        "method that finds the objects: tokencut, object-dino, found, lost, dino, "
         "gradcam, or a plug-in's (`gta plugins list`)",
         metavar="NAME",
     )
