@@ -76,7 +76,7 @@ class Calibration(StrictModel):
     """Blocks and tau with their mean IoU on the drawn scenes."""
 
     blocks: Annotated[tuple[int, ...], BeforeValidator(read_numbers), Field(min_length=1)]
-    tau: float
+    tau: float = Field(gt=0, lt=1)
     iou: float = Field(ge=0, le=1)
     scenes: int = SCENES
 
@@ -102,9 +102,7 @@ def cached_calibration(
     """
     size = f"{model.image_size[0]}x{model.image_size[1]} px"
     file = cache_dir() / method.name / f"{_key(model, method, layers, taus, vote)}.json"
-    best = read_choice(file, Calibration)
-    if best is not None and not _fits(best, layers, None if vote else taus):
-        best = None
+    best = read_calibration(file, layers, None if vote else taus)
     how = "cached"
     if best is None:
         log.info("%s: choosing layer and tau for %s at %s, once", method.name, model.spec, size)
@@ -235,8 +233,18 @@ def _key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _fits(best: Calibration, layers: Sequence[int], taus: Sequence[float] | None) -> bool:
-    return {*best.blocks} <= {*layers} and (taus is None or best.tau in taus)
+def read_calibration(
+    file: Path, layers: Sequence[int], taus: Sequence[float] | None
+) -> Calibration | None:
+    """Return a cached calibration; None if there is none, or not one of `layers` and `taus`.
+
+    Args:
+        taus: None: any.
+    """
+    found = read_choice(file, Calibration)
+    if found is None or not {*found.blocks} <= {*layers}:
+        return None
+    return found if taus is None or found.tau in taus else None
 
 
 C = TypeVar("C", bound=StrictModel)

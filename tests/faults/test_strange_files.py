@@ -18,7 +18,7 @@ import torch
 
 from gtacli.data.readers.coco20k import _boxes
 from gtacli.data.readers.shards import Shard, _samples
-from gtacli.discovery.calibration import _read as read_calibration
+from gtacli.discovery.calibration import read_calibration
 from gtacli.discovery.maps.manifest import read_manifest
 from gtacli.errors import GtaError
 from gtacli.models.adapters import _read_config
@@ -125,12 +125,20 @@ def test_boxes_without_area(tmp_path: Path, bbox: Any, boxes: Any) -> None:
         _boxes(tmp_path / "i.json", {"a.jpg"})
 
 
-CHOICE = {"layer": 3, "tau": 0.3, "iou": 0.5}
+CHOICE = {"blocks": [3], "tau": 0.3, "iou": 0.5}
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": 4}, {"layer": "3"}, {"tau": 2.0}, {"tau": "0.3"}, {"iou": 3}, {"x": 1}],
+    [
+        {"blocks": [4]},
+        {"blocks": []},
+        {"blocks": ["3"]},
+        {"tau": 0.4},
+        {"tau": "0.3"},
+        {"iou": 3},
+        {"x": 1},
+    ],
     ids=str,
 )
 def test_a_calibration_that_was_never_made_is_not_taken(
@@ -141,6 +149,13 @@ def test_a_calibration_that_was_never_made_is_not_taken(
     assert read_calibration(file, [2, 3], [0.2, 0.3]) is not None
     file.write_text(json.dumps({**CHOICE, **change}))
     assert read_calibration(file, [2, 3], [0.2, 0.3]) is None
+
+
+@pytest.mark.parametrize("tau", [2.0, 0.0, -1, "NaN"])
+def test_a_tau_that_no_vote_can_have_is_not_taken(tmp_path: Path, tau: object) -> None:
+    file = tmp_path / "choice.json"
+    file.write_text(json.dumps({**CHOICE, "tau": tau}).replace('"NaN"', "NaN"))
+    assert read_calibration(file, [2, 3], None) is None
 
 
 KEY = FeatureKey(

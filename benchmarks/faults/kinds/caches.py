@@ -67,13 +67,14 @@ class Calibration(Kind):
     def run(self, rng):
         from gtacli.discovery import calibration
 
-        value = {"layer": 6, "tau": 0.4, "iou": 0.59}
+        value = {"blocks": [6], "tau": 0.4, "iou": 0.59}
         data = (
             json.dumps(value).encode()
             if rng is None
             else mutate.json_bytes(mutate.of_json(value, rng), rng)
         )
-        choice = calibration._read(self.write("choice.json", data), range(12), calibration.TAUS)
+        file = self.write("choice.json", data)
+        choice = calibration.read_calibration(file, range(12), calibration.TAUS)
         if choice is None:
             return None
         if (
