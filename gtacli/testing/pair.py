@@ -69,7 +69,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gtacli.testing.regularizer"])
+    context.set_forkserver_preload(["gtacli.testing.step"])
     return context
 
 
@@ -112,7 +112,7 @@ def rank_gradients(
     from gtacli.models.tap import Request, TappedViT
     from gtacli.regularizers.base import StepOutputs
     from gtacli.testing.inputs import drawn_images, drawn_labels
-    from gtacli.testing.regularizer import Step
+    from gtacli.testing.step import Step
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
