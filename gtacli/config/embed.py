@@ -6,7 +6,7 @@ from typing import Literal
 
 from gtacli.config.common import DeviceConfig, FilePath, ImageSize, columns_option
 from gtacli.config.option import option
-from gtacli.config.probe.common import BlockNumbers
+from gtacli.config.probe.common import BlockNumbers, features_option, layer_option
 
 Format = Literal["parquet", "npz", "csv", "safetensors"]
 FORMATS: dict[str, Format] = {
@@ -30,15 +30,8 @@ class EmbedConfig(DeviceConfig):
         metavar="SPEC",
     )
     columns: str | None = columns_option()
-    features: Literal["cls", "mean", "cls+mean"] = option(
-        "cls", "the CLS token, the mean of the patches, or both side by side"
-    )
-    layer: BlockNumbers = option(
-        "last",
-        "blocks, negative ones from the end; several side by side; each after the model's final "
-        "norm",
-        metavar="all|last|LIST",
-    )
+    features: Literal["cls", "mean", "cls+mean"] = features_option()
+    layer: BlockNumbers = layer_option()
     normalize: bool = option(
         False, "scale every embedding to length 1, so that their dot products are cosines"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -40,6 +40,21 @@ Counts = Annotated[
 PositiveFloats = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(read_floats), Field(min_length=1)
 ]
+
+
+def features_option() -> Any:
+    """Return the field `features` of a config."""
+    return option("cls", "the CLS token, the mean of the patches, or both side by side")
+
+
+def layer_option() -> Any:
+    """Return the field `layer` of a config whose features may be those of several blocks."""
+    return option(
+        "last",
+        "blocks, negative ones from the end, as in -1 or -4,-3,-2,-1; several side by side; "
+        "each after the model's final norm",
+        metavar="all|last|LIST",
+    )
 
 
 class ProbeConfig(CommonConfig):
@@ -83,15 +98,8 @@ class FeatureProbeConfig(ProbeConfig):
         metavar="SPEC",
     )
     columns: str | None = columns_option()
-    features: Literal["cls", "mean", "cls+mean"] = option(
-        "cls", "the CLS token, the mean of the patches, or both side by side"
-    )
-    layer: BlockNumbers = option(
-        "last",
-        "blocks, negative ones from the end, as in -1 or -4,-3,-2,-1; several side by side; "
-        "each after the model's final norm",
-        metavar="all|last|LIST",
-    )
+    features: Literal["cls", "mean", "cls+mean"] = features_option()
+    layer: BlockNumbers = layer_option()
     cache: FilePath | None = option(
         None,
         "folder of cached features, shared by all probes; changed models and images are "
