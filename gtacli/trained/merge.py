@@ -24,7 +24,7 @@ from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import Batch, make_loader
 from gtacli.data.spec import load_dataset
-from gtacli.data.store import ImageStore
+from gtacli.data.store import CacheMode, ImageStore
 from gtacli.errors import UsageError
 from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.source_average import choose_alpha, mean_of, start_weights
@@ -60,21 +60,17 @@ def merge(
         alpha = config.alpha if config.alpha is not None else ("auto" if len(runs) == 1 else 1.0)
         start = {} if alpha == 1.0 else _start(config, first, target)
     held_out = () if dataset is None else common_held_out(runs, dataset)
-    measure = partial(_measure, target, compute, config)
-    scores = [measure(held_out, w).top1 for w in weights] if held_out else [None] * len(runs)
-    kept = (
-        _greedy(weights, scores, partial(measure, held_out))
-        if config.greedy
-        else [*range(len(runs))]
-    )
+    measure = partial(_measure, target, _evaluator(target, compute, config, held_out, again=True))
+    scores = [measure(w).top1 for w in weights] if held_out else [None] * len(runs)
+    kept = _greedy(weights, scores, measure) if config.greedy else [*range(len(runs))]
     soup = mean_weights([weights[i] for i in kept])
     averaged = choose_alpha(
         lambda each: _load(target, mean_of(start, soup, each)),
-        lambda: measure(held_out, None),
+        measure,
         _fixed(alpha, held_out),
     )
     tested = () if dataset is None else test_images(first, dataset)
-    found = measure(tested, None)
+    found = _evaluator(target, compute, config, tested, again=False)()
     _write(folder, config, target, first, dataset, held_out, tested)
     return {
         "command": "merge",
@@ -169,29 +165,40 @@ def _load(target: LoadedModel, weights: Mapping[str, Tensor]) -> None:
 
 
 def _measure(
+    target: LoadedModel, evaluate: Callable[[], Evaluation], weights: Weights | None = None
+) -> Evaluation:
+    """Evaluate weights, or those that are loaded."""
+    if weights is not None:
+        _load(target, weights)
+    return evaluate()
+
+
+def _evaluator(
     target: LoadedModel,
     compute: Compute,
     config: MergeConfig,
     records: tuple[Record, ...],
-    weights: Weights | None,
-) -> Evaluation:
-    """Evaluate weights, or those that are loaded, on images; empty without any."""
-    if weights is not None:
-        _load(target, weights)
+    again: bool,
+) -> Callable[[], Evaluation]:
+    """Return the evaluation of the network as it is on images; empty without any.
+
+    Args:
+        again: it is called several times, so that the images should be cached.
+    """
     if not records:
-        return Evaluation()
+        return Evaluation
     target.model.to(compute.device)
     transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
-    store = ImageStore(
-        records, transform.load_size, interpolation=target.interpolation, cache="none"
-    )
+    how = target.interpolation
+    cache: CacheMode = "auto" if again else "none"
+    store = ImageStore(records, transform.load_size, interpolation=how, cache=cache)
     workers = choose_workers(config.workers, compute.device, store.cached)
 
     def batches() -> Iterator[Batch]:
         loader = make_loader(store, transform, config.batch_size, train=False, workers=workers)
         yield from (batch for batch in loader if len(batch.images))
 
-    return Evaluator(target, None, batches, compute)()
+    return Evaluator(target, None, batches, compute)
 
 
 def _write(
