@@ -20,24 +20,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from gtacli.config.base import StrictModel
+from gtacli.config.cached_choice import read_choice, write_choice
 from gtacli.config.common import read_numbers
 from gtacli.discovery.masks import mask_on
 from gtacli.measures.segmentation import iou
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Tap, attention
-from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
-from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.scenes.digest import drawing_digest
 from gtacli.scenes.trials import draw_trial
 
@@ -245,29 +244,3 @@ def read_calibration(
     if found is None or not {*found.blocks} <= {*layers}:
         return None
     return found if taus is None or found.tau in taus else None
-
-
-C = TypeVar("C", bound=StrictModel)
-
-
-def read_choice(file: Path, kind: type[C]) -> C | None:
-    """Return a cached choice; None if there is none, or a damaged one, with a warning."""
-    try:
-        return kind.model_validate(read_json(file))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        reason = "its values are not those of a choice"
-        if not isinstance(error, ValidationError):
-            reason = reason_of(error)
-        log.warning("%s is damaged (%s): it is chosen again", file, reason)
-        return None
-
-
-def write_choice(file: Path, choice: StrictModel) -> None:
-    """Write a choice to the cache; warn if that is impossible."""
-    text = choice.model_dump_json()
-    try:
-        replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        log.warning("cannot write %s (%s): it is chosen again next time", file, error)

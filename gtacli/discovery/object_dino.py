@@ -17,6 +17,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from gtacli.config.base import StrictModel
+from gtacli.config.cached_choice import read_choice, write_choice
 from gtacli.config.common import read_words
 from gtacli.config.parts import DiscoveryOptions, ObjectDinoOptions
 from gtacli.discovery.base import Discovery, ObjectMaps
@@ -118,7 +119,7 @@ def _parse(names: Sequence[str], model: nn.Module) -> list[Head]:
 
 
 def _cached_choice(options: ObjectDinoOptions, model: LoadedModel) -> HeadChoice:
-    from gtacli.discovery.calibration import TAUS, draw_scenes, read_choice, write_choice
+    from gtacli.discovery.calibration import TAUS, draw_scenes
 
     parts = (
         *(VERSION, drawing_digest(), fingerprint(model.model), model.image_size),

@@ -23,15 +23,15 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from gtacli.config.base import StrictModel
+from gtacli.config.cached_choice import read_choice, write_choice
 from gtacli.errors import UsageError, errors_about
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
@@ -42,9 +42,7 @@ from gtacli.models.registers import (
     remove_registers,
 )
 from gtacli.models.tap import Request, TappedViT
-from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
-from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.scenes.digest import drawing_digest
 from gtacli.scenes.trials import draw_trial
 
@@ -62,6 +60,7 @@ NEURONS = (1, 2, 3, 5, 8, 12, 16, 24, 32, 50)
 TOKENS = 8  # at most
 GAIN = 0.05  # by which more neurons, or other tokens, have to reduce 1 - cosine
 PATIENCE = 2  # numbers tried in vain after the best one
+REPEATED = "the search is repeated"
 VERSION = 1  # of the procedure; part of the cache key
 
 
@@ -130,13 +129,13 @@ def cached_search(
 ) -> RegisterSearch:
     """Return the result of `search` on drawn scenes at the model's size, cached; log a line."""
     file = cache_dir() / "registers" / f"{_key(model, tokens)}.json"
-    found, how = _read(file), "cached"
+    found, how = read_choice(file, RegisterSearch, REPEATED), "cached"
     if found is None:
         log.info("registers: looking for outlier tokens of %s, once", model.spec)
         start = time.perf_counter()
         found = search(model, [*_draw_scenes(model, device)], tokens)
         how = f"found in {time.perf_counter() - start:.0f} s"
-        _write(file, found)
+        write_choice(file, found, REPEATED)
     least = f"the largest norm of a patch is {found.ratio:.1f} times the median"
     if found.registers is not None:
         log.info(
@@ -291,25 +290,3 @@ def _key(model: LoadedModel, tokens: int | None) -> str:
     network = fingerprint(model.model, without=model.head)
     parts = (VERSION, drawing_digest(), network, model.image_size, model.mean, model.std, tokens)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _read(file: Path) -> RegisterSearch | None:
-    """Return the cached result, if there is one."""
-    try:
-        return RegisterSearch.model_validate(read_json(file))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        reason = "its values are not those of a search"
-        if not isinstance(error, ValidationError):
-            reason = reason_of(error)
-        log.warning("%s is damaged (%s): the search is repeated", file, reason)
-        return None
-
-
-def _write(file: Path, found: RegisterSearch) -> None:
-    text = found.model_dump_json()
-    try:
-        replace_atomic(file, lambda draft: draft.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        log.warning("cannot write %s (%s): the search is repeated next time", file, error)
