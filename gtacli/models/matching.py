@@ -18,19 +18,22 @@ from gtacli.models.registers import shown_prefix
 from gtacli.models.tap import absolute_layers
 
 
-def require_same(target: nn.Module, source: nn.Module, what: str, *measures: str) -> None:
+def require_same(
+    target: nn.Module, source: nn.Module, what: str, *measures: str, hint: str = ""
+) -> None:
     """Raise UsageError (option "source") unless both networks agree in `measures`.
 
     Args:
         what: the comparison, for the message.
         measures: some of "heads", "head width", "width", "patches", "prefix tokens".
+        hint: what to do otherwise, for the message.
     """
     for measure in measures:
         t, s = _MEASURES[measure](target), _MEASURES[measure](source)
         if t != s:
             raise UsageError(
                 f"{what} needs the same {measure} in both networks, but the model has {t} and the "
-                f"source {s}; `guide=logits` with `rows=cls` does not need it",
+                f"source {s}{f'; {hint}' if hint else ''}",
                 option="source",
             )
 

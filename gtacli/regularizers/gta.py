@@ -34,6 +34,8 @@ from gtacli.models.tap import Request, require_cls
 from gtacli.regularizers.base import Needs, Regularizer, StepOutputs
 from gtacli.regularizers.distance import attention_distance, rows_distance, rows_divergence
 
+HINT = "`guide=logits` with `rows=cls` does not need it"
+
 
 class GTA(Regularizer[GTAOptions]):
     """A penalty on differences from the source's attention logits (or attention or block outputs).
@@ -73,10 +75,10 @@ class GTA(Regularizer[GTAOptions]):
                 require_cls(model, "cls_column", "use `cls_column=exclude`")
         if options.guide != "logits":
             what = f"`guide={options.guide}`"
-            require_same(target, source, what, "width", "patches", "prefix tokens")
+            require_same(target, source, what, "width", "patches", "prefix tokens", hint=HINT)
         elif options.rows == "all":
             same = ("heads", "head width", "patches", "prefix tokens")
-            require_same(target, source, "`rows=all`", *same)
+            require_same(target, source, "`rows=all`", *same, hint=HINT)
         self.layers = paired_layers(options.layers, target, source)
 
     @property
