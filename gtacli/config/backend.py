@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from gtacli.config.common import CommonConfig, ImageSize, RegisterSetting, registers_option
+from pydantic import BeforeValidator
+
+from gtacli.config.common import (
+    CommonConfig,
+    ImageSize,
+    RegisterSetting,
+    read_words,
+    registers_option,
+)
 from gtacli.config.option import option
 from gtacli.config.parts import Blocks
 from gtacli.config.values import Level, Setting, Tree, find, merge
 from gtacli.registry import DISCOVERY, Registry
 
 KEY = "discovery"
+VOTE = "vote"
+"""The back-end whose members `vote` names, where it names no blocks; and that option."""
 
 
 class BackendConfig(CommonConfig):
@@ -33,7 +45,7 @@ class BackendConfig(CommonConfig):
     teacher: str | None = option(None, "another name of `model`", metavar="SPEC")
     backend: str = option(
         "tokencut",
-        "method that finds the objects: tokencut, object-dino, found, lost, dino, "
+        "method that finds the objects: tokencut, object-dino, found, lost, vote, dino, "
         "gradcam, or a plug-in's (`gta plugins list`)",
         metavar="NAME",
     )
@@ -56,10 +68,11 @@ class BackendConfig(CommonConfig):
         "DINO's weights, else center",
         shown="auto",
     )
-    vote: Blocks | None = option(
+    vote: Blocks | Annotated[tuple[str, ...], BeforeValidator(read_words)] | None = option(
         None,
-        "tokencut: blocks whose similarities are averaged, such as 6,8; none: one block; auto: the "
-        "pair or the block with the best result on generated scenes",
+        "blocks whose similarities tokencut averages, such as 6,8, or back-ends that vote, such as "
+        "tokencut,found,object-dino; none: one block; auto: the pair or the block with the best "
+        "result on generated scenes",
         metavar="A,B,...",
         shown="auto",
     )
@@ -88,6 +101,7 @@ class BackendConfig(CommonConfig):
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
         """Merge all sources; the `short` keys go to the back-end's own table."""
+        levels = [Level(level.rank, _with_voters(level.tree)) for level in levels]
         backend = cls.model_fields["backend"].default
         for level in levels:
             given = level.tree.get("backend")
@@ -109,3 +123,23 @@ class BackendConfig(CommonConfig):
                 rest = merge(rest, {KEY: {backend: {key: value}}})
             tree = merge(tree, rest)
         return tree
+
+
+def _with_voters(tree: Tree) -> Tree:
+    """Return a tree whose `vote`, if it names back-ends, is the choice of the back-end `vote`."""
+    vote, backend = tree.get(VOTE), tree.get("backend")
+    names = read_words(vote.value) if isinstance(vote, Setting) else None
+    if not isinstance(names, tuple) or not any(map(_is_name, names)):
+        return tree
+    assert isinstance(vote, Setting)
+    if isinstance(backend, Setting) and backend.value not in (None, VOTE):
+        raise vote.error(f"the back-ends {','.join(map(str, names))} vote; leave `backend` out")
+    rest = {key: value for key, value in tree.items() if key != VOTE}
+    chosen: Tree = {"backend": replace(vote, value=VOTE)}
+    members: Tree = {KEY: {VOTE: {"members": replace(vote, value=list(names), typed=False)}}}
+    return merge(merge(rest, chosen), members)
+
+
+def _is_name(word: object) -> bool:
+    """Return whether a word of `vote` names a back-end: it is no number, "auto" or "none"."""
+    return isinstance(word, str) and not re.fullmatch(r"auto|none|[-+\d.]*", word)

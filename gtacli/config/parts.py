@@ -6,9 +6,9 @@ without importing torch; the entry points in `gta.options` say whose they are.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from gtacli.config.base import StrictModel
 from gtacli.config.common import read_numbers, read_words
@@ -161,6 +161,36 @@ class ObjectDinoOptions(DiscoveryOptions):
     side: Literal["auto", "seed", "center"] = option(
         "auto", "part of the cut that is the object, as of TokenCut"
     )
+
+
+class VoteOptions(DiscoveryOptions):
+    """Options of back-ends that vote; see `gtacli.discovery.vote`."""
+
+    layer: int | Literal["auto"] = option(  # type: ignore[assignment]  # a number once resolved
+        "auto", "block that all members use, from the end if negative; auto: each its own"
+    )
+    members: Annotated[tuple[str, ...], BeforeValidator(read_words)] = option(
+        ("tokencut", "found", "object-dino"),
+        "back-ends that vote, each with its own `auto`",
+        metavar="NAME,...",
+    )
+    settings: dict[str, dict[str, Any]] = option(
+        dict, "options of the members, by name", flag=False
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _check_members(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        if len({*members}) < max(2, len(members)):
+            raise ValueError(f"must be two different back-ends or more, got {','.join(members)}")
+        return members
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> VoteOptions:
+        for name in self.settings:
+            if name not in self.members:
+                raise ValueError(f"`settings` are for members of the vote, and {name} is none")
+        return self
 
 
 class LayerTauOptions(DiscoveryOptions):

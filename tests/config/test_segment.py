@@ -47,6 +47,23 @@ def test_side_is_an_option_of_tokencut() -> None:
         resolved(backend="dino", side="seed")
 
 
+def test_back_ends_vote_by_their_names() -> None:
+    for config in (
+        resolved(vote="tokencut,lost"),
+        resolved(env={"GTA_SEGMENT__VOTE": "tokencut,lost"}),
+        resolved(("vote=tokencut,lost",), backend="vote"),
+        SegmentConfig(vote=("tokencut", "lost")),
+    ):
+        assert config.backend == "vote"
+        assert config.options == {"members": ["tokencut", "lost"]}
+    assert resolved(vote="6,8").options == {"vote": [6, 8]}
+    assert resolved(vote="none").backend == "tokencut"
+    with pytest.raises(UsageError, match="vote: the back-ends lost,dino vote; leave `backend` out"):
+        resolved(vote="lost,dino", backend="lost")
+    with pytest.raises(UsageError, match="vote: must be two different back-ends or more, got lost"):
+        resolved(vote="lost")
+
+
 def test_teacher_is_another_name_of_model() -> None:
     assert resolved(teacher="x").spec == "x"
     assert resolved(env={"GTA_SEGMENT__TEACHER": "x"}, model="y").spec == "y"
