@@ -13,6 +13,7 @@ from gtacli.finetuning.frozen_features import evaluation_batches
 from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.per_class import worst_classes
 from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.finetuning.regularizer_start import start_regularizers
 from gtacli.finetuning.results import TestAttention, TestMetrics
 from gtacli.finetuning.source_average import (
     HEADER,
@@ -60,6 +61,7 @@ def run_phase(
     unseen = bool(job.split.val) and not job.refit
     if state is None:
         start_head(job, max_batches)
+    start_regularizers(job, max_batches)
     if stop_after is None:
         chosen = progress.chosen
         stop_after = job.epochs if chosen is None else chosen["best_epoch"] + 1

@@ -160,7 +160,8 @@ def prepare(
         del options["gta"]  # the decision says why
     freeze(target, config.train)
     needs_source = config.drift or any(classes[name].needs_source for name in options)
-    source = _load_source(config, target, compute.device) if needs_source else None
+    keeps = next((name for name in options if classes[name].needs_classifier), None)
+    source = _load_source(config, target, compute.device, keeps) if needs_source else None
     adapt(target, config.train, config.seed)
     frozen = source.model if source else None
     regularizers: dict[str, Regularizer[Any]] = {
@@ -364,30 +365,53 @@ def _fingerprint_weights(*models: LoadedModel | None) -> str:
     return digest.hexdigest()
 
 
-def _load_source(config: FinetuneConfig, target: LoadedModel, device: torch.device) -> LoadedModel:
+def _load_source(
+    config: FinetuneConfig, target: LoadedModel, device: torch.device, keeps: str | None
+) -> LoadedModel:
     """Load the frozen source; its test-time registers are searched on `device`.
 
     The target has none, so the tap leaves them out of the source's values.
+
+    Args:
+        keeps: the regularizer that needs the classifier of the source's weights, if one does.
     """
-    source = _load_bare_source(config, target)
+    source = _load_bare_source(config, target, keeps is not None)
+    if keeps is not None:
+        _require_classifier(source, keeps)
     return with_registers(source, config.source_registers, device, True, "source_registers")
 
 
-def _load_bare_source(config: FinetuneConfig, target: LoadedModel) -> LoadedModel:
+def _require_classifier(source: LoadedModel, regularizer: str) -> None:
+    """Raise UsageError unless the classifier of a source was loaded with its weights."""
+    loaded = (*source.report.loaded, *source.report.resized)
+    if not any(name.startswith(source.head) for name in loaded):
+        raise UsageError(
+            f"{source.spec} has no classifier, whose predictions {regularizer} needs",
+            option="source",
+        )
+
+
+def _load_bare_source(
+    config: FinetuneConfig, target: LoadedModel, classifier: bool = False
+) -> LoadedModel:
     """Load the frozen source: by default the model with its own pretrained weights.
 
     It equals the target before the first step, unless that starts from other weights.
+
+    Args:
+        classifier: keep that of the weights; the target has one for the dataset's classes.
     """
     size = config.source_size or target.image_size
     spec = config.source or config.model
     assert spec is not None
     # A model without weights of its own is represented by those that it starts from.
     itself = config.init is None or (config.source is None and spec.endswith("@none"))
-    if spec == config.model and itself and size == target.image_size:
+    if spec == config.model and itself and size == target.image_size and not classifier:
         return replace(target, model=copy_source(target.model))
     init = config.init if spec == config.model and itself else None
     with errors_about(image_size="source_size", model="source" if config.source else "model"):
-        source = load_model(spec, 0, size, config.partial_weights, init=init)
+        classes = None if classifier else 0
+        source = load_model(spec, classes, size, config.partial_weights, init=init)
     if _make(source) != _make(target):
         log.warning(
             "`source` is of another make than the model (%s, not %s): attention passed from one "

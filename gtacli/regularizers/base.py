@@ -7,6 +7,7 @@ in the entry-point group `gta.regularizers`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,6 +18,13 @@ from gtacli.errors import UsageError
 from gtacli.models.tap import Request, TapOutputs
 
 O = TypeVar("O", bound=RegularizerOptions)  # noqa: E741
+ReadImages = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+"""`read(function)`: the function's values (N, ...) of all training images, and labels (N,).
+
+Both are on the CPU, in the order of the images, the same in every process. The function gets
+batches (B, 3, h, w) of unaugmented images as the source takes them, or the target where no source
+is loaded, without gradients, and returns values (B, ...).
+"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Regularizer(ABC, Generic[O]):
         Options: class of the options.
         replaces_weight_decay: whether the optimizer's weight decay is switched off.
         needs_source: whether a source is required.
+        needs_classifier: whether the source keeps the classifier of its weights, which must have
+            one; else it has any classifier or none.
         every: optimizer steps from one penalty to the next, which counts as many times: so the
             steps between cost what plain ones do (lazy regularization, Karras et al., arXiv
             1912.04958).
@@ -74,6 +84,7 @@ class Regularizer(ABC, Generic[O]):
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
     replaces_weight_decay: ClassVar[bool] = False
     needs_source: ClassVar[bool] = False
+    needs_classifier: ClassVar[bool] = False
     reaches_head: ClassVar[bool] = True
     every: int = 1
 
@@ -107,6 +118,16 @@ class Regularizer(ABC, Generic[O]):
     def strength(self, progress: float) -> float:
         """Return the factor of the penalty at a fraction `progress` (0 to 1) of the training."""
         return self.options.lam
+
+    def start(self, read: ReadImages, classes: int) -> None:
+        """Learn from the training images, before the first step and again in a resumed run.
+
+        Not called for a regularizer that does not override it, so that the images are not read.
+
+        Args:
+            read: computes values of all training images; see `ReadImages`.
+            classes: number of classes; with a few batches alone (a dry run) some have no image.
+        """
 
     def after_step(self, groups: list[dict[str, Any]]) -> None:
         """Update weights after the optimizer's step; `groups` are its parameter groups."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from gtacli.config.parts import RegularizerOptions
 from gtacli.models.tap import Request, TappedViT
 from gtacli.models.weights import head_prefixes
 from gtacli.regularizers.base import StepOutputs
-from gtacli.testing.inputs import drawn_images, drawn_labels, half_precision, tiny_vit
+from gtacli.testing.inputs import CLASSES, drawn_images, drawn_labels, half_precision, tiny_vit
 from gtacli.testing.options import build_options
 from gtacli.testing.promises import require
 
@@ -42,6 +42,13 @@ class Step:
         self.head = head_prefixes(self.target)
         options = build_options(part, given, RegularizerOptions)
         self.part = part(options, self.target, self.source, self.head)
+        self.part.start(self._read, CLASSES)
+
+    @torch.no_grad()
+    def _read(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return values of all training images, of which some class may have none."""
+        images = drawn_images(3, tuple(cast(Any, self.source).patch_embed.img_size), seed=1)
+        return function(images.to(self.device)).float().cpu(), drawn_labels(3)
 
     def outputs(self, images: Tensor | None = None, *, autocast: bool = False) -> StepOutputs:
         """Run both networks as the training does."""

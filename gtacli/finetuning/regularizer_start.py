@@ -1,0 +1,30 @@
+"""The start of regularizers that learn something of the training images before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gtacli.finetuning.frozen_features import extract_features
+from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.regularizers.base import Regularizer
+
+
+@torch.no_grad()
+def start_regularizers(job: FinetuneJob, max_batches: int | None = None) -> None:
+    """Call `start` of the regularizers that have one, in a new run and in a resumed one."""
+    view = (job.source or job.target).view(job.compute.device)
+
+    def read(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        def on_pixels(pixels: Tensor) -> Tensor:
+            with job.compute.autocast():
+                return function(view(pixels.to(job.compute.device))).float()
+
+        found = extract_features(job, job.records, max_batches, read=on_pixels)
+        return found.values, found.labels
+
+    for regularizer in job.task.regularizers.values():
+        if type(regularizer).start is not Regularizer.start:
+            regularizer.start(read, len(job.dataset.classes))
