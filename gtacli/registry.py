@@ -1,8 +1,8 @@
 """Registries of named parts: listed without importing them, loaded one at a time.
 
 Built-in parts and those of other distributions use the same entry-point groups (`gta.models`,
-`gta.discovery`, `gta.regularizers`, `gta.datasets`, `gta.executors`). A part that cannot be loaded
-raises an error that names its distribution and does not affect the others.
+`gta.discovery`, `gta.regularizers`, `gta.datasets`, `gta.executors`, `gta.exporters`). A part that
+cannot be loaded raises an error that names its distribution and does not affect the others.
 
 A distribution may name the class of a part's options in the group `gta.options`, as
 `"regularizers.NAME" = "module:Class"`: they are then read and shown without importing the part.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gtacli.discovery import Discovery
     from gtacli.executors import Executor
     from gtacli.models import ModelProvider
+    from gtacli.models.exporters import Exporter
     from gtacli.regularizers import Regularizer
 
 T = TypeVar("T")
@@ -282,4 +283,9 @@ DATASETS: Registry[DatasetReader] = Registry("gta.datasets", "gtacli.data:Datase
 EXECUTORS: Registry[Executor[Any]] = Registry(
     "gta.executors", "gtacli.executors:Executor", "executor"
 )
-GROUPS: tuple[Registry[Any], ...] = (MODELS, DISCOVERY, REGULARIZERS, DATASETS, EXECUTORS)
+EXPORTERS: Registry[Exporter] = Registry(
+    "gta.exporters", "gtacli.models.exporters:Exporter", "format"
+)
+GROUPS: tuple[Registry[Any], ...] = (
+    MODELS, DISCOVERY, REGULARIZERS, DATASETS, EXECUTORS, EXPORTERS,
+)  # fmt: skip

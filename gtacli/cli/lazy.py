@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("gtacli.cli.report", "Compare runs on one HTML page."),
     "calibrate": ("gtacli.cli.calibrate", "Make a run's probabilities honest."),
     "merge": ("gtacli.cli.merge", "Average the weights of runs, or of a run and its source."),
+    "export": ("gtacli.cli.export", "Write a trained model for another program, checked."),
     "predict": ("gtacli.cli.predict", "Classify images with a fine-tuned model."),
     "segment": ("gtacli.cli.segment", "Find the objects in images: masks and boxes."),
     "attention-map": ("gtacli.cli.attention_map", "Draw the attention maps of models."),

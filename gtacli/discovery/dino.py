@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import DinoOptions, DiscoveryOptions
 from gtacli.discovery.base import Discovery, ObjectMaps, unit_range
+from gtacli.measures.attention import mass_mask
 from gtacli.models import timm_blocks
 from gtacli.models.tap import absolute_layers, attention, require_cls
 
@@ -47,13 +48,6 @@ class Dino(Discovery[DinoOptions]):
             maps = attended.amax(1) if self.options.heads == "max" else attended.mean(1)
             masks = mass_mask(maps, self.options.mass)
         return ObjectMaps(unit_range(maps), masks, head_masks=head_masks)
-
-
-def mass_mask(attention_hw: Tensor, mass: float) -> Tensor:
-    """Return the patches (..., gh, gw) with the highest attention, `mass` of its sum together."""
-    values, order = attention_hw.flatten(-2).sort()
-    kept = (values / values.sum(-1, keepdim=True)).cumsum(-1) > 1 - mass
-    return torch.zeros_like(kept).scatter_(-1, order, kept).view(attention_hw.shape)
 
 
 def _agreement(masks_BHhw: Tensor) -> Tensor:

@@ -12,18 +12,12 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.images.sizes import cover_size, to_upright_rgb
+from gtacli.images.sizes import cover_size, resize_target, to_upright_rgb
 
 MOST_ENLARGED = 1 << 26
 """Pixels of an enlarged image, 0.2 GB, above which the ends that a crop removes are cut off first:
 only an image many times as long as it is wide has more."""
 _MARGIN = 16  # pixels beside a crop that its resampling may read
-
-
-def resize_target(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
-    """Return the (h, w) that evaluation resizes an image to cover before its crop (timm's rule)."""
-    h, w = image_size
-    return max(h, math.floor(h / crop_pct)), max(w, math.floor(w / crop_pct))
 
 
 def make_eval_view(

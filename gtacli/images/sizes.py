@@ -1,5 +1,6 @@
 """Image sizes, and any PIL image as upright RGB: EXIF orientation, CMYK, 16 bit, alpha."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,6 +14,12 @@ Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""
 LARGEST_SIDE = 1 << 20
 """Bound of coordinates, in pixels; the formats of images have 65,535 or fewer."""
+
+
+def resize_target(image_size: Size, crop_pct: float) -> Size:
+    """Return the (h, w) that evaluation resizes an image to cover before its crop (timm's rule)."""
+    h, w = image_size
+    return max(h, math.floor(h / crop_pct)), max(w, math.floor(w / crop_pct))
 
 
 def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -> Size:

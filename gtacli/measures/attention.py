@@ -80,6 +80,13 @@ def _columns(tap: Tap, grid: tuple[int, int], cls_column: bool) -> Tensor:
     return torch.cat((tap.logits[..., :1], patches), -1) if cls_column else patches
 
 
+def mass_mask(attention_hw: Tensor, mass: float) -> Tensor:
+    """Return the patches (..., gh, gw) with the highest attention, `mass` of its sum together."""
+    values, order = attention_hw.flatten(-2).sort()
+    kept = (values / values.sum(-1, keepdim=True)).cumsum(-1) > 1 - mass
+    return torch.zeros_like(kept).scatter_(-1, order, kept).view(attention_hw.shape)
+
+
 class AttentionStatistics:
     """Sums of a model's attention metrics over images.
 

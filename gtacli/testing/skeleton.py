@@ -40,6 +40,7 @@ KINDS = {
     "model": Kind("gta.models", "model", False),
     "dataset": Kind("gta.datasets", "dataset reader", False),
     "executor": Kind("gta.executors", "executor"),
+    "exporter": Kind("gta.exporters", "exporter", False),
 }
 
 

@@ -10,11 +10,13 @@ from gtacli.data.base import DatasetReader
 from gtacli.discovery.base import Discovery
 from gtacli.errors import UsageError
 from gtacli.executors.base import Executor
+from gtacli.models.exporters.base import Exporter
 from gtacli.models.specs import ModelProvider
 from gtacli.regularizers.base import Regularizer
 from gtacli.testing.dataset import dataset_promises
 from gtacli.testing.discovery import discovery_promises
 from gtacli.testing.executor import executor_promises
+from gtacli.testing.exporter import exporter_promises
 from gtacli.testing.model import model_promises
 from gtacli.testing.promises import BrokenPromise, Check, NotApplicable
 from gtacli.testing.regularizer import regularizer_promises
@@ -26,8 +28,8 @@ def checks(
     """Return the checks of a part, one for each promise of its contract.
 
     Args:
-        part: a class that derives from Regularizer, Discovery, ModelProvider, DatasetReader or
-            Executor.
+        part: a class that derives from Regularizer, Discovery, ModelProvider, DatasetReader,
+            Executor or Exporter.
         options: values of its options; default: their defaults.
         data: for a dataset reader: a small dataset, as it stands behind `NAME:`, or behind `NAME/`
             for a family.
@@ -47,10 +49,12 @@ def checks(
         promises = dataset_promises(part, None if data is None else str(data))
     elif issubclass(part, Executor):
         promises = executor_promises(part, given)
+    elif issubclass(part, Exporter):
+        promises = exporter_promises(part)
     else:
         raise UsageError(
             f"{part.__name__} derives from none of Regularizer, Discovery, ModelProvider, "
-            "DatasetReader and Executor"
+            "DatasetReader, Executor and Exporter"
         )
     return [Check(part, promise, run) for promise, run in promises.items()]
 

@@ -1,1 +1,1 @@
-"""Trained models: what is done with runs that have ended, merging and calibration."""
+"""Trained models: what is done with runs that have ended: merging, calibration, export."""

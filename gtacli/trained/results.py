@@ -1,4 +1,4 @@
-"""The results of `gta merge` and `gta calibrate`."""
+"""The results of `gta merge`, `gta calibrate` and `gta export`."""
 
 from __future__ import annotations
 
@@ -50,3 +50,29 @@ class CalibrateSummary(TypedDict):
     test_sure_top1: Annotated[float | None, Doc("top-1 accuracy of these")]
     n_val: Annotated[int, Doc("held-out images")]
     n_test: Annotated[int, Doc("test images")]
+
+
+class ExportSummary(TypedDict):
+    """The result of `gta export`."""
+
+    command: Literal["export"]
+    model: Annotated[str, Doc("the model that was exported")]
+    file: Annotated[str, Doc("the file, or the folder")]
+    format: Annotated[str, Doc("name of the format")]
+    bytes: Annotated[int, Doc("size of the file, or of those in the folder", "bytes")]
+    outputs: Annotated[list[str], Doc("outputs of the graph, in order")]
+    classes: Annotated[int, Doc("number of classes; 0 without a classifier")]
+    image_size: Annotated[list[int], Doc("[height, width] of the network's input", "px")]
+    any_size: Annotated[bool, Doc("whether the graph takes images of other sizes, too")]
+    preprocessing: Annotated[bool, Doc("whether the graph resizes, crops and normalizes")]
+    temperature: Annotated[float, Doc("by which the graph divides the logits")]
+    registers: Annotated[int, Doc("number of test-time registers in the graph")]
+    checked_on: Annotated[str, Doc("the images on which the file was compared with the model")]
+    n_checked: Annotated[int, Doc("number of these images")]
+    differences: Annotated[
+        dict[str, float], Doc("largest difference from PyTorch on them, by output")
+    ]
+    preprocessing_difference: Annotated[
+        float | None,
+        Doc("of the first output from that with the command's own preprocessing; null without"),
+    ]

@@ -165,8 +165,8 @@ def test_jaccard_is_of_the_best_head_of_each_class(
     gta: Any, tiny_model: Path, tmp_path: Path, words: Any
 ) -> None:
     """On the model's input, labels by nearest neighbour: by loops over its pixels."""
-    from gtacli.discovery.dino import mass_mask
     from gtacli.images.decode import decode
+    from gtacli.measures.attention import mass_mask
     from gtacli.models import attention
 
     rng = np.random.default_rng(2)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gtacli.config.base import build
 from gtacli.discovery import Discovery, normalized_cut
 from gtacli.discovery.base import unit_range
-from gtacli.discovery.dino import mass_mask
 from gtacli.errors import UsageError
+from gtacli.measures.attention import mass_mask
 from gtacli.registry import DISCOVERY
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}

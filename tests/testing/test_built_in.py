@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from gtacli.registry import DISCOVERY, EXECUTORS, GROUPS, MODELS, REGULARIZERS, Registry
+from gtacli.registry import (
+    DISCOVERY,
+    EXECUTORS,
+    EXPORTERS,
+    GROUPS,
+    MODELS,
+    REGULARIZERS,
+    Registry,
+)
 from gtacli.testing import check_part, checks
 from gtacli.testing.pair import rank_gradients
 from gtacli.testing.promises import Check, NotApplicable
@@ -81,6 +89,17 @@ def test_models(name: str) -> None:
 def test_executors(name: str) -> None:
     """Ray takes half a minute to start: tests/executors has its tests."""
     assert len(run(checks(EXECUTORS.load(name)))) >= 6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
+        for name in names(EXPORTERS)
+    ],
+)
+def test_exporters(name: str) -> None:
+    assert len(run(checks(EXPORTERS.load(name)))) >= 7
 
 
 def test_every_group_has_checks() -> None:

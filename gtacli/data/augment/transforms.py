@@ -22,9 +22,8 @@ from gtacli.images.preprocessing import (
     compute_eval_box,
     make_eval_view,
     make_whole_view,
-    resize_target,
 )
-from gtacli.images.sizes import Size
+from gtacli.images.sizes import Size, resize_target
 
 LOAD_RATIO = 256 / 224
 _ASPECT = (3 / 4, 4 / 3)

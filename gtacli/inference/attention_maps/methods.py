@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gtacli.discovery.base import Discovery
-from gtacli.discovery.dino import mass_mask
 from gtacli.errors import UsageError
+from gtacli.measures.attention import mass_mask
 from gtacli.models import timm_blocks
 from gtacli.models.class_scores import TargetClass, check_classifier
 from gtacli.models.rollout import rollout

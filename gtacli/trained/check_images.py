@@ -1,0 +1,72 @@
+"""Images on which an exported file is compared with its model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from gtacli.data.spec import load_dataset
+from gtacli.errors import GtaError
+from gtacli.images.decode import decode
+from gtacli.images.packed import PackedImage
+from gtacli.runtime.fetching import recorded_specs
+from gtacli.runtime.run_files import RECORD_FILE
+from gtacli.scenes.trials import draw_trial
+from gtacli.trained.runs import read_run, test_images
+
+log = logging.getLogger(__name__)
+
+COUNT = 4
+_SCENE = 320  # pixels
+
+
+class CheckImages(NamedTuple):
+    """Images, upright RGB.
+
+    Attributes:
+        images: one or more.
+        source: where they are from, in words.
+    """
+
+    images: list[Image.Image]
+    source: str
+
+
+def check_images(spec: str, named: Sequence[str]) -> CheckImages:
+    """Return the named images, else test images of a run's dataset, else drawn scenes.
+
+    Args:
+        spec: of the model; nothing that its record names is downloaded.
+
+    Raises GtaError for a named image that cannot be read.
+    """
+    if named:
+        return CheckImages([decode(Path(name)) for name in named], "the given images")
+    try:
+        found = [decode(path) for path in islice(_of_run(spec), COUNT)]
+        if found:
+            return CheckImages(found, "test images of the run")
+    except GtaError as error:
+        log.info("the dataset of %s is not here (%s)", spec, error)
+    scenes = (draw_trial(index, _SCENE)[0] for index in range(COUNT))
+    return CheckImages([Image.fromarray(pixels) for pixels in scenes], "drawn scenes")
+
+
+def _of_run(spec: str) -> Iterator[Path | PackedImage]:
+    """Yield test images of a run, of different classes first; none for another model."""
+    if not os.path.isfile(Path(spec) / RECORD_FILE):
+        return
+    run = read_run(Path(spec))
+    if run.config.data is None:
+        return
+    with recorded_specs(f"the record of {spec}", allow_fetch=False):
+        records = test_images(run, load_dataset(run.config.data))
+    first = {record.label: record for record in reversed(records)}
+    rest = [record for record in records if record is not first[record.label]]
+    yield from (record.path for record in (*first.values(), *rest))
