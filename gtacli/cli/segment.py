@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gtacli.data.inputs import InputImage
     from gtacli.inference.objects import Finder
     from gtacli.inference.results import SegmentSummary
+    from gtacli.inference.segment.formats.base import AnnotationFormat
     from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def segment(
     image, -o may name the file. An image that
     cannot be processed is reported, and the others are processed; the exit status is 1. With
     --compare every model processes every image: a table, and sheet.png with the first images.
+    With --format the objects are written as annotations for other tools, in place of masks.
     """
     config = with_model(config, None if images else config.data, NO_MODEL)
     _check(config)
@@ -54,7 +57,8 @@ def segment(
     compute = start_compute(config)
     given = [*(images or []), *([] if config.data is None else ["-"])]  # a dataset is many images
     named = _images(images or [], config.data, null)
-    file = None if config.compare else single_file(config.out, given, ".png", config.overwrite)
+    one = config.format == "masks" and not config.compare
+    file = single_file(config.out, given, ".png", config.overwrite) if one else None
     dry = call.dry_run or file is not None  # of one file there is no folder
     folder = RunFolder(config.out or default_out("segment", dry), dry)
     call.own(folder)
@@ -67,6 +71,7 @@ def segment(
     folder.write_json("run.json", record)
     if call.dry_run:
         named = islice(named, config.batch_size)
+    annotations = None if dry else _annotations(config, folder.path)
     options = MaskOptions(
         None if dry else folder.path,
         config.refine,
@@ -75,6 +80,7 @@ def segment(
         config.void,
         None if call.dry_run else file,
         config.min_confidence,
+        annotations,
     )
     size, workers, objects = config.batch_size, config.workers, config.options.get("objects", 1)
     summaries: list[SegmentSummary] = []
@@ -96,6 +102,8 @@ def segment(
             show,
             call.json,
         )
+        if annotations is not None:
+            annotations.finish(journal.records)
     if any(summary["images"] for summary in summaries):
         whole = summaries[0] if len(finders) == 1 else {"models": summaries}
         folder.write_json("summary.json", whole)
@@ -110,6 +118,11 @@ def _check(config: SegmentConfig) -> None:
         raise UsageError("name the folder of the interrupted run as `out`", option="resume")
     if config.resume and config.compare:
         raise UsageError("not with `compare`, which draws a sheet of all models", option="resume")
+    if config.format != "masks" and config.compare:
+        raise UsageError("not with `compare`, which draws the masks of all models", option="format")
+    if config.format != "masks" and config.out is not None and config.out.suffix == ".json":
+        text = f"{config.out} is a folder in this format; give it another name"
+        raise UsageError(text, option="out")
     if config.ground_truth is not None:
         from gtacli.data.truth import check_truth
 
@@ -117,6 +130,25 @@ def _check(config: SegmentConfig) -> None:
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)
+
+
+def _annotations(config: SegmentConfig, folder: Path) -> AnnotationFormat | None:
+    """Return the format of the annotations; None: masks are written."""
+    from gtacli.inference.segment.formats.coco import Coco
+    from gtacli.inference.segment.formats.label_studio import LabelStudio
+    from gtacli.inference.segment.formats.voc import Voc
+    from gtacli.inference.segment.formats.yolo import Yolo
+
+    match config.format:
+        case "coco":
+            return Coco(folder, config.category, config.outline)
+        case "voc":
+            return Voc(folder, config.category)
+        case "yolo":
+            return Yolo(folder, config.category)
+        case "label-studio":
+            return LabelStudio(folder, config.category, config.outline, config.url_prefix)
+    return None
 
 
 def _record(config: SegmentConfig, finders: list[Finder]) -> dict[str, Any]:
@@ -170,7 +202,8 @@ def _text(result: Mapping[str, Any]) -> str:
     found = [each["box"] for each in result.get("objects", [result]) if each["box"] is not None]
     boxes = "; ".join(" ".join(map(str, box)) for box in found) or "nothing found"
     score = f"\tIoU {100 * result['iou']:.1f} %" if "iou" in result else ""
-    return f"{result['image']}\t{result['mask'] or ''}\t{boxes}{score}"
+    file = result["mask"] or next(iter(result.get("files", ())), "")
+    return f"{result['image']}\t{file}\t{boxes}{score}"
 
 
 _COLUMNS = {

@@ -66,10 +66,25 @@ class SegmentConfig(BackendConfig):
         le=1,
         shown="0, keep all",
     )
+    format: Literal["masks", "coco", "voc", "yolo", "label-studio"] = option(
+        "masks",
+        "masks: a black and white PNG per object; coco: annotations.json; voc: XML files of boxes "
+        "and PNG masks; yolo: text files of polygons; label-studio: tasks.json with predictions",
+    )
+    outline: Literal["rle", "polygon"] = option(
+        "rle", "outlines of coco and label-studio: run lengths (brush strokes), or polygons"
+    )
+    category: str = option("object", "name of the objects' category in annotations", metavar="NAME")
+    url_prefix: str = option(
+        "/data/local-files/?d=",
+        "label-studio: text before the path of each image; the default is for local storage",
+        metavar="TEXT",
+    )
     ground_truth: FilePath | None = option(
         None,
         "folder of ground truth named like the images: black and white masks, masks of object or "
-        "class ids, VOC's .xml or LabelMe's .json files; or one JSON file in COCO's format",
+        "class ids, VOC's .xml, LabelMe's .json or YOLO's .txt files; or one JSON file, in COCO's "
+        "format or exported by Label Studio",
         metavar="DIR|FILE",
     )
     void: Literal["drop", "keep"] = option(

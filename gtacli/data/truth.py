@@ -2,8 +2,8 @@
 
 The kind of a file is recognized: a black and white mask (one object), a mask of numbers (a palette
 or gray PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
-SegmentationObject), a VOC annotation (.xml, boxes only), LabelMe's (.json), or one JSON file of all
-images in COCO's format.
+SegmentationObject), a VOC annotation (.xml, boxes only), LabelMe's (.json), YOLO's labels (.txt),
+or one JSON file of all images: COCO's format, or an export of Label Studio.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from PIL import ImageOps
 
 from gtacli.data.base import Record
 from gtacli.data.objects import GroundTruth
+from gtacli.data.readers.annotation_file import read_annotation_file
 from gtacli.data.readers.annotations import read_boxes
-from gtacli.data.readers.coco_file import read_coco
 from gtacli.data.readers.labelme import read_labelme
+from gtacli.data.readers.yolo import read_yolo
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode, open_image, read_header
 from gtacli.images.find import IMAGE_SUFFIXES
@@ -36,21 +37,21 @@ _MOST_IDS = 200  # photographs and soft maps have more gray levels
 _RACY = 2_000_000_000  # nanoseconds, the coarsest of file systems' clocks
 _WORDS = ("mask", "masks", "segmentation", "seg", "gt", "label", "labels", "annotation", "matte")
 _ENDINGS = ("", *(f"{mark}{word}" for word in _WORDS for mark in "_-."))
-_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml", ".json")
+_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}), ".xml", ".json", ".txt")
 
 
 def check_truth(path: Path, option: str) -> None:
-    """Raise UsageError for what is neither a folder nor a file of COCO's format."""
+    """Raise UsageError for what is neither a folder nor a file of annotations."""
     if os.path.isdir(path):
         return
     if not os.path.isfile(path):
         raise UsageError(f"no folder or file {path}", option=option)
     try:
-        read_coco(path)
+        read_annotation_file(path)
     except ImageError as error:
         raise UsageError(
             f"{error}; give a folder of files named like the images, or a JSON file of COCO's "
-            f"format",
+            "format or of Label Studio's tasks",
             option=option,
         ) from error
 
@@ -65,7 +66,7 @@ def read_truth(
     """Read the ground truth of an image.
 
     Args:
-        where: folder of the masks or annotations, or a file of COCO's format.
+        where: folder of the masks or annotations, or a file of all images' annotations.
         image: relative path of the image; its file in a folder has the same relative path, or the
             same name in `where` itself, with another suffix and perhaps `_mask`, `_segmentation`
             or the like before it.
@@ -80,11 +81,13 @@ def read_truth(
     path = find_truth(where, image, stem, source)
     orientation = partial(_orientation, source)
     if path == where:
-        return read_coco(path).read(image, size, orientation)
+        return read_annotation_file(path).read(image, size, orientation)
     if path.suffix.lower() == ".xml":
         return GroundTruth(boxes=read_boxes(path, size, orientation=orientation))
     if path.suffix.lower() == ".json":
         return read_labelme(path, size, orientation)
+    if path.suffix.lower() == ".txt":
+        return read_yolo(path, size)
     return GroundTruth(read_mask(path, size))
 
 

@@ -21,14 +21,15 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from gtacli.discovery.maps.digests import ImageFile, file_stamp
 from gtacli.errors import RunError, UsageError
 from gtacli.runtime.atomic import to_json
+from gtacli.runtime.regular import open_regular
 from gtacli.runtime.run_files import JOURNAL_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.runtime.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-_FILES = ("mask", "overlay", "output")
-"""Keys of results whose values are files."""
+_FILES = ("mask", "overlay", "output", "files")
+"""Keys of results whose values are files, or lists of them."""
 _FREE = {"out", "overwrite", "resume", "workers"}
 """Options that do not change the results."""
 
@@ -162,6 +163,15 @@ class ResultJournal(Generic[Item]):
         except OSError as error:
             raise self._failed(error) from error
 
+    def records(self) -> Iterator[Any]:
+        """Yield the records of all images so far that were added with one, in their order."""
+        if self.path is None or not self.path.exists():
+            return
+        with open_regular(self.path) as file:
+            for line in file:
+                if (record := parse_json(line).get("record")) is not None:
+                    yield record
+
     def _stamped(
         self, items: Iterable[Item], source: Callable[[Item], tuple[str, Sequence[ImageFile]]]
     ) -> Iterator[Item]:
@@ -202,10 +212,14 @@ def _files(value: Any) -> Iterator[str]:
             yield from _files(each)
     elif isinstance(value, dict):
         for key, each in value.items():
-            if key in _FILES and isinstance(each, str):
-                yield each
+            if key in _FILES:
+                yield from (file for file in _listed(each) if isinstance(file, str))
             else:
                 yield from _files(each)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _stamp(files: Sequence[ImageFile]) -> str:

@@ -32,21 +32,23 @@ _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 
 
 def place_images(
-    images: Iterable[InputImage], folder: Path | None, suffixes: Sequence[str]
+    images: Iterable[InputImage], folder: Path | None, suffixes: Sequence[str] | None
 ) -> Iterator[InputImage | Failure]:
     """Give each image the stem of its result files; an image that is given twice fails.
 
     Args:
         folder: of the results.
-        suffixes: of an image's result files.
+        suffixes: of an image's result files. None: it has none, and the stem is a name for the
+            image itself, with its own suffix.
     """
     names = OutputNames(folder)
     for image in images:
-        stem = names.place(image, suffixes)
+        own = image.below.suffix
+        stem = names.place(image, [own] if suffixes is None else suffixes)
         if stem is None:
             yield Failure(image.path, f"{image.path}: is given twice")
         else:
-            yield image._replace(stem=stem)
+            yield image._replace(stem=stem + own if suffixes is None else stem)
 
 
 class OutputNames:

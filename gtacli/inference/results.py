@@ -46,7 +46,7 @@ class Prediction(TypedDict):
 class SegmentObject(TypedDict):
     """One object of an image."""
 
-    mask: Annotated[str | None, Doc("file of the mask; null in a dry run")]
+    mask: Annotated[str | None, Doc("file of the mask; null in a dry run and in other formats")]
     box: _Box
     area: _Area
     confidence: Annotated[float, Doc("how compact and central the mask's patches are, 0 to 1")]
@@ -62,6 +62,9 @@ class Segmentation(SegmentObject):
     ]
     overlay: NotRequired[
         Annotated[str | None, Doc("file of the image with its masks; null in a dry run")]
+    ]
+    files: NotRequired[
+        Annotated[list[str], Doc("files of the image's annotations; of the formats voc and yolo")]
     ]
     iou: NotRequired[Annotated[float, Doc("IoU of the main mask with the ground truth, 0 to 1")]]
     located: NotRequired[

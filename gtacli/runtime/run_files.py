@@ -13,6 +13,10 @@ search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
 previews/            reconstructions of a pre-training, as images
 journal.jsonl        results of the images so far, of a command that writes files for images
+annotations.json     objects in COCO's format, written by `gta segment`
+tasks.json           objects as tasks of Label Studio
+label-config.xml     labeling interface of these tasks
+data.yaml            categories of labels for YOLO
 calibration.json     temperature and threshold, written by `gta calibrate`
 predictions.json     predictions on the test images, written by `gta report`
 """
@@ -28,10 +32,14 @@ PREDICTIONS_FILE = "predictions.json"
 CALIBRATION_FILE = "calibration.json"
 DECODER_FILE = "decoder.safetensors"
 JOURNAL_FILE = "journal.jsonl"
+COCO_FILE = "annotations.json"
+TASKS_FILE = "tasks.json"
+LABEL_CONFIG_FILE = "label-config.xml"
+YOLO_FILE = "data.yaml"
 FILES = (
     RECORD_FILE, "split.json", METRICS_FILE, WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
     ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE, JOURNAL_FILE,
-    CALIBRATION_FILE,
+    CALIBRATION_FILE, COCO_FILE, TASKS_FILE, LABEL_CONFIG_FILE, YOLO_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "tensorboard", "wandb", "previews")

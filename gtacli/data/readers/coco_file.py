@@ -1,17 +1,14 @@
 """Objects in a file of COCO's format: outlines, run lengths or boxes of many images in one JSON.
 
-Format: cocodataset.org/#format-data; run lengths as in pycocotools (`maskApi.c`), plain or as text.
+Format: cocodataset.org/#format-data; run lengths plain or as text (`gtacli.data.run_lengths`).
 Crowds are unlabeled pixels, as COCO's evaluation ignores them.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,12 +17,10 @@ from numpy.typing import NDArray
 
 from gtacli.data.objects import GroundTruth, fill_outline, find_turn, stated_size
 from gtacli.data.readers.coco20k import read_box
+from gtacli.data.run_lengths import decode_runs
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Size, clip_boxes
 from gtacli.measures.segmentation import VOID
-from gtacli.runtime.strict_json import read_json, reason_of
-
-_reading = threading.Lock()  # several threads ask for the first image at once
 
 
 @dataclass(frozen=True)
@@ -89,22 +84,11 @@ class CocoFile:
         return GroundTruth(labels, truth.boxes)
 
 
-def read_coco(path: Path) -> CocoFile:
-    """Read a file; the last one is kept until it changes. Raises ImageError."""
-    try:
-        found = os.stat(path)
-        with _reading:
-            return _kept(path, found.st_mtime_ns, found.st_size)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read annotations {path}: {reason_of(error)}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = "it is no file of COCO's format"
-        raise ImageError(f"cannot read annotations {path}: {reason}") from error
+def parse_coco(path: Path, content: Any) -> CocoFile:
+    """Return the annotations in the content of a file.
 
-
-@lru_cache(maxsize=1)
-def _kept(path: Path, changed: int, size: int) -> CocoFile:
-    content = read_json(path)
+    Raises ValueError, KeyError, TypeError or AttributeError for what is none.
+    """
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError("it is no file of COCO's format: it needs `images` and `annotations`")
     images = {
@@ -144,43 +128,3 @@ def _draw(segmentation: Any, labels: NDArray[np.int32], number: int) -> None:
         ):
             raise ValueError("an outline is not [x, y, x, y, …] of three corners or more")
         fill_outline(labels, np.array(outline, np.float64).reshape(-1, 2), number)
-
-
-def decode_runs(counts: list[int] | str, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the mask (h, w) of run lengths: pixels off, on, off, … down each column in turn.
-
-    Args:
-        counts: the lengths, or pycocotools' text of them.
-        size: (h, w).
-
-    Raises ValueError for lengths that do not fill the mask.
-    """
-    runs = _runs_of_text(counts) if isinstance(counts, str) else counts
-    if not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError("run lengths do not fill the image")
-    on = np.arange(len(runs)) % 2 == 1
-    return np.repeat(on, np.array(runs, np.int64)).reshape(size[::-1]).T
-
-
-def _runs_of_text(text: str) -> list[int]:
-    """Return the run lengths in a text: groups of five bits, lowest first; bit six: more follow.
-
-    From the fourth on a length is stored as the difference to the last but one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("the text of run lengths is damaged")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("the text of run lengths is damaged")
-    return runs

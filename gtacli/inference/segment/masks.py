@@ -24,6 +24,7 @@ from gtacli.images.sizes import Size
 from gtacli.inference.objects import ImageObjects, ObjectGrids
 from gtacli.inference.outputs import result_path, write_result
 from gtacli.inference.results import Segmentation, SegmentObject, SegmentSummary
+from gtacli.inference.segment.formats.base import AnnotatedImage, AnnotationFormat, FoundObject
 from gtacli.measures.segmentation import (
     VOID,
     SegmentationScore,
@@ -56,6 +57,7 @@ class MaskOptions:
         file: the path of a single image's mask; other files are named after it. None: files are
             named after the images, below `folder`.
         min_confidence: confidence below which an object is dropped.
+        annotations: written in place of masks.
     """
 
     folder: Path | None
@@ -65,13 +67,21 @@ class MaskOptions:
     void: Literal["drop", "keep"] = "drop"
     file: Path | None = None
     min_confidence: float = 0.0
+    annotations: AnnotationFormat | None = None
 
 
 class ImageResult(NamedTuple):
-    """One image by one model: its JSON line, and its score if there is ground truth."""
+    """One image by one model.
+
+    Attributes:
+        line: for JSON.
+        score: None without ground truth.
+        record: of its annotations, see `AnnotationFormat.add`.
+    """
 
     line: Segmentation
     score: SegmentationScore | None
+    record: Any = None
 
 
 def mask_suffix(k: int = 0) -> str:
@@ -153,6 +163,10 @@ class MaskWriter:
             drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
             how = {"format": "JPEG", "quality": OVERLAY_QUALITY}
             line["overlay"] = self._write(image, OVERLAY_SUFFIX, drawn, **how)
+        record = None
+        if self.options.annotations is not None:
+            files, record = self._annotate(self.options.annotations, found, masks, objects)
+            line |= {"files": files} if files else {}
         one = None
         if truth is not None:
             mask, soft = made[0]
@@ -161,7 +175,7 @@ class MaskWriter:
             one = self._score(truth, mask, soft, boxes, grids.heads)
             known = {"iou": one.iou, "located": one.located}
             line |= {key: value for key, value in known.items() if value is not None}
-        return ImageResult(cast(Segmentation, line), one), masks
+        return ImageResult(cast(Segmentation, line), one, record), masks
 
     def summary(
         self, images: int, failed: int, total: SegmentationTotals, rate: float
@@ -174,13 +188,31 @@ class MaskWriter:
     def _write_mask(
         self, image: InputImage, k: int, mask: Mask, confidence: float
     ) -> SegmentObject:
-        picture = Image.fromarray(mask).convert("L")
+        file = None
+        if self.options.annotations is None:
+            picture = Image.fromarray(mask).convert("L")
+            file = self._write(image, mask_suffix(k), picture, format="PNG")
         return {
-            "mask": self._write(image, mask_suffix(k), picture, format="PNG"),
+            "mask": file,
             "box": box_around(mask),
             "area": float(mask.mean()),
             "confidence": confidence,
         }
+
+    def _annotate(
+        self,
+        annotations: AnnotationFormat,
+        found: ImageObjects,
+        masks: Sequence[Mask],
+        objects: Sequence[SegmentObject],
+    ) -> tuple[list[str], Any]:
+        given = [
+            FoundObject(mask, box, each["confidence"])
+            for mask, each in zip(masks, objects, strict=True)
+            if (box := each["box"]) is not None
+        ]
+        image = found.image
+        return annotations.add(AnnotatedImage(image.below, image.result_stem, found.size, given))
 
     def _score(
         self,

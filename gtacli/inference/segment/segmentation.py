@@ -59,7 +59,7 @@ def segment(
     pipeline = _Pipeline(finders, options)
     totals, done, failed = [SegmentationTotals() for _ in finders], 0, 0
     rows: list[SheetRow] = []
-    numbered = _placed(images, options.folder, objects)
+    numbered = _placed(images, options, objects)
     journal = journal or ResultJournal(None)
     outcomes = _journaled(pipeline, journal, numbered, batch_size, threads, stop)
     for outcome in outcomes:
@@ -118,7 +118,9 @@ def _journaled(
         elif outcome.image is not None:
             lines = [result.line for result in outcome.results]
             scores = [result.score and result.score.to_plain() for result in outcome.results]
-            journal.add(outcome.image.path, lines=lines, scores=scores)
+            record = outcome.results[0].record
+            more = {} if record is None else {"record": record}
+            journal.add(outcome.image.path, lines=lines, scores=scores, **more)
         yield outcome
 
 
@@ -189,13 +191,19 @@ class _Pipeline:
         return _Outcome(found.image, [result for result, _ in finished], drawn)
 
 
-def _placed(images: Iterable[InputImage], folder: Path | None, objects: int) -> Iterator[_Numbered]:
+def _placed(
+    images: Iterable[InputImage], options: MaskOptions, objects: int
+) -> Iterator[_Numbered]:
     """Yield numbered images; one whose mask would overwrite itself, or given twice, fails."""
-    suffixes = [mask_suffix(k) for k in range(objects)]
+    folder, masks = options.folder, [mask_suffix(k) for k in range(objects)]
+    suffixes: list[str] | None = masks
+    if options.annotations is not None:
+        suffix, masks = options.annotations.suffix, []
+        suffixes = None if suffix is None else [suffix]
     for number, image in enumerate(place_images(images, folder, suffixes)):
         if isinstance(image, Failure):
             yield image
-        elif any(_is_image(folder, image, suffix) for suffix in suffixes):
+        elif any(_is_image(folder, image, suffix) for suffix in masks):
             error = f"{image.path}: its mask would overwrite it; choose another `out`"
             yield Failure(image.path, error)
         else:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gtacli.data.objects import GroundTruth
-from gtacli.data.readers.coco_file import decode_runs
+from gtacli.data.run_lengths import decode_runs
 from gtacli.data.truth import check_truth, read_truth
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError
