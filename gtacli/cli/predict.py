@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gtacli.cli import console
 from gtacli.cli.lazy import new_app
@@ -40,26 +40,19 @@ def predict(
     from gtacli.cli.follow import follow, lines
     from gtacli.cli.prediction_table import PredictionTable
     from gtacli.data.inputs import iter_paths
-    from gtacli.inference.predict import predict as run
-    from gtacli.models import load_model
-    from gtacli.runtime.devices import choose_compute
 
-    compute = choose_compute(config.device, config.precision)
     paths = iter_paths(images or [], sys.stdin.buffer, null)
-    model = load_model(config.model)
-    classes = int(getattr(model.model, "num_classes", 0))
-    temperature, sure_from = _calibration(config)
+    source = _from_onnx(config) if is_onnx(config.model) else _from_torch(config)
 
     def results(stop: Stop) -> Iterator[Prediction | Failure]:
-        size, tta = config.batch_size, config.tta
-        return run(model, paths, compute, config.top, size, stop, temperature, sure_from, tta)
+        return source.predict(paths, stop)
 
     show: Callable[[Prediction], object] = lines(call.json, _text)
     if config.csv is None:
         return follow(results, show, call.json).status
 
     def with_table(write: Callable[[str], object], show: Callable[[Prediction], object]) -> int:
-        table = PredictionTable(write, min(config.top, classes), sure_from is not None)
+        table = PredictionTable(write, min(config.top, source.classes), source.says_unsure)
 
         def added(stop: Stop) -> Iterator[Prediction | Failure]:
             for result in results(stop):
@@ -73,6 +66,66 @@ def predict(
     if config.csv == "-":
         return with_table(console.say, lambda result: None)
     return _to_file(Path(config.csv), lambda write: with_table(write, show))
+
+
+class _Source(NamedTuple):
+    """A model that predicts.
+
+    Attributes:
+        predict: yields the results of paths.
+        classes: number of its classes.
+        says_unsure: whether results say that they are not sure.
+    """
+
+    predict: Callable[[Iterable[str], Stop], Iterator[Prediction | Failure]]
+    classes: int
+    says_unsure: bool
+
+
+def is_onnx(spec: str) -> bool:
+    """Return whether a model spec names an ONNX file, which is run without torch."""
+    return spec.lower().endswith(".onnx") and not os.path.isdir(spec)
+
+
+def _from_onnx(config: PredictConfig) -> _Source:
+    from gtacli.inference.onnx_model import OnnxModel, predict_onnx
+
+    for key, works in (("device", ("auto", "cpu")), ("precision", ("auto", "fp32"))):
+        if getattr(config, key) not in works:
+            text = f"an ONNX file is run on the CPU in fp32; {' and '.join(works)} work"
+            raise UsageError(text, option=key)
+    assert config.model is not None
+    model = OnnxModel(Path(config.model))
+    sure_from = config.unsure
+    if sure_from == "auto":
+        sure_from = model.card.threshold
+        if sure_from is None:
+            text = "auto needs a file of a run that was calibrated before its export"
+            raise UsageError(text, option="unsure")
+
+    def run(paths: Iterable[str], stop: Stop) -> Iterator[Prediction | Failure]:
+        size, tta = config.batch_size, config.tta
+        return predict_onnx(model, paths, config.top, size, stop, sure_from, tta)
+
+    return _Source(run, len(model.card.classes), sure_from is not None)
+
+
+def _from_torch(config: PredictConfig) -> _Source:
+    from gtacli.inference.predict import predict as run
+    from gtacli.models import load_model
+    from gtacli.runtime.devices import choose_compute
+
+    compute = choose_compute(config.device, config.precision)
+    assert config.model is not None
+    model = load_model(config.model)
+    temperature, sure_from = _calibration(config)
+
+    def start(paths: Iterable[str], stop: Stop) -> Iterator[Prediction | Failure]:
+        size, tta = config.batch_size, config.tta
+        return run(model, paths, compute, config.top, size, stop, temperature, sure_from, tta)
+
+    classes = int(getattr(model.model, "num_classes", 0))
+    return _Source(start, classes, sure_from is not None)
 
 
 def _calibration(config: PredictConfig) -> tuple[float, float | None]:

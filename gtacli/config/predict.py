@@ -14,7 +14,10 @@ class PredictConfig(DeviceConfig):
     """Options of the classification of images with a fine-tuned model."""
 
     model: str | None = option(
-        None, "run folder, or any other model with a classifier head", metavar="SPEC"
+        None,
+        "run folder, any other model with a classifier head, or an ONNX file of gta export, which "
+        "is run without torch",
+        metavar="SPEC|FILE.onnx",
     )
     top: int = option(5, "number of classes per image, the most probable first", ge=1)
     tta: Literal["none", "flip", "crops"] = option(

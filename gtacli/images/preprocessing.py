@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.images.sizes import cover_size, resize_target, to_upright_rgb
-
-MOST_ENLARGED = 1 << 26
-"""Pixels of an enlarged image, 0.2 GB, above which the ends that a crop removes are cut off first:
-only an image many times as long as it is wide has more."""
-_MARGIN = 16  # pixels beside a crop that its resampling may read
+from gtacli.images.sizes import cover_size, ends_to_cut, resize_target, to_upright_rgb
 
 
 def make_eval_view(
@@ -52,16 +46,9 @@ def make_whole_view(
 
 def _cut_ends(image: Tensor, cover: tuple[int, int]) -> Tensor:
     """Cut off the ends of an image so narrow that it would fill the memory when enlarged."""
-    size: tuple[int, int] = (image.shape[-2], image.shape[-1])
-    large = cover_size(*size, cover, enlarge=True)
-    if math.prod(large) <= max(MOST_ENLARGED, math.prod(size)):
-        return image
-    scale = max(c / s for c, s in zip(cover, size, strict=True))
-    # The same number at both ends, so that the center stays.
-    top, left = (
-        max(0, (s - math.ceil(c / scale)) // 2 - _MARGIN) for c, s in zip(cover, size, strict=True)
-    )
-    return image[..., top : size[0] - top, left : size[1] - left]
+    height, width = image.shape[-2:]
+    top, left = ends_to_cut((height, width), cover)
+    return image[..., top : height - top, left : width - left]
 
 
 def compute_eval_box(

@@ -12,6 +12,10 @@ Size = tuple[int, int]
 """(height, width)."""
 Box = tuple[int, int, int, int]
 """[x0, y0, x1, y1) in pixels."""
+MOST_ENLARGED = 1 << 26
+"""Pixels of an enlarged image, 0.2 GB, above which the ends that a crop removes are cut off first:
+only an image many times as long as it is wide has more."""
+_MARGIN = 16  # pixels beside a crop that its resampling may read
 LARGEST_SIDE = 1 << 20
 """Bound of coordinates, in pixels; the formats of images have 65,535 or fewer."""
 
@@ -31,6 +35,22 @@ def cover_size(height: int, width: int, cover: Size, *, enlarge: bool = False) -
     if scale >= 1 and not enlarge:
         return height, width
     return max(cover[0], round(height * scale)), max(cover[1], round(width * scale))
+
+
+def ends_to_cut(size: Size, cover: Size) -> tuple[int, int]:
+    """Return the rows and columns to cut off both ends of an image that is to cover `cover`.
+
+    None, unless the image is so narrow that it would fill the memory when enlarged.
+    """
+    large = cover_size(*size, cover, enlarge=True)
+    if math.prod(large) <= max(MOST_ENLARGED, math.prod(size)):
+        return 0, 0
+    scale = max(c / s for c, s in zip(cover, size, strict=True))
+    # The same number at both ends, so that the center stays.
+    top, left = (
+        max(0, (s - math.ceil(c / scale)) // 2 - _MARGIN) for c, s in zip(cover, size, strict=True)
+    )
+    return top, left
 
 
 def check_box(box: Sequence[float], size: Size | None = None) -> None:

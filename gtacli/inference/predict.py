@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -14,13 +13,11 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.errors import GtaError
 from gtacli.images.decode import load
-from gtacli.inference.results import ClassProbability, Prediction
+from gtacli.inference.predictions import Tta, predictions
+from gtacli.inference.results import Prediction
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import Compute
-
-Tta = Literal["none", "flip", "crops"]
-"""Test-time augmentation."""
 
 
 def predict(
@@ -65,21 +62,8 @@ def predict(
         with torch.inference_mode(), compute.autocast():
             logits = network(as_input(images.flatten(0, 1).to(compute.device)))
         views = (logits.float() / temperature).softmax(-1).unflatten(0, images.shape[:2])
-        probabilities = views.mean(1)
-        best = probabilities.topk(min(top, logits.shape[-1]))
-        entropies = torch.special.entr(probabilities).sum(-1).tolist()
-        rows = zip(best.values.tolist(), best.indices.tolist(), entropies, strict=True)
-        return [result(path, *row) for (path, _), row in zip(batch, rows, strict=True)]
-
-    def result(path: str, values: list[float], indices: list[int], entropy: float) -> Prediction:
-        ranked = [ranked_class(i, p) for i, p in zip(indices, values, strict=True)]
-        found: Prediction = {"image": path, "top": ranked, "entropy": entropy}
-        if sure_from is not None:
-            found["unsure"] = values[0] < sure_from
-        return found
-
-    def ranked_class(index: int, probability: float) -> ClassProbability:
-        return {"class": names(index), "probability": probability}
+        found = views.mean(1).cpu().numpy()
+        return predictions([path for path, _ in batch], found, names, top, sure_from)
 
     yield from stream(paths, read, run, batch_size, stop=stop)
 

@@ -23,7 +23,6 @@ from typing import TypeVar, cast
 from gtacli.images.decode import ImageError
 from gtacli.runtime.batching import chunks, thread_count
 from gtacli.runtime.prefetch import ahead
-from gtacli.runtime.threads import one_thread
 
 Item = TypeVar("Item")
 View = TypeVar("View")
@@ -104,6 +103,8 @@ def stream(
         return [finish_one(output) for output in run_batch([read_one(item) for item in batch])]
 
     if per_core:
+        from gtacli.runtime.threads import one_thread  # torch, which other streams do not need
+
         workers = thread_count(threads)
         batches = _until(stop, chunks(items, batch_size))
         with one_thread():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gtacli.images import preprocessing
+from gtacli.images import sizes
 from gtacli.images.preprocessing import make_eval_view
 
 
@@ -24,6 +24,6 @@ def test_cut_ends_do_not_change_the_view(
 ) -> None:
     image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
     whole = make_eval_view(image, (32, 48), 0.9, interpolation)
-    monkeypatch.setattr(preprocessing, "MOST_ENLARGED", 1)
+    monkeypatch.setattr(sizes, "MOST_ENLARGED", 1)
     cut = make_eval_view(image, (32, 48), 0.9, interpolation)
     assert (whole.int() - cut.int()).abs().max() <= 3

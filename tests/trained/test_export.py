@@ -59,6 +59,10 @@ def test_onnx(trained: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (tap,) = attention(model, images)
     assert probabilities == pytest.approx(wanted.numpy(), abs=0.02)
     assert attended == pytest.approx(tap.maps().amax(1).numpy(), abs=0.02)
+    rows = [line(capsys, "predict", path, "-m", spec, "--unsure", "auto") for spec in (run, file)]
+    values = [{each["class"]: each["probability"] for each in row["top"]} for row in rows]
+    assert values[1] == pytest.approx(values[0], abs=1e-5)
+    assert rows[1]["unsure"] == rows[0]["unsure"]
 
 
 class Wrong(Exporter):
