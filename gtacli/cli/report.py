@@ -40,7 +40,7 @@ def report(
     Runs of gta finetune and gta pretrain have a table and curves each, gta probe results a table.
     Of a study its table, figure and finished cells are shown. Runs that differ only in their seed
     are averaged. The page is a single file that works offline. The models are loaded to compute
-    attention maps and predictions on the test images.
+    attention maps and predictions on the test images; --confusion writes their confusion matrices.
     """
     folders, sections = _studies_and_runs(runs or [])
     from gtacli.report.writer import write_report
@@ -51,7 +51,8 @@ def report(
     if call.json:
         console.emit(result)
     else:
-        console.say(result["report"])
+        for file in (result["report"], *result["confusion"]):
+            console.say(file)
     return 1 if result["failed"] else 0
 
 

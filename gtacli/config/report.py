@@ -28,6 +28,12 @@ class ReportConfig(RecordConfig, DeviceConfig):
     no_images: bool = option(
         False, "show only tables, curves and settings; no model is loaded", switch=True
     )
+    confusion: FilePath | None = option(
+        None,
+        "folder for the confusion matrix of each run as PNG and CSV, with its most confused pairs "
+        "and a table of the classes",
+        metavar="DIR",
+    )
     max_mb: float = option(
         12.0, "maximum size of the page in MB; maps of many images and runs are thinned out", gt=0
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypedDict
 
@@ -43,6 +44,9 @@ class ReportResult(TypedDict):
     images: Annotated[int, Doc("number of images with attention maps")]
     missing: Annotated[list[str], Doc("missing content and its reasons")]
     failed: Annotated[dict[str, str], Doc("error by the name of an image that cannot be read")]
+    confusion: Annotated[
+        list[str], Doc("files of the confusion matrices; empty without the option")
+    ]
     bytes: Annotated[int, Doc("size of the page", "bytes")]
     seconds: Annotated[float, Doc("run time", "s")]
 
@@ -70,8 +74,12 @@ def write_report(
         raise UsageError(
             f"{config.out} is a folder; name a file, such as report.html", option="out"
         )
+    if config.confusion is not None and config.no_images:
+        raise UsageError("not with `no_images`, which classifies no image", option="confusion")
     read = read_runs(folders)
     check_writable(config.out)
+    if config.confusion is not None:
+        check_writable(config.confusion / "confusion.png", "confusion")
     probes = [run for run in read if is_probe(run)]
     runs = [run for run in read if not is_probe(run)]
     commands = group_by_command(runs)
@@ -86,6 +94,7 @@ def write_report(
         gallery = _make_gallery(config, runs, labels, order, room, progress, stream, null)
         for line in missing:
             gallery.notes.add(line)
+    files = _write_confusions(config.confusion, runs, gallery)
     content = _page_content(config, runs, labels, commands, gallery, probes, sections)
     data = make_page_data(runs, labels, commands, previews, gallery)
     page = render_page(content, data, make_payloads(previews, gallery))
@@ -97,6 +106,7 @@ def write_report(
         "images": len(gallery.images) if gallery else 0,
         "missing": [*gallery.notes] if gallery else [],
         "failed": gallery.failed if gallery else {},
+        "confusion": files,
         "bytes": config.out.stat().st_size,
         "seconds": round(perf_counter() - started, 2),
     }
@@ -121,6 +131,20 @@ def _make_gallery(
     compute = choose_compute(config.device, config.precision)
     with recorded_specs("the record of a run", config.allow_fetch):
         return make_gallery(config, runs, labels, order, named, room, compute, progress)
+
+
+def _write_confusions(
+    folder: Path | None, runs: Sequence[ReportRun], gallery: Gallery | None
+) -> list[str]:
+    if folder is None or gallery is None:
+        return []
+    if not gallery.confusions:
+        gallery.notes.add("no confusion matrix: the runs have learned from all their images")
+    # Imported only here: it needs Pillow and NumPy, which a page without images does not.
+    from gtacli.report.confusion import write_confusions
+
+    named = {runs[number].name: found for number, found in gallery.confusions.items()}
+    return write_confusions(folder, named)
 
 
 def _page_content(

@@ -205,6 +205,7 @@ def test_json_result(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
         "images": 5,
         "missing": [],
         "failed": {},
+        "confusion": [],
         "bytes": out.stat().st_size,
     }
 
