@@ -1,8 +1,8 @@
 """Registries of named parts: listed without importing them, loaded one at a time.
 
 Built-in parts and those of other distributions use the same entry-point groups (`gta.models`,
-`gta.discovery`, `gta.regularizers`, `gta.datasets`, `gta.executors`, `gta.exporters`). A part that
-cannot be loaded raises an error that names its distribution and does not affect the others.
+`gta.discovery`, `gta.regularizers`, `gta.optimizers`, …). A part that cannot be loaded
+raises an error that names its distribution and does not affect the others.
 
 A distribution may name the class of a part's options in the group `gta.options`, as
 `"regularizers.NAME" = "module:Class"`: they are then read and shown without importing the part.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gtacli.models import ModelProvider
     from gtacli.models.exporters import Exporter
     from gtacli.regularizers import Regularizer
+    from gtacli.training.optimizers import OptimizerMethod
 
 T = TypeVar("T")
 
@@ -81,6 +82,17 @@ class Registry(Generic[T]):
         self._base = base
         self._added: dict[str, Origin] = {}
 
+    @property
+    def base(self) -> type[Any]:
+        """Return the class that every part derives from. Raises GtaError if it cannot be loaded."""
+        if isinstance(self._base, str):
+            module_name, _, attribute = self._base.partition(":")
+            try:
+                self._base = getattr(importlib.import_module(module_name), attribute)
+            except (ImportError, AttributeError) as error:
+                raise GtaError(f"{self.noun}s cannot be loaded: {error}") from error
+        return self._base or object  # type: ignore[return-value]
+
     def names(self) -> list[str]:
         """Return every name, sorted, without importing the parts."""
         return sorted(self._scan()[0])
@@ -113,8 +125,8 @@ class Registry(Generic[T]):
         part = origin.part
         if part is None:
             part = self._import(origin)
-        base = self._base_class()
-        if base is not None and not (isinstance(part, type) and issubclass(part, base)):
+        base = self.base
+        if not (isinstance(part, type) and issubclass(part, base)):
             raise GtaError(
                 f"{self._about(origin)} is not a {base.__name__} "
                 f"(a {self.noun} derives from {base.__module__}.{base.__qualname__})"
@@ -230,15 +242,6 @@ class Registry(Generic[T]):
                 f"{origin.distribution}"
             )
 
-    def _base_class(self) -> type[Any] | None:
-        if isinstance(self._base, str):
-            module_name, _, attribute = self._base.partition(":")
-            try:
-                self._base = getattr(importlib.import_module(module_name), attribute)
-            except (ImportError, AttributeError) as error:
-                raise GtaError(f"{self.noun}s cannot be loaded: {error}") from error
-        return self._base  # type: ignore[return-value]
-
     def _about(self, origin: Origin) -> str:
         version = f" {origin.version}" if origin.version else ""
         return f"{self.noun} '{origin.name}' ({origin.value}) of {origin.distribution}{version}"
@@ -286,6 +289,9 @@ EXECUTORS: Registry[Executor[Any]] = Registry(
 EXPORTERS: Registry[Exporter] = Registry(
     "gta.exporters", "gtacli.models.exporters:Exporter", "format"
 )
+OPTIMIZERS: Registry[OptimizerMethod[Any]] = Registry(
+    "gta.optimizers", "gtacli.training.optimizers:OptimizerMethod", "optimizer"
+)
 GROUPS: tuple[Registry[Any], ...] = (
-    MODELS, DISCOVERY, REGULARIZERS, DATASETS, EXECUTORS, EXPORTERS,
+    MODELS, DISCOVERY, REGULARIZERS, OPTIMIZERS, DATASETS, EXECUTORS, EXPORTERS,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gtacli.config.recipes import shipped
-from gtacli.registry import DATASETS, DISCOVERY, MODELS, REGULARIZERS
+from gtacli.registry import DATASETS, DISCOVERY, MODELS, OPTIMIZERS, REGULARIZERS
 
 Names = Callable[[], Iterable[str]]
 
@@ -62,6 +62,7 @@ NAMES: dict[str, Names] = {
     **dict.fromkeys(("model", "source", "teacher", "compare", "init"), model_names),
     "data": DATASETS.names,
     "regularizer": REGULARIZERS.names,
+    "optimizer": OPTIMIZERS.names,
     **dict.fromkeys(("backend", "guide", "kind"), DISCOVERY.names),
 }
 """The names that an option takes, by its config key."""

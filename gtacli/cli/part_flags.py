@@ -15,7 +15,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from gtacli.cli.spelling import flag
-from gtacli.config.common import CommandConfig
+from gtacli.config.common import CommandConfig, PartChoice
 from gtacli.config.recipes import find
 from gtacli.errors import GtaError, UsageError
 
@@ -55,34 +55,37 @@ def part_flags(
     Raises GtaError for a part that cannot be loaded, unless the help is asked for.
     """
     found = PartFlags()
-    registry = model.part_registry
-    if registry is None:
-        return found
-    flat = model.flat_fields()
-    default = next(iter(_names(_default(model))), None)
-    chosen = list(_chosen(model, command, words))
-    if flat and default not in chosen:
-        found.hidden.add(heading(registry.noun, str(default)))
-    for name in chosen:
-        try:
-            options = registry.options(name)
-        except UsageError:  # an unknown name, of which the config says more
-            continue
-        except GtaError:
-            if {"--help", "-h"} & {*words}:
-                continue
-            raise
-        fields: Mapping[str, FieldInfo] = {} if options is None else options.model_fields
-        for key, one in fields.items():
-            parameter = f"part_{len(found.fields)}_{key}"
-            if key in flat and default not in chosen and key not in found.fields:
-                parameter = key  # in place of the default part's
-            elif flag(key) in taken:
-                continue
-            found.fields[parameter] = (key, one, heading(registry.noun, name))
-            found.places[parameter] = (model.parts_key, name, key)
-            taken = {*taken, flag(key)}
+    for number, choice in enumerate(model.part_choices):
+        default = next(iter(_names(_default(model, choice))), None)
+        chosen = list(_chosen(model, choice, command, words))
+        # The fields beside the config's are the first choice's.
+        flat = {} if number or default in chosen else model.flat_fields()
+        if flat:
+            found.hidden.add(heading(choice.registry.noun, str(default)))
+        for name in chosen:
+            for key, one in _fields(choice, name, words).items():
+                parameter = f"part_{len(found.fields)}_{key}"
+                if key in flat and key not in found.fields:
+                    parameter = key  # in place of the default part's
+                elif flag(key) in taken:
+                    continue
+                found.fields[parameter] = (key, one, heading(choice.registry.noun, name))
+                found.places[parameter] = (choice.tables, name, key)
+                taken = {*taken, flag(key)}
     return found
+
+
+def _fields(choice: PartChoice, name: str, words: Sequence[str]) -> Mapping[str, FieldInfo]:
+    """Return the options of a part; none for an unknown name, of which the config says more."""
+    try:
+        options = choice.registry.options(name)
+    except UsageError:
+        return {}
+    except GtaError:
+        if {"--help", "-h"} & {*words}:
+            return {}
+        raise
+    return {} if options is None else options.model_fields
 
 
 def heading(noun: str, name: str) -> str:
@@ -90,14 +93,16 @@ def heading(noun: str, name: str) -> str:
     return f"{noun.capitalize()} {name}"
 
 
-def _chosen(model: type[CommandConfig], command: str, words: Sequence[str]) -> Iterator[str]:
+def _chosen(
+    model: type[CommandConfig], choice: PartChoice, command: str, words: Sequence[str]
+) -> Iterator[str]:
     """Yield the names of the parts, each once."""
-    values = _values(words, flag(model.part_key))
+    values = _values(words, flag(choice.key))
     if not values:
         for recipe in _values(words, "--recipe"):
             with suppress(GtaError):  # the config says more
-                values = _names(find(recipe).values(command).get(model.part_key))
-    names = values or _names(_default(model))
+                values = _names(find(recipe).values(command).get(choice.key))
+    names = values or _names(_default(model, choice))
     yield from dict.fromkeys(name.partition(":")[0] for name in names if name != "none")
 
 
@@ -114,5 +119,5 @@ def _names(value: Any) -> list[str]:
     return [str(name) for name in value] if isinstance(value, list | tuple | dict) else []
 
 
-def _default(model: type[CommandConfig]) -> Any:
-    return model.model_fields[model.part_key].get_default(call_default_factory=True)
+def _default(model: type[CommandConfig], choice: PartChoice) -> Any:
+    return model.model_fields[choice.key].get_default(call_default_factory=True)

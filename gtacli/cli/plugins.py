@@ -85,7 +85,7 @@ def new(
     kind: Annotated[
         str,
         typer.Option(
-            help="regularizer, discovery, model, dataset or executor",
+            help="regularizer, optimizer, discovery, model, dataset or executor",
             show_default=False,
         ),
     ],

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from gtacli.config.common import (
     CommonConfig,
     ImageSize,
+    PartChoice,
     RegisterSetting,
     read_words,
     registers_option,
@@ -19,7 +20,7 @@ from gtacli.config.common import (
 from gtacli.config.option import option
 from gtacli.config.parts import Blocks
 from gtacli.config.values import Level, Setting, Tree, find, merge
-from gtacli.registry import DISCOVERY, Registry
+from gtacli.registry import DISCOVERY
 
 KEY = "discovery"
 VOTE = "vote"
@@ -30,9 +31,7 @@ class BackendConfig(CommonConfig):
     """Options of the discovery of objects in images."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (("model", "teacher"),)
-    part_key: ClassVar[str] = "backend"
-    part_registry: ClassVar[Registry[Any] | None] = DISCOVERY
-    parts_key: ClassVar[str] = KEY
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (PartChoice("backend", DISCOVERY, KEY),)
     short: ClassVar[tuple[str, ...]] = ("layer", "tau", "side", "vote")
     """Keys of the back-end's options, whichever source names the back-end."""
 
@@ -108,7 +107,7 @@ class BackendConfig(CommonConfig):
             if isinstance(given, Setting):
                 backend = given.value
         backend = str(backend)
-        known = cls.part_options(backend)
+        known = cls.part_choices[0].options(backend)
         tree: Tree = {}
         for level in levels:
             rest = dict(level.tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -92,6 +93,25 @@ ImageSize = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class PartChoice:
+    """A choice of parts by name in a command's config.
+
+    Attributes:
+        key: the key that names the part, or several.
+        registry: of the parts.
+        tables: the key whose tables hold the parts' options by name.
+    """
+
+    key: str
+    registry: Registry[Any]
+    tables: str
+
+    def options(self, name: str) -> type[StrictModel] | None:
+        """Return the class of a part's options; None where only the part itself knows it."""
+        return self.registry.declared_options(name)
+
+
 class CommandConfig(StrictModel):
     """A command's config, with what the resolver and the command line need to know about it."""
 
@@ -100,10 +120,9 @@ class CommandConfig(StrictModel):
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
     # The keys that most users need, which the help lists first.
     first: ClassVar[tuple[str, ...]] = ()
-    # The key that names parts, their registry, and the key whose tables hold their options by name.
-    part_key: ClassVar[str] = ""
-    part_registry: ClassVar[Registry[Any] | None] = None
-    parts_key: ClassVar[str] = ""
+    # The parts that it chooses by name. The keys beside the fields (`flat_fields`) are options of
+    # the first choice's default part.
+    part_choices: ClassVar[tuple[PartChoice, ...]] = ()
 
     @classmethod
     def merge_levels(cls, levels: Sequence[Level]) -> Tree:
@@ -117,11 +136,6 @@ class CommandConfig(StrictModel):
     def flat_fields(cls) -> dict[str, FieldInfo]:
         """Return the keys that are accepted beside the fields; merge_levels moves them."""
         return {}
-
-    @classmethod
-    def part_options(cls, name: str) -> type[StrictModel] | None:
-        """Return the class of a part's options; None where only the part itself knows it."""
-        return None if cls.part_registry is None else cls.part_registry.declared_options(name)
 
     @model_validator(mode="before")
     @classmethod

@@ -9,13 +9,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from gtacli.config.common import ImageSize, RegisterSetting, columns_option, registers_option
+from gtacli.config.common import (
+    ImageSize,
+    PartChoice,
+    RegisterSetting,
+    columns_option,
+    registers_option,
+)
 from gtacli.config.option import option
 from gtacli.config.parts import GTAOptions
 from gtacli.config.regularizers import KEY, fold
 from gtacli.config.training import TrainingConfig, read_auto_batch
 from gtacli.config.values import Level, Tree
-from gtacli.registry import REGULARIZERS, Registry
+from gtacli.registry import OPTIMIZERS, REGULARIZERS
 
 
 def _default_regularizer() -> dict[str, dict[str, Any]]:
@@ -39,9 +45,10 @@ class FinetuneConfig(TrainingConfig):
         "model", "data", "out", "regularizer", "lam", "sampling_rate", "epochs", "image_size",
         "batch_size", "resume",
     )  # fmt: skip
-    part_key: ClassVar[str] = KEY
-    part_registry: ClassVar[Registry[Any] | None] = REGULARIZERS
-    parts_key: ClassVar[str] = KEY
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (
+        PartChoice(KEY, REGULARIZERS, KEY),
+        PartChoice("optimizer", OPTIMIZERS, "optimizers"),
+    )
     before: ClassVar[Mapping[str, Any]] = {
         "hold_out": 20.0,
         "head_init": "random",
@@ -241,7 +248,12 @@ class FinetuneConfig(TrainingConfig):
     weight_decay: float | None = option(None, "weight decay", ge=0, shown="by the optimizer")
     warmup: float = option(1.0, "epochs of linear learning-rate warm-up", ge=0)
     optimizer: str = option(
-        "adamw", "adamw, sgd, or another optimizer of timm", choices=["adamw", "sgd"]
+        "adamw",
+        "adamw, sgd, a plug-in's (`gta plugins list`), or another optimizer of timm",
+        metavar="NAME",
+    )
+    optimizers: dict[str, dict[str, Any]] = option(
+        dict, "options of optimizers, by name", flag=False
     )
     ema: float | None = option(
         None,

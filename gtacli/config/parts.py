@@ -103,6 +103,31 @@ class BSSOptions(RegularizerOptions):
     k: int = option(1, "number of smallest singular values that are penalized", ge=1)
 
 
+class OptimizerOptions(StrictModel):
+    """Options of every optimizer."""
+
+
+class AdamWOptions(OptimizerOptions):
+    """Options of AdamW."""
+
+    beta1: float = option(0.9, "decay of the mean of the gradients", ge=0, lt=1)
+    beta2: float = option(0.999, "decay of the mean of their squares", ge=0, lt=1)
+    eps: float = option(1e-8, "added to the root of that mean", gt=0)
+
+
+class SGDOptions(OptimizerOptions):
+    """Options of stochastic gradient descent."""
+
+    momentum: float = option(0.9, "decay of the sum of the gradients", ge=0, lt=1)
+    nesterov: bool = option(True, "take the gradient after the momentum's step")
+
+    @model_validator(mode="after")
+    def _check_momentum(self) -> SGDOptions:
+        if self.nesterov and not self.momentum:
+            raise ValueError("`nesterov` needs a `momentum` above 0")
+        return self
+
+
 class DiscoveryOptions(StrictModel):
     """Options of every discovery back-end."""
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from gtacli.config.common import FilePath, ImageSize, columns_option
+from gtacli.config.common import FilePath, ImageSize, PartChoice, columns_option
 from gtacli.config.option import option
 from gtacli.config.training import TrainingConfig, batch_size_option
-from gtacli.registry import DISCOVERY, Registry
+from gtacli.registry import DISCOVERY
 
 # Below this exp(1 / tau) overflows in fp32.
 LEAST_TAU = 1 / math.log(3.4e38)
@@ -44,9 +44,7 @@ Share = Annotated[tuple[_Fraction, _Fraction], _Read, _Write]
 class PretrainConfig(TrainingConfig):
     """Options of the pre-training of a ViT as a masked autoencoder, guided by object maps."""
 
-    part_key: ClassVar[str] = "guide"
-    part_registry: ClassVar[Registry[Any] | None] = DISCOVERY
-    parts_key: ClassVar[str] = "discovery"
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (PartChoice("guide", DISCOVERY, "discovery"),)
 
     model: str | None = option(
         None,

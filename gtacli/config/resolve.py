@@ -151,17 +151,19 @@ def _settle_exclusive(model: type[CommandConfig], levels: list[Level]) -> list[L
 
 def _check_parts(model: type[CommandConfig], tree: Tree) -> Tree:
     """Read and validate the options of built-in parts; they stay as a recipe would hold them."""
-    tables = tree.get(model.parts_key)
-    if not isinstance(tables, dict):
-        return tree
-    read: Tree = {}
-    for name, table in tables.items():
-        options = model.part_options(name)
-        if options is not None and isinstance(table, dict):
-            table = _read_texts(table, options.model_fields, as_written=True)
-            _validate(options, table, (model.parts_key, name), ())
-        read[name] = table
-    return {**tree, model.parts_key: read}
+    for choice in model.part_choices:
+        tables = tree.get(choice.tables)
+        if not isinstance(tables, dict):
+            continue
+        read: Tree = {}
+        for name, table in tables.items():
+            options = choice.options(name)
+            if options is not None and isinstance(table, dict):
+                table = _read_texts(table, options.model_fields, as_written=True)
+                _validate(options, table, (choice.tables, name), ())
+            read[name] = table
+        tree = {**tree, choice.tables: read}
+    return tree
 
 
 def _read_texts(tree: Tree, fields: Mapping[str, FieldInfo], *, as_written: bool = False) -> Tree:

@@ -305,6 +305,7 @@ def _make_optimizer(
         config.head_lr_scale,
         decay,
         config.layer_decay,
+        config.optimizers.get(config.optimizer),
     )
 
 

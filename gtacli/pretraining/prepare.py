@@ -32,7 +32,7 @@ from gtacli.training.job import TrainingJob, require_shared_batch
 from gtacli.training.optimization import make_optimizer
 
 log = logging.getLogger(__name__)
-BETAS = (0.9, 0.95)  # MAE's
+BETAS = {"beta1": 0.9, "beta2": 0.95}  # MAE's
 
 
 @dataclass(kw_only=True)
@@ -190,4 +190,4 @@ def _make_optimizer(config: PretrainConfig, model: MaskedAutoencoder) -> torch.o
     images = config.batch_size * config.accumulate
     lr = config.blr * images / 256 if config.lr is None else config.lr
     decay = config.weight_decay
-    return make_optimizer(model, (), "adamw", lr, 1.0, decay, None, betas=BETAS)
+    return make_optimizer(model, (), "adamw", lr, 1.0, decay, None, BETAS)

@@ -36,6 +36,7 @@ class Kind:
 
 KINDS = {
     "regularizer": Kind("gta.regularizers", "regularizer"),
+    "optimizer": Kind("gta.optimizers", "optimizer"),
     "discovery": Kind("gta.discovery", "discovery back-end"),
     "model": Kind("gta.models", "model", False),
     "dataset": Kind("gta.datasets", "dataset reader", False),

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gtacli.data.base import DatasetReader
-from gtacli.discovery.base import Discovery
 from gtacli.errors import UsageError
-from gtacli.executors.base import Executor
-from gtacli.models.exporters.base import Exporter
-from gtacli.models.specs import ModelProvider
-from gtacli.regularizers.base import Regularizer
+from gtacli.registry import GROUPS
 from gtacli.testing.dataset import dataset_promises
 from gtacli.testing.discovery import discovery_promises
 from gtacli.testing.executor import executor_promises
 from gtacli.testing.exporter import exporter_promises
 from gtacli.testing.model import model_promises
+from gtacli.testing.optimizer import optimizer_promises
+from gtacli.testing.options import Promises
 from gtacli.testing.promises import BrokenPromise, Check, NotApplicable
 from gtacli.testing.regularizer import regularizer_promises
+
+PROMISES: dict[str, Callable[[Any, Mapping[str, Any], str | None], Promises]] = {
+    "gta.regularizers": lambda part, given, data: regularizer_promises(part, given),
+    "gta.optimizers": lambda part, given, data: optimizer_promises(part, given),
+    "gta.discovery": lambda part, given, data: discovery_promises(part, given),
+    "gta.models": lambda part, given, data: model_promises(part),
+    "gta.datasets": lambda part, given, data: dataset_promises(part, data),
+    "gta.executors": lambda part, given, data: executor_promises(part, given),
+    "gta.exporters": lambda part, given, data: exporter_promises(part),
+}
+"""The promises of a part with some options, and a dataset reader's data, by its group."""
 
 
 def checks(
@@ -28,8 +36,7 @@ def checks(
     """Return the checks of a part, one for each promise of its contract.
 
     Args:
-        part: a class that derives from Regularizer, Discovery, ModelProvider, DatasetReader,
-            Executor or Exporter.
+        part: a class that derives from the class of a group of the registry.
         options: values of its options; default: their defaults.
         data: for a dataset reader: a small dataset, as it stands behind `NAME:`, or behind `NAME/`
             for a family.
@@ -39,24 +46,12 @@ def checks(
     given = dict(options or {})
     if not isinstance(part, type):
         raise UsageError(f"{part!r} is not a class")
-    if issubclass(part, Regularizer):
-        promises = regularizer_promises(part, given)
-    elif issubclass(part, Discovery):
-        promises = discovery_promises(part, given)
-    elif issubclass(part, ModelProvider):
-        promises = model_promises(part)
-    elif issubclass(part, DatasetReader):
-        promises = dataset_promises(part, None if data is None else str(data))
-    elif issubclass(part, Executor):
-        promises = executor_promises(part, given)
-    elif issubclass(part, Exporter):
-        promises = exporter_promises(part)
-    else:
-        raise UsageError(
-            f"{part.__name__} derives from none of Regularizer, Discovery, ModelProvider, "
-            "DatasetReader, Executor and Exporter"
-        )
-    return [Check(part, promise, run) for promise, run in promises.items()]
+    for registry in GROUPS:
+        if issubclass(part, registry.base):
+            found = PROMISES[registry.group](part, given, None if data is None else str(data))
+            return [Check(part, promise, run) for promise, run in found.items()]
+    known = ", ".join(registry.base.__name__ for registry in GROUPS)
+    raise UsageError(f"{part.__name__} derives from none of {known}")
 
 
 def check_part(

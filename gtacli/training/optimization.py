@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from timm.optim import (
-    create_optimizer_v2,
-    list_optimizers,
-    param_groups_layer_decay,
-    param_groups_weight_decay,
-)
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from gtacli.config.base import build
 from gtacli.errors import UsageError
 from gtacli.models.lora import is_factor
+from gtacli.registry import OPTIMIZERS
+from gtacli.training.optimizers.base import OptimizerMethod
+from gtacli.training.optimizers.timm_made import of_timm
 
-# Usual learning rates for fine-tuning a ViT; other optimizers have none.
-DEFAULT_LR = {"adamw": 1e-4, "adam": 1e-4, "nadamw": 1e-4, "sgd": 1e-2, "momentum": 1e-2}
 # The best rate of low-rank adapters is about ten times that of the whole network, whatever the rank
 # (Schulman et al., LoRA Without Regret, 2025).
 ADAPTER_LR_SCALE = 10.0
-DEFAULT_WEIGHT_DECAY = {"sgd": 1e-4, "momentum": 1e-4}
 
 
 def make_optimizer(
@@ -33,27 +30,26 @@ def make_optimizer(
     head_lr_scale: float,
     weight_decay: float | None,
     layer_decay: float | None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """Create AdamW, SGD or any other optimizer of timm, with groups for decay, layers and head.
+    """Create a registered optimizer or one of timm, with groups for decay, layers and head.
 
     Args:
         head: prefixes of the names of the classifier's parameters; their learning rate is
             multiplied by `head_lr_scale`.
         lr, weight_decay: None: the optimizer's usual ones.
         layer_decay: factor of each block's learning rate relative to the block above it.
-        options: of the optimizer itself.
+        options: of the optimizer itself; default: its own defaults.
 
     Raises UsageError for an unknown optimizer, or one without a usual learning rate if lr is None.
     """
-    if optimizer not in list_optimizers():
-        raise UsageError(f"timm has no {optimizer!r}; try adamw or sgd", option="optimizer")
-    if lr is None and optimizer not in DEFAULT_LR:
+    method = _load_method(optimizer, options or {})
+    lr = method.lr if lr is None else lr
+    if lr is None:
         text = f"{optimizer} has no usual learning rate; set `lr`"
         raise UsageError(text, option="optimizer")
-    lr = DEFAULT_LR[optimizer] if lr is None else lr
     if weight_decay is None:
-        weight_decay = DEFAULT_WEIGHT_DECAY.get(optimizer, 0.05)
+        weight_decay = method.weight_decay
     exempt = tuple(cast(Any, model).no_weight_decay())
     if layer_decay is None:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
@@ -63,10 +59,27 @@ def make_optimizer(
         )
     names = {id(p): n for n, p in model.named_parameters()}
     split = [part for g in groups for part in _split_group(g, names, head, head_lr_scale)]
-    # One kernel for all tensors of a group, on the CPU too; the update is the same.
-    fused = {"fused": True} if optimizer in ("adamw", "adam", "sgd") else {}
-    options = {**fused, **options}
-    return create_optimizer_v2(split, opt=optimizer, lr=lr, weight_decay=weight_decay, **options)
+    return method.create(split, lr, weight_decay)
+
+
+def _load_method(name: str, options: Mapping[str, Any]) -> OptimizerMethod[Any]:
+    """Return a registered optimizer with its options, or one of timm.
+
+    Raises UsageError (option "optimizer") for a name that neither has.
+    """
+    if name not in OPTIMIZERS.names() and (found := of_timm(name)) is not None:
+        if options:
+            raise UsageError(
+                f"{name} is timm's, made with timm's own defaults; it takes no options",
+                option=f"optimizers.{name}",
+            )
+        return found
+    try:
+        part = OPTIMIZERS.load(name)
+    except UsageError as error:
+        error.option = "optimizer"
+        raise
+    return part(build(part.Options, options, f"optimizers.{name}"))
 
 
 def _split_group(

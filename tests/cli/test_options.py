@@ -92,6 +92,8 @@ def test_help_contains_every_field(gta: Any, calls: Calls, monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "200")
     text = " ".join(gta("tune", "--help").out.split())
     for name, field in {**FinetuneConfig.model_fields, **FinetuneConfig.flat_fields()}.items():
+        if (field.json_schema_extra or {}).get("flag") is False:
+            continue
         assert "--" + name.replace("_", "-") in text
         assert field.description
     for part in (

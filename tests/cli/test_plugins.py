@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gtacli.registry import GROUPS
+
 HOSTILE = {
     "raises": "raise RuntimeError('no luck')",
     "prints": "print('welcome')\nfrom gtacli.regularizers.bss import BSS as Part",
@@ -41,7 +43,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in HOSTILE.items():
         requires = "gtacli>=9" if name == "newer" else "gtacli>=0.1"
         groups = dict.fromkeys(
-            ("gta.regularizers", "gta.discovery", "gta.datasets", "gta.executors"),
+            # `gta models list` shows the help line of each model.
+            [registry.group for registry in GROUPS if registry.group != "gta.models"],
             f"hostile-{name} = hostile_{name}:Part",
         )
         install(site, f"dist-{name}", groups, requires)

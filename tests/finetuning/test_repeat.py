@@ -14,7 +14,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.resolve import resolve
 from gtacli.errors import UsageError
 from gtacli.finetuning.run import finetune
-from gtacli.training.optimization import DEFAULT_LR
+from gtacli.training.optimizers.timm_made import AdamW
 
 Make = Callable[..., FinetuneConfig]
 
@@ -52,7 +52,7 @@ def test_a_rate_that_was_open_is_stored_and_used(
     config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune(config(lr=None, epochs=1), recorder)
-    monkeypatch.setitem(DEFAULT_LR, "adamw", 3.0)
+    monkeypatch.setattr(AdamW, "lr", 3.0)
     assert repeat(tmp_path / "run", tmp_path / "again").lr == 1e-4
 
 

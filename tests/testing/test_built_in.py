@@ -16,6 +16,7 @@ from gtacli.registry import (
     EXPORTERS,
     GROUPS,
     MODELS,
+    OPTIMIZERS,
     REGULARIZERS,
     Registry,
 )
@@ -78,6 +79,11 @@ def test_their_variants(name: str, options: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("delta")
 def test_a_plugin() -> None:
     run(quick(REGULARIZERS.load("delta"), {}))
+
+
+@pytest.mark.parametrize("name", names(OPTIMIZERS))
+def test_optimizers(name: str) -> None:
+    assert len(run(checks(OPTIMIZERS.load(name)))) == 12
 
 
 @pytest.mark.parametrize("name", names(MODELS))

@@ -83,7 +83,7 @@ def test_the_metadata(tmp_path: Path) -> None:
         ("gta", "regularizer", "gta has a regularizer 'gta' of its own"),
         ("none", "regularizer", "of its own"),
         ("true", "model", "a word of Python"),
-        ("fine", "optimizer", "kind: must be one of regularizer, .*got 'optimizer'"),
+        ("fine", "schedule", "kind: must be one of regularizer, .*got 'schedule'"),
     ],
 )
 def test_what_cannot_be_written(name: str, kind: str, what: str, tmp_path: Path) -> None:
