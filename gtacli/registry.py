@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gtacli.models import ModelProvider
     from gtacli.models.exporters import Exporter
     from gtacli.regularizers import Regularizer
+    from gtacli.training.loggers import RunLogger
     from gtacli.training.optimizers import OptimizerMethod
 
 T = TypeVar("T")
@@ -292,6 +293,9 @@ EXPORTERS: Registry[Exporter] = Registry(
 OPTIMIZERS: Registry[OptimizerMethod[Any]] = Registry(
     "gta.optimizers", "gtacli.training.optimizers:OptimizerMethod", "optimizer"
 )
+LOGGERS: Registry[RunLogger[Any]] = Registry(
+    "gta.loggers", "gtacli.training.loggers:RunLogger", "logger"
+)
 GROUPS: tuple[Registry[Any], ...] = (
-    MODELS, DISCOVERY, REGULARIZERS, OPTIMIZERS, DATASETS, EXECUTORS, EXPORTERS,
+    MODELS, DISCOVERY, REGULARIZERS, OPTIMIZERS, LOGGERS, DATASETS, EXECUTORS, EXPORTERS,
 )  # fmt: skip

@@ -85,7 +85,7 @@ def new(
     kind: Annotated[
         str,
         typer.Option(
-            help="regularizer, optimizer, discovery, model, dataset or executor",
+            help="regularizer, optimizer, logger, discovery, model, dataset, executor or exporter",
             show_default=False,
         ),
     ],

@@ -19,7 +19,7 @@ from gtacli.config.common import (
 from gtacli.config.option import option
 from gtacli.config.parts import GTAOptions
 from gtacli.config.regularizers import KEY, fold
-from gtacli.config.training import TrainingConfig, read_auto_batch
+from gtacli.config.training import LOG, TrainingConfig, read_auto_batch
 from gtacli.config.values import Level, Tree
 from gtacli.registry import OPTIMIZERS, REGULARIZERS
 
@@ -48,6 +48,7 @@ class FinetuneConfig(TrainingConfig):
     part_choices: ClassVar[tuple[PartChoice, ...]] = (
         PartChoice(KEY, REGULARIZERS, KEY),
         PartChoice("optimizer", OPTIMIZERS, "optimizers"),
+        LOG,
     )
     before: ClassVar[Mapping[str, Any]] = {
         "hold_out": 20.0,

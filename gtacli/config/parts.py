@@ -128,6 +128,26 @@ class SGDOptions(OptimizerOptions):
         return self
 
 
+class LoggerOptions(StrictModel):
+    """Options of every logger."""
+
+
+class WandBOptions(LoggerOptions):
+    """Options of the logger to Weights & Biases."""
+
+    project: str | None = option(
+        None, "project of the run", metavar="NAME", shown="$WANDB_PROJECT, or gta"
+    )
+
+
+class MLflowOptions(LoggerOptions):
+    """Options of the logger to MLflow."""
+
+    experiment: str | None = option(
+        None, "experiment of the run", metavar="NAME", shown="$MLFLOW_EXPERIMENT_NAME"
+    )
+
+
 class DiscoveryOptions(StrictModel):
     """Options of every discovery back-end."""
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from gtacli.config.common import FilePath, ImageSize, PartChoice, columns_option
 from gtacli.config.option import option
-from gtacli.config.training import TrainingConfig, batch_size_option
+from gtacli.config.training import LOG, TrainingConfig, batch_size_option
 from gtacli.registry import DISCOVERY
 
 # Below this exp(1 / tau) overflows in fp32.
@@ -44,7 +44,10 @@ Share = Annotated[tuple[_Fraction, _Fraction], _Read, _Write]
 class PretrainConfig(TrainingConfig):
     """Options of the pre-training of a ViT as a masked autoencoder, guided by object maps."""
 
-    part_choices: ClassVar[tuple[PartChoice, ...]] = (PartChoice("guide", DISCOVERY, "discovery"),)
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (
+        PartChoice("guide", DISCOVERY, "discovery"),
+        LOG,
+    )
 
     model: str | None = option(
         None,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from gtacli.config.common import CommonConfig, FilePath, RecordConfig, read_words
+from gtacli.config.common import CommonConfig, FilePath, PartChoice, RecordConfig, read_words
 from gtacli.config.option import option
 from gtacli.config.values import Level, Setting, Tree
+from gtacli.errors import UsageError
+from gtacli.registry import LOGGERS
 
 
 def batch_size_option(default: int) -> Any:
@@ -23,6 +25,18 @@ def batch_size_option(default: int) -> Any:
         metavar="N|auto",
         choices=["auto"],
     )
+
+
+LOG = PartChoice("log", LOGGERS, "loggers")
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        try:
+            LOGGERS.origin(name)
+        except UsageError as error:
+            raise ValueError(error.message) from None
+    return names
 
 
 class TrainingConfig(RecordConfig, CommonConfig):
@@ -66,15 +80,15 @@ class TrainingConfig(RecordConfig, CommonConfig):
         "so the number changes the speed, not the result",
         ge=1,
     )
-    log: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(read_words)
-    ] = option(
+    log: Annotated[tuple[str, ...], BeforeValidator(read_words), AfterValidator(_known)] = option(
         (),
-        "also log to tensorboard, wandb or mlflow (extra loggers); may be given several times",
+        "also log to tensorboard, wandb, mlflow (extra loggers) or a plug-in's; may be given "
+        "several times",
         metavar="LOGGER",
         shown="none",
         multiple=True,
     )
+    loggers: dict[str, dict[str, Any]] = option(dict, "options of loggers, by name", flag=False)
     resume: FilePath | None = option(
         None,
         "continue an interrupted run with its own options; auto: the run in `out`, or begin it",

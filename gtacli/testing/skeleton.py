@@ -37,6 +37,7 @@ class Kind:
 KINDS = {
     "regularizer": Kind("gta.regularizers", "regularizer"),
     "optimizer": Kind("gta.optimizers", "optimizer"),
+    "logger": Kind("gta.loggers", "logger"),
     "discovery": Kind("gta.discovery", "discovery back-end"),
     "model": Kind("gta.models", "model", False),
     "dataset": Kind("gta.datasets", "dataset reader", False),

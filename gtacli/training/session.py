@@ -24,7 +24,7 @@ from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
 from gtacli.runtime.secrets import MASK, mask_values
 from gtacli.training.job import TrainingJob
-from gtacli.training.loggers import Loggers
+from gtacli.training.loggers.several import Loggers
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.record import read_record, read_summary
 from gtacli.training.results import RunCosts
@@ -67,7 +67,7 @@ class Session(Generic[Config]):
         processes = run.processes
         epochs = cast(Any, config).epochs  # every command that trains has this option
         shown = observer if processes.is_main else SilentObserver()
-        self.observer = Loggers(config.log, shown, epochs)
+        self.observer = Loggers(config.log, config.loggers, shown, epochs)
         if run.dry or not processes.is_main:
             self.observer.active.clear()
 

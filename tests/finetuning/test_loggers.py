@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.resolve import resolve
 from gtacli.errors import UsageError
 from gtacli.finetuning.run import finetune
-from gtacli.training import loggers
+from gtacli.registry import LOGGERS
+from gtacli.training.loggers import RunLogger
 
 Make = Callable[..., FinetuneConfig]
 
 
-class Fake:
+class Fake(RunLogger[Any]):
     """A logger that records its calls."""
 
     told: list[tuple[str, Any]]
@@ -36,11 +37,18 @@ class Fake:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    made = Fake()
+def fake() -> Iterator[Fake]:
+    made = Fake(None)
     made.told = []
-    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda: made)
-    return made
+
+    class Once(Fake):
+        """The one logger, whoever makes it."""
+
+        def __new__(cls, options: Any) -> Any:
+            return made
+
+    with LOGGERS.registered("wandb", Once):
+        yield made
 
 
 def test_calls_of_a_logger(config: Make, recorder: Any, fake: Fake) -> None:
@@ -97,6 +105,15 @@ def test_several_loggers_from_all_config_layers(monkeypatch: pytest.MonkeyPatch)
     assert resolve(FinetuneConfig, "finetune", sets=['log=["tensorboard","mlflow"]']).log == both
     monkeypatch.setenv("GTA_FINETUNE__LOG", "tensorboard, mlflow")
     assert resolve(FinetuneConfig, "finetune").log == both
+
+
+def test_options_of_a_logger() -> None:
+    flags: Any = {"log": ["wandb"], ("loggers", "wandb", "project"): "birds"}
+    assert resolve(FinetuneConfig, "finetune", flags=flags).loggers == {
+        "wandb": {"project": "birds"}
+    }
+    with pytest.raises(UsageError, match="projct"):
+        resolve(FinetuneConfig, "finetune", sets=["loggers.wandb.projct=birds"])
 
 
 def test_unknown_logger(config: Make) -> None:

@@ -15,6 +15,7 @@ from gtacli.registry import (
     EXECUTORS,
     EXPORTERS,
     GROUPS,
+    LOGGERS,
     MODELS,
     OPTIMIZERS,
     REGULARIZERS,
@@ -84,6 +85,13 @@ def test_a_plugin() -> None:
 @pytest.mark.parametrize("name", names(OPTIMIZERS))
 def test_optimizers(name: str) -> None:
     assert len(run(checks(OPTIMIZERS.load(name)))) == 12
+
+
+@pytest.mark.parametrize("name", names(LOGGERS))
+def test_loggers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    assert len(run(checks(LOGGERS.load(name)))) >= 5
 
 
 @pytest.mark.parametrize("name", names(MODELS))
