@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +12,24 @@ from gtacli.errors import GtaError
 from gtacli.runtime.atomic import to_json, write_atomic
 from gtacli.runtime.run_files import CALIBRATION_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Bin = tuple[Fraction, Fraction, Fraction, Fraction, Annotated[int, Field(ge=1)]]
+"""As `gtacli.measures.calibration.ReliabilityBin`."""
+
+
+class Reliability(StrictModel):
+    """The accuracy at each confidence, on images that the run has not learned from.
+
+    Attributes:
+        images: the test images, or without any the held-out ones, which chose the temperature.
+        before: bins without the temperature.
+        after: bins with it.
+    """
+
+    images: Literal["test", "val"]
+    before: tuple[Bin, ...]
+    after: tuple[Bin, ...]
 
 
 class RunCalibration(StrictModel):
@@ -21,12 +40,14 @@ class RunCalibration(StrictModel):
         threshold: probability from which on predictions are sure; None: none is.
         accuracy: fraction of right predictions among the sure ones, for which it was chosen.
         images: held-out images that chose both.
+        reliability: for the diagram; None: an earlier version has written the file.
     """
 
     temperature: float = Field(gt=0, allow_inf_nan=False)
     threshold: float | None = Field(default=None, ge=0, le=1)
     accuracy: float = Field(gt=0, le=1)
     images: int = Field(ge=1)
+    reliability: Reliability | None = None
 
 
 def write_calibration(run: Path, found: RunCalibration) -> None:

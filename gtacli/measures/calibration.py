@@ -6,6 +6,7 @@ Guo et al., "On calibration of modern neural networks", 2017, arXiv 1706.04599.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,12 +59,16 @@ def reliability(
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, bins: int = BINS
 ) -> float:
-    """Return the mean of |accuracy - confidence| over the bins, weighted by their images (ECE)."""
-    found = reliability(confidence, correct, bins)
-    total = sum(one.images for one in found)
+    """Return the expected calibration error (ECE); arguments as of `reliability`."""
+    return error_of_bins(reliability(confidence, correct, bins))
+
+
+def error_of_bins(bins: Sequence[ReliabilityBin]) -> float:
+    """Return the mean of |accuracy - confidence| over the bins, weighted by their images."""
+    total = sum(one.images for one in bins)
     if not total:
         return math.nan
-    return sum(one.images * abs(one.accuracy - one.confidence) for one in found) / total
+    return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / total
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

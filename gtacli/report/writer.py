@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypedDict
 from gtacli import __version__
 from gtacli.config.report import ReportConfig
 from gtacli.errors import UsageError
+from gtacli.report.calibrated_runs import make_calibration
 from gtacli.report.groups import CommandRuns, group_by_command, label_runs
 from gtacli.report.page import render_page
 from gtacli.report.page_data import make_page_data, make_payloads
@@ -163,6 +164,7 @@ def _page_content(
         "subtitle": _subtitle(runs, commands, probes),
         "notes": gallery.notes if gallery else [],
         "sections": sections,
+        "calibration": make_calibration(runs, labels),
         "results": [make_result_table(runs, command) for command in commands],
         "probes": make_probe_tables(probes),
         "shared": [(_shared_title(c, commands), shared_settings(runs, c)) for c in commands],

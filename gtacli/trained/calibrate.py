@@ -9,9 +9,14 @@ from typing import Any
 from gtacli.config.calibrate import CalibrateConfig
 from gtacli.data.spec import load_dataset
 from gtacli.errors import UsageError
-from gtacli.inference.calibrated import RunCalibration, write_calibration
+from gtacli.inference.calibrated import Reliability, RunCalibration, write_calibration
 from gtacli.inference.logits import ClassLogits, class_logits
-from gtacli.measures.calibration import expected_calibration_error, fit_temperature, lowest_sure
+from gtacli.measures.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    lowest_sure,
+    reliability,
+)
 from gtacli.models.loading import load_model
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.fetching import recorded_specs
@@ -49,15 +54,21 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     sure = lowest_sure(*_confidence(own, temperature), config.accuracy)
     if sure is None:
         log.warning("`accuracy`: no probability reaches %g on the held-out images", config.accuracy)
+    other = None
+    if tested:
+        other = class_logits(model, tested, compute, config.batch_size, config.workers)
+    shown = own if other is None else other
     found = RunCalibration(
         temperature=temperature,
         threshold=None if sure is None else sure[0],
         accuracy=config.accuracy,
         images=len(own.labels),
+        reliability=Reliability(
+            images="val" if other is None else "test",
+            before=tuple(reliability(*_confidence(shown, 1.0))),
+            after=tuple(reliability(*_confidence(shown, temperature))),
+        ),
     )
-    other = None
-    if tested:
-        other = class_logits(model, tested, compute, config.batch_size, config.workers)
     write_calibration(path, found)
     kept, right = (None, None) if other is None else _sure(other, found)
     return {

@@ -60,6 +60,12 @@ def test_the_temperature_has_the_least_loss_on_held_out_images(
     assert stored["temperature"] == summary["temperature"]
     assert stored["images"] == len(labels)
     assert 0 <= summary["test_ece"] <= 1
+    assert stored["reliability"]["images"] == "test"
+    for key, error in (("before", "test_ece_before"), ("after", "test_ece")):
+        bins = stored["reliability"][key]
+        assert sum(b[4] for b in bins) == summary["n_test"]
+        gap = sum(b[4] * abs(b[3] - b[2]) for b in bins) / summary["n_test"]
+        assert gap == pytest.approx(summary[error])
 
 
 def test_predictions_use_it(
