@@ -31,7 +31,8 @@ class ExportConfig(CommandConfig):
 
     format: str | None = option(
         None,
-        "onnx, or another format (`gta plugins list`)",
+        "onnx; pt2 (torch.export); safetensors; timm-hub, a folder for timm and the Hugging Face "
+        "hub; or that of a plug-in (`gta plugins list`)",
         metavar="NAME",
         shown="by the suffix of `out`, else onnx",
     )
@@ -54,6 +55,12 @@ class ExportConfig(CommandConfig):
         None, "input size of the network, in pixels", metavar="N|HxW", shown="the model's"
     )
     registers: RegisterSetting = registers_option("the model's")
+    license: str | None = option(
+        None,
+        "license of the weights, for the model card of timm-hub: an identifier such as apache-2.0",
+        metavar="NAME",
+        shown="not recorded",
+    )
     check: list[str] = option(
         list,
         "images on which the file is compared with the model, at least one",
@@ -64,7 +71,7 @@ class ExportConfig(CommandConfig):
     )
     out: FilePath | None = option(
         None,
-        "the file, or the folder; an existing one is only replaced with `overwrite`",
+        "the file, or for timm-hub the folder; an existing one is only replaced with `overwrite`",
         shown="runs/export-DATE-TIME/model.SUFFIX",
         metavar="FILE|DIR",
     )

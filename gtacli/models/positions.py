@@ -73,5 +73,5 @@ def add(model: nn.Module, patches: Tensor) -> Tensor:
         return cast(Tensor, m._pos_embed(patches))
     grid = (patches.shape[1], patches.shape[2])
     positions = resize(m.pos_embed, grid, m.patch_embed.grid_size, 1, "dino").to(patches.dtype)
-    tokens = torch.cat((m.cls_token.expand(len(patches), -1, -1), patches.flatten(1, 2)), dim=1)
+    tokens = torch.cat((m.cls_token.expand(patches.shape[0], -1, -1), patches.flatten(1, 2)), dim=1)
     return append_tokens(model, cast(Tensor, m.pos_drop(tokens + positions)))

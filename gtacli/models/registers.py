@@ -156,7 +156,8 @@ def append_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     if registers is None:
         return tokens
     start = own_prefix(model)
-    zeros = tokens.new_zeros(len(tokens), registers.tokens, tokens.shape[2])
+    # Not len(), which torch.export would take for a constant.
+    zeros = tokens.new_zeros(tokens.shape[0], registers.tokens, tokens.shape[2])
     return torch.cat((tokens[:, :start], zeros, tokens[:, start:]), dim=1)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.export import ExportedProgram
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -34,6 +35,7 @@ from gtacli.registry import EXPORTERS
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.drafts import draft_name
 from gtacli.trained.check_images import CheckImages, check_images
+from gtacli.trained.facts import read_facts
 from gtacli.trained.results import ExportSummary
 
 log = logging.getLogger(__name__)
@@ -121,9 +123,11 @@ def _write(
     card = _card(config, model, exporter, any_size)
     graph = ExportGraph(model, card)
     made = Export(model, card)
+    if not exporter.has_graph:
+        made = replace(made, facts=read_facts(spec, model, images.images, config.license or ""))
     batches = [*_batches(model, card, images.images)]
     if exporter.has_graph:
-        made = replace(made, program=trace(graph, _example(model, card)))
+        made = replace(made, program=_trace(graph, _example(model, card), any_size))
         if any_size:
             _require_other_sizes(made, graph, batches)
     written = []
@@ -159,8 +163,9 @@ def _card(
         interpolation=cast(Any, model.interpolation),
         crop_pct=model.crop_pct,
         classes=tuple(names(index) for index in range(classes)),
-        temperature=1.0 if calibration is None else calibration.temperature,
-        threshold=None if calibration is None else calibration.threshold,
+        # Weights have no place for a temperature.
+        temperature=calibration.temperature if calibration and exporter.has_graph else 1.0,
+        threshold=calibration.threshold if calibration and exporter.has_graph else None,
         heads=config.heads,
         features="cls" if has_cls(model.model) else "mean",
         registers=0 if registers is None else registers.tokens,
@@ -199,6 +204,15 @@ def _example(model: LoadedModel, card: ExportCard) -> Tensor:
         return torch.randint(256, (2, 3, height + 37, width + 61), dtype=torch.uint8)
     patch = cast(Any, model.model).patch_embed.patch_size
     return torch.randn(2, 3, height, width + (2 * patch[1] if card.any_size else 0))
+
+
+def _trace(graph: ExportGraph, example: Tensor, any_size: bool) -> ExportedProgram:
+    try:
+        return trace(graph, example)
+    except UsageError as error:
+        if any_size:
+            raise _FixedSize("torch.export fixes that of its example") from error
+        raise
 
 
 def _batches(

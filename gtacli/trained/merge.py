@@ -80,7 +80,7 @@ def merge(
                 "run": str(run.path),
                 "kept": i in kept,
                 "val_top1": scores[i],
-                "test_top1": run.test_top1,
+                "test_top1": run.summary.test_top1,
             }
             for i, run in enumerate(runs)
         ],

@@ -53,6 +53,10 @@ class SummaryFile(_RunPart):
     """The content of summary.json."""
 
     test_top1: float | None = None
+    test_top5: float | None = None
+    test_mean_class_top1: float | None = None
+    n_train: int | None = None
+    n_test: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,17 @@ class TrainedRun:
         path: its folder.
         config: of its record.
         split: its images.
-        test_top1: as it reports.
+        summary: its result.
         precision: that it was computed at.
+        command: that trained it.
     """
 
     path: Path
     config: RunConfig
     split: SplitFile
-    test_top1: float | None
+    summary: SummaryFile
     precision: str
+    command: str
 
     def weights(self) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         """Return its tensors and their header."""
@@ -87,7 +93,7 @@ def read_run(path: Path) -> TrainedRun:
     split = _read(SplitFile, path / "split.json")
     summary = _read(SummaryFile, path / "summary.json")
     precision = record.precision or record.config.precision
-    return TrainedRun(path, record.config, split, summary.test_top1, precision)
+    return TrainedRun(path, record.config, split, summary, precision, record.command)
 
 
 def _read(kind: type[Any], path: Path) -> Any:

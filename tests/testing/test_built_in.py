@@ -108,7 +108,7 @@ def test_executors(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "onnx" else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("onnx", "pt2") else [])
         for name in names(EXPORTERS)
     ],
 )

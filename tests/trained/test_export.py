@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -163,3 +164,75 @@ def test_outputs_that_a_model_has_not(
     words = ["export", "demo-untrained", "-o", str(tmp_path / "x.onnx"), "--outputs"]
     assert main([*words, "probabilities"]) == 2
     assert "has no classifier, so no probabilities" in capsys.readouterr().err
+
+
+def test_timm_hub(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "hub"
+    words = ["export", run, "--format", "timm-hub", "-o", folder, "--license", "cc-by's"]
+    found = line(capsys, *words)
+    assert found["differences"]["probabilities"] < 1e-5
+    names = ["README.md", "attention.png", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        (folder / "config.json").stat().st_mode & 0o777
+    }
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours = load_model(str(run))
+    images = torch.randn(2, 3, *ours.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model(images), ours.model(images), atol=1e-5)
+    data = timm.data.resolve_data_config(model=model)
+    assert tuple(data["mean"]) == ours.mean
+    assert data["crop_pct"] == ours.crop_pct
+    assert tuple(data["input_size"][1:]) == ours.image_size
+    assert json.loads((folder / "config.json").read_text())["label_names"] == [*ours.classes]
+    text = (folder / "README.md").read_text()
+    assert "license: 'cc-by''s'" in text
+    top1 = json.loads((run / "summary.json").read_text())["test_top1"]
+    assert f"| top-1 accuracy | {top1:.1%} | " in text
+    assert "on tiny-data (" in text
+    assert str(tmp_path) not in text  # no folders of the author
+    assert "blue, green, red" in text
+    again = load_model(str(folder))  # gta's commands take it, too
+    assert again.classes == ours.classes
+    assert main([*map(str, words)]) == 2
+    assert "overwrite" in capsys.readouterr().err
+
+
+def test_safetensors(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "weights.safetensors"
+    assert line(capsys, "export", run, "-o", file)["format"] == "safetensors"
+    ours, theirs = load_model(str(run)), load_model(f"vit_tiny_patch16_224@{file}")
+    assert theirs.classes == ours.classes
+    assert (theirs.mean, theirs.crop_pct) == (ours.mean, ours.crop_pct)
+    for name, value in ours.model.state_dict().items():
+        assert torch.equal(value, theirs.model.state_dict()[name])
+
+
+def test_what_weights_cannot_hold(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(run), "-o", str(tmp_path / "w.safetensors")]
+    for more, message in (
+        (["--with-preprocessing"], "holds weights, no graph"),
+        (["--outputs", "attention"], "holds weights, no graph"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert not any(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_pt2(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.pt2"
+    found = line(capsys, "export", run, "-o", file, "--outputs", "embedding,probabilities")
+    assert found["outputs"] == ["embedding", "probabilities"]
+    assert found["any_size"] is True
+    extra = {"gta.json": ""}
+    program = torch.export.load(file, extra_files=extra)
+    assert read_export_card(extra["gta.json"], "file").outputs == ("embedding", "probabilities")
+    model = load_model(str(run))
+    images = torch.randn(3, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, probabilities = program.module()(images)
+        assert torch.allclose(probabilities, model.model(images).softmax(-1), atol=1e-5)

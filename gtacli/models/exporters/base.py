@@ -6,7 +6,7 @@ A plug-in subclasses `Exporter` and registers itself in the entry-point group `g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,33 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+Metric = tuple[str, float, tuple[float, float] | None]
+"""A name, a fraction, and its 95 % interval where there is one."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts about a trained model that readers want to know, beside its weights.
+
+    Attributes:
+        data: the dataset that it was trained on; "" if that is not known.
+        start: the model that it was trained from; "" if that is not known.
+        command: that trained it; "" if that is not known.
+        images: number of training images; None if that is not known.
+        metrics: on test images.
+        license: of the weights; "" if that is not known.
+        picture: a PNG of attention maps.
+    """
+
+    data: str = ""
+    start: str = ""
+    command: str = ""
+    images: int | None = None
+    metrics: tuple[Metric, ...] = ()
+    license: str = ""
+    picture: bytes | None = None
+
+
 @dataclass(frozen=True)
 class Export:
     """A model to be exported.
@@ -27,11 +54,13 @@ class Export:
         model: with a classifier or without, in eval mode, on the CPU.
         card: its description, which belongs into the file.
         program: the traced graph; None for an exporter of weights alone.
+        facts: for a description that people read.
     """
 
     model: LoadedModel
     card: ExportCard
     program: ExportedProgram | None = None
+    facts: Facts = field(default_factory=Facts)
 
     @property
     def graph(self) -> ExportedProgram:
