@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,7 @@ from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
+    from gtacli.cli.prediction_table import PredictionTable
     from gtacli.inference.results import Prediction
     from gtacli.inference.stream import Failure, Stop
 
@@ -36,36 +38,34 @@ def predict(
     """
     if config.model is None:
         raise UsageError("name a run folder of gta finetune, or another model", option="model")
-    _check_table(config.csv, call.json)
+    places = _table_files(config, call.json)
     from gtacli.cli.follow import follow, lines
-    from gtacli.cli.prediction_table import PredictionTable
+    from gtacli.cli.prediction_table import CsvTable, write_tables
     from gtacli.data.inputs import iter_paths
 
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     source = _from_onnx(config) if is_onnx(config.model) else _from_torch(config)
-
-    def results(stop: Stop) -> Iterator[Prediction | Failure]:
-        return source.predict(paths, stop)
-
     show: Callable[[Prediction], object] = lines(call.json, _text)
-    if config.csv is None:
-        return follow(results, show, call.json).status
+    table = (min(config.top, source.classes), source.says_unsure)
+    streamed: list[PredictionTable] = []
+    if config.csv == "-":
+        streamed, show = [CsvTable(console.say, *table)], lambda result: None
 
-    def with_table(write: Callable[[str], object], show: Callable[[Prediction], object]) -> int:
-        table = PredictionTable(write, min(config.top, source.classes), source.says_unsure)
+    def fill(tables: list[PredictionTable]) -> int:
+        tables = [*streamed, *tables]
 
         def added(stop: Stop) -> Iterator[Prediction | Failure]:
-            for result in results(stop):
-                table.add(result)
+            for result in source.predict(paths, stop):
+                for one in tables:
+                    one.add(result)
                 yield result
 
-        status = follow(added, show, call.json).status
-        table.begin()  # of no image at all
-        return status
+        return follow(added, show, call.json).status
 
-    if config.csv == "-":
-        return with_table(console.say, lambda result: None)
-    return _to_file(Path(config.csv), lambda write: with_table(write, show))
+    status = write_tables(places, *table, fill)
+    for one in streamed:
+        one.finish()  # of no image at all
+    return status
 
 
 class _Source(NamedTuple):
@@ -146,28 +146,23 @@ def _calibration(config: PredictConfig) -> tuple[float, float | None]:
     return found.temperature, found.threshold
 
 
-def _check_table(csv: str | None, as_json: bool) -> None:
-    """Report a table that has no place, before anything is loaded."""
-    if csv == "-" and as_json:
+def _table_files(config: PredictConfig, as_json: bool) -> dict[str, Path]:
+    """Return the tables' files by option; report one that has no place before anything is loaded.
+
+    Raises UsageError.
+    """
+    if config.csv == "-" and as_json:
         raise UsageError("- is stdout, where the lines of JSON go; name a file", option="csv")
-    if csv not in (None, "-") and Path(csv).suffix.lower() != ".csv":
-        raise UsageError(f"{csv} does not end in .csv", option="csv")
-    if csv not in (None, "-") and os.path.isdir(csv):
-        raise UsageError(f"{csv} is a folder; name a file in it", option="csv")
-
-
-def _to_file(path: Path, fill: Callable[[Callable[[str], object]], int]) -> int:
-    """Let `fill` write lines into a file, which appears when it is complete; return its status."""
-    from gtacli.runtime.atomic import write_atomic
-
-    statuses = []
-
-    def write(draft: Path) -> None:
-        with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            statuses.append(fill(lambda line: file.write(line + "\n")))
-
-    write_atomic(path, write, option="csv")
-    return statuses[0]
+    named = {"csv": config.csv, "parquet": config.parquet}
+    places = {key: Path(name) for key, name in named.items() if name not in (None, "-")}
+    for key, place in places.items():
+        if place.suffix.lower() != f".{key}":
+            raise UsageError(f"{place} does not end in .{key}", option=key)
+        if os.path.isdir(place):
+            raise UsageError(f"{place} is a folder; name a file in it", option=key)
+    if config.parquet is not None and find_spec("pyarrow") is None:
+        raise UsageError("needs pyarrow: pip install 'gtacli[parquet]'", option="parquet")
+    return places
 
 
 def _text(result: Prediction) -> str:

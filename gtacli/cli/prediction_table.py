@@ -1,64 +1,186 @@
-"""The table of `gta predict`: CSV with a header and one row per image."""
+"""The tables of `gta predict`: CSV or Parquet with one row per image."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gtacli.inference.stream import Failure
-from gtacli.runtime.escapes import plain_cell
+from gtacli.runtime.atomic import write_atomic
+from gtacli.runtime.escapes import as_utf8, plain_cell
 
 if TYPE_CHECKING:
     from gtacli.inference.results import Prediction
 
+Row: TypeAlias = list[str | float | bool | None]
+_ROWS = 1024
+"""Rows of Parquet that are written at a time."""
 
-class PredictionTable:
-    """A writer of predictions as lines of CSV.
+
+class PredictionTable(ABC):
+    """A table of predictions.
 
     The columns are image, class, probability, class2, probability2, ...; with `unsure` a last one
-    says "yes" of predictions that are not sure. The row of an image that cannot be read is empty
-    but for its name. Control characters are escaped, so that every row is one line. A cell that a
-    spreadsheet would take for a formula begins with an apostrophe. The header is written with the
-    first row, or at the end.
+    says which predictions are not sure. The row of an image that cannot be read is empty but for
+    its name.
     """
 
-    def __init__(self, write: Callable[[str], object], classes: int, unsure: bool = False) -> None:
+    def __init__(self, classes: int, unsure: bool = False) -> None:
         """Begin a table.
 
         Args:
-            write: called with each line, without its end.
             classes: number of classes in a row.
             unsure: whether there is a column for it.
         """
-        self._write, self._classes, self._unsure = write, classes, unsure
-        self._begun = False
+        self._unsure = unsure
+        self._empty = 2 * classes + unsure
+        numbers = ["", *map(str, range(2, classes + 1))]
+        pairs = [f"{key}{n}" for n in numbers for key in ("class", "probability")]
+        self.columns = ["image", *pairs, *(["unsure"] if unsure else [])]
 
     def add(self, result: Prediction | Failure) -> None:
         """Write the row of an image."""
-        self.begin()
         if isinstance(result, Failure):
-            self._row([result.image, *[""] * (2 * self._classes + self._unsure)])
-        else:
-            pairs = [(t["class"], f"{t['probability']:.6g}") for t in result["top"]]
-            unsure = ["yes" if result.get("unsure") else ""] if self._unsure else []
-            self._row([result["image"], *(cell for pair in pairs for cell in pair), *unsure])
+            self._row([result.image, *[None] * self._empty])
+            return
+        row: Row = [result["image"]]
+        for one in result["top"]:
+            row += [one["class"], one["probability"]]
+        self._row([*row, result.get("unsure", False)] if self._unsure else row)
 
-    def begin(self) -> None:
-        """Write the header if it has not been written."""
+    @abstractmethod
+    def _row(self, row: Row) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what is left; a table of no image at all has its columns."""
+
+
+class CsvTable(PredictionTable):
+    """Lines of CSV, with a header.
+
+    Control characters are escaped, so that every row is one line. A cell that a spreadsheet would
+    take for a formula begins with an apostrophe.
+    """
+
+    def __init__(self, write: Callable[[str], object], classes: int, unsure: bool = False) -> None:
+        """Begin a table; `write` is called with each line, without its end."""
+        super().__init__(classes, unsure)
+        self._write = write
+        self._begun = False
+
+    def _row(self, row: Row) -> None:
+        self.finish()
+        self._line(map(_cell, row))
+
+    def finish(self) -> None:
         if not self._begun:
             self._begun = True
-            numbers = ["", *map(str, range(2, self._classes + 1))]
-            self._row(
-                [
-                    "image",
-                    *(f"{key}{n}" for n in numbers for key in ("class", "probability")),
-                    *(["unsure"] if self._unsure else []),
-                ]
-            )
+            self._line(iter(self.columns))
 
-    def _row(self, cells: list[str]) -> None:
+    def _line(self, cells: Iterator[str]) -> None:
         line = io.StringIO()
         csv.writer(line, lineterminator="").writerow(map(plain_cell, cells))
         self._write(line.getvalue())
+
+
+class ParquetTable(PredictionTable):
+    """A Parquet file with text, double and bool columns; null where CSV has an empty cell."""
+
+    def __init__(self, path: Path, classes: int, unsure: bool = False) -> None:
+        super().__init__(classes, unsure)
+        import pyarrow
+        from pyarrow import parquet
+
+        kinds = {"probability": pyarrow.float64(), "unsure": pyarrow.bool_()}
+        fields = [(c, kinds.get(c.rstrip("0123456789"), pyarrow.string())) for c in self.columns]
+        self._arrow: Any = pyarrow
+        self._schema = pyarrow.schema(fields)
+        self._writer = parquet.ParquetWriter(path, self._schema)
+        self._rows: list[Row] = []
+
+    def _row(self, row: Row) -> None:
+        self._rows.append([as_utf8(cell) if isinstance(cell, str) else cell for cell in row])
+        if len(self._rows) == _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [*zip(*self._rows, strict=True)] or [()] * len(self.columns)
+        arrays = [
+            self._arrow.array(column, kind.type)
+            for column, kind in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_table(self._arrow.table(arrays, schema=self._schema))
+        self._rows = []
+
+    def finish(self) -> None:
+        self._flush()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
+        self._writer.close()
+
+
+@contextmanager
+def csv_file(path: Path, classes: int, unsure: bool) -> Iterator[PredictionTable]:
+    """Open a file of CSV, which is complete afterwards."""
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        table = CsvTable(lambda line: file.write(line + "\n"), classes, unsure)
+        yield table
+        table.finish()
+
+
+@contextmanager
+def parquet_file(path: Path, classes: int, unsure: bool) -> Iterator[PredictionTable]:
+    """Open a Parquet file, which is complete afterwards."""
+    table = ParquetTable(path, classes, unsure)
+    try:
+        yield table
+        table.finish()
+    finally:
+        table.close()
+
+
+TABLES = {"csv": csv_file, "parquet": parquet_file}
+"""How a table's file is opened, by option and suffix."""
+
+
+def write_tables(
+    places: Mapping[str, Path],
+    classes: int,
+    unsure: bool,
+    fill: Callable[[list[PredictionTable]], int],
+) -> int:
+    """Let `fill` add rows to tables in files, which appear when all is complete.
+
+    Args:
+        places: files by option.
+        classes, unsure: see `PredictionTable`.
+
+    Returns what `fill` returns. Raises RunError about the option of a file that cannot be written.
+    """
+    if not places:
+        return fill([])
+    option, *others = places
+    returned = []
+
+    def write(draft: Path) -> None:
+        with TABLES[option](draft, classes, unsure) as table:
+            rest = {key: places[key] for key in others}
+            returned.append(write_tables(rest, classes, unsure, lambda more: fill([table, *more])))
+
+    write_atomic(places[option], write, option=option)
+    return returned[0]
+
+
+def _cell(value: str | float | bool | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value or ""

@@ -38,3 +38,9 @@ class PredictConfig(DeviceConfig):
         shown="off",
         metavar="FILE.csv|-",
     )
+    parquet: str | None = option(
+        None,
+        "also write the same columns as Parquet; an existing file is replaced",
+        shown="off",
+        metavar="FILE.parquet",
+    )

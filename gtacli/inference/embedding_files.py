@@ -35,7 +35,7 @@ from numpy.lib import format as npy
 from gtacli.errors import GtaError
 from gtacli.inference.embeddings import EmbeddedImage
 from gtacli.runtime.atomic import write_atomic
-from gtacli.runtime.escapes import plain_cell
+from gtacli.runtime.escapes import as_utf8, plain_cell
 
 _ROWS = 1024
 """Rows that are written at a time."""
@@ -224,11 +224,7 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
 
 
 def _texts_of(image: EmbeddedImage) -> tuple[str, ...]:
-    """Return path, label and split as UTF-8 can hold them; a path may have bytes that it cannot."""
-    return tuple(
-        text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        for text in (image.path, image.label, image.split)
-    )
+    return tuple(map(as_utf8, (image.path, image.label, image.split)))
 
 
 @contextmanager

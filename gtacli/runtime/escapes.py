@@ -17,6 +17,11 @@ def escape_controls(text: str) -> str:
     return mask_secrets(CONTROLS.sub(escape, text))
 
 
+def as_utf8(text: str) -> str:
+    """Return `text` as UTF-8 can hold it; names of files may have bytes that it cannot."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def plain_cell(cell: str) -> str:
     """Return a cell of CSV as text of one line, which no spreadsheet takes for a formula."""
     return escape_controls(f"'{cell}" if cell.startswith(_FORMULA) else cell)

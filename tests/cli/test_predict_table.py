@@ -1,15 +1,16 @@
-"""Tests of `gta predict --csv`."""
+"""Tests of `gta predict --csv` and `--parquet`."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from gtacli.cli.prediction_table import PredictionTable
+from gtacli.cli.prediction_table import CsvTable
 from gtacli.inference.stream import Failure
 from tests.cli.conftest import Gta
 
@@ -52,6 +53,54 @@ def test_a_dash_is_stdout_instead_of_the_lines(gta: Gta, photos: Path) -> None:
     assert gta("predict", "new", "-m", "demo", "--csv", "-", "--json").status == 2
 
 
+def test_parquet_has_the_columns_of_the_csv(gta: Gta, photos: Path) -> None:
+    from pyarrow import parquet
+
+    (photos / os.fsdecode(b"\xff.png")).write_bytes((photos / "c.png").read_bytes())
+    words = ["predict", "new", "-m", "demo", "--top", "2", "--unsure", "0.999"]
+    done = gta(*words, "--csv", "p.csv", "--parquet", "out/p.parquet")
+    assert done.status == 1
+    table = parquet.read_table("out/p.parquet")
+    assert [str(kind) for kind in table.schema.types] == [
+        "string", "string", "double", "string", "double", "bool"
+    ]  # fmt: skip
+    texts = rows(Path("p.csv").read_text())
+    assert table.column_names == [*texts[0]]
+    found = table.to_pylist()
+    assert [row["image"] for row in found][:3] == [row["image"] for row in texts][:3]
+    assert found[3]["image"] == "new/\\xff.png"
+    assert [row["class"] or "" for row in found] == [row["class"] for row in texts]
+    assert found[1] == dict.fromkeys(table.column_names) | {"image": "new/b.png"}
+    for row, text in zip(found, texts, strict=True):
+        if row["class"] is not None:
+            assert row["probability"] == pytest.approx(float(text["probability"]), rel=1e-4)
+            assert row["unsure"] is (text["unsure"] == "yes")
+
+
+def test_a_table_of_no_image_has_its_columns(
+    gta: Gta, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow import parquet
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    gta("predict", "-", "-m", "demo", "--top", "1", "--csv", "p.csv", "--parquet", "p.parquet")
+    assert Path("p.csv").read_text() == "image,class,probability\n"
+    table = parquet.read_table("p.parquet")
+    assert (table.num_rows, table.column_names) == (0, ["image", "class", "probability"])
+
+
+def test_parquet_without_pyarrow_and_other_names(
+    gta: Gta, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = gta("predict", "new", "-m", "demo", "--parquet", "p.csv")
+    assert done.status == 2
+    assert "does not end in .parquet" in done.err
+    monkeypatch.setattr("gtacli.cli.predict.find_spec", lambda name: None)
+    done = gta("predict", "new", "-m", "demo", "--parquet", "p.parquet")
+    assert done.status == 2
+    assert "pip install 'gtacli[parquet]'" in done.err
+
+
 @pytest.mark.parametrize(
     ("place", "said"), [("new/c.png", "does not end in .csv"), ("d.csv", "folder")]
 )
@@ -69,7 +118,7 @@ def test_a_table_replaces_no_image_and_no_folder(
 
 def test_every_row_is_one_line() -> None:
     lines: list[str] = []
-    table = PredictionTable(lines.append, 1)
+    table = CsvTable(lines.append, 1)
     table.add({"image": "a\nb.png", "top": [{"class": 'a "fine" one', "probability": 1e-9}]})
     table.add(Failure("\x1b[2J.png", "bad"))
     assert lines == [
@@ -82,7 +131,7 @@ def test_every_row_is_one_line() -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_no_cell_is_a_formula(start: str) -> None:
     lines: list[str] = []
-    table = PredictionTable(lines.append, 1)
+    table = CsvTable(lines.append, 1)
     top = {"class": f"{start}HYPERLINK(1)", "index": 0, "probability": 0.5}
     table.add({"image": f"{start}1.png", "top": [top]})  # type: ignore[typeddict-item]
     assert lines[1] == f"'{start}1.png,'{start}HYPERLINK(1),0.5"

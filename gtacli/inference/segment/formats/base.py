@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gtacli.images.sizes import Size
 from gtacli.inference.outputs import result_path, write_result
+from gtacli.runtime.escapes import as_utf8
 
 Records = Callable[[], Iterable[Any]]
 """Yields what `add` has returned for each image, in order; may be called again."""
@@ -81,6 +82,5 @@ class AnnotationFormat(ABC):
 
 
 def as_text(path: PurePath) -> str:
-    """Return a path with slashes, as UTF-8 can hold it; it may have bytes that UTF-8 cannot."""
-    raw = path.as_posix().encode("utf-8", "surrogateescape")
-    return raw.decode("utf-8", "backslashreplace")
+    """Return a path with slashes, as UTF-8 can hold it."""
+    return as_utf8(path.as_posix())
