@@ -23,7 +23,8 @@ def calibrate(config: CalibrateConfig, call: Call, run: Run) -> int:
     One temperature divides the logits, so that of the images with a probability of 80 % about 80 %
     are right; the predicted classes stay. gta predict uses it from then on, and with --unsure auto
     marks predictions below the probability from which on --accuracy is reached. Both are chosen on
-    held-out images; the calibration error is shown on the test images, too.
+    held-out images, or on those that the networks of its folds have not seen (gta finetune
+    --folds); the calibration error is shown on the test images, too.
     """
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder

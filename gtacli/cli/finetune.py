@@ -32,6 +32,8 @@ RESULT = (
     ("test_mean_class_top1", "test mean class top-1 %", True),
     ("linear_probe_top1", "linear probe, test top-1 %", True),
     ("val_top1", "val top-1 %", True),
+    ("folds_top1", "cross-validation, top-1 %", True),
+    ("folds_mean_class_top1", "cross-validation, mean class top-1 %", True),
     ("best_epoch", "best epoch", False),
     ("average_alpha", "alpha of the average", False),
     ("kept_attention", "blocks whose attention is kept %", True),

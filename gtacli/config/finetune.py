@@ -128,6 +128,15 @@ class FinetuneConfig(TrainingConfig):
         "validation split; auto: 20 of classes with 10 or more images, none of smaller ones",
         metavar="PERCENT|auto|none",
     )
+    folds: int | None = option(
+        None,
+        "also measure by cross-validation: cut the training images into K folds, train on all but "
+        "one and classify that one, for each; nothing else is held out, and it takes K runs more",
+        ge=2,
+        le=100,
+        metavar="K",
+        shown="off",
+    )
     refit: bool = option(
         False,
         "then train again on all images, the held-out ones too; to the end of the schedule, "
@@ -346,6 +355,23 @@ class FinetuneConfig(TrainingConfig):
             )
         if self.freeze_epochs and self.train == "head":
             raise ValueError("`freeze_epochs` has no effect with `train=head`; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> FinetuneConfig:
+        if self.folds is None:
+            return self
+        other = {
+            f"hold_out={self.hold_out}": isinstance(self.hold_out, float),
+            "lam=auto": self.lam == "auto",
+            "patience": self.patience is not None,
+            "refit": self.refit,
+        }
+        for name in (name for name, given in other.items() if given):
+            raise ValueError(
+                f"`folds` and `{name}` exclude each other: with folds the run itself learns from "
+                "all images"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,12 @@ MIN_FOR_AUTO = 10
 
 
 def with_held_out(config: FinetuneConfig) -> FinetuneConfig:
-    """Return the config, with a fifth held out if it leaves that open and an option needs it."""
+    """Return the config with what `hold_out` leaves to other options.
+
+    A fifth is held out where an option decides by it, nothing where `folds` measure.
+    """
+    if config.hold_out == "auto" and config.folds is not None:
+        return config.model_copy(update={"hold_out": "none"})
     if config.hold_out == "auto" and _needs_held_out(config):
         return config.model_copy(update={"hold_out": FIFTH})
     return config

@@ -154,13 +154,18 @@ def average_with_start(
     return averaged
 
 
+def load_saved(job: FinetuneJob, run: RunFolder) -> None:
+    """Load the saved weights into the network that is measured, its adapters merged."""
+    # The folder may be on another node.
+    tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
+    merge_adapters(job.evaluated.model)
+    job.evaluated.model.load_state_dict(tensors)
+
+
 def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:
     """Measure the saved weights on the test images."""
     if not run.dry:
-        # The folder may be on another node.
-        tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
-        merge_adapters(job.evaluated.model)
-        job.evaluated.model.load_state_dict(tensors)
+        load_saved(job, run)
     found = make_evaluator(job, job.split.test, drift=False)(1 if dry_run else None)
     job.stores.share_skipped(job.processes)
     tracked: TestAttention = {}

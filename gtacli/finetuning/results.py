@@ -153,6 +153,23 @@ class AverageWeight(TypedDict, total=False):
     ]
 
 
+class CrossValidation(TypedDict, total=False):
+    """The fields of summary.json that `folds` adds."""
+
+    folds_top1: Annotated[
+        float,
+        Doc("accuracy on the training images, each by a network that never saw it; fraction"),
+    ]
+    folds_interval: Annotated[
+        list[float], Doc("its 95 % interval (Wilson's) for so many images: low, high")
+    ]
+    folds_mean_class_top1: Annotated[
+        float | None, Doc("mean of the classes' accuracies on the same images, fraction")
+    ]
+    folds_top1_by_fold: Annotated[list[float], Doc("accuracy on each fold, fraction")]
+    n_folds: Annotated[int, Doc("number of images that were classified so")]
+
+
 class LinearProbe(TypedDict, total=False):
     """The content of linear_probe.json, which summary.json repeats; absent where it is unknown."""
 
@@ -169,7 +186,9 @@ class BeforeTraining(ChosenStrength, KeptAttention, LinearProbe, total=False):
     """The fields of summary.json that are known before the first step."""
 
 
-class FinetuneSummary(TestMetrics, ValidationAttention, RunCosts, BeforeTraining, AverageWeight):
+class FinetuneSummary(
+    TestMetrics, ValidationAttention, RunCosts, BeforeTraining, AverageWeight, CrossValidation
+):
     """The content of summary.json of a fine-tuning, which `gta finetune` prints."""
 
     command: Literal["finetune"]

@@ -11,6 +11,7 @@ from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
 from gtacli.finetuning.decision import apply, decide
 from gtacli.finetuning.epochs import with_recorded_epochs
+from gtacli.finetuning.folds import cross_validate, require_folds
 from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
 from gtacli.finetuning.per_class import log_balance
@@ -19,6 +20,7 @@ from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
 from gtacli.finetuning.results import (
     AverageWeight,
     BeforeTraining,
+    CrossValidation,
     FinetuneSummary,
     SearchResult,
     ValidationAttention,
@@ -112,6 +114,8 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     log_held_out(session.config, job.split)
     if config.track_attention and not job.observed:
         log.warning("`track_attention` has no effect: no class has 3 training images")
+    if config.folds is not None:
+        require_folds(job.split.train, config.folds, config.seed)
     if config.lam == "auto":
         require_learning_backbone(config.train, "lam")
         require_search(job.epochs, config.regularizer, len(job.split.val), idle)
@@ -132,7 +136,13 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     if config.average == "source":
         alpha = (progress.chosen or {}).get("alpha")
         averaged = average_with_start(job, run, dry_run, alpha, final=True)
-    return _summarize(session, job, progress, averaged, beforehand)
+    summary = _summarize(session, job, progress, averaged, beforehand)
+    if config.folds is None:
+        return summary
+    stores, parts = job.stores, job.parts
+    del job  # frees its networks and its optimizer
+    found = cross_validate(with_held_out(session.config), stores, parts, run)
+    return {**summary, **found, "seconds": session.seconds()}
 
 
 def _before_training(
@@ -263,4 +273,5 @@ def _summarize(
         **session.costs(job, progress),
         **mean,
         **beforehand,
+        **CrossValidation(),  # measured afterwards
     }

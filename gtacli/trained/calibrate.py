@@ -1,4 +1,8 @@
-"""Calibration of a run by one temperature, chosen on the images that it has held out."""
+"""Calibration of a run by one temperature, chosen on images that it has not learned from.
+
+They are those that it has held out. A run with `folds` has held none out: then they are its
+training images, as networks have classified them that never saw them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.config.calibrate import CalibrateConfig
+from gtacli.data.base import ImageDataset
 from gtacli.data.spec import load_dataset
 from gtacli.errors import UsageError
 from gtacli.inference.calibrated import Reliability, RunCalibration, write_calibration
@@ -17,11 +22,11 @@ from gtacli.measures.calibration import (
     lowest_sure,
     reliability,
 )
-from gtacli.models.loading import load_model
+from gtacli.models.loading import LoadedModel, load_model
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.trained.results import CalibrateSummary
-from gtacli.trained.runs import common_held_out, read_run, test_images
+from gtacli.trained.runs import TrainedRun, common_held_out, fold_logits, read_run, test_images
 
 log = logging.getLogger(__name__)
 FEW = 50
@@ -40,14 +45,9 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     with recorded_specs("the record of a run", config.allow_fetch):
         dataset = load_dataset(spec)
     model = load_model(str(path))
-    held_out, tested = common_held_out([run], dataset), test_images(run, dataset)
-    if not held_out:
-        raise UsageError(
-            f"{path} has learned from all its images, so that none can say how sure it may be; "
-            "train with `hold_out=20`"
-        )
+    tested = test_images(run, dataset)
     compute = compute.at(run.precision)
-    own = class_logits(model, held_out, compute, config.batch_size, config.workers)
+    own = _unseen(config, run, dataset, model, compute)
     if len(own.labels) < FEW:
         log.warning("%d held-out images: the temperature is a rough guess", len(own.labels))
     temperature = fit_temperature(own.values.numpy(), own.labels.numpy())
@@ -86,6 +86,26 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
         "n_val": len(own.labels),
         "n_test": 0 if other is None else len(other.labels),
     }
+
+
+def _unseen(
+    config: CalibrateConfig,
+    run: TrainedRun,
+    dataset: ImageDataset,
+    model: LoadedModel,
+    compute: Compute,
+) -> ClassLogits:
+    """Return logits of images by networks that have not learned from them."""
+    held_out = common_held_out([run], dataset)
+    if held_out:
+        return class_logits(model, held_out, compute, config.batch_size, config.workers)
+    found = fold_logits(run, len(dataset.classes))
+    if found is None:
+        raise UsageError(
+            f"{run.path} has learned from all its images, so that none can say how sure it may be; "
+            "train with `hold_out=20`, or with `folds=5`"
+        )
+    return found
 
 
 def _confidence(logits: ClassLogits, temperature: float) -> tuple[Any, Any]:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
 from gtacli.config.base import StrictModel, read_content
 from gtacli.data.base import ImageDataset, Record
 from gtacli.errors import GtaError, UsageError
+from gtacli.inference.logits import ClassLogits
 from gtacli.models.files import read_weights
-from gtacli.runtime.run_files import RECORD_FILE, WEIGHTS_FILE
+from gtacli.runtime.run_files import FOLDS_FILE, RECORD_FILE, WEIGHTS_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 
 
@@ -139,6 +141,31 @@ def common_held_out(runs: Sequence[TrainedRun], dataset: ImageDataset) -> tuple[
     keys = set.intersection(*(set(run.split.val or ()) for run in runs))
     keys -= {key for run in runs for key in run.split.train or ()}
     return tuple(record for _, record in dataset.records() if record.key in keys)
+
+
+def fold_logits(run: TrainedRun, classes: int) -> ClassLogits | None:
+    """Return the logits of a run's training images by the networks of its folds; None without.
+
+    Raises GtaError for a damaged file.
+    """
+    path = run.path / FOLDS_FILE
+    if not path.is_file():
+        return None
+    tensors, _ = read_weights(path)
+    values, labels = tensors.get("logits"), tensors.get("labels")
+    if values is None or labels is None or not _are_logits(values, labels, classes):
+        raise GtaError(f"{path} is damaged: it does not hold logits of {classes} classes")
+    return ClassLogits(values, labels)
+
+
+def _are_logits(values: Tensor, labels: Tensor, classes: int) -> bool:
+    n = len(labels) if labels.ndim == 1 else 0
+    shaped = values.shape == (n, classes) and n > 0
+    typed = values.dtype == torch.float32 and labels.dtype == torch.int64
+    if not (shaped and typed):
+        return False
+    known = labels.amin() >= 0 and labels.amax() < classes
+    return bool(known and values.isfinite().all())
 
 
 def test_images(run: TrainedRun, dataset: ImageDataset) -> tuple[Record, ...]:

@@ -161,11 +161,15 @@ class Session(Generic[Config]):
             text = f"{run.path / 'split.json'} is not the split of this run (`{min(changed)}`)"
             raise GtaError(f"{text}; restore the file, or delete it", option="resume")
 
+    def seconds(self) -> float:
+        """Return how long the run has taken so far."""
+        return round(time.perf_counter() - self._started, 2)
+
     def costs(self, job: TrainingJob, progress: Progress) -> RunCosts:
         """Return the fields of summary.json that all commands have."""
         memory = max(job.processes.gather(job.compute.peak_memory_mb()))
         costs: RunCosts = {
-            "seconds": round(time.perf_counter() - self._started, 2),
+            "seconds": self.seconds(),
             "images_per_second": median_rate(progress.rows),
             "peak_memory_mb": round(memory, 1),
         }

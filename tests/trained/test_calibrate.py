@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.special import log_softmax, softmax
 from torchvision.transforms.v2 import functional as F
 
 from gtacli.cli import main
+from gtacli.measures.calibration import fit_temperature
 from gtacli.models import load_model
 
 
@@ -144,3 +146,44 @@ def test_a_run_that_has_held_out_nothing_cannot_be_calibrated(
     assert main(["calibrate", str(run), "-q"]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert "train with --hold-out 20" in error
+
+
+def test_a_run_with_folds_is_calibrated_by_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images that it has held out go first; where there are none, those of its folds count."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(18) % 3
+    logits = 3 * torch.randn(18, 3, generator=generator)
+    save_file({"logits": logits, "labels": labels}, run / "folds.safetensors")
+    split = json.loads((run / "split.json").read_text())
+    (run / "split.json").write_text(json.dumps(split | {"val": []}))
+    capsys.readouterr()
+    assert main(["calibrate", str(run), "-q", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_val"] == 18
+    expected = fit_temperature(logits.numpy(), labels.numpy())
+    assert found["temperature"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"logits": torch.zeros(4, 2), "labels": torch.zeros(4, dtype=torch.int64)},
+        {"logits": torch.zeros(4, 3), "labels": torch.full((4,), 3)},
+        {"logits": torch.full((4, 3), torch.nan), "labels": torch.zeros(4, dtype=torch.int64)},
+        {"logits": torch.zeros(0, 3), "labels": torch.zeros(0, dtype=torch.int64)},
+        {"labels": torch.zeros(4, dtype=torch.int64)},
+    ],
+    ids=["classes", "labels", "nan", "empty", "none"],
+)
+def test_damaged_folds_are_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str], tensors: dict[str, torch.Tensor]
+) -> None:
+    save_file(tensors, run / "folds.safetensors")
+    split = json.loads((run / "split.json").read_text())
+    (run / "split.json").write_text(json.dumps(split | {"val": []}))
+    capsys.readouterr()
+    assert main(["calibrate", str(run), "-q"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "folds.safetensors is damaged" in error

@@ -1,0 +1,250 @@
+"""Cross-validation (`folds`): every training image is classified by a network that never saw it.
+
+Where images are too few to hold any out, they are cut into K folds, by class and seed. For each of
+them a network is trained on the others, by the options of the run and to the last epoch, and
+classifies the fold. So all images tell how good the method is, and none is lost to the run's own
+training. The estimate is of networks that see (K - 1)/K of the images: it is rather too low.
+
+The strength of the attention's penalty, where the program decides it, is decided for each fold by
+the images that it is trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.base import Record
+from gtacli.data.sampling import Split, split_folds
+from gtacli.errors import GtaError, Interrupted, UsageError
+from gtacli.finetuning.decision import apply, decide
+from gtacli.finetuning.frozen_features import extract_features
+from gtacli.finetuning.per_class import mean_class_accuracy
+from gtacli.finetuning.phases import average_with_start, load_saved, run_phase
+from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
+from gtacli.finetuning.results import CrossValidation
+from gtacli.measures.statistics import wilson_interval
+from gtacli.models.files import read_weights
+from gtacli.runtime.escapes import plain_cell
+from gtacli.runtime.run_files import FOLDS_FILE, FOLDS_TABLE
+from gtacli.runtime.run_folder import RunFolder
+from gtacli.training.loop import SilentObserver
+from gtacli.training.record import read_record
+from gtacli.training.session import check_origin
+from gtacli.training.state import Progress, read_progress
+
+log = logging.getLogger(__name__)
+
+FOLDER = "folds"
+
+
+class FoldLogits(NamedTuple):
+    """The logits of images by networks of folds that have not seen them.
+
+    Attributes:
+        values: logits (n, classes), fp32.
+        rows: int64 (n,), the images' numbers in `split.json`'s `train`.
+    """
+
+    values: Tensor
+    rows: Tensor
+
+
+def require_folds(records: tuple[Record, ...], folds: int, seed: int) -> None:
+    """Raise UsageError if there are fewer images to leave out than folds."""
+    left_out = set(split_folds(records, folds, seed).values())
+    if len(left_out) < folds:
+        text = (
+            f"{folds} are more than the {len(left_out)} images that can be left out (of classes "
+            "with two or more)"
+        )
+        raise UsageError(text, option="folds")
+
+
+def cross_validate(
+    config: FinetuneConfig, stores: FinetuneStores, parts: int, run: RunFolder
+) -> CrossValidation:
+    """Train a network for each fold and classify that fold; finished folds are not repeated.
+
+    Args:
+        config: of the run, before the program decided anything.
+        stores: of the run.
+        parts: into which its batches are cut.
+        run: its folder; gets the table and the logits.
+
+    Returns: fields of the summary.
+
+    Raises:
+        Interrupted: with the way to resume.
+        RunError: if the training of a fold fails.
+    """
+    assert config.folds is not None
+    split = stores.split
+    fold_of = split_folds(split.train, config.folds, split.info["seed"])
+    found: list[FoldLogits] = []
+    top1 = []
+    for number in range(1 if run.dry else config.folds):
+        rows = [i for i, r in enumerate(split.train) if fold_of.get(r.key) == number]
+        found.append(_logits_of(number, rows, config, stores, parts, run))
+        hits = found[-1].values.argmax(1) == _labels(split.train, found[-1].rows)
+        top1.append(float(hits.double().mean()))
+        log.info(
+            *("fold %d of %d: %.1f %% of %d images", number + 1, config.folds),
+            *(100 * top1[-1], len(hits)),
+        )
+    logits = FoldLogits(*(torch.cat(column) for column in zip(*found, strict=True)))
+    folds = torch.cat([torch.full_like(one.rows, n) for n, one in enumerate(found)])
+    _write(run, stores, logits, folds)
+    run.remove(FOLDER)
+    return _measure(logits, stores, top1)
+
+
+def _measure(
+    logits: FoldLogits, stores: FinetuneStores, top1_by_fold: list[float]
+) -> CrossValidation:
+    labels = _labels(stores.split.train, logits.rows)
+    hits = logits.values.argmax(1) == labels
+    right, n = int(hits.sum()), len(hits)
+    classes = len(stores.dataset.classes)
+    counts = (labels[hits].bincount(minlength=classes), labels.bincount(minlength=classes))
+    by_class = zip(*(count.tolist() for count in counts), strict=True)
+    low, high = wilson_interval(right, n)
+    return {
+        "folds_top1": right / n,
+        "folds_interval": [low, high],
+        "folds_mean_class_top1": mean_class_accuracy(by_class),
+        "folds_top1_by_fold": top1_by_fold,
+        "n_folds": n,
+    }
+
+
+def _labels(records: tuple[Record, ...], rows: Tensor) -> Tensor:
+    return torch.tensor([records[row].label for row in rows.tolist()])
+
+
+def _logits_of(
+    number: int,
+    rows: list[int],
+    config: FinetuneConfig,
+    stores: FinetuneStores,
+    parts: int,
+    run: RunFolder,
+) -> FoldLogits:
+    """Return the logits of one fold, trained and classified unless the run has them already."""
+    file = f"{FOLDER}/{number + 1}.safetensors"
+    if config.resume is not None and run.has(file):
+        tensors = run.processes.run_on_main(lambda: read_weights(run.path / file)[0])
+        return _checked(tensors, run.path / file, rows, len(stores.dataset.classes))
+    folder = run.subfolder(f"{FOLDER}/{number + 1}")
+    job, progress, state = _prepare(rows, config, stores, parts, run, folder)
+    limit = 1 if run.dry else None
+    try:
+        run_phase(job, folder, SilentObserver(), progress, state, run.dry)
+    except Interrupted:
+        raise Interrupted(
+            f"stopped in fold {number + 1} of {config.folds}; continue with `resume` {run.path}"
+        ) from None
+    if config.average == "source":
+        average_with_start(job, folder, run.dry, None, final=True)
+    if not run.dry:
+        load_saved(job, folder)
+    left_out = tuple(stores.split.train[row] for row in rows)
+    features = extract_features(job, left_out, limit, read=_classifier(job))
+    found = FoldLogits(features.values, torch.tensor(rows)[features.indices])
+    run.write_tensors(found._asdict(), {}, file)
+    run.remove(f"{FOLDER}/{number + 1}")
+    return found
+
+
+def _prepare(
+    rows: list[int],
+    config: FinetuneConfig,
+    stores: FinetuneStores,
+    parts: int,
+    run: RunFolder,
+    folder: RunFolder,
+) -> tuple[FinetuneJob, Progress, dict[str, Any] | None]:
+    """Return the job that trains on all images but those of a fold, and where it goes on."""
+    out = set(rows)
+    whole = stores.split
+    # Without validation images its last epoch is saved: the fold must not choose its own network.
+    train = tuple(record for row, record in enumerate(whole.train) if row not in out)
+    split = Split(train, (), (), {**whole.info, "validation": "none"})
+    own = FinetuneStores(
+        interpolation=stores.interpolation,
+        cache=config.cache,
+        dataset=stores.dataset,
+        split=split,
+    )
+    quiet = {"drift": False, "track_attention": False, "keep_adapter": False, "folds": None}
+    config = config.model_copy(update=quiet)
+    state = None
+    if config.resume is not None and folder.has_state():
+        state = folder.read_state()
+        check_origin(state, run, read_record(run)["config"], whole.to_json())
+    job = prepare(config, stores=own, processes=run.processes)
+    if config.leaves_attention_open and (decision := decide(job, folder, run.dry)):
+        config, depth = job.config, job.depth
+        del job
+        job = prepare(apply(config, decision, depth), stores=own, processes=run.processes)
+    job.parts = parts
+    return job, Progress() if state is None else read_progress(state), state
+
+
+def _classifier(job: FinetuneJob) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (B, 3, H, W) to the trained network's logits."""
+    model, device = job.evaluated.model.eval(), job.compute.device
+    view = job.target.view(device)
+
+    def classify(images: Tensor) -> Tensor:
+        with job.compute.autocast():
+            logits: Tensor = model(view(images.to(device)))
+        return logits.float()
+
+    return classify
+
+
+def _checked(tensors: dict[str, Tensor], path: Path, rows: list[int], classes: int) -> FoldLogits:
+    """Return the logits of a fold's file. Raises GtaError for a file of other content."""
+    values, own = tensors.get("values"), tensors.get("rows")
+    if (
+        values is None
+        or own is None
+        or values.dtype != torch.float32
+        or values.shape != (len(own), classes)
+        or own.dtype != torch.int64
+        or not {*own.tolist()} <= {*rows}
+    ):
+        text = f"{path} is damaged: it does not hold the logits of this fold; remove it"
+        raise GtaError(text, option="resume")
+    return FoldLogits(values, own)
+
+
+def _write(run: RunFolder, stores: FinetuneStores, logits: FoldLogits, folds: Tensor) -> None:
+    """Write the logits, and a table of the predictions in the order of the training images."""
+    records, names = stores.split.train, stores.dataset.classes
+    order = logits.rows.argsort()
+    values, rows, folds = logits.values[order], logits.rows[order], folds[order]
+    labels = _labels(records, rows)
+    tensors = {"logits": values, "labels": labels, "rows": rows, "folds": folds}
+    run.write_tensors(tensors, {}, FOLDS_FILE)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "fold", "label", "class", "probability"])
+    best = values.softmax(1).max(1)
+    for row, fold, label, guess, p in zip(
+        *(column.tolist() for column in (rows, folds, labels, best.indices, best.values)),
+        strict=True,
+    ):
+        cells = (records[row].key, fold + 1, names[label], names[guess], f"{p:.6g}")
+        table.writerow(map(plain_cell, map(str, cells)))
+    content = text.getvalue().encode("utf-8", "surrogateescape")  # names need not be valid text
+    run.write(FOLDS_TABLE, lambda draft: draft.write_bytes(content))
