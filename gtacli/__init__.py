@@ -9,6 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gtacli.cli.functions import (
+        attention_map,
+        calibrate,
+        discover,
+        embed,
+        finetune,
+        merge,
+        predict,
+        pretrain,
+        probe_attention,
+        probe_background,
+        probe_fewshot,
+        probe_knn,
+        probe_linear,
+        probe_retrieval,
+        probe_robust,
+        probe_transfer,
+        segment,
+    )
     from gtacli.discovery import normalized_cut
     from gtacli.models import attention, load_model
     from gtacli.registry import Registry
@@ -23,8 +42,25 @@ __all__ = [
     "api_version",
     "attention",
     "attention_distance",
+    "attention_map",
+    "calibrate",
+    "discover",
+    "embed",
+    "finetune",
     "load_model",
+    "merge",
     "normalized_cut",
+    "predict",
+    "pretrain",
+    "probe_attention",
+    "probe_background",
+    "probe_fewshot",
+    "probe_knn",
+    "probe_linear",
+    "probe_retrieval",
+    "probe_robust",
+    "probe_transfer",
+    "segment",
 ]
 
 _HOMES = {
@@ -34,6 +70,7 @@ _HOMES = {
     "normalized_cut": "gtacli.discovery",
     "Registry": "gtacli.registry",
 }
+_COMMANDS = "gtacli.cli.functions"  # home of all other names
 
 
 def __getattr__(name: str) -> Any:
@@ -45,8 +82,8 @@ def __getattr__(name: str) -> Any:
         from gtacli.runtime.versions import api_version
 
         return api_version()
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, _COMMANDS)), name)
     raise AttributeError(f"module 'gtacli' has no attribute '{name}'")
 
 

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -89,8 +90,31 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
+_collected: ContextVar[list[Any] | None] = ContextVar("results", default=None)
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def collecting(silent: bool) -> Iterator[list[Any]]:
+    """Collect the results inside in a list instead of printing them.
+
+    Args:
+        silent: show no progress.
+    """
+    results: list[Any] = []
+    tokens = _collected.set(results), _silent.set(silent)
+    try:
+        yield results
+    finally:
+        _collected.reset(tokens[0])
+        _silent.reset(tokens[1])
+
+
 def emit(result: Any) -> None:
     """Print a result as a line of JSON. A number that is not finite becomes null."""
+    if (results := _collected.get()) is not None:
+        results.append(result)
+        return
     text = to_json(result, ensure_ascii=False)  # escapes C0 only
     text = CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
@@ -102,6 +126,8 @@ def emit(result: Any) -> None:
 
 def say(text: str) -> None:
     """Print a line of a result as text."""
+    if _collected.get() is not None:
+        return
     text = escape_controls(text)
     try:
         sys.stdout.write(text + "\n")
@@ -121,6 +147,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
     A last column that is too long for a terminal is wrapped; in a file nothing is cut.
     """
+    if _collected.get() is not None:
+        return
     cells = [[escape_controls(_cell(value)) for value in row] for row in rows]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -156,10 +184,10 @@ def progress(
     The bar disappears at the end. Without a terminal a line is logged every `lines` seconds; with
     None nothing is.
     """
-    if logging.getLogger("gtacli").level > logging.INFO:
+    if _silent.get() or logging.getLogger("gtacli").level > logging.INFO:
         yield lambda steps=1, note=None: None
         return
-    if not stderr().is_terminal:
+    if not (stderr().is_terminal or stderr().is_jupyter):
         yield _ProgressLines(label, total, math.inf if lines is None else lines)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

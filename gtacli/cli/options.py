@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import typer
 from pydantic.fields import FieldInfo
@@ -96,6 +96,18 @@ class Call:
             self._own.add(folder.path)
 
 
+class Declared(NamedTuple):
+    """A command that has been declared."""
+
+    body: Callable[..., int | None]
+    model: type[CommandConfig]
+    dry_run: bool
+
+
+DECLARED: dict[str, Declared] = {}
+"""The commands whose modules have been imported, by name."""
+
+
 def config_command(
     app: typer.Typer, model: type[CommandConfig], command: str, *, dry_run: bool = True
 ) -> Callable[[Body], Body]:
@@ -110,6 +122,7 @@ def config_command(
     """
 
     def decorate(body: Body) -> Body:
+        DECLARED[command] = Declared(body, model, dry_run)
         own = {"variadic": _variadic(model), "extend": _extension(model, command)}
         kind = type("Command", (Sectioned,), own)
         callback = _callback(body, model, command, dry_run)
@@ -176,6 +189,39 @@ def _recorded(recipe: str | None, config: CommandConfig) -> AbstractContextManag
     return recorded_specs(run.label, getattr(config, "allow_fetch", False))
 
 
+def run_body(
+    body: Callable[..., int | None],
+    config: CommandConfig,
+    call: Call,
+    own: Mapping[str, Any],
+    recipe: str | None = None,
+) -> int | None:
+    """Run a command's body and return its exit status.
+
+    Args:
+        own: its parameters beside config and call.
+        recipe: that the config was read from.
+
+    Raises GtaError, also for memory that does not suffice; Interrupted for Ctrl-C.
+    """
+    try:
+        with _recorded(recipe, config), _reading(config), call.cleanup:
+            if may_fetch():
+                ask_hosts_ahead(config)
+            return body(config, call, **own)
+    except KeyboardInterrupt:  # Typer would turn it into a status without a message
+        raise Interrupted("interrupted") from None
+    except Exception as error:
+        from gtacli.runtime.limits import explain_limit
+
+        keys = ("batch_size", "workers", "fit_memory")
+        sizes = {key: getattr(config, key, None) for key in keys}
+        limit = explain_limit(error, **sizes)
+        if limit is None:
+            raise
+        raise limit from error
+
+
 def _callback(
     body: Callable[..., int | None], model: type[CommandConfig], command: str, dry_run: bool
 ) -> Callable[..., int | None]:
@@ -208,22 +254,7 @@ def _callback(
         console.setup(quiet=given["quiet"], verbose=given["verbose"])
         warn_of_variables(command, model.model_fields)
         call = Call(command, **switches, argv=tuple(ctx.find_root().obj or sys.argv[1:]))
-        try:
-            with _recorded(recipe, config), _reading(config), call.cleanup:
-                if may_fetch():
-                    ask_hosts_ahead(config)
-                return body(config, call, **{p.name: given[p.name] for p in own})
-        except KeyboardInterrupt:  # Typer would turn it into a status without a message
-            raise Interrupted("interrupted") from None
-        except Exception as error:
-            from gtacli.runtime.limits import explain_limit
-
-            keys = ("batch_size", "workers", "fit_memory")
-            sizes = {key: getattr(config, key, None) for key in keys}
-            limit = explain_limit(error, **sizes)
-            if limit is None:
-                raise
-            raise limit from error
+        return run_body(body, config, call, {p.name: given[p.name] for p in own}, recipe)
 
     parameters = [
         inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context),
@@ -273,6 +304,11 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
     takes every word up to the next option.
     """
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def takes_several(field: FieldInfo) -> bool:
+    """Return whether an option may be given several times."""
+    return bool(_extra(field).get("multiple"))
 
 
 def _variadic(model: type[CommandConfig]) -> tuple[str, ...]:
