@@ -22,6 +22,7 @@ RESULTS = {
     "pretrain": ("gtacli.pretraining.results", "PretrainSummary"),
     "calibrate": ("gtacli.trained.results", "CalibrateSummary"),
     "merge": ("gtacli.trained.results", "MergeSummary"),
+    "export": ("gtacli.trained.results", "ExportSummary"),
     "embed": ("gtacli.inference.results", "EmbedSummary"),
     "discover": ("gtacli.inference.results", "DiscoverSummary"),
 }
@@ -75,8 +76,9 @@ def declare(name: str) -> str:
             lines.append("*")
             keyword = True
         if not keyword:
-            many = parameter.name != "run"
+            many = "list" in str(_alternatives(parameter.annotation))
             words = f"{PATH} | Sequence[{PATH}] | None = None" if many else PATH
+            words += "" if many or parameter.default is parameter.empty else " | None = None"
             lines.append(f"{parameter.name}: {words}")
         elif parameter.name in functions.SWITCHES:
             words, default = functions.SWITCHES[parameter.name]
@@ -102,12 +104,12 @@ def text() -> str:
     return f"{HEAD}{imports}\n{TABLES}\n{declared}"
 
 
-TABLES = """class _Entry:
+TABLES = """class CommandEntry:
     command: str
     module: str
     many: bool
 
-FUNCTIONS: dict[str, _Entry]
+FUNCTIONS: dict[str, CommandEntry]
 SWITCHES: dict[str, tuple[str, Any]]
 """
 

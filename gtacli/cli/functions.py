@@ -22,6 +22,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gtacli.config.base import did_you_mean
@@ -29,7 +30,7 @@ from gtacli.config.base import did_you_mean
 Function = Callable[..., Any]
 
 
-class _Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command that is a function.
 
     Attributes:
@@ -43,19 +44,20 @@ class _Entry(NamedTuple):
 
 
 _PROBES = ("attention", "background", "fewshot", "knn", "linear", "retrieval", "robust", "transfer")
-FUNCTIONS: Mapping[str, _Entry] = {
-    "finetune": _Entry("finetune", "finetune"),
-    "pretrain": _Entry("pretrain", "pretrain"),
-    "predict": _Entry("predict", "predict", many=True),
-    "segment": _Entry("segment", "segment", many=True),
-    "attention_map": _Entry("attention-map", "attention_map", many=True),
-    "embed": _Entry("embed", "embed"),
-    "discover": _Entry("discover", "discover"),
-    "calibrate": _Entry("calibrate", "calibrate"),
-    "merge": _Entry("merge", "merge"),
-    "report": _Entry("report", "report"),
-    "demo": _Entry("demo", "demo"),
-    **{f"probe_{name}": _Entry(f"probe {name}", "probe") for name in _PROBES},
+FUNCTIONS: Mapping[str, CommandEntry] = {
+    "finetune": CommandEntry("finetune", "finetune"),
+    "pretrain": CommandEntry("pretrain", "pretrain"),
+    "predict": CommandEntry("predict", "predict", many=True),
+    "segment": CommandEntry("segment", "segment", many=True),
+    "attention_map": CommandEntry("attention-map", "attention_map", many=True),
+    "embed": CommandEntry("embed", "embed"),
+    "discover": CommandEntry("discover", "discover"),
+    "calibrate": CommandEntry("calibrate", "calibrate"),
+    "merge": CommandEntry("merge", "merge"),
+    "export": CommandEntry("export", "export"),
+    "report": CommandEntry("report", "report"),
+    "demo": CommandEntry("demo", "demo"),
+    **{f"probe_{name}": CommandEntry(f"probe {name}", "probe") for name in _PROBES},
 }
 """By the function's name. `report` and `demo` are packages of gtacli, too, so that these two are
 only here."""
@@ -89,7 +91,7 @@ def _make(name: str) -> Function:
     declared = DECLARED[entry.command]
     signature = _signature(declared.body, declared.model, declared.dry_run)
     first = next(iter(signature.parameters.values()))
-    positional = first.name if first.kind is _EITHER else None
+    positional = first if first.kind is _EITHER else None
 
     def function(*arguments: Any, **given: Any) -> Any:
         if unknown := [key for key in given if key not in signature.parameters]:
@@ -119,7 +121,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 def _signature(body: Function, model: Any, dry_run: bool) -> inspect.Signature:
     own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
     words = [p for p in own if p.name != "null"]  # of paths on stdin
-    found = [p.replace(kind=_EITHER, annotation=Any) for p in words]
+    found = [p.replace(kind=_EITHER) for p in words]
     every = {**model.model_fields, **model.flat_fields()}
     fields = {key: every[key] for key in dict.fromkeys((*model.first, *every))}
     found += [
@@ -140,7 +142,12 @@ def _signature(body: Function, model: Any, dry_run: bool) -> inspect.Signature:
     return inspect.Signature(found)
 
 
-def _run(entry: _Entry, declared: Any, positional: str | None, bound: Mapping[str, Any]) -> Any:
+def _run(
+    entry: CommandEntry,
+    declared: Any,
+    positional: inspect.Parameter | None,
+    bound: Mapping[str, Any],
+) -> Any:
     """Run a command and return its results."""
     from gtacli.cli import console
     from gtacli.cli.options import Call, run_body, takes_several
@@ -148,7 +155,9 @@ def _run(entry: _Entry, declared: Any, positional: str | None, bound: Mapping[st
     from gtacli.errors import Interrupted, UsageError
 
     given = dict(bound)
-    own = {} if positional is None else {positional: _words(given.pop(positional, None), entry)}
+    own = {}
+    if positional is not None:
+        own[positional.name] = _words(given.pop(positional.name, None), positional.annotation)
     recipe, sets = given.pop("recipe", None), given.pop("set", None) or {}
     dry_run, quiet = given.pop("dry_run", False), given.pop("quiet", True)
     if given.get("nproc", 1) != 1:
@@ -174,14 +183,17 @@ def _run(entry: _Entry, declared: Any, positional: str | None, bound: Mapping[st
     return results if entry.many else results[-1] if results else None
 
 
-def _words(value: Any, entry: _Entry) -> Any:
-    """Return images or runs as the command has them: paths."""
-    from pathlib import Path
+def _words(value: Any, annotation: Any) -> Any:
+    """Return images or runs as the command has them: one or a list, text or Path."""
+    from gtacli.config.base import alternatives
 
-    as_path = Path if entry.module in ("merge", "calibrate", "report") else os.fspath
-    if _is_one(value):
-        return as_path(value) if entry.module == "calibrate" else [as_path(value)]
-    return value if value is None else [as_path(one) for one in value]
+    kinds = str(alternatives(annotation))
+    read = Path if "Path" in kinds else os.fspath
+    if value is None:
+        return None
+    if "list" not in kinds:
+        return read(value)
+    return [read(one) for one in ([value] if _is_one(value) else value)]
 
 
 def _is_one(value: Any) -> bool:

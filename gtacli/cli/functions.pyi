@@ -7,14 +7,14 @@ from typing import Any, Literal
 from gtacli.finetuning.results import FinetuneSummary
 from gtacli.inference.results import DiscoverSummary, EmbedSummary
 from gtacli.pretraining.results import PretrainSummary
-from gtacli.trained.results import CalibrateSummary, MergeSummary
+from gtacli.trained.results import CalibrateSummary, ExportSummary, MergeSummary
 
-class _Entry:
+class CommandEntry:
     command: str
     module: str
     many: bool
 
-FUNCTIONS: dict[str, _Entry]
+FUNCTIONS: dict[str, CommandEntry]
 SWITCHES: dict[str, tuple[str, Any]]
 
 def finetune(
@@ -47,6 +47,7 @@ def finetune(
     partial_weights: bool | None = ...,
     nproc: int | None = ...,
     log: str | int | Sequence[Any] | None = ...,
+    loggers: str | Sequence[str] | dict[str, Any] | None = ...,
     init: str | PathLike[str] | None = ...,
     source: str | PathLike[str] | None = ...,
     source_size: str | int | Sequence[Any] | None = ...,
@@ -82,6 +83,7 @@ def finetune(
     weight_decay: float | None = ...,
     warmup: float | None = ...,
     optimizer: str | PathLike[str] | None = ...,
+    optimizers: str | Sequence[str] | dict[str, Any] | None = ...,
     ema: float | None = ...,
     average: Literal["none", "trajectory", "source"] | None = ...,
     linear_probe: bool | None = ...,
@@ -123,6 +125,7 @@ def pretrain(
     partial_weights: bool | None = ...,
     nproc: int | None = ...,
     log: str | int | Sequence[Any] | None = ...,
+    loggers: str | Sequence[str] | dict[str, Any] | None = ...,
     resume: str | PathLike[str] | None = ...,
     model: str | PathLike[str] | None = ...,
     init: str | PathLike[str] | None = ...,
@@ -176,6 +179,7 @@ def predict(
     tta: Literal["none", "flip", "crops"] | None = ...,
     unsure: float | Literal["auto"] | None = ...,
     csv: str | PathLike[str] | None = ...,
+    parquet: str | PathLike[str] | None = ...,
     recipe: str | None = None,
     set: dict[str, Any] | None = None,
     quiet: bool = True,
@@ -209,6 +213,10 @@ def segment(
     compare: str | int | Sequence[Any] | None = ...,
     refine: Literal["none", "bilateral", "guided"] | None = ...,
     min_confidence: float | None = ...,
+    format: Literal["masks", "coco", "voc", "yolo", "label-studio"] | None = ...,
+    outline: Literal["rle", "polygon"] | None = ...,
+    category: str | PathLike[str] | None = ...,
+    url_prefix: str | PathLike[str] | None = ...,
     ground_truth: str | PathLike[str] | None = ...,
     void: Literal["drop", "keep"] | None = ...,
     resume: bool | None = ...,
@@ -345,6 +353,23 @@ def merge(
     set: dict[str, Any] | None = None,
     quiet: bool = True,
 ) -> MergeSummary: ...
+def export(
+    model: str | PathLike[str] | None = None,
+    *,
+    format: str | PathLike[str] | None = ...,
+    outputs: str | int | Sequence[Any] | None = ...,
+    with_preprocessing: bool | None = ...,
+    heads: Literal["max", "mean"] | None = ...,
+    image_size: str | int | Sequence[Any] | None = ...,
+    registers: Literal["auto", "none"] | int | None = ...,
+    license: str | PathLike[str] | None = ...,
+    check: str | int | Sequence[Any] | None = ...,
+    out: str | PathLike[str] | None = ...,
+    overwrite: bool | None = ...,
+    recipe: str | None = None,
+    set: dict[str, Any] | None = None,
+    quiet: bool = True,
+) -> ExportSummary: ...
 def report(
     runs: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     *,
@@ -361,6 +386,7 @@ def report(
     max_images: int | None = ...,
     mistakes: int | None = ...,
     no_images: bool | None = ...,
+    confusion: str | PathLike[str] | None = ...,
     max_mb: float | None = ...,
     recipe: str | None = None,
     set: dict[str, Any] | None = None,

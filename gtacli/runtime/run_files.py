@@ -13,15 +13,12 @@ search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
 previews/            reconstructions of a pre-training, as images
 journal.jsonl        results of the images so far, of a command that writes files for images
-<<<<<<< HEAD
 annotations.json     objects in COCO's format, written by `gta segment`
 tasks.json           objects as tasks of Label Studio
 label-config.xml     labeling interface of these tasks
 data.yaml            categories of labels for YOLO
-=======
 folds.csv            predictions on the training images by `folds`, which train in folds/
 folds.safetensors    their logits
->>>>>>> d39a622 (finetune: Measure by cross-validation where no image can be spared)
 calibration.json     temperature and threshold, written by `gta calibrate`
 predictions.json     predictions on the test images, written by `gta report`
 """
@@ -47,10 +44,7 @@ FILES = (
     RECORD_FILE, "split.json", METRICS_FILE, WEIGHTS_FILE, STATE_FILE, "summary.json",
     "search.json", "kept_attention.json", "linear_probe.json", PREDICTIONS_FILE, DECODER_FILE,
     ADAPTER_FILE, ADAPTER_CONFIG_FILE, PREVIOUS_STATE_FILE, JOURNAL_FILE,
-<<<<<<< HEAD
-    CALIBRATION_FILE, COCO_FILE, TASKS_FILE, LABEL_CONFIG_FILE, YOLO_FILE,
-=======
-    CALIBRATION_FILE, FOLDS_TABLE, FOLDS_FILE,
->>>>>>> d39a622 (finetune: Measure by cross-validation where no image can be spared)
+    CALIBRATION_FILE, FOLDS_TABLE, FOLDS_FILE, COCO_FILE, TASKS_FILE, LABEL_CONFIG_FILE,
+    YOLO_FILE,
 )  # fmt: skip
 FOLDERS = ("search", "folds", "tensorboard", "wandb", "previews")
