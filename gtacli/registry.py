@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gtacli.data import DatasetReader
     from gtacli.discovery import Discovery
     from gtacli.executors import Executor
+    from gtacli.inference.attention_maps.base import MapKind
     from gtacli.models import ModelProvider
     from gtacli.models.exporters import Exporter
     from gtacli.regularizers import Regularizer
@@ -296,6 +297,9 @@ OPTIMIZERS: Registry[OptimizerMethod[Any]] = Registry(
 LOGGERS: Registry[RunLogger[Any]] = Registry(
     "gta.loggers", "gtacli.training.loggers:RunLogger", "logger"
 )
+MAPS: Registry[MapKind[Any]] = Registry(
+    "gta.maps", "gtacli.inference.attention_maps.base:MapKind", "kind of maps"
+)
 GROUPS: tuple[Registry[Any], ...] = (
-    MODELS, DISCOVERY, REGULARIZERS, OPTIMIZERS, LOGGERS, DATASETS, EXECUTORS, EXPORTERS,
+    MODELS, DISCOVERY, MAPS, REGULARIZERS, OPTIMIZERS, LOGGERS, DATASETS, EXECUTORS, EXPORTERS,
 )  # fmt: skip

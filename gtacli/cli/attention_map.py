@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
-from gtacli.config.attention_map import BUILT_IN_KINDS, AttentionMapConfig
+from gtacli.config.attention_map import AttentionMapConfig, find_kind
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,10 +111,7 @@ def _check(config: AttentionMapConfig, images: list[str] | None) -> None:
         raise UsageError("not with `sheet`, which is drawn from all maps", option="resume")
     if config.sheet is not None and os.path.isdir(config.sheet):
         raise UsageError(f"{config.sheet} is a folder", option="sheet")
-    if config.kind not in BUILT_IN_KINDS:
-        from gtacli.registry import DISCOVERY
-
-        DISCOVERY.origin(config.kind)
+    find_kind(config.kind)
 
 
 def _inputs(model: str | None, images: list[str], null: bool) -> tuple[str, Iterator[InputImage]]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gtacli.config.recipes import shipped
-from gtacli.registry import DATASETS, DISCOVERY, LOGGERS, MODELS, OPTIMIZERS, REGULARIZERS
+from gtacli.registry import DATASETS, DISCOVERY, LOGGERS, MAPS, MODELS, OPTIMIZERS, REGULARIZERS
 
 Names = Callable[[], Iterable[str]]
 
@@ -64,6 +64,7 @@ NAMES: dict[str, Names] = {
     "regularizer": REGULARIZERS.names,
     "optimizer": OPTIMIZERS.names,
     "log": LOGGERS.names,
-    **dict.fromkeys(("backend", "guide", "kind"), DISCOVERY.names),
+    **dict.fromkeys(("backend", "guide"), DISCOVERY.names),
+    "kind": lambda: [*MAPS.names(), *DISCOVERY.names()],
 }
 """The names that an option takes, by its config key."""

@@ -85,7 +85,8 @@ def new(
     kind: Annotated[
         str,
         typer.Option(
-            help="regularizer, optimizer, logger, discovery, model, dataset, executor or exporter",
+            help="regularizer, optimizer, logger, discovery, map, model, dataset, executor or "
+            "exporter",
             show_default=False,
         ),
     ],

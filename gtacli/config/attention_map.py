@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
@@ -11,23 +11,37 @@ from gtacli.config.common import (
     CommonConfig,
     FilePath,
     ImageSize,
+    PartChoice,
     RegisterSetting,
     read_numbers,
     registers_option,
 )
 from gtacli.config.option import option
+from gtacli.errors import UsageError
+from gtacli.registry import DISCOVERY, MAPS, Registry
 
-RELEVANCE_KINDS = ("attnlrp", "chefer")
-CLASS_KINDS = ("gradcam", *RELEVANCE_KINDS)
-"""Kinds of maps that show a class."""
-BUILT_IN_KINDS = ("cls", "rollout", *RELEVANCE_KINDS)
-"""Kinds that are no discovery back-ends."""
-GAMMA = 0.05
-"""The gamma rule's default; chosen by insertion and deletion (docs/attention-maps.md)."""
+SHORT = ("layer", "heads", "target_class", "gamma")
+"""Keys of options of the kind, whichever it is."""
+
+
+def find_kind(name: str) -> Registry[Any]:
+    """Return the registry that has a kind: that of maps, or of discovery back-ends.
+
+    Raises UsageError for a name that neither has.
+    """
+    if name in MAPS.names():
+        return MAPS
+    DISCOVERY.origin(name)
+    return DISCOVERY
 
 
 class AttentionMapConfig(CommonConfig):
     """Options of the drawing of attention maps."""
+
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (
+        PartChoice("kind", MAPS, "maps"),
+        PartChoice("kind", DISCOVERY, "discovery"),
+    )
 
     model: str | None = option(
         None,
@@ -48,7 +62,6 @@ class AttentionMapConfig(CommonConfig):
         "to `layer`; attnlrp, chefer: relevance for a class; or a discovery back-end: tokencut, "
         "gradcam, dino, ... (`gta plugins list`)",
         metavar="NAME",
-        choices=list(BUILT_IN_KINDS),
     )
     layer: Annotated[
         Literal["all", "last", "auto"] | tuple[int, ...] | None, BeforeValidator(read_numbers)
@@ -102,10 +115,11 @@ class AttentionMapConfig(CommonConfig):
         metavar="CLASS",
         shown="each image's predicted class",
     )
-    gamma: float = option(
-        GAMMA,
+    gamma: float | None = option(
+        None,
         "attnlrp: the gamma rule's; larger is less noisy, 0 is the plain rule",
         ge=0,
+        shown=0.05,
     )
     sheet: FilePath | None = option(
         None,
@@ -114,6 +128,7 @@ class AttentionMapConfig(CommonConfig):
         metavar="FILE.png",
     )
     sheet_rows: int = option(12, "number of images in `sheet`", ge=1, le=200)
+    maps: dict[str, dict[str, Any]] = option(dict, "options of kinds of maps, by name", flag=False)
     discovery: dict[str, dict[str, Any]] = option(dict, "options of back-ends, by name", flag=False)
     resume: bool = option(
         False,
@@ -136,10 +151,14 @@ class AttentionMapConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _check_target_class(self) -> AttentionMapConfig:
-        if self.target_class is not None and self.kind not in CLASS_KINDS:
-            raise ValueError(
-                f"`target_class` is for {', '.join(CLASS_KINDS)}, and `kind` is {self.kind}"
-            )
+        if self.target_class is None:
+            return self
+        try:
+            options = find_kind(self.kind).declared_options(self.kind)
+        except UsageError:  # an unknown kind, of which more is said later
+            return self
+        if options is not None and "target_class" not in options.model_fields:
+            raise ValueError(f"`target_class` is of no use: `kind={self.kind}` shows no class")
         return self
 
     @property

@@ -46,6 +46,14 @@ Layers = Annotated[
 ]
 
 
+# Numbers of heads, written in the same way.
+Heads = Annotated[
+    Literal["max", "mean", "all"] | tuple[int, ...],
+    BeforeValidator(read_numbers),
+    PlainSerializer(_write_layers),
+]
+
+
 class RegularizerOptions(StrictModel):
     """Options of every regularizer."""
 
@@ -146,6 +154,39 @@ class MLflowOptions(LoggerOptions):
     experiment: str | None = option(
         None, "experiment of the run", metavar="NAME", shown="$MLFLOW_EXPERIMENT_NAME"
     )
+
+
+class MapOptions(StrictModel):
+    """Options of every kind of attention maps."""
+
+
+class ClsMapOptions(MapOptions):
+    """Options of maps of the CLS token's attention."""
+
+    layer: Layers = option((-1,), "blocks, from the end if negative", shown=-1)
+    heads: Heads = option("max", "maximum or mean over the heads, every head, or their numbers")
+
+
+class RolloutOptions(MapOptions):
+    """Options of attention rollout; see `gtacli.models.rollout`."""
+
+    layer: Layers = option((-1,), "blocks up to which it goes, from the end if negative", shown=-1)
+    heads: Heads = option("mean", "mean (published) or maximum over the heads")
+
+
+class ClassMapOptions(MapOptions):
+    """Options of maps of the relevance for a class."""
+
+    target_class: Literal["predicted"] | int = option(
+        "predicted", "class index, or each image's predicted class"
+    )
+
+
+class AttnLRPOptions(ClassMapOptions):
+    """Options of AttnLRP; see `gtacli.models.attnlrp`."""
+
+    # Chosen by insertion and deletion (docs/attention-maps.md).
+    gamma: float = option(0.05, "the gamma rule's; larger is less noisy, 0 is the plain rule", ge=0)
 
 
 class DiscoveryOptions(StrictModel):

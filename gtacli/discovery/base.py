@@ -51,11 +51,14 @@ class Discovery(ABC, Generic[O]):
 
     Attributes:
         Options: class of the options.
+        needs_gradients: whether it computes gradients; without, maps are drawn on kernels that are
+            faster on a CPU, and have none.
         version: raise it with every change of the code that changes the maps, so that cached maps
             of an earlier version are not used.
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = DiscoveryOptions
+    needs_gradients: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __init__(self, options: O, model: nn.Module) -> None:

@@ -28,6 +28,7 @@ class Dino(Discovery[DinoOptions]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = DinoOptions
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(self, options: DinoOptions, model: nn.Module) -> None:
         super().__init__(options, model)

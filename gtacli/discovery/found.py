@@ -46,6 +46,7 @@ class FoundSeed(Discovery[FoundOptions]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = FoundOptions
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(self, options: FoundOptions, model: nn.Module) -> None:
         super().__init__(options, model)

@@ -43,6 +43,7 @@ class Lost(Discovery[LostOptions]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = LostOptions
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(self, options: LostOptions, model: nn.Module) -> None:
         super().__init__(options, model)

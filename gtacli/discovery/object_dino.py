@@ -57,6 +57,7 @@ class ObjectDino(Discovery[ObjectDinoOptions]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = ObjectDinoOptions
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(self, options: ObjectDinoOptions, model: nn.Module) -> None:
         super().__init__(options, model)

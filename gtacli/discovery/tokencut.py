@@ -42,6 +42,7 @@ class TokenCut(Discovery[TokenCutOptions]):
     """
 
     Options: ClassVar[type[DiscoveryOptions]] = TokenCutOptions
+    needs_gradients: ClassVar[bool] = False
 
     def __init__(self, options: TokenCutOptions, model: nn.Module) -> None:
         super().__init__(options, model)

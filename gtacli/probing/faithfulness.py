@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtacli.data.inputs import InputImage
-from gtacli.inference.attention_maps.methods import MapMethod
+from gtacli.inference.attention_maps.base import MapMethod
 from gtacli.inference.objects import ImageView, ViewReader
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.measures.faithfulness import (

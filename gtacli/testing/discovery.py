@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gtacli.config.parts import DiscoveryOptions
 from gtacli.discovery.base import ObjectMaps
+from gtacli.models.packed_linear import pack
 from gtacli.testing.inputs import (
     OTHER_NETWORKS,
     devices,
@@ -42,6 +43,7 @@ def discovery_promises(part: Any, given: Mapping[str, Any]) -> Promises:
         "equal images give equal maps, alone or in a batch": on(_deterministic),
         "several threads may call it at once": on(_threads),
         "it works in inference mode and in bfloat16 autocast": on(_modes),
+        "without gradients it runs on fused kernels": on(_packed),
         "it leaves the model as it is, without hooks": on(_model_alone),
         "it leaves the state of the process as it is": on(_process_alone),
         "a block that the model does not have is an error in words": on(_no_such_block),
@@ -143,6 +145,15 @@ def _modes(part: Any, given: Mapping[str, Any]) -> None:
             require_maps(finder.find(images), images, (4, 4))
         with half_precision(device):
             require_maps(finder.find(images), images, (4, 4))
+
+
+def _packed(part: Any, given: Mapping[str, Any]) -> None:
+    if part.needs_gradients:
+        raise NotApplicable("it computes gradients")
+    plain = backend(part, given).find(drawn_images()).maps
+    fused = backend(part, given, pack(tiny_vit().requires_grad_(False))).find(drawn_images()).maps
+    apart = float((plain - fused).abs().max())
+    require(apart < 1e-2, f"on fused kernels a map differs by {apart:.2g}")
 
 
 def _model_alone(part: Any, given: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ KINDS = {
     "optimizer": Kind("gta.optimizers", "optimizer"),
     "logger": Kind("gta.loggers", "logger"),
     "discovery": Kind("gta.discovery", "discovery back-end"),
+    "map": Kind("gta.maps", "kind of maps"),
     "model": Kind("gta.models", "model", False),
     "dataset": Kind("gta.datasets", "dataset reader", False),
     "executor": Kind("gta.executors", "executor"),

@@ -13,6 +13,7 @@ from gtacli.testing.discovery import discovery_promises
 from gtacli.testing.executor import executor_promises
 from gtacli.testing.exporter import exporter_promises
 from gtacli.testing.logger import logger_promises
+from gtacli.testing.map import map_promises
 from gtacli.testing.model import model_promises
 from gtacli.testing.optimizer import optimizer_promises
 from gtacli.testing.options import Promises
@@ -24,6 +25,7 @@ PROMISES: dict[str, Callable[[Any, Mapping[str, Any], str | None], Promises]] = 
     "gta.optimizers": lambda part, given, data: optimizer_promises(part, given),
     "gta.loggers": lambda part, given, data: logger_promises(part, given),
     "gta.discovery": lambda part, given, data: discovery_promises(part, given),
+    "gta.maps": lambda part, given, data: map_promises(part, given),
     "gta.models": lambda part, given, data: model_promises(part),
     "gta.datasets": lambda part, given, data: dataset_promises(part, data),
     "gta.executors": lambda part, given, data: executor_promises(part, given),

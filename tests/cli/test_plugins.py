@@ -165,7 +165,7 @@ def test_a_broken_promise_is_a_line_and_status_1(
 
 
 def test_wrong_words(gta: Any) -> None:
-    wrong = gta("plugins", "new", "fine", "--kind", "map")
+    wrong = gta("plugins", "new", "fine", "--kind", "mop")
     assert wrong.status == 2
     assert "--kind: must be one of regularizer" in wrong.err
     nobody = gta("plugins", "check", "nobody")

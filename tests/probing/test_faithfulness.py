@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gtacli.data.inputs import InputImage
-from gtacli.inference.attention_maps.methods import AttentionMap
+from gtacli.inference.attention_maps.base import AttentionMap
 from gtacli.models import load_model
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.faithfulness import FaithfulnessProbe

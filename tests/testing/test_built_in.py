@@ -16,6 +16,7 @@ from gtacli.registry import (
     EXPORTERS,
     GROUPS,
     LOGGERS,
+    MAPS,
     MODELS,
     OPTIMIZERS,
     REGULARIZERS,
@@ -67,7 +68,9 @@ def test_regularizers(name: str) -> None:
 
 @pytest.mark.parametrize("name", names(DISCOVERY))
 def test_back_ends(name: str) -> None:
-    assert len(run(quick(DISCOVERY.load(name), OPTIONS.get(name, {})))) == 16
+    part = DISCOVERY.load(name)
+    kept = len(run(quick(part, OPTIONS.get(name, {}))))
+    assert kept == 17 - part.needs_gradients  # else it runs on fused kernels, too
 
 
 @pytest.mark.slow
@@ -92,6 +95,12 @@ def test_loggers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     assert len(run(checks(LOGGERS.load(name)))) >= 5
+
+
+@pytest.mark.parametrize("name", names(MAPS))
+def test_kinds_of_maps(name: str) -> None:
+    """Relevance reads all blocks, and computes gradients."""
+    assert len(run(checks(MAPS.load(name)))) == 15 - 2 * (name in ("attnlrp", "chefer"))
 
 
 @pytest.mark.parametrize("name", names(MODELS))

@@ -14,18 +14,16 @@ from gtacli.cli import console
 from gtacli.cli.compute import start_compute
 from gtacli.cli.options import Call
 from gtacli.cli.probe.results import print_results
-from gtacli.config.attention_map import BUILT_IN_KINDS, AttentionMapConfig
+from gtacli.config.attention_map import AttentionMapConfig, find_kind
 from gtacli.config.probe.attention import AttentionProbeConfig
 from gtacli.errors import errors_about
 
 if TYPE_CHECKING:
-    from gtacli.inference.attention_maps.methods import MapMethod
+    from gtacli.inference.attention_maps.base import MapMethod
     from gtacli.models.loading import LoadedModel
     from gtacli.probing.results import FaithfulnessResult
 
 log = logging.getLogger(__name__)
-KINDS = ("cls", "rollout", "gradcam", "attnlrp", "chefer")
-_OF_CLS = ("cls", "rollout")
 _FILLS = {"mean": "the image's mean color", "blur": "the blurred image"}
 
 
@@ -39,13 +37,11 @@ def faithfulness(
     from gtacli.models import load_model
     from gtacli.models.register_search import with_registers
     from gtacli.probing.faithfulness import FaithfulnessProbe
-    from gtacli.registry import DISCOVERY
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
     with errors_about("kinds"):
         for kind in config.kinds or ():
-            if kind not in BUILT_IN_KINDS:
-                DISCOVERY.origin(kind)
+            find_kind(kind)
     dataset = None if config.data is None else load_dataset(config.data)
     named = list(iter_inputs(images, dataset, sys.stdin.buffer, null))
     folder = RunFolder(config.out or default_out("probe-attention", call.dry_run), call.dry_run)
@@ -91,19 +87,30 @@ def faithfulness(
 def _make_methods(config: AttentionProbeConfig, model: LoadedModel) -> Mapping[str, MapMethod]:
     """Return the methods that `gta attention-map` uses by default, by kind."""
     from gtacli.inference.attention_maps.make import make_method
-    from gtacli.models.tap import has_cls
 
-    kinds = config.kinds
-    if kinds is None:
-        kinds = KINDS if has_cls(model.model) else tuple(k for k in KINDS if k not in _OF_CLS)
-        if kinds != KINDS:
-            log.warning("%s has no CLS token: without %s", model.spec, " and ".join(_OF_CLS))
     methods = {}
-    for kind in kinds:
+    for kind in _default_kinds(model) if config.kinds is None else config.kinds:
         drawn = AttentionMapConfig(kind=kind, style="raw", discovery=config.discovery)
         with errors_about(None, kind="kinds", backend="kinds"):
             methods[kind] = make_method(drawn, model)
     return methods
+
+
+def _default_kinds(model: LoadedModel) -> list[str]:
+    """Return all kinds of maps that a model can have, and the back-ends that show a class."""
+    from gtacli.models.tap import has_cls
+    from gtacli.registry import DISCOVERY, MAPS
+
+    cls = has_cls(model.model)
+    left_out = [name for name in MAPS.names() if MAPS.load(name).needs_cls and not cls]
+    if left_out:
+        log.warning("%s has no CLS token: without %s", model.spec, " and ".join(left_out))
+    kinds = [name for name in MAPS.names() if name not in left_out]
+    for name in DISCOVERY.names():
+        options = DISCOVERY.declared_options(name)
+        if options is not None and "target_class" in options.model_fields:
+            kinds.append(name)
+    return kinds
 
 
 def _show(results: Sequence[FaithfulnessResult]) -> None:

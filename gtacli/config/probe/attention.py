@@ -65,7 +65,7 @@ class AttentionProbeConfig(CommonConfig):
         None,
         "faithfulness: kinds of maps, as in `gta attention-map`",
         metavar="LIST",
-        shown="cls,rollout,gradcam,attnlrp,chefer",
+        shown="those that a model can have, and back-ends that show a class",
     )
     fill: Literal["mean", "blur"] = option(
         "mean",

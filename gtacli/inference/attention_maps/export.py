@@ -12,9 +12,9 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.inputs import InputImage
 from gtacli.discovery.maps.digests import ImageFile
 from gtacli.images.decode import decode
+from gtacli.inference.attention_maps.base import AttentionMap
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles, SourceImage
-from gtacli.inference.attention_maps.methods import AttentionMap
 from gtacli.inference.journal import ResultJournal
 from gtacli.inference.outputs import place_images
 from gtacli.inference.results import AttentionMapFile

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from gtacli.images.preprocessing import InputView
 from gtacli.images.sizes import Size, fit_aspect
-from gtacli.inference.attention_maps.methods import AttentionMap, MapMethod
+from gtacli.inference.attention_maps.base import AttentionMap, MapMethod
 from gtacli.models.loading import LoadedModel
 from gtacli.models.registers import describe_registers
 from gtacli.runtime.devices import Compute
@@ -47,11 +47,9 @@ class MapExtractor:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the method, where a discovery back-end is one."""
-        backend = getattr(self.method, "backend", None)
-        return (
-            {} if backend is None else cast(dict[str, Any], backend.options.model_dump(mode="json"))
-        )
+        """The options of the method, or of the discovery back-end that is one."""
+        options = getattr(getattr(self.method, "backend", self.method), "options", None)
+        return {} if options is None else cast(dict[str, Any], options.model_dump(mode="json"))
 
     @property
     def patches(self) -> int:

@@ -14,8 +14,8 @@ from gtacli.data.inputs import InputImage
 from gtacli.discovery.masks import mask_on
 from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
+from gtacli.inference.attention_maps.base import AttentionMap
 from gtacli.inference.attention_maps.extractor import MapExtractor
-from gtacli.inference.attention_maps.methods import AttentionMap
 from gtacli.inference.outputs import result_path, write_result
 from gtacli.inference.results import AttentionMapFile
 from gtacli.rendering.colormap import Colormap

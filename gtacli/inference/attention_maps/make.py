@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from gtacli.config.attention_map import RELEVANCE_KINDS, AttentionMapConfig
+from gtacli.config.attention_map import SHORT, AttentionMapConfig, find_kind
+from gtacli.config.base import StrictModel, build
 from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
+from gtacli.inference.attention_maps.base import MapMethod
 from gtacli.inference.attention_maps.extractor import MapExtractor
-from gtacli.inference.attention_maps.methods import (
-    BackendMaps,
-    ClassRelevance,
-    ClsAttention,
-    Heads,
-    MapMethod,
-    Rollout,
-)
-from gtacli.models.attnlrp import attnlrp
-from gtacli.models.chefer import chefer
-from gtacli.models.class_scores import TargetClass
+from gtacli.inference.attention_maps.methods import BackendMaps
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.names import short_names
 from gtacli.models.packed_linear import pack
 from gtacli.models.register_search import with_registers
+from gtacli.registry import MAPS
 from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
-WITHOUT_GRADIENTS = ("cls", "rollout", "tokencut", "dino", "found", "lost", "object-dino")
+LACKS = {
+    "layer": "reads all blocks; leave `layer` out",
+    "heads": "has no heads",
+    "target_class": "shows no class",
+    "gamma": "has no gamma rule",
+}
+"""What is said of a kind without an option, by the option's key."""
 
 
 def make_extractors(
@@ -50,8 +48,8 @@ def make_extractors(
         model = with_registers(model, config.registers, compute.device)
         method = make_method(config, model)
         identity = fingerprint(model.model)
-        without_gradients = config.kind in WITHOUT_GRADIENTS and compute.device.type == "cpu"
-        if without_gradients and compute.dtype == torch.float32:
+        on_cpu = compute.device.type == "cpu" and compute.dtype == torch.float32
+        if on_cpu and not find_kind(config.kind).load(config.kind).needs_gradients:
             pack(model.model)
         extractors.append(
             MapExtractor(name, model, method, config.kind, config.stretched, identity)
@@ -65,45 +63,44 @@ def make_extractors(
 
 def make_method(config: AttentionMapConfig, model: LoadedModel) -> MapMethod:
     """Return the method that the option `kind` names, for a model."""
-    network = model.model.eval().requires_grad_(False)
+    model.model.eval().requires_grad_(False)
     mass = config.mass if config.style == "mask" else None
-    if config.kind in ("cls", "rollout"):
-        if config.layer == "auto":
-            raise UsageError(
-                "auto is for `kind=tokencut`, found and lost; give numbers, or all", option="layer"
-            )
-        layers = (-1,) if config.layer is None else config.layer
-        if config.kind == "rollout":
-            return Rollout(network, layers, config.heads or "mean", mass)
-        heads: Heads = config.heads or "max"
-        return ClsAttention(network, layers, heads, mass, together=config.style == "raw")
-    if config.heads is not None:
-        raise UsageError(
-            f"`kind={config.kind}` has no heads; `kind=cls` and `kind=rollout` have", option="heads"
-        )
-    if config.kind in RELEVANCE_KINDS:
-        return _make_relevance(config, model, mass)
+    kind, registry = config.kind, find_kind(config.kind)
+    part = registry.load(kind)
+    given = _given(config, part.Options, model)
+    if registry is MAPS:
+        options = _build(part.Options, {**config.maps.get(kind, {}), **given}, f"maps.{kind}")
+        method: MapMethod = part(options, model, mass, config.style == "raw")
+        return method
     if (isinstance(config.layer, tuple) and len(config.layer) > 1) or config.layer == "all":
-        raise UsageError(f"`kind={config.kind}` reads one block", option="layer")
-    options: dict[str, Any] = config.backend_options
-    if config.target_class is not None:
-        options["target_class"] = _class_number(config.target_class, model)
-    return BackendMaps(make_backend(config.kind, options, model), mass)
+        raise UsageError(f"`kind={kind}` reads one block", option="layer")
+    return BackendMaps(make_backend(kind, {**given, **config.backend_options}, model), mass)
 
 
-def _make_relevance(
-    config: AttentionMapConfig, model: LoadedModel, mass: float | None
-) -> ClassRelevance:
-    if config.layer is not None:
-        raise UsageError(
-            f"`kind={config.kind}` reads all blocks; leave `layer` out", option="layer"
-        )
-    target: TargetClass = "predicted"
-    if config.target_class is not None:
-        target = _class_number(config.target_class, model)
-    relevance = partial(attnlrp, gamma=config.gamma) if config.kind == "attnlrp" else chefer
-    signed = config.style == "raw"
-    return ClassRelevance(model.model, relevance, config.kind, target, mass, signed)
+def _given(
+    config: AttentionMapConfig, options: type[StrictModel], model: LoadedModel
+) -> dict[str, Any]:
+    """Return the given options of the kind that stand beside the command's own.
+
+    Raises UsageError for one that the kind does not have.
+    """
+    given = {key: getattr(config, key) for key in SHORT if getattr(config, key) is not None}
+    for key in given:
+        if key not in options.model_fields:
+            raise UsageError(f"`kind={config.kind}` {LACKS[key]}", option=key)
+    if "target_class" in given:
+        given["target_class"] = _class_number(given["target_class"], model)
+    return given
+
+
+def _build(options: type[StrictModel], values: Mapping[str, Any], table: str) -> StrictModel:
+    """Build the options of a kind; an error names a key of `SHORT` as the command has it."""
+    try:
+        return build(options, values, table)
+    except UsageError as error:
+        key = (error.option or "").rpartition(".")[2]
+        error.option = key if key in SHORT else error.option
+        raise
 
 
 def _class_number(text: str, model: LoadedModel) -> int:

@@ -1,99 +1,71 @@
-"""Methods for attention maps: the CLS token's attention, rollout, relevance, or a back-end.
-
-Each is called with a batch and returns maps with their block and heads.
+"""Kinds of attention maps: the CLS token's attention, rollout, relevance, and any back-end's maps.
 
 Shapes: B images, H heads, gh x gw patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gtacli.config.parts import (
+    AttnLRPOptions,
+    ClassMapOptions,
+    ClsMapOptions,
+    MapOptions,
+    RolloutOptions,
+)
 from gtacli.discovery.base import Discovery
 from gtacli.errors import UsageError
+from gtacli.inference.attention_maps.base import AttentionMap, MapKind
 from gtacli.measures.attention import mass_mask
 from gtacli.models import timm_blocks
-from gtacli.models.class_scores import TargetClass, check_classifier
+from gtacli.models.attnlrp import attnlrp
+from gtacli.models.chefer import chefer
+from gtacli.models.class_scores import check_classifier
+from gtacli.models.loading import LoadedModel
 from gtacli.models.rollout import rollout
 from gtacli.models.tap import absolute_layers, attention, require_cls
 
-Heads = str | tuple[int, ...]
-""""max", "mean", "all", or numbers."""
 
-
-@dataclass(frozen=True)
-class AttentionMap:
-    """One map of each image of a batch, or of a single image.
-
-    Attributes:
-        layer: absolute number of the block.
-        heads: "max", "mean", a head's number, several, or "all"; None for a method without heads.
-        maps: (B, gh, gw), or (B, H, gh, gw) of several heads; fp32, on the CPU. Of a single image
-            without B.
-        masks: bool of the same shape, the object's mask by the method.
-    """
-
-    layer: int
-    heads: Any
-    maps: Tensor
-    masks: Tensor | None = None
-
-    def select(self, image: int) -> AttentionMap:
-        """Return the map of one image of the batch."""
-        masks = None if self.masks is None else self.masks[image]
-        return replace(self, maps=self.maps[image], masks=masks)
-
-
-class MapMethod(Protocol):
-    """A method that returns maps of normalized images (B, 3, h, w)."""
-
-    def __call__(self, images: Tensor) -> list[AttentionMap]: ...
-
-
-class ClsAttention:
+class ClsAttention(MapKind[ClsMapOptions]):
     """The CLS token's attention: softmax of its row over all tokens, patch columns.
 
-    Args:
-        model: a ViT with a CLS token, in eval mode.
-        layers: block numbers, "all" or "last".
-        heads: "max" (as in GTA's figures) or "mean" over heads; "all" or numbers: one map each.
-        mass: fraction of a map's mass that its mask holds (DINO: 0.6); None: no masks.
-        together: several heads form one map (H, gh, gw), for arrays.
+    The maximum over heads is shown in GTA's figures.
 
     Raises UsageError for a model without a CLS token, or a block or head that it does not have.
     """
 
+    Options: ClassVar[type[MapOptions]] = ClsMapOptions
+    needs_gradients: ClassVar[bool] = False
+    needs_cls: ClassVar[bool] = True
+
     def __init__(
         self,
-        model: nn.Module,
-        layers: Sequence[int] | str,
-        heads: Heads,
+        options: ClsMapOptions,
+        model: LoadedModel,
         mass: float | None = None,
-        together: bool = False,
+        raw: bool = False,
     ) -> None:
-        timm_blocks.check(model)
-        require_cls(model, "kind", "use `kind=tokencut`, or another back-end")
-        blocks: Any = model.blocks
-        self.model, self.mass, self.together = model, mass, together
-        self.layers = absolute_layers(layers, len(blocks))
-        self.count = min(int(blocks[layer].attn.num_heads) for layer in self.layers)
-        self.heads = heads
-        for head in heads if isinstance(heads, tuple) else ():
-            if not 0 <= head < self.count:
+        super().__init__(options, model, mass, raw)
+        self.network, self.layers = _with_cls(model, options.layer)
+        blocks: Any = self.network.blocks
+        count = min(int(blocks[layer].attn.num_heads) for layer in self.layers)
+        for head in options.heads if isinstance(options.heads, tuple) else ():
+            if not 0 <= head < count:
                 raise UsageError(
-                    f"there is no head {head}; this model has {self.count}, numbered from 0",
+                    f"there is no head {head}; this model has {count}, numbered from 0",
                     option="heads",
                 )
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[AttentionMap]:
+        """Return a map for each block, or each block and head."""
         extracted = []
-        for tap in attention(self.model, images, self.layers):
+        for tap in attention(self.network, images, self.layers):
             maps = tap.maps().float()
             for heads, chosen in self._chosen(maps):
                 mask = None if self.mass is None else mass_mask(chosen, self.mass).cpu()
@@ -101,42 +73,51 @@ class ClsAttention:
         return extracted
 
     def _chosen(self, maps_BHhw: Tensor) -> list[tuple[Any, Tensor]]:
-        if self.heads == "max":
+        heads = self.options.heads
+        if heads == "max":
             return [("max", maps_BHhw.amax(1))]
-        if self.heads == "mean":
+        if heads == "mean":
             return [("mean", maps_BHhw.mean(1))]
-        numbers = tuple(range(maps_BHhw.shape[1])) if self.heads == "all" else self.heads
+        numbers = tuple(range(maps_BHhw.shape[1])) if heads == "all" else heads
         assert isinstance(numbers, tuple)
-        if self.together and (self.heads == "all" or len(numbers) > 1):
-            return [("all" if self.heads == "all" else numbers, maps_BHhw[:, list(numbers)])]
+        if self.raw and (heads == "all" or len(numbers) > 1):
+            return [("all" if heads == "all" else numbers, maps_BHhw[:, list(numbers)])]
         return [(head, maps_BHhw[:, head]) for head in numbers]
 
 
-class Rollout:
-    """The rollout of the attention up to each of `layers` (see `gtacli.models.rollout`).
+class Rollout(MapKind[RolloutOptions]):
+    """The rollout of the attention up to each of some blocks (see `gtacli.models.rollout`).
 
     Raises UsageError for a model without a CLS token, a block that it does not have, or heads that
     are not reduced to one.
     """
 
+    Options: ClassVar[type[MapOptions]] = RolloutOptions
+    needs_gradients: ClassVar[bool] = False
+    needs_cls: ClassVar[bool] = True
+
     def __init__(
-        self, model: nn.Module, layers: Sequence[int] | str, heads: Heads, mass: float | None = None
+        self,
+        options: RolloutOptions,
+        model: LoadedModel,
+        mass: float | None = None,
+        raw: bool = False,
     ) -> None:
-        timm_blocks.check(model)
-        require_cls(model, "kind", "use `kind=tokencut`, or another back-end")
-        if heads not in ("mean", "max"):
+        super().__init__(options, model, mass, raw)
+        self.network, self.layers = _with_cls(model, options.layer)
+        if options.heads not in ("mean", "max"):
             raise UsageError(
                 "rollout reduces the heads to one: mean (published) or max", option="heads"
             )
-        self.model, self.heads, self.mass = model, heads, mass
-        self.layers = absolute_layers(layers, len(model.blocks))  # type: ignore[arg-type]
 
     def __call__(self, images: Tensor) -> list[AttentionMap]:
-        maps = rollout(self.model, images, self.layers, self.heads).cpu()  # type: ignore[arg-type]
+        """Return a map for each block."""
+        heads: Any = self.options.heads
+        maps = rollout(self.network, images, self.layers, heads).cpu()
         return [
             AttentionMap(
                 layer,
-                self.heads,
+                heads,
                 maps[:, i],
                 None if self.mass is None else mass_mask(maps[:, i], self.mass),
             )
@@ -144,39 +125,62 @@ class Rollout:
         ]
 
 
-class ClassRelevance:
-    """The relevance of each patch for a class, through all blocks.
+def _with_cls(model: LoadedModel, layers: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return the network of a model with a CLS token, and absolute numbers of blocks."""
+    network: Any = model.model
+    timm_blocks.check(network)
+    require_cls(network, "kind", "use `kind=tokencut`, or another back-end")
+    return network, absolute_layers(layers, len(network.blocks))
 
-    Args:
-        relevance: `attnlrp` or `chefer`, called with model, images and class.
-        name: of the kind.
-        target: number of the class, or each image's predicted one.
-        mass: see `ClsAttention`.
-        signed: keep the relevance against the class; else it is 0.
+
+class ClassRelevance(MapKind[ClassMapOptions]):
+    """The relevance of each patch for a class, through all blocks.
 
     Raises UsageError for a model without a classifier or such a class.
     """
 
+    Options: ClassVar[type[MapOptions]] = ClassMapOptions
+
     def __init__(
         self,
-        model: nn.Module,
-        relevance: Callable[[nn.Module, Tensor, TargetClass], Tensor],
-        name: str,
-        target: TargetClass = "predicted",
+        options: ClassMapOptions,
+        model: LoadedModel,
         mass: float | None = None,
-        signed: bool = False,
+        raw: bool = False,
     ) -> None:
-        timm_blocks.check(model)
-        check_classifier(model, target, name)
-        self.model, self.relevance, self.target = model, relevance, target
-        self.mass, self.signed = mass, signed
-        self.layer = len(model.blocks) - 1  # type: ignore[arg-type]
+        super().__init__(options, model, mass, raw)
+        network: Any = model.model
+        timm_blocks.check(network)
+        check_classifier(network, options.target_class, type(self).__name__)
+        self.network, self.layer = network, len(network.blocks) - 1
+
+    @abstractmethod
+    def relevance(self, images: Tensor) -> Tensor:
+        """Return the relevance (B, gh, gw); evidence against the class is negative."""
 
     def __call__(self, images: Tensor) -> list[AttentionMap]:
-        maps = self.relevance(self.model, images, self.target).cpu()
-        maps = maps if self.signed else maps.clamp_min(0)
+        """Return one map."""
+        maps = self.relevance(images).cpu()
+        maps = maps if self.raw else maps.clamp_min(0)
         masks = None if self.mass is None else mass_mask(maps.clamp_min(0), self.mass)
         return [AttentionMap(self.layer, None, maps, masks)]
+
+
+class AttnLRP(ClassRelevance):
+    """The relevance by AttnLRP (see `gtacli.models.attnlrp`)."""
+
+    Options: ClassVar[type[MapOptions]] = AttnLRPOptions
+    options: AttnLRPOptions
+
+    def relevance(self, images: Tensor) -> Tensor:
+        return attnlrp(self.network, images, self.options.target_class, self.options.gamma)
+
+
+class Chefer(ClassRelevance):
+    """The relevance by Chefer et al. (see `gtacli.models.chefer`)."""
+
+    def relevance(self, images: Tensor) -> Tensor:
+        return chefer(self.network, images, self.options.target_class)
 
 
 class BackendMaps:

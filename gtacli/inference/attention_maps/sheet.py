@@ -10,10 +10,10 @@ from PIL import Image
 
 from gtacli.discovery.masks import mask_on
 from gtacli.images.decode import decode
+from gtacli.inference.attention_maps.base import AttentionMap
 from gtacli.inference.attention_maps.export import ImageMaps
 from gtacli.inference.attention_maps.extractor import MapExtractor
 from gtacli.inference.attention_maps.files import MapFiles
-from gtacli.inference.attention_maps.methods import AttentionMap
 from gtacli.rendering.colormap import palette
 from gtacli.rendering.files import write_picture
 from gtacli.rendering.heatmap import colorize, overlay_map, resize_map, value_range
