@@ -61,6 +61,7 @@ SLOW = {
     "README.md: A table for a paper",
     "plugins.md: A regularizer in ten lines",
     "plugins.md: A back-end in ten lines",
+    "export.md: A graph for an application",
     "finetune.md: Several GPUs and nodes",
     "pretraining.md: On the built-in set",
     "study.md: The file",

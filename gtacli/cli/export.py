@@ -52,7 +52,7 @@ def export(config: ExportConfig, call: Call, model: Model = None) -> int:
     console.say(f"{out}\t{found['format']}, {found['bytes'] / 1e6:.1f} MB, {takes}")
     rows = [(name, f"{value:.7f}") for name, value in found["differences"].items()]
     console.table(("output", "largest difference"), rows)
-    console.say(f"compared with PyTorch on {found['n_checked']} images: {found['checked_on']}")
+    console.say(f"compared with PyTorch on {found['n_checked']} images, {found['checked_on']}")
     if found["preprocessing_difference"] is not None:
         first, value = found["outputs"][0], found["preprocessing_difference"]
         console.say(f"{first} with the command's own preprocessing: within {value:.7f}")

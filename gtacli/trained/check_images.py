@@ -39,7 +39,7 @@ class CheckImages(NamedTuple):
 
 
 def check_images(spec: str, named: Sequence[str]) -> CheckImages:
-    """Return the named images, else test images of a run's dataset, else drawn scenes.
+    """Return the named images, else images of a run's dataset, else drawn scenes.
 
     Args:
         spec: of the model; nothing that its record names is downloaded.
@@ -51,7 +51,7 @@ def check_images(spec: str, named: Sequence[str]) -> CheckImages:
     try:
         found = [decode(path) for path in islice(_of_run(spec), COUNT)]
         if found:
-            return CheckImages(found, "test images of the run")
+            return CheckImages(found, "images of the run's dataset")
     except GtaError as error:
         log.info("the dataset of %s is not here (%s)", spec, error)
     scenes = (draw_trial(index, _SCENE)[0] for index in range(COUNT))
@@ -59,14 +59,15 @@ def check_images(spec: str, named: Sequence[str]) -> CheckImages:
 
 
 def _of_run(spec: str) -> Iterator[Path | PackedImage]:
-    """Yield test images of a run, of different classes first; none for another model."""
+    """Yield images of a run's dataset, test images if it has some, of different classes first."""
     if not os.path.isfile(Path(spec) / RECORD_FILE):
         return
     run = read_run(Path(spec))
     if run.config.data is None:
         return
     with recorded_specs(f"the record of {spec}", allow_fetch=False):
-        records = test_images(run, load_dataset(run.config.data))
+        dataset = load_dataset(run.config.data)
+    records = test_images(run, dataset) or tuple(record for _, record in dataset.records())
     first = {record.label: record for record in reversed(records)}
     rest = [record for record in records if record is not first[record.label]]
     yield from (record.path for record in (*first.values(), *rest))

@@ -40,7 +40,7 @@ def test_onnx(trained: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     file = tmp_path / "new" / "model.onnx"
     found = line(capsys, "export", run, "-o", file, "--with-preprocessing")
     assert found["outputs"] == ["probabilities", "attention"]
-    assert found["checked_on"] == "test images of the run"
+    assert found["checked_on"] == "images of the run's dataset"
     assert max(found["differences"].values()) < 1e-4
     assert found["preprocessing_difference"] < 0.02
     assert found["bytes"] == file.stat().st_size
