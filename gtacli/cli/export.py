@@ -47,7 +47,7 @@ def export(config: ExportConfig, call: Call, model: Model = None) -> int:
     if call.json:
         console.emit(found)
         return 0
-    size = "x".join(map(str, found["image_size"]))
+    size = " x ".join(map(str, found["image_size"]))
     takes = "images of any size" if found["any_size"] else f"images of {size}"
     console.say(f"{out}\t{found['format']}, {found['bytes'] / 1e6:.1f} MB, {takes}")
     rows = [(name, f"{value:.7f}") for name, value in found["differences"].items()]
