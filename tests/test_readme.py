@@ -59,11 +59,13 @@ SLOW = {
     "README.md: Pre-training without labels",
     "README.md: A DINO, DINOv2 or DINOv3 backbone",
     "README.md: A table for a paper",
+    "README.md: From Python, and plug-ins",
     "plugins.md: A regularizer in ten lines",
     "plugins.md: A back-end in ten lines",
     "export.md: A graph for an application",
     "finetune.md: Several GPUs and nodes",
     "pretraining.md: On the built-in set",
+    "python.md: Commands",
     "study.md: The file",
 }
 """Sections that take longer than a few seconds."""
