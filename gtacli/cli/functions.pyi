@@ -254,6 +254,7 @@ def attention_map(
     gamma: float | None = ...,
     sheet: str | PathLike[str] | None = ...,
     sheet_rows: int | None = ...,
+    maps: str | Sequence[str] | dict[str, Any] | None = ...,
     discovery: str | Sequence[str] | dict[str, Any] | None = ...,
     resume: bool | None = ...,
     recipe: str | None = None,
