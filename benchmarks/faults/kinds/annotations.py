@@ -39,11 +39,12 @@ class _Truth(Kind):
         """Write the files of ground truth, changed if `rng` is not None."""
 
     def run(self, rng):
-        from gtacli.data.readers import coco_file
+        from gtacli.data.readers import annotation_file
         from gtacli.data.truth import check_truth, read_truth
         from gtacli.images.decode import ImageError
 
-        coco_file._kept.cache_clear()  # two inputs of a size can be written in one tick of its time
+        # Two inputs of a size can be written in one tick of the time that it is kept by.
+        annotation_file._kept.cache_clear()
         self.change(rng)
         check_truth(self.where, "ground_truth")
         refused = []
