@@ -39,15 +39,16 @@ def calibrate(config: CalibrateConfig, call: Call, run: Run) -> int:
     rows = [
         (name, found[count], _per_cent(found[before]), _per_cent(found[after]))
         for name, count, before, after in (
-            ("held-out", "n_val", "val_ece_before", "val_ece"),
+            ("not learned from", "n_val", "val_ece_before", "val_ece"),
             ("test", "n_test", "test_ece_before", "test_ece"),
         )
+        if found[count]
     ]
-    console.table(("images", "", "error % before", "after"), rows)
+    console.table(("images", "", "calibration error % before", "after"), rows)
     console.say(f"temperature {found['temperature']:.3g}")
     if found["threshold"] is not None:
         kept, right = _per_cent(found["test_sure"]), _per_cent(found["test_sure_top1"])
-        text = f"sure from {100 * found['threshold']:.1f} % on"
+        text = f"predictions are sure from {100 * found['threshold']:.1f} % on"
         shown = "" if kept is None else f": {kept} % of the test images, {right or 0} % right"
         console.say(text + shown)
     return 0

@@ -93,7 +93,9 @@ class Tap:
     @property
     def q_k(self) -> tuple[Tensor, Tensor]:
         """Return queries and keys; for rows "all" only."""
-        assert self.q is not None, "only the CLS row was requested"
+        assert self.q is not None, (
+            "only the CLS row was requested; rows='all' keeps queries and keys"
+        )
         assert self.k is not None
         return self.q, self.k
 
