@@ -72,6 +72,7 @@ def check(
     json: Json = False,
 ) -> int:
     """Load every registered part, or check the parts of one distribution; status 1 if one fails."""
+    console.setup()
     if distribution is not None:
         return _check_promises(distribution, json)
     rows = check_all()

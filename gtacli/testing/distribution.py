@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from gtacli.runtime.strict_toml import parse_toml
 from gtacli.testing.promises import BrokenPromise, NotApplicable, require
 from gtacli.testing.state import unchanged_process
 from gtacli.testing.suite import checks
+
+log = logging.getLogger(__name__)
 
 LOADS = "it loads and changes nothing in the process"
 DECLARES = "the options that it declares are its own"
@@ -126,6 +129,7 @@ def _as_if_installed(project: Path) -> Iterator[str]:
     Yields the distribution's name.
     """
     name, metadata, groups = _read_project(project)
+    log.info("%s is not installed: checking the project in %s", name, project.parent)
     folder = project.parent.absolute()
     source = folder / "src"
     with tempfile.TemporaryDirectory() as site:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import queue
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def gradients_of_two(part: Any, given: Mapping[str, Any]) -> list[dict[str, Tens
     if not torch.distributed.is_available():
         raise NotApplicable("this torch has no torch.distributed")
     context = _context()
-    answers = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_current_folder():
+        answers = context.Queue()
         meeting = str(Path(folder) / "store")
         processes = [
             context.Process(
@@ -53,12 +54,28 @@ def gradients_of_two(part: Any, given: Mapping[str, Any]) -> list[dict[str, Tens
             found = _collect(answers, processes)
         finally:
             for process in processes:
-                process.kill()
-                process.join()
+                if process.pid is not None:
+                    process.kill()
+                    process.join()
     for answer in found.values():
         if isinstance(answer, str):
             raise BrokenPromise(f"one of two processes raises {answer}")
     return [{n: torch.tensor(v) for n, v in found[rank].items()} for rank in range(2)]
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Let new interpreters import nothing from the current folder, which may be anybody's."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _context() -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -561,3 +563,20 @@ def test_a_class_that_no_process_can_import_is_checked_in_one() -> None:
     [check] = [check for check in checks(Hidden) if "all processes" in check.promise]
     with pytest.raises(NotApplicable, match="cannot import"):
         check()
+
+
+def test_nothing_in_the_current_folder_is_imported(tmp_path: Path) -> None:
+    """The server of the processes would import timm, or what timm imports, from it."""
+    for name in ("timm", "gtacli", "h11", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/run', 'w')", encoding="utf-8")
+    code = (
+        "from gtacli.regularizers.bss import BSS\n"
+        "from gtacli.testing.pair import gradients_of_two\n"
+        "if __name__ == '__main__':\n"
+        "    assert len(gradients_of_two(BSS, {})) == 2\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    script = tmp_path / "elsewhere" / "script.py"
+    script.write_text(code, encoding="utf-8")
+    subprocess.run([sys.executable, str(script)], cwd=tmp_path, check=True, timeout=200)
+    assert not (tmp_path / "run").exists()
