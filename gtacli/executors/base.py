@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from gtacli.config.base import StrictModel
-from gtacli.runtime.processes import LAUNCHER_PID
+from gtacli.runtime.processes import LAUNCHER_PID, safe_path
 
 
 class ExecutorOptions(StrictModel):
@@ -93,7 +93,7 @@ def run_words(
         subprocess.Popen(
             [sys.executable, "-m", "gtacli", *words],
             cwd=cwd,
-            env={**own, **(env or {}), LAUNCHER_PID: str(os.getpid())},
+            env={**own, **safe_path(), **(env or {}), LAUNCHER_PID: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,

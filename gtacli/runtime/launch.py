@@ -21,7 +21,13 @@ from types import FrameType
 from typing import Any
 
 from gtacli.errors import Interrupted, RunError
-from gtacli.runtime.processes import LAUNCHER, LAUNCHER_PID, prepare_report, reported_status
+from gtacli.runtime.processes import (
+    LAUNCHER,
+    LAUNCHER_PID,
+    prepare_report,
+    reported_status,
+    safe_path,
+)
 
 # A process that was told to end may have to finish a step on the CPU and to write its state.
 SHUTDOWN_SECONDS = 600.0
@@ -58,7 +64,7 @@ def launch(words: Sequence[str], nproc: int) -> int:
 def _environment(folder: Path, rank: int, size: int) -> dict[str, str]:
     """Return the environment of a process: its rank, and where it meets the others."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    env = {**os.environ, **{name: str(value) for name, value in numbers.items()}}
+    env = {**os.environ, **safe_path(), **{name: str(value) for name, value in numbers.items()}}
     env |= {LAUNCHER: str(folder), LAUNCHER_PID: str(os.getpid())}
     if LOOPBACK:  # with "=", NCCL takes no other interface whose name begins like it
         env |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": f"={LOOPBACK}"}

@@ -212,3 +212,12 @@ def _claim_in_store(status: int) -> int | None:
     except (RuntimeError, ValueError):
         return None  # no store to ask: two reports are better than none
     return None if first == mine else int(first.split()[0])
+
+
+def safe_path() -> dict[str, str]:
+    """Return variables with which a new interpreter imports nothing from the current folder.
+
+    That may be anybody's, with a file named like a package. Empty where this process was itself
+    started from there (`python -m gtacli` in a checkout that is not installed).
+    """
+    return {} if sys.path[:1] == [os.getcwd()] else {"PYTHONSAFEPATH": "1"}
