@@ -1,10 +1,10 @@
-# docker build -t gta .                                            for CPUs
-# docker build -t gta --build-arg PIP_EXTRA_INDEX_URL= .           for NVIDIA GPUs: run with --gpus all
+# docker build -t gta .                                     with CUDA: run with --gpus all
+# docker build -t gta --build-arg PIP_EXTRA_INDEX_URL=URL . for CPUs, URL as in README.md
 # docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/work" gta finetune --data photos --model FILE
 ARG BASE=python:3.12-slim
 FROM ${BASE} AS build
 
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/gta
 WORKDIR /src

@@ -58,7 +58,7 @@ class Vote(Discovery[VoteOptions]):
             if options.layer != "auto" and "layer" in part.Options.model_fields:
                 given = {"layer": options.layer, **given}
             resolved = part.resolve(build(part.Options, given, _key(name)), model)
-            settings[name] = {**resolved.model_dump(mode="json")}
+            settings[name] = resolved.model_dump(mode="json")
             layers += absolute_layers((resolved.layer,), depth)
         return options.model_copy(update={"settings": settings, "layer": max(layers)})
 
