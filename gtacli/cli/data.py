@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gtacli.data.check import DataCheck
 
 MOST_LINES = 10
-COLUMNS = ("images", "published", "classes", "fewest", "most")
+COLUMNS = ("images", "published", "classes", "fewest", "most", "labels", "unlabeled")
 app = group("data")
 
 
@@ -35,6 +35,10 @@ def check(
             show_default="found by their usual names",
         ),
     ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="a table whose images have any number of labels"),
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="do not decode the images")] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     quiet: Quiet = False,
@@ -52,7 +56,7 @@ def check(
     spec = name if root is None else _spec(name, root)
     if columns is not None:
         spec = f"{spec}?{columns}"
-    dataset = read_dataset(spec)
+    dataset = read_dataset(spec, multi_label)
     total = sum(map(len, dataset.splits.values()))
     with console.progress("reading", total) as advance:
         report: DataCheck = {"data": spec, **check_dataset(dataset, quick, advance)}
@@ -76,8 +80,8 @@ def _show(report: DataCheck, left_out: Sequence[LeftOut]) -> None:
     title = f" ({report['published']})" if report["published"] else ""
     console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
     rows: dict[str, dict[str, Any]] = {split: {**row} for split, row in report["parts"].items()}
-    columns = [c for c in COLUMNS if any(row[c] is not None for row in rows.values())]
-    table = [[split, *(row[c] for c in columns)] for split, row in rows.items()]
+    columns = [c for c in COLUMNS if any(row.get(c) is not None for row in rows.values())]
+    table = [[split, *(row.get(c) for c in columns)] for split, row in rows.items()]
     console.table(["split", *columns], table)
     for kind in ("missing", "unreadable"):
         _list([row["error"] for row in report[kind]])

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -49,11 +50,13 @@ class Record:
 
     Attributes:
         key: permanent name, the path relative to the dataset with `/`.
-        label: index of the class.
+        label: index of the class; `NO_LABEL` where an image has several.
         path: the image.
         mask: mask file of its objects, if the dataset has one.
         boxes: boxes of its objects, if the dataset has them; `()` means that there is no object.
         first: the key of its first row, if a table repeats an image.
+        labels: ascending indices of its classes, in a dataset whose images have any number of them
+            (also none); None: the image has the one class `label`.
     """
 
     key: str
@@ -62,17 +65,27 @@ class Record:
     mask: Path | None = None
     boxes: tuple[Box, ...] | None = None
     first: str | None = None
+    labels: tuple[int, ...] | None = None
 
     @property
     def image(self) -> str:
         """The key that all repeated rows of an image share."""
         return self.key if self.first is None else self.first
 
+    @property
+    def every_label(self) -> tuple[int, ...]:
+        """The indices of all its classes."""
+        return (self.label,) if self.labels is None else self.labels
+
     def open(self) -> BinaryIO:
         """Open the encoded image. Raises OSError, or what the image's container raises."""
         return self.path.open() if isinstance(self.path, PackedImage) else open_regular(self.path)
 
 
+NO_LABEL = -1
+"""The `label` of an image with several; what expects one class fails on it."""
+MOST_LABELS = 10_000
+"""Labels of an image at most."""
 NO_CLASS = ("",)
 """The classes of a dataset without labels."""
 
@@ -124,7 +137,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A labeled set of images; `splits` holds only the splits that exist (train, val, test)."""
+    """A labeled set of images; `splits` holds only the splits that exist (train, val, test).
+
+    All its images have one class each, or all any number of them (`multi_label`).
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -144,6 +160,15 @@ class ImageDataset:
         """Return the records of a split; none if the dataset lacks it."""
         return self.splits.get(split, ())
 
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of classes."""
+        return next(self.records())[1].labels is not None
+
+    def describe_label(self, record: Record) -> str:
+        """Return the name of a record's class, or the names of all of them."""
+        return ", ".join(self.classes[label] for label in record.every_label)
+
     def records(self) -> Iterator[tuple[str, Record]]:
         """Yield every (split, record) in the order train, val, test."""
         for split in SPLITS:
@@ -153,13 +178,18 @@ class ImageDataset:
     def fingerprint(self) -> str:
         """Return a SHA-256 of class names, keys, labels, splits and sizes, independent of order."""
         lines = [
-            f"{record.key}\0{record.label}\0{split}\0{_stamp(record.path)}"
+            f"{record.key}\0{label_text(record)}\0{split}\0{_stamp(record.path)}"
             for split, record in self.records()
         ]
         digest = hashlib.sha256()
         for line in (*self.classes, "", *sorted(lines)):
             digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
         return digest.hexdigest()
+
+
+def label_text(record: Record) -> str:
+    """Return the label or the labels of a record, for digests."""
+    return str(record.label) if record.labels is None else f"[{','.join(map(str, record.labels))}]"
 
 
 def _as_text(name: str) -> str:
@@ -233,14 +263,32 @@ def _check(dataset: ImageDataset) -> None:
     if not any(dataset.splits.values()):
         raise GtaError(f"dataset {dataset.name}: it has no image")
     seen: dict[str, str] = {}
+    multi_label = dataset.multi_label
     for split, record in dataset.records():
-        if not 0 <= record.label < len(dataset.classes):
+        if (record.labels is not None) != multi_label:
             raise GtaError(
-                f"dataset {dataset.name}: {record.key} has label {record.label}, "
-                f"outside the {len(dataset.classes)} classes"
+                f"dataset {dataset.name}: {record.key} has one label, but other images several"
+                if multi_label
+                else f"dataset {dataset.name}: {record.key} has several labels, others have one"
             )
+        _check_labels(dataset, record)
         if record.key in seen:
             where = {seen[record.key], split}
             splits = "twice" if len(where) == 1 else f"in both {' and '.join(sorted(where))}"
             raise GtaError(f"dataset {dataset.name}: {record.key} is listed {splits}")
         seen[record.key] = split
+
+
+def _check_labels(dataset: ImageDataset, record: Record) -> None:
+    labels = record.every_label
+    for label in labels:
+        if not 0 <= label < len(dataset.classes):
+            raise GtaError(
+                f"dataset {dataset.name}: {record.key} has label {label}, "
+                f"outside the {len(dataset.classes)} classes"
+            )
+    if len(labels) > 1 and any(a >= b for a, b in pairwise(labels)):
+        raise GtaError(f"dataset {dataset.name}: the labels of {record.key} do not ascend")
+    if len(labels) > MOST_LABELS:
+        text = f"{record.key} has {len(labels):,} labels; at most {MOST_LABELS:,} are read"
+        raise GtaError(f"dataset {dataset.name}: {text}")

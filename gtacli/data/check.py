@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 from gtacli.data.base import NO_CLASS, SPLITS, ImageDataset, LeftOut, Record
 from gtacli.data.learnable import describe_one_class
@@ -34,6 +34,10 @@ class SplitCounts(TypedDict):
     classes: Annotated[int, Doc("number of classes with images")]
     fewest: Annotated[int, Doc("images of the smallest class")]
     most: Annotated[int, Doc("images of the largest class")]
+    labels: NotRequired[
+        Annotated[float, Doc("mean number of labels of an image; only with `multi_label`")]
+    ]
+    unlabeled: NotRequired[Annotated[int, Doc("images without any label; only with `multi_label`")]]
 
 
 class LeftOutCounts(TypedDict):
@@ -157,15 +161,19 @@ def _count_by_split(dataset: ImageDataset) -> dict[str, SplitCounts]:
     expected = dataset.published.counts if dataset.published else {}
     counts: dict[str, SplitCounts] = {}
     for split in SPLITS:
-        sizes = Counter(record.label for record in dataset[split]).values()
-        if sizes or split in expected:
+        records = dataset[split]
+        sizes = Counter(label for record in records for label in record.every_label).values()
+        if records or split in expected:
             counts[split] = {
-                "images": sum(sizes),
+                "images": len(records),
                 "published": expected.get(split),
                 "classes": len(sizes),
                 "fewest": min(sizes, default=0),
                 "most": max(sizes, default=0),
             }
+        if records and dataset.multi_label:
+            counts[split]["labels"] = round(sum(sizes) / len(records), 3)
+            counts[split]["unlabeled"] = sum(not record.every_label for record in records)
     return counts
 
 
@@ -179,7 +187,7 @@ def _find_problems(
     for one in dataset.left_out:
         if one.wrong:
             yield f"left out: {one}"
-    if len(dataset.classes) == 1 and dataset.classes != NO_CLASS:
+    if len(dataset.classes) == 1 and dataset.classes != NO_CLASS and not dataset.multi_label:
         yield describe_one_class(dataset)
     published = dataset.published
     home = f"; {published.title} is published at {published.home}" if published else ""
@@ -213,8 +221,9 @@ def _count_left_out(one: LeftOut) -> LeftOutCounts:
 
 
 def _unseen_classes(dataset: ImageDataset) -> list[str]:
-    seen = {record.label for record in dataset["train"]}
-    found = {record.label for _, record in dataset.records()} - seen if seen else set()
+    seen = {label for record in dataset["train"] for label in record.every_label}
+    every = {label for _, record in dataset.records() for label in record.every_label}
+    found = every - seen if seen else set()
     return [dataset.classes[label] for label in sorted(found)]
 
 

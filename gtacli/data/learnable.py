@@ -18,13 +18,27 @@ def without_unseen(dataset: ImageDataset, quiet: bool = False) -> ImageDataset:
     """Return the dataset without the classes that only its val and test splits have.
 
     A dataset without training images is returned as it is, and so are classes without any image.
+    Images with several labels stay, without those of such classes.
     """
-    trained = {record.label for record in dataset["train"]}
-    unseen = {record.label for _, record in dataset.records()} - trained
+    trained = {label for record in dataset["train"] for label in record.every_label}
+    unseen = {label for _, record in dataset.records() for label in record.every_label} - trained
     if not trained or not unseen:
         return dataset
     kept_labels = (label for label in range(len(dataset.classes)) if label not in unseen)
     labels = {old: new for new, old in enumerate(kept_labels)}
+    classes = tuple(dataset.classes[old] for old in labels)
+    if dataset.multi_label:
+        if not quiet:
+            names = _names(dataset, unseen)
+            log.warning("left out: labels of classes without a training image: %s", names)
+        renumbered = {
+            split: tuple(
+                replace(r, labels=tuple(labels[old] for old in r.every_label if old in labels))
+                for r in records
+            )
+            for split, records in dataset.splits.items()
+        }
+        return replace(dataset, classes=classes, splits=renumbered)
     splits: dict[str, tuple[Record, ...]] = {}
     for split, records in dataset.splits.items():
         kept = tuple(
@@ -40,7 +54,6 @@ def without_unseen(dataset: ImageDataset, quiet: bool = False) -> ImageDataset:
             )  # fmt: skip
         if kept:
             splits[split] = kept
-    classes = tuple(dataset.classes[old] for old in labels)
     return replace(dataset, classes=classes, splits=splits)
 
 
@@ -57,9 +70,12 @@ def require_seen(dataset: ImageDataset) -> ImageDataset:
 
 
 def require_classes(dataset: ImageDataset) -> ImageDataset:
-    """Like `require_seen`; raise UsageError for training images of a single class, too."""
+    """Like `require_seen`; raise UsageError for training images of a single class, too.
+
+    A single class of images with any number of labels is one that an image has or has not.
+    """
     found = require_seen(dataset)
-    if found["train"] and len(found.classes) == 1:
+    if found["train"] and len(found.classes) == 1 and not found.multi_label:
         raise UsageError(describe_one_class(found), option="data")
     return found
 

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     images: Tensor
     """uint8 (B, 3, h, w)."""
     labels: Tensor
-    """int64 (B,)."""
+    """int64 (B,); of images with several labels (B, M), see `gtacli.data.labels`."""
     indices: Tensor
     """int64 (B,): indices of the store's records; see `make_loader` for `repeats`."""
     crops: Tensor

@@ -4,18 +4,22 @@ Every class is sorted by a hash of (seed, purpose, key). So a draw depends neith
 the records nor on other classes nor on the platform, and the 15 % of a seed are a subset of its
 30 %. Rates follow the protocol of fine-grained recognition: 15, 30, 50 or 100 % of each class,
 rounded up.
+
+Images with several labels are drawn by `stratification`, where none of that holds: what is drawn
+for one class counts for others.
 """
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
 
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import NO_LABEL, ImageDataset, Record
+from gtacli.data.stratification import stratify
 from gtacli.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,10 @@ def sample_records(
     shots: int | None = None,
     seed: int = 0,
 ) -> tuple[Record, ...]:
-    """Return `rate` percent of each class, rounded up, or `shots` of each; the order stays."""
+    """Return `rate` percent of each class, rounded up, or `shots` of each; the order stays.
+
+    Of images with several labels the numbers are as near to these as can be; `shots` is the least.
+    """
     if shots is not None and Fraction(str(rate)) != 100:
         raise UsageError("`sampling_rate` and `shots` exclude each other")
     if not 0 < rate <= 100:
@@ -54,6 +61,8 @@ def sample_records(
         raise UsageError(f"must be at least 1, got {shots}", option="shots")
     # Through str, so that 0.1 is exactly one tenth, and 15 % of 20 is 3, not 3.0000000000000004.
     fraction = Fraction(str(rate)) / 100
+    if _has_several(records):
+        return _sample_several(records, fraction, shots, seed)
     kept: set[str] = set()  # repeated rows of an image follow its first
     for members in _by_class(records).values():
         count = ceil(fraction * len(members)) if shots is None else min(shots, len(members))
@@ -74,9 +83,14 @@ def hold_out(
     The number is rounded to the nearest, half up; it is at least 1 and never the whole class. A
     larger percentage of a seed contains a smaller one. With 0 percent val is empty. An image that
     is repeated counts once, and is in one of both alone.
+
+    Of images with several labels those with a smaller class are not held out, and the numbers are
+    as near to these as can be.
     """
     held: set[str] = set()
     fraction = Fraction(str(percent)) / 100
+    if _has_several(records):
+        return _hold_out_several(records, seed, fraction, min_images)
     for members in _by_class(records).values():
         n = len(members)
         if percent and n >= min_images:
@@ -93,6 +107,8 @@ def split_folds(records: Sequence[Record], folds: int, seed: int = 0) -> dict[st
     fold's training images. A class of one has no fold: its image is always trained on.
     """
     found: dict[str, int] = {}
+    if _has_several(records):
+        return _fold_several(records, folds, seed)
     for _, members in sorted(_by_class(records).items()):
         if len(members) > 1:
             for record in _shuffled(members, seed, "folds"):
@@ -108,8 +124,10 @@ def evenly(records: tuple[Record, ...], most: int) -> tuple[Record, ...]:
     turns: dict[int, int] = defaultdict(int)
     order: list[tuple[int, int]] = []
     for number, record in enumerate(records):
-        order.append((turns[record.label], number))
-        turns[record.label] += 1
+        labels = record.every_label or (NO_LABEL,)
+        order.append((min(turns[label] for label in labels), number))
+        for label in labels:
+            turns[label] += 1
     return tuple(records[number] for number in sorted(n for _, n in sorted(order)[:most]))
 
 
@@ -134,7 +152,7 @@ def make_split(
         train, val = hold_out(kept, seed, percent, min_images)
         origin = "held-out" if val else "none"
     if shots is not None:
-        few = sum(len(members) < shots for members in _by_class(dataset["train"]).values())
+        few = sum(count < shots for count in count_labels(dataset["train"]).values())
         if few:
             log.warning(
                 "%d classes have fewer than %d training images; all of them are used", few, shots
@@ -158,8 +176,93 @@ def _count_by_class(dataset: ImageDataset, *splits: Sequence[Record]) -> dict[st
         ("available", "train", "val", "test"), (dataset["train"], *splits), strict=True
     ):
         for record in records:
-            counts[dataset.classes[record.label]][column] += 1
+            for label in record.every_label:
+                counts[dataset.classes[label]][column] += 1
     return counts
+
+
+def count_labels(records: Iterable[Record]) -> Counter[int]:
+    """Return the number of images of each class that has any; repeated rows do not count."""
+    return Counter(label for r in records if r.first is None for label in r.every_label)
+
+
+def _has_several(records: Sequence[Record]) -> bool:
+    return bool(records) and records[0].labels is not None
+
+
+def _sample_several(
+    records: Sequence[Record], fraction: Fraction, shots: int | None, seed: int
+) -> tuple[Record, ...]:
+    """Sample images with several labels; of each class the fraction, rounded up, or `shots`."""
+    order = _shuffled(records, seed, "keep")
+    if shots is not None:
+        kept = _take_shots(order, shots)
+    else:
+        counts = count_labels(order)
+        wanted = {label: ceil(fraction * count) for label, count in counts.items()}
+        kept = _take_part(order, wanted, ceil(fraction * len(order)))
+    return tuple(record for record in records if record.key in kept)
+
+
+def _take_shots(order: Sequence[Record], shots: int) -> set[str]:
+    """Return keys of images so that each class has `shots`, or all it has; rare classes first.
+
+    An image counts for all its classes, so frequent ones may get more.
+    """
+    counts, taken = count_labels(order), Counter[int]()
+    kept: set[str] = set()
+    members: dict[int, list[Record]] = {}
+    for record in order:
+        for label in record.every_label:
+            members.setdefault(label, []).append(record)
+    for label in sorted(members, key=lambda label: (counts[label], label)):
+        for record in members[label]:
+            if taken[label] >= shots:
+                break
+            if record.key not in kept:
+                kept.add(record.key)
+                taken.update(record.every_label)
+    return kept
+
+
+def _hold_out_several(
+    records: Sequence[Record], seed: int, fraction: Fraction, min_images: int
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    counts = count_labels(records)
+    free = [r for r in records if all(counts[label] >= min_images for label in r.every_label)]
+    if not fraction or len(free) < min_images:
+        return tuple(records), ()
+    wanted = {
+        label: min(max(1, floor(fraction * n + Fraction(1, 2))), n - 1)
+        for label, n in counts.items()
+    }
+    order = _shuffled(free, seed, "hold-out")
+    held = _take_part(order, wanted, floor(fraction * len(free) + Fraction(1, 2)))
+    train = tuple(record for record in records if record.key not in held)
+    return train, tuple(record for record in records if record.key in held)
+
+
+def _take_part(order: Sequence[Record], wanted: Mapping[int, int], size: int) -> set[str]:
+    """Return the keys of `size` images with `wanted` of each class, as nearly as can be."""
+    counts = count_labels(order)
+    numbers = {label: number for number, label in enumerate(sorted(counts))}
+    labels = [[numbers[label] for label in record.every_label] for record in order]
+    part = [min(wanted[label], counts[label]) for label in numbers]
+    rest = [counts[label] - n for label, n in zip(numbers, part, strict=True)]
+    parts = stratify(labels, [part, rest], [size, len(order) - size])
+    return {record.key for record, number in zip(order, parts, strict=True) if number == 0}
+
+
+def _fold_several(records: Sequence[Record], folds: int, seed: int) -> dict[str, int]:
+    order = _shuffled(records, seed, "folds")
+    counts = count_labels(order)
+    # As with one label: an image that is the only one of a class is always trained on.
+    free = [r for r in order if all(counts[label] > 1 for label in r.every_label)]
+    numbers = {label: number for number, label in enumerate(sorted(counts))}
+    labels = [[numbers[label] for label in record.every_label] for record in free]
+    wanted = [[counts[label] / folds for label in numbers]] * folds
+    parts = stratify(labels, wanted, [len(free) / folds] * folds)
+    return {record.key: part for record, part in zip(free, parts, strict=True)}
 
 
 def _by_class(records: Iterable[Record]) -> dict[int, list[Record]]:

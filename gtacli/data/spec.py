@@ -22,7 +22,7 @@ from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.published import require_images
 from gtacli.data.readers.table import Csv, has_tables, split_spec
 from gtacli.data.readers.table_file import is_table
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,16 @@ _OTHER_FILES = {
 _NAMED = re.compile(r"(?P<name>[\w/.-]*[\w.-]{2}):(?P<root>.*)", re.DOTALL)
 
 
-def load_dataset(spec: str) -> ImageDataset:
+def load_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     """Read the dataset that `spec` names.
 
-    Raises GtaError if it cannot be read, or if an image of a published dataset is missing.
+    Args:
+        multi_label: whether its images have any number of labels, else one class each.
+
+    Raises GtaError if it cannot be read, if it has other labels, or if an image of a published
+    dataset is missing.
     """
-    dataset = read_dataset(spec)
+    dataset = read_dataset(spec, multi_label)
     require_images(dataset)
     log_left_out(dataset)
     return dataset
@@ -53,8 +57,19 @@ def log_left_out(dataset: ImageDataset) -> None:
         log.log(logging.INFO if one.harmless else logging.WARNING, "left out: %s", one)
 
 
-def read_dataset(spec: str) -> ImageDataset:
+def read_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     """Like `load_dataset`, but do not check that the images of a published dataset exist."""
+    dataset = _read(spec, multi_label)
+    if multi_label and not dataset.multi_label:
+        text = f"{spec} has one class for each image; several are read of tables"
+        raise UsageError(text, option="multi_label")
+    if dataset.multi_label and not multi_label:
+        text = f"{spec} has any number of labels for each image; read them with `multi_label`"
+        raise GtaError(text, option="data")
+    return dataset
+
+
+def _read(spec: str, multi_label: bool) -> ImageDataset:
     # Late: the registry validates what it loads against this package's DatasetReader.
     from gtacli.registry import DATASETS
 
@@ -74,14 +89,14 @@ def read_dataset(spec: str) -> ImageDataset:
             _note_folder(spec, path)
             return reader.open(rest)
     if os.path.isdir(path):  # unlike Path.is_dir False for names that are too long
-        return _folder_reader(path).read(path)
+        return _folder_reader(path, multi_label).read(path)
     tables, columns = split_spec(spec)
     if columns and os.path.isdir(user_path(tables)):
-        return Csv().read(user_path(spec))
+        return Csv(multi_label).read(user_path(spec))
     named = _NAMED.fullmatch(spec)
     known = named is not None and named["name"] in names
     if is_table_spec(spec):
-        return Csv().read(Path(spec))
+        return Csv(multi_label).read(Path(spec))
     if os.path.exists(path):
         hint = _OTHER_FILES.get(path.suffix.lower(), "give a folder, a table or a dataset's name")
         raise GtaError(f"{path} is a file; {hint}")
@@ -89,7 +104,8 @@ def read_dataset(spec: str) -> ImageDataset:
         raise GtaError(f"{tables} is no table (.csv, .tsv, .parquet)", option="columns")
     if named and (known or not _looks_like_path(named["name"])):
         root = user_path(named["root"]) if named["root"] else None
-        return DATASETS.load(named["name"])().read(root)
+        reader = DATASETS.load(named["name"])()
+        return (Csv(multi_label) if isinstance(reader, Csv) else reader).read(root)
     if _looks_like_path(spec):
         raise GtaError(f"no such file or folder: {spec}")
     try:
@@ -115,11 +131,11 @@ def is_plain_folder(spec: str) -> bool:
     return os.path.isdir(path) and isinstance(_folder_reader(path), Folder)
 
 
-def _folder_reader(path: Path) -> DatasetReader:
+def _folder_reader(path: Path, multi_label: bool = False) -> DatasetReader:
     for layout in LAYOUTS:
         if layout.recognizes(path):
             return layout()
-    return Csv() if has_tables(path) else Folder()
+    return Csv(multi_label) if multi_label or has_tables(path) else Folder()
 
 
 def _note_folder(spec: str, path: Path) -> None:

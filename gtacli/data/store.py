@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gtacli.data.base import Record
+from gtacli.data.labels import label_tensor
 from gtacli.images.decode import ImageError, load, open_image
 from gtacli.images.sizes import Size, cover_size
 from gtacli.runtime.machine import available_memory
@@ -57,7 +58,7 @@ class ImageStore:
         self.records = tuple(records)
         self.cover = (load_size, load_size) if isinstance(load_size, int) else load_size
         self.interpolation = interpolation
-        self.labels = torch.tensor([record.label for record in self.records], dtype=torch.int64)
+        self.labels = label_tensor(self.records)
         self.cached = cache == "ram" or (cache == "auto" and self._fits())
         self.skipped: dict[str, str] = {}
         self.damaged: dict[str, str] = {}

@@ -299,7 +299,7 @@ def stand_in(batch: Batch) -> Batch:
     """Return one blank image in place of an empty batch."""
     return Batch(
         images=batch.images.new_zeros(1, *batch.images.shape[1:]),
-        labels=batch.labels.new_zeros(1),
+        labels=batch.labels.new_zeros(1, *batch.labels.shape[1:]),
         indices=batch.indices.new_zeros(1),
         crops=batch.crops.new_tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]),
         maps=None if batch.maps is None else batch.maps.new_zeros(1, *batch.maps.shape[1:]),

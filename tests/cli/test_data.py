@@ -105,3 +105,18 @@ def test_one_class(gta: Any, tmp_path: Path, make_image: Any) -> None:
     assert refused.status == 2
     assert "--data: " in refused.err
     assert "has one class alone" in refused.err
+
+
+def test_any_number_of_labels(gta: Any, tiny_data: Path) -> None:
+    rows = ["red/0.png,warm|bright", "red/1.png,warm", "blue/0.png,", "blue/1.png,cold|bright"]
+    table = tiny_data / "train" / "set.csv"
+    table.write_text("\n".join(("image,labels", *rows)) + "\n")
+    result = gta("data", "check", str(table), "--multi-label")
+    assert result.status == 0
+    assert "set: 4 images, 3 classes" in result.out
+    (report,) = gta("data", "check", str(table), "--multi-label", "--json").lines
+    train = report["parts"]["train"]
+    assert (train["labels"], train["unlabeled"], train["fewest"], train["most"]) == (1.25, 1, 1, 2)
+    assert "unless --multi-label says that they are several" in gta("data", "check", str(table)).err
+    refused = gta("data", "check", str(tiny_data), "--multi-label")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)

@@ -9,6 +9,9 @@ The `split` column contains the split of a row; without it, the name of a table 
 `birds_test.csv`); a single table is for training, unless all its paths begin with the folders of
 splits. The classes are those of all tables together. A row that is repeated in the training split
 counts as often as it is listed; its images are held out together.
+
+With `multi_label` an image has any number of labels: those of a cell (see `label_cells`), or a
+column of zeros and ones for each class; the labels of several rows of an image are put together.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gtacli.data.base import (
+    MOST_LABELS,
     NO_CLASS,
+    NO_LABEL,
     SPLIT_NAMES,
     SPLITS,
     DatasetReader,
@@ -34,10 +39,17 @@ from gtacli.data.base import (
     Record,
     split_in_name,
 )
+from gtacli.data.readers.label_cells import find_separator, split_labels
 from gtacli.data.readers.loose import list_tables
 from gtacli.data.readers.split_folders import has_class_folders
-from gtacli.data.readers.table_columns import Columns, choose_columns, has_header, parse_columns
-from gtacli.data.readers.table_file import is_text, read_head, read_rows
+from gtacli.data.readers.table_columns import (
+    EMPTY,
+    Columns,
+    choose_columns,
+    has_header,
+    parse_columns,
+)
+from gtacli.data.readers.table_file import Row, is_text, read_head, read_rows
 from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
 from gtacli.images.find import (
@@ -53,13 +65,12 @@ log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
 _WHOLE = re.compile(r"\d+\.0+")
 _LIST = re.compile(r"\[.*,.*\]|\{.*,.*\}")
-_NO_LABEL = ("nan", "<na>", "#n/a")  # as pandas and Excel write empty cells; None may be a class
 _REPEATED = "listed before, and counted once outside of training"
 _HERE = Path()
 
 
 class TableRow(NamedTuple):
-    """A row of a table with what its columns say."""
+    """A row of a table with what its columns say; `labels` where an image has several."""
 
     source: Path
     line: int
@@ -67,6 +78,7 @@ class TableRow(NamedTuple):
     label: str
     split: str | None
     mask: str
+    labels: tuple[str, ...] | None = None
 
     @property
     def place(self) -> str:
@@ -75,12 +87,17 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True)
 class _Table:
-    """The rows of a table with values in all columns that are needed."""
+    """The rows of a table with values in all columns that are needed.
+
+    Attributes:
+        classes: the names of its columns of zeros and ones, if an image has several labels.
+    """
 
     source: Path
     rows: list[TableRow]
     finder: ImageFinder
     left_out: list[LeftOut] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
 
 def has_tables(folder: Path) -> bool:
@@ -101,30 +118,37 @@ def has_tables(folder: Path) -> bool:
         return False
 
 
-def _only_table(folder: Path) -> list[Path]:
+def _only_table(folder: Path, several: bool = False) -> list[Path]:
     """Return the only table of labeled images in a folder that has no class folders."""
     filled = [one for one in list_subfolders(folder) if has_images(one)]
     loose = [one for one in filled if split_in_name(one.name) is None]
     if len(loose) > 1 or any(map(has_class_folders, filled)):
         return []
-    tables = [table for table in list_tables(folder) if _has_header(table)]
+    tables = [table for table in list_tables(folder) if _has_header(table, several)]
     return tables if len(tables) == 1 else []
 
 
-def _has_header(table: Path) -> bool:
+def _has_header(table: Path, several: bool = False) -> bool:
     rows = read_head(table) if is_text(table) else read_rows(table)
-    return has_header(rows)
+    return has_header(rows, several)
 
 
 class Csv(DatasetReader):
-    """The reader of tables."""
+    """The reader of tables.
+
+    Args:
+        multi_label: whether an image has any number of labels.
+    """
 
     help = "a .csv, .tsv or .parquet of path,label[,split][,mask]; train.csv,test.csv; or a folder"
+
+    def __init__(self, multi_label: bool = False) -> None:
+        self.multi_label = multi_label
 
     def read(self, root: Path | None) -> ImageDataset:
         if root is None:
             raise GtaError("dataset 'csv' needs a file: write csv:FILE.csv")
-        return _read(root, needs_label=True)
+        return _read(root, needs_label=True, several=self.multi_label)
 
     def images(self, root: Path) -> ImageDataset:
         """Like `read`, but in a single class unless all rows have labels."""
@@ -145,12 +169,12 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return tables, parse_columns(columns)
 
 
-def _read(root: Path, needs_label: bool) -> ImageDataset:
+def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     """Read the tables; without the label column all images are in a single class."""
     spec, named = split_spec(str(root))
     root = Path(spec)
-    sources = _sources(root)
-    tables = [_read_table(source, named, needs_label) for source in sources]
+    sources = _sources(root, several)
+    tables = [_read_table(source, named, needs_label, several) for source in sources]
     # An image has the same key in all tables.
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
     entries = _Entries(top)
@@ -161,14 +185,12 @@ def _read(root: Path, needs_label: bool) -> ImageDataset:
     if not entries.found:
         row = tables[0].rows[0]
         raise GtaError(f"{row.place}: no such image: {row.source.parent / row.image}")
-    classes = (
-        sorted_labels({entry.row.label for entry in entries.found}) if needs_label else NO_CLASS
-    )
-    labels = {name: label for label, name in enumerate(classes)}
+    found = entries.merged() if several else entries.found
+    classes = _classes(found, tables, several) if needs_label else NO_CLASS
+    numbers = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Record]] = {}
-    for entry in entries.found:
-        label = labels.get(entry.row.label, 0)
-        record = Record(entry.key, label, entry.path, entry.mask, first=entry.first)
+    for entry in found:
+        record = _record(entry, numbers)
         splits.setdefault(entry.split, []).append(record)
     return ImageDataset(
         root.stem if len(sources) == 1 and not os.path.isdir(root) else top.name,
@@ -177,9 +199,32 @@ def _read(root: Path, needs_label: bool) -> ImageDataset:
         left_out=(
             *(one for table in tables for one in table.left_out),
             *entries.left_out,
-            *(_find_unlisted(root, entries.found) if os.path.isdir(root) else ()),
+            *(_find_unlisted(root, found) if os.path.isdir(root) else ()),
         ),
     )
+
+
+def _classes(found: Sequence[_Entry], tables: Sequence[_Table], several: bool) -> tuple[str, ...]:
+    """Return the classes of all rows; of columns of zeros and ones in their order."""
+    if not several:
+        return sorted_labels({entry.row.label for entry in found})
+    named = {name for entry in found for name in entry.row.labels or ()}
+    columns = dict.fromkeys(name for table in tables for name in table.classes)
+    if not named and not columns:
+        raise GtaError(f"{tables[0].source}: no row has a label")
+    return tuple(columns) if columns.keys() >= named else sorted_labels(named | columns.keys())
+
+
+def _record(entry: _Entry, numbers: Mapping[str, int]) -> Record:
+    row = entry.row
+    if row.labels is None:
+        label = numbers.get(row.label, 0)
+        return Record(entry.key, label, entry.path, entry.mask, first=entry.first)
+    if len(row.labels) > MOST_LABELS:
+        text = f"{len(row.labels):,} labels of one image; at most {MOST_LABELS:,} are read"
+        raise GtaError(f"{row.place}: {text}")
+    labels = tuple(sorted(numbers[name] for name in row.labels))
+    return Record(entry.key, NO_LABEL, entry.path, entry.mask, labels=labels)
 
 
 def _find_unlisted(root: Path, listed: Sequence[_Entry]) -> Iterator[LeftOut]:
@@ -190,13 +235,13 @@ def _find_unlisted(root: Path, listed: Sequence[_Entry]) -> Iterator[LeftOut]:
         yield LeftOut("images", "listed in no table", tuple(relative_keys(images, root)))
 
 
-def _sources(root: Path) -> list[Path]:
+def _sources(root: Path, several: bool = False) -> list[Path]:
     if os.path.isdir(root):
         found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
         for folder in () if found else list_subfolders(root):
             if split_in_name(folder.name):
-                found += [*_named(folder, ["metadata"])] or _only_table(folder)
-        found = found or _only_table(root)
+                found += [*_named(folder, ["metadata"])] or _only_table(folder, several)
+        found = found or _only_table(root, several)
         if not found:
             raise GtaError(f"{root} contains no train.csv")
         return found
@@ -218,19 +263,23 @@ def _named(folder: Path, stems: Sequence[str]) -> Iterator[Path]:
         yield from islice((path for path in paths if path is not None), 1)
 
 
-def _read_table(source: Path, named: Mapping[str, str], needs_label: bool) -> _Table:
+def _read_table(source: Path, named: Mapping[str, str], needs_label: bool, several: bool) -> _Table:
     rows = read_rows(source)
     finder = ImageFinder(source.parent)
-    columns = choose_columns(source, rows, named, finder.exists, needs_label)
-    found = [_read_row(source, row.line, row.cells, columns) for row in rows[columns.header :]]
-    if all(_WHOLE.fullmatch(row.label) for row in found if row.label):  # of a column with gaps
+    columns = choose_columns(source, rows, named, finder.exists, needs_label, several)
+    rows = rows[columns.header :]
+    found = [_read_row(source, row.line, row.cells, columns) for row in rows]
+    if several:
+        found, needs_label = _with_labels(source, found, rows, columns), False
+    elif all(_WHOLE.fullmatch(row.label) for row in found if row.label):  # of a column with gaps
         found = [row._replace(label=row.label.partition(".")[0]) for row in found]
     if not found:
         raise GtaError(f"{source} has no row below its header")
-    if columns.label is not None:
+    if columns.label is not None and not several:
         _check_single(source, found)
     whole = [row for row in found if row.image and (row.label or not needs_label)]
-    table = _Table(source, whole, finder)
+    one_hot = columns.one_hot.names if several and columns.one_hot else ()
+    table = _Table(source, whole, finder, classes=tuple(map(_normal, one_hot)))
     for what, lost in (
         ("image", [row for row in found if not row.image]),
         ("label", [row for row in found if row.image and not row.label and needs_label]),
@@ -254,12 +303,36 @@ def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -
                 f"{source}, line {line}: split must be train, val or test, got '{given}'"
             )
     label = columns.one_hot.name(cells) if columns.one_hot else _cell(cells, columns.label)
-    if label.lower() in _NO_LABEL:
+    if label.lower() in EMPTY:
         label = ""
-    if not label.isascii():
-        label = unicodedata.normalize("NFC", label)
+    label = _normal(label)
     image, mask = _cell(cells, columns.image), _cell(cells, columns.mask)
     return TableRow(source, line, image, label, split, mask)
+
+
+def _normal(label: str) -> str:
+    return label if label.isascii() else unicodedata.normalize("NFC", label)
+
+
+def _with_labels(
+    source: Path, found: Sequence[TableRow], rows: Sequence[Row], columns: Columns
+) -> list[TableRow]:
+    """Return the rows with all their labels."""
+    if columns.one_hot is not None:
+        every = [columns.one_hot.every_name(row.cells) for row in rows]
+    else:
+        cells = [_cell(row.cells, columns.label) for row in rows]
+        every = split_labels(cells)
+        if any(len(labels) > 1 for labels in every):
+            between = find_separator(cells)
+            mark = {" ": "separated by spaces", "": "lists"}.get(
+                between, f"separated by '{between}'"
+            )
+            log.info("%s: labels are %s", source, mark)
+    if all(_WHOLE.fullmatch(label) for labels in every for label in labels):
+        every = [tuple(label.partition(".")[0] for label in labels) for labels in every]
+    pairs = zip(found, every, strict=True)
+    return [row._replace(labels=tuple(dict.fromkeys(map(_normal, own)))) for row, own in pairs]
 
 
 def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
@@ -268,7 +341,7 @@ def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
         if _LIST.fullmatch(row.label):
             raise GtaError(
                 f"{row.place}: {row.label:.80} are several labels, but an image has one class; "
-                "name a column with one: `columns=label=NAME`"
+                "read all with `multi_label`, or name a column with one: `columns=label=NAME`"
             )
     labels = {row.label for row in rows}
     for mark in "|;":
@@ -277,7 +350,8 @@ def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
         shared = [one for one in joined if any(counts[p.strip()] > 1 for p in one.split(mark))]
         if shared:
             log.warning(
-                "%s: labels such as %s look like several ones; each such text is a class by itself",
+                "%s: labels such as %s look like several ones; each such text is a class by "
+                "itself, unless `multi_label` says that they are several",
                 *(source, min(shared)),
             )
 
@@ -363,17 +437,33 @@ class _Entries:
         entry = _Entry(split, key, folder / found, mask, row, None)
         first = self._first.setdefault(key, entry)
         if first is not entry:
-            if (first.split, first.row.label) != (split, row.label):
+            if row.labels is not None and first.split == split:
+                entry = entry._replace(first=key)
+            elif (first.split, first.row.label) != (split, row.label):
                 raise GtaError(
                     f"{row.place}: {key} is listed twice, first in {first.row.place}, with another "
                     "split or label"
                 )
-            if split != "train":
+            elif split != "train":
                 self._lost.setdefault(_REPEATED, []).append(f"{key} ({row.place})")
                 return
-            self._copies[key] += 1
-            entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
+            else:
+                self._copies[key] += 1
+                entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
         self.found.append(entry)
+
+    def merged(self) -> list[_Entry]:
+        """Return one entry for each image, with the labels of all its rows."""
+        labels: dict[str, dict[str, None]] = {}
+        for entry in self.found:
+            labels.setdefault(entry.first or entry.key, {}).update(
+                dict.fromkeys(entry.row.labels or ())
+            )
+        return [
+            entry._replace(row=entry.row._replace(labels=tuple(labels[entry.key])))
+            for entry in self.found
+            if entry.first is None
+        ]
 
     def _key(self, path: Path, folder: Path) -> str:
         below = self._below.get(folder)

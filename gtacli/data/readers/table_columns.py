@@ -30,6 +30,11 @@ NAMES = {
     "split": ("split", "set", "subset", "partition", "part", "phase", "usage"),
     "mask": ("mask", "maskpath"),
 }
+SEVERAL = (
+    *("labels", "tags", "findinglabels", "attributeids", "attributes", "categories", "classes"),
+    *("annotations", "keywords"),
+)
+"""Usual names of a column with several labels, which come before those of one."""
 FLAGS = {
     **dict.fromkeys(("istrain", "istraining", "istrainingimage"), ("train", "test")),
     **dict.fromkeys(("isval", "isvalid", "isvalidation"), ("val", "train")),
@@ -37,20 +42,27 @@ FLAGS = {
 }
 """Columns of yes and no, with the split of either."""
 YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+EMPTY = frozenset({"", "nan", "<na>", "#n/a"})
+"""Empty cells in lower case, as pandas and Excel write them, too; None may be a class."""
 TRIED = 50
 """Rows that are looked up on disk to find the column of images."""
 
 
 class OneHot(NamedTuple):
-    """Columns of which each row has a one in that of its class, as in the ISIC challenges."""
+    """Columns of which each row has a one in those of its classes, as in the ISIC challenges."""
 
     columns: tuple[int, ...]
     names: tuple[str, ...]
 
     def name(self, cells: Sequence[str]) -> str:
         """Return the class of a row; "" if it has none or several."""
-        found = [n for c, n in zip(self.columns, self.names, strict=True) if _is_one(cells, c)]
+        found = self.every_name(cells)
         return found[0] if len(found) == 1 else ""
+
+    def every_name(self, cells: Sequence[str]) -> tuple[str, ...]:
+        """Return all classes of a row."""
+        pairs = zip(self.columns, self.names, strict=True)
+        return tuple(name for column, name in pairs if _is_one(cells, column))
 
 
 class Columns(NamedTuple):
@@ -90,6 +102,7 @@ def choose_columns(
     named: Mapping[str, str],
     exists: Callable[[str], bool],
     needs_label: bool = True,
+    several: bool = False,
 ) -> Columns:
     """Choose the columns of a table.
 
@@ -99,6 +112,7 @@ def choose_columns(
         named: the columns that the user has named, by role: names, or numbers from 1.
         exists: whether a cell names an image.
         needs_label: whether there must be a column of labels.
+        several: whether an image has any number of labels.
 
     Raises GtaError where a column is not found.
     """
@@ -110,10 +124,16 @@ def choose_columns(
     if image is None:
         return _without_header(source, rows, given, exists, needs_label)
     header = not (image in given.values() and _has(rows[0], image, exists))
-    label = given.get("label", _find(names, "label", taken=image))
-    if label is None and needs_label:
-        label = _find_other(rows, image)
-    one_hot = None if label is not None else _find_one_hot(rows, image)
+    label, one_hot = given.get("label"), None
+    if several:
+        label, one_hot = _find_several(source, names, rows, image, given)
+    else:
+        label = _find(names, "label", taken=image) if label is None else label
+        if label is None and needs_label:
+            label = _find_other(rows, image)
+        one_hot = None if label is not None else _find_one_hot(rows, image)
+    if label is None and one_hot is None and needs_label and several:
+        raise _unknown(source, rows[0], "labels")
     if label is None and one_hot is None and needs_label:
         raise _several_ones(source, rows, image) or _unknown(source, rows[0], "labels")
     split, splits = _find_split(source, names, rows[header:], given.get("split"))
@@ -130,12 +150,19 @@ def is_label(name: str) -> bool:
     return _plain(name) in NAMES["label"]
 
 
-def has_header(rows: Sequence[Row]) -> bool:
-    """Return whether the first row of a table names a column of images, and labels or classes."""
+def has_header(rows: Sequence[Row], several: bool = False) -> bool:
+    """Return whether the first row of a table names a column of images, and labels or classes.
+
+    Args:
+        several: whether an image has any number of labels.
+    """
     names = [_plain(cell) for cell in rows[0].cells] if rows else []
     image = next((column for column, name in enumerate(names) if name in NAMES["image"]), None)
     if image is None:
         return False
+    if several:
+        known = {*NAMES["label"], *SEVERAL}
+        return not known.isdisjoint(names) or _find_binary(rows, image) is not None
     return not {*names}.isdisjoint(NAMES["label"]) or _find_one_hot(rows, image) is not None
 
 
@@ -190,6 +217,48 @@ def _find_one_hot(rows: Sequence[Row], image: int) -> OneHot | None:
     return found if named * 10 >= 9 * (len(rows) - 1) else None
 
 
+def _find_several(
+    source: Path,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    image: int,
+    given: Mapping[str, int],
+) -> tuple[int | None, OneHot | None]:
+    """Return the column of the labels of images with any number of them, or one for each class.
+
+    Columns of zeros and ones (also yes and no) are classes; an empty cell is a zero. A column of a
+    usual name for labels comes first, unless it is one of several such.
+    """
+    if "label" in given:
+        return given["label"], None
+    known = (names.index(name) for name in (*SEVERAL, *NAMES["label"]) if name in names)
+    label = next((column for column in known if column != image), None)
+    other = {image, *given.values()}
+    other |= {i for i, name in enumerate(names) if name in FLAGS or name in NAMES["split"]}
+    values = {
+        i: {_plain_number(row.cells, i) for row in rows[1:]}
+        for i in range(len(names))
+        if i not in other and names[i]
+    }
+    binary = tuple(
+        i for i, found in values.items() if found <= YES_NO.keys() | EMPTY and found - EMPTY
+    )
+    if label is not None and (label not in binary or len(binary) == 1):
+        return label, None
+    for column, found in values.items():
+        if binary and "-1" in found and found <= YES_NO.keys() | EMPTY | {"-1"}:
+            line = next(r.line for r in rows[1:] if _plain_number(r.cells, column) == "-1")
+            raise GtaError(
+                f"{source}, line {line}: {rows[0].cells[column]} is -1, neither 0 nor 1; write one "
+                "of them, or leave the row out"
+            )
+    return None, OneHot(binary, tuple(rows[0].cells[i] for i in binary)) if binary else None
+
+
+def _plain_number(cells: Sequence[str], column: int) -> str:
+    return _number(cells, column).lower()
+
+
 def _find_binary(rows: Sequence[Row], image: int) -> OneHot | None:
     """Return the columns of zeros and ones, if there are several."""
     binary = tuple(
@@ -212,7 +281,8 @@ def _several_ones(source: Path, rows: Sequence[Row], image: int) -> GtaError | N
         if len(ones) > 1:
             return GtaError(
                 f"{source}, line {row.line}: {' and '.join(ones[:3])} are 1 in one row, but an "
-                "image has one class; name the column of labels, as label=NAME",
+                "image has one class; read several with `multi_label`, or name the column of "
+                "labels, as label=NAME",
                 option="columns",
             )
     return None
@@ -223,7 +293,7 @@ def _number(cells: Sequence[str], column: int) -> str:
 
 
 def _is_one(cells: Sequence[str], column: int) -> bool:
-    return _number(cells, column) == "1"
+    return YES_NO.get(_plain_number(cells, column), False)
 
 
 def _has(row: Row, column: int, exists: Callable[[str], bool]) -> bool:

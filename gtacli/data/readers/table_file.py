@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ SAMPLE = 1 << 16
 """Characters from which the separator is chosen."""
 _ROWS = 200  # of them
 _ROWS_A_BYTE = 4  # at most in Parquet; 1,000,000 numbered names and labels take 0.5 bytes
+_LIST_TEXT = 1 << 28  # characters of all different lists of a part of Parquet
 _MOST_CELLS = 100_000  # in a row; ImageNet-21k has 21,841 classes
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -205,7 +207,14 @@ def _parse_json(text: str, path: Path) -> Iterator[Row]:
     yield Row(1, names)
     for number, found in objects:
         cells = [found.get(name) for name in names]
-        yield Row(number, ["" if cell is None else str(cell).strip() for cell in cells])
+        yield Row(number, list(map(_json_text, cells)))
+
+
+def _json_text(cell: Any) -> str:
+    """Return a cell as text; a list as JSON."""
+    if isinstance(cell, list):
+        return json.dumps(cell, ensure_ascii=False)
+    return "" if cell is None else str(cell).strip()
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -234,15 +243,26 @@ def _parquet_columns(file: BinaryIO) -> tuple[list[str], list[list[str]]]:
     from pyarrow import parquet, types
 
     schema: Any = parquet.read_schema(file)
+    lists = [one for one in schema if types.is_list(one.type) and _is_plain(one.type.value_type)]
     flat = [
-        one for one in schema if not types.is_nested(one.type) and "binary" not in str(one.type)
+        *(one for one in schema if not types.is_nested(one.type) and "binary" not in str(one.type)),
+        *lists,
     ]
     texts = [one.name for one in flat if "string" in str(one.type)]
     file.seek(0)
-    table: Any = parquet.ParquetFile(file, read_dictionary=texts)
+    paths = [
+        column.path
+        for column in parquet.ParquetFile(file).schema
+        if column.path.split(".")[0] in texts
+    ]
+    file.seek(0)
+    table: Any = parquet.ParquetFile(file, read_dictionary=paths)
     rows, size = table.metadata.num_rows, os.fstat(file.fileno()).st_size
     if rows > _ROWS_A_BYTE * size:
         raise ValueError(f"it describes {rows:,} rows in {size:,} bytes")
+    for one in lists:
+        if (values := _count_values(table.metadata, one.name)) > _ROWS_A_BYTE * size:
+            raise ValueError(f"it describes {values:,} labels in {size:,} bytes")
     read: Any = table.read(columns=[one.name for one in flat])
     cells = {
         name: [cell for chunk in column.chunks for cell in _cells(chunk)]
@@ -251,8 +271,27 @@ def _parquet_columns(file: BinaryIO) -> tuple[list[str], list[list[str]]]:
     return list(schema.names), [cells.get(name, ["(embedded)"] * rows) for name in schema.names]
 
 
+def _is_plain(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
+
+
+def _count_values(metadata: Any, name: str) -> int:
+    """Return the number of values in the lists of a column."""
+    return sum(
+        part.num_values
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for part in map(group.column, range(group.num_columns))
+        if part.path_in_schema.split(".")[0] == name
+    )
+
+
 def _cells(chunk: Any) -> Iterator[str]:
     """Yield the values of a part of a column as texts; equal ones are one in memory."""
+    if hasattr(chunk, "flatten") and hasattr(chunk, "offsets"):
+        yield from _list_cells(chunk)
+        return
     if not hasattr(chunk, "dictionary"):
         yield from map(_text, chunk.to_pylist())
         return
@@ -260,6 +299,23 @@ def _cells(chunk: Any) -> Iterator[str]:
     if any(len(text) > csv.field_size_limit() for text in texts):
         raise ValueError(f"a cell has more than {csv.field_size_limit():,} characters")
     yield from ("" if index is None else texts[index] for index in chunk.indices.to_pylist())
+
+
+def _list_cells(chunk: Any) -> Iterator[str]:
+    """Yield the lists of a part of a column as JSON; equal ones are one in memory."""
+    values, offsets = [*_cells(chunk.values)], chunk.offsets.to_pylist()
+    known: dict[tuple[str, ...], str] = {}
+    total = 0
+    for begin, end, valid in zip(offsets, offsets[1:], chunk.is_valid().to_pylist(), strict=False):
+        labels = tuple(values[begin:end]) if valid else ()
+        if labels not in known:
+            if sum(map(len, labels)) > csv.field_size_limit():
+                raise ValueError(f"a cell has more than {csv.field_size_limit():,} characters")
+            known[labels] = json.dumps(labels, ensure_ascii=False)
+            total += len(known[labels])
+            if total > _LIST_TEXT:
+                raise ValueError(f"its lists have more than {_LIST_TEXT:,} characters")
+        yield known[labels]
 
 
 def _text(value: Any) -> str:
