@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from gtacli.errors import GtaError
-from gtacli.images.packed import PackedImage
+from gtacli.images.packed import PackedImage, PackedMask
 from gtacli.runtime.regular import open_regular
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Record:
         key: permanent name, the path relative to the dataset with `/`.
         label: index of the class; `NO_LABEL` where an image has several.
         path: the image.
-        mask: mask file of its objects, if the dataset has one.
+        mask: mask of its objects, if the dataset has one: a file, or drawn from annotations.
         boxes: boxes of its objects, if the dataset has them; `()` means that there is no object.
         first: the key of its first row, if a table repeats an image.
         labels: ascending indices of its classes, in a dataset whose images have any number of them
@@ -62,7 +62,7 @@ class Record:
     key: str
     label: int
     path: Path | PackedImage
-    mask: Path | None = None
+    mask: Path | PackedMask | None = None
     boxes: tuple[Box, ...] | None = None
     first: str | None = None
     labels: tuple[int, ...] | None = None
@@ -220,6 +220,13 @@ class DatasetReader(ABC):
     @abstractmethod
     def read(self, root: Path | None) -> ImageDataset:
         """Read the dataset at `root` (None if no root was given). Raises GtaError."""
+
+    def write_example(self, folder: Path) -> str | None:
+        """Write a small dataset into a folder, on which the conformance suite checks the reader.
+
+        Returns what stands behind `NAME:` (behind `NAME/` of a family); None: there is no example.
+        """
+        return None
 
 
 class DatasetFamily(DatasetReader):

@@ -27,7 +27,7 @@ from gtacli.data.readers.yolo import read_yolo
 from gtacli.errors import UsageError
 from gtacli.images.decode import ImageError, decode, open_image, read_header
 from gtacli.images.find import IMAGE_SUFFIXES
-from gtacli.images.packed import PackedImage
+from gtacli.images.packed import PackedImage, PackedMask
 from gtacli.images.sizes import Size, clip_boxes
 from gtacli.measures.segmentation import VOID
 
@@ -103,9 +103,9 @@ def read_record_truth(record: Record, size: Size) -> GroundTruth | None:
     return GroundTruth(labels, boxes)
 
 
-def read_mask(path: Path, size: Size | None = None) -> NDArray[np.int32]:
+def read_mask(path: Path | PackedMask, size: Size | None = None) -> NDArray[np.int32]:
     """Read a mask as in `GroundTruth.labels`; white becomes object 1. Raises ImageError."""
-    labels = _labels(path)
+    labels = path.labels() if isinstance(path, PackedMask) else _labels(path)
     if size is not None and labels.shape != size:
         h, w = labels.shape
         raise ImageError(

@@ -1,7 +1,14 @@
-"""The base class of images that are not files: members of a shard, rows of a table, arrays."""
+"""The base classes of images and masks that are not files: members of a shard, rows, arrays."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import BinaryIO
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class PackedImage(ABC):
@@ -21,3 +28,23 @@ class PackedImage(ABC):
         None if there is no such string. Raises OSError for an image that no longer exists.
         """
         return None
+
+
+class PackedMask(PackedImage):
+    """A mask of objects that is drawn when it is asked for, from outlines or run lengths.
+
+    Raises GtaError where it cannot be drawn.
+    """
+
+    @abstractmethod
+    def labels(self) -> NDArray[np.int32]:
+        """Return the mask (h, w) of the upright image, as in `GroundTruth.labels`."""
+
+    def open(self) -> BinaryIO:
+        """Open the mask as a black and white PNG, for programs that show it."""
+        from PIL import Image
+
+        file = BytesIO()
+        Image.fromarray((self.labels() > 0).astype("uint8") * 255).save(file, "PNG")
+        file.seek(0)
+        return file

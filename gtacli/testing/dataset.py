@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record
+from gtacli.data.truth import read_mask
 from gtacli.errors import GtaError
-from gtacli.images.decode import decode
+from gtacli.images.decode import decode, read_upright_size
 from gtacli.testing.model import without_network
 from gtacli.testing.options import Promises
 from gtacli.testing.promises import NotApplicable, clear_error, describe, require
@@ -28,11 +29,11 @@ def dataset_promises(part: Any, data: str | None) -> Promises:
 
     Args:
         data: a small dataset in its layout, as it stands behind `NAME:` (of a family: `NAME/`);
-            without one only its errors are checked.
+            without one, and without an example of its own, only its errors are checked.
     """
 
     def on(promise: Callable[[Any, str | None], None]) -> Callable[[], None]:
-        return partial(promise, part, data)
+        return partial(_on_example, promise, part, data)
 
     return {
         "it describes itself in a line": on(_described),
@@ -46,10 +47,25 @@ def dataset_promises(part: Any, data: str | None) -> Promises:
     }
 
 
+def _on_example(promise: Callable[[Any, str | None], None], part: Any, data: str | None) -> None:
+    """Check a promise on the given data, or else on the example that the reader writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        promise(part, _example(part, Path(folder)) if data is None else data)
+
+
+def _example(part: Any, folder: Path) -> str | None:
+    place = folder / "example"
+    place.mkdir()
+    found: str | None = part().write_example(place)
+    return found
+
+
 def read(part: Any, data: str | None) -> ImageDataset:
     """Read a dataset without a network. Raises NotApplicable where there is none to read."""
     if data is None and (part.needs_root or issubclass(part, DatasetFamily)):
-        raise NotApplicable("no data: give a small dataset to checks(..., data=FOLDER)")
+        raise NotApplicable(
+            "no data: write `write_example`, or give a small dataset to checks(..., data=FOLDER)"
+        )
     with without_network():
         try:
             found = _read(part, data)
@@ -99,7 +115,10 @@ def _reads(part: Any, data: str | None) -> None:
         except Exception as error:
             require(False, f"{record.key} cannot be read: {describe(error)}")
         if record.mask is not None:
-            require(record.mask.exists(), f"the mask of {record.key} does not exist")
+            try:
+                read_mask(record.mask, read_upright_size(record.path))
+            except Exception as error:
+                require(False, f"the mask of {record.key} cannot be read: {describe(error)}")
         for x0, y0, x1, y1 in record.boxes or ():
             require(x0 <= x1 and y0 <= y1, f"a box of {record.key} is not (x0, y0, x1, y1)")
 
@@ -113,14 +132,15 @@ def _deterministic(part: Any, data: str | None) -> None:
 
 
 def _movable(part: Any, data: str | None) -> None:
-    if data is None or not Path(data).is_dir():
-        raise NotApplicable("no folder: give a small dataset to checks(..., data=FOLDER)")
-    dataset = read(part, data)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, Path(data).name)
-        shutil.copytree(data, copy)
-        moved = read(part, str(copy))
-        same = moved.fingerprint() == dataset.fingerprint()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        if data is not None and Path(data).is_dir():
+            places: tuple[str | None, ...] = data, str(Path(folder, Path(data).name))
+            shutil.copytree(data, str(places[1]))
+        else:
+            places = tuple(_example(part, Path(one)) for one in (folder, other))
+        if None in places:
+            raise NotApplicable("no folder: give a small dataset to checks(..., data=FOLDER)")
+        same = len({read(part, place).fingerprint() for place in places}) == 1
     require(same, "a copy of the folder is another dataset: keys must be relative to it")
 
 

@@ -84,10 +84,15 @@ def _box(element: ElementTree.Element, size: Size | None) -> Box:
 
 def _pixels(text: str) -> int:
     # A few values of VOC 2012 are not integers.
+    return int(read_pixels(text))
+
+
+def read_pixels(text: str) -> float:
+    """Return a coordinate in pixels. Raises ValueError for what is none, or outside of any image."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not abs(value) <= LARGEST_SIDE:  # also for NaN
         raise ValueError(f"{text[:20]!r} is no number of pixels")
-    return int(value)
+    return value

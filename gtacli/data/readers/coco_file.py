@@ -78,9 +78,9 @@ class CocoFile:
         labels = np.zeros(size, np.int32)
         for one in crowds:
             if one.get("segmentation"):
-                _draw(one["segmentation"], labels, VOID)
+                draw_segmentation(one["segmentation"], labels, VOID)
         for number, one in enumerate(objects, 1):
-            _draw(one["segmentation"], labels, number)
+            draw_segmentation(one["segmentation"], labels, number)
         return GroundTruth(labels, truth.boxes)
 
 
@@ -113,7 +113,7 @@ def parse_coco(path: Path, content: Any) -> CocoFile:
     )
 
 
-def _draw(segmentation: Any, labels: NDArray[np.int32], number: int) -> None:
+def draw_segmentation(segmentation: Any, labels: NDArray[np.int32], number: int) -> None:
     """Draw outlines [[x, y, x, y, …], …], or run lengths {"size": [h, w], "counts": …}."""
     if isinstance(segmentation, dict):
         if segmentation["size"] != [*labels.shape]:

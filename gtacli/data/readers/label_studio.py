@@ -24,7 +24,7 @@ from gtacli.data.objects import GroundTruth, fill_outline, find_turn, stated_siz
 from gtacli.images.decode import ImageError
 from gtacli.images.sizes import Box, Size, clip_boxes
 
-_KINDS = ("brush", "polygon", "rectangle", "ellipse")
+REGIONS = ("brush", "polygon", "rectangle", "ellipse")
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 _CORNERS = 256  # of an ellipse
 
@@ -82,12 +82,12 @@ def parse_tasks(path: Path, content: list[Any]) -> LabelStudioFile:
     for task in content:
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise ValueError("it is no list of Label Studio's tasks: they need `data`")
-        for name in {_image_path(v) for v in task["data"].values() if isinstance(v, str)}:
+        for name in {image_path(v) for v in task["data"].values() if isinstance(v, str)}:
             tasks[name.rpartition("/")[2]].append((name, task))
     return LabelStudioFile(path, dict(tasks))
 
 
-def _image_path(address: str) -> str:
+def image_path(address: str) -> str:
     """Return the path of an image in an address: of local storage, an upload, a bucket, the web."""
     parts = urlsplit(address)
     local = parse_qs(parts.query).get("d")
@@ -98,31 +98,50 @@ def _image_path(address: str) -> str:
     return folder.lstrip("/") + slash + name if folder.lstrip("/") else name
 
 
-def _regions(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def chosen_results(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the results of the annotation, or else the prediction, that counts."""
     done = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
     chosen = (done or task.get("predictions") or [{"result": []}])[0]
-    return [one for one in chosen["result"] if _kind(one) in _KINDS]
+    results: list[Mapping[str, Any]] = chosen["result"]
+    return results
 
 
-def _kind(region: Mapping[str, Any]) -> str:
+def _regions(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [one for one in chosen_results(task) if region_kind(one) in REGIONS]
+
+
+def region_kind(region: Mapping[str, Any]) -> str:
+    """Return the kind of a region without its labels: `brush` for brush and brushlabels."""
     return str(region.get("type")).removesuffix("labels")
+
+
+def is_plain_box(region: Mapping[str, Any]) -> bool:
+    """Return whether a region is a rectangle that is not turned."""
+    return region_kind(region) == "rectangle" and not region["value"].get("rotation")
 
 
 def _truth(regions: Sequence[Mapping[str, Any]], size: Size) -> GroundTruth:
     if any(region.get("image_rotation") for region in regions):
         raise ValueError("its image is rotated in Label Studio, which is not supported")
-    if regions and all(_kind(r) == "rectangle" and not r["value"].get("rotation") for r in regions):
-        return GroundTruth(boxes=clip_boxes((_box(r["value"], size) for r in regions), size))
+    if regions and all(map(is_plain_box, regions)):
+        return GroundTruth(boxes=clip_boxes((region_box(r["value"], size) for r in regions), size))
     labels = np.zeros(size, np.int32)
     for number, region in enumerate(regions, 1):
-        if _kind(region) == "brush":
-            labels[decode_brush(region["value"]["rle"], size)] = number
-        else:
-            fill_outline(labels, _corners(_kind(region), region["value"], size), number)
+        draw_region(region, labels, number)
     return GroundTruth(labels)
 
 
-def _box(value: Mapping[str, Any], size: Size) -> Box:
+def draw_region(region: Mapping[str, Any], labels: NDArray[np.int32], number: int) -> None:
+    """Give the pixels of a region a number, in place. Raises ValueError, KeyError or TypeError."""
+    kind, value, size = region_kind(region), region["value"], (labels.shape[0], labels.shape[1])
+    if kind == "brush":
+        labels[decode_brush(value["rle"], size)] = number
+    else:
+        fill_outline(labels, _corners(kind, value, size), number)
+
+
+def region_box(value: Mapping[str, Any], size: Size) -> Box:
+    """Return the box of a rectangle's value. Raises ValueError, KeyError or TypeError."""
     corners = _corners("rectangle", value, size)
     if not np.isfinite(corners).all():
         raise ValueError("a rectangle is outside of any image")

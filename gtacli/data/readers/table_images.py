@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from gtacli.data.base import split_in_name
 from gtacli.images.find import is_image, list_image_paths
@@ -29,10 +29,12 @@ class ImageFinder:
 
     Args:
         folder: the table's folder.
+        within: find no image outside of the folder, for names that strangers have written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, within: bool = False) -> None:
         self.folder = folder
+        self._within = within
         self._prefix = str(folder)
         self._direct = True
         self._strip: int | None = None
@@ -74,6 +76,8 @@ class ImageFinder:
         return Path(found[0]) if found else "no such image"
 
     def _direct_path(self, cell: str) -> Path | None:
+        if self._within and not _stays_below(cell):
+            return None
         if os.path.isfile(os.path.join(self._prefix, cell)):
             return Path(cell)
         if "\\" not in cell:
@@ -99,6 +103,12 @@ class ImageFinder:
             for one in self._index.get(parts[-1], ())
             if _fold("/" + (os.path.splitext(one)[0] if by_stem else one)).endswith(end)
         ]
+
+
+def _stays_below(cell: str) -> bool:
+    """Return whether a path of any system is relative and has no `..`."""
+    path = PureWindowsPath(cell)  # whose parts are separated by both slashes
+    return not path.anchor and ".." not in path.parts and "\0" not in cell
 
 
 def _parts(cell: str) -> list[str]:
