@@ -88,7 +88,7 @@ def _pixels(text: str) -> int:
 
 
 def read_pixels(text: str) -> float:
-    """Return a coordinate in pixels. Raises ValueError for what is none, or outside of any image."""
+    """Return a coordinate in pixels. Raises ValueError for a text that is none of any image."""
     try:
         value = float(text)
     except ValueError:
