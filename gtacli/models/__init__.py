@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel, load_model
-    from gtacli.models.specs import ModelProvider
+    from gtacli.models.specs import ModelFamily, ModelProvider
     from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, attention
     from gtacli.models.weights import LoadReport
 
 _WHERE = {
     "LoadReport": "weights",
     "LoadedModel": "loading",
+    "ModelFamily": "specs",
     "ModelProvider": "specs",
     "Request": "tap",
     "Tap": "tap",
@@ -25,6 +26,7 @@ _WHERE = {
 __all__ = [
     "LoadReport",
     "LoadedModel",
+    "ModelFamily",
     "ModelProvider",
     "Request",
     "Tap",

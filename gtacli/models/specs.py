@@ -1,10 +1,10 @@
 """Resolve a model spec to an architecture and its weights.
 
 A spec is a timm name (`vit_small_patch16_224.dino`), `hf-hub:...` or `local-dir:...`, a run folder
-or its weights file, `ARCH@FILE`, `ARCH@none` for random weights, or a name of the `gta.models`
-registry; any of these with `+ADAPTER` behind it, a file or folder of low-rank adapters, has them
-merged into its weights. A name takes precedence over a folder of the same name in the working
-directory; `./demo` means the folder.
+or its weights file, `ARCH@FILE`, `ARCH@none` for random weights, a name of the `gta.models`
+registry, or `FAMILY:REST` of a family there; any of these with `+ADAPTER` behind it, a file or
+folder of low-rank adapters, has them merged into its weights. A name takes precedence over a folder
+of the same name in the working directory; `./demo` means the folder.
 """
 
 from __future__ import annotations
@@ -58,6 +58,27 @@ class ModelProvider(ABC):
         """Return the architecture and its tensors."""
 
 
+class ModelFamily(ModelProvider):
+    """Base class of providers of many models with specs `FAMILY:REST` (`transformers:FOLDER`)."""
+
+    usage: ClassVar[str]
+    """The form of a spec, for messages."""
+
+    @abstractmethod
+    def open(self, rest: str) -> Weights:
+        """Return the architecture and the tensors that `rest` names. Raises GtaError."""
+
+    def weights(self) -> Weights:
+        raise GtaError(f"the spec must name one model of the family: write {self.usage}")
+
+    def write_example(self, folder: Path) -> str | None:
+        """Write a small model into a folder, on which the conformance suite checks the family.
+
+        Returns what stands behind `FAMILY:`; None: there is no example.
+        """
+        return None
+
+
 @errors_about("model")
 def resolve(spec: str) -> Weights:
     """Return the architecture and the weights that a model spec names.
@@ -65,6 +86,9 @@ def resolve(spec: str) -> Weights:
     Raises GtaError for an unknown name and for weights that cannot be read.
     """
     hub = spec.startswith(("hf-hub:", "local-dir:"))  # here @ precedes a revision
+    family, colon, rest = spec.partition(":")
+    if colon and family in MODELS.names() and issubclass(MODELS.load(family), ModelFamily):
+        return cast(ModelFamily, MODELS.load(family)()).open(rest)
     arch, at, file = spec.partition("@")
     if "+" in spec and not any(os.path.exists(user_path(p)) for p in (spec, file) if p):
         return _adapted(*spec.rsplit("+", 1))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,12 +16,13 @@ import torch
 
 from gtacli.errors import GtaError
 from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.specs import ModelFamily, ModelProvider
 from gtacli.models.tap import attention
 from gtacli.models.weights import Weights
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.testing.options import Promises
-from gtacli.testing.promises import BrokenPromise, NotApplicable, require
+from gtacli.testing.promises import BrokenPromise, NotApplicable, clear_error, require
 from gtacli.testing.state import unchanged_process
 
 NAME = "model-of-the-conformance-suite"
@@ -29,10 +32,11 @@ def model_promises(part: Any) -> Promises:
     """Return the promises of a provider's class."""
 
     def on(promise: Callable[[Any], None]) -> Callable[[], None]:
-        return partial(promise, part)
+        return partial(_on_example, promise, part)
 
     return {
         "it describes itself in a line": on(_described),
+        "a family without a name behind it is an error in words": partial(_family, part),
         "it downloads nothing that a stranger's file names": on(_fetching),
         "it returns weights, and random ones if it says so": on(_weights),
         "it loads and gives finite outputs": on(_loads),
@@ -40,6 +44,26 @@ def model_promises(part: Any) -> Promises:
         "loading it twice gives the same weights": on(_deterministic),
         "it leaves the state of the process as it is": on(_process_alone),
     }
+
+
+def _on_example(promise: Callable[[Any], None], part: Any) -> None:
+    """Check a promise of a provider, or of the example that a family writes."""
+    if not issubclass(part, ModelFamily):
+        promise(part)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rest = part().write_example(Path(folder))
+        if rest is None:
+            raise NotApplicable("no model: write `write_example`")
+
+        class Example(ModelProvider):
+            help, pretrained = part.help, part.pretrained
+
+            def weights(self) -> Weights:
+                found: Weights = part().open(rest)
+                return found
+
+        promise(Example)
 
 
 @contextmanager
@@ -81,6 +105,15 @@ def load(part: Any, **changes: Any) -> LoadedModel:
 def _described(part: Any) -> None:
     require(part.help and "\n" not in part.help, "help is no line for the list of models")
     require(isinstance(part.pretrained, bool), f"pretrained is {part.pretrained!r}")
+
+
+def _family(part: Any) -> None:
+    if not issubclass(part, ModelFamily):
+        raise NotApplicable("it is no family")
+    with without_network(), clear_error("without a name"):
+        part().weights()
+    with without_network(), clear_error("for a folder that does not exist", ["no-such-folder"]):
+        part().open("./no-such-folder")
 
 
 def _fetching(part: Any) -> None:
