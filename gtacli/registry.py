@@ -82,6 +82,7 @@ class Registry(Generic[T]):
         self.noun = noun
         self.also = also
         self._base = base
+        self._public = base.replace(":", ".") if isinstance(base, str) else None
         self._added: dict[str, Origin] = {}
 
     @property
@@ -115,7 +116,9 @@ class Registry(Generic[T]):
             near = _nearest(name, words)
             hint = f"; did you mean '{near}'?" if near else ";"
             known = ", ".join(words) or "none"
-            raise UsageError(f"unknown {self.noun} '{name}'{hint} known: {known}")
+            raise UsageError(
+                self.switched_off(name) or f"unknown {self.noun} '{name}'{hint} known: {known}"
+            )
         return found[name]
 
     def load(self, name: str) -> type[T]:
@@ -131,9 +134,14 @@ class Registry(Generic[T]):
         if not (isinstance(part, type) and issubclass(part, base)):
             raise GtaError(
                 f"{self._about(origin)} is not a {base.__name__} "
-                f"(a {self.noun} derives from {base.__module__}.{base.__qualname__})"
+                f"(a {self.noun} derives from {self.base_name})"
             )
         return part
+
+    @property
+    def base_name(self) -> str:
+        """Return where authors import the class that every part derives from."""
+        return self._public or f"{self.base.__module__}.{self.base.__qualname__}"
 
     def declared_options(self, name: str) -> type[Any] | None:
         """Return the class of a part's options without importing the part; None if not declared.
@@ -213,6 +221,20 @@ class Registry(Generic[T]):
             if first is not origin and not same:
                 shadowed.append((origin, first.distribution))
         return found, shadowed
+
+    def switched_off(self, name: str) -> str | None:
+        """Return the message for a name that only a switched-off distribution has, or None."""
+        if name in self.names():
+            return None
+        for point in metadata.entry_points(group=self.group, name=name):
+            dist, _ = _distribution(point)
+            switch = os.environ.get(SWITCH, "")
+            what = f"leaves out {dist}" if switch.strip() else "switches all plug-ins off"
+            return (
+                f"{self.noun} '{name}' is of {dist}, and {SWITCH}={switch} {what}; add {dist} to "
+                f"{SWITCH}, or unset it"
+            )
+        return None
 
     def _import(self, origin: Origin) -> Any:
         self._require_api(origin)

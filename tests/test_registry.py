@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import gtacli
+from gtacli.data import load_dataset
 from gtacli.errors import GtaError, UsageError
+from gtacli.models.specs import resolve
 from gtacli.registry import DATASETS, DISCOVERY, GROUPS, MODELS, REGULARIZERS, Registry
 
 GROUP = "gta.regularizers"
@@ -108,7 +111,7 @@ BROKEN = {
     "no_syntax": ("class", "SyntaxError"),
     "needs_more": ("import not_there_at_all", "ModuleNotFoundError"),
     "no_attribute": ("x = 1", "AttributeError"),
-    "no_class": ("Part = 3", "is not a Regularizer"),
+    "no_class": ("Part = 3", r"\(a regularizer derives from gtacli\.regularizers\.Regularizer\)"),
     "wrong_base": ("class Part: pass", "is not a Regularizer"),
 }
 
@@ -216,6 +219,42 @@ def test_gta_plugins_selects_distributions(
     names = set(REGULARIZERS.names())
     assert names & {"one", "two"} == found
     assert {"gta", "bss"} <= names
+
+
+@pytest.mark.parametrize(
+    ("switch", "text"), [("", "switches all plug-ins off"), ("other", "leaves out first-dist")]
+)
+def test_the_switch_is_named_where_a_part_is_asked_for(
+    site: Path, monkeypatch: pytest.MonkeyPatch, switch: str, text: str
+) -> None:
+    install(site, "first-dist", {"mine": "a:Part"})
+    monkeypatch.setenv("GTA_PLUGINS", switch)
+    with pytest.raises(UsageError) as error:
+        REGULARIZERS.load("mine")
+    assert str(error.value) == (
+        f"regularizer 'mine' is of first-dist, and GTA_PLUGINS={switch} {text}; add first-dist to "
+        "GTA_PLUGINS, or unset it"
+    )
+    assert REGULARIZERS.switched_off("bss") is None
+    assert REGULARIZERS.switched_off("unknown") is None
+
+
+@pytest.mark.parametrize(
+    ("group", "read"),
+    [
+        ("gta.datasets", lambda: load_dataset("mine/one:.")),
+        ("gta.models", lambda: resolve("mine:x/y")),
+    ],
+)
+def test_the_switch_is_named_for_families(
+    site: Path, monkeypatch: pytest.MonkeyPatch, group: str, read: Callable[[], object]
+) -> None:
+    info = install(site, "first-dist", {"mine": "a:Part"}) / "first_dist-1.2.dist-info"
+    points = info / "entry_points.txt"
+    points.write_text(points.read_text().replace(GROUP, group))
+    monkeypatch.setenv("GTA_PLUGINS", "")
+    with pytest.raises(GtaError, match="'mine' is of first-dist, and GTA_PLUGINS= switches all"):
+        read()
 
 
 def test_a_built_in_name_cannot_be_taken(site: Path) -> None:

@@ -115,7 +115,20 @@ def _usage(error: Exception) -> str:
     text: str = format_message() or str(error)
     text = text[:1].lower() + text[1:].rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{text}; see {context.command_path} --help" if context else text
+    if not context:
+        return text
+    hint = _hint(getattr(error, "option_name", None), context.command_path)
+    return f"{text}; {hint}see {context.command_path} --help"
+
+
+def _hint(option: str | None, path: str) -> str:
+    """Return which part has an option that a command does not have, as the start of a clause."""
+    from gtacli.cli.options import DECLARED
+    from gtacli.cli.part_flags import parts_with
+
+    declared = DECLARED.get(path.partition(" ")[2])
+    found = parts_with(declared.model, option) if declared is not None and option else None
+    return f"{found}; " if found else ""
 
 
 def _fail(text: str, status: int, lost: bool = False) -> int:

@@ -29,7 +29,7 @@ from gtacli.cli.ahead import ask_hosts_ahead
 from gtacli.cli.completion import NAMES, completer, recipe_names
 from gtacli.cli.environment import warn_of_variables
 from gtacli.cli.lazy import ADDED, HELP_NAMES, Sectioned
-from gtacli.cli.part_flags import META, heading, part_flags
+from gtacli.cli.part_flags import META, STRENGTH, heading, part_flags
 from gtacli.cli.spelling import flag, with_flags
 from gtacli.config.base import alternatives
 from gtacli.config.common import CommandConfig, CommonConfig
@@ -145,6 +145,8 @@ def _extension(
         for param in self.params:
             if getattr(param, "rich_help_panel", None) in found.hidden:
                 param.hidden = True
+            if param.name == STRENGTH:
+                param.help = _with_strengths(param.help, found.strengths)
         own = [_field_option(*one, parameter=name) for name, one in found.fields.items()]
         last = (p for p in self.params if getattr(p, "rich_help_panel", None) in (TRAINING, COMMON))
         at = self.params.index(next(last))
@@ -152,6 +154,14 @@ def _extension(
         return found.fields.keys() - had
 
     return extend
+
+
+def _with_strengths(text: str, strengths: Mapping[str, float]) -> str:
+    """Return the help of `lam` with the defaults of the chosen parts, if it does not have them."""
+    own = [f"{name} {value:g}" for name, value in strengths.items()]
+    if all(one in text for one in own):
+        return text
+    return f"{text.partition(' [default: ')[0]} [default: {', '.join(own)}]"
 
 
 def _click_options(parameters: Sequence[inspect.Parameter]) -> list[Any]:

@@ -20,6 +20,7 @@ from gtacli.config.recipes import find
 from gtacli.errors import GtaError, UsageError
 
 Path = tuple[str, ...]
+STRENGTH = "lam"
 META = "gta.part_flags"
 """The key of `PartFlags` in the context of a call."""
 
@@ -33,11 +34,13 @@ class PartFlags:
             that the command has already is replaced.
         places: by the parameter's name, its place in a recipe.
         hidden: headings whose part is not chosen.
+        strengths: default strengths of the chosen parts, whose flag is the command's own.
     """
 
     fields: dict[str, tuple[str, FieldInfo, str]] = field(default_factory=dict)
     places: dict[str, Path] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
+    strengths: dict[str, float] = field(default_factory=dict)
 
 
 def part_flags(
@@ -63,16 +66,40 @@ def part_flags(
         if flat:
             found.hidden.add(heading(choice.registry.noun, str(default)))
         for name in chosen:
-            for key, one in _fields(choice, name, words).items():
+            fields = _fields(choice, name, words)
+            title = heading(choice.registry.noun, name)
+            if STRENGTH in fields and flag(STRENGTH) in taken:
+                found.strengths[name] = fields[STRENGTH].default
+                title += f" ({flag(STRENGTH)} {found.strengths[name]:g} by default)"
+            for key, one in fields.items():
                 parameter = f"part_{len(found.fields)}_{key}"
                 if key in flat and key not in found.fields:
                     parameter = key  # in place of the default part's
                 elif flag(key) in taken:
                     continue
-                found.fields[parameter] = (key, one, heading(choice.registry.noun, name))
+                found.fields[parameter] = (key, one, title)
                 found.places[parameter] = (choice.tables, name, key)
                 taken = {*taken, flag(key)}
     return found
+
+
+def parts_with(model: type[CommandConfig], option: str) -> str | None:
+    """Return which parts of a command have an option, and how they are chosen; None for no part.
+
+    Args:
+        model: config of the command.
+        option: a flag that the command does not have, as `--power` or `--no-power`.
+    """
+    for choice in model.part_choices:
+        names = [
+            name
+            for name in choice.registry.names()
+            if any(option in (flag(k), flag(f"no_{k}")) for k in _fields(choice, name, ["--help"]))
+        ]
+        if names:
+            ways = " or ".join(f"{flag(choice.key)} {name}" for name in names)
+            return f"it is an option of {' and '.join(names)}: add {ways}"
+    return None
 
 
 def _fields(choice: PartChoice, name: str, words: Sequence[str]) -> Mapping[str, FieldInfo]:

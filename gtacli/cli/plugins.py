@@ -116,7 +116,7 @@ def new(
 
 
 def _check_promises(distribution: str, json: bool) -> int:
-    """Print each broken promise as it is found, then how many each part keeps."""
+    """Print each promise that is broken or not checked, then how many each part keeps."""
     from gtacli.testing.distribution import check_distribution
 
     counts: dict[tuple[str, str], Counter[str]] = {}
@@ -132,8 +132,8 @@ def _check_promises(distribution: str, json: bool) -> int:
         counts.setdefault(part, Counter())[verdict.state] += 1
         if json:
             console.emit(row)
-        elif verdict.state == "broken":
-            console.say(f"{part[1]}: {verdict.promise}: broken: {verdict.reason}")
+        elif verdict.state != "kept":
+            console.say(f"{part[1]}: {verdict.promise}: {verdict.state}: {verdict.reason}")
     if not json:
         states = ("kept", "broken", "not checked")
         cells = [(*part, *(count[state] for state in states)) for part, count in counts.items()]

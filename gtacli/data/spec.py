@@ -106,6 +106,8 @@ def _read(spec: str, multi_label: bool) -> ImageDataset:
         root = user_path(named["root"]) if named["root"] else None
         reader = DATASETS.load(named["name"])()
         return (Csv(multi_label) if isinstance(reader, Csv) else reader).read(root)
+    if slash and (off := DATASETS.switched_off(family)):
+        raise GtaError(off)
     if _looks_like_path(spec):
         raise GtaError(f"no such file or folder: {spec}")
     try:

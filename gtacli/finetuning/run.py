@@ -131,6 +131,8 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     fit_batch(session, job, least=1 if config.mix == "none" else 2)
     job.task.source_cache = source_cache
     job, state, beforehand = _before_training(session, job, state)
+    strengths = {name: one.options.lam for name, one in job.task.regularizers.items()}
+    session.resolve({"strengths": strengths})
     job, progress = _train(session, job, state)
     averaged = None
     if config.average == "source":

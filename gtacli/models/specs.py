@@ -111,6 +111,8 @@ def resolve(spec: str) -> Weights:
             if "architecture" in metadata:  # of a run
                 return described(metadata["architecture"], network.tensors, metadata, spec)
         raise GtaError(f"{spec} is a weights file; name its architecture: ARCH@{spec}")
+    if off := MODELS.switched_off(family):
+        raise GtaError(off)
     if "/" in spec or "\\" in spec:
         raise GtaError(f"no folder {spec}")
     known = [*MODELS.names(), *timm.list_models()]

@@ -33,8 +33,7 @@ def method_settings(run: ReportRun) -> dict[str, str]:
     regularizer = config.pop("regularizer", None)
     if regularizer is not None:
         settings["regularizer"] = regularizer_names(regularizer)
-        head = config.get("train") == "head"
-        settings["lam"] = _regularizer_lam(config.pop("lam", None), regularizer, head)
+        settings |= _strengths(run, config.pop("lam", None), regularizer)
         if isinstance(regularizer, Mapping):
             for name, options in regularizer.items():
                 if isinstance(options, Mapping):
@@ -88,31 +87,35 @@ def _pop_guide(config: dict[str, Any]) -> str:
     return f"{guide}{shuffled}"
 
 
-def _regularizer_lam(lam: Any, regularizer: Any, head: bool) -> str:
-    """Return the strength of the first regularizer, by default its own default.
+def _strengths(run: ReportRun, lam: Any, regularizer: Any) -> dict[str, str]:
+    """Return `lam` of the first regularizer, and `NAME.lam` of every other one, as text.
 
-    That of GTA is decided by the training images then, so it is a result, which may differ by seed.
-
-    Args:
-        head: the head alone was trained, so that nothing was decided.
+    That of GTA is decided by the training images by default, so it is a result, which may differ by
+    seed; with the head alone nothing is decided.
     """
     if not regularizer:
-        return MISSING
-    first = next(iter(regularizer))
-    options = regularizer[first] if isinstance(regularizer, Mapping) else None
-    if lam is None and isinstance(options, Mapping):
-        lam = options.get("lam")
-    if lam is None and first == "gta" and not head:
-        return DECIDED
-    if lam is None:
-        lam = _default_lam(first)
-    return "default" if lam is None else setting_text(lam)
+        return {"lam": MISSING}
+    recorded = run.section("resolved").get("strengths")
+    found: dict[str, str] = {}
+    for number, name in enumerate(map(str, regularizer)):
+        options = regularizer[name] if isinstance(regularizer, Mapping) else None
+        own = None if number else lam
+        if own is None and isinstance(options, Mapping):
+            own = options.get("lam")
+        if own is None and name == "gta" and not number and run.config.get("train") != "head":
+            own = DECIDED
+        if own is None and isinstance(recorded, Mapping):
+            own = recorded.get(name)
+        if own is None:
+            own = _default_lam(name)
+        found[f"{name}.lam" if number else "lam"] = "default" if own is None else setting_text(own)
+    return found
 
 
 def _default_lam(name: str) -> float | None:
     """Return a regularizer's own strength; None if it is no longer installed, or does not say."""
     try:
-        options = REGULARIZERS.declared_options(name)
-    except GtaError:
+        options = REGULARIZERS.options(name)
+        return None if options is None else getattr(options(), "lam", None)
+    except (GtaError, ValueError):  # options without a default
         return None
-    return None if options is None else getattr(options(), "lam", None)

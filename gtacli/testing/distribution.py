@@ -59,6 +59,11 @@ def check_distribution(what: str) -> Iterator[Verdict]:
         installed = canonicalize_name(what) in _distributions()
         if not installed and (project.is_file() or "/" in what or what.startswith(".")):
             what = stack.enter_context(_as_if_installed(project))
+        elif installed and project.is_file():
+            log.info(
+                "checking the installed %s, not the folder of that name (./%s is the folder)",
+                *(what, what),
+            )
         parts = _parts(what)
         for registry, origin in parts:
             yield from _check(registry, origin)
@@ -107,7 +112,11 @@ def _check(registry: Registry[Any], origin: Origin) -> Iterator[Verdict]:
     try:
         declared = registry.declared_options(origin.name)
         own = getattr(part, "Options", None)
-        require(declared in (None, own), f"{OPTIONS_GROUP} names {declared}, the part has {own}")
+        require(
+            declared in (None, own),
+            f"the entry point in {OPTIONS_GROUP} names {_named(declared)}, but "
+            f"{part.__name__}.Options is {_named(own)}",
+        )
     except (GtaError, BrokenPromise) as error:
         yield broken(DECLARES, error)
     for check in checks(part):
@@ -120,6 +129,10 @@ def _check(registry: Registry[Any], origin: Origin) -> Iterator[Verdict]:
             yield Verdict(registry.group, origin, check.promise, "not checked", str(reason))
         else:
             yield Verdict(registry.group, origin, check.promise, "kept")
+
+
+def _named(kind: object) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else repr(kind)
 
 
 @contextmanager

@@ -34,9 +34,12 @@ def model_promises(part: Any) -> Promises:
     def on(promise: Callable[[Any], None]) -> Callable[[], None]:
         return partial(_on_example, promise, part)
 
+    family: Promises = {
+        "a family without a name behind it is an error in words": partial(_family, part)
+    }
     return {
+        **(family if issubclass(part, ModelFamily) else {}),
         "it describes itself in a line": on(_described),
-        "a family without a name behind it is an error in words": partial(_family, part),
         "it downloads nothing that a stranger's file names": on(_fetching),
         "it returns weights, and random ones if it says so": on(_weights),
         "it loads and gives finite outputs": on(_loads),
@@ -108,8 +111,6 @@ def _described(part: Any) -> None:
 
 
 def _family(part: Any) -> None:
-    if not issubclass(part, ModelFamily):
-        raise NotApplicable("it is no family")
     with without_network(), clear_error("without a name"):
         part().weights()
     with without_network(), clear_error("for a folder that does not exist", ["no-such-folder"]):

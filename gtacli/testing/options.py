@@ -20,7 +20,8 @@ def build_options(part: Any, given: Mapping[str, Any], base: type[StrictModel]) 
     kind = part.Options
     require(
         isinstance(kind, type) and issubclass(kind, base),
-        f"{part.__name__}.Options must be a class that derives from {base.__name__}",
+        f"{part.__name__}.Options is {kind!r}; it must derive from {base.__module__}."
+        f"{base.__qualname__}, as class {part.__name__}Options({base.__name__})",
     )
     try:
         return build(kind, given)

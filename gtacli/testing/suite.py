@@ -54,8 +54,8 @@ def checks(
         if issubclass(part, registry.base):
             found = PROMISES[registry.group](part, given, None if data is None else str(data))
             return [Check(part, promise, run) for promise, run in found.items()]
-    known = ", ".join(registry.base.__name__ for registry in GROUPS)
-    raise UsageError(f"{part.__name__} derives from none of {known}")
+    known = ", ".join(f"{registry.base_name} ({registry.group})" for registry in GROUPS)
+    raise UsageError(f"{part.__module__}.{part.__qualname__} derives from none of {known}")
 
 
 def check_part(

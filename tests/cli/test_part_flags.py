@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gtacli.cli import main
+from gtacli.config.parts import RegularizerOptions
 from gtacli.registry import DISCOVERY, REGULARIZERS
 
 
@@ -37,13 +38,55 @@ def sections(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
 @pytest.mark.usefixtures("delta")
 def test_the_help_shows_a_plugins_options(capsys: pytest.CaptureFixture[str]) -> None:
     shown = sections(capsys, "finetune", "--regularizer", "delta")
-    assert "--channel-weights" in shown["Regularizer delta"]
+    assert "--channel-weights" in shown["Regularizer delta (--lam 0.01 by default)"]
     assert "Regularizer gta" not in shown
-    assert [*shown].index("Regularizer delta") < [*shown].index("Training")
+    assert [*shown].index("Regularizer delta (--lam 0.01 by default)") < [*shown].index("Training")
     both = sections(capsys, "finetune", "--regularizer=gta", "--regularizer", "bss:0.01")
-    assert "--k " in both["Regularizer bss"]
+    assert "--k " in both["Regularizer bss (--lam 0.001 by default)"]
     assert "--guide" in both["Regularizer gta"]
-    assert "Regularizer bss" not in sections(capsys, "finetune")
+    assert "--k " not in "".join(sections(capsys, "finetune").values())
+
+
+@pytest.mark.usefixtures("delta")
+def test_the_help_says_the_strength_of_the_chosen_part(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the part has no other option, so that it has no heading."""
+
+    def default(*words: str) -> str:
+        text = " ".join("".join(sections(capsys, "finetune", *words).values()).split())
+        found: str = text.partition("strength of the first regularizer")[2].partition("]")[0]
+        return found.partition("[default: ")[2]
+
+    class Plain(REGULARIZERS.load("bss")):  # type: ignore[misc]
+        Options = RegularizerOptions
+
+    assert default() == "gta 0.1, l2-sp 0.01, bss 0.001"
+    assert default("--regularizer", "delta") == "delta 0.01"
+    with REGULARIZERS.registered("plain", Plain):
+        assert default("--regularizer", "plain", "--regularizer", "delta") == (
+            "plain 0.1, delta 0.01"
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["finetune", "--k", "3"], "it is an option of bss: add --regularizer bss; see"),
+        (["finetune", "--no-decoupled"], "it is an option of l2-sp: add --regularizer l2-sp"),
+        (["finetune", "--channel-weights", "w"], "it is an option of delta: add --regularizer"),
+        (
+            ["segment", "--heads", "max"],
+            "it is an option of dino and object-dino: add --backend dino or --backend object-dino",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("delta")
+def test_an_option_of_a_part_that_is_not_chosen(
+    capsys: pytest.CaptureFixture[str], words: list[str], hint: str
+) -> None:
+    assert main(words) == 2
+    assert hint in capsys.readouterr().err
+    assert main([words[0], "--no-such-option"]) == 2
+    assert "is an option of" not in capsys.readouterr().err
 
 
 def test_the_help_of_a_plugin_does_not_import_torch(delta_site: Path) -> None:

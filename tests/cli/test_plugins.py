@@ -164,6 +164,34 @@ def test_a_broken_promise_is_a_line_and_status_1(
     assert shown[0].startswith("without-help: it describes itself in a line: broken: help is no")
 
 
+def test_what_is_not_checked_has_a_reason(
+    gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gta("plugins", "new", "unread", "--kind", "dataset")
+    file = next(Path("gta-unread").rglob("*.py"))
+    shown = gta("plugins", "check", "./gta-unread")
+    reasons = [line for line in shown.out.splitlines() if ": not checked: " in line]
+    assert shown.status == 0, file
+    assert reasons
+    assert all(line.rpartition(": not checked: ")[2].startswith("no ") for line in reasons)
+    assert shown.out.splitlines()[-1].split()[-1] == str(len(reasons))
+
+
+@pytest.mark.usefixtures("delta")
+def test_an_installed_distribution_comes_before_a_folder(
+    gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gta("plugins", "new", "delta", "--kind", "model")  # in ./gta-delta
+    checked = gta("plugins", "check", "gta-delta", "--json")
+    assert {row["kind"] for row in checked.lines} == {"gta.regularizers"}
+    assert "checking the installed gta-delta, not the folder of that name" in checked.err
+    assert "./gta-delta is the folder" in checked.err
+    other = gta("plugins", "check", "./gta-delta", "--json")
+    assert {row["kind"] for row in other.lines} == {"gta.models"}
+
+
 def test_wrong_words(gta: Any) -> None:
     wrong = gta("plugins", "new", "fine", "--kind", "mop")
     assert wrong.status == 2

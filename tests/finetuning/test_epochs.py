@@ -56,6 +56,7 @@ def test_run_and_resume(
     record = json.loads((tmp_path / "whole" / "run.json").read_text())
     assert record["config"]["epochs"] == "auto"
     assert record["resolved"]["epochs"] == 3
+    assert record["resolved"]["strengths"].keys() <= {"gta"}
 
     def other_rule(*_: int) -> int:
         monkeypatch.setattr(module, "MIN_STEPS", 1000)

@@ -56,6 +56,23 @@ def test_a_rate_that_was_open_is_stored_and_used(
     assert repeat(tmp_path / "run", tmp_path / "again").lr == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("changes", "strengths"),
+    [
+        ({"regularizer": ["bss", "l2-sp:0.5"], "lam": None}, {"bss": 0.001, "l2-sp": 0.5}),
+        ({"regularizer": ["gta", "bss"], "lam": 2.0}, {"gta": 2.0, "bss": 0.001}),
+        ({"regularizer": ["none"]}, {}),
+    ],
+)
+def test_the_record_has_the_strengths(
+    config: Make, recorder: Any, tmp_path: Path, changes: dict[str, Any], strengths: object
+) -> None:
+    finetune(config(**changes, epochs=1), recorder)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["resolved"]["strengths"] == strengths
+    assert repeat(tmp_path / "run", tmp_path / "again").lam == changes.get("lam")
+
+
 def test_paths_are_those_of_the_folder_where_the_run_began(
     config: Make, recorder: Any, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gtacli.report.groups import group_by_command, group_by_settings, label_runs
 from gtacli.report.metrics import compute_mean, format_number, summary_metrics
 from gtacli.report.run_folders import ReportRun
+from gtacli.report.settings import method_settings
 
 
 def run(name: str, summary: dict[str, Any] | None = None, **config: Any) -> ReportRun:
@@ -51,6 +52,20 @@ def test_a_lam_that_the_program_decides_is_no_other_lam() -> None:
 def test_default_lam_equals_the_same_explicit_lam() -> None:
     l2sp = {"regularizer": {"l2-sp": {}}}
     assert len(group_by_settings([run("a", **l2sp), run("b", **l2sp, lam=0.01)])[1]) == 1
+
+
+def test_the_recorded_strength_counts_for_parts_that_are_gone() -> None:
+    gone = run("a", regularizer={"gone": {}}, lam=None)
+    gone.record["resolved"] = {"strengths": {"gone": 0.25}}
+    assert method_settings(gone)["lam"] == "0.25"
+    assert method_settings(run("b", regularizer={"gone": {}}, lam=None))["lam"] == "default"
+    assert method_settings(run("c", regularizer={"bss": {}}, lam=None))["lam"] == "0.001"
+
+
+def test_strengths_of_further_regularizers_are_settings() -> None:
+    both = [run(f"{lam}", regularizer={"gta": {}, "bss": lam}, lam=1.0) for lam in ({}, {"lam": 1})]
+    assert [method_settings(one)["bss.lam"] for one in both] == ["0.001", "1"]
+    assert len(group_by_settings(both)[1]) == 2
 
 
 def test_labels_name_the_sampling_rate_and_lam_if_it_differs() -> None:

@@ -534,8 +534,19 @@ def test_broken_executors() -> None:
     assert "RuntimeError: no cluster" in broken(Refusing)["it opens here or says in words why not"]
 
 
+def test_options_of_another_kind() -> None:
+    class Odd(Mean):
+        Options = RegularizerOptions  # type: ignore[assignment]
+
+    found = [text for text in broken(Odd).values() if "Odd.Options is" in text]
+    assert found
+    assert "derive from gtacli.config.parts.DiscoveryOptions, as class OddOptions(" in found[0]
+
+
 def test_what_is_no_part() -> None:
-    with pytest.raises(UsageError, match="derives from none of"):
+    with pytest.raises(
+        UsageError, match=r"Done derives from none of gtacli\.models\.ModelProvider"
+    ):
         checks(Done)
     with pytest.raises(UsageError, match="is not a class"):
         checks(3)  # type: ignore[arg-type]
