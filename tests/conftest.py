@@ -179,6 +179,34 @@ def write_tiny_data(place: Path) -> Path:
     return root
 
 
+def write_label_table(place: Path, images: int, test_from: int) -> Path:
+    """Write photographs that have red, green and blue or not, and their table `set.csv`.
+
+    Those from `test_from` on are for testing.
+    """
+    import numpy as np
+    from PIL import Image
+
+    rng, classes = np.random.default_rng(0), ("red", "green", "blue")
+    lines = ["image,labels,split"]
+    for i in range(images):
+        own = [c for c in range(3) if (i >> c) & 1]
+        pixels = rng.integers(0, 100, (40, 44, 3), dtype=np.uint8)
+        pixels[..., own] += 130
+        Image.fromarray(pixels).save(place / f"{i}.png")
+        split = "test" if i >= test_from else "train"
+        lines.append(f"{i}.png,{'|'.join(classes[c] for c in own)},{split}")
+    table = place / "set.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+@pytest.fixture
+def label_table(tmp_path: Path) -> Path:
+    """A table of 30 images with any number of labels, 12 of them for testing."""
+    return write_label_table(tmp_path, 30, 18)
+
+
 class Recorder:
     """Watches a run; may be told to do something at a step or an epoch."""
 

@@ -30,8 +30,13 @@ RESULT = (
     ("test_top1", "test top-1 %", True),
     ("test_top5", "test top-5 %", True),
     ("test_mean_class_top1", "test mean class top-1 %", True),
+    ("test_map", "test mAP %", True),
+    ("test_f1_macro", "test F1 %, mean of classes", True),
+    ("test_f1_micro", "test F1 %, all labels", True),
     ("linear_probe_top1", "linear probe, test top-1 %", True),
+    ("linear_probe_map", "linear probe, test mAP %", True),
     ("val_top1", "val top-1 %", True),
+    ("val_map", "val mAP %", True),
     ("folds_top1", "cross-validation, top-1 %", True),
     ("folds_mean_class_top1", "cross-validation, mean class top-1 %", True),
     ("best_epoch", "best epoch", False),
@@ -60,6 +65,8 @@ def _describe_epoch(row: dict[str, Any]) -> list[str]:
     parts += [f"{k} {row[k]:.4g}" for k in row if k.startswith("reg.") and row[k] is not None]
     if row["val_top1"] is not None:
         parts.append(f"val {100 * row['val_top1']:.1f} %")
+    if row.get("val_map") is not None:
+        parts.append(f"val mAP {100 * row['val_map']:.1f} %")
     if row["attention_drift"] is not None:
         parts.append(f"drift {row['attention_drift']:.3g}")
     if (row.get("attention") or {}).get("inside"):

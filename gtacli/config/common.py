@@ -170,6 +170,16 @@ def columns_option() -> Any:
     )
 
 
+def multi_label_option() -> Any:
+    """Return the field `multi_label` of a config that has `data`."""
+    return option(
+        False,
+        "the images of a table have any number of labels: separated in a cell by |, ;, commas or "
+        "spaces, a list, or a column of 0 and 1 for each class",
+        switch=True,
+    )
+
+
 # Test-time registers: where the network has outliers, never, or a number of tokens.
 RegisterSetting = Annotated[
     Literal["auto", "none"] | Annotated[int, Field(ge=1, le=16)], BeforeValidator(_read_number)

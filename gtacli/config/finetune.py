@@ -14,6 +14,7 @@ from gtacli.config.common import (
     PartChoice,
     RegisterSetting,
     columns_option,
+    multi_label_option,
     registers_option,
 )
 from gtacli.config.option import option
@@ -100,6 +101,7 @@ class FinetuneConfig(TrainingConfig):
         shown="demo",
     )
     columns: str | None = columns_option()
+    multi_label: bool = multi_label_option()
     regularizer: dict[str, dict[str, Any]] = option(
         _default_regularizer,
         "penalty that keeps the model close to its source: gta, l2-sp, bss, none, or a "
@@ -196,10 +198,23 @@ class FinetuneConfig(TrainingConfig):
     label_smoothing: float = option(
         0.0, "fraction of each label that is spread over all classes", ge=0, lt=1
     )
+    loss: Literal["cross-entropy", "focal"] = option(
+        "cross-entropy",
+        "loss of the classes; focal: images, with `multi_label` labels, that are predicted well "
+        "count less",
+    )
+    focal_gamma: float | None = option(
+        None,
+        "exponent of the focal loss: how much less they count; 0: cross-entropy",
+        ge=0,
+        le=100,
+        shown="2",
+    )
     balance: Literal["none", "loss", "sampling"] = option(
         "none",
         "give every class the same weight, however many training images it has: loss: images of "
-        "rare classes count more; sampling: they are drawn more often, in new views",
+        "rare classes count more; sampling: they are drawn more often, in new views; with "
+        "`multi_label` loss: of each class the images with and without it have the same weight",
     )
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = option(
         20,
@@ -335,6 +350,24 @@ class FinetuneConfig(TrainingConfig):
                 "`source_views` and `balance=sampling` exclude each other: an image that is drawn "
                 "twice has two views in an epoch"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> FinetuneConfig:
+        if self.focal_gamma is not None and self.loss != "focal":
+            raise ValueError("`focal_gamma` is for `loss=focal`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> FinetuneConfig:
+        one_class = {
+            "balance=sampling": self.balance == "sampling",
+            "folds": self.folds is not None,
+            "head_init=centroid": self.head_init == "centroid",
+        }
+        for name in (name for name, given in one_class.items() if given and self.multi_label):
+            raise ValueError(f"`multi_label` and `{name}` exclude each other: it needs one class "
+                             "per image")  # fmt: skip
         return self
 
     @model_validator(mode="after")

@@ -103,7 +103,8 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
     if found is None:
         text += "the model has no CLS token"
     else:
-        figures = f"{100 * found.cls:.0f} against {100 * found.blocks:.0f} % of left-out images"
+        what = "%, ranking of the classes of" if found.ranking else "% of"
+        figures = f"{100 * found.cls:.0f} against {100 * found.blocks:.0f} {what} left-out images"
         text += {
             1: f"what it selects tells the classes better than the features of all blocks "
             f"({figures})",
@@ -116,10 +117,18 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
         "lam": STRENGTH if kept else 0.0,
         "kept_attention": len(kept) / depth,
         "kept_blocks": kept,
-        "cls_top1": None if found is None else found.cls,
-        "blocks_top1": None if found is None else found.blocks,
+        **_figures(found),
         "why": text,
     }
+
+
+def _figures(found: Suitability | None) -> KeptAttention:
+    if found is None:
+        return {"cls_top1": None, "blocks_top1": None}
+    if found.ranking:
+        ranking: KeptAttention = {"cls_ranking": found.cls, "blocks_ranking": found.blocks}
+        return {"cls_top1": None, "blocks_top1": None, **ranking}
+    return {"cls_top1": found.cls, "blocks_top1": found.blocks}
 
 
 def apply(config: FinetuneConfig, decision: KeptAttention, depth: int) -> FinetuneConfig:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.data.labels import multi_hot
 from gtacli.data.loader import Batch
 from gtacli.finetuning.attention_tracker import AttentionTracker
+from gtacli.finetuning.losses import ClassLoss
 from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.finetuning.results import EpochAttention
 from gtacli.measures.attention import comparable_rows
+from gtacli.measures.multilabel import LabelScores, score_labels
 from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import Request, Tap, TapOutputs, TappedViT, absolute_layers
 from gtacli.runtime.devices import Compute, widen
@@ -33,6 +36,7 @@ class Evaluation:
         drift: attention drift, see `Evaluator`.
         attention: what the tracker has measured.
         by_class: (hits, images) of each class.
+        labels: metrics of images with any number of labels, in place of the accuracies.
     """
 
     top1: float | None = None
@@ -42,6 +46,12 @@ class Evaluation:
     drift: float | None = None
     attention: EpochAttention | None = None
     by_class: Sequence[tuple[int, int]] = ()
+    labels: LabelScores | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The metric by which weights are chosen: accuracy, or mAP of any number of labels."""
+        return self.top1 if self.labels is None else self.labels.map
 
 
 class Evaluator:
@@ -59,6 +69,9 @@ class Evaluator:
             has its own images.
         processes: share the set; all of them get the metrics of the whole.
         tracker: attention metrics to measure in the same pass.
+
+    Attributes:
+        multi_label: whether an image has any number of labels.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class Evaluator:
     ) -> None:
         self.batches, self.compute, self.processes = batches, compute, processes
         self.tracker = tracker
+        self.multi_label = target.multi_label
         depth = len(target.model.blocks)  # type: ignore[arg-type]
         layers = absolute_layers("all", depth) if source or tracker else ()
         self.target = TappedViT(target.model, Request(layers))
@@ -81,6 +95,7 @@ class Evaluator:
         self._source_view = (source or target).view(compute.device)
         self._taps: dict[int, list[Tap]] = {}  # the source's, by batch
         self._bytes = 0
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []  # indices, logits, labels
 
     @torch.no_grad()
     def __call__(self, max_batches: int | None = None) -> Evaluation:
@@ -91,27 +106,40 @@ class Evaluator:
         device = self.compute.device
         # float64 holds sums of fp32 numbers exactly or nearly so: the metrics do not depend on
         # which process has which image.
-        sums = widen(torch.zeros(3, device=device))  # loss, drift, hits at 5
+        sums = widen(torch.zeros(4, device=device))  # loss, drift, hits at 5, images
         by_class = widen(torch.zeros(2, self.target.model.num_classes, device=device))
+        self._outputs = []
         for number, batch in enumerate(islice(self.batches(), max_batches)):
             if len(batch.images):
                 self._add(batch, number, sums, by_class)
-        loss, drift, top5 = self.processes.all_reduce(sums).tolist()
+        loss, drift, top5, images = self.processes.all_reduce(sums).tolist()
         counts = self.processes.all_reduce(by_class).long()
-        hits, images = counts.sum(1).tolist()
+        hits = int(counts[0].sum())
+        labels = self._score_labels() if self.multi_label else None
         attention = None if self.tracker is None else self.tracker.metrics()
         classes: list[tuple[int, int]] = list(zip(*counts.tolist(), strict=True))
         if not images:
             return Evaluation(by_class=classes)
+        one_class = labels is None
         return Evaluation(
-            top1=hits / images,
-            top5=top5 / images,
-            mean_class_top1=mean_class_accuracy(classes),
+            top1=hits / images if one_class else None,
+            top5=top5 / images if one_class else None,
+            mean_class_top1=mean_class_accuracy(classes) if one_class else None,
+            labels=labels,
             loss=loss / images,
             drift=drift / images if self.source is not None else None,
             attention=attention,
             by_class=classes,
         )
+
+    def _score_labels(self) -> LabelScores | None:
+        """Return the metrics of the labels of all processes' images; None without images."""
+        parts = [part for theirs in self.processes.gather(self._outputs) for part in theirs]
+        if not parts:
+            return None
+        indices, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = indices.argsort()  # so that the metrics do not depend on the number of processes
+        return score_labels(logits[order], labels[order])
 
     def _add(self, batch: Batch, number: int, sums: Tensor, by_class: Tensor) -> None:
         """Add the metrics of a batch, summed over its images."""
@@ -119,19 +147,26 @@ class Evaluator:
         with self.compute.autocast():
             reading = self._read(self.target, self._view(images))
         assert reading.logits is not None
-        ranked = reading.logits.topk(min(5, reading.logits.shape[-1]), dim=-1).indices
-        hits = ranked == labels[:, None]
-        losses = F.cross_entropy(reading.logits.float(), labels, reduction="none")
+        logits = reading.logits.float()
+        if self.multi_label:
+            truth = multi_hot(labels, logits.shape[-1])
+            losses = ClassLoss(multi_label=True).each(logits, truth)
+            self._outputs.append((batch.indices, logits.cpu(), truth.cpu()))
+        else:
+            ranked = reading.logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+            hits = ranked == labels[:, None]
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            sums[2] += hits.sum()
+            by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
+            by_class[1] += labels.bincount(minlength=by_class.shape[1])
         sums[0] += widen(losses).sum()
+        sums[3] += len(images)
         taps = [*reading.taps.values()]
         source = None if self.source is None else self._source_taps(images, number)
         if source is not None:
             sums[1] += widen(_distances(taps, source)).sum()
         if self.tracker is not None:
             self.tracker.add(taps, source, batch.indices)
-        sums[2] += hits.sum()
-        by_class[0].index_add_(0, labels, hits[:, 0].to(by_class.dtype))
-        by_class[1] += labels.bincount(minlength=by_class.shape[1])
 
     @staticmethod
     def _read(tapped: TappedViT, images: Tensor) -> TapOutputs:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
+from torch import nn
 
 from gtacli.data.sampling import evenly
 from gtacli.errors import GtaError
@@ -16,12 +18,15 @@ from gtacli.finetuning.linear_head import (
     LinearHead,
     fit_centroids,
     fit_probe,
+    log_odds,
+    set_biases,
     set_head,
     without_prior,
 )
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import LinearProbe
 from gtacli.finetuning.suitability import find_suitability
+from gtacli.measures.multilabel import score_labels
 from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -45,22 +50,49 @@ FIT: dict[str, Callable[[FrozenFeatures, int], LinearHead]] = {
 def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
     """Set the new classifier of a job's networks as `head_init` says, before the first step."""
     method = job.config.head_init
-    if not job.new_head or method == "random":
+    if not job.new_head:
         return
     if method == "auto":
         found = find_suitability(job, max_batches)
+        method = "probe"
         if found is not None and found.verdict < 0 and job.config.train != "head":
             log.info(
                 "`head_init=auto`: zero, as the features of all blocks tell the classes better "
                 "than those of the classifier"
             )
-            return
-        method = "probe"
+            method = "random"
+    if job.dataset.multi_label:
+        _start_labels(job, method, max_batches)
+        return
+    if method == "random":
+        return
     head = _fit(job, method, max_batches)
     if job.config.balance != "none" and method == "probe":  # class means have no prior
         head = without_prior(head, torch.tensor([record.label for record in job.records]))
+    _set(job, method, lambda model: set_head(model, job.target.head, head))
+
+
+def _start_labels(job: FinetuneJob, method: str, max_batches: int | None) -> None:
+    """Start the classifier of any number of labels.
+
+    At zero it starts with biases that predict how often each label comes (Lin et al., 2017, section
+    3.3): from biases of zero the first epoch would go into learning that most labels are absent.
+    """
+    weights = job.task.loss.weights
+    shift = 0.0 if weights is None else weights.log().cpu()
+    if method == "random":
+        bias = log_odds(job.records, len(job.dataset.classes)) + shift
+        _set(job, method, lambda model: set_biases(model, job.target.head, bias))
+        return
+    found = _fit(job, method, max_batches)
+    head = LinearHead(found.weight, found.bias + shift)
+    _set(job, method, lambda model: set_head(model, job.target.head, head))
+
+
+def _set(job: FinetuneJob, method: str, put: Callable[[nn.Module], bool]) -> None:
+    """Put a classifier into a job's networks."""
     models = {id(model): model for model in (job.target.model, job.evaluated.model)}
-    fits = [set_head(model, job.target.head, head) for model in models.values()]
+    fits = [put(model) for model in models.values()]
     if not all(fits):
         log.warning("`head_init=%s` has no effect: the classifier is not linear", method)
 
@@ -68,14 +100,14 @@ def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
 def measure_probe(job: FinetuneJob, run: RunFolder, max_batches: int | None = None) -> LinearProbe:
     """Return the test accuracy of a logistic regression on the features that the run starts from.
 
-    It is measured once, before the first step, and read from the folder of a resumed run. Nothing
-    is measured without test images, for a classifier that is already trained, where the option
+    Of any number of labels per image it is the mean average precision of one for each class. It is
+    measured once, before the first step, and read from the folder of a resumed run. Nothing is
+    measured without test images, for a classifier that is already trained, where the option
     does not ask for it, or where not all training images can be used.
     """
     config = job.config
     if config.resume is not None and run.has(PROBE_FILE):
-        top1 = run.read_json(PROBE_FILE).get("linear_probe_top1")
-        return {"linear_probe_top1": float(top1)} if isinstance(top1, int | float) else {}
+        return _read_probe(run)
     whole = len(job.records) <= MOST_IMAGES
     if not (config.linear_probe and job.new_head and job.split.test and whole):
         return {}
@@ -84,11 +116,27 @@ def measure_probe(job: FinetuneJob, run: RunFolder, max_batches: int | None = No
         features = extract_features(job, job.split.test, max_batches, again=True)
     except GtaError:  # without a readable test image there is no accuracy either
         return {}
-    result: LinearProbe = {"linear_probe_top1": head.accuracy(features)}
+    if job.dataset.multi_label:
+        scores = score_labels(
+            head.logits(features.values), features.multi_hot(len(job.dataset.classes))
+        )
+        if scores.map is None:
+            return {}
+        result: LinearProbe = {"linear_probe_map": scores.map}
+        text, value = "test mAP", scores.map
+    else:
+        result = {"linear_probe_top1": head.accuracy(features)}
+        text, value = "test top-1", result["linear_probe_top1"]
     run.write_json(PROBE_FILE, result)
-    percent = 100 * result["linear_probe_top1"]
-    log.info("a linear probe on frozen features: test top-1 %.1f %%", percent)
+    log.info("a linear probe on frozen features: %s %.1f %%", text, 100 * value)
     return result
+
+
+def _read_probe(run: RunFolder) -> LinearProbe:
+    saved = run.read_json(PROBE_FILE)
+    keys = ("linear_probe_top1", "linear_probe_map")
+    found = {key: float(saved[key]) for key in keys if isinstance(saved.get(key), int | float)}
+    return cast(LinearProbe, found)
 
 
 def _fit(job: FinetuneJob, method: str, max_batches: int | None) -> LinearHead:

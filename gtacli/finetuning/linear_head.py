@@ -13,12 +13,16 @@ Shapes: N images, C width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from gtacli.data.base import Record
+from gtacli.data.labels import multi_hot
+from gtacli.data.sampling import count_labels
 from gtacli.measures.logistic import fit_logistic
 
 C = 1.0
@@ -33,13 +37,17 @@ class FrozenFeatures:
 
     Attributes:
         values: (N, C) fp32 on the CPU.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, M) of any number per image, see `gtacli.data.labels`.
         indices: (N,) int64 places among the records.
     """
 
     values: Tensor
     labels: Tensor
     indices: Tensor
+
+    def multi_hot(self, classes: int) -> Tensor:
+        """Return the labels as zeros and ones (N, classes)."""
+        return multi_hot(self.labels, classes)
 
     def select(self, chosen: Tensor) -> FrozenFeatures:
         """Return the images that a bool mask (N,) chooses."""
@@ -65,10 +73,14 @@ class LinearHead(NamedTuple):
 
 
 def fit_probe(features: FrozenFeatures, classes: int, c: float = C) -> LinearHead:
-    """Fit a logistic regression with penalty ||W||^2 / 2c to features of scale 1."""
+    """Fit a logistic regression with penalty ||W||^2 / 2c to features of scale 1.
+
+    With any number of labels per image it is one for each class.
+    """
     center, scale = _center_and_scale(features.values)
     x = ((features.values.double() - center) / scale).float()
-    weight, bias = fit_logistic(x[None], features.labels[None], classes, c, STEPS)
+    labels = features.labels if features.labels.ndim == 1 else features.multi_hot(classes)
+    weight, bias = fit_logistic(x[None], labels[None], classes, c, STEPS)
     return _unscaled(weight[0].double(), bias[0].double(), center, scale)
 
 
@@ -106,24 +118,45 @@ def fit_centroids(features: FrozenFeatures, classes: int) -> LinearHead:
     return _unscaled(weight, bias, center, scale)
 
 
+def log_odds(records: Sequence[Record], classes: int) -> Tensor:
+    """Return the logarithms (classes,) of the odds of each label among images."""
+    counts = count_labels(records)
+    numbers = torch.tensor([counts[label] for label in range(classes)], dtype=torch.float64)
+    images = sum(record.first is None for record in records)
+    # Half an image more of both, so that none is impossible.
+    return ((numbers + 0.5) / (images - numbers + 0.5)).log().float()
+
+
 def set_head(model: nn.Module, prefixes: tuple[str, ...], head: LinearHead) -> bool:
     """Copy a linear classifier into a model; return whether the model's classifier is linear.
 
     A distilled model averages two classifiers on two tokens: both get the same weights, so their
     mean is the classifier on the mean token, which the features are.
     """
-    layers = [
-        module
-        for name, module in model.named_modules()
-        if name in prefixes and isinstance(module, nn.Linear)
-    ]
+    layers = _linear_layers(model, prefixes)
     if not layers or any(layer.weight.shape != head.weight.shape for layer in layers):
         return False
     with torch.no_grad():
         for layer in layers:
             layer.weight.copy_(head.weight)
-            cast(Any, layer).bias.copy_(head.bias)
-    return True
+    return set_biases(model, prefixes, head.bias)
+
+
+def set_biases(model: nn.Module, prefixes: tuple[str, ...], bias: Tensor) -> bool:
+    """Copy biases (K,) into a model; return whether the model's classifier is linear."""
+    layers = _linear_layers(model, prefixes)
+    with torch.no_grad():
+        for layer in layers:
+            cast(Any, layer).bias.copy_(bias)
+    return bool(layers)
+
+
+def _linear_layers(model: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Linear]:
+    return [
+        module
+        for name, module in model.named_modules()
+        if name in prefixes and isinstance(module, nn.Linear)
+    ]
 
 
 def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:

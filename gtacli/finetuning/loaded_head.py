@@ -14,7 +14,9 @@ from gtacli.models.loading import LoadedModel
 log = logging.getLogger(__name__)
 
 
-def fit_head(target: LoadedModel, classes: tuple[str, ...], assume_order: bool) -> LoadedModel:
+def fit_head(
+    target: LoadedModel, classes: tuple[str, ...], assume_order: bool, multi_label: bool = False
+) -> LoadedModel:
     """Keep the classifier of the loaded weights if it is for `classes`; else zero it.
 
     Weights that name their classes are for `classes` if they name the same ones; the outputs are
@@ -24,21 +26,25 @@ def fit_head(target: LoadedModel, classes: tuple[str, ...], assume_order: bool) 
         target: the model; its classifier has as many outputs as there are classes.
         classes: of the dataset.
         assume_order: keep a classifier for as many classes that are not named.
+        multi_label: whether an image has any number of these classes. A classifier of the other
+            kind, whose outputs mean something else, is replaced.
 
     Returns: the model, whose `classes` are these if its classifier is kept, else empty, and whose
         report counts a new classifier as such.
     """
     report, named = target.report, target.classes
+    other_kind = target.multi_label != multi_label
+    target = replace(target, multi_label=multi_label)
     loaded = tuple(n for n in (*report.loaded, *report.resized) if n.startswith(target.head))
     if not loaded or report.new_head:
         _log_other_shape(target)
-    elif sorted(named) == sorted(classes):
+    elif sorted(named) == sorted(classes) and not other_kind:
         if named != classes:
             _permute(target, [named.index(name) for name in classes])
         order = "" if named == classes else ", in another order"
         log.info("the classifier is kept: its %d classes are the dataset's%s", len(classes), order)
         return replace(target, classes=classes)
-    elif not named and assume_order:
+    elif not named and assume_order and not other_kind:
         log.warning(
             "the classifier is kept: the weights do not name its %d classes, so their order is "
             "assumed to be the dataset's (%s%s)%s",
@@ -49,6 +55,8 @@ def fit_head(target: LoadedModel, classes: tuple[str, ...], assume_order: bool) 
     else:
         other = next((name for name in named if name not in classes), None)
         reason = "do not name its classes" if other is None else f"have other classes ({other})"
+        if named and other is None:
+            reason = f"are for {'one class' if multi_label else 'any number of classes'} per image"
         log.info("new classifier: the weights %s", reason)
     zero_head(target)
     kept = tuple(n for n in report.loaded if n not in loaded)

@@ -125,6 +125,10 @@ def soft_labels(labels: Tensor, own_fraction: Tensor | float, classes: int) -> T
         own_fraction: weight of an image's own label; the rest is its partner's.
         classes: number of classes.
     """
-    own = F.one_hot(labels, classes).float()
+    return mix_labels(F.one_hot(labels, classes).float(), own_fraction)
+
+
+def mix_labels(own: Tensor, own_fraction: Tensor | float) -> Tensor:
+    """Return labels (B, classes) mixed with those of their partners."""
     fraction = own_fraction[:, None] if isinstance(own_fraction, Tensor) else own_fraction
     return own.flip(0) + fraction * (own - own.flip(0))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from gtacli.data.base import Record
-from gtacli.finetuning.results import ClassResult
+from gtacli.data.sampling import count_labels
+from gtacli.finetuning.results import ClassResult, LabelResult
+from gtacli.measures.multilabel import ClassScore
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,32 @@ def class_weights(records: Sequence[Record], classes: int) -> Tensor:
     return torch.where(counts > 0, weights, 0.0).float()
 
 
+def positive_weights(records: Sequence[Record], classes: int) -> Tensor:
+    """Return (N - n_c) / n_c, (classes,): of a class the images with and without it count alike.
+
+    A class without images, or without others, has 1.
+    """
+    counts = count_labels(records)
+    numbers = torch.tensor([counts[label] for label in range(classes)], dtype=torch.float64)
+    images = sum(record.first is None for record in records)
+    weights = (images - numbers) / numbers.clamp_min(1)
+    return torch.where((numbers > 0) & (weights > 0), weights, 1.0).float()
+
+
+def log_labels(records: Sequence[Record], classes: Sequence[str], balance: str = "none") -> None:
+    """Like `log_balance`, for training images with any number of labels."""
+    counts = {classes[label]: n for label, n in sorted(count_labels(records).items())}
+    labels, empty = sum(counts.values()), sum(not record.every_label for record in records)
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    log.info(
+        "%d training images with %.2f labels on average (%d without any) of %d classes%s",
+        *(len(records), labels / len(records), empty, len(counts)),
+        _describe_imbalance(counts, least, most) if counts[least] < counts[most] else "",
+    )
+    if balance == "none" and counts[most] >= UNEQUAL * counts[least]:
+        log.info("`balance=loss` lets a class's images with and without it count alike")
+
+
 def _describe_imbalance(counts: Mapping[str, int], least: str, most: str) -> str:
     text = (
         f", from {counts[least]} ({least}) to {counts[most]} ({most}), "
@@ -74,6 +102,15 @@ def mean_class_accuracy(by_class: Iterable[tuple[int, int]]) -> float | None:
     """
     accuracies = [hits / images for hits, images in by_class if images]
     return sum(accuracies) / len(accuracies) if accuracies else None
+
+
+def label_results(names: Sequence[str], by_class: Sequence[ClassScore | None]) -> list[LabelResult]:
+    """Return the metrics of the classes that an image has, in the order of the classes."""
+    return [
+        {"class": name, "ap": score.ap, "f1": score.f1, "n_test": score.images}
+        for name, score in zip(names, by_class, strict=True)
+        if score is not None
+    ]
 
 
 def worst_classes(names: Sequence[str], by_class: Sequence[tuple[int, int]]) -> list[ClassResult]:

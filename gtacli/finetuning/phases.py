@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from gtacli.data.base import Record
 from gtacli.finetuning.attention_tracker import AttentionTracker, inside_last_block
-from gtacli.finetuning.evaluation import Evaluator
+from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.frozen_features import evaluation_batches
 from gtacli.finetuning.head_start import start_head
-from gtacli.finetuning.per_class import worst_classes
+from gtacli.finetuning.per_class import label_results, worst_classes
 from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.regularizer_start import start_regularizers
-from gtacli.finetuning.results import TestAttention, TestMetrics
+from gtacli.finetuning.results import TestAttention, TestLabels, TestMetrics
 from gtacli.finetuning.source_average import (
     HEADER,
     UNCHOSEN,
@@ -77,6 +77,8 @@ def run_phase(
         row: dict[str, Any] = dict.fromkeys(inactive)
         # Omitted where these images are trained on. The drift is a distance.
         row["val_top1"] = found.top1 if unseen else None
+        if job.dataset.multi_label:
+            row |= {f"val_{k}": v for k, v in _label_metrics(found, unseen).items()}
         row["val_loss"] = found.loss if unseen else None
         row["attention_drift"] = found.drift
         if config.track_attention:
@@ -89,7 +91,7 @@ def run_phase(
         warmup=config.warmup,
         evaluate=evaluate,
         save_weights=lambda: save_weights(job, run),
-        count_scored=lambda: job.stores.count_readable(job.split.val),
+        count_scored=lambda: job.stores.count_scored(job.split.val),
         stop_after=1 + config.freeze_epochs if dry_run else stop_after,
         max_batches=max_batches,
         freeze_epochs=config.freeze_epochs,
@@ -99,6 +101,13 @@ def run_phase(
         before_training=fill_source_cache,
     )
     return train(job, phase, run, observer, state, progress)
+
+
+def _label_metrics(found: Evaluation, unseen: bool = True) -> dict[str, float | None]:
+    """Return the metrics of any number of labels by name; None where there were no images."""
+    scores = found.labels if unseen else None
+    names = ("map", "f1_macro", "f1_micro")
+    return {name: None if scores is None else getattr(scores, name) for name in names}
 
 
 def save_weights(job: FinetuneJob, run: RunFolder) -> None:
@@ -171,10 +180,16 @@ def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:
     tracked: TestAttention = {}
     if job.config.track_attention:
         tracked["test_attention_inside"] = inside_last_block(found.attention)
+    labels: TestLabels = {}
+    if job.dataset.multi_label:
+        labels = cast(TestLabels, {f"test_{k}": v for k, v in _label_metrics(found).items()})
+        by_class = () if found.labels is None else found.labels.by_class
+        labels["label_results"] = label_results(job.dataset.classes[: len(by_class)], by_class)
     return {
         "test_top1": found.top1,
         "test_top5": found.top5,
         "test_mean_class_top1": found.mean_class_top1,
         **tracked,
+        **labels,
         "worst_classes": worst_classes(job.dataset.classes, found.by_class),
     }

@@ -26,8 +26,9 @@ from gtacli.finetuning.epochs import with_epochs
 from gtacli.finetuning.held_out import observed, split_data
 from gtacli.finetuning.linear_head import FrozenFeatures, LinearHead
 from gtacli.finetuning.loaded_head import fit_head
+from gtacli.finetuning.losses import GAMMA, ClassLoss
 from gtacli.finetuning.mixing import ALPHA, Mixing
-from gtacli.finetuning.per_class import class_weights
+from gtacli.finetuning.per_class import class_weights, positive_weights
 from gtacli.finetuning.source_average import start_weights
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
@@ -156,6 +157,8 @@ def prepare(
     options = regularizer_options(config)
     classes = {name: REGULARIZERS.load(name) for name in options}
     options = without_idle(config.train, options, classes)
+    if dataset.multi_label:
+        _require_any_labels({name: classes[name] for name in options})
     if config.leaves_attention_open and not _has_rows(options["gta"], target):
         del options["gta"]  # the decision says why
     freeze(target, config.train)
@@ -175,9 +178,8 @@ def prepare(
         regularizers,
         compute,
         _make_mixing(config),
-        config.label_smoothing,
+        _make_loss(config, dataset, split, refit, compute.device),
         config.freeze_epochs,
-        _class_weights(config, dataset, split, refit),
     )
     if stores is None:
         stores = FinetuneStores(
@@ -213,10 +215,12 @@ def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDatas
     """Load and split the dataset, and check that the options fit it."""
     require_shared_batch(config.batch_size, processes)
     assert config.data is not None
-    dataset = require_classes(load_dataset(config.data))
+    dataset = require_classes(load_dataset(config.data, config.multi_label))
     split = split_data(config, dataset)
     if not split.train:
         raise GtaError(f"{config.data} has no training images", option="data")
+    if not any(record.every_label for record in split.train):
+        raise GtaError(f"no training image of {config.data} has a label", option="data")
     if config.mix != "none" and config.batch_size < 2 * processes.size:
         text = f"with `batch_size={config.batch_size}` a process has only one image to mix"
         raise UsageError(text, option="mix")
@@ -236,10 +240,19 @@ def _load_target(config: FinetuneConfig, dataset: ImageDataset) -> LoadedModel:
         config.init,
         pool=config.pool,
     )
-    target = fit_head(target, dataset.classes, assume_order=config.init is not None)
+    assume_order = config.init is not None
+    target = fit_head(target, dataset.classes, assume_order, dataset.multi_label)
     if config.track_attention:
         require_cls(target.model, "track_attention", "leave it out")
     return target
+
+
+def _require_any_labels(regularizers: Mapping[str, type[Regularizer[Any]]]) -> None:
+    """Raise UsageError for a regularizer that learns from one class per image."""
+    for name, kind in regularizers.items():
+        if kind.needs_classifier or kind.start is not Regularizer.start:
+            text = f"{name} learns from one class per image; with `multi_label` use another one"
+            raise UsageError(text, option="regularizer")
 
 
 def _place_networks(
@@ -268,12 +281,17 @@ def _set_up_average(config: FinetuneConfig, task: FinetuneTask) -> None:
         task.setup_mean()
 
 
-def _class_weights(
-    config: FinetuneConfig, dataset: ImageDataset, split: Split, refit: bool
-) -> Tensor | None:
-    if config.balance != "loss":
-        return None
-    return class_weights(split.train + split.val * refit, len(dataset.classes))
+def _make_loss(
+    config: FinetuneConfig, dataset: ImageDataset, split: Split, refit: bool, device: torch.device
+) -> ClassLoss:
+    weights = None
+    if config.balance == "loss":
+        find = positive_weights if dataset.multi_label else class_weights
+        weights = find(split.train + split.val * refit, len(dataset.classes)).to(device)
+    gamma = 0.0
+    if config.loss == "focal":
+        gamma = GAMMA if config.focal_gamma is None else config.focal_gamma
+    return ClassLoss(dataset.multi_label, config.label_smoothing, weights, gamma)
 
 
 def _cache_source(

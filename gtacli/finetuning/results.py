@@ -13,6 +13,14 @@ _DRIFT = (
 )
 
 
+_MAP = "mean average precision over the classes that an image has"
+_F1_MACRO = "mean over these classes of the F1 of the probabilities above 0.5"
+_F1_MICRO = "F1 of the probabilities above 0.5 of all classes together"
+_VAL_MAP = Annotated[
+    float | None, Doc(f"{_MAP}, on the validation images; only with `multi_label`")
+]
+
+
 class EpochAttention(TypedDict):
     """The field `attention` of an epoch, measured on the same images as the drift."""
 
@@ -51,11 +59,17 @@ _RegularizerMetrics = TypedDict(
 class FinetuneEpoch(EpochMetrics, _RegularizerMetrics):
     """A row of metrics.jsonl of a fine-tuning."""
 
-    ce: Annotated[float, Doc("training cross-entropy", "nats")]
+    ce: Annotated[float, Doc("training cross-entropy, or focal loss", "nats")]
     val_top1: Annotated[
         float | None,
-        Doc("accuracy on the validation images, fraction; null in a refit or without such images"),
+        Doc(
+            "accuracy on the validation images, fraction; null in a refit, without such images and "
+            "with `multi_label`"
+        ),
     ]
+    val_map: NotRequired[_VAL_MAP]
+    val_f1_macro: NotRequired[Annotated[float | None, Doc(f"{_F1_MACRO} on these images")]]
+    val_f1_micro: NotRequired[Annotated[float | None, Doc(f"{_F1_MICRO} on these images")]]
     val_loss: Annotated[float | None, Doc("cross-entropy on the validation images", "nats")]
     attention_drift: Annotated[float | None, Doc(f"{_DRIFT}; null where it is not measured")]
     attention: NotRequired[
@@ -75,6 +89,27 @@ ClassResult = TypedDict(
 ClassResult.__doc__ = "An element of the field `worst_classes`."
 
 
+LabelResult = TypedDict(
+    "LabelResult",
+    {
+        "class": Annotated[str, Doc("name of the class")],
+        "ap": Annotated[float, Doc("average precision")],
+        "f1": Annotated[float, Doc("F1 of the probabilities above 0.5")],
+        "n_test": Annotated[int, Doc("number of test images that have it")],
+    },
+)
+LabelResult.__doc__ = "An element of the field `label_results`."
+
+
+class TestLabels(TypedDict, total=False):
+    """The fields of summary.json that `multi_label` adds for the test images."""
+
+    test_map: Annotated[float | None, Doc(_MAP)]
+    test_f1_macro: Annotated[float | None, Doc(_F1_MACRO)]
+    test_f1_micro: Annotated[float | None, Doc(_F1_MICRO)]
+    label_results: Annotated[list[LabelResult], Doc("metrics of each class that an image has")]
+
+
 class TestAttention(TypedDict, total=False):
     """The fields of summary.json that `track_attention` adds for the test images."""
 
@@ -83,15 +118,21 @@ class TestAttention(TypedDict, total=False):
     ]
 
 
-class TestMetrics(TestAttention):
+class TestMetrics(TestAttention, TestLabels):
     """The fields of summary.json that are measured on the test images."""
 
-    test_top1: Annotated[float | None, Doc("accuracy, fraction")]
+    test_top1: Annotated[float | None, Doc("accuracy, fraction; null with `multi_label`")]
     test_top5: Annotated[float | None, Doc("fraction with the class among the 5 most likely")]
     test_mean_class_top1: Annotated[float | None, Doc("mean of the classes' accuracies, fraction")]
     worst_classes: Annotated[
         list[ClassResult], Doc("up to five classes with the lowest accuracy below 1, worst first")
     ]
+
+
+class ValidationLabels(TypedDict, total=False):
+    """The field of summary.json that `multi_label` adds for the validation images."""
+
+    val_map: _VAL_MAP
 
 
 class ValidationAttention(TypedDict, total=False):
@@ -137,9 +178,19 @@ class KeptAttention(TypedDict, total=False):
     kept_blocks: Annotated[list[int], Doc("numbers of these blocks")]
     cls_top1: Annotated[
         float | None,
-        Doc("left-one-out accuracy of a ridge classifier of the CLS token's features; fraction"),
+        Doc(
+            "left-one-out accuracy of a ridge classifier of the CLS token's features; fraction; "
+            "null with `multi_label`"
+        ),
     ]
     blocks_top1: Annotated[
+        float | None, Doc("the same of the features of all blocks; null without a CLS token")
+    ]
+    cls_ranking: Annotated[
+        float | None,
+        Doc("with `multi_label` the label ranking average precision in place of this accuracy"),
+    ]
+    blocks_ranking: Annotated[
         float | None, Doc("the same of the features of all blocks; null without a CLS token")
     ]
     why: Annotated[str, Doc("the reason in words")]
@@ -180,6 +231,9 @@ class LinearProbe(TypedDict, total=False):
             "images, fraction"
         ),
     ]
+    linear_probe_map: Annotated[
+        float, Doc("with `multi_label` the mean average precision of one such for each class")
+    ]
 
 
 class BeforeTraining(ChosenStrength, KeptAttention, LinearProbe, total=False):
@@ -187,7 +241,13 @@ class BeforeTraining(ChosenStrength, KeptAttention, LinearProbe, total=False):
 
 
 class FinetuneSummary(
-    TestMetrics, ValidationAttention, RunCosts, BeforeTraining, AverageWeight, CrossValidation
+    TestMetrics,
+    ValidationAttention,
+    ValidationLabels,
+    RunCosts,
+    BeforeTraining,
+    AverageWeight,
+    CrossValidation,
 ):
     """The content of summary.json of a fine-tuning, which `gta finetune` prints."""
 
@@ -203,6 +263,9 @@ class FinetuneSummary(
         int | None,
         Doc("epoch of the saved weights, from 0: the latest within one standard error of the best"),
     ]
-    val_top1: Annotated[float | None, Doc("validation accuracy of that epoch, fraction")]
+    val_top1: Annotated[
+        float | None,
+        Doc("validation accuracy of that epoch, fraction; null with `multi_label`"),
+    ]
     attention_drift: Annotated[float | None, Doc(f"{_DRIFT}, of the saved weights")]
     trainable_parameters: Annotated[int, Doc("number of parameters that learned, the head's too")]

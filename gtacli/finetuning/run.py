@@ -14,7 +14,7 @@ from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.folds import cross_validate, require_folds
 from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
-from gtacli.finetuning.per_class import log_balance
+from gtacli.finetuning.per_class import log_balance, log_labels
 from gtacli.finetuning.phases import average_with_start, run_phase, test
 from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
 from gtacli.finetuning.results import (
@@ -24,6 +24,7 @@ from gtacli.finetuning.results import (
     FinetuneSummary,
     SearchResult,
     ValidationAttention,
+    ValidationLabels,
 )
 from gtacli.finetuning.search import (
     SEARCH_FILE,
@@ -41,6 +42,7 @@ from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.batch_parts import fit_batch
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.record import read_record
+from gtacli.training.selection import score_of
 from gtacli.training.session import Session, check_origin, open_session
 from gtacli.training.state import Progress, read_progress
 
@@ -110,7 +112,10 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     job = prepare(config, processes=processes)
     config = job.config
     session.observer.epochs = job.epochs
-    log_balance(job.split.info["classes"], config.balance)
+    if job.dataset.multi_label:
+        log_labels(job.split.train, job.dataset.classes, config.balance)
+    else:
+        log_balance(job.split.info["classes"], config.balance)
     log_held_out(session.config, job.split)
     if config.track_attention and not job.observed:
         log.warning("`track_attention` has no effect: no class has 3 training images")
@@ -186,10 +191,11 @@ def _train(
         progress = run_phase(job, run, session.observer, progress, state, dry_run)
         state = None
         if config.refit and job.split.info["validation"] == "held-out":
-            chosen = {"best_epoch": progress.best_epoch, "val_top1": progress.best_score}
+            score = "val_map" if job.dataset.multi_label else "val_top1"
+            chosen = {"best_epoch": progress.best_epoch, score: progress.best_score}
             if config.average == "source":
                 mean = average_with_start(job, run, dry_run, None, final=False)
-                chosen |= {"val_top1": mean.found.top1, "alpha": mean.alpha}
+                chosen |= {score: mean.found.score, "alpha": mean.alpha}
             progress = Progress("refit", rows=progress.rows, chosen=chosen)
     if progress.phase == "refit":
         stores = job.stores
@@ -225,7 +231,7 @@ def _choose_strength(
         return run_phase(job, folder, SilentObserver(), Progress(), state, dry_run, stop).rows
 
     def count_held_out() -> int:
-        return stores.count_readable(held_out)
+        return stores.count_scored(held_out)
 
     candidates, epochs = choices(next(iter(config.regularizer))), cast(int, config.epochs)
     result = search(candidates, epochs, count_held_out, run, train)
@@ -245,13 +251,16 @@ def _summarize(
     epochs_run = sum("phase" not in row for row in progress.rows)  # a refit's rows have one
     saved = [row for row in progress.rows if row["epoch"] == progress.best_epoch]
     last = dict(saved[-1]) if saved else {}
-    val_top1 = progress.best_score
+    score = progress.best_score
     mean: AverageWeight = {}
     if averaged is not None:
         mean["average_alpha"] = averaged.alpha
         last |= {"attention_drift": averaged.found.drift, "attention": averaged.found.attention}
-        val_top1 = averaged.found.top1 if job.split.val else None
-    val_top1 = (progress.chosen or {}).get("val_top1", val_top1)
+        score = averaged.found.score if job.split.val else None
+    if progress.chosen is not None:
+        score = score_of(progress.chosen)
+    several = job.dataset.multi_label
+    validated: ValidationLabels = {"val_map": score} if several else {}
     tracked: ValidationAttention = {}
     if config.track_attention:
         attention = last.get("attention")
@@ -268,7 +277,8 @@ def _summarize(
         "epochs_run": epochs_run,
         "stopped_early": epochs_run < job.epochs and not session.dry_run,
         "best_epoch": progress.best_epoch,
-        "val_top1": val_top1,
+        "val_top1": None if several else score,
+        **validated,
         "attention_drift": last.get("attention_drift"),
         "trainable_parameters": job.learning,
         **tracked,

@@ -27,7 +27,7 @@ from gtacli.errors import GtaError, Interrupted, RunError, UsageError
 from gtacli.finetuning.results import SearchResult
 from gtacli.registry import REGULARIZERS
 from gtacli.runtime.run_folder import RunFolder
-from gtacli.training.selection import standard_error
+from gtacli.training.selection import score_of, standard_error
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _train_candidate(train: Train, lam: float, folder: RunFolder, stop: int) -> 
     except RunError as e:
         log.warning("`lam=auto`: %g is dropped: %s", lam, e)
         return -1.0, stop
-    measured = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    measured = [score for row in rows if (score := score_of(row)) is not None]
     if not measured:
         raise RunError("auto: no held-out image could be read to decide by", option="lam")
     return max(measured), len(rows)

@@ -4,9 +4,10 @@ Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.0190
 w = (1 - alpha) w_start + alpha w_end. Their classifier is a zero-shot one. Ours is new, so only the
 backbone is averaged and the classifier is the trained one.
 
-Alpha is chosen on held-out images by the accuracy, among equals by the cross-entropy. There is no
-standard error in it: the means are close to each other and answer the same images, so they differ
-far less by chance than two epochs do. Without held-out images alpha is 0.5, the paper's advice.
+Alpha is chosen on held-out images by the accuracy (of any number of labels the mAP), among equals
+by the cross-entropy. There is no standard error in it: the means are close to each other and answer
+the same images, so they differ far less by chance than two epochs do. Without held-out images alpha
+is 0.5, the paper's advice.
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ def choose_alpha(
         measured[each] = evaluate()
     best = max(ALPHAS, key=lambda each: rank(measured[each], each))
     load(best)
-    accuracies = ", ".join(f"{a:g}: {100 * (f.top1 or 0):.1f} %" for a, f in measured.items())
-    log.info("`average=source`: alpha %g (held-out accuracy %s)", best, accuracies)
+    scores = ", ".join(f"{a:g}: {100 * (f.score or 0):.1f} %" for a, f in measured.items())
+    what = "accuracy" if measured[best].labels is None else "mAP"
+    log.info("`average=source`: alpha %g (held-out %s %s)", best, what, scores)
     return Averaged(best, measured[best])
 
 
 def rank(found: Evaluation, alpha: float) -> tuple[float, float, float]:
     """Return the sort key of a mean; the greatest is chosen."""
-    return found.top1 or 0.0, -(found.loss or 0.0), alpha
+    return found.score or 0.0, -(found.loss or 0.0), alpha

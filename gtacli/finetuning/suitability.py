@@ -7,6 +7,11 @@ selected. Where the first is better, the source's attention selects what these l
 what fine-tuning changes in it is mostly noise. Where the second is better, it misses what lower
 blocks have seen, and has to change.
 
+Of images with any number of labels not the accuracy is compared but the average precision of each
+image's ranking of the classes: for one label it is the inverse of its rank. It has a value for
+every image, so that the difference has an error, as that of the accuracies has; the mean average
+precision over classes has none.
+
 Both are ridge classifiers (`measures.ridge`), left-one-out in closed form, so that the estimate
 costs a forward pass. Ours; probes of all blocks are those of Head2Toe (arXiv 2201.03529).
 """
@@ -15,15 +20,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gtacli.data.base import Record
 from gtacli.data.sampling import evenly
 from gtacli.finetuning.frozen_features import extract_features
 from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.measures.multilabel import ranking_precision
 from gtacli.measures.ridge import kernel_of, leave_one_out
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
 from gtacli.models.tap import has_cls
@@ -35,17 +42,19 @@ IMAGES_OF_CLASS = 2
 
 @dataclass(frozen=True)
 class Suitability:
-    """The two accuracies, as fractions of the same images.
+    """The two accuracies, or ranking precisions, as fractions of the same images.
 
     Attributes:
         cls: of the CLS token's last features.
         blocks: of the features of all blocks.
         error: standard error of their difference.
+        ranking: whether they are precisions of rankings.
     """
 
     cls: float
     blocks: float
     error: float
+    ranking: bool = False
 
     @property
     def verdict(self) -> int:
@@ -74,7 +83,7 @@ def find_suitability(job: FinetuneJob, max_batches: int | None = None) -> Suitab
         if max_batches is not None:
             most = max_batches * job.config.batch_size
         # An image that is repeated would classify itself.
-        images = tuple(record for record in job.records if record.first is None)
+        images = tuple(r for r in job.records if r.first is None and r.every_label)
         job.stores.suitability = measure_suitability(job, evenly(images, most))
     return job.stores.suitability
 
@@ -91,16 +100,22 @@ def measure_suitability(job: FinetuneJob, records: tuple[Record, ...]) -> Suitab
     features = extract_features(job, records, read=_block_reader(job, columns))
     kernels = {c: kernel_of(features.values[:, i]) for i, c in enumerate(columns)}
 
+    classes, several = len(job.dataset.classes), job.dataset.multi_label
+    targets = features.multi_hot(classes) if several else F.one_hot(features.labels, classes)
+
     def hits(kernel: Tensor) -> Tensor:
-        scores = leave_one_out(kernel, features.labels, len(job.dataset.classes))
+        scores = leave_one_out(kernel, targets)
+        if several:
+            return ranking_precision(scores, targets)
         return scores.argmax(1) == features.labels
 
     every = torch.stack([*kernels.values()]).sum(0)
-    return compare(hits(kernels[FeatureColumn(last, "cls")]), hits(every))
+    found = compare(hits(kernels[FeatureColumn(last, "cls")]), hits(every))
+    return replace(found, ranking=several)
 
 
 def compare(cls: Tensor, blocks: Tensor) -> Suitability:
-    """Return the estimate from which images (N,) each of the classifiers has right."""
+    """Return the estimate from which images (N,) each of the classifiers has right, or how much."""
     ours, theirs = cls.double(), blocks.double()
     # That of the paired difference: what both have right, or wrong, does not make it uncertain.
     error = float((ours - theirs).std(correction=0)) / math.sqrt(len(ours))

@@ -1,4 +1,4 @@
-"""The fine-tuning step: cross-entropy plus the penalties of regularizers."""
+"""The fine-tuning step: the loss of the classes plus the penalties of regularizers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gtacli.data.labels import multi_hot
 from gtacli.data.loader import Batch
-from gtacli.finetuning.mixing import Mixing, soft_labels
+from gtacli.finetuning.losses import ClassLoss
+from gtacli.finetuning.mixing import Mixing, mix_labels, soft_labels
 from gtacli.finetuning.source_cache import SourceCache
 from gtacli.models import timm_blocks
 from gtacli.models.loading import LoadedModel
@@ -20,6 +21,8 @@ from gtacli.models.tap import Request, TapOutputs, TappedViT, TapTensors, requir
 from gtacli.regularizers.base import Regularizer, StepOutputs
 from gtacli.runtime.devices import Compute
 from gtacli.training.timm_task import TimmTask, compile_graph
+
+PLAIN = ClassLoss()
 
 
 class FinetuneTask(TimmTask):
@@ -34,9 +37,8 @@ class FinetuneTask(TimmTask):
         regularizers: by the name they are logged under.
         compute: the device that both networks are on, and the precision.
         mixing: how training batches are mixed; None: not at all.
-        label_smoothing: fraction of each label that is spread over all classes.
+        loss: of the classes; its weights are on the device.
         freeze_epochs: epochs at the start in which only the head learns.
-        class_weights: (K,) by which each class's images count; None: all alike.
 
     Attributes:
         active: the regularizers that have an effect in this epoch.
@@ -50,9 +52,8 @@ class FinetuneTask(TimmTask):
         regularizers: Mapping[str, Regularizer[Any]],
         compute: Compute,
         mixing: Mixing | None = None,
-        label_smoothing: float = 0.0,
+        loss: ClassLoss = PLAIN,
         freeze_epochs: int = 0,
-        class_weights: Tensor | None = None,
     ) -> None:
         device = compute.device
         super().__init__(TappedViT(target.model, Request()), device)
@@ -63,9 +64,8 @@ class FinetuneTask(TimmTask):
             require_cls(target.model, "mix", "use `mix=cutmix`")
         self._last_block = len(cast(Any, target.model).blocks) - 1
         self.tapped.request = self._target_request(self.active)
-        self.label_smoothing = label_smoothing
+        self.loss = loss
         self.freeze_epochs = freeze_epochs
-        self._class_weights = None if class_weights is None else class_weights.to(device)
         self._frozen = False
         named = target.model.named_parameters()
         self._backbone = [p for n, p in named if not n.startswith(target.head) and p.requires_grad]
@@ -110,9 +110,9 @@ class FinetuneTask(TimmTask):
                 size and normalization.
 
         Returns:
-            `loss`; `output` (B, classes); for the log `ce` (cross-entropy, with mixed and smoothed
-            labels and the classes' weights where they are), `reg.<name>`, not multiplied by its
-            strength, and the regularizers' own metrics.
+            `loss`; `output` (B, classes); for the log `ce` (the loss of the classes, with mixed and
+            smoothed labels and the classes' weights where they are), `reg.<name>`, not multiplied
+            by its strength, and the regularizers' own metrics.
         """
         due = self._due()
         if (request := self._target_request(due)) != self.tapped.request:
@@ -127,11 +127,17 @@ class FinetuneTask(TimmTask):
         source = self._read_source(due, pixels, images, batch.indices)
         target = self.tapped.unpack(self.trainable_module(images), pixels.shape)
         assert target.logits is not None
+        classes = target.logits.shape[-1]
+        if self.loss.multi_label:
+            labels = multi_hot(labels, classes)
         goal = labels
         if self.mixing is not None and mix is not None:
             fraction = self.mixing.own_fraction(mix, target.taps.get(self._last_block), size)
-            goal = soft_labels(labels, fraction, target.logits.shape[-1])
-        loss = ce = self._cross_entropy(target.logits, goal)
+            several = self.loss.multi_label
+            goal = (
+                mix_labels(labels, fraction) if several else soft_labels(labels, fraction, classes)
+            )
+        loss = ce = self.loss(target.logits, goal)
         result: dict[str, Tensor] = {"ce": ce}
         step = StepOutputs(target, source, labels, self.progress)
         for name, regularizer in self.active.items():
@@ -148,20 +154,6 @@ class FinetuneTask(TimmTask):
             for metric, value in regularizer.metrics().items():
                 result[f"reg.{name}.{metric}"] = value
         return {"loss": loss, "output": target.logits, **result}
-
-    def _cross_entropy(self, logits: Tensor, goal: Tensor) -> Tensor:
-        """Return the mean over the images, each with the weight of its class.
-
-        Args:
-            goal: (B,) class indices, or (B, K) fractions of mixed images.
-        """
-        smoothing, weights = self.label_smoothing, self._class_weights
-        if weights is None:
-            return F.cross_entropy(logits, goal, label_smoothing=smoothing)
-        losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
-        # Not divided by the batch's weights: their mean over the training images is 1.
-        own = weights[goal] if goal.ndim == 1 else goal @ weights
-        return (losses * own).mean()
 
     def epoch_metrics(self, means: dict[str, float]) -> dict[str, float | None]:
         """Return the means of the penalties over the steps that had one."""

@@ -8,6 +8,9 @@ After centering X and rotating it to its principal axes this bound is diagonal, 
 division. With Nesterov's momentum, restarted where it leads uphill (O'Donoghue and Candès, arXiv
 1204.3982), a fit is a few hundred products of small matrices, batched over all problems.
 
+With any number of labels per image each class is a logistic regression of its own (as its
+OneVsRestClassifier), whose Hessian is at most 1/4: all of them are fitted at once.
+
 Shapes: D problems, N images, C width, R axes, K classes.
 """
 
@@ -36,7 +39,7 @@ def fit_logistic(
 
     Args:
         features: fp32 (D, N, C).
-        labels: int64 (D, N).
+        labels: int64 (D, N), or zeros and ones (D, N, K) for any number of labels per image.
         classes: K; a class may have no image.
         c: the inverse strength of the penalty, as scikit-learn's C.
         steps: at most.
@@ -44,20 +47,24 @@ def fit_logistic(
         used: bool (D, N), the images of each problem; default: all. So folds of the same images
             are solved together.
     """
-    counted = (torch.ones_like(labels) if used is None else used).to(features)[..., None]
+    several = labels.ndim == 3
+    counted = features.new_ones(features.shape[:2]) if used is None else used.to(features)
+    counted = counted[..., None]
     images = counted.sum(1, keepdim=True)  # (D, 1, 1)
     center = (features * counted).sum(1, keepdim=True) / images
     x, axes = _rotate((features - center) * counted)
     squared = x.square().sum(1, keepdim=True)  # (D, 1, R)
-    step_w = 1 / (c / 2 * squared + 1)
-    step_b = 2 / (c * images)
-    targets = F.one_hot(labels, classes).to(x.dtype)
+    bound = 1 / 4 if several else 1 / 2
+    step_w = 1 / (c * bound * squared + 1)
+    step_b = 1 / (c * bound * images)
+    targets = (labels if several else F.one_hot(labels, classes)).to(x.dtype)
     w = x.new_zeros(len(x), classes, x.shape[2])
     b = x.new_zeros(len(x), 1, classes)
     moved_w, moved_b, inertia = w, b, x.new_ones(len(x), 1, 1)
     first = None
     for number in range(steps):
-        wrong = c * counted * ((x @ moved_w.mT + moved_b).softmax(-1) - targets)
+        logits = x @ moved_w.mT + moved_b
+        wrong = c * counted * ((logits.sigmoid() if several else logits.softmax(-1)) - targets)
         gradient_w, gradient_b = wrong.mT @ x + moved_w, wrong.sum(1, keepdim=True)
         if number % 10 == 0:  # a sync point
             size = max(float(gradient_w.abs().max()), float(gradient_b.abs().max()))

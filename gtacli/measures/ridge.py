@@ -1,6 +1,6 @@
 """Leave-one-out predictions of a ridge classifier, in closed form.
 
-A ridge regression to one-hot labels, whose intercept is not penalized, predicts y = H Y with
+A ridge regression to labels of 0 and 1, whose intercept is not penalized, predicts y = H Y with
 
     H = 1 1^T / N + K (K + p I)^-1,   K the centered kernel of the features.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 PENALTY = 0.1
 """Penalty as a fraction of the kernel's mean diagonal."""
@@ -32,21 +31,21 @@ def kernel_of(features: Tensor) -> Tensor:
     return kernel / scale if scale > 0 else kernel
 
 
-def leave_one_out(kernel: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> Tensor:
-    """Return the scores (N, classes) of each image by the fit to all other images.
+def leave_one_out(kernel: Tensor, targets: Tensor, penalty: float = PENALTY) -> Tensor:
+    """Return the scores (N, K) of each image by the fit to all other images.
 
     Args:
         kernel: (N, N) float64; it is centered here.
-        labels: (N,) int64.
+        targets: (N, K) zeros and ones.
         penalty: relative to the mean diagonal of the centered kernel, which is taken from all
             images.
     """
-    n = len(labels)
+    n = len(targets)
     identity = torch.eye(n, dtype=kernel.dtype)
     mean = torch.full_like(identity, 1 / n)
     centered = (identity - mean) @ kernel @ (identity - mean)
     scale = float(centered.diagonal().mean()) or 1.0  # features that do not vary
     regularized = centered + penalty * scale * identity
     hat = mean + torch.linalg.solve(regularized, centered)
-    targets = F.one_hot(labels, classes).to(kernel.dtype)
+    targets = targets.to(kernel.dtype)
     return targets - (targets - hat @ targets) / (1 - hat.diagonal())[:, None]

@@ -61,6 +61,7 @@ class ModelCard(StrictModel):
         mean, std: of the normalization, per channel.
         classes: names of the classes.
         pool: the features that the classifier reads, where timm has no pooling for them.
+        multi_label: whether the classes are independent, each with a sigmoid of its own.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -74,6 +75,7 @@ class ModelCard(StrictModel):
     crop_pct: float | None = Field(None, gt=0, le=1)
     classes: tuple[str, ...] = ()
     pool: Literal["cls+mean"] | None = None
+    multi_label: bool = False
 
 
 HUB_FIELDS = ("architecture", "mean", "std", "interpolation", "crop_pct")

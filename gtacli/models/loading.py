@@ -47,6 +47,8 @@ class LoadedModel:
         crop_pct: fraction of the resized image that evaluation keeps.
         classes: names of the classes, if the weights file names them.
         kwargs: arguments of `timm.create_model` beside the name, as saved with the weights.
+        multi_label: whether an image has any number of the classes: the probability of each is the
+            sigmoid of its logit, else they are the softmax of all.
     """
 
     model: nn.Module
@@ -63,11 +65,16 @@ class LoadedModel:
     crop_pct: float
     classes: tuple[str, ...] = ()
     kwargs: Mapping[str, Any] | None = None
+    multi_label: bool = False
 
     @property
     def head(self) -> tuple[str, ...]:
         """Return the prefixes of the classifier's parameter names."""
         return head_prefixes(self.model)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits (..., K): of one class, or of each by itself."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
     def view(self, device: torch.device) -> InputView:
         """Return the transform from batches of pixels on `device` to inputs of the model."""
@@ -210,6 +217,7 @@ def _loaded(
         crop_pct=crop_pct,
         classes=classes if len(classes) == getattr(model, "num_classes", 0) else (),
         kwargs=saved,
+        multi_label=card.multi_label,
     )
 
 

@@ -23,4 +23,5 @@ def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, st
         "interpolation": model.interpolation,
         "crop_pct": str(model.crop_pct),
         **({"pool": BOTH} if reads_both(model.model) else {}),
+        **({"multi_label": "true"} if model.multi_label else {}),
     }

@@ -47,7 +47,8 @@ class StepOutputs:
     Attributes:
         target: outputs of the trainable network.
         source: outputs of the frozen source for the same view; None if not requested.
-        labels: (B,) class indices; with mixing those of the first image of each pair.
+        labels: (B,) class indices, or (B, K) zeros and ones of images with any number of labels;
+            with mixing those of the first image of each pair.
         progress: completed fraction of the training, 0 to 1.
     """
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-DEFAULTS = ("test_top1", "top1", "map", "mean_iou", "fg_consistency", "final_loss", "val_top1")
+DEFAULTS = (
+    *("test_top1", "test_map", "top1", "map", "mean_iou", "fg_consistency", "final_loss"),
+    *("val_top1", "val_map"),
+)
 """The metric of a table that names none: the first of these that the results have."""
 LOWER_IS_BETTER = frozenset(
     ["final_loss", "attention_drift", "seconds", "peak_memory_mb", "recon_fg", "recon_bg", "bg_gap"]
@@ -16,6 +19,7 @@ FRACTIONS = (
     "iou",
     "knn",
     "map",
+    "f1",
     "recall",
     "jaccard",
     "corloc",

@@ -33,9 +33,15 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
         raise UsageError(f"{path} is not empty, and no study's folder", option="out")
     specs = dict.fromkeys(spec for c in plan.cells.values() for spec in data_specs(c.settings))
     data = {}
+    several = {
+        spec
+        for cell in plan.cells.values()
+        if cell.settings.get("multi_label")
+        for spec in data_specs(cell.settings)
+    }
     for spec in specs:
         with errors_about("data"):
-            data[spec] = load_dataset(spec).fingerprint()
+            data[spec] = load_dataset(spec, spec in several).fingerprint()
     folder.begin(text, plan, data)
     return folder
 

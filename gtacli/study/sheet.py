@@ -15,7 +15,7 @@ from gtacli.config.attention_map import AttentionMapConfig
 from gtacli.config.base import did_you_mean
 from gtacli.config.segment import SegmentConfig
 from gtacli.data.inputs import InputImage, iter_dataset_images
-from gtacli.data.spec import load_dataset
+from gtacli.data.unlabeled import load_images
 from gtacli.discovery.build import make_backend
 from gtacli.errors import UsageError
 from gtacli.inference.attention_maps.export import export_maps
@@ -108,7 +108,7 @@ def _trained(progress: StudyProgress, cell: Cell) -> SheetModel | None:
 
 def sample_images(spec: str, count: int) -> list[InputImage]:
     """Return test images of a dataset, evenly spread over it, else of all its images."""
-    dataset = load_dataset(spec)
+    dataset = load_images(spec)
     images = list(iter_dataset_images(dataset, "test")) or list(iter_dataset_images(dataset))
     return [images[i * len(images) // count] for i in range(min(count, len(images)))]
 

@@ -47,6 +47,11 @@ class ImageStores:
         bad = self.skipped()
         return sum(record.key not in bad for record in records)
 
+    def count_scored(self, records: tuple[Record, ...]) -> int:
+        """Count the labels of the readable records; of one class per image these are images."""
+        bad = self.skipped()
+        return sum(len(record.every_label) for record in records if record.key not in bad)
+
     def share_skipped(self, processes: Processes) -> None:
         """Exchange the unreadable and the damaged images that each process has found."""
         for found in processes.gather([(s.skipped, s.damaged) for s in self.stores]):

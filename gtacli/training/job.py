@@ -52,15 +52,15 @@ class Phase:
         records: the images that are trained on.
         epochs: length of the schedule.
         warmup: epochs in which the learning rate rises.
-        evaluate: epoch -> metrics; `val_top1` among them decides which epoch's weights are saved,
-            without it the last one's.
+        evaluate: epoch -> metrics; `val_top1` or `val_map` among them decides which epoch's
+            weights are saved, without it the last one's.
         save_weights: writes the files of the model.
-        count_scored: counts the images that `val_top1` was measured on.
+        count_scored: counts the images that `val_top1` was measured on, or their labels.
         stop_after: epochs to train, where that is less than the schedule.
         max_batches: batches of an epoch at most (for a dry run).
         freeze_epochs: epochs at the start in which only the head learns; patience counts from
             there.
-        patience: stop after so many epochs without a better `val_top1`.
+        patience: stop after so many epochs without a better one.
         views: number of augmentations of each image over the whole training; None: one an epoch.
         repeats: views of an image in each batch.
         drop_last: whether an incomplete last batch is skipped, so that all have one shape.

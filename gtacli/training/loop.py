@@ -30,7 +30,7 @@ from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.job import Batches, Phase, TrainingJob
-from gtacli.training.selection import SCORE
+from gtacli.training.selection import SCORES, score_of
 from gtacli.training.state import Progress, get_state
 
 log = logging.getLogger(__name__)
@@ -144,9 +144,11 @@ class Trainer:
         progress, phase = self.progress, self.phase
         if progress.epoch >= phase.stop_after:
             return True
-        if not out_of_patience(progress.rows[phase.freeze_epochs :], SCORE, phase.patience):
+        rows = progress.rows[phase.freeze_epochs :]
+        if not out_of_patience(rows, phase.patience):
             return False
-        log.info("stopped early: no better %s for %s epochs", SCORE, phase.patience)
+        score = next(key for key in SCORES if rows[-1].get(key) is not None)
+        log.info("stopped early: no better %s for %s epochs", score, phase.patience)
         return True
 
     def _start_epoch(self) -> None:
@@ -287,9 +289,9 @@ class Trainer:
         raise RunError(f"{text}. Try a smaller `lr`, `clip_grad=1`, or `precision=fp32`")
 
 
-def out_of_patience(rows: list[dict[str, Any]], score: str, patience: int | None) -> bool:
-    """Return whether `score` has not exceeded its best value for `patience` epochs."""
-    scores = [row[score] for row in rows if row.get(score) is not None]
+def out_of_patience(rows: list[dict[str, Any]], patience: int | None) -> bool:
+    """Return whether the score has not exceeded its best value for `patience` epochs."""
+    scores = [score for row in rows if (score := score_of(row)) is not None]
     if patience is None or not scores:
         return False
     return len(scores) - 1 - scores.index(max(scores)) >= patience

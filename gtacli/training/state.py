@@ -22,7 +22,7 @@ from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.strict_json import parse_json, reason_of
-from gtacli.training.selection import SCORE, is_as_good
+from gtacli.training.selection import is_as_good, score_of
 from gtacli.training.task import Task
 
 
@@ -62,8 +62,8 @@ class Progress:
             row: of metrics.jsonl; without a score the last weights are saved.
             images: number of images that the score was measured on.
         """
-        score = row.get(SCORE)
-        best = score is None or is_as_good(score, (r.get(SCORE) for r in self.rows), images)
+        score = score_of(row)
+        best = score is None or is_as_good(score, map(score_of, self.rows), images)
         if best:
             self.best_epoch, self.best_score = self.epoch, score
         self.rows.append(row)
@@ -79,7 +79,8 @@ class _SavedChoice(StrictModel):
     """The epoch that a refit trains to; the score and the average that were best."""
 
     best_epoch: Count
-    val_top1: float | None
+    val_top1: float | None = None
+    val_map: float | None = None
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
@@ -113,6 +114,7 @@ class _SavedRow(StrictModel):
     epoch: Count
     images_per_second: Annotated[float, Field(ge=0)]
     val_top1: float | None = None
+    val_map: float | None = None
     attention: _SavedAttention | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def unequal(config: Make, **options: Any) -> FinetuneJob:
     """Return a job whose classes have other weights, and a random classifier."""
     job = prepare(config(balance="loss", regularizer="none", **options))
     torch.nn.init.normal_(job.target.model.head.weight)  # type: ignore[union-attr, arg-type]
-    job.task._class_weights = torch.tensor([0.5, 1.0, 2.5])
+    job.task.loss = replace(job.task.loss, weights=torch.tensor([0.5, 1.0, 2.5]))
     return job
 
 

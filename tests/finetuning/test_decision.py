@@ -238,7 +238,7 @@ def test_dataset_is_scanned_once(
 ) -> None:
     scans = []
     load = prepare.load_dataset
-    monkeypatch.setattr(prepare, "load_dataset", lambda spec: scans.append(spec) or load(spec))
+    monkeypatch.setattr(prepare, "load_dataset", lambda *given: scans.append(given) or load(*given))
     suits(monkeypatch, 0.9, 0.5)
     finetune(undecided(epochs=1), recorder)
     assert len(scans) == 1

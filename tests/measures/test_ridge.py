@@ -17,7 +17,7 @@ def test_scores_are_those_of_fits_without_the_image(n: int, width: int, k: int, 
     x = rng.normal(size=(n, width)) + 3
     labels = rng.integers(0, k, n)
     kernel = kernel_of(torch.from_numpy(x))
-    found = leave_one_out(kernel, torch.from_numpy(labels), k, penalty=0.3)
+    found = leave_one_out(kernel, torch.from_numpy(np.eye(k)[labels]), penalty=0.3)
     x = x - x.mean(0)
     x = x / np.sqrt((x * x).sum() / n)  # as the kernel: a mean diagonal of 1
     targets = np.eye(k)[labels]
@@ -39,7 +39,7 @@ def test_kernels_add_up_to_that_of_the_concatenation() -> None:
 
 
 def test_constant_features_give_the_mean_of_the_others() -> None:
-    labels = torch.tensor([0, 0, 1])
-    found = leave_one_out(kernel_of(torch.full((3, 2), 5.0)), labels, 2)
+    labels = torch.tensor([[1, 0], [1, 0], [0, 1]])
+    found = leave_one_out(kernel_of(torch.full((3, 2), 5.0)), labels)
     expected = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(found, expected)
