@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,15 +46,17 @@ def merge(config: MergeConfig, call: Call, runs: Runs = None) -> int:
         console.emit(summary)
         return 0
     rows = [
-        (each["run"], _per_cent(each["val_top1"]), _per_cent(each["test_top1"]))
+        (each["run"], _score(each, "val"), _score(each, "test"))
         for each in summary["runs"]
         if each["kept"]
     ]
-    merged = (summary["run"], _per_cent(summary["val_top1"]), _per_cent(summary["test_top1"]))
+    merged = (summary["run"], _score(summary, "val"), _score(summary, "test"))
     console.table(("run", "held-out %", "test %"), [*rows, merged])
     console.say(f"alpha {summary['alpha']:g}")
     return 0
 
 
-def _per_cent(value: float | None) -> str | None:
+def _score(result: Mapping[str, Any], part: str) -> str | None:
+    """Return the accuracy of held-out or test images in percent, or their mAP."""
+    value = result.get(f"{part}_map", result[f"{part}_top1"])
     return None if value is None else f"{100 * value:.1f}"

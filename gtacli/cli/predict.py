@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,16 +40,17 @@ def predict(
         raise UsageError("name a run folder of gta finetune, or another model", option="model")
     places = _table_files(config, call.json)
     from gtacli.cli.follow import follow, lines
-    from gtacli.cli.prediction_table import CsvTable, write_tables
+    from gtacli.cli.prediction_table import CsvTable, TableShape, label_separator, write_tables
     from gtacli.data.inputs import iter_paths
 
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     source = _from_onnx(config) if is_onnx(config.model) else _from_torch(config)
     show: Callable[[Prediction], object] = lines(call.json, _text)
-    table = (min(config.top, source.classes), source.says_unsure)
+    separator = label_separator(source.names) if source.multi_label else None
+    table = TableShape(min(config.top, source.classes), source.says_unsure, separator)
     streamed: list[PredictionTable] = []
     if config.csv == "-":
-        streamed, show = [CsvTable(console.say, *table)], lambda result: None
+        streamed, show = [CsvTable(console.say, table)], lambda result: None
 
     def fill(tables: list[PredictionTable]) -> int:
         tables = [*streamed, *tables]
@@ -62,7 +63,7 @@ def predict(
 
         return follow(added, show, call.json).status
 
-    status = write_tables(places, *table, fill)
+    status = write_tables(places, table, fill)
     for one in streamed:
         one.finish()  # of no image at all
     return status
@@ -75,11 +76,15 @@ class _Source(NamedTuple):
         predict: yields the results of paths.
         classes: number of its classes.
         says_unsure: whether results say that they are not sure.
+        multi_label: whether an image has any number of the classes.
+        names: of the classes, where it has.
     """
 
     predict: Callable[[Iterable[str], Stop], Iterator[Prediction | Failure]]
     classes: int
     says_unsure: bool
+    multi_label: bool = False
+    names: Sequence[str] = ()
 
 
 def is_onnx(spec: str) -> bool:
@@ -96,6 +101,7 @@ def _from_onnx(config: PredictConfig) -> _Source:
             raise UsageError(text, option=key)
     assert config.model is not None
     model = OnnxModel(Path(config.model))
+    threshold = _threshold(config, model.card.multi_label)
     sure_from = config.unsure
     if sure_from == "auto":
         sure_from = model.card.threshold
@@ -105,9 +111,10 @@ def _from_onnx(config: PredictConfig) -> _Source:
 
     def run(paths: Iterable[str], stop: Stop) -> Iterator[Prediction | Failure]:
         size, tta = config.batch_size, config.tta
-        return predict_onnx(model, paths, config.top, size, stop, sure_from, tta)
+        return predict_onnx(model, paths, config.top, size, stop, sure_from, tta, threshold)
 
-    return _Source(run, len(model.card.classes), sure_from is not None)
+    names, several = model.card.classes, model.card.multi_label
+    return _Source(run, len(names), sure_from is not None, several, names)
 
 
 def _from_torch(config: PredictConfig) -> _Source:
@@ -118,14 +125,30 @@ def _from_torch(config: PredictConfig) -> _Source:
     compute = choose_compute(config.device, config.precision)
     assert config.model is not None
     model = load_model(config.model)
+    threshold = _threshold(config, model.multi_label)
     temperature, sure_from = _calibration(config)
 
     def start(paths: Iterable[str], stop: Stop) -> Iterator[Prediction | Failure]:
         size, tta = config.batch_size, config.tta
-        return run(model, paths, compute, config.top, size, stop, temperature, sure_from, tta)
+        sure = (temperature, sure_from)
+        return run(model, paths, compute, config.top, size, stop, *sure, tta, threshold)
 
     classes = int(getattr(model.model, "num_classes", 0))
-    return _Source(start, classes, sure_from is not None)
+    several = model.multi_label
+    return _Source(start, classes, sure_from is not None, several, model.classes)
+
+
+def _threshold(config: PredictConfig, multi_label: bool) -> float:
+    """Return the probability above which labels are predicted. Raises UsageError."""
+    from gtacli.inference.predictions import THRESHOLD
+
+    if multi_label and config.unsure is not None:
+        text = "the model has any number of labels; `threshold` sets which are predicted"
+        raise UsageError(text, option="unsure")
+    if not multi_label and config.threshold is not None:
+        text = "is for models of any number of labels; this one predicts one class"
+        raise UsageError(text, option="threshold")
+    return THRESHOLD if config.threshold is None else config.threshold
 
 
 def _calibration(config: PredictConfig) -> tuple[float, float | None]:
@@ -166,6 +189,7 @@ def _table_files(config: PredictConfig, as_json: bool) -> dict[str, Path]:
 
 
 def _text(result: Prediction) -> str:
-    ranked = (f"{t['class']} {100 * t['probability']:.1f} %" for t in result["top"])
+    shown = result.get("labels", result["top"])
+    ranked = (f"{t['class']} {100 * t['probability']:.1f} %" for t in shown)
     unsure = "\tnot sure" if result.get("unsure") else ""
-    return f"{result['image']}\t{', '.join(ranked)}{unsure}"
+    return f"{result['image']}\t{', '.join(ranked) or 'no label'}{unsure}"

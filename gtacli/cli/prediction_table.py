@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gtacli.inference.stream import Failure
 from gtacli.runtime.atomic import write_atomic
@@ -22,36 +23,59 @@ _ROWS = 1024
 """Rows of Parquet that are written at a time."""
 
 
+class TableShape(NamedTuple):
+    """The columns of a table.
+
+    Attributes:
+        classes: number of the most probable classes in a row.
+        unsure: whether there is a column for it.
+        separator: between the labels of an image, "" for a JSON list; None: it has one class.
+    """
+
+    classes: int
+    unsure: bool = False
+    separator: str | None = None
+
+
+def label_separator(names: Iterable[str]) -> str:
+    """Return a character that no class's name contains, as tables of labels are read; else ""."""
+    used = set().union(*map(set, names))
+    return next((mark for mark in "|;," if mark not in used), "")
+
+
+def join_labels(labels: Sequence[str], shape: TableShape) -> str:
+    """Return the cell of an image's labels."""
+    if shape.separator:
+        return shape.separator.join(labels)
+    return json.dumps(labels, ensure_ascii=False)
+
+
 class PredictionTable(ABC):
     """A table of predictions.
 
     The columns are image, class, probability, class2, probability2, ...; with `unsure` a last one
-    says which predictions are not sure. The row of an image that cannot be read is empty but for
-    its name.
+    says which predictions are not sure; with `labels` a second one has all labels of an image. The
+    row of an image that cannot be read is empty but for its name.
     """
 
-    def __init__(self, classes: int, unsure: bool = False) -> None:
-        """Begin a table.
-
-        Args:
-            classes: number of classes in a row.
-            unsure: whether there is a column for it.
-        """
-        self._unsure = unsure
-        self._empty = 2 * classes + unsure
-        numbers = ["", *map(str, range(2, classes + 1))]
+    def __init__(self, shape: TableShape) -> None:
+        self._shape = shape
+        numbers = ["", *map(str, range(2, shape.classes + 1))]
         pairs = [f"{key}{n}" for n in numbers for key in ("class", "probability")]
-        self.columns = ["image", *pairs, *(["unsure"] if unsure else [])]
+        labels = [] if shape.separator is None else ["labels"]
+        self.columns = ["image", *labels, *pairs, *(["unsure"] if shape.unsure else [])]
 
     def add(self, result: Prediction | Failure) -> None:
         """Write the row of an image."""
         if isinstance(result, Failure):
-            self._row([result.image, *[None] * self._empty])
+            self._row([result.image, *[None] * (len(self.columns) - 1)])
             return
         row: Row = [result["image"]]
+        if self._shape.separator is not None:
+            row.append(join_labels([one["class"] for one in result["labels"]], self._shape))
         for one in result["top"]:
             row += [one["class"], one["probability"]]
-        self._row([*row, result.get("unsure", False)] if self._unsure else row)
+        self._row([*row, result.get("unsure", False)] if self._shape.unsure else row)
 
     @abstractmethod
     def _row(self, row: Row) -> None: ...
@@ -68,9 +92,9 @@ class CsvTable(PredictionTable):
     take for a formula begins with an apostrophe.
     """
 
-    def __init__(self, write: Callable[[str], object], classes: int, unsure: bool = False) -> None:
+    def __init__(self, write: Callable[[str], object], shape: TableShape) -> None:
         """Begin a table; `write` is called with each line, without its end."""
-        super().__init__(classes, unsure)
+        super().__init__(shape)
         self._write = write
         self._begun = False
 
@@ -92,8 +116,8 @@ class CsvTable(PredictionTable):
 class ParquetTable(PredictionTable):
     """A Parquet file with text, double and bool columns; null where CSV has an empty cell."""
 
-    def __init__(self, path: Path, classes: int, unsure: bool = False) -> None:
-        super().__init__(classes, unsure)
+    def __init__(self, path: Path, shape: TableShape) -> None:
+        super().__init__(shape)
         import pyarrow
         from pyarrow import parquet
 
@@ -127,18 +151,18 @@ class ParquetTable(PredictionTable):
 
 
 @contextmanager
-def csv_file(path: Path, classes: int, unsure: bool) -> Iterator[PredictionTable]:
+def csv_file(path: Path, shape: TableShape) -> Iterator[PredictionTable]:
     """Open a file of CSV, which is complete afterwards."""
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        table = CsvTable(lambda line: file.write(line + "\n"), classes, unsure)
+        table = CsvTable(lambda line: file.write(line + "\n"), shape)
         yield table
         table.finish()
 
 
 @contextmanager
-def parquet_file(path: Path, classes: int, unsure: bool) -> Iterator[PredictionTable]:
+def parquet_file(path: Path, shape: TableShape) -> Iterator[PredictionTable]:
     """Open a Parquet file, which is complete afterwards."""
-    table = ParquetTable(path, classes, unsure)
+    table = ParquetTable(path, shape)
     try:
         yield table
         table.finish()
@@ -152,15 +176,14 @@ TABLES = {"csv": csv_file, "parquet": parquet_file}
 
 def write_tables(
     places: Mapping[str, Path],
-    classes: int,
-    unsure: bool,
+    shape: TableShape,
     fill: Callable[[list[PredictionTable]], int],
 ) -> int:
     """Let `fill` add rows to tables in files, which appear when all is complete.
 
     Args:
         places: files by option.
-        classes, unsure: see `PredictionTable`.
+        shape: of the tables.
 
     Returns what `fill` returns. Raises RunError about the option of a file that cannot be written.
     """
@@ -170,9 +193,9 @@ def write_tables(
     returned = []
 
     def write(draft: Path) -> None:
-        with TABLES[option](draft, classes, unsure) as table:
+        with TABLES[option](draft, shape) as table:
             rest = {key: places[key] for key in others}
-            returned.append(write_tables(rest, classes, unsure, lambda more: fill([table, *more])))
+            returned.append(write_tables(rest, shape, lambda more: fill([table, *more])))
 
     write_atomic(places[option], write, option=option)
     return returned[0]

@@ -31,10 +31,18 @@ class PredictConfig(DeviceConfig):
         metavar="X|auto",
         shown="off",
     )
+    threshold: float | None = option(
+        None,
+        "of a model for any number of labels: probability above which a label is predicted",
+        gt=0,
+        lt=1,
+        shown="0.5",
+    )
     csv: str | None = option(
         None,
-        "also write a table: a row per image with image, class, probability, class2, ...; an "
-        "existing file is replaced; -: on stdout instead of the lines",
+        "also write a table: a row per image with image, class, probability, class2, ... (with any "
+        "number of labels these first, in one cell); an existing file is replaced; -: on stdout "
+        "instead of the lines",
         shown="off",
         metavar="FILE.csv|-",
     )

@@ -17,7 +17,7 @@ from gtacli.images.decode import load
 from gtacli.images.sizes import resize_target
 from gtacli.images.view import center_crop, corners, load_whole
 from gtacli.inference.onnx_check import read_metadata
-from gtacli.inference.predictions import Tta, predictions
+from gtacli.inference.predictions import THRESHOLD, Tta, predictions
 from gtacli.inference.results import Prediction
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.models.exporters.card import KEY, LARGEST, read_export_card
@@ -159,6 +159,7 @@ def predict_onnx(
     stop: Stop = never,
     sure_from: float | None = None,
     tta: Tta = "none",
+    threshold: float = THRESHOLD,
 ) -> Iterator[Prediction | Failure]:
     """Yield the most probable classes of each image; see `gtacli.inference.predict.predict`.
 
@@ -176,7 +177,8 @@ def predict_onnx(
         each = model.probabilities(views.reshape(-1, *views.shape[2:]))
         mean = each.reshape(*views.shape[:2], -1).mean(1)
         names, (rows, _) = model.card.classes.__getitem__, zip(*batch, strict=True)
-        return predictions(rows, mean, names, top, sure_from)
+        above = threshold if model.card.multi_label else None
+        return predictions(rows, mean, names, top, sure_from, above)
 
     # Images of a graph that takes pixels have sizes of their own.
     yield from stream(paths, read, run, 1 if model.card.pixels else batch_size, stop=stop)

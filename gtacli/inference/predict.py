@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.errors import GtaError
 from gtacli.images.decode import load
-from gtacli.inference.predictions import Tta, predictions
+from gtacli.inference.predictions import THRESHOLD, Tta, predictions
 from gtacli.inference.results import Prediction
 from gtacli.inference.stream import Failure, Stop, never, stream
 from gtacli.models.loading import LoadedModel
@@ -30,6 +30,7 @@ def predict(
     temperature: float = 1.0,
     sure_from: float | None = None,
     tta: Tta = "none",
+    threshold: float = THRESHOLD,
 ) -> Iterator[Prediction | Failure]:
     """Yield the most probable classes of each image, in the order of `paths`.
 
@@ -41,6 +42,7 @@ def predict(
         sure_from: probability from which on a prediction is sure; None: that is not said.
         tta: views of an image whose probabilities are averaged: the image and its mirror image
             (flip), or its center and four corners (crops).
+        threshold: probability above which a label is predicted, by a model for any number.
 
     Raises GtaError for a model without a classifier.
     """
@@ -61,9 +63,10 @@ def predict(
         images = torch.stack([image for _, image in batch])
         with torch.inference_mode(), compute.autocast():
             logits = network(as_input(images.flatten(0, 1).to(compute.device)))
-        views = (logits.float() / temperature).softmax(-1).unflatten(0, images.shape[:2])
-        found = views.mean(1).cpu().numpy()
-        return predictions([path for path, _ in batch], found, names, top, sure_from)
+        views = model.probabilities(logits.float() / temperature)
+        found = views.unflatten(0, images.shape[:2]).mean(1).cpu().numpy()
+        above = threshold if model.multi_label else None
+        return predictions([path for path, _ in batch], found, names, top, sure_from, above)
 
     yield from stream(paths, read, run, batch_size, stop=stop)
 

@@ -26,7 +26,10 @@ ClassProbability = TypedDict(
     "ClassProbability",
     {
         "class": Annotated[str, Doc("name of the class; its number where it has no name")],
-        "probability": Annotated[float, Doc("softmax of the logits, 0 to 1")],
+        "probability": Annotated[
+            float,
+            Doc("softmax of the logits, 0 to 1; sigmoid of its own for any number of labels"),
+        ],
     },
 )
 """A class and its probability."""
@@ -37,7 +40,22 @@ class Prediction(TypedDict):
 
     image: _Path
     top: Annotated[list[ClassProbability], Doc("most probable classes, the first one first")]
-    entropy: Annotated[float, Doc("of the probabilities of all classes", "nats")]
+    labels: NotRequired[
+        Annotated[
+            list[ClassProbability],
+            Doc(
+                "all classes with a probability above `threshold`, the most probable first; only "
+                "of a model for any number of labels"
+            ),
+        ]
+    ]
+    entropy: Annotated[
+        float,
+        Doc(
+            "of the probabilities of all classes; of any number of labels the sum over the classes",
+            "nats",
+        ),
+    ]
     unsure: NotRequired[
         Annotated[bool, Doc("whether the highest probability is below `unsure`; only with it")]
     ]

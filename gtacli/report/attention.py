@@ -104,7 +104,7 @@ def compute_maps(
                 deep.append(_to_half(every[: deep_images - start]))
             if predict:
                 assert reading.logits is not None
-                best = reading.logits.float().softmax(-1).max(-1)
+                best = model.probabilities(reading.logits.float()).max(-1)
                 predictions += zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return ModelMaps(
         grid, np.concatenate(maps), np.concatenate(rows), np.concatenate(deep), predictions

@@ -4,6 +4,8 @@ confusion.png  the matrix
 confusion.csv  images by true class (rows) and predicted class (columns)
 pairs.csv      true and predicted class, images, fraction of the true class's; most images first
 classes.csv    images, correct ones, accuracy (recall), precision and F1 of each class
+
+Of a run with any number of labels per image classes.csv alone, with average precision and F1.
 """
 
 from __future__ import annotations
@@ -25,18 +27,40 @@ Confusions: TypeAlias = tuple[Sequence[str], Sequence[Sequence[int]]]
 """Class names and [true class, predicted class, images] of each pair that occurs."""
 
 
-def write_confusions(folder: Path, confusions: Mapping[str, Confusions]) -> list[str]:
-    """Write the files of each run, into a folder of its name if there are several.
+def write_confusions(
+    folder: Path, confusions: Mapping[str, Confusions], apart: bool | None = None
+) -> list[str]:
+    """Write the files of each run.
 
     Args:
         confusions: by the run's name.
+        apart: into a folder of its name; None: if there are several.
+
+    Returns the files. Raises RunError about `confusion` for one that cannot be written.
+    """
+    apart = len(confusions) > 1 if apart is None else apart
+    return [
+        file
+        for name, (classes, pairs) in confusions.items()
+        for file in _write(folder / name if apart else folder, classes, pairs)
+    ]
+
+
+def write_classes(
+    folder: Path, head: Sequence[str], tables: Mapping[str, Sequence[Sequence[object]]], apart: bool
+) -> list[str]:
+    """Write classes.csv of runs with any number of labels per image, which have no confusions.
+
+    Args:
+        head: of the columns.
+        tables: rows by the run's name.
+        apart: into a folder of its name.
 
     Returns the files. Raises RunError about `confusion` for one that cannot be written.
     """
     return [
-        file
-        for name, (classes, pairs) in confusions.items()
-        for file in _write(folder / name if len(confusions) > 1 else folder, classes, pairs)
+        _table((folder / name if apart else folder) / "classes.csv", head, rows)
+        for name, rows in tables.items()
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.learnable import without_unseen
+from gtacli.data.spec import load_dataset
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.models.loading import load_model
@@ -55,7 +56,7 @@ class RunEvaluator:
 
     def __init__(self, predictor: Predictor, notes: Notes, progress: ReportProgress) -> None:
         self.predictor, self.notes, self.progress = predictor, notes, progress
-        self._datasets: dict[str, tuple[ImageDataset, str] | None] = {}
+        self._datasets: dict[tuple[str, bool], tuple[ImageDataset, str] | None] = {}
 
     def load_dataset(self, run: ReportRun) -> tuple[ImageDataset, str] | None:
         """Return the run's dataset and its fingerprint; None if it cannot be read."""
@@ -63,14 +64,17 @@ class RunEvaluator:
         if not isinstance(spec, str):
             self.notes.add(f"{run.name}: its run.json does not name its dataset")
             return None
-        if spec not in self._datasets:
-            self._datasets[spec] = None
+        several = bool(run.config.get("multi_label"))
+        key = (spec, several)
+        if key not in self._datasets:
+            self._datasets[key] = None
             try:
-                dataset = without_unseen(load_images(spec), quiet=True)
-                self._datasets[spec] = dataset, dataset.fingerprint()
+                read = load_dataset(spec, several) if several else load_images(spec)
+                dataset = without_unseen(read, quiet=True)
+                self._datasets[key] = dataset, dataset.fingerprint()
             except GtaError as error:
                 self.notes.add(f"the dataset {spec} cannot be read: {error}")
-        loaded = self._datasets[spec]
+        loaded = self._datasets[key]
         recorded = run.section("data").get("fingerprint")
         if loaded is not None and recorded not in (None, loaded[1]):
             self.notes.add(f"the dataset {spec} has changed since {run.name} was trained")

@@ -84,6 +84,7 @@ class _Config(_Part):
     epochs: Count | None = None
     seed: int | None = None
     data: str | None = None
+    multi_label: bool | None = None
     model: str | None = None
     source: str | None = None
     init: str | None = None
@@ -150,10 +151,20 @@ class _ProbeResult(_Measured):
     variants: dict[str, _Variant] | None = None
 
 
+class _LabelResult(_Part):
+    """The metrics of one class of a run with any number of labels."""
+
+    name: str = Field(alias="class")
+    ap: Metric
+    f1: Metric
+    n_test: Count
+
+
 class RunSummary(_Measured):
     """The content of summary.json."""
 
     test_top1: Metric | None = None
+    label_results: list[_LabelResult] | None = None
     why: str | None = None
     best_epoch: Count | None = None
     lam: Metric | None = None

@@ -83,12 +83,12 @@ def _one_per_class(dataset: ImageDataset, records: Sequence[Record]) -> Sequence
     """Return the first image of each class; all images if there are no labels."""
     if not has_labels(dataset):
         return records
-    first = {record.label: record for record in reversed(records)}
-    return [first[label] for label in sorted(first)]
+    first = {label: record for record in reversed(records) for label in record.every_label}
+    return list(dict.fromkeys(first[label] for label in sorted(first)))
 
 
 def _image_of(record: Record, dataset: ImageDataset, mistake: bool = False) -> SelectedImage:
-    return SelectedImage(record.key, record.path, dataset.classes[record.label] or None, mistake)
+    return SelectedImage(record.key, record.path, dataset.describe_label(record) or None, mistake)
 
 
 def _thin_out(records: Sequence[Record], count: int) -> list[Record]:

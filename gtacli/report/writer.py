@@ -14,6 +14,7 @@ from gtacli.config.report import ReportConfig
 from gtacli.errors import UsageError
 from gtacli.report.calibrated_runs import make_calibration
 from gtacli.report.groups import CommandRuns, group_by_command, label_runs
+from gtacli.report.label_tables import HEAD, label_rows, make_label_table
 from gtacli.report.page import render_page
 from gtacli.report.page_data import make_page_data, make_payloads
 from gtacli.report.previews import BASE64, RunPreviews, read_previews
@@ -139,13 +140,17 @@ def _write_confusions(
 ) -> list[str]:
     if folder is None or gallery is None:
         return []
-    if not gallery.confusions:
+    several = {run.name: [*label_rows(run)] for run in runs}
+    if not gallery.confusions and not any(several.values()):
         gallery.notes.add("no confusion matrix: the runs have learned from all their images")
     # Imported only here: it needs Pillow and NumPy, which a page without images does not.
-    from gtacli.report.confusion import write_confusions
+    from gtacli.report.confusion import write_classes, write_confusions
 
     named = {runs[number].name: found for number, found in gallery.confusions.items()}
-    return write_confusions(folder, named)
+    tables = {name: rows for name, rows in several.items() if rows}
+    apart = len(named) + len(tables) > 1
+    written = write_classes(folder, HEAD, tables, apart)
+    return [*write_confusions(folder, named, apart), *written]
 
 
 def _page_content(
@@ -164,6 +169,7 @@ def _page_content(
         "subtitle": _subtitle(runs, commands, probes),
         "notes": gallery.notes if gallery else [],
         "sections": sections,
+        "labels": make_label_table(runs, labels),
         "calibration": make_calibration(runs, labels),
         "results": [make_result_table(runs, command) for command in commands],
         "probes": make_probe_tables(probes),

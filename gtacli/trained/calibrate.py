@@ -39,6 +39,9 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     Raises UsageError for a run that has held out no image, GtaError for an unreadable one.
     """
     run = read_run(path)
+    if run.config.multi_label:
+        text = "has any number of labels per image; a temperature is chosen for one class"
+        raise UsageError(f"{path} {text}")
     spec = config.data if config.data is not None else run.config.data
     if spec is None:
         raise UsageError(f"{path} does not say what it was trained on", option="data")

@@ -66,8 +66,7 @@ def _of_run(spec: str) -> Iterator[Path | PackedImage]:
     if run.config.data is None:
         return
     with recorded_specs(f"the record of {spec}", allow_fetch=False):
-        dataset = load_dataset(run.config.data)
+        dataset = load_dataset(run.config.data, run.config.multi_label)
     records = test_images(run, dataset) or tuple(record for _, record in dataset.records())
-    first = {record.label: record for record in reversed(records)}
-    rest = [record for record in records if record is not first[record.label]]
-    yield from (record.path for record in (*first.values(), *rest))
+    first = {label: record for record in reversed(records) for label in record.every_label}
+    yield from (record.path for record in dict.fromkeys((*first.values(), *records)))

@@ -163,6 +163,7 @@ def _card(
         interpolation=cast(Any, model.interpolation),
         crop_pct=model.crop_pct,
         classes=tuple(names(index) for index in range(classes)),
+        multi_label=model.multi_label,
         # Weights have no place for a temperature.
         temperature=calibration.temperature if calibration and exporter.has_graph else 1.0,
         threshold=calibration.threshold if calibration and exporter.has_graph else None,

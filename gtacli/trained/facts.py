@@ -59,6 +59,13 @@ def _metrics(summary: SummaryFile) -> Iterator[Metric]:
             n = summary.n_test
             right = None if n is None else min(n, round(value * n))
             yield name, value, None if right is None or n is None else wilson_interval(right, n)[:2]
+    for name, value in (
+        ("mean average precision", summary.test_map),
+        ("F1, mean of the classes", summary.test_f1_macro),
+        ("F1, all labels", summary.test_f1_micro),
+    ):
+        if value is not None:
+            yield name, value, None
     if summary.test_mean_class_top1 is not None:
         yield "mean of the classes' top-1 accuracies", summary.test_mean_class_top1, None
 

@@ -33,7 +33,7 @@ from gtacli.models.metadata import model_metadata
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, environment
-from gtacli.trained.results import MergeSummary
+from gtacli.trained.results import MergedLabels, MergedRun, MergeSummary
 from gtacli.trained.runs import TrainedRun, check_alike, common_held_out, read_run, test_images
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def merge(
         start = {} if alpha == 1.0 else _start(config, first, target)
     held_out = () if dataset is None else common_held_out(runs, dataset)
     measure = partial(_measure, target, _evaluator(target, compute, config, held_out, again=True))
-    scores = [measure(w).top1 for w in weights] if held_out else [None] * len(runs)
+    scores = [measure(w).score for w in weights] if held_out else [None] * len(runs)
     kept = _greedy(weights, scores, measure) if config.greedy else [*range(len(runs))]
     soup = mean_weights([weights[i] for i in kept])
     averaged = choose_alpha(
@@ -75,15 +75,7 @@ def merge(
     return {
         "command": "merge",
         "run": str(folder.path),
-        "runs": [
-            {
-                "run": str(run.path),
-                "kept": i in kept,
-                "val_top1": scores[i],
-                "test_top1": run.summary.test_top1,
-            }
-            for i, run in enumerate(runs)
-        ],
+        "runs": [_describe(run, i in kept, scores[i]) for i, run in enumerate(runs)],
         "alpha": averaged.alpha,
         "val_top1": averaged.found.top1,
         "test_top1": found.top1,
@@ -92,7 +84,24 @@ def merge(
         "n_val": len(held_out),
         "n_test": len(tested),
         "seconds": round(perf_counter() - began, 2),
+        **_label_scores(averaged.found, found),
     }
+
+
+def _label_scores(held_out: Evaluation, tested: Evaluation) -> MergedLabels:
+    """Return the metrics of any number of labels; none of one class per image."""
+    if held_out.labels is None and tested.labels is None:
+        return {}
+    return {"val_map": held_out.score, "test_map": tested.score}
+
+
+def _describe(run: TrainedRun, kept: bool, score: float | None) -> MergedRun:
+    """Return the row of a run; `score` is on the common held-out images."""
+    own: MergedRun = {"run": str(run.path), "kept": kept, "val_top1": score, "test_top1": None}
+    own["test_top1"] = run.summary.test_top1
+    if run.config.multi_label:
+        own |= {"val_top1": None, "val_map": score, "test_map": run.summary.test_map}
+    return own
 
 
 def mean_weights(weights: Sequence[Mapping[str, Tensor]]) -> Weights:
@@ -120,7 +129,7 @@ def _greedy(
     order = sorted(range(len(weights)), key=lambda i: -cast(float, scores[i]))
     kept, best = order[:1], cast(float, scores[order[0]])
     for i in order[1:]:
-        score = measure(mean_weights([weights[j] for j in (*kept, i)])).top1 or 0.0
+        score = measure(mean_weights([weights[j] for j in (*kept, i)])).score or 0.0
         if score >= best:
             kept, best = [*kept, i], score
     log.info("greedy soup: %d of %d runs", len(kept), len(weights))
@@ -139,7 +148,7 @@ def _fixed(alpha: float | str, held_out: Sequence[Record]) -> float | None:
 
 def _dataset(config: MergeConfig, run: TrainedRun) -> ImageDataset | None:
     spec = config.data if config.data is not None else run.config.data
-    return None if spec is None else load_dataset(spec)
+    return None if spec is None else load_dataset(spec, run.config.multi_label)
 
 
 def _start(config: MergeConfig, run: TrainedRun, target: LoadedModel) -> Weights:
@@ -212,6 +221,7 @@ def _write(
 ) -> None:
     settings = config.model_dump(mode="json")
     settings["model"] = run.config.model
+    settings["multi_label"] = run.config.multi_label
     settings["data"] = config.data if config.data is not None else run.config.data
     record: dict[str, Any] = {"command": "merge", "config": settings, **environment()}
     if dataset is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from gtacli.runtime.results import Doc
+
+_MAP = "in place of the accuracy, with any number of labels: mean average precision"
 
 
 class MergedRun(TypedDict):
@@ -14,9 +16,20 @@ class MergedRun(TypedDict):
     kept: Annotated[bool, Doc("whether its weights are in the mean")]
     val_top1: Annotated[float | None, Doc("top-1 accuracy on the common held-out images")]
     test_top1: Annotated[float | None, Doc("top-1 accuracy on test images, as the run reports it")]
+    val_map: NotRequired[Annotated[float | None, Doc(f"{_MAP} on the common held-out images")]]
+    test_map: NotRequired[
+        Annotated[float | None, Doc(f"{_MAP} on test images, as the run reports it")]
+    ]
 
 
-class MergeSummary(TypedDict):
+class MergedLabels(TypedDict, total=False):
+    """The fields of the result of `gta merge` that any number of labels add."""
+
+    val_map: Annotated[float | None, Doc(f"{_MAP} on held-out images of all runs")]
+    test_map: Annotated[float | None, Doc(f"{_MAP} on the test images")]
+
+
+class MergeSummary(MergedLabels):
     """The result of `gta merge`."""
 
     command: Literal["merge"]

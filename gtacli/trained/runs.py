@@ -31,6 +31,7 @@ class RunConfig(_RunPart):
     model: str | None = None
     source: str | None = None
     data: str | None = None
+    multi_label: bool = False
     refit: bool = False
     precision: str = "auto"
 
@@ -57,6 +58,9 @@ class SummaryFile(_RunPart):
     test_top1: float | None = None
     test_top5: float | None = None
     test_mean_class_top1: float | None = None
+    test_map: float | None = None
+    test_f1_macro: float | None = None
+    test_f1_micro: float | None = None
     n_train: int | None = None
     n_test: int | None = None
 
@@ -118,7 +122,7 @@ def check_alike(
     Raises UsageError that names what differs.
     """
     tensors, own = other.weights()
-    for key in ("architecture", "kwargs", "classes", "image_size", "mean", "std"):
+    for key in ("architecture", "kwargs", "classes", "multi_label", "image_size", "mean", "std"):
         if own.get(key) != header.get(key):
             text = f"{other.path} and {first.path} differ in {key}"
             if key == "classes" and _same_set(own.get(key), header.get(key)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gtacli.cli.prediction_table import CsvTable
+from gtacli.cli.prediction_table import CsvTable, TableShape
 from gtacli.inference.stream import Failure
 from tests.cli.conftest import Gta
 
@@ -118,7 +118,7 @@ def test_a_table_replaces_no_image_and_no_folder(
 
 def test_every_row_is_one_line() -> None:
     lines: list[str] = []
-    table = CsvTable(lines.append, 1)
+    table = CsvTable(lines.append, TableShape(1))
     table.add({"image": "a\nb.png", "top": [{"class": 'a "fine" one', "probability": 1e-9}]})
     table.add(Failure("\x1b[2J.png", "bad"))
     assert lines == [
@@ -131,7 +131,7 @@ def test_every_row_is_one_line() -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_no_cell_is_a_formula(start: str) -> None:
     lines: list[str] = []
-    table = CsvTable(lines.append, 1)
+    table = CsvTable(lines.append, TableShape(1))
     top = {"class": f"{start}HYPERLINK(1)", "index": 0, "probability": 0.5}
     table.add({"image": f"{start}1.png", "top": [top]})  # type: ignore[typeddict-item]
     assert lines[1] == f"'{start}1.png,'{start}HYPERLINK(1),0.5"

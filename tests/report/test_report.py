@@ -362,7 +362,7 @@ def test_titles_and_notes_are_escaped(text: str) -> None:
         section = TableSection(word, [word, word], [[word, word]], [note], word.encode() or b"x")
         texts = {"title": word, "subtitle": word, "notes": [note], "footer": word}
         texts["sections"] = [section]
-        texts["calibration"] = section
+        texts["calibration"] = texts["labels"] = section
         return PageParser(render_page(empty | texts, {}, {}))
 
     page, plain = parse(text, text), parse("", "x")

@@ -37,6 +37,8 @@ class ExportCard(StrictModel):
         interpolation, crop_pct: the image is resized to cover image_size / crop_pct, and its
             center of image_size cut out.
         classes: names, by number.
+        multi_label: whether an image has any number of them: the probability of each is a sigmoid
+            of its own.
         temperature: by which the logits are divided in the graph.
         threshold: probability from which on a prediction is sure; None: not chosen.
         heads: how the attention of the last block's heads is reduced to one map.
@@ -60,6 +62,7 @@ class ExportCard(StrictModel):
     interpolation: Literal["bicubic", "bilinear", "nearest"]
     crop_pct: float = Field(gt=0, le=1)
     classes: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
+    multi_label: bool = False
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     threshold: float | None = Field(default=None, ge=0, le=1)
     heads: Literal["max", "mean"] = "max"

@@ -1,6 +1,7 @@
 """One network whose outputs are those of an exported file, and its graph.
 
-    probabilities  (B, K)       softmax of the logits, divided by the temperature
+    probabilities  (B, K)       softmax of the logits, divided by the temperature; of a model for
+                                any number of labels per image their sigmoid
     attention      (B, gh, gw)  the last block's CLS row, softmax over all tokens, patch columns;
                                 maximum or mean over the heads
     box            (B, 4)       x0 y0 x1 y1 around the patches that hold `mass` of the attention, in
@@ -71,7 +72,8 @@ class ExportGraph(nn.Module):
     def _output(self, name: str, found: TapOutputs, images: Tensor) -> Tensor:
         if name == "probabilities":
             assert found.logits is not None
-            return (found.logits.float() / self.card.temperature).softmax(-1)
+            logits = found.logits.float() / self.card.temperature
+            return logits.sigmoid() if self.card.multi_label else logits.softmax(-1)
         if name == "embedding":
             return self._embedding(found)
         maps = self._attention(found)

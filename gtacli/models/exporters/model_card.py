@@ -20,7 +20,7 @@ from PIL import Image
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or "hf-hub:USER/NAME"
 view = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 with torch.no_grad():
-    probabilities = model(view(Image.open("image.jpg").convert("RGB"))[None]).softmax(-1)
+    probabilities = model(view(Image.open("image.jpg").convert("RGB"))[None]).FUNCTION
 names = model.pretrained_cfg.get("label_names")
 ```"""
 _MARKS = re.compile(r"([\\`*{}\[\]<>#|]|\b_|_\b)")
@@ -38,7 +38,13 @@ def _lines(export: Export) -> Iterator[str]:
     # In quotes, as YAML has it: a license of the user's own may be any text.
     yield from (f"license: '{_plain(license_name).replace(chr(39), chr(39) * 2)}'", "---", "")
     yield from (f"# {_plain(card.architecture)}", "", _about(export), "")
-    yield from ("## Use", "", _USE, "")
+    function = "sigmoid()" if card.multi_label else "softmax(-1)"
+    yield from ("## Use", "", _USE.replace("FUNCTION", function), "")
+    if card.multi_label:
+        yield from (
+            "An image has any number of the classes; each has a probability of its own.",
+            "",
+        )
     height, width = card.image_size
     yield (
         f"Images are resized ({card.interpolation}) so that {height} x {width} is "

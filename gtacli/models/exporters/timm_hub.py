@@ -26,6 +26,10 @@ from gtacli.models.exporters.weights import (
 from gtacli.models.loading import LoadedModel
 from gtacli.models.pooling import reads_both
 from gtacli.runtime.atomic import to_json
+from gtacli.runtime.strict_json import parse_json
+
+MULTI_LABEL = "multi_label_classification"
+"""The hub's word, as its own library writes it, for any number of labels per image."""
 
 
 class TimmHub(Exporter):
@@ -51,6 +55,7 @@ class TimmHub(Exporter):
             "label_names": list(card.classes),
             "model_args": {**(model.kwargs or {}), "img_size": list(card.image_size)},
             "pretrained_cfg": pretrained_config(model, card),
+            **({"problem_type": MULTI_LABEL} if card.multi_label else {}),
         }
         write_weights(export, path / "model.safetensors")
         (path / "config.json").write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
@@ -60,4 +65,5 @@ class TimmHub(Exporter):
 
     def run(self, path: Path, images: Tensor) -> tuple[Tensor, ...]:
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
-        return (weights_output(model, images),)
+        config = parse_json((path / "config.json").read_bytes())
+        return (weights_output(model, images, config.get("problem_type") == MULTI_LABEL),)

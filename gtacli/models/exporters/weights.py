@@ -38,7 +38,8 @@ class Safetensors(Exporter):
     def run(self, path: Path, images: Tensor) -> tuple[Tensor, ...]:
         with safe_open(path, "pt") as file:
             architecture = (file.metadata() or {})["architecture"]
-        return (weights_output(load_model(f"{architecture}@{path}").model, images),)
+        model = load_model(f"{architecture}@{path}")
+        return (weights_output(model.model, images, model.multi_label),)
 
 
 def check_weights(model: LoadedModel, what: str) -> None:
@@ -57,11 +58,12 @@ def write_weights(export: Export, path: Path) -> None:
     path.chmod(mode)  # safetensors makes a private file of its own
 
 
-def weights_output(model: nn.Module, images: Tensor) -> Tensor:
+def weights_output(model: nn.Module, images: Tensor, multi_label: bool = False) -> Tensor:
     """Return the only output of a network without a graph: see `Exporter.has_graph`."""
     with torch.no_grad():
         if cast(Any, model).num_classes:
-            return cast(Tensor, model.eval()(images)).softmax(-1)
+            logits = cast(Tensor, model.eval()(images))
+            return logits.sigmoid() if multi_label else logits.softmax(-1)
         features = "mean" if getattr(model, "cls_token", None) is None else "cls"
         (found,) = PooledFeatures(model.eval(), select_columns(model, features))(images)
         return cast(Tensor, found)

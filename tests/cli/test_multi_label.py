@@ -1,0 +1,168 @@
+"""The commands on a model for any number of labels: predict, export, report, calibrate, merge."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gtacli.cli.prediction_table import TableShape, join_labels, label_separator
+from gtacli.data import load_dataset
+from gtacli.data.readers.label_cells import split_labels
+from tests.conftest import write_label_table
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of 24 images that have red, green and blue or not."""
+    root = tmp_path_factory.mktemp("labels")
+    write_label_table(root, 24, 16)
+    return root
+
+
+@pytest.fixture
+def run(place: Path, gta: Any, tiny_model: Path) -> Path:
+    """A run on it; its classifier is that of the first test."""
+    folder = place / "run"
+    if not folder.exists():
+        words = ["finetune", "--data", str(place / "set.csv"), "--multi-label"]
+        words += ["--model", str(tiny_model), "--out", str(folder), "--epochs", "12"]
+        words += ["--lr", "3e-3", "--batch-size", "4", "--workers", "0", "--lam", "0.1"]
+        result = gta(*words)
+        assert result.status == 0, result.err
+        assert "test mAP %" in result.out
+        assert "linear probe, test mAP %" in result.out
+        assert "top-1" not in result.out
+    return folder
+
+
+def test_predict(run: Path, place: Path, gta: Any, tmp_path: Path) -> None:
+    image = str(place / "22.png")  # green and red
+    (line,) = gta("predict", image, "--model", str(run), "--json").lines
+    assert {one["class"] for one in line["top"]} == set(CLASSES)
+    assert [one for one in line["top"] if one["probability"] > 0.5] == line["labels"]
+    p = np.array([one["probability"] for one in line["top"]])
+    entropy = -(p * np.log(p) + (1 - p) * np.log1p(-p)).sum()
+    assert line["entropy"] == pytest.approx(entropy, rel=1e-3)
+    assert sum(p) != pytest.approx(1, abs=1e-3)
+    low = gta("predict", image, "--model", str(run), "--threshold", "1e-6").out
+    assert all(name in low for name in CLASSES)
+    high = gta("predict", image, "--model", str(run), "--threshold", "0.999999").out
+    assert high == f"{image}\tno label\n"
+    refused = gta("predict", image, "--model", str(run), "--unsure", "0.5")
+    assert (refused.status, refused.err.count("error:")) == (2, 1)
+    assert "--threshold sets which are predicted" in refused.err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_are_read_as_labels(
+    suffix: str, run: Path, place: Path, gta: Any, tmp_path: Path
+) -> None:
+    table = place / f"predicted.{suffix}"
+    images = [str(place / f"{i}.png") for i in range(16, 24)]
+    words = ["predict", *images, "--model", str(run), "--top", "2"]
+    result = gta(*words, f"--{suffix}", str(table), "--threshold", "0.4", "--json")
+    data = load_dataset(str(table), multi_label=True)
+    found = {
+        Path(record.key).name: {data.classes[i] for i in record.every_label}
+        for record in data["train"]
+    }
+    expected = {
+        Path(line["image"]).name: {one["class"] for one in line["labels"]} for line in result.lines
+    }
+    assert found == expected
+    if suffix == "csv":
+        with table.open(newline="") as file:
+            assert next(csv.reader(file)) == [
+                *("image", "labels", "class", "probability", "class2", "probability2")
+            ]
+
+
+def test_separators_are_in_no_name() -> None:
+    assert label_separator(["a", "b c"]) == "|"
+    assert label_separator(["a|b", "c"]) == ";"
+    names = ["a|b", "c;d", "e,f"]
+    separator = label_separator(names)
+    cell = join_labels(names, TableShape(1, separator=separator))
+    assert split_labels([cell]) == [tuple(names)]
+
+
+def test_onnx_without_torch(run: Path, place: Path, gta: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file = tmp_path / "model.onnx"
+    assert gta("export", str(run), "-o", str(file)).status == 0
+    image = str(place / "19.png")
+    (ours,) = gta("predict", image, "--model", str(run), "--json").lines
+    code = (
+        "import sys; from gtacli.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    words = ["predict", image, "--model", str(file), "--json", "--threshold", "0.5"]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    theirs = json.loads(found.stdout)
+    assert [one["class"] for one in theirs["labels"]] == [one["class"] for one in ours["labels"]]
+    for a, b in zip(theirs["top"], ours["top"], strict=True):
+        assert a["class"] == b["class"]
+        assert a["probability"] == pytest.approx(b["probability"], abs=1e-4)
+
+
+def test_other_exports(run: Path, gta: Any, tmp_path: Path) -> None:
+    for name, path in (("pt2", "m.pt2"), ("safetensors", "m.safetensors"), ("timm-hub", "hub")):
+        result = gta("export", str(run), "--format", name, "-o", str(tmp_path / path), "--json")
+        assert result.status == 0, result.err
+        assert result.lines[0]["differences"]["probabilities"] < 1e-4
+    config = json.loads((tmp_path / "hub/config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    card = (tmp_path / "hub/README.md").read_text()
+    assert ".sigmoid()" in card
+    assert "mean average precision" in card
+
+
+def test_report(run: Path, gta: Any, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = gta("report", str(run), "-o", str(page), "--confusion", str(tmp_path / "c"))
+    assert result.status == 0
+    text = page.read_text()
+    assert "test mAP" in text
+    assert "average precision %" in text
+    assert "has changed since" not in text
+    with (tmp_path / "c/classes.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["class", "test images", "ap", "f1"]
+    assert sorted(row[0] for row in rows[1:]) == [*CLASSES]
+    assert not (tmp_path / "c/confusion.png").exists()
+
+
+def test_merge_and_calibrate(run: Path, gta: Any, tmp_path: Path) -> None:
+    refused = gta("calibrate", str(run))
+    assert refused.status == 2
+    assert "a temperature is chosen for one class" in refused.err
+    merged = gta("merge", str(run), str(run), "-o", str(tmp_path / "merged"), "--json")
+    assert merged.status == 0, merged.err
+    (summary,) = merged.lines
+    assert summary["test_top1"] is None
+    recorded = json.loads((run / "summary.json").read_text())["test_map"]
+    assert summary["test_map"] == pytest.approx(recorded, abs=1e-6)
+    assert gta("merge", str(run), "-o", str(tmp_path / "again"), "--alpha", "1").status == 0
+
+
+def test_other_commands_name_the_option(place: Path, gta: Any, tiny_model: Path) -> None:
+    ones = place / "ones.csv"
+    ones.write_text("image,a,b\n0.png,1,1\n1.png,0,1\n2.png,1,1\n")
+    for words in (["probe", "knn"], ["finetune"], ["probe", "retrieval"]):
+        result = gta(*words, "--data", str(ones), "--model", str(tiny_model))
+        assert (result.status, result.err.count("error:")) == (2, 1)
+        assert "a and b are 1 in one row" in result.err
