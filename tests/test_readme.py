@@ -182,6 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(top / "photos" / "animals", top / "ecssd" / "images")
     shutil.copytree(top / "masks" / "animals", top / "ecssd" / "masks")
     birds(top / "CUB_200_2011")
+    tags(top / "tags.csv")
     tensors = {name: published(top / "hub", name) for name in HUB}
     for file in ("augreg.safetensors", "weights.safetensors"):
         save_file(tensors["vit_tiny_patch16_224"], top / file)
@@ -211,6 +212,16 @@ def dino_training(tensors: dict[str, torch.Tensor]) -> dict[str, object]:
         teacher[f"head.mlp.{i}.bias"] = torch.ones(3)
     teacher |= {f"head.last_layer.weight_{of}": torch.ones(3, 1) for of in "gv"}
     return {"teacher": teacher, "epoch": 100}
+
+
+def tags(table: Path) -> None:
+    """A table of photographs with any number of labels."""
+    lines = ["image,tags,split"]
+    for number, (label, stems) in enumerate(CLASSES.items()):
+        for stem in (*stems, "other"):
+            split = "test" if stem == "other" else "train"
+            lines.append(f"photos/{label}/{stem}.jpg,{label}|tag{number % 2},{split}")
+    table.write_text("\n".join(lines) + "\n")
 
 
 def birds(folder: Path) -> None:

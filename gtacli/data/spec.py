@@ -18,6 +18,7 @@ from gtacli.data.readers.cars import Cars
 from gtacli.data.readers.cub import CUB
 from gtacli.data.readers.dogs import Dogs
 from gtacli.data.readers.folder import Folder
+from gtacli.data.readers.hfds import HuggingFace
 from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.published import require_images
 from gtacli.data.readers.table import Csv, has_tables, split_spec
@@ -61,7 +62,7 @@ def read_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     """Like `load_dataset`, but do not check that the images of a published dataset exist."""
     dataset = _read(spec, multi_label)
     if multi_label and not dataset.multi_label:
-        text = f"{spec} has one class for each image; several are read of tables"
+        text = f"{spec} has one class for each image; several are read of tables and hfds/"
         raise UsageError(text, option="multi_label")
     if dataset.multi_label and not multi_label:
         text = f"{spec} has any number of labels for each image; read them with `multi_label`"
@@ -84,7 +85,8 @@ def _read(spec: str, multi_label: bool) -> ImageDataset:
             return reader.read(None)
     family, slash, rest = spec.partition("/")
     if slash and family in names:
-        reader = DATASETS.load(family)()
+        kind = DATASETS.load(family)
+        reader = HuggingFace(multi_label) if issubclass(kind, HuggingFace) else kind()
         if isinstance(reader, DatasetFamily):
             _note_folder(spec, path)
             return reader.open(rest)

@@ -110,6 +110,28 @@ class LinearResult(FeatureLine):
     epochs: NotRequired[Annotated[int, Doc("mae: number of epochs")]]
 
 
+class LabelsResult(FeatureLine):
+    """The result of `gta probe linear` on images with any number of labels."""
+
+    protocol: Annotated[Literal["labels"], Doc("a logistic regression for each label")]
+    map: Annotated[float | None, Doc("mean of the average precisions of labels that images have")]
+    map_interval: _Interval
+    ranking: Annotated[
+        float | None, Doc("label ranking average precision, mean over images with a label")
+    ]
+    ranking_interval: _Interval
+    f1_macro: Annotated[float | None, Doc("mean over labels of the F1 of probabilities above 0.5")]
+    f1_micro: Annotated[float | None, Doc("F1 of the probabilities above 0.5 of all labels")]
+    chosen_on: Annotated[
+        Literal["val", "held-out"] | None,
+        Doc("images that features and penalty were chosen on; null if nothing was chosen"),
+    ]
+    chosen_map: Annotated[float | None, Doc("mAP on these images")]
+    n_chosen_on: Annotated[int, Doc("number of these images")]
+    heads: Annotated[int, Doc("number of choices of features and penalty")]
+    c: Annotated[float, Doc("inverse strength of the penalty")]
+
+
 class FewshotResult(FeatureLine):
     """The result of `gta probe fewshot`; classifiers are linear, centroid and knn."""
 

@@ -150,7 +150,8 @@ def _open_probe(
         if read_splits:
             splits = read_splits(config.data)
         else:
-            splits = make_splits(load_dataset(config.data), config.seed)
+            several = getattr(config, "multi_label", False)
+            splits = make_splits(load_dataset(config.data, several), config.seed)
         parts = config if isinstance(config, ExtractingProbeConfig) else None
         shard = (0, 1) if parts is None else parts.shard
         folder = open_folder(config, call, task, processes, dry=shard[1] > 1)

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from gtacli.probing.features.evaluation import ProbeData, ProbeResult
 
 
+LABEL_METRICS = (
+    ("map", "mAP"),
+    ("ranking", "ranking of the labels"),
+    ("f1_macro", "F1, mean of labels"),
+    ("f1_micro", "F1, all labels"),
+)
+
+
 def linear(config: LinearProbeConfig, call: Call) -> int:
     """Measure linear classification accuracy on frozen features.
 
@@ -29,6 +37,8 @@ def linear(config: LinearProbeConfig, call: Call) -> int:
     mae: the published protocol of masked autoencoders, with augmentation, so every epoch runs all
     images through the model.
 
+    --multi-label: images with any number of labels; a logistic regression for each label.
+
     Nothing is chosen on the test images without --choose-on-test. Features are cached (--cache) and
     shared by all probes. With --compare each model is tested against --model on the same images
     (McNemar's test). Images that cannot be read are reported, the others are processed, and the
@@ -37,9 +47,12 @@ def linear(config: LinearProbeConfig, call: Call) -> int:
 
     def measure(data: ProbeData, model: LoadedModel) -> ProbeResult:
         from gtacli.probing.classifiers.linear import Sweep, linear
+        from gtacli.probing.classifiers.linear_labels import linear_labels
         from gtacli.probing.classifiers.linear_mae import MaeProtocol, linear_mae
         from gtacli.probing.classifiers.logistic_heads import PENALTIES
 
+        if config.multi_label:
+            return linear_labels(data, model, config.c or PENALTIES)
         epochs = 1 if call.dry_run else config.epochs
         if config.protocol == "mae":
             options: dict[str, Any] = {
@@ -73,6 +86,11 @@ def _progress(label: str, total: int) -> AbstractContextManager[Callable[[int], 
 
 def _rows(result: dict[str, Any]) -> list[ModelMetric]:
     tests, chosen_on = result.get("compared", {}), result["chosen_on"]
+    if result["protocol"] == "labels":
+        return [
+            ModelMetric(label, result[name], result.get(f"{name}_interval"), tests.get(name))
+            for name, label in LABEL_METRICS
+        ]
     on_test = ", chosen on the test images" if chosen_on == "test" else ""
     return [
         ModelMetric(label + on_test, result[name], result[f"{name}_interval"], tests.get(name))
@@ -85,7 +103,7 @@ def _note(result: dict[str, Any]) -> str | None:
     if result["protocol"] == "mae":
         return None
     blocks = ", ".join(map(str, result["layer"]))
-    if result["solver"] == "logistic":
+    if result["protocol"] == "labels" or result["solver"] == "logistic":
         head = f"logistic regression with c {result['c']:.3g}"
     else:
         head = f"learning rate {result['lr']:.3g}"

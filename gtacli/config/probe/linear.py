@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gtacli.config.common import multi_label_option
 from gtacli.config.option import option
 from gtacli.config.probe.common import ExtractingProbeConfig, PositiveFloats, read_floats
 
@@ -18,6 +19,7 @@ class LinearProbeConfig(ExtractingProbeConfig):
         "the CLS token, the mean of the patches, both side by side; all (sweep): choose "
         "among them and the CLS tokens of the last four blocks; (mae): cls",
     )
+    multi_label: bool = multi_label_option()
     protocol: Literal["sweep", "mae"] = option(
         "sweep",
         "sweep: head and features chosen on held-out images, no augmentation; mae: "
@@ -99,6 +101,19 @@ class LinearProbeConfig(ExtractingProbeConfig):
             raise ValueError(f"`{sgd[0]}` is for SGD, not for `solver=logistic`")
         if self.folds is not None and self.choose_on_test:
             raise ValueError("`folds` and `choose_on_test` exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> LinearProbeConfig:
+        given = [name for name in ("lr", "epochs", "head_batch", "folds") if getattr(self, name)]
+        given += ["protocol=mae"] if self.protocol == "mae" else []
+        given += ["solver=sgd"] if self.solver == "sgd" else []
+        given += ["choose_on_test"] if self.choose_on_test else []
+        if self.multi_label and given:
+            raise ValueError(
+                f"`multi_label` and `{given[0]}` exclude each other: it is a logistic regression "
+                "for each label, chosen on held-out images"
+            )
         return self
 
     @property

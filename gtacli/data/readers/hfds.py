@@ -4,8 +4,8 @@ NAME is a dataset of the hub (downloaded by `datasets` into its own cache; with 
 if the hub cannot be reached, only read from there), or a local folder: written by `save_to_disk`,
 or with parquet files or image folders that `datasets` reads. The image column is the only one of
 that type, else `image` or `img`; the label column is the only ClassLabel, else `label`, `labels` or
-`fine_label`. A split without labels (all -1) is omitted. Rows are memory-mapped, and images are
-read when needed.
+`fine_label`, with `multi_label` a column of lists. A split without labels (all -1) is omitted. Rows
+are memory-mapped, and images are read when needed.
 
 timm's ReaderHfds needs the names of split and columns, and cannot read the result of `save_to_disk`
 (`load_dataset` treats it as loose files), so the tables are read directly.
@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gtacli.data.base import SPLIT_NAMES, DatasetFamily, ImageDataset, Record
+from gtacli.data.base import NO_LABEL, SPLIT_NAMES, DatasetFamily, ImageDataset, Record
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import read_file_state
@@ -34,10 +34,17 @@ log = logging.getLogger(__name__)
 
 
 class HuggingFace(DatasetFamily):
-    """The reader of Hugging Face datasets."""
+    """The reader of Hugging Face datasets.
+
+    Args:
+        multi_label: whether an image has any number of labels: those of a column of lists.
+    """
 
     help = "a Hugging Face dataset: hfds/NAME of the hub, or hfds/FOLDER"
     usage = "hfds/NAME"
+
+    def __init__(self, multi_label: bool = False) -> None:
+        self.multi_label = multi_label
 
     def open(self, rest: str) -> ImageDataset:
         try:
@@ -68,7 +75,7 @@ class HuggingFace(DatasetFamily):
             log.info("%s: split '%s' is not train, val or test: it is not read", spec, word)
         features = tables[next(iter(words))].features
         image = _column(spec, features, datasets.Image, ("image", "img"))
-        label = _column(spec, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
+        label = self._label_column(datasets, spec, features)
         found: dict[str, tuple[ImageTable, list[Any]]] = {}
         for word, split in words.items():
             # The encoded image only; otherwise all images of a row would be decoded, even masks.
@@ -77,6 +84,9 @@ class HuggingFace(DatasetFamily):
                 table.cast_column(image, datasets.Image(decode=False)), image, word, spec
             )
             values = list(table[label])
+            if self.multi_label:
+                found[split] = rows, [[one for one in own or () if one != -1] for own in values]
+                continue
             missing = [i for i, value in enumerate(values) if value is None or value == -1]
             if missing and len(missing) == len(values):
                 log.warning("%s: split '%s' has no labels and is omitted", spec, word)
@@ -84,15 +94,36 @@ class HuggingFace(DatasetFamily):
                 raise GtaError(f"{spec}: row {missing[0]} of split '{word}' has no label")
             else:
                 found[split] = rows, values
-        index, classes = _classes([values for _, values in found.values()], features[label])
+        columns = [values for _, values in found.values()]
+        feature = features[label]
+        if self.multi_label:
+            columns = [[one for own in values for one in own] for values in columns]
+            feature = feature.feature
+        index, classes = _classes(columns, feature)
         splits = {
             split: tuple(
-                Record(f"{split}/{i}", index[value], TableImage(rows, i))
+                self._record(f"{split}/{i}", value, index, TableImage(rows, i))
                 for i, value in enumerate(values)
             )
             for split, (rows, values) in found.items()
         }
         return ImageDataset(spec, classes, splits)
+
+    def _label_column(self, datasets: Any, spec: str, features: Mapping[str, Any]) -> str:
+        lists = [name for name, one in features.items() if isinstance(one, datasets.List)]
+        if self.multi_label:
+            return _column(spec, features, datasets.List, ("labels", "label", "tags", "objects"))
+        label = _column(spec, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
+        if label in lists:
+            text = f"{spec}: `{label}` has any number of labels; read them with `multi_label`"
+            raise GtaError(text, option="data")
+        return label
+
+    def _record(self, key: str, value: Any, index: Mapping[Any, int], image: PackedImage) -> Record:
+        if not self.multi_label:
+            return Record(key, index[value], image)
+        labels = tuple(sorted({index[one] for one in value}))
+        return Record(key, NO_LABEL, image, labels=labels)
 
 
 class ImageTable:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gtacli.data.labels import multi_hot
 from gtacli.measures.logistic import fit_logistic
 from gtacli.models.feature_columns import FeatureColumn
 from gtacli.probing.classifiers.heads import compute_scales
@@ -123,14 +124,18 @@ class LogisticTrainer:
 
     def __init__(self, train: Features, classes: int, device: torch.device) -> None:
         self.train, self.classes, self.device = train, classes, device
-        self.labels = train.labels.to(device)
+        labels = train.labels if train.labels.ndim == 1 else multi_hot(train.labels, classes)
+        self.labels = labels.to(device)
 
-    def fit(self, head: LogisticHead) -> FittedHead:
-        """Fit a head to all training images."""
-        every = torch.ones(1, len(self.train), dtype=torch.bool)
-        inputs, (scale,) = self._inputs(head.columns, every)
-        labels = self.labels[None]
-        weights, biases = fit_logistic(inputs, labels, self.classes, head.c)
+    def fit(self, head: LogisticHead, rows: Tensor | None = None) -> FittedHead:
+        """Fit a head to some training images, by default to all."""
+        used = torch.ones(1, len(self.train), dtype=torch.bool)
+        if rows is not None:
+            used = torch.zeros_like(used).index_fill_(1, rows, value=True)
+        inputs, (scale,) = self._inputs(head.columns, used)
+        weights, biases = fit_logistic(
+            inputs, self.labels[None], self.classes, head.c, used=used.to(self.device)
+        )
         return FittedHead(head.columns, scale, weights[0], biases[0])
 
     def score_on(

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gtacli.data.base import Record
+from gtacli.data.base import Record, label_text
+from gtacli.data.labels import label_tensor
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.depth import reading
@@ -61,7 +62,7 @@ class Features:
 
     Attributes:
         columns: each fp32 (n, C), mapped from a file.
-        labels: int64 (n,).
+        labels: int64 (n,), or (n, M) of any number per image, see `gtacli.data.labels`.
         keys: of the images, in the order of the records.
         skipped: keys of images that cannot be read, with the reason.
     """
@@ -291,7 +292,7 @@ def data_digest(records: Sequence[Record], threads: int | None = None) -> str:
 
 
 def _stamps(records: Sequence[Record]) -> bytes:
-    lines = (f"{record.key}\0{record.label}\0{_stamp(record)}\n" for record in records)
+    lines = (f"{record.key}\0{label_text(record)}\0{_stamp(record)}\n" for record in records)
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
@@ -344,7 +345,7 @@ def _join_columns(
     readable = [records[row] for row in rows.tolist()]
     return Features(
         {column: table.select(rows) for column, table in tables.items()},
-        torch.tensor([record.label for record in readable], dtype=torch.int64),
+        label_tensor(readable),
         tuple(record.key for record in readable),
         {records[row].key: reason for row, reason in sorted(skipped.items())},
     )

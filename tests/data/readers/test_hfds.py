@@ -172,3 +172,17 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(GtaError, match=r"pip install 'gtacli\[hf\]'"):
         load_dataset("hfds/x")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_any_number_of_labels(tmp_path: Path, named: bool) -> None:
+    kind = datasets.ClassLabel(names=["ant", "bee", "cow"]) if named else datasets.Value("string")
+    features = Features({"image": datasets.Image(), "labels": datasets.List(kind)})
+    lists: list[list[Any]] = [[2, 0], [], [2]] if named else [["cow", "ant"], [], ["cow"]]
+    spec = saved(tmp_path / "saved", features, train={"image": images(0, 1, 2), "labels": lists})
+    data = load_dataset(spec, multi_label=True)
+    assert data.classes == (("ant", "bee", "cow") if named else ("ant", "cow"))
+    last = len(data.classes) - 1
+    assert [record.labels for record in data["train"]] == [(0, last), (), (last,)]
+    with pytest.raises(GtaError, match="`labels` has any number of labels; read them with"):
+        load_dataset(spec)
