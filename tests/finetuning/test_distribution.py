@@ -104,6 +104,18 @@ def test_processes_train_as_one(
     assert json.loads((tmp_path / "several" / "run.json").read_text())["processes"] == size
 
 
+def test_any_number_of_labels(
+    config: Make, together: Together, label_table: Path, tmp_path: Path
+) -> None:
+    """Batches of 7 of 18 images: the last one has nothing for one of five processes."""
+    changes = {**SGD, "data": str(label_table), "multi_label": True, "batch_size": 7}
+    (one,) = together(run(config(out=tmp_path / "one", **changes)), 1)
+    for summary in together(run(config(out=tmp_path / "several", **changes)), 5):
+        for key in ("test_map", "test_f1_macro", "val_map", "n_train", "label_results"):
+            assert summary[key] == one[key]
+    assert farthest(tmp_path / "one", tmp_path / "several") < 1e-6
+
+
 def test_evaluation_counts_every_image_once(config: Make, together: Together) -> None:
     """Split 12 test images in one batch of 16 among 2 and 5 processes: 3, 3, 2, 2, 2."""
 

@@ -22,10 +22,12 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.losses import ClassLoss
 from gtacli.finetuning.phases import load_saved, make_evaluator
-from gtacli.finetuning.prepare import prepare
+from gtacli.finetuning.prepare import _require_any_labels, prepare
 from gtacli.finetuning.run import finetune
 from gtacli.models.loading import load_model
 from gtacli.models.metadata import model_metadata
+from gtacli.regularizers.base import Regularizer, StepOutputs
+from gtacli.regularizers.gta import GTA
 from gtacli.runtime.run_folder import RunFolder
 
 Make = Callable[..., FinetuneConfig]
@@ -213,3 +215,15 @@ def test_training_images_without_any_label_are_refused(several: Make, label_tabl
     label_table.write_text("\n".join(lines) + "\n")
     with pytest.raises(GtaError, match=r"no training image of .* has a label"):
         prepare(several())
+
+
+def test_regularizers_that_learn_from_one_class_are_refused() -> None:
+    class Starting(Regularizer[Any]):
+        def penalty(self, step: StepOutputs) -> torch.Tensor:
+            return torch.zeros(())
+
+        def start(self, read: Any, classes: int) -> None: ...
+
+    _require_any_labels({"gta": GTA})
+    with pytest.raises(UsageError, match="starting learns from one class per image"):
+        _require_any_labels({"starting": Starting})
