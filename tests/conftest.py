@@ -71,6 +71,18 @@ def delta(delta_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def reads_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processor multiplies bf16, so that results are those of fp32 wherever the tests run."""
+    monkeypatch.setattr("gtacli.runtime.devices.multiplies_bf16", lambda: False)
+
+
+@pytest.fixture
+def reads_in_bf16(reads_in_fp32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor multiplies bf16; one that does not computes the same, slowly."""
+    monkeypatch.setattr("gtacli.runtime.devices.multiplies_bf16", lambda: True)
+
+
+@pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests do not reach them."""
     for name in os.environ:

@@ -51,7 +51,7 @@ def attention_map(
     from gtacli.runtime.atomic import check_writable
     from gtacli.runtime.run_folder import RunFolder, default_out, environment
 
-    compute = start_compute(config)
+    compute = start_compute(config).frozen
     spec, named = _inputs(config.model, images or [], null)
     suffix = ".npy" if config.style == "raw" else ".png"
     file = single_file(config.out, images or [], suffix, config.overwrite)
@@ -66,7 +66,7 @@ def attention_map(
         "config": config.model_dump(mode="json"),
         "models": {e.name: e.describe() for e in extractors},
         "options": {e.name: e.options for e in extractors},
-        **environment(),
+        **environment(compute.precision),
     }
     if config.resume:
         check_resumable(folder, record)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gtacli.discovery.maps.writer import MapWriter
     from gtacli.inference.objects import Finder
     from gtacli.inference.results import DiscoverSummary
+    from gtacli.runtime.devices import Compute
 
 app = new_app()
 SECONDS = 30.0
@@ -55,8 +56,11 @@ def discover(
     from gtacli.registry import DISCOVERY
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
+    compute = _choose_compute(config, out)
     if config.executor is not None and not call.dry_run:
-        _run_shards(config, config.executor, images or [])
+        # All parts with the same precision, whatever the machines that they run on.
+        part = config.model_copy(update={"precision": compute.precision})
+        _run_shards(part, config.executor, images or [])
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
@@ -66,7 +70,6 @@ def discover(
     from gtacli.models import load_model
     from gtacli.models.register_search import with_registers
 
-    compute = start_compute(config)
     check_free(out)
     sources = _sources(images or [], config.data, null)
     assert config.spec is not None
@@ -88,6 +91,16 @@ def discover(
     else:
         console.table(("result", ""), [(k.replace("_", " "), v) for k, v in summary.items()])
     return status
+
+
+def _choose_compute(config: DiscoverConfig, out: Path) -> Compute:
+    """Return the device; by itself, with the precision of the maps that are there already."""
+    from gtacli.discovery.maps.manifest import MANIFEST, read_manifest
+
+    compute = start_compute(config).frozen
+    if config.precision != "auto" or config.overwrite or not (out / MANIFEST).exists():
+        return compute
+    return compute.at(read_manifest(out).precision)
 
 
 def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> None:

@@ -118,7 +118,7 @@ def _extractor(config: EmbedConfig) -> FeatureExtractor:
     from gtacli.models.feature_columns import select_columns
     from gtacli.runtime.devices import choose_compute
 
-    compute = choose_compute(config.device, config.precision)
+    compute = choose_compute(config.device, config.precision).frozen
     assert config.model is not None
     model = load_model(config.model, image_size=config.image_size)
     columns = select_columns(model.model, config.features, config.layer)

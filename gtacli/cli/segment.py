@@ -54,7 +54,7 @@ def segment(
     from gtacli.inference.segment.segmentation import segment as run
     from gtacli.runtime.run_folder import RunFolder, default_out
 
-    compute = start_compute(config)
+    compute = start_compute(config).frozen
     given = [*(images or []), *([] if config.data is None else ["-"])]  # a dataset is many images
     named = _images(images or [], config.data, null)
     one = config.format == "masks" and not config.compare
@@ -160,7 +160,7 @@ def _record(config: SegmentConfig, finders: list[Finder]) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "models": {f.name: f.describe() for f in finders},
         "options": {f.name: f.backend.options.model_dump(mode="json") for f in finders},
-        **environment(),
+        **environment(finders[0].compute.precision),
     }
 
 

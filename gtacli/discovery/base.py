@@ -41,6 +41,11 @@ class ObjectMaps:
     head_masks: Tensor | None = None
     objects: Tensor | None = None
 
+    def first(self, count: int) -> ObjectMaps:
+        """Return the maps of the first images."""
+        values = (self.masks, self.boxes, self.head_masks, self.objects)
+        return ObjectMaps(self.maps[:count], *(v if v is None else v[:count] for v in values))
+
 
 class Discovery(ABC, Generic[O]):
     """A back-end that finds objects in images without labels.

@@ -67,7 +67,7 @@ def training_features(
 def classifier_input(job: FinetuneJob, images: Tensor) -> Tensor:
     """Return the input (B, C) fp32 of the target's classifier for uint8 images (B, 3, H, W)."""
     model, device = cast(Any, job.target.model), job.compute.device
-    with job.compute.autocast():
+    with job.compute.frozen.autocast():
         tokens = model.forward_features(job.target.view(device)(images.to(device)))
         features: Tensor = model.forward_head(tokens, pre_logits=True)
     return features.float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -174,7 +175,7 @@ def prepare(
     fingerprint = _place_networks(config, target, source, compute)
     task = FinetuneTask(
         target,
-        source,
+        _pack_source(config, target, source, compute),
         regularizers,
         compute,
         _make_mixing(config),
@@ -264,11 +265,24 @@ def _place_networks(
     target.model.to(compute.device)
     if source is not None:
         source.model.to(compute.device).requires_grad_(False)
-    fingerprint = _fingerprint_weights(target, source)
-    if source is not None and compute.dtype == torch.float32 and not config.compile:
-        # Inductor fuses by itself, and cannot trace packed weights.
-        pack(source.model, copy=not shares_weights(source.model, target.model))
-    return fingerprint
+    return _fingerprint_weights(target, source)
+
+
+def _pack_source(
+    config: FinetuneConfig, target: LoadedModel, source: LoadedModel | None, compute: Compute
+) -> LoadedModel | None:
+    """Pack the source's weights, once nothing else is read of them; return the steps' source.
+
+    Where frozen networks are read in another precision, that one is a copy: the drift, measured
+    with the first one, would otherwise be a distance of rounding errors where there is little.
+    """
+    if source is None or config.compile:  # Inductor fuses by itself, and cannot trace packed ones
+        return source
+    shared, steps = shares_weights(source.model, target.model), source
+    if compute.frozen.dtype != compute.dtype and not shared:
+        steps = replace(source, model=pack(deepcopy(source.model), compute.frozen.dtype))
+    pack(source.model, compute.dtype, shared)
+    return steps
 
 
 def _set_up_average(config: FinetuneConfig, task: FinetuneTask) -> None:

@@ -19,7 +19,7 @@ def start_regularizers(job: FinetuneJob, max_batches: int | None = None) -> None
 
     def read(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         def on_pixels(pixels: Tensor) -> Tensor:
-            with job.compute.autocast():
+            with job.compute.frozen.autocast():
                 return function(view(pixels.to(job.compute.device))).float()
 
         found = extract_features(job, job.records, max_batches, read=on_pixels)

@@ -130,7 +130,7 @@ def _block_reader(
     model, view = PooledFeatures(job.target.model, columns), job.target.view(device)
 
     def read(images: Tensor) -> Tensor:
-        with job.compute.autocast():
+        with job.compute.frozen.autocast():
             pooled = model(view(images.to(device)))
         return torch.stack([column.float() for column in pooled], 1)
 

@@ -201,9 +201,17 @@ class FinetuneTask(TimmTask):
     def run_source(self, pixels: Tensor) -> TapTensors:
         """Return the source's outputs for uint8 views (B, 3, h, w)."""
         assert self._source is not None
-        with self._compute.autocast():
-            outputs: TapTensors = self._source[1](self._source_view(pixels.to(self.device)))
-        return outputs
+        return self._run_source(self._source_view(pixels.to(self.device)))
+
+    def _run_source(self, images: Tensor) -> TapTensors:
+        """Return the source's outputs for normalized images, at the precision of the training."""
+        assert self._source is not None
+        frozen = self._compute.frozen
+        with frozen.autocast():
+            outputs: TapTensors = self._source[1](images)
+        if frozen.dtype == self._compute.dtype:
+            return outputs
+        return TapTensors(*(_at(value, self._compute.dtype) for value in outputs))
 
     def _due(self) -> dict[str, Regularizer[Any]]:
         """Return the regularizers whose penalty belongs to this step."""
@@ -236,9 +244,16 @@ class FinetuneTask(TimmTask):
         """
         if self._source is None or not any(r.needs.source for r in due.values()):
             return None
-        tapped, run = self._source
+        tapped = self._source[0]
         if self.source_cache is not None and self.training:
             outputs = self.source_cache.outputs(self.epoch, indices, images.device)
         else:
-            outputs = run(images if self._same_view else self._source_view(pixels))
+            outputs = self._run_source(images if self._same_view else self._source_view(pixels))
         return tapped.unpack(outputs, self._source_view.image_size)
+
+
+def _at(value: Tensor | tuple[Tensor, ...] | None, dtype: torch.dtype) -> Any:
+    """Return the tensors of a field of TapTensors in a dtype."""
+    if isinstance(value, tuple):
+        return tuple(each.to(dtype) for each in value)
+    return None if value is None else value.to(dtype)

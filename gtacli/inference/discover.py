@@ -168,7 +168,8 @@ class _CacheFiller:
         On a GPU the previous batch is stored meanwhile; a CPU has nothing to gain from that.
         """
         images, self.waiting = self.waiting, []
-        maps = self.finder.run([one.view for one in images if one.view is not None]).maps
+        views = [one.view for one in images if one.view is not None]
+        maps = self.finder.run(views, self.batch_size).maps
         if maps.shape[1:] != self.finder.grid:
             got, wanted = ("x".join(map(str, s)) for s in (maps.shape[1:], self.finder.grid))
             raise GtaError(f"the maps are {got}, not on the model's patch grid {wanted}")

@@ -18,6 +18,7 @@ from gtacli.images.decode import load
 from gtacli.inference.stream import Failure, stream
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
 from gtacli.models.loading import LoadedModel
+from gtacli.models.packed_linear import pack
 from gtacli.runtime.batching import chunk_size, fits_one_core
 from gtacli.runtime.devices import Compute
 
@@ -26,6 +27,7 @@ class FeatureExtractor:
     """A model on its device, with the columns to extract.
 
     Args:
+        model: packed here for the device: it can then run, no more.
         batch_size: images at a time; fewer on a CPU, by the number of patches.
         threads: for reading, on a CPU for the model too; 0: none; default: one per core.
     """
@@ -44,6 +46,7 @@ class FeatureExtractor:
         self.columns = PooledFeatures(model.model, columns)
         self.as_input = model.view(compute.device)
         self.batch_size = batch_size
+        pack(model.model, compute.dtype)
         patches = model.grid[0] * model.grid[1]
         self.per_core = fits_one_core(compute.device.type == "cpu", patches, threads)
         if compute.device.type == "cpu":
@@ -75,14 +78,14 @@ class FeatureExtractor:
 
         Raises RunError if the model's output is not finite.
         """
-        pixels = torch.stack([*views])
+        pixels = self.compute.stack(views, self.batch_size)
         if self.compute.device.type == "cuda":
             # Pinned, so that the copy overlaps with computation.
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.compute.device, non_blocking=True)
         with self.compute.autocast():
             columns = self.columns(self.as_input(pixels))
-        values = torch.stack([column.float() for column in columns], 1).cpu()
+        values = torch.stack([column[: len(views)].float() for column in columns], 1).cpu()
         if not values.isfinite().all():
             raise RunError(
                 f"the features of {self.name} are not finite (NaN or infinite); its weights may be "

@@ -23,6 +23,7 @@ from gtacli.images.decode import decode
 from gtacli.images.sizes import Size
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
+from gtacli.models.packed_linear import pack
 from gtacli.models.registers import describe_registers
 from gtacli.runtime.devices import Compute
 
@@ -79,7 +80,8 @@ class Finder(ViewReader):
     """A model and the discovery back-end that reads it.
 
     Args:
-        model: that `backend` was made with; moved to the device.
+        model: that `backend` was made with; moved to the device, where the back-end computes no
+            gradients packed for it: the network can then run, no more.
         name: of the model in results; default: its spec.
     """
 
@@ -88,15 +90,17 @@ class Finder(ViewReader):
     ) -> None:
         super().__init__(model)
         model.model.to(compute.device)
+        self.fingerprint = fingerprint(model.model)
+        if not backend.needs_gradients:
+            pack(model.model, compute.dtype)
         self.model, self.grid = model, model.grid
         self.backend, self.compute, self.name = backend, compute, name or model.spec
         self.as_input = model.view(compute.device)
 
     def describe(self) -> dict[str, Any]:
         """Return the model's spec, fingerprint and test-time registers, for run.json."""
-        network = self.model.model
-        about = {"spec": self.model.spec, "fingerprint": fingerprint(network)}
-        return {**about, **describe_registers(network)}
+        about = {"spec": self.model.spec, "fingerprint": self.fingerprint}
+        return {**about, **describe_registers(self.model.model)}
 
     def find(self, views: Sequence[ImageView]) -> list[ObjectGrids]:
         """Find the objects in a batch of at least one image."""
@@ -107,15 +111,19 @@ class Finder(ViewReader):
         )
         return [ObjectGrids(*grids) for grids in zip(*columns, strict=True)]
 
-    def run(self, views: Sequence[Tensor]) -> ObjectMaps:
-        """Run the back-end on at least one input of `view`; return tensors on the device."""
-        pixels = torch.stack([*views])
+    def run(self, views: Sequence[Tensor], size: int = 1) -> ObjectMaps:
+        """Run the back-end on at least one input of `view`; return tensors on the device.
+
+        Args:
+            size: of the other batches of a dataset; see `Compute.stack`.
+        """
+        pixels = self.compute.stack(views, size)
         if self.compute.device.type == "cuda":
             # Pinned, the copy runs beside what the device computes.
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.compute.device, non_blocking=True)
         with torch.no_grad(), self.compute.autocast():
-            return self.backend.find(self.as_input(pixels))
+            return self.backend.find(self.as_input(pixels)).first(len(views))
 
 
 def find_objects(finders: Sequence[Finder], views: Sequence[ImageView]) -> list[ImageObjects]:

@@ -19,6 +19,7 @@ from gtacli.discovery.maps import MapCache
 from gtacli.errors import GtaError
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
+from gtacli.models.packed_linear import pack
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
 
@@ -120,7 +121,9 @@ class OnlineMaps:
         chosen = self.backend.options.model_dump_json()
         what = f"{name} {self.backend.version} {chosen} {teacher.image_size}"
         self.fingerprint = _digest(what, fingerprint(teacher.model).encode())
-        self._compute = compute
+        self._compute = compute.frozen
+        if not self.backend.needs_gradients:
+            pack(teacher.model, self._compute.dtype)
         self._view = teacher.view(compute.device)
 
     def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:

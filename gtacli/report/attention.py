@@ -114,7 +114,7 @@ def compute_maps(
 def prepare_network(model: LoadedModel, compute: Compute) -> nn.Module:
     """Move a model's network to the device and optimize it for inference, in place."""
     network = model.model.to(compute.device).eval().requires_grad_(False)
-    return pack(network) if compute.dtype == torch.float32 else network
+    return pack(network, compute.dtype)
 
 
 def _patch_rows(tap: Tap, grid: tuple[int, int]) -> Tensor:

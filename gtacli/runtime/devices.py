@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -23,16 +24,38 @@ class Compute:
     Attributes:
         device: an existing torch device.
         dtype: of autocast; fp32 disables autocast.
+        reading: dtype of networks that are only read; None: `dtype`.
     """
 
     device: torch.device
     dtype: torch.dtype
+    reading: torch.dtype | None = None
+
+    @property
+    def frozen(self) -> Compute:
+        """Return the device with the precision of networks that are only read.
+
+        Those are sources, teachers, and networks of which features, maps or objects are extracted;
+        not those that classify, whose answers are the result.
+        """
+        return self if self.reading is None else Compute(self.device, self.reading)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context for forward passes in `dtype`."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def stack(self, images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+        """Stack images to a batch; in bf16 on the CPU, fill it with the last one to `size`.
+
+        There the kernels for bf16 sum in an order that depends on the batch's size, so that an
+        image's result would depend on its place in the dataset, and on how it is shared out.
+        """
+        batch = [*images]
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            batch += [images[-1]] * (size - len(images))
+        return torch.stack(batch)
 
     @property
     def precision(self) -> str:
@@ -44,7 +67,7 @@ class Compute:
         dtype = PRECISIONS.get(precision) if isinstance(precision, str) else None
         if dtype is None or (dtype == torch.float16 and self.device.type == "cpu"):
             return self
-        return replace(self, dtype=dtype)
+        return Compute(self.device, dtype)
 
     @property
     def loss_scaling(self) -> bool:
@@ -85,8 +108,20 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def multiplies_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 matrices itself: AVX512-BF16, AMX, or Arm's bf16.
+
+    Others convert them to fp32 and back, which takes longer than fp32 does.
+    """
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    found = {} if ask is None else ask()
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
 def choose_compute(device: str, precision: str) -> Compute:
     """Resolve "auto": the GPU if there is one; bf16 on CUDA, fp32 elsewhere.
+
+    On a CPU that multiplies bf16, "auto" reads frozen networks in it.
 
     Raises UsageError for a device that does not exist here, and for fp16 on the CPU.
     """
@@ -109,7 +144,10 @@ def choose_compute(device: str, precision: str) -> Compute:
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no mps here", option="device")
+    reading = None
     if precision == "auto":
+        if chosen.type == "cpu" and multiplies_bf16():
+            reading = torch.bfloat16
         native = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp32"
     dtype = PRECISIONS[precision]
@@ -121,7 +159,7 @@ def choose_compute(device: str, precision: str) -> Compute:
         fewer = process_info().local_size > 1 or usable_cores() < torch.get_num_threads()
         if fewer and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(usable_cores())
-    return Compute(chosen, dtype)
+    return Compute(chosen, dtype, reading)
 
 
 def _own_device(device: torch.device) -> torch.device:

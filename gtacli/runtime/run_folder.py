@@ -245,8 +245,8 @@ def median_rate(rows: Iterable[Mapping[str, Any]]) -> float:
     return round(rates[len(rates) // 2], 2) if rates else 0.0
 
 
-def environment() -> dict[str, Any]:
-    """Return versions and machine for run.json."""
+def environment(precision: str | None = None) -> dict[str, Any]:
+    """Return versions and machine for run.json; `precision`: of the networks, where one ran."""
     packages = ("gtacli", "torchvision", "timm", "kornia", "numpy")
     return {
         "argv": sys.argv,
@@ -258,4 +258,5 @@ def environment() -> dict[str, Any]:
         },
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        **({} if precision is None else {"precision": precision}),
     }

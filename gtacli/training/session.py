@@ -108,8 +108,8 @@ class Session(Generic[Config]):
             },
             "resolved": dict(resolved or {}),
             "processes": self.processes.size,
-            "precision": job.compute.precision,
-            **environment(),
+            **environment(job.compute.precision),
+            "frozen_precision": job.compute.frozen.precision,
             **{option: {"fingerprint": value} for option, value in others.items()},
         }
         inputs = ("data", "model", *others)

@@ -70,6 +70,12 @@ def interrupted(
 
 
 @pytest.fixture
+def not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source's weights stay as they are, so that they can be compared."""
+    monkeypatch.setattr("gtacli.finetuning.prepare.pack", lambda model, *_: model)
+
+
+@pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Record the jobs that `finetune` prepares during the test."""
     import gtacli.finetuning.run as module

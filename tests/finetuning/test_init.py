@@ -32,8 +32,9 @@ def backbone(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if not k.startswith("head")}
 
 
+@pytest.mark.usefixtures("not_packed")
 def test_weights_file_alone(config: Make, tiny_model: Path, other: Path) -> None:
-    job = prepare(config(init=str(other), precision="bf16"))  # else the source is packed
+    job = prepare(config(init=str(other)))
     own, start = load_file(tiny_model / "model.safetensors"), load_file(other)
     assert job.source is not None
     assert not job.target.report.missing
@@ -86,19 +87,20 @@ def test_preprocessing_is_that_of_init(config: Make, tiny_model: Path, tmp_path:
     assert job.source.mean == load_model(str(tiny_model)).mean != job.target.mean
 
 
+@pytest.mark.usefixtures("not_packed")
 def test_model_without_weights_uses_init_as_source(config: Make, tmp_path: Path) -> None:
     torch.manual_seed(5)
     model = load_model("vit_tiny_patch16_224@none", 0, 32).model
     save_file(model.state_dict(), tmp_path / "tiny.safetensors")
     file = str(tmp_path / "tiny.safetensors")
-    same = {"image_size": 32, "precision": "bf16"}
-    job = prepare(config(model="vit_tiny_patch16_224@none", init=file, **same))
-    by_file = prepare(config(model=f"vit_tiny_patch16_224@{file}", **same))
+    job = prepare(config(model="vit_tiny_patch16_224@none", init=file, image_size=32))
+    by_file = prepare(config(model=f"vit_tiny_patch16_224@{file}", image_size=32))
     assert job.source is not None
     for name, value in backbone(by_file.target.model).items():
         assert torch.equal(job.target.model.state_dict()[name], value)
         assert torch.equal(job.source.model.state_dict()[name], value)
-    larger = prepare(config(model="vit_tiny_patch16_224@none", init=file, source_size=64, **same))
+    sizes = {"image_size": 32, "source_size": 64}
+    larger = prepare(config(model="vit_tiny_patch16_224@none", init=file, **sizes))
     assert larger.source is not None
     value = larger.source.model.state_dict()["norm.weight"]
     assert torch.equal(value, model.state_dict()["norm.weight"])

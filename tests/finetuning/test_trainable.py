@@ -71,8 +71,11 @@ def test_only_the_chosen_parameters_learn(
 
 
 @pytest.mark.parametrize("train", ["head", "norm+bias", "lora:2"])
-def test_source_needs_no_second_set_of_weights(train: str, config: Make) -> None:
-    job = prepare(config(train=train))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_source_needs_no_second_set_of_weights(
+    train: str, precision: str, config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(config(train=train, precision=precision))
     target, source = job.target.model, job.source
     assert source is not None
     target_only = [*target.parameters()]
@@ -82,7 +85,8 @@ def test_source_needs_no_second_set_of_weights(train: str, config: Make) -> None
     assert extra <= 4 * (sum(p.numel() for p in own) + HEAD)
     assert not any(isinstance(m, AdaptedLinear) for m in source.model.modules())
     assert not any(p.requires_grad for p in source.model.parameters())
-    whole = prepare(config(precision="bf16"))  # in fp32 the source's weights would be packed
+    monkeypatch.setattr("gtacli.finetuning.prepare.pack", lambda model, *_: model)
+    whole = prepare(config())
     assert whole.source is not None
     double = storage(whole.target.model.parameters(), whole.source.model.parameters())
     assert double == 2 * storage(whole.target.model.parameters())

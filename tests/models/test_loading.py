@@ -247,22 +247,6 @@ def test_size_not_a_multiple_of_the_patch_size() -> None:
         load_model("vit_tiny_patch16_224@none", image_size=100)
 
 
-def test_packed_layers_give_the_same_output(tiny_model: Path) -> None:
-    from copy import deepcopy
-
-    from gtacli.models.packed_linear import PackedLinear, pack
-
-    loaded = load_model(str(tiny_model))
-    packed = pack(deepcopy(loaded.model).requires_grad_(False))
-    assert any(isinstance(m, PackedLinear) for m in packed.modules())
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(packed(x), loaded.model(x), atol=1e-5, rtol=1e-5)
-    assert torch.equal(packed.blocks[0].attn.qkv.weight, loaded.model.blocks[0].attn.qkv.weight)
-    half = deepcopy(loaded.model).to(torch.bfloat16)
-    assert not any(isinstance(m, PackedLinear) for m in pack(half).modules())
-
-
 @pytest.mark.parametrize(("size", "asked"), [((64, 96), 96), ((32, 72), 48), ((32, 72), (72, 32))])
 def test_position_embeddings_of_a_nonsquare_grid(
     tmp_path: Path, size: tuple[int, int], asked: Any

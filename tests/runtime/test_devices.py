@@ -10,6 +10,8 @@ from gtacli.runtime import devices
 from gtacli.runtime.devices import choose_compute
 from gtacli.runtime.processes import ProcessInfo
 
+MULTIPLIES = devices.multiplies_bf16  # the tests' own settings replace it
+
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
@@ -71,3 +73,51 @@ def test_threads_follow_the_time_of_a_container(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     choose_compute("cpu", "fp32")
     assert given == [3]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True, "architecture": "aarch64"}, True),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_of_the_processor(
+    found: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert MULTIPLIES() is expected
+
+
+def test_older_torch_does_not_know_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert MULTIPLIES() is False
+
+
+def test_frozen_networks_are_read_in_bf16(reads_in_bf16: None) -> None:
+    compute = choose_compute("cpu", "auto")
+    assert (compute.precision, compute.frozen.precision) == ("fp32", "bf16")
+    assert compute.frozen.frozen == compute.frozen
+    for asked in ("fp32", "bf16"):
+        given = choose_compute("cpu", asked)
+        assert (given.precision, given.frozen.precision) == (asked, asked)
+        assert compute.at(asked).frozen.precision == asked
+    assert compute.at("auto") == compute
+
+
+def test_without_bf16_frozen_networks_are_as_others() -> None:
+    compute = choose_compute("cpu", "auto")
+    assert compute.frozen == compute
+    assert compute.precision == "fp32"
+
+
+def test_batches_of_bf16_are_filled() -> None:
+    images = [torch.full((1, 2), float(i)) for i in range(3)]
+    cpu = choose_compute("cpu", "fp32")
+    assert cpu.stack(images, 5).shape == (3, 1, 2)
+    full = cpu.at("bf16").stack(images, 5)
+    assert full[:, 0, 0].tolist() == [0, 1, 2, 2, 2]
+    assert cpu.at("bf16").stack(images, 2).shape == (3, 1, 2)

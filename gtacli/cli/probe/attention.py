@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
     from gtacli.probing.attention import AttentionProbe, MaskSource
     from gtacli.probing.results import AttentionResult, LayerAttention
+    from gtacli.runtime.devices import Compute
 
 log = logging.getLogger(__name__)
 PICTURE = "attention.png"
@@ -74,7 +75,7 @@ def attention(
     assert config.model is not None
     specs = [config.model, *config.compare]
     probe, masks = _make_probe(config, specs, dataset)
-    folder.write_json("run.json", _record(config, probe.masks))
+    folder.write_json("run.json", _record(config, probe.masks, probe.compute))
     if call.dry_run:
         named = islice(named, config.batch_size)
     start = perf_counter()
@@ -103,7 +104,7 @@ def _make_probe(
     from gtacli.models.register_search import with_registers
     from gtacli.probing.attention import AttentionProbe
 
-    compute = start_compute(config)
+    compute = start_compute(config).frozen
     first = load_model(specs[0], image_size=config.image_size)
     models = [first, *(load_model(spec, image_size=first.image_size) for spec in specs[1:])]
     models = [with_registers(model, config.registers, compute.device) for model in models]
@@ -127,7 +128,7 @@ def _masks(
     return make_backend("tokencut", config.discovery.get("tokencut", {}), model), "tokencut"
 
 
-def _record(config: AttentionProbeConfig, masks: MaskSource) -> dict[str, Any]:
+def _record(config: AttentionProbeConfig, masks: MaskSource, compute: Compute) -> dict[str, Any]:
     """Return the content of run.json."""
     from gtacli.discovery import Discovery
     from gtacli.runtime.run_folder import environment
@@ -135,7 +136,7 @@ def _record(config: AttentionProbeConfig, masks: MaskSource) -> dict[str, Any]:
     record = {"command": "probe attention", "config": config.model_dump(mode="json")}
     if isinstance(masks, Discovery):  # with the layer that TokenCut chose
         record["options"] = masks.options.model_dump(mode="json")
-    return {**record, **environment()}
+    return {**record, **environment(compute.precision)}
 
 
 def _results(

@@ -68,7 +68,7 @@ def background(
     ]
     maps = [_class_map(config, model, source.classes) for model in models]
     probe = BackgroundProbe(models, maps, compute)
-    folder = open_folder(config, call, "background", ALONE)
+    folder = open_folder(config, call, "background", ALONE, precision=compute.precision)
     start = perf_counter()
     most = config.batch_size if call.dry_run else None
     ending = follow(

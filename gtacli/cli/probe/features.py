@@ -146,7 +146,7 @@ def _open_probe(
 
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes())
-        compute = start_compute(config)
+        compute = start_compute(config).frozen
         if read_splits:
             splits = read_splits(config.data)
         else:
@@ -154,7 +154,8 @@ def _open_probe(
             splits = make_splits(load_dataset(config.data, several), config.seed)
         parts = config if isinstance(config, ExtractingProbeConfig) else None
         shard = (0, 1) if parts is None else parts.shard
-        folder = open_folder(config, call, task, processes, dry=shard[1] > 1)
+        dry, precision = shard[1] > 1, compute.precision
+        folder = open_folder(config, call, task, processes, dry, precision)
         cache_folder = config.cache or (SHARED if config.out is None else config.out / FEATURES)
         if call.dry_run:
             few = config.batch_size

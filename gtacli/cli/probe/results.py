@@ -19,12 +19,18 @@ _IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protoc
 
 
 def open_folder(
-    config: CommonConfig, call: Call, task: str, processes: Processes, dry: bool = False
+    config: CommonConfig,
+    call: Call,
+    task: str,
+    processes: Processes,
+    dry: bool = False,
+    precision: str | None = None,
 ) -> RunFolder:
     """Open the run folder and write run.json; an earlier probe's folder is added to.
 
     Args:
         dry: write nothing, as with `dry_run`.
+        precision: of the networks.
 
     Raises UsageError for a folder with anything else in it. With `overwrite` another command's run
     is removed, unless it holds weights: they may be the model that is probed, and take days.
@@ -46,7 +52,7 @@ def open_folder(
         processes.run_on_main(lambda: folder.check_free(config.overwrite, resumable=False))
         folder.clear()
     settings = {"command": call.command, "config": config.model_dump(mode="json")}
-    folder.write_json("run.json", {**settings, **environment()})
+    folder.write_json("run.json", {**settings, **environment(precision)})
     return folder
 
 

@@ -58,7 +58,7 @@ def robust(config: RobustProbeConfig, call: Call) -> int:
         for spec in specs
     ]
     probes = [RobustProbe(models, images, compute) for images in sets]
-    folder = open_folder(config, call, "robust", ALONE)
+    folder = open_folder(config, call, "robust", ALONE, precision=compute.precision)
     results: list[dict[str, Any]] = []
     status = 0
     for probe in probes:

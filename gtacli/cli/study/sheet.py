@@ -80,7 +80,7 @@ def sheet(
         shown = list(islice(iter_images(images, sys.stdin.buffer), count))
     else:
         shown = images_of(progress, models, of == "objects", count)
-    compute = choose_compute("auto", "auto")
+    compute = choose_compute("auto", "auto").frozen
     if of == "objects":
         result = draw_objects(progress, models, shown, compute, file)
     else:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from gtacli.config.attention_map import SHORT, AttentionMapConfig, find_kind
 from gtacli.config.base import StrictModel, build
 from gtacli.discovery.build import make_backend
@@ -48,9 +46,9 @@ def make_extractors(
         model = with_registers(model, config.registers, compute.device)
         method = make_method(config, model)
         identity = fingerprint(model.model)
-        on_cpu = compute.device.type == "cpu" and compute.dtype == torch.float32
-        if on_cpu and not find_kind(config.kind).load(config.kind).needs_gradients:
-            pack(model.model)
+        model.model.to(compute.device)
+        if not find_kind(config.kind).load(config.kind).needs_gradients:
+            pack(model.model, compute.dtype)
         extractors.append(
             MapExtractor(name, model, method, config.kind, config.stretched, identity)
         )
