@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,7 +41,7 @@ from gtacli.finetuning.trainable import (
     without_idle,
 )
 from gtacli.models.loading import LoadedModel, load_model
-from gtacli.models.packed_linear import pack
+from gtacli.models.packed_linear import pack, packed_copy
 from gtacli.models.register_search import with_registers
 from gtacli.models.tap import has_cls, require_cls
 from gtacli.registry import REGULARIZERS
@@ -280,7 +279,7 @@ def _pack_source(
         return source
     shared, steps = shares_weights(source.model, target.model), source
     if compute.frozen.dtype != compute.dtype and not shared:
-        steps = replace(source, model=pack(deepcopy(source.model), compute.frozen.dtype))
+        steps = replace(source, model=packed_copy(source.model, compute.frozen.dtype))
     pack(source.model, compute.dtype, shared)
     return steps
 

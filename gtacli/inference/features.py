@@ -18,7 +18,7 @@ from gtacli.images.decode import load
 from gtacli.inference.stream import Failure, stream
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
 from gtacli.models.loading import LoadedModel
-from gtacli.models.packed_linear import pack
+from gtacli.models.packed_linear import packed_copy
 from gtacli.runtime.batching import chunk_size, fits_one_core
 from gtacli.runtime.devices import Compute
 
@@ -27,7 +27,6 @@ class FeatureExtractor:
     """A model on its device, with the columns to extract.
 
     Args:
-        model: packed here for the device: it can then run, no more.
         batch_size: images at a time; fewer on a CPU, by the number of patches.
         threads: for reading, on a CPU for the model too; 0: none; default: one per core.
     """
@@ -43,10 +42,9 @@ class FeatureExtractor:
         model.model.to(compute.device).eval()
         self.name, self.compute, self.threads = model.spec, compute, threads
         self.view = EvalTransform(model.image_size)
-        self.columns = PooledFeatures(model.model, columns)
+        self.columns = PooledFeatures(packed_copy(model.model, compute.dtype), columns)
         self.as_input = model.view(compute.device)
         self.batch_size = batch_size
-        pack(model.model, compute.dtype)
         patches = model.grid[0] * model.grid[1]
         self.per_core = fits_one_core(compute.device.type == "cpu", patches, threads)
         if compute.device.type == "cpu":

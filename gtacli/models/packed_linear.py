@@ -15,8 +15,9 @@ closer to those of fp32 than a network's that is bf16 throughout.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from timm.layers import Mlp
@@ -146,3 +147,9 @@ def pack(model: nn.Module, dtype: torch.dtype = torch.float32, shared: bool = Fa
         if fuse:
             module.act = nn.Identity()
     return model
+
+
+def packed_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a packed copy that shares all other tensors with the model, which stays as it is."""
+    tensors: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return pack(deepcopy(model, tensors), dtype)

@@ -6,7 +6,6 @@ image's patches, and a Gaussian around the center.
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
@@ -33,7 +32,7 @@ from gtacli.measures.faithfulness import (
 from gtacli.measures.statistics import bootstrap_interval, paired_mean_difference
 from gtacli.models.class_scores import check_classifier
 from gtacli.models.loading import LoadedModel
-from gtacli.models.packed_linear import pack
+from gtacli.models.packed_linear import packed_copy
 from gtacli.probing.results import Comparison, FaithfulnessMetrics
 from gtacli.runtime.batching import chunk_size, fits_one_core
 from gtacli.runtime.devices import Compute
@@ -80,7 +79,7 @@ class FaithfulnessProbe:
         self._reader, self._as_input = ViewReader(model), model.view(compute.device)
         # The maps need gradients, which packed layers have not; most of the time is spent here.
         fp32 = compute.device.type == "cpu" and compute.dtype == torch.float32
-        self._scorer = pack(copy.deepcopy(network)) if fp32 else network
+        self._scorer = packed_copy(network, compute.dtype) if fp32 else network
 
     def run(
         self,

@@ -356,16 +356,20 @@ def test_shards_with_different_batch_sizes_cover_all_images(
     assert done.lines[0]["missing"] == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_executor_computes_the_same_maps_in_parts(
-    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path, cache: Path
+    precision: str, gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
+    one, out = tmp_path / "maps", tmp_path / "parts"
+    start = ["--data", tiny_data, "--precision", precision, "--batch-size", "8", "--json"]
+    assert gta(*words(tiny_model, one, *start)).status == 0
+
     class Here(Executor[ExecutorOptions]):
         def submit(self, words: Sequence[str], log: Path) -> Job:
             log.parent.mkdir(parents=True, exist_ok=True)
             return ThreadJob(lambda: main(list(words)))
 
-    out = tmp_path / "parts"
-    given = words(tiny_model, out, "--data", tiny_data, "--executor", "here", "--json")
+    given = words(tiny_model, out, *start, "--executor", "here")
     with EXECUTORS.registered("here", Here):
         result = gta(*given, "--jobs", "2")
         assert result.status == 0
@@ -373,4 +377,25 @@ def test_an_executor_computes_the_same_maps_in_parts(
         assert gta("discover", "-", *given[1:], "--executor", "here").status == 2
     *_, summary = result.lines
     assert (summary["images"], summary["new"]) == (30, 0)
-    assert set(map(bytes, MapCache(out).contents)) == set(map(bytes, MapCache(cache).contents))
+    assert maps_of(out) == maps_of(one)
+
+
+def maps_of(folder: Path) -> dict[bytes, bytes]:
+    """Return each map's bytes by the digest of its image."""
+    cache = MapCache(folder)
+    return {bytes(digest): cache[row].tobytes() for row, digest in enumerate(cache.contents)}
+
+
+def test_the_precision_of_the_maps_that_are_there(
+    reads_in_bf16: None, gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Maps that another machine began are continued with its precision, unless one is asked for."""
+    given = words(tiny_model, tmp_path / "maps", "--json")
+    part = str(tiny_data / "test")
+    assert gta(*given, part, "--precision", "fp32").status == 0
+    added = gta(*given, "--data", str(tiny_data))
+    assert (added.status, added.lines[-1]["new"]) == (0, 18)
+    assert MapCache(tmp_path / "maps").manifest.precision == "fp32"
+    assert gta(*given, "--data", str(tiny_data), "--precision", "bf16").status == 2
+    assert gta(*given, "--data", str(tiny_data), "--overwrite").lines[-1]["new"] == 30
+    assert MapCache(tmp_path / "maps").manifest.precision == "bf16"

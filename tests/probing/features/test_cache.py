@@ -83,6 +83,22 @@ def test_features_equal_those_of_dinos_protocol(
     torch.testing.assert_close(found.values, by_hand(model, records), atol=2e-3, rtol=1e-3)
 
 
+def test_features_in_bf16_do_not_depend_on_the_batch(
+    class_folders: Photos, small_vit: Model
+) -> None:
+    records = records_of(class_folders(train=4))
+
+    def extract(parts: list[tuple[Record, ...]], precision: str) -> torch.Tensor:
+        compute = choose_compute("cpu", precision)
+        extractor = FeatureExtractor(load_model(small_vit()), LAST, compute, batch_size=4)
+        return torch.stack([cast(torch.Tensor, f) for part in parts for f in extractor(part)])
+
+    whole = extract([records], "bf16")
+    assert torch.equal(whole, extract([records[:5], records[5:6], records[6:]], "bf16"))
+    exact = extract([records], "fp32")
+    assert 0 < (whole - exact).norm() < 0.02 * exact.norm()
+
+
 def test_features_are_extracted_once(
     tmp_path: Path, class_folders: Photos, small_vit: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
