@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gta_transformers.family import Transformers
+from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import GtaError
+from gtacli.finetuning.run import finetune
 from gtacli.models import attention, load_model
 from gtacli.registry import MODELS
 from gtacli.runtime.fetching import recorded_specs
@@ -159,6 +161,22 @@ def test_published_sizes_have_their_names(tmp_path: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     Transformers().write_example(tmp_path)
     return tmp_path
+
+
+def test_a_run_from_it_needs_the_folder_no_more(
+    folder: Path, tiny_data: Path, recorder: Any, tmp_path: Path
+) -> None:
+    """The run's own header has the arguments of the network."""
+    values = {"model": f"transformers:{folder}", "data": str(tiny_data), "out": tmp_path / "run"}
+    config = FinetuneConfig(
+        **values, epochs=1, batch_size=8, device="cpu", workers=0, lam=0.1, linear_probe=False
+    )
+    finetune(config, recorder)
+    (folder / "config.json").unlink()
+    loaded = load_model(str(tmp_path / "run"))
+    assert len(loaded.model.blocks) == 2
+    assert loaded.model.embed_dim == 24
+    assert loaded.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,6 @@ class ClassActivationOptions(ClassMapOptions):
     """The options of class activation maps."""
 
     method: Method = option(
-        "gradcam++", "method of the grad-cam package; scorecam and ablationcam are slow"
+        "elementwise", "method of the grad-cam package; scorecam and ablationcam are slow"
     )
     layer: int = option(-1, "block whose normalized input is weighted, from the end if negative")
