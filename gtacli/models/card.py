@@ -78,6 +78,8 @@ class ModelCard(StrictModel):
     multi_label: bool = False
 
 
+MULTI_LABEL = "multi_label_classification"
+"""The `problem_type` of a hub's config.json for any number of labels per image."""
 HUB_FIELDS = ("architecture", "mean", "std", "interpolation", "crop_pct")
 _TEXTS = ("architecture", "interpolation", "pool")
 _OTHER_NAMES = {"mean": "input_mean", "std": "input_std"}  # as some exports of OpenCLIP say
@@ -133,6 +135,7 @@ def hub_card(config: Any, where: str) -> ModelCard:
             raise GtaError(f"{where}: `{key}` of its config.json is no name of a layer")
     given = {**inner, "architecture": config.get("architecture", inner.get("architecture"))}
     values = {k: given[k] for k in HUB_FIELDS if given.get(k) is not None}
+    values["multi_label"] = config.get("problem_type") == MULTI_LABEL
     card = _validate({**values, "kwargs": arguments}, f"{where}: ", " of its config.json")
     check_arguments(arguments, f"{where}: its config.json")
     return card

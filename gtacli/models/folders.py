@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.errors import GtaError
-from gtacli.models.card import ModelCard, hub_card, read_card
+from gtacli.models.card import HUB_FIELDS, ModelCard, hub_card, read_card
 from gtacli.models.files import INDEX, NAMES
 from gtacli.runtime.strict_json import read_json, reason_of
 
@@ -46,7 +46,7 @@ def describe_folder(path: Path) -> Description:
     config = _read(folder / CONFIG)
     if isinstance(config, dict) and "architecture" in config:
         card = hub_card(config, str(folder))
-        values = card.model_dump(include={"mean", "std", "interpolation", "crop_pct"})
+        values = card.model_dump(include={*HUB_FIELDS[1:], "multi_label"})
         return Description(_texts(values), card)
     if not isinstance(config, dict) or "model_type" not in config:
         return Description()

@@ -19,13 +19,18 @@ from gtacli.runtime.strict_json import read_json
 
 
 @contextmanager
-def checked_files(spec: str) -> Iterator[None]:
-    """Let timm read configs and pickled weights only if they pass the checks of this program."""
+def checked_files(spec: str) -> Iterator[dict[str, str]]:
+    """Let timm read configs and pickled weights only if they pass the checks of this program.
+
+    Yields metadata, as in the header of a weights file, that has what a config says and timm drops.
+    """
     hub: Any = _hub
+    metadata: dict[str, str] = {}
 
     def read_config(path: str | Path) -> Any:
         config = read_json(Path(path))
-        hub_card(config, spec)
+        if hub_card(config, spec).multi_label:
+            metadata["multi_label"] = "true"
         for level in (config, config.get("pretrained_cfg", {})):
             level.pop("hf_hub_filename", None)  # the weights are those that were checked
         return config
@@ -43,7 +48,7 @@ def checked_files(spec: str) -> Iterator[None]:
     try:
         for owner, name, value in changed:
             setattr(owner, name, value)
-        yield
+        yield metadata
     finally:
         for owner, name, value in kept:
             setattr(owner, name, value)

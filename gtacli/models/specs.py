@@ -213,7 +213,7 @@ def _pretrained(spec: str) -> Weights:
         with ExitStack() as guards:
             if not may_fetch() or unreachable:
                 guards.enter_context(cached_only())
-            guards.enter_context(checked_files(spec))
+            metadata = guards.enter_context(checked_files(spec))
             if place:  # a hub folder names its architecture and arguments in its config.json
                 name, own = read_hub_folder(spec)
             native = timm.create_model(spec, pretrained=True)
@@ -238,7 +238,7 @@ def _pretrained(spec: str) -> Weights:
     if not place:
         return Weights(spec, native.state_dict(), {}, spec)
     config = dict(cast(Any, native).pretrained_cfg)
-    return Weights(name, native.state_dict(), {}, spec, own, config)
+    return Weights(name, native.state_dict(), metadata, spec, own, config)
 
 
 def _why_unreachable(spec: str) -> str | None:

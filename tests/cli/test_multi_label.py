@@ -119,7 +119,7 @@ def test_onnx_without_torch(run: Path, place: Path, gta: Any, tmp_path: Path) ->
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-4)
 
 
-def test_other_exports(run: Path, gta: Any, tmp_path: Path) -> None:
+def test_other_exports(run: Path, place: Path, gta: Any, tmp_path: Path) -> None:
     for name, path in (("pt2", "m.pt2"), ("safetensors", "m.safetensors"), ("timm-hub", "hub")):
         result = gta("export", str(run), "--format", name, "-o", str(tmp_path / path), "--json")
         assert result.status == 0, result.err
@@ -129,6 +129,12 @@ def test_other_exports(run: Path, gta: Any, tmp_path: Path) -> None:
     card = (tmp_path / "hub/README.md").read_text()
     assert ".sigmoid()" in card
     assert "mean average precision" in card
+    image = str(place / "22.png")
+    (ours,) = gta("predict", image, "--model", str(run), "--json").lines
+    hub = f"local-dir:{tmp_path / 'hub'}"  # whose config.json alone says it
+    (theirs,) = gta("predict", image, "--model", hub, "--json").lines
+    p, q = ([one["probability"] for one in line["labels"]] for line in (ours, theirs))
+    assert p == pytest.approx(q, abs=1e-5)
 
 
 def test_report(run: Path, gta: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import timm
 from torch import Tensor
 
 from gtacli.errors import UsageError
+from gtacli.models.card import MULTI_LABEL
 from gtacli.models.exporters.base import Export, Exporter
 from gtacli.models.exporters.model_card import PICTURE, model_card
 from gtacli.models.exporters.weights import (
@@ -27,9 +28,6 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.pooling import reads_both
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.strict_json import parse_json
-
-MULTI_LABEL = "multi_label_classification"
-"""The hub's word, as its own library writes it, for any number of labels per image."""
 
 
 class TimmHub(Exporter):
