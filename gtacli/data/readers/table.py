@@ -344,16 +344,18 @@ def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
                 "read all with `multi_label`, or name a column with one: `columns=label=NAME`"
             )
     labels = {row.label for row in rows}
-    for mark in "|;":
+    for mark in "|;, ":
         joined = {label for label in labels if mark in label}
         counts = Counter(part.strip() for label in labels for part in {*label.split(mark)})
         shared = [one for one in joined if any(counts[p.strip()] > 1 for p in one.split(mark))]
-        if shared:
+        # Names have commas and spaces; but seldom are there twice as many names as words in them.
+        if shared and (mark in "|;" or 2 * len(counts) <= len(labels)):
             log.warning(
                 "%s: labels such as %s look like several ones; each such text is a class by "
                 "itself, unless `multi_label` says that they are several",
                 *(source, min(shared)),
             )
+            return
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str:

@@ -147,6 +147,20 @@ def test_one_line_names_the_option(root: Path, caplog: pytest.LogCaptureFixture)
         assert "\n" not in str(error.value)
     load_dataset(write(root / "set.csv", "image,labels", ("cat|dog", "dog", "cat", "cat|dog")))
     assert "unless `multi_label` says" in caplog.text
+    numbers = [
+        f"{i}.png,{' '.join(str(b) for b in range(4) if (i >> b) & 1)}" for i in range(1, 16)
+    ]
+    (root / "many.csv").write_text("\n".join(("image,Target", *numbers)) + "\n")
+    for i in range(1, 16):
+        (root / f"{i}.png").write_bytes((root / "0.png").read_bytes())
+    caplog.clear()
+    load_dataset(str(root / "many.csv"))
+    assert caplog.text.count("unless `multi_label` says") == 1
+    names = [f"{i}.png,{c} {n}" for i, (c, n) in enumerate([("black", "cat"), ("grey", "cat")])]
+    (root / "names.csv").write_text("\n".join(("image,label", *names)) + "\n")
+    caplog.clear()
+    load_dataset(str(root / "names.csv"))
+    assert "multi_label" not in caplog.text
 
 
 def test_other_datasets_have_one_class_for_each_image(
