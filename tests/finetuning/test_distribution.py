@@ -302,7 +302,9 @@ def test_bad_input_is_rejected_before_first_step(
     (other / "train" / "red" / "extra.png").write_bytes(b"1")
     load = setup.load_dataset
     monkeypatch.setattr(
-        setup, "load_dataset", lambda spec: load(str(other) if process_info().rank else spec)
+        setup,
+        "load_dataset",
+        lambda spec, several: load(str(other) if process_info().rank else spec, several),
     )
     found = together(run(config(out=tmp_path / "b")))
     assert all("not the same for every process" in str(e) for e in found)
