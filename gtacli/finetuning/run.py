@@ -127,6 +127,7 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     # While a run chooses its strength, only its candidates have states.
     choosing = config.lam == "auto" and not run.has_state()
     resolved = {"lr": job.optimizer.defaults["lr"], "epochs": job.epochs}
+    resolved["strengths"] = _strengths(job)
     if job.source is not None and (registers := registers_of(job.source.model)):
         resolved["source_registers"] = registers.describe()
     state = session.begin(
@@ -136,8 +137,6 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     fit_batch(session, job, least=1 if config.mix == "none" else 2)
     job.task.source_cache = source_cache
     job, state, beforehand = _before_training(session, job, state)
-    strengths = {name: one.options.lam for name, one in job.task.regularizers.items()}
-    session.resolve({"strengths": strengths})
     job, progress = _train(session, job, state)
     averaged = None
     if config.average == "source":
@@ -150,6 +149,14 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     del job  # frees its networks and its optimizer
     found = cross_validate(with_held_out(session.config), stores, parts, run)
     return {**summary, **found, "seconds": session.seconds()}
+
+
+def _strengths(job: FinetuneJob) -> dict[str, float]:
+    """Return the strengths of the regularizers, without one that is still to be chosen."""
+    found = {name: one.options.lam for name, one in job.task.regularizers.items()}
+    if job.config.lam == "auto" or job.config.leaves_attention_open:
+        found.pop(next(iter(job.config.regularizer)), None)
+    return found
 
 
 def _before_training(

@@ -361,6 +361,13 @@ def test_bad_exports_of_cvat(cvat: Path, text: str, reason: str) -> None:
     assert reason in str(error.value)
 
 
+def test_a_huge_export_of_cvat(cvat: Path) -> None:
+    with open(cvat / "annotations.xml", "r+b") as file:
+        file.truncate(1 + (1 << 30))  # sparse
+    with pytest.raises(GtaError, match="it has 1,073,741,825 bytes, more than 1,073,741,824"):
+        Cvat().read(cvat)
+
+
 def test_a_mask_beyond_its_image_is_an_error_of_that_image(cvat: Path) -> None:
     (cvat / "annotations.xml").write_text(CVAT.replace('left="30"', 'left="58"'))
     (both,) = Cvat().open(f"scenes:{cvat}")["val"]

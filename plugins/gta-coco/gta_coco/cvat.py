@@ -9,6 +9,7 @@ The XML is read by expat as a stream. A document type, which alone can declare e
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from gtacli.images.sizes import LARGEST_SIDE, Box, Size
 from gtacli.runtime.regular import open_regular
 
 _DEEPEST = 32
+_MOST_BYTES = 1 << 30
 _CORNERS = 256  # of an ellipse
 _SHAPES = ("box", "polygon", "ellipse", "mask")
 
@@ -64,6 +66,8 @@ def parse_cvat(path: Path) -> tuple[AnnotatedImage, ...]:
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than {_MOST_BYTES:,}; split the task")
         try:
             parser.ParseFile(file)
         except expat.ExpatError as error:
