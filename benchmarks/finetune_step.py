@@ -4,6 +4,8 @@
 
 plain  timm's model, cross-entropy, the optimizer
 gta    the same step with the GTA penalty on every block, as in `gta finetune`
+fp32   the same with the source in fp32, where `precision=auto` reads it in bf16
+half   the same with both networks in bf16 (`precision=bf16`)
 kept   the same with --source-views, after the source's attention is cached
 naive  without fused attention; every block's N x N logits stay in memory until the loss
 
@@ -34,7 +36,9 @@ from gtacli.regularizers.gta import GTA
 from gtacli.runtime.devices import choose_compute
 from gtacli.training.optimization import make_optimizer
 
-VARIANTS = ("plain", "gta", "kept", "naive")
+VARIANTS = ("plain", "gta", "fp32", "half", "kept", "naive")
+OURS = {"gta": None, "kept": None, "fp32": "fp32", "half": "bf16"}
+"""Precision of the variants of `gta finetune`; None: that of the option."""
 CLASSES = 50
 
 
@@ -53,7 +57,7 @@ def naive_attention(attn: nn.Module, stored: list[Tensor]) -> Callable[[Tensor],
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     """Return a function that runs one complete optimizer step."""
-    compute = choose_compute(args.device, args.precision)
+    compute = choose_compute(args.device, OURS.get(variant) or args.precision)
     torch.manual_seed(0)
     spec = f"{args.model}@none"
     target = load_model(spec, CLASSES, args.image_size)
@@ -63,12 +67,12 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         0, 256, (args.batch_size, 3, *target.image_size), dtype=torch.uint8, device=compute.device
     )
     labels = torch.randint(0, CLASSES, (args.batch_size,), device=compute.device)
-    if variant in ("gta", "kept"):
+    if variant in OURS:
         source = load_model(spec, 0, args.image_size)
         source.model.to(compute.device)
         options = GTAOptions(rows=args.rows, layers=args.layers)
-        if compute.dtype == torch.float32 and not args.compile:
-            pack(source.model)
+        if not args.compile:
+            pack(source.model, compute.frozen.dtype)
         penalty = GTA(options, model, source.model, target.head)
         task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
         if args.compile:
@@ -177,6 +181,10 @@ def main() -> None:
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
                 "time_ratio": {
                     v: round(median_ratio(times[v], times["plain"]), 3) for v in variants[1:]
+                },
+                "cpu_ratio": {
+                    v: round(median_ratio(timings.cpu[v], timings.cpu["plain"]), 3)
+                    for v in variants[1:]
                 },
                 "memory_mb": {v: round(m) for v, m in memory.items()},
                 "memory_ratio": {v: round(memory[v] / memory["plain"], 3) for v in variants[1:]},

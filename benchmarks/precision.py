@@ -72,7 +72,7 @@ def attention_maps(spec: str, files: list[Path], compute: Compute, decoded: bool
         return extractor.view(torch.from_numpy(_array(pixels)))
 
     def run(views: list[Tensor]) -> list[Tensor]:
-        return [maps[0].values for maps in extractor.extract(views, compute)]
+        return [maps[0].maps for maps in extractor.extract(views, compute)]
 
     return _reader(files, view, run, decoded)
 
@@ -93,7 +93,7 @@ def objects(spec: str, files: list[Path], compute: Compute, decoded: bool) -> Re
 def features(spec: str, files: list[Path], compute: Compute, decoded: bool) -> Read:
     torch.manual_seed(0)
     model = load_model(spec)
-    columns = select_columns(model.model, "cls", None)
+    columns = select_columns(model.model, "cls")
     extractor = FeatureExtractor(model, columns, compute, BATCH)
 
     def view(file: Path) -> Tensor:
