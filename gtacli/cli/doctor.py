@@ -102,6 +102,10 @@ def _devices() -> tuple[list[Device], str | None]:
     try:
         import torch
 
+        from gtacli.runtime.devices import multiplies_bf16
+
+        if multiplies_bf16():
+            devices[0]["name"] += ", bf16"
         for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
             properties = torch.cuda.get_device_properties(i)
             memory = f"{properties.total_memory / 2**30:.0f} GiB"

@@ -280,6 +280,7 @@ def _pack_source(
     shared, steps = shares_weights(source.model, target.model), source
     if compute.frozen.dtype != compute.dtype and not shared:
         steps = replace(source, model=packed_copy(source.model, compute.frozen.dtype))
+        log.info("the source is read in %s in each step", compute.frozen.precision)
     pack(source.model, compute.dtype, shared)
     return steps
 
