@@ -206,8 +206,9 @@ class DeviceConfig(CommandConfig):
         choices=["auto", "cpu", "cuda", "mps"],
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "number format of the models; auto: bf16 on CUDA, and for models that are only read on a CPU "
-        "that multiplies it; else fp32"
+        "auto",
+        "number format of the models; auto: bf16 on CUDA, and for models that are only read on a "
+        "CPU that multiplies it; else fp32",
     )
     batch_size: int = option(32, "images per step", ge=1)
     workers: int | None = option(

@@ -283,4 +283,13 @@ def config_for(cell: Cell, settings: Settings, label: str, model: str = "run") -
     if SEED not in config.model_fields:
         own.pop(SEED, None)
     where = f"{label}, cell {cell.name}"
-    return resolve(config, cell.command, recipe=_CellRecipe(where, Path(label), own), env={})
+    # An option of a part, `"regularizer.gta.every"`: it is added to what chooses the part.
+    dotted = {key: own.pop(key) for key in [*own] if "." in key}
+    return resolve(
+        config,
+        cell.command,
+        recipe=_CellRecipe(where, Path(label), own),
+        env={},
+        sets=[f"{key}={_as_text(value)}" for key, value in dotted.items()],
+        set_label=f"{where}:",
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 
 from gtacli.config.study import read_study
 from gtacli.errors import UsageError
-from gtacli.study.plan import StudyPlan, cell_name, check_settings, make_plan, merged
+from gtacli.study.plan import (
+    StudyPlan,
+    cell_name,
+    check_settings,
+    config_for,
+    make_plan,
+    merged,
+)
 
 from .conftest import STUDY
 
@@ -64,6 +72,29 @@ def test_a_method_with_a_grid_of_its_own_is_several_rows() -> None:
     plan = plan_of(f"{HEAD}[method.none]\n[method.gta]\n[method.gta.grid]\nlam = [0.1, 1]\n")
     assert plan.methods == ("none", "gta lam=0.1", "gta lam=1")
     assert plan.cells["gta_lam=1"].settings["lam"] == 1
+
+
+def test_an_option_of_a_part_is_a_key() -> None:
+    text = f"""{HEAD}[method.gta]
+regularizer = ["gta", "bss"]
+[method.gta.grid]
+"regularizer.gta.every" = [1, 2]
+"regularizer.gta.distance" = ["kl"]
+[method.sgd]
+optimizer = "sgd"
+[method.sgd.tune]
+"optimizers.sgd.momentum" = [0.5, 0.9]
+"""
+    plan = plan_of(text)
+    every_second = [*plan.cells.values()][1]
+    config: Any = config_for(every_second, every_second.settings, "s.toml")
+    assert config.regularizer["gta"] == {"every": 2, "distance": "kl"}
+    assert "bss" in config.regularizer
+    tuned: Any = plan.cells["sgd,tune,optimizers.sgd.momentum=0.5,seed=1000"]
+    config = config_for(tuned, tuned.settings, "s.toml")
+    assert config.optimizers["sgd"] == {"momentum": 0.5}
+    with pytest.raises(UsageError, match=r"cell a: .*evry=2: unknown key 'evry'; did you mean"):
+        plan_of(f'{HEAD}[method.a]\n"regularizer.gta.evry" = 2\n')
 
 
 def test_a_command_that_follows_has_the_run_as_model_and_its_data_and_seed() -> None:
