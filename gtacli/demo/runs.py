@@ -13,6 +13,7 @@ from gtacli.config.demo import DemoConfig
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import Interrupted, UsageError
 from gtacli.finetuning.run import finetune
+from gtacli.runtime.devices import choose_compute
 from gtacli.runtime.distribution import ALONE
 from gtacli.runtime.run_folder import RunFolder, environment
 from gtacli.training.loop import Observer
@@ -53,7 +54,8 @@ def plan_runs(config: DemoConfig, folder: Path) -> list[DemoRun]:
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "device": config.device,
-        "precision": config.precision,
+        # The figures of the docs are those of fp32 on a CPU, also on one that reads in bf16.
+        "precision": choose_compute(config.device, config.precision).precision,
         "workers": config.workers,
         # The settings of METHODS were chosen with these.
         "hold_out": 20.0,
