@@ -278,7 +278,9 @@ def _pack_source(
     if source is None or config.compile:  # Inductor fuses by itself, and cannot trace packed ones
         return source
     shared, steps = shares_weights(source.model, target.model), source
-    if compute.frozen.dtype != compute.dtype and not shared:
+    if compute.frozen.dtype != compute.dtype:
+        if shared:  # not copied: autocast rounds the layers' weights, which fp32's kernels keep
+            return source
         steps = replace(source, model=packed_copy(source.model, compute.frozen.dtype))
         log.info("the source is read in %s in each step", compute.frozen.precision)
     pack(source.model, compute.dtype, shared)

@@ -45,6 +45,8 @@ def test_no_copy_where_the_weights_are_shared(config: Make) -> None:
     assert job.source is not None
     assert job.task._source is not None
     assert job.task._source[0].model is job.source.model
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert all(row.dtype == torch.float32 for row in job.task.run_source(images).row)
 
 
 def test_drift_is_exact(config: Make, recorder: Any) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Unit:
-    """What a record of the dataset is.
+    """The kind of thing that a record of the dataset is.
 
     Attributes:
         word: images: of the single class of its objects, or its tag; largest: of the largest
