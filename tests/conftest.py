@@ -70,14 +70,19 @@ def delta(delta_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return delta_site
 
 
-@pytest.fixture(autouse=True)
-def reads_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No processor multiplies bf16, so that results are those of fp32 wherever the tests run."""
-    monkeypatch.setattr("gtacli.runtime.devices.multiplies_bf16", lambda: False)
+@pytest.fixture(scope="session", autouse=True)
+def reads_in_fp32() -> Iterator[None]:
+    """No processor multiplies bf16, so that results are those of fp32 wherever the tests run.
+
+    Fixtures of a module or of the session compute too, so this one comes before them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gtacli.runtime.devices.multiplies_bf16", lambda: False)
+        yield
 
 
 @pytest.fixture
-def reads_in_bf16(reads_in_fp32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def reads_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor multiplies bf16; one that does not computes the same, slowly."""
     monkeypatch.setattr("gtacli.runtime.devices.multiplies_bf16", lambda: True)
 
