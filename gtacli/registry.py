@@ -24,6 +24,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gtacli.errors import GtaError, UsageError
+from gtacli.runtime.entry_points import installed_points
 from gtacli.runtime.surroundings import explain_surroundings
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ class Registry(Generic[T]):
         if origin.part is not None:
             return getattr(origin.part, "Options", None)
         key = f"{self.group.partition('.')[2]}.{name}"
-        for point in metadata.entry_points(group=OPTIONS_GROUP, name=key):
-            if _distribution(point)[0] == origin.distribution:
+        for point in installed_points(OPTIONS_GROUP, key):
+            if point.distribution == origin.distribution:
                 declared: type[Any] = self._import(replace(origin, value=point.value))
                 return declared
         return None
@@ -207,8 +208,8 @@ class Registry(Generic[T]):
         """Return the parts by name, and the hidden parts with the distribution that hides each."""
         allowed = _allowed()
         origins = []
-        for point in metadata.entry_points(group=self.group):
-            dist, version = _distribution(point)
+        for point in installed_points(self.group):
+            dist, version = point.distribution, point.version
             builtin = _canonical(dist) == BUILTIN
             if builtin or allowed is None or _canonical(dist) in allowed:
                 origins.append(Origin(point.name, dist, version, point.value, builtin))
@@ -226,8 +227,8 @@ class Registry(Generic[T]):
         """Return the message for a name that only a switched-off distribution has, or None."""
         if name in self.names():
             return None
-        for point in metadata.entry_points(group=self.group, name=name):
-            dist, _ = _distribution(point)
+        for point in installed_points(self.group, name):
+            dist = point.distribution
             switch = os.environ.get(SWITCH, "")
             what = f"leaves out {dist}" if switch.strip() else "switches all plug-ins off"
             return (
@@ -280,16 +281,6 @@ def _allowed() -> set[str] | None:
 
 def _canonical(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace(".", "-")
-
-
-def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    try:
-        dist = point.dist
-        if dist is not None:
-            return str(dist.name), str(dist.version)
-    except Exception:  # metadata without a name or a version
-        pass
-    return "(unknown distribution)", ""
 
 
 def _nearest(word: str, known: list[str]) -> str | None:

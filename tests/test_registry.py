@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -255,6 +257,24 @@ def test_the_switch_is_named_for_families(
     monkeypatch.setenv("GTA_PLUGINS", "")
     with pytest.raises(GtaError, match="'mine' is of first-dist, and GTA_PLUGINS= switches all"):
         read()
+
+
+def test_metadata_is_read_once_and_again_after_an_installation(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study's check looks parts up hundreds of times; a notebook installs while it runs."""
+    reads = []
+    real = metadata.entry_points
+    monkeypatch.setattr(metadata, "entry_points", lambda **k: reads.append(k) or real(**k))
+    for _ in range(3):
+        assert "fresh" not in REGULARIZERS.names()
+        assert "folder" in DATASETS.names()
+    assert len(reads) == 1
+    install(site, "a-fresh", {"fresh": "fresh:Part"})
+    assert REGULARIZERS.origin("fresh").distribution == "a-fresh"
+    shutil.rmtree(site / "a_fresh-1.2.dist-info")
+    assert "fresh" not in REGULARIZERS.names()
+    assert len(reads) == 3
 
 
 def test_a_built_in_name_cannot_be_taken(site: Path) -> None:
