@@ -27,6 +27,8 @@ from gtacli.errors import UsageError
 Settings = Mapping[str, Any]
 _RESERVED = ("out", "overwrite", "resume", "json")
 _LONGEST_NAME = 180
+HELD_OUT = 20.0
+"""Share of each class on which values are chosen, in percent."""
 _LONGEST_VALUE = 40
 
 
@@ -162,15 +164,24 @@ def _tuning_cells(
             file.command,
             name,
             own,
-            merged(_held_out(file.command), settings, own, tried),
+            _with_held_out(file, merged(settings, own, tried)),
             tunes=True,
             turn=order,
         )
 
 
-def _held_out(command: str) -> dict[str, Any]:
-    """Return what lets a fine-tuning measure on held-out images; the study may say otherwise."""
-    return {"hold_out": 20.0, "linear_probe": False} if command == "finetune" else {}
+def _with_held_out(file: StudyFile, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings under which a fine-tuning measures on held-out images.
+
+    A study that trains its cells on all images ("none", or few of them and "auto") still chooses
+    on some.
+    """
+    if file.command != "finetune":
+        return settings
+    own = merged({"hold_out": HELD_OUT, "linear_probe": False}, settings)
+    if file.tuning.metric.startswith("val_") and isinstance(own["hold_out"], str):
+        own["hold_out"] = HELD_OUT
+    return own
 
 
 def _follower(main: Cell, then: Then) -> Cell:

@@ -51,6 +51,19 @@ def test_values_are_chosen_before_the_first_cell_that_has_them_and_once_for_all_
     assert len(plan.cells["gta,sampling_rate=15,seed=2"].needs) == 2
 
 
+@pytest.mark.parametrize(("wanted", "used"), [('"none"', 20.0), ('"auto"', 20.0), ("40.0", 40.0)])
+def test_values_are_chosen_on_images_that_the_cells_train_on(wanted: str, used: float) -> None:
+    """A study of the last epoch of all images (`hold_out = "none"`) ran all tuning for nothing."""
+    head = f"{HEAD}hold_out = {wanted}\n"
+    plan = plan_of(f"{head}[grid]\nseed = [0]\n[method.a]\n[method.a.tune]\nlr = [1.0, 2.0]\n")
+    shares = {cell.tunes: cell.settings["hold_out"] for cell in plan.cells.values()}
+    assert shares[True] == used
+    assert repr(shares[False]).replace("'", '"') == wanted
+    other = f'{head}[tuning]\nmetric = "drift"\n[method.a]\n[method.a.tune]\nlr = [1.0]\n'
+    [tuning] = [cell for cell in plan_of(other).cells.values() if cell.tunes]
+    assert repr(tuning.settings["hold_out"]).replace("'", '"') == wanted
+
+
 def test_a_number_of_trials_is_the_same_budget_for_all_methods() -> None:
     text = f"""{HEAD}[tuning]
 trials = 3
