@@ -217,10 +217,10 @@ def dino_training(tensors: dict[str, torch.Tensor]) -> dict[str, object]:
 def tags(table: Path) -> None:
     """A table of photographs with any number of labels."""
     lines = ["image,tags,split"]
-    for number, (label, stems) in enumerate(CLASSES.items()):
-        for stem in (*stems, "other"):
+    for label, stems in CLASSES.items():
+        for number, stem in enumerate((*stems, "other")):  # enough of each tag to hold one out
             split = "test" if stem == "other" else "train"
-            lines.append(f"photos/{label}/{stem}.jpg,{label}|tag{number % 2},{split}")
+            lines.append(f"photos/{label}/{stem}.jpg,photo|tag{number % 2},{split}")
     table.write_text("\n".join(lines) + "\n")
 
 

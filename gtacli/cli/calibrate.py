@@ -25,6 +25,9 @@ def calibrate(config: CalibrateConfig, call: Call, run: Run) -> int:
     marks predictions below the probability from which on --accuracy is reached. Both are chosen on
     held-out images, or on those that the networks of its folds have not seen (gta finetune
     --folds); the calibration error is shown on the test images, too.
+
+    Of a run with any number of labels per image (--multi-label) gta predict then names the labels
+    above the probability at which the F1 of all labels together is highest.
     """
     from gtacli.runtime.devices import choose_compute
     from gtacli.runtime.run_folder import RunFolder
@@ -36,22 +39,33 @@ def calibrate(config: CalibrateConfig, call: Call, run: Run) -> int:
     if call.json:
         console.emit(found)
         return 0
-    rows = [
-        (name, found[count], _per_cent(found[before]), _per_cent(found[after]))
-        for name, count, before, after in (
-            ("not learned from", "n_val", "val_ece_before", "val_ece"),
-            ("test", "n_test", "test_ece_before", "test_ece"),
-        )
-        if found[count]
-    ]
-    console.table(("images", "", "calibration error % before", "after"), rows)
+    head, rows = _table(found)
+    console.table(head, rows)
     console.say(f"temperature {found['temperature']:.3g}")
     if found["threshold"] is not None:
         kept, right = _per_cent(found["test_sure"]), _per_cent(found["test_sure_top1"])
         text = f"predictions are sure from {100 * found['threshold']:.1f} % on"
         shown = "" if kept is None else f": {kept} % of the test images, {right or 0} % right"
         console.say(text + shown)
+    if found.get("label_threshold") is not None:
+        console.say(f"labels are predicted above {100 * found['label_threshold']:.1f} %")
+    console.say("gta predict uses it from now on; files that gta export wrote before do not")
     return 0
+
+
+def _table(found: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Return the head and the rows of the table: before and after the calibration."""
+    several = "label_threshold" in found
+    head = ["images", "", "calibration error % before", "after"]
+    if several:
+        head += ["F1 of all labels % before", "after"]
+    rows = []
+    for name, part in (("not learned from", "val"), ("test", "test")):
+        if found[f"n_{part}"]:
+            keys = [f"{part}_ece_before", f"{part}_ece"]
+            keys += [f"{part}_f1_micro_before", f"{part}_f1_micro"] if several else []
+            rows.append([name, found[f"n_{part}"], *(_per_cent(found[key]) for key in keys)])
+    return head, rows
 
 
 def _per_cent(value: float | None) -> str | None:

@@ -18,6 +18,7 @@ from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.cli.prediction_table import PredictionTable
+    from gtacli.inference.calibrated import RunCalibration
     from gtacli.inference.results import Prediction
     from gtacli.inference.stream import Failure, Stop
 
@@ -101,7 +102,7 @@ def _from_onnx(config: PredictConfig) -> _Source:
             raise UsageError(text, option=key)
     assert config.model is not None
     model = OnnxModel(Path(config.model))
-    threshold = _threshold(config, model.card.multi_label)
+    threshold = _threshold(config, model.card.multi_label, model.card.label_threshold)
     sure_from = config.unsure
     if sure_from == "auto":
         sure_from = model.card.threshold
@@ -125,8 +126,11 @@ def _from_torch(config: PredictConfig) -> _Source:
     compute = choose_compute(config.device, config.precision)
     assert config.model is not None
     model = load_model(config.model)
-    threshold = _threshold(config, model.multi_label)
-    temperature, sure_from = _calibration(config)
+    found = _calibration(config.model)
+    temperature = 1.0 if found is None else found.temperature
+    labels = None if found is None else found.labels
+    threshold = _threshold(config, model.multi_label, None if labels is None else labels.value)
+    sure_from = _sure_from(config, found)
 
     def start(paths: Iterable[str], stop: Stop) -> Iterator[Prediction | Failure]:
         size, tta = config.batch_size, config.tta
@@ -138,8 +142,14 @@ def _from_torch(config: PredictConfig) -> _Source:
     return _Source(start, classes, sure_from is not None, several, model.classes)
 
 
-def _threshold(config: PredictConfig, multi_label: bool) -> float:
-    """Return the probability above which labels are predicted. Raises UsageError."""
+def _threshold(config: PredictConfig, multi_label: bool, chosen: float | None) -> float:
+    """Return the probability above which labels are predicted.
+
+    Args:
+        chosen: by the calibration of the model, if it has one.
+
+    Raises UsageError.
+    """
     from gtacli.inference.predictions import THRESHOLD
 
     if multi_label and config.unsure is not None:
@@ -148,25 +158,34 @@ def _threshold(config: PredictConfig, multi_label: bool) -> float:
     if not multi_label and config.threshold is not None:
         text = "is for models of any number of labels; this one predicts one class"
         raise UsageError(text, option="threshold")
-    return THRESHOLD if config.threshold is None else config.threshold
+    if config.threshold is not None:
+        return config.threshold
+    if multi_label and chosen is not None:
+        log.info("calibrated: labels above %.3g", chosen)
+        return chosen
+    return THRESHOLD
 
 
-def _calibration(config: PredictConfig) -> tuple[float, float | None]:
-    """Return the temperature, and the probability from which on predictions are sure."""
+def _calibration(model: str) -> RunCalibration | None:
+    """Return the calibration of a model, and log it."""
     from gtacli.inference.calibrated import read_calibration
 
-    assert config.model is not None
-    found = read_calibration(config.model)
+    found = read_calibration(model)
     if found is not None:
         log.info("calibrated: temperature %.3g", found.temperature)
+    return found
+
+
+def _sure_from(config: PredictConfig, found: RunCalibration | None) -> float | None:
+    """Return the probability from which on predictions are sure; None: that is not said."""
     if config.unsure != "auto":
-        return 1.0 if found is None else found.temperature, config.unsure
+        return config.unsure
     if found is None:
         raise UsageError("auto needs a calibrated run: gta calibrate RUN", option="unsure")
     if found.threshold is None:
         text = f"no probability kept to {found.accuracy:g} on the held-out images; give a number"
         raise UsageError(text, option="unsure")
-    return found.temperature, found.threshold
+    return found.threshold
 
 
 def _table_files(config: PredictConfig, as_json: bool) -> dict[str, Path]:

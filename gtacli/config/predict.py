@@ -36,7 +36,7 @@ class PredictConfig(DeviceConfig):
         "of a model for any number of labels: probability above which a label is predicted",
         gt=0,
         lt=1,
-        shown="0.5",
+        shown="as gta calibrate has chosen, else 0.5",
     )
     csv: str | None = option(
         None,

@@ -21,6 +21,8 @@ Bin = tuple[Fraction, Fraction, Fraction, Fraction, Annotated[int, Field(ge=1)]]
 class Reliability(StrictModel):
     """The accuracy at each confidence, on images that the run has not learned from.
 
+    With any number of labels: the frequency of the labels at each probability.
+
     Attributes:
         images: the test images, or without any the held-out ones, which chose the temperature.
         before: bins without the temperature.
@@ -32,20 +34,39 @@ class Reliability(StrictModel):
     after: tuple[Bin, ...]
 
 
+class LabelThreshold(StrictModel):
+    """The probability above which a model for any number of labels predicts one.
+
+    Attributes:
+        value: the probability.
+        f1_before: F1 of all labels together above 0.5, on the images of the reliability.
+        f1_after: above this probability.
+    """
+
+    value: float = Field(ge=0, lt=1)
+    f1_before: Fraction
+    f1_after: Fraction
+
+
 class RunCalibration(StrictModel):
     """A temperature and a threshold.
 
     Attributes:
         temperature: logits are divided by it.
-        threshold: probability from which on predictions are sure; None: none is.
-        accuracy: fraction of right predictions among the sure ones, for which it was chosen.
+        threshold: probability from which on predictions are sure; None: none is, or an image has
+            any number of labels.
+        labels: threshold of any number of labels; None: an image has one class, or the images that
+            chose the temperature have no label.
+        accuracy: fraction of right predictions among the sure ones, for which `threshold` was
+            chosen.
         images: held-out images that chose both.
         reliability: for the diagram; None: an earlier version has written the file.
     """
 
     temperature: float = Field(gt=0, allow_inf_nan=False)
     threshold: float | None = Field(default=None, ge=0, le=1)
-    accuracy: float = Field(gt=0, le=1)
+    labels: LabelThreshold | None = None
+    accuracy: float | None = Field(default=None, gt=0, le=1)
     images: int = Field(ge=1)
     reliability: Reliability | None = None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.base import Record
+from gtacli.data.labels import multi_hot
 from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError
@@ -22,11 +23,16 @@ class ClassLogits(NamedTuple):
 
     Attributes:
         values: fp32 (n, classes).
-        labels: int64 (n,).
+        labels: int64 (n,); of images with any number of labels zeros and ones (n, classes).
     """
 
     values: Tensor
     labels: Tensor
+
+    @property
+    def has_several(self) -> bool:
+        """True if an image has any number of labels."""
+        return self.labels.ndim == 2
 
 
 @torch.inference_mode()
@@ -56,4 +62,4 @@ def class_logits(
     if not found:
         raise GtaError(f"none of {len(records)} images can be read", option="data")
     values, labels = (torch.cat(column) for column in zip(*found, strict=True))
-    return ClassLogits(values, labels)
+    return ClassLogits(values, multi_hot(labels, values.shape[1]) if labels.ndim == 2 else labels)

@@ -6,7 +6,7 @@ Guo et al., "On calibration of modern neural networks", 2017, arXiv 1706.04599.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,9 @@ def reliability(
     """Return the bins of equal width that are not empty.
 
     Args:
-        confidence: (n,) highest probability of each image.
-        correct: (n,) bool.
+        confidence: (n,) highest probability of each image; or the probability of each label of
+            each image, where it may have any number.
+        correct: (n,) bool: whether the image's class is right; whether it has the label.
     """
     p, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     numbers = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
@@ -83,11 +84,39 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """
     values, rows = np.asarray(logits, np.float64), np.asarray(labels)
 
-    def loss(log_t: float) -> float:
-        scaled = log_softmax(values * math.exp(-log_t), axis=1)
+    def loss(sharpness: float) -> float:
+        scaled = log_softmax(values * sharpness, axis=1)
         return -float(scaled[np.arange(len(rows)), rows].mean())
 
-    found = minimize_scalar(loss, bounds=_RANGE, method="bounded", options={"xatol": 1e-5})
+    return _fit(loss)
+
+
+def fit_label_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Return the T > 0 at which sigmoid(logits / T) has the least binary cross-entropy.
+
+    As with `fit_temperature` the minimum is the only one, and kept to exp(-3) to exp(3).
+
+    Args:
+        logits: (n, classes), at least one image.
+        labels: (n, classes) of zeros and ones.
+    """
+    values, truth = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+
+    def loss(sharpness: float) -> float:
+        scaled = values * sharpness
+        return float((np.logaddexp(0, scaled) - truth * scaled).mean())
+
+    return _fit(loss)
+
+
+def _fit(loss: Callable[[float], float]) -> float:
+    """Return the temperature with the least loss, which is a function of 1 / T."""
+    found = minimize_scalar(
+        lambda log_t: loss(math.exp(-log_t)),
+        bounds=_RANGE,
+        method="bounded",
+        options={"xatol": 1e-5},
+    )
     return math.exp(float(found.x))
 
 

@@ -66,6 +66,33 @@ def score_labels(logits: Tensor, labels: Tensor, threshold: float = THRESHOLD) -
     return LabelScores(float(ap.mean()), float(f1.mean()), float(micro), tuple(by_class))
 
 
+def best_threshold(probabilities: Tensor, labels: Tensor) -> float | None:
+    """Return the probability above which predictions have the highest F1 of all labels together.
+
+    It lies in the middle between the least probability that is predicted and the greatest that is
+    not. One threshold for all classes counts on all their labels: one for each class would be
+    chosen by the few images that have it.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N, K) of zeros and ones.
+
+    Returns: None where no image has a label.
+    """
+    order = probabilities.flatten().double().sort(descending=True)
+    chances, hits = order.values, labels.flatten()[order.indices].double().cumsum(0)
+    if not hits.numel() or not hits[-1]:
+        return None
+    predicted = torch.arange(1, len(hits) + 1, dtype=torch.float64)
+    f1 = 2 * hits / (predicted + hits[-1])
+    below = torch.cat([chances[1:], chances.new_zeros(1)])
+    f1[chances == below] = 0.0  # equal probabilities are predicted together
+    best = int(f1.argmax())
+    lower, upper = float(below[best]), float(chances[best])
+    middle = (lower + upper) / 2
+    return middle if middle < upper else lower  # adjacent floating-point numbers have no middle
+
+
 def map_interval(
     logits: Tensor, labels: Tensor, seed: int = 0, draws: int = 1000, level: float = 0.95
 ) -> list[float] | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from gtacli.errors import GtaError
-from gtacli.inference.calibrated import RunCalibration, read_calibration
+from gtacli.inference.calibrated import LabelThreshold, RunCalibration, read_calibration
 from gtacli.measures.calibration import ReliabilityBin, error_of_bins
 from gtacli.report.run_folders import ReportRun
 from gtacli.report.sections import TableSection
@@ -23,6 +23,8 @@ _IMAGES = {"test": "test images", "val": "held-out images, which chose the tempe
 class _Calibrated(NamedTuple):
     label: str
     temperature: float
+    several: bool
+    labels: LabelThreshold | None
     images: str
     before: list[ReliabilityBin]
     after: list[ReliabilityBin]
@@ -37,13 +39,17 @@ def make_calibration(runs: Sequence[ReportRun], labels: Sequence[str]) -> TableS
     ]
     if not found:
         return None
+    several = any(one.several for one in found)
+    head = ["run", "temperature", "calibration error % before", "after"]
+    if several:
+        head += ["labels predicted above %", "F1 of all labels % above 50 %", "above it"]
     rows = [
         [
             one.label,
             f"{one.temperature:.3g}",
-            f"{100 * error_of_bins(one.before):.1f}",
-            f"{100 * error_of_bins(one.after):.1f}",
-            f"{sum(b.images for b in one.after):,} {_IMAGES[one.images]}",
+            *(f"{100 * error_of_bins(bins):.1f}" for bins in (one.before, one.after)),
+            *(_threshold_cells(one.labels) if several else []),
+            f"{sum(b.images for b in one.after):,} {_kind(one)}",
         ]
         for one in found
     ]
@@ -51,8 +57,24 @@ def make_calibration(runs: Sequence[ReportRun], labels: Sequence[str]) -> TableS
         "The error is the mean difference of confidence and accuracy over 15 bins of confidence "
         "(ECE). A dot is a bin, larger with more images; on the dashed line confidence is accuracy."
     ]
-    head = ["run", "temperature", "calibration error % before", "after", "on"]
-    return TableSection("Calibration", head, rows, notes, _draw(found))
+    if several:
+        notes.append(
+            "With any number of labels for an image each label of it counts: its probability is "
+            "the confidence, and how often an image has it the accuracy. gta predict names the "
+            "labels above the probability at which F1 is highest on the held-out images."
+        )
+    return TableSection("Calibration", [*head, "on"], rows, notes, _draw(found))
+
+
+def _threshold_cells(labels: LabelThreshold | None) -> list[str]:
+    if labels is None:
+        return ["–"] * 3
+    return [f"{100 * each:.1f}" for each in (labels.value, labels.f1_before, labels.f1_after)]
+
+
+def _kind(one: _Calibrated) -> str:
+    labels = "labels of " if one.several else ""
+    return f"{labels}{_IMAGES[one.images]}"
 
 
 def _calibrated(run: ReportRun, label: str) -> _Calibrated | None:
@@ -65,7 +87,9 @@ def _calibrated(run: ReportRun, label: str) -> _Calibrated | None:
         return None
     curves = found.reliability
     before, after = ([ReliabilityBin(*b) for b in bins] for bins in (curves.before, curves.after))
-    return _Calibrated(label, found.temperature, curves.images, before, after)
+    several = bool(run.config.get("multi_label"))
+    own = (label, found.temperature, several, found.labels, curves.images)
+    return _Calibrated(*own, before, after)
 
 
 def _draw(found: Sequence[_Calibrated]) -> bytes:

@@ -2,30 +2,43 @@
 
 They are those that it has held out. A run with `folds` has held none out: then they are its
 training images, as networks have classified them that never saw them.
+
+With the temperature a threshold is chosen. Of one class per image it is the probability from which
+on predictions are sure. Of any number of labels it is the one above which a label is predicted,
+where the F1 of all labels together is highest. It is one for all classes: with few images of each,
+thresholds of their own fit these images, and others worse (see docs/finetune.md).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gtacli.config.calibrate import CalibrateConfig
-from gtacli.data.base import ImageDataset
+from gtacli.data.base import ImageDataset, Record
 from gtacli.data.spec import load_dataset
 from gtacli.errors import UsageError
-from gtacli.inference.calibrated import Reliability, RunCalibration, write_calibration
+from gtacli.inference.calibrated import (
+    LabelThreshold,
+    Reliability,
+    RunCalibration,
+    write_calibration,
+)
 from gtacli.inference.logits import ClassLogits, class_logits
 from gtacli.measures.calibration import (
     expected_calibration_error,
+    fit_label_temperature,
     fit_temperature,
     lowest_sure,
     reliability,
 )
+from gtacli.measures.multilabel import THRESHOLD, best_threshold, score_labels
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.fetching import recorded_specs
-from gtacli.trained.results import CalibrateSummary
+from gtacli.trained.results import CalibratedLabels, CalibrateSummary
 from gtacli.trained.runs import TrainedRun, common_held_out, fold_logits, read_run, test_images
 
 log = logging.getLogger(__name__)
@@ -39,32 +52,29 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     Raises UsageError for a run that has held out no image, GtaError for an unreadable one.
     """
     run = read_run(path)
-    if run.config.multi_label:
-        text = "has any number of labels per image; a temperature is chosen for one class"
-        raise UsageError(f"{path} {text}")
+    several = run.config.multi_label
+    if several and "accuracy" in config.model_fields_set:
+        text = "is for one class per image; those of this run have any number of labels"
+        raise UsageError(text, option="accuracy")
     spec = config.data if config.data is not None else run.config.data
     if spec is None:
         raise UsageError(f"{path} does not say what it was trained on", option="data")
     with recorded_specs("the record of a run", config.allow_fetch):
-        dataset = load_dataset(spec)
+        dataset = load_dataset(spec, several)
     model = load_model(str(path))
     tested = test_images(run, dataset)
     compute = compute.at(run.precision)
     own = _unseen(config, run, dataset, model, compute)
-    if len(own.labels) < FEW:
-        log.warning("%d held-out images: the temperature is a rough guess", len(own.labels))
-    temperature = fit_temperature(own.values.numpy(), own.labels.numpy())
-    sure = lowest_sure(*_confidence(own, temperature), config.accuracy)
-    if sure is None:
-        log.warning("`accuracy`: no probability reaches %g on the held-out images", config.accuracy)
-    other = None
-    if tested:
-        other = class_logits(model, tested, compute, config.batch_size, config.workers)
+    _warn_of_few(own)
+    temperature = _fit(own)
+    other = _read(config, model, tested, compute) if tested else None
     shown = own if other is None else other
+    sure = None if several else _sure_from(own, temperature, config.accuracy)
     found = RunCalibration(
         temperature=temperature,
         threshold=None if sure is None else sure[0],
-        accuracy=config.accuracy,
+        labels=_choose_threshold(own, shown, temperature) if several else None,
+        accuracy=None if several else config.accuracy,
         images=len(own.labels),
         reliability=Reliability(
             images="val" if other is None else "test",
@@ -88,6 +98,7 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
         "test_sure_top1": right,
         "n_val": len(own.labels),
         "n_test": 0 if other is None else len(other.labels),
+        **(_describe_labels(own, other, found) if several else CalibratedLabels()),
     }
 
 
@@ -101,7 +112,7 @@ def _unseen(
     """Return logits of images by networks that have not learned from them."""
     held_out = common_held_out([run], dataset)
     if held_out:
-        return class_logits(model, held_out, compute, config.batch_size, config.workers)
+        return _read(config, model, held_out, compute)
     found = fold_logits(run, len(dataset.classes))
     if found is None:
         raise UsageError(
@@ -111,14 +122,50 @@ def _unseen(
     return found
 
 
+def _read(
+    config: CalibrateConfig, model: LoadedModel, records: Sequence[Record], compute: Compute
+) -> ClassLogits:
+    return class_logits(model, records, compute, config.batch_size, config.workers)
+
+
+def _warn_of_few(own: ClassLogits) -> None:
+    """Warn of images, or labels of images, that say little."""
+    if own.has_several:
+        count = int(own.labels.sum())
+        if count < FEW:
+            text = "held-out images with %d labels: temperature and threshold are rough guesses"
+            log.warning(f"%d {text}", len(own.labels), count)
+    elif len(own.labels) < FEW:
+        log.warning("%d held-out images: the temperature is a rough guess", len(own.labels))
+
+
+def _fit(own: ClassLogits) -> float:
+    fit = fit_label_temperature if own.has_several else fit_temperature
+    return fit(own.values.numpy(), own.labels.numpy())
+
+
 def _confidence(logits: ClassLogits, temperature: float) -> tuple[Any, Any]:
-    """Return the highest probabilities and whether they are right."""
-    best = (logits.values.double() / temperature).softmax(-1).max(-1)
+    """Return the highest probabilities and whether they are right.
+
+    With any number of labels: the probabilities of all of them, and whether the image has them.
+    """
+    scaled = logits.values.double() / temperature
+    if logits.has_several:
+        return scaled.sigmoid().flatten().numpy(), logits.labels.flatten().bool().numpy()
+    best = scaled.softmax(-1).max(-1)
     return best.values.numpy(), (best.indices == logits.labels).numpy()
 
 
 def _error(logits: ClassLogits, temperature: float) -> float:
     return expected_calibration_error(*_confidence(logits, temperature))
+
+
+def _sure_from(own: ClassLogits, temperature: float, accuracy: float) -> tuple[float, float] | None:
+    """Return the probability from which on predictions are sure, and the fraction of these."""
+    found = lowest_sure(*_confidence(own, temperature), accuracy)
+    if found is None:
+        log.warning("`accuracy`: no probability reaches %g on the held-out images", accuracy)
+    return found
 
 
 def _sure(logits: ClassLogits, found: RunCalibration) -> tuple[float | None, float | None]:
@@ -128,3 +175,35 @@ def _sure(logits: ClassLogits, found: RunCalibration) -> tuple[float | None, flo
     confidence, right = _confidence(logits, found.temperature)
     sure = confidence >= found.threshold
     return float(sure.mean()), float(right[sure].mean()) if sure.any() else None
+
+
+def _choose_threshold(
+    own: ClassLogits, shown: ClassLogits, temperature: float
+) -> LabelThreshold | None:
+    """Return the probability above which labels are predicted; None without any label."""
+    value = best_threshold((own.values.double() / temperature).sigmoid(), own.labels)
+    if value is None:
+        log.warning("no held-out image has a label, so none chooses the threshold")
+        return None
+    before, after = (
+        score_labels(shown.values / temperature, shown.labels, each).f1_micro or 0.0
+        for each in (THRESHOLD, value)
+    )
+    return LabelThreshold(value=value, f1_before=before, f1_after=after)
+
+
+def _describe_labels(
+    own: ClassLogits, other: ClassLogits | None, found: RunCalibration
+) -> CalibratedLabels:
+    """Return the fields of any number of labels: F1 above 0.5, and above the threshold."""
+    fields: dict[str, float | None] = {}
+    value = None if found.labels is None else found.labels.value
+    for part, logits in (("val", own), ("test", other)):
+        for end, threshold in (("_before", THRESHOLD), ("", value)):
+            scores = None
+            if logits is not None and threshold is not None:
+                scores = score_labels(logits.values / found.temperature, logits.labels, threshold)
+            for kind in ("micro", "macro"):
+                key = f"{part}_f1_{kind}{end}"
+                fields[key] = None if scores is None else getattr(scores, f"f1_{kind}")
+    return cast(CalibratedLabels, {"label_threshold": value, **fields})

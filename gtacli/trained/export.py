@@ -149,7 +149,9 @@ def _write(
 def _card(
     config: ExportConfig, model: LoadedModel, exporter: Exporter, any_size: bool
 ) -> ExportCard:
-    calibration = read_calibration(model.spec)
+    # Weights have no place for a temperature.
+    calibration = read_calibration(model.spec) if exporter.has_graph else None
+    labels = None if calibration is None else calibration.labels
     names = class_names(model)
     classes = int(cast(Any, model.model).num_classes) if has_classifier(model) else 0
     registers = registers_of(model.model)
@@ -164,9 +166,9 @@ def _card(
         crop_pct=model.crop_pct,
         classes=tuple(names(index) for index in range(classes)),
         multi_label=model.multi_label,
-        # Weights have no place for a temperature.
-        temperature=calibration.temperature if calibration and exporter.has_graph else 1.0,
-        threshold=calibration.threshold if calibration and exporter.has_graph else None,
+        temperature=1.0 if calibration is None else calibration.temperature,
+        threshold=None if calibration is None else calibration.threshold,
+        label_threshold=None if labels is None else labels.value,
         heads=config.heads,
         features="cls" if has_cls(model.model) else "mean",
         registers=0 if registers is None else registers.tokens,

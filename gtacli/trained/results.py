@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from gtacli.runtime.results import Doc
 
+_ECE = "calibration error (with any number of labels: of the probability of each label)"
 _MAP = "in place of the accuracy, with any number of labels: mean average precision"
 
 
@@ -45,17 +46,42 @@ class MergeSummary(MergedLabels):
     seconds: Annotated[float, Doc("run time", "s")]
 
 
-class CalibrateSummary(TypedDict):
+_ABOVE = "of the probabilities above `label_threshold`"
+_MACRO = "mean over the classes that an image has of the F1"
+_MICRO = "F1 of all labels together,"
+
+
+class CalibratedLabels(TypedDict, total=False):
+    """The fields of the result of `gta calibrate` that any number of labels add."""
+
+    label_threshold: Annotated[
+        float | None,
+        Doc("probability above which a label is predicted; null: no held-out image has a label"),
+    ]
+    val_f1_micro_before: Annotated[
+        float | None, Doc(f"{_MICRO} of the probabilities above 0.5, on the held-out images")
+    ]
+    val_f1_micro: Annotated[float | None, Doc(f"{_MICRO} {_ABOVE}, which was chosen on them")]
+    val_f1_macro_before: Annotated[float | None, Doc(f"{_MACRO} of the probabilities above 0.5")]
+    val_f1_macro: Annotated[float | None, Doc(f"{_MACRO} {_ABOVE}")]
+    test_f1_micro_before: Annotated[float | None, Doc("as `val_f1_micro_before`, on test images")]
+    test_f1_micro: Annotated[float | None, Doc("as `val_f1_micro`, on test images")]
+    test_f1_macro_before: Annotated[float | None, Doc("as `val_f1_macro_before`, on test images")]
+    test_f1_macro: Annotated[float | None, Doc("as `val_f1_macro`, on test images")]
+
+
+class CalibrateSummary(CalibratedLabels):
     """The result of `gta calibrate`."""
 
     command: Literal["calibrate"]
     run: Annotated[str, Doc("the run folder")]
     temperature: Annotated[float, Doc("by which logits are divided; above 1: it was too sure")]
     threshold: Annotated[
-        float | None, Doc("probability from which on a prediction is sure; null: none is")
+        float | None,
+        Doc("probability from which on a prediction is sure; null: none is, or several labels"),
     ]
     sure: Annotated[float | None, Doc("fraction of the held-out images at or above it")]
-    val_ece_before: Annotated[float, Doc("calibration error on the held-out images, uncalibrated")]
+    val_ece_before: Annotated[float, Doc(f"{_ECE} on the held-out images, uncalibrated")]
     val_ece: Annotated[float, Doc("with the temperature, which was chosen on them")]
     test_ece_before: Annotated[float | None, Doc("on the test images, uncalibrated")]
     test_ece: Annotated[float | None, Doc("with the temperature")]

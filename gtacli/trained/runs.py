@@ -13,7 +13,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from gtacli.config.base import StrictModel, read_content
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import NO_LABEL, ImageDataset, Record
+from gtacli.data.labels import multi_hot
 from gtacli.errors import GtaError, UsageError
 from gtacli.inference.logits import ClassLogits
 from gtacli.models.files import read_weights
@@ -157,18 +158,25 @@ def fold_logits(run: TrainedRun, classes: int) -> ClassLogits | None:
         return None
     tensors, _ = read_weights(path)
     values, labels = tensors.get("logits"), tensors.get("labels")
-    if values is None or labels is None or not _are_logits(values, labels, classes):
+    dims = 2 if run.config.multi_label else 1
+    if (
+        values is None
+        or labels is None
+        or labels.ndim != dims
+        or not _are_logits(values, labels, classes)
+    ):
         raise GtaError(f"{path} is damaged: it does not hold logits of {classes} classes")
-    return ClassLogits(values, labels)
+    return ClassLogits(values, multi_hot(labels, classes) if dims == 2 else labels)
 
 
 def _are_logits(values: Tensor, labels: Tensor, classes: int) -> bool:
-    n = len(labels) if labels.ndim == 1 else 0
-    shaped = values.shape == (n, classes) and n > 0
+    n = len(labels)
+    shaped = values.shape == (n, classes) and labels.numel() > 0
     typed = values.dtype == torch.float32 and labels.dtype == torch.int64
     if not (shaped and typed):
         return False
-    known = labels.amin() >= 0 and labels.amax() < classes
+    least = 0 if labels.ndim == 1 else NO_LABEL  # fills rows of labels up
+    known = labels.amin() >= least and labels.amax() < classes
     return bool(known and values.isfinite().all())
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +154,105 @@ def test_report(run: Path, gta: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "c/confusion.png").exists()
 
 
-def test_merge_and_calibrate(run: Path, gta: Any, tmp_path: Path) -> None:
-    refused = gta("calibrate", str(run))
-    assert refused.status == 2
-    assert "a temperature is chosen for one class" in refused.err
+@pytest.fixture
+def calibrated(place: Path, gta: Any, tiny_model: Path) -> Path:
+    """A calibrated run that has learned little, and has held out half of its images."""
+    folder = place / "calibrated"
+    if not folder.exists():
+        words = ["finetune", "--data", str(place / "set.csv"), "--multi-label"]
+        words += ["--model", str(tiny_model), "--out", str(folder), "--epochs", "2"]
+        words += ["--hold-out", "50", "--batch-size", "4", "--workers", "0", "--lam", "0"]
+        assert gta(*words, "--head-init", "random", "--no-linear-probe").status == 0
+        result = gta("calibrate", str(folder), "--workers", "0")
+        assert result.status == 0, result.err
+        assert "labels are predicted above" in result.out
+        assert "files that gta export wrote before do not" in result.out
+        assert "8 held-out images with 12 labels: temperature and threshold" in result.err
+    return folder
+
+
+def truth_and_chances(
+    place: Path, run: Path, images: Iterable[int], gta: Any
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the labels (N, 3) of images, and their probabilities by `gta predict`."""
+    words = ["predict", *(str(place / f"{i}.png") for i in images), "--model", str(run), "--json"]
+    by_name = [
+        {one["class"]: one["probability"] for one in line["top"]} for line in gta(*words).lines
+    ]
+    chances = np.array([[own[name] for name in CLASSES] for own in by_name])
+    truth = np.array([[(i >> bit) & 1 for bit in (2, 1, 0)] for i in images])
+    return truth, chances
+
+
+def test_calibrate(calibrated: Path, place: Path, gta: Any, tmp_path: Path) -> None:
+    """The threshold has the highest F1 of the held-out images, by another program."""
+    (summary,) = gta("calibrate", str(calibrated), "--workers", "0", "--json").lines
+    assert (summary["n_val"], summary["n_test"]) == (8, 8)
+    assert summary["threshold"] is summary["sure"] is summary["test_sure"] is None
+    stored = json.loads((calibrated / "calibration.json").read_text())
+    assert stored["labels"]["value"] == summary["label_threshold"]
+    assert stored["labels"]["f1_after"] == summary["test_f1_micro"]
+    split = json.loads((calibrated / "split.json").read_text())
+    held_out = [int(Path(key).stem) for key in split["val"]]
+    truth, chances = truth_and_chances(place, calibrated, held_out, gta)
+
+    def f1(threshold: float, axis: int | None = None) -> float:
+        """Of all labels together, or with 0 the mean over the classes."""
+        said = chances > threshold
+        both, one = (said & (truth > 0)).sum(axis), said.sum(axis) + truth.sum(axis)
+        return float(np.mean(2 * both / one))
+
+    best = max(f1(threshold) for threshold in np.unique(chances) - 1e-7)
+    assert f1(summary["label_threshold"]) == pytest.approx(best)
+    assert summary["val_f1_micro"] == pytest.approx(best)
+    assert summary["val_f1_micro_before"] == pytest.approx(f1(0.5))
+    assert summary["val_f1_macro"] == pytest.approx(f1(summary["label_threshold"], axis=0))
+    plain_run = Path(shutil.copytree(calibrated, tmp_path / "plain"))
+    (plain_run / "calibration.json").unlink()
+    _, plain = truth_and_chances(place, plain_run, held_out, gta)
+    odds = [np.log(p / (1 - p)) for p in (plain, chances)]
+    assert odds[0] / odds[1] == pytest.approx(summary["temperature"], rel=1e-2)
+    truth, chances = truth_and_chances(place, calibrated, range(16, 24), gta)
+    assert summary["test_f1_micro"] == pytest.approx(f1(summary["label_threshold"]))
+    assert summary["test_f1_macro_before"] == pytest.approx(f1(0.5, axis=0))
+
+
+def test_predict_and_export_use_the_threshold(
+    calibrated: Path, place: Path, gta: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    image = str(place / "22.png")
+    file = tmp_path / "model.onnx"
+    stored = json.loads((calibrated / "calibration.json").read_text())
+    (line,) = gta("predict", image, "--model", str(calibrated), "--json").lines
+    # Between the second and the third probability, so that the default would say something else.
+    p = [one["probability"] for one in line["top"]]
+    stored["labels"]["value"] = (p[1] + p[2]) / 2
+    calibrated = Path(shutil.copytree(calibrated, tmp_path / "run"))
+    (calibrated / "calibration.json").write_text(json.dumps(stored))
+    assert gta("export", str(calibrated), "-o", str(file)).status == 0
+    for model in (str(calibrated), str(file)):
+        (line,) = gta("predict", image, "--model", model, "--json").lines
+        assert len(line["labels"]) == 2
+        (line,) = gta("predict", image, "--model", model, "--json", "--threshold", "1e-9").lines
+        assert len(line["labels"]) == 3
+    refused = gta("calibrate", str(calibrated), "--accuracy", "0.9")
+    assert (refused.status, refused.err.count("error:")) == (2, 1)
+    assert "--accuracy: is for one class per image" in refused.err
+
+
+def test_the_report_shows_the_threshold(calibrated: Path, gta: Any, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert gta("report", str(calibrated), "-o", str(page), "--no-images").status == 0
+    section = page.read_text().split("<h2>Calibration</h2>")[1]
+    stored = json.loads((calibrated / "calibration.json").read_text())["labels"]
+    assert "labels predicted above %" in section
+    assert f"<td>{100 * stored['value']:.1f}</td>" in section
+    assert "24 labels of test images" in section
+
+
+def test_merge(run: Path, gta: Any, tmp_path: Path) -> None:
     merged = gta("merge", str(run), str(run), "-o", str(tmp_path / "merged"), "--json")
     assert merged.status == 0, merged.err
     (summary,) = merged.lines

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.classification import MulticlassCalibrationError
 
 from gtacli.measures.calibration import (
     expected_calibration_error,
+    fit_label_temperature,
     fit_temperature,
     lowest_sure,
     reliability,
@@ -55,6 +57,23 @@ def test_the_temperature_is_found_again(sharp: float) -> None:
 
     best = grid[int(np.argmin([loss(t) for t in grid]))]
     assert fit_temperature(logits[:2000], labels[:2000]) == pytest.approx(best, rel=3e-3)
+
+
+@pytest.mark.parametrize("sharp", [0.4, 3.0])
+def test_the_temperature_of_labels_is_found_again(sharp: float) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((4000, 5)) * 2 - 1
+    labels = rng.random((4000, 5)) < 1 / (1 + np.exp(-logits))
+    found = fit_label_temperature(logits * sharp, labels)
+    assert found == pytest.approx(sharp, rel=0.05)
+    values, truth = torch.tensor(logits[:500] * sharp), torch.tensor(labels[:500]).double()
+
+    def loss(t: float) -> float:
+        return float(binary_cross_entropy_with_logits(values / t, truth))
+
+    grid = np.exp(np.linspace(-3, 3, 4001))
+    best = grid[int(np.argmin([loss(t) for t in grid]))]
+    assert fit_label_temperature(values, truth) == pytest.approx(best, rel=3e-3)
 
 
 def test_images_that_are_all_right_have_a_finite_temperature() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multilabel_ranking_average_precision
 
-from gtacli.measures.multilabel import map_interval, ranking_precision, score_labels
+from gtacli.measures.multilabel import best_threshold, map_interval, ranking_precision, score_labels
 
 seeds = st.integers(0, 10**6)
 
@@ -48,6 +48,36 @@ def test_scores_by_plain_formulas(seed: int) -> None:
         if one is not None:
             expected = (plain_ap(logits.numpy()[:, k], truth[:, k]), f1[k], truth[:, k].sum())
             assert one == pytest.approx(expected, abs=1e-6)
+
+
+def micro_f1(guess: np.ndarray, truth: np.ndarray) -> float:  # type: ignore[type-arg]
+    return float(2 * (guess & truth).sum() / max(1, guess.sum() + truth.sum()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.booleans())
+def test_no_threshold_has_a_higher_f1(seed: int, equal: bool) -> None:
+    """Also where many probabilities are equal, which are predicted together."""
+    logits, labels = draw(seed)
+    p = (logits.round() if equal else logits).double().sigmoid()
+    found = best_threshold(p, labels)
+    chances, truth = p.numpy(), labels.numpy() > 0
+    if not truth.any():
+        assert found is None
+        return
+    assert found is not None
+    assert 0 <= found < 1
+    every = [0.0, *np.unique(chances)]
+    best = max(micro_f1(chances > one, truth) for one in every)
+    assert micro_f1(chances > found, truth) == pytest.approx(best)
+
+
+def test_the_threshold_is_in_the_middle() -> None:
+    p = torch.tensor([[0.9, 0.2], [0.6, 0.1]])
+    assert best_threshold(p, torch.tensor([[1, 0], [1, 0]])) == pytest.approx(0.4)
+    assert best_threshold(p, torch.ones(2, 2)) == pytest.approx(0.05)
+    near = torch.tensor([[0.5, float(np.nextafter(0.5, 1))]], dtype=torch.float64)
+    assert best_threshold(near, torch.tensor([[0, 1]])) == 0.5
 
 
 def test_large_logits_keep_their_order() -> None:

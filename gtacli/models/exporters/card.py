@@ -41,6 +41,8 @@ class ExportCard(StrictModel):
             of its own.
         temperature: by which the logits are divided in the graph.
         threshold: probability from which on a prediction is sure; None: not chosen.
+        label_threshold: probability above which a label is predicted, by a model for any number;
+            None: not chosen.
         heads: how the attention of the last block's heads is reduced to one map.
         mass: fraction of the attention on patches that the mask in the box holds.
         features: the embedding: the last block's CLS token or mean of the patches, normalized.
@@ -65,6 +67,7 @@ class ExportCard(StrictModel):
     multi_label: bool = False
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     threshold: float | None = Field(default=None, ge=0, le=1)
+    label_threshold: float | None = Field(default=None, ge=0, lt=1)
     heads: Literal["max", "mean"] = "max"
     mass: float = Field(default=0.6, gt=0, le=1)
     features: Literal["cls", "mean"] = "cls"
