@@ -38,6 +38,7 @@ RESULT = (
     ("val_top1", "val top-1 %", True),
     ("val_map", "val mAP %", True),
     ("folds_top1", "cross-validation, top-1 %", True),
+    ("folds_map", "cross-validation, mAP %", True),
     ("folds_mean_class_top1", "cross-validation, mean class top-1 %", True),
     ("best_epoch", "best epoch", False),
     ("average_alpha", "alpha of the average", False),

@@ -17,8 +17,8 @@ from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gtacli.cli.prediction_table import PredictionTable
     from gtacli.inference.calibrated import RunCalibration
+    from gtacli.inference.prediction_table import PredictionTable
     from gtacli.inference.results import Prediction
     from gtacli.inference.stream import Failure, Stop
 
@@ -41,8 +41,13 @@ def predict(
         raise UsageError("name a run folder of gta finetune, or another model", option="model")
     places = _table_files(config, call.json)
     from gtacli.cli.follow import follow, lines
-    from gtacli.cli.prediction_table import CsvTable, TableShape, label_separator, write_tables
     from gtacli.data.inputs import iter_paths
+    from gtacli.inference.prediction_table import (
+        CsvTable,
+        TableShape,
+        label_separator,
+        write_tables,
+    )
 
     paths = iter_paths(images or [], sys.stdin.buffer, null)
     source = _from_onnx(config) if is_onnx(config.model) else _from_torch(config)

@@ -362,7 +362,6 @@ class FinetuneConfig(TrainingConfig):
     def _check_labels(self) -> FinetuneConfig:
         one_class = {
             "balance=sampling": self.balance == "sampling",
-            "folds": self.folds is not None,
             "head_init=centroid": self.head_init == "centroid",
         }
         for name in (name for name, given in one_class.items() if given and self.multi_label):

@@ -5,24 +5,27 @@ them a network is trained on the others, by the options of the run and to the la
 classifies the fold. So all images tell how good the method is, and none is lost to the run's own
 training. The estimate is of networks that see (K - 1)/K of the images: it is rather too low.
 
+Images with any number of labels are spread over the folds by `gtacli.data.stratification`. Their
+mean average precision ranks the images of all folds together: in one fold alone, rare classes
+have hardly an image.
+
 The strength of the attention's penalty, where the program decides it, is decided for each fold by
 the images that it is trained on.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
+from gtacli.data.labels import label_tensor, multi_hot
 from gtacli.data.sampling import Split, split_folds
 from gtacli.errors import GtaError, Interrupted, UsageError
 from gtacli.finetuning.decision import apply, decide
@@ -31,9 +34,11 @@ from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.finetuning.phases import average_with_start, load_saved, run_phase
 from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
 from gtacli.finetuning.results import CrossValidation
+from gtacli.inference.prediction_table import CsvTable, TableShape, join_labels, label_separator
+from gtacli.inference.predictions import THRESHOLD, predictions
+from gtacli.measures.multilabel import map_interval, score_labels
 from gtacli.measures.statistics import wilson_interval
 from gtacli.models.files import read_weights
-from gtacli.runtime.escapes import plain_cell
 from gtacli.runtime.run_files import FOLDS_FILE, FOLDS_TABLE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import SilentObserver
@@ -44,6 +49,8 @@ from gtacli.training.state import Progress, read_progress
 log = logging.getLogger(__name__)
 
 FOLDER = "folds"
+TOP = 5
+"""Classes of an image in the table, as many as `gta predict` has by default."""
 
 
 class FoldLogits(NamedTuple):
@@ -87,33 +94,44 @@ def cross_validate(
         RunError: if the training of a fold fails.
     """
     assert config.folds is not None
-    split = stores.split
+    split, metric = stores.split, "mAP " if stores.dataset.multi_label else ""
     fold_of = split_folds(split.train, config.folds, split.info["seed"])
     found: list[FoldLogits] = []
-    top1 = []
+    by_fold: list[float | None] = []
     for number in range(1 if run.dry else config.folds):
         rows = [i for i, r in enumerate(split.train) if fold_of.get(r.key) == number]
         found.append(_logits_of(number, rows, config, stores, parts, run))
-        hits = found[-1].values.argmax(1) == _labels(split.train, found[-1].rows)
-        top1.append(float(hits.double().mean()))
+        by_fold.append(_score(found[-1], stores))
+        score = "no label" if by_fold[-1] is None else f"{metric}{100 * by_fold[-1]:.1f} %"
         log.info(
-            *("fold %d of %d: %.1f %% of %d images", number + 1, config.folds),
-            *(100 * top1[-1], len(hits)),
+            *("fold %d of %d: %s of %d images", number + 1, config.folds),
+            *(score, len(found[-1].rows)),
         )
     logits = FoldLogits(*(torch.cat(column) for column in zip(*found, strict=True)))
     folds = torch.cat([torch.full_like(one.rows, n) for n, one in enumerate(found)])
     _write(run, stores, logits, folds)
     run.remove(FOLDER)
-    return _measure(logits, stores, top1)
+    return _measure(logits, stores, split.info["seed"], by_fold)
 
 
 def _measure(
-    logits: FoldLogits, stores: FinetuneStores, top1_by_fold: list[float]
+    logits: FoldLogits, stores: FinetuneStores, seed: int, by_fold: list[float | None]
 ) -> CrossValidation:
-    labels = _labels(stores.split.train, logits.rows)
+    labels = label_tensor(stores.split.train)[logits.rows]
+    classes = len(stores.dataset.classes)
+    if stores.dataset.multi_label:
+        truth = multi_hot(labels, classes)
+        scores = score_labels(logits.values, truth)
+        return {
+            "folds_map": scores.map,
+            "folds_interval": map_interval(logits.values, truth, seed),
+            "folds_f1_macro": scores.f1_macro,
+            "folds_f1_micro": scores.f1_micro,
+            "folds_map_by_fold": by_fold,
+            "n_folds": len(labels),
+        }
     hits = logits.values.argmax(1) == labels
     right, n = int(hits.sum()), len(hits)
-    classes = len(stores.dataset.classes)
     counts = (labels[hits].bincount(minlength=classes), labels.bincount(minlength=classes))
     by_class = zip(*(count.tolist() for count in counts), strict=True)
     low, high = wilson_interval(right, n)
@@ -121,13 +139,17 @@ def _measure(
         "folds_top1": right / n,
         "folds_interval": [low, high],
         "folds_mean_class_top1": mean_class_accuracy(by_class),
-        "folds_top1_by_fold": top1_by_fold,
+        "folds_top1_by_fold": cast("list[float]", by_fold),
         "n_folds": n,
     }
 
 
-def _labels(records: tuple[Record, ...], rows: Tensor) -> Tensor:
-    return torch.tensor([records[row].label for row in rows.tolist()])
+def _score(logits: FoldLogits, stores: FinetuneStores) -> float | None:
+    """Return the accuracy of a fold, or its mAP; None if none of its images has a label."""
+    labels = label_tensor(stores.split.train)[logits.rows]
+    if stores.dataset.multi_label:
+        return score_labels(logits.values, multi_hot(labels, logits.values.shape[1])).map
+    return float((logits.values.argmax(1) == labels).double().mean())
 
 
 def _logits_of(
@@ -233,18 +255,27 @@ def _write(run: RunFolder, stores: FinetuneStores, logits: FoldLogits, folds: Te
     records, names = stores.split.train, stores.dataset.classes
     order = logits.rows.argsort()
     values, rows, folds = logits.values[order], logits.rows[order], folds[order]
-    labels = _labels(records, rows)
+    labels = label_tensor(records)[rows]
     tensors = {"logits": values, "labels": labels, "rows": rows, "folds": folds}
     run.write_tensors(tensors, {}, FOLDS_FILE)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "fold", "label", "class", "probability"])
-    best = values.softmax(1).max(1)
-    for row, fold, label, guess, p in zip(
-        *(column.tolist() for column in (rows, folds, labels, best.indices, best.values)),
-        strict=True,
-    ):
-        cells = (records[row].key, fold + 1, names[label], names[guess], f"{p:.6g}")
-        table.writerow(map(plain_cell, map(str, cells)))
-    content = text.getvalue().encode("utf-8", "surrogateescape")  # names need not be valid text
+    several = stores.dataset.multi_label
+    shape = TableShape(
+        classes=min(TOP, len(names)),
+        separator=label_separator(names) if several else None,
+        known=("fold", "true_labels" if several else "label"),
+    )
+    own = [records[row] for row in rows.tolist()]
+    found = predictions(
+        [record.key for record in own],
+        (values.sigmoid() if several else values.softmax(1)).numpy(),
+        names.__getitem__,
+        TOP,
+        threshold=THRESHOLD if several else None,
+    )
+    lines: list[str] = []
+    table = CsvTable(lines.append, shape)
+    for one, record, fold in zip(found, own, folds.tolist(), strict=True):
+        truth = [names[label] for label in record.every_label]
+        table.add(one, (str(fold + 1), join_labels(truth, shape) if several else truth[0]))
+    content = "\n".join([*lines, ""]).encode("utf-8", "surrogateescape")  # names need not be text
     run.write(FOLDS_TABLE, lambda draft: draft.write_bytes(content))

@@ -211,13 +211,23 @@ class CrossValidation(TypedDict, total=False):
         float,
         Doc("accuracy on the training images, each by a network that never saw it; fraction"),
     ]
-    folds_interval: Annotated[
-        list[float], Doc("its 95 % interval (Wilson's) for so many images: low, high")
+    folds_map: Annotated[
+        float | None,
+        Doc(f"with `multi_label` in place of this: {_MAP}, all images ranked together"),
     ]
+    folds_interval: Annotated[
+        list[float] | None,
+        Doc("95 % interval of one of these: low, high; Wilson's, of the mAP by bootstrap"),
+    ]
+    folds_f1_macro: Annotated[float | None, Doc(f"{_F1_MACRO}; only with `multi_label`")]
+    folds_f1_micro: Annotated[float | None, Doc(f"{_F1_MICRO}; only with `multi_label`")]
     folds_mean_class_top1: Annotated[
         float | None, Doc("mean of the classes' accuracies on the same images, fraction")
     ]
     folds_top1_by_fold: Annotated[list[float], Doc("accuracy on each fold, fraction")]
+    folds_map_by_fold: Annotated[
+        list[float | None], Doc("mAP on each fold; null without any label; with `multi_label`")
+    ]
     n_folds: Annotated[int, Doc("number of images that were classified so")]
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gtacli.cli.prediction_table import TableShape, join_labels, label_separator
 from gtacli.data import load_dataset
 from gtacli.data.readers.label_cells import split_labels
+from gtacli.inference.prediction_table import TableShape, join_labels, label_separator
 from tests.conftest import write_label_table
 
 CLASSES = ("blue", "green", "red")

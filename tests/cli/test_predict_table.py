@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gtacli.cli.prediction_table import CsvTable, TableShape
+from gtacli.inference.prediction_table import CsvTable, TableShape
 from gtacli.inference.stream import Failure
 from tests.cli.conftest import Gta
 

@@ -13,16 +13,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchmetrics.functional.classification import multilabel_average_precision
 
 import gtacli.finetuning.folds as module
+from gtacli.config.calibrate import CalibrateConfig
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import load_dataset
+from gtacli.data.labels import multi_hot
 from gtacli.errors import GtaError, Interrupted, UsageError
 from gtacli.finetuning.run import finetune
 from gtacli.inference.logits import class_logits
+from gtacli.measures.calibration import fit_label_temperature
+from gtacli.measures.multilabel import best_threshold
 from gtacli.measures.statistics import wilson_interval
 from gtacli.models import load_model
 from gtacli.runtime.devices import choose_compute
+from gtacli.trained.calibrate import calibrate
 
 Make = Callable[..., FinetuneConfig]
 
@@ -88,6 +94,62 @@ def test_the_summary_agrees_with_the_table(make: Make, recorder: Any, tmp_path: 
     shown = torch.tensor([float(row["probability"]) for row in rows])
     torch.testing.assert_close(shown, best, rtol=1e-4, atol=1e-6)
     assert found["folds"].tolist() == [int(row["fold"]) - 1 for row in rows]
+
+
+def test_any_number_of_labels(
+    make: Make, recorder: Any, phases: list[Any], label_table: Path, tmp_path: Path
+) -> None:
+    """The labels are spread over the folds; table, logits and summary agree."""
+    summary = finetune(make(data=str(label_table), multi_label=True, lam=None), recorder)
+    run, rows = tmp_path / "run", rows_of(tmp_path / "run")
+    assert [*rows[0]][:5] == ["image", "fold", "true_labels", "labels", "class"]
+    assert [row["image"] for row in rows] == json.loads((run / "split.json").read_text())["train"]
+    names = ("blue", "green", "red")
+    truth = torch.tensor(
+        [[name in row["true_labels"].split("|") for name in names] for row in rows]
+    )
+    for i, row in enumerate(rows):  # as the images were drawn
+        number = int(Path(row["image"]).stem)
+        assert truth[i].tolist() == [bool((number >> bit) & 1) for bit in (2, 1, 0)]
+    for number, job in enumerate(phases):
+        mine = torch.tensor([int(row["fold"]) == number + 1 for row in rows])
+        left_out = {row["image"] for row, own in zip(rows, mine, strict=True) if own}
+        assert {record.key for record in job.records} == {row["image"] for row in rows} - left_out
+        assert (truth[mine].sum(0) - truth.sum(0) / 3).abs().max() <= 1
+    found = load_file(run / "folds.safetensors")
+    assert found["logits"].shape == (18, 3)
+    chances = found["logits"].sigmoid()
+    for row, own in zip(rows, chances, strict=True):
+        said = {names[i] for i in range(3) if own[i] > 0.5}
+        assert {*filter(None, row["labels"].split("|"))} == said
+        assert float(row["probability"]) == pytest.approx(float(own.max()), rel=1e-4)
+    expected = multilabel_average_precision(found["logits"].double(), truth.long(), 3)
+    assert summary["folds_map"] == pytest.approx(float(expected), abs=1e-6)
+    low, high = summary["folds_interval"]
+    assert low <= summary["folds_map"] <= high
+    assert len(summary["folds_map_by_fold"]) == 3
+    f1 = 2 * ((chances > 0.5) & truth).sum() / ((chances > 0.5).sum() + truth.sum())
+    assert summary["folds_f1_micro"] == pytest.approx(float(f1), abs=1e-6)
+    assert "folds_top1" not in summary
+
+
+def test_calibration_takes_the_labels_of_the_folds(
+    make: Make, recorder: Any, label_table: Path, tmp_path: Path
+) -> None:
+    finetune(make(data=str(label_table), multi_label=True), recorder)
+    run = tmp_path / "run"
+    found = calibrate(CalibrateConfig(workers=0), run, choose_compute("cpu", "auto"))
+    assert (found["n_val"], found["n_test"]) == (18, 12)
+    tensors = load_file(run / "folds.safetensors")
+    truth = multi_hot(tensors["labels"], 3)
+    temperature = fit_label_temperature(tensors["logits"], truth)
+    assert found["temperature"] == pytest.approx(temperature)
+    chances = (tensors["logits"].double() / temperature).sigmoid()
+    assert found["label_threshold"] == best_threshold(chances, truth)
+    tensors["labels"] = tensors["labels"][:, 0].contiguous()  # as of one class
+    save_file(tensors, run / "folds.safetensors")
+    with pytest.raises(GtaError, match="does not hold logits of 3 classes"):
+        calibrate(CalibrateConfig(workers=0), run, choose_compute("cpu", "auto"))
 
 
 def test_a_fold_is_a_run_on_the_other_images(

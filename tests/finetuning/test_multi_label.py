@@ -190,7 +190,7 @@ def test_a_trained_classifier_is_kept_for_its_kind_alone(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"folds": 3, "hold_out": "auto"}, {"balance": "sampling"}, {"head_init": "centroid"}],
+    [{"balance": "sampling"}, {"head_init": "centroid"}],
 )
 def test_what_needs_one_class_is_refused(changes: dict[str, Any], several: Make) -> None:
     with pytest.raises(ValueError, match="exclude each other: it needs one class"):

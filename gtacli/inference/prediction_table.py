@@ -1,4 +1,4 @@
-"""The tables of `gta predict`: CSV or Parquet with one row per image."""
+"""Tables of predictions: CSV or Parquet with one row per image."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class TableShape(NamedTuple):
         classes: number of the most probable classes in a row.
         unsure: whether there is a column for it.
         separator: between the labels of an image, "" for a JSON list; None: it has one class.
+        known: names of columns, after the image's, of what is known of it beside its prediction.
     """
 
     classes: int
     unsure: bool = False
     separator: str | None = None
+    known: tuple[str, ...] = ()
 
 
 def label_separator(names: Iterable[str]) -> str:
@@ -63,14 +65,15 @@ class PredictionTable(ABC):
         numbers = ["", *map(str, range(2, shape.classes + 1))]
         pairs = [f"{key}{n}" for n in numbers for key in ("class", "probability")]
         labels = [] if shape.separator is None else ["labels"]
-        self.columns = ["image", *labels, *pairs, *(["unsure"] if shape.unsure else [])]
+        unsure = ["unsure"] if shape.unsure else []
+        self.columns = ["image", *shape.known, *labels, *pairs, *unsure]
 
-    def add(self, result: Prediction | Failure) -> None:
-        """Write the row of an image."""
+    def add(self, result: Prediction | Failure, known: Sequence[str] = ()) -> None:
+        """Write the row of an image; `known` has the cells of the columns of that name."""
         if isinstance(result, Failure):
             self._row([result.image, *[None] * (len(self.columns) - 1)])
             return
-        row: Row = [result["image"]]
+        row: Row = [result["image"], *known]
         if self._shape.separator is not None:
             row.append(join_labels([one["class"] for one in result["labels"]], self._shape))
         for one in result["top"]:
