@@ -31,10 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare() -> int:
-    """Prepare the streams of a process of its own; return the exit status if it cannot run."""
+    """Prepare the streams and imports of a process; return the exit status if it cannot run."""
     from gtacli.cli.streams import prepare_streams
     from gtacli.errors import GtaError
+    from gtacli.runtime.light_imports import import_lightly
 
+    import_lightly()
     try:
         prepare_streams()
     except GtaError as error:

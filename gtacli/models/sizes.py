@@ -108,9 +108,12 @@ class _WithoutValues(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if getattr(func, "__name__", "") in self._DRAWING and args and args[0].is_meta:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in self._DRAWING and args and args[0].is_meta:
             return args[0]
-        return func(*args, **(kwargs or {}))
+        if func is getattr(nn.init, name, None) and kwargs.get("tensor") is not None:
+            return kwargs["tensor"]  # it would draw beneath this mode, and import the compiler
+        return func(*args, **kwargs)
 
 
 def _own_shapes(
