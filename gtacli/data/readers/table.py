@@ -18,14 +18,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from gtacli.data.base import (
     MOST_LABELS,
@@ -39,18 +34,15 @@ from gtacli.data.base import (
     Record,
     split_in_name,
 )
-from gtacli.data.readers.label_cells import find_separator, split_labels
 from gtacli.data.readers.loose import list_tables
 from gtacli.data.readers.split_folders import has_class_folders
 from gtacli.data.readers.table_columns import (
-    EMPTY,
-    Columns,
-    choose_columns,
     has_header,
     parse_columns,
 )
-from gtacli.data.readers.table_file import Row, is_text, read_head, read_rows
-from gtacli.data.readers.table_images import ImageFinder
+from gtacli.data.readers.table_entries import TableEntries, TableEntry
+from gtacli.data.readers.table_file import is_text, read_head, read_rows
+from gtacli.data.readers.table_rows import LabeledTable, read_table
 from gtacli.errors import GtaError
 from gtacli.images.find import (
     find_images,
@@ -63,41 +55,6 @@ from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
-_WHOLE = re.compile(r"\d+\.0+")
-_LIST = re.compile(r"\[.*,.*\]|\{.*,.*\}")
-_REPEATED = "listed before, and counted once outside of training"
-_HERE = Path()
-
-
-class TableRow(NamedTuple):
-    """A row of a table with what its columns say; `labels` where an image has several."""
-
-    source: Path
-    line: int
-    image: str
-    label: str
-    split: str | None
-    mask: str
-    labels: tuple[str, ...] | None = None
-
-    @property
-    def place(self) -> str:
-        return f"{self.source}, line {self.line}"
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The rows of a table with values in all columns that are needed.
-
-    Attributes:
-        classes: the names of its columns of zeros and ones, if an image has several labels.
-    """
-
-    source: Path
-    rows: list[TableRow]
-    finder: ImageFinder
-    left_out: list[LeftOut] = field(default_factory=list)
-    classes: tuple[str, ...] = ()
 
 
 def has_tables(folder: Path) -> bool:
@@ -174,10 +131,10 @@ def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     spec, named = split_spec(str(root))
     root = Path(spec)
     sources = _sources(root, several)
-    tables = [_read_table(source, named, needs_label, several) for source in sources]
+    tables = [read_table(source, named, needs_label, several) for source in sources]
     # An image has the same key in all tables.
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
-    entries = _Entries(top)
+    entries = TableEntries(top)
     for table in tables:
         default = _default_split(table, single=len(sources) == 1)
         for row in table.rows:
@@ -204,7 +161,9 @@ def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     )
 
 
-def _classes(found: Sequence[_Entry], tables: Sequence[_Table], several: bool) -> tuple[str, ...]:
+def _classes(
+    found: Sequence[TableEntry], tables: Sequence[LabeledTable], several: bool
+) -> tuple[str, ...]:
     """Return the classes of all rows; of columns of zeros and ones in their order."""
     if not several:
         return sorted_labels({entry.row.label for entry in found})
@@ -215,7 +174,7 @@ def _classes(found: Sequence[_Entry], tables: Sequence[_Table], several: bool) -
     return tuple(columns) if columns.keys() >= named else sorted_labels(named | columns.keys())
 
 
-def _record(entry: _Entry, numbers: Mapping[str, int]) -> Record:
+def _record(entry: TableEntry, numbers: Mapping[str, int]) -> Record:
     row = entry.row
     if row.labels is None:
         label = numbers.get(row.label, 0)
@@ -227,7 +186,7 @@ def _record(entry: _Entry, numbers: Mapping[str, int]) -> Record:
     return Record(entry.key, NO_LABEL, entry.path, entry.mask, labels=labels)
 
 
-def _find_unlisted(root: Path, listed: Sequence[_Entry]) -> Iterator[LeftOut]:
+def _find_unlisted(root: Path, listed: Sequence[TableEntry]) -> Iterator[LeftOut]:
     """Yield the images in a folder of tables that none of them lists, masks aside."""
     used = {os.path.normpath(path) for one in listed for path in (one.path, one.mask) if path}
     images = [path for path in find_images(root) if os.path.normpath(path) not in used]
@@ -263,106 +222,7 @@ def _named(folder: Path, stems: Sequence[str]) -> Iterator[Path]:
         yield from islice((path for path in paths if path is not None), 1)
 
 
-def _read_table(source: Path, named: Mapping[str, str], needs_label: bool, several: bool) -> _Table:
-    rows = read_rows(source)
-    finder = ImageFinder(source.parent)
-    columns = choose_columns(source, rows, named, finder.exists, needs_label, several)
-    rows = rows[columns.header :]
-    found = [_read_row(source, row.line, row.cells, columns) for row in rows]
-    if several:
-        found, needs_label = _with_labels(source, found, rows, columns), False
-    elif all(_WHOLE.fullmatch(row.label) for row in found if row.label):  # of a column with gaps
-        found = [row._replace(label=row.label.partition(".")[0]) for row in found]
-    if not found:
-        raise GtaError(f"{source} has no row below its header")
-    if columns.label is not None and not several:
-        _check_single(source, found)
-    whole = [row for row in found if row.image and (row.label or not needs_label)]
-    one_hot = columns.one_hot.names if several and columns.one_hot else ()
-    table = _Table(source, whole, finder, classes=tuple(map(_normal, one_hot)))
-    for what, lost in (
-        ("image", [row for row in found if not row.image]),
-        ("label", [row for row in found if row.image and not row.label and needs_label]),
-    ):
-        if lost:
-            names = tuple(f"line {row.line}" for row in lost)
-            table.left_out.append(LeftOut("rows", f"no {what} in {source.name}", names, wrong=True))
-    if not whole:
-        raise GtaError(f"{source}: " + "; ".join(map(str, table.left_out)))
-    finder.prepare(row.image for row in whole)
-    return table
-
-
-def _read_row(source: Path, line: int, cells: Sequence[str], columns: Columns) -> TableRow:
-    split: str | None = None
-    if columns.split is not None:
-        given = _cell(cells, columns.split)
-        split = columns.splits.get(given.lower())
-        if split is None:
-            raise GtaError(
-                f"{source}, line {line}: split must be train, val or test, got '{given}'"
-            )
-    label = columns.one_hot.name(cells) if columns.one_hot else _cell(cells, columns.label)
-    if label.lower() in EMPTY:
-        label = ""
-    label = _normal(label)
-    image, mask = _cell(cells, columns.image), _cell(cells, columns.mask)
-    return TableRow(source, line, image, label, split, mask)
-
-
-def _normal(label: str) -> str:
-    return label if label.isascii() else unicodedata.normalize("NFC", label)
-
-
-def _with_labels(
-    source: Path, found: Sequence[TableRow], rows: Sequence[Row], columns: Columns
-) -> list[TableRow]:
-    """Return the rows with all their labels."""
-    if columns.one_hot is not None:
-        every = [columns.one_hot.every_name(row.cells) for row in rows]
-    else:
-        cells = [_cell(row.cells, columns.label) for row in rows]
-        every = split_labels(cells)
-        if any(len(labels) > 1 for labels in every):
-            between = find_separator(cells)
-            mark = {" ": "separated by spaces", "": "lists"}.get(
-                between, f"separated by '{between}'"
-            )
-            log.info("%s: labels are %s", source, mark)
-    if all(_WHOLE.fullmatch(label) for labels in every for label in labels):
-        every = [tuple(label.partition(".")[0] for label in labels) for labels in every]
-    pairs = zip(found, every, strict=True)
-    return [row._replace(labels=tuple(dict.fromkeys(map(_normal, own)))) for row, own in pairs]
-
-
-def _check_single(source: Path, rows: Sequence[TableRow]) -> None:
-    """Raise GtaError for lists of labels, and warn of labels that look like several in one."""
-    for row in rows:
-        if _LIST.fullmatch(row.label):
-            raise GtaError(
-                f"{row.place}: {row.label:.80} are several labels, but an image has one class; "
-                "read all with `multi_label`, or name a column with one: `columns=label=NAME`"
-            )
-    labels = {row.label for row in rows}
-    for mark in "|;, ":
-        joined = {label for label in labels if mark in label}
-        counts = Counter(part.strip() for label in labels for part in {*label.split(mark)})
-        shared = [one for one in joined if any(counts[p.strip()] > 1 for p in one.split(mark))]
-        # Names have commas and spaces; but seldom are there twice as many names as words in them.
-        if shared and (mark in "|;" or 2 * len(counts) <= len(labels)):
-            log.warning(
-                "%s: labels such as %s look like several ones; each such text is a class by "
-                "itself, unless `multi_label` says that they are several",
-                *(source, min(shared)),
-            )
-            return
-
-
-def _cell(cells: Sequence[str], column: int | None) -> str:
-    return cells[column] if column is not None and column < len(cells) else ""
-
-
-def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
+def _default_split(table: LabeledTable, single: bool) -> str | dict[str, str] | None:
     """Return the split of a table's rows without one, or the splits by first folder."""
     name = table.source
     folder = name.parent.name
@@ -378,114 +238,6 @@ def _default_split(table: _Table, single: bool) -> str | dict[str, str] | None:
         log.info("%s: the folders %s are its splits", name, ", ".join(sorted(first)))
         return splits
     return "train"
-
-
-class _Entry(NamedTuple):
-    """A row whose image was found; `first` is the key of the first row of the same image."""
-
-    split: str
-    key: str
-    path: Path
-    mask: Path | None
-    row: TableRow
-    first: str | None
-
-
-class _Entries:
-    """The rows of all tables with their images.
-
-    Args:
-        top: the folder that keys are relative to.
-
-    Attributes:
-        found: the rows whose images exist.
-    """
-
-    def __init__(self, top: Path) -> None:
-        self.found: list[_Entry] = []
-        self._top = top
-        self._first: dict[str, _Entry] = {}
-        self._copies: Counter[str] = Counter()
-        self._lost: dict[str, list[str]] = {}
-        self._below: dict[Path, Path] = {}  # folders of tables in the top one
-
-    @property
-    def left_out(self) -> list[LeftOut]:
-        return [
-            LeftOut("images", reason, tuple(names), wrong=reason != _REPEATED)
-            for reason, names in self._lost.items()
-        ]
-
-    def add(self, row: TableRow, finder: ImageFinder, default: str | dict[str, str] | None) -> None:
-        """Add a row, or note why its image is left out.
-
-        Args:
-            row: the row.
-            finder: finds its image.
-            default: the split without a column of splits, or the splits by first folder.
-
-        Raises GtaError where the row contradicts itself or another one.
-        """
-        split = _split(row, default)
-        found = finder.find(row.image, split)
-        if isinstance(found, str):
-            self._lost.setdefault(found, []).append(f"{row.image} ({row.place})")
-            return
-        folder = finder.folder
-        mask = folder / row.mask.replace("\\", "/") if row.mask else None
-        if mask is not None and not os.path.isfile(mask):
-            raise GtaError(f"{row.place}: no such mask: {mask}")
-        key = self._key(found, folder)
-        entry = _Entry(split, key, folder / found, mask, row, None)
-        first = self._first.setdefault(key, entry)
-        if first is not entry:
-            if row.labels is not None and first.split == split:
-                entry = entry._replace(first=key)
-            elif (first.split, first.row.label) != (split, row.label):
-                raise GtaError(
-                    f"{row.place}: {key} is listed twice, first in {first.row.place}, with another "
-                    "split or label"
-                )
-            elif split != "train":
-                self._lost.setdefault(_REPEATED, []).append(f"{key} ({row.place})")
-                return
-            else:
-                self._copies[key] += 1
-                entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
-        self.found.append(entry)
-
-    def merged(self) -> list[_Entry]:
-        """Return one entry for each image, with the labels of all its rows."""
-        labels: dict[str, dict[str, None]] = {}
-        for entry in self.found:
-            labels.setdefault(entry.first or entry.key, {}).update(
-                dict.fromkeys(entry.row.labels or ())
-            )
-        return [
-            entry._replace(row=entry.row._replace(labels=tuple(labels[entry.key])))
-            for entry in self.found
-            if entry.first is None
-        ]
-
-    def _key(self, path: Path, folder: Path) -> str:
-        below = self._below.get(folder)
-        if below is None:
-            below = self._below[folder] = folder.absolute().relative_to(self._top)
-        apart = below != _HERE and not path.is_absolute()
-        return (below / path if apart else path).as_posix()
-
-
-def _split(row: TableRow, default: str | dict[str, str] | None) -> str:
-    if row.split is not None:
-        return row.split
-    if isinstance(default, dict):
-        return default[row.image.replace("\\", "/").partition("/")[0]]
-    if default is None:
-        raise GtaError(
-            f"{row.source}: its split is unclear; add a column 'split' or rename it, e.g. to "
-            "train.csv, val.csv or test.csv"
-        )
-    return default
 
 
 def sorted_labels(names: set[str]) -> tuple[str, ...]:
