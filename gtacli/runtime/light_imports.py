@@ -58,7 +58,7 @@ def compiler_left_out() -> Iterator[None]:
         yield
         return
     disable = torch.compiler.disable
-    torch.compiler.disable = _disable_at_first_call  # type: ignore[assignment]
+    torch.compiler.disable = _disable_at_first_call
     sys.modules[_UTILS] = _Utils(_UTILS)
     try:
         yield
@@ -69,9 +69,9 @@ def compiler_left_out() -> Iterator[None]:
 
 def _disable_at_first_call(fn: Any = None, recursive: bool = True, **options: Any) -> Any:
     """Do as `torch.compiler.disable`, by the form of it that torch uses within itself."""
-    import torch
+    from torch._compile import _disable_dynamo
 
-    return torch._disable_dynamo(fn, recursive)
+    return _disable_dynamo(fn, recursive)
 
 
 class _Utils(ModuleType):
