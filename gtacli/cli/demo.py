@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -15,6 +13,7 @@ from gtacli.cli import console
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
 from gtacli.config.demo import DemoConfig
+from gtacli.runtime.repeated import hide_repeated
 
 if TYPE_CHECKING:
     from gtacli.runtime.run_folder import RunFolder
@@ -65,11 +64,11 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
     runs = plan_runs(config, folder.path)
     summaries = []
     bar = console.progress("training", len(runs) * config.epochs)
-    with _hide_repeated_messages(call.verbose), bar as advance:
+    with hide_repeated(*REPEATED), bar as advance:
         for run, summary in train(runs, anew, lambda run: EpochProgress(advance, run)):
             summaries.append(summary)
             _log(run, summary)
-    with _hide_repeated_messages(call.verbose):
+    with hide_repeated(*REPEATED):
         log.info("evaluating attention and background robustness")
         source, rows = measure(runs, summaries, compute)
         plain, gta = first_pair(runs)
@@ -94,21 +93,8 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
         console.say(str(page))
 
 
-@contextmanager
-def _hide_repeated_messages(verbose: bool) -> Iterator[None]:
-    """Silence start-up messages that would repeat for every run."""
-    loggers = [] if verbose else [logging.getLogger(f"gtacli.{name}") for name in REPEATED]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 REPEATED = ("models", "training", "finetuning", "data.store")
+"""Modules whose start-up messages would repeat for every run."""
 
 
 class EpochProgress:

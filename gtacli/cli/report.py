@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +15,7 @@ from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, NullSeparated, config_command
 from gtacli.config.report import ReportConfig
 from gtacli.errors import GtaError, UsageError
+from gtacli.runtime.repeated import hide_repeated
 
 if TYPE_CHECKING:
     from gtacli.report.sections import TableSection
@@ -46,7 +45,7 @@ def report(
     from gtacli.report.writer import write_report
 
     progress = partial(console.progress, lines=LOG_INTERVAL)
-    with _quiet_loading(call.verbose):
+    with hide_repeated("models.loading"):
         result = write_report(config, folders, progress, sys.stdin.buffer, null, sections)
     if call.json:
         console.emit(result)
@@ -92,16 +91,3 @@ def _section(path: str, progress: StudyProgress) -> TableSection:
         notes.append(f"no figure: {error.message}")
     title = f"Study {Path(path).resolve().name}"
     return TableSection(title, formats.header(table), formats.rows(table), notes, figure)
-
-
-@contextmanager
-def _quiet_loading(verbose: bool) -> Iterator[None]:
-    """Suppress per-model loading messages."""
-    log = logging.getLogger("gtacli.models.loading")
-    level = log.level
-    if not verbose:
-        log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

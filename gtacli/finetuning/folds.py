@@ -39,6 +39,7 @@ from gtacli.inference.predictions import THRESHOLD, predictions
 from gtacli.measures.multilabel import map_interval, score_labels
 from gtacli.measures.statistics import wilson_interval
 from gtacli.models.files import read_weights
+from gtacli.runtime.repeated import hide_repeated
 from gtacli.runtime.run_files import FOLDS_FILE, FOLDS_TABLE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import SilentObserver
@@ -49,6 +50,8 @@ from gtacli.training.state import Progress, read_progress
 log = logging.getLogger(__name__)
 
 FOLDER = "folds"
+REPEATED = ("data.store", "finetuning.loaded_head", "finetuning.prepare", "models.loading")
+"""Modules that have logged of the run itself what they would log of each fold."""
 TOP = 5
 """Classes of an image in the table, as many as `gta predict` has by default."""
 
@@ -98,9 +101,11 @@ def cross_validate(
     fold_of = split_folds(split.train, config.folds, split.info["seed"])
     found: list[FoldLogits] = []
     by_fold: list[float | None] = []
+    log.info("cross-validation: %d networks, each trained without one fold", config.folds)
     for number in range(1 if run.dry else config.folds):
         rows = [i for i, r in enumerate(split.train) if fold_of.get(r.key) == number]
-        found.append(_logits_of(number, rows, config, stores, parts, run))
+        with hide_repeated(*REPEATED):
+            found.append(_logits_of(number, rows, config, stores, parts, run))
         by_fold.append(_score(found[-1], stores))
         score = "no label" if by_fold[-1] is None else f"{metric}{100 * by_fold[-1]:.1f} %"
         log.info(

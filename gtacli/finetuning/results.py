@@ -271,7 +271,10 @@ class FinetuneSummary(
     stopped_early: Annotated[bool, Doc("whether patience ended the training")]
     best_epoch: Annotated[
         int | None,
-        Doc("epoch of the saved weights, from 0: the latest within one standard error of the best"),
+        Doc(
+            "epoch of the saved weights: the latest within one standard error of the best; from 0 "
+            "as in metrics.jsonl, while log, printed result and report count from 1"
+        ),
     ]
     val_top1: Annotated[
         float | None,

@@ -15,17 +15,22 @@ _COUNTED, _NAMED = 25, 100
 """Largest numbers of classes with counts in the cells, and with names."""
 _LONGEST = 180
 """Pixels of a class's name."""
+_TITLE = 320
+"""Pixels of room for a title at least."""
 _WIDE = 1200
 """Pixels of the matrix of very many classes, about."""
 
 
-def draw_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> Image.Image:
+def draw_confusion(
+    classes: Sequence[str], counts: NDArray[np.int64], title: str = ""
+) -> Image.Image:
     """Draw a matrix; a cell's color grows with its fraction of the true class's images.
 
     Args:
         classes: names.
         counts: (classes, classes), rows are true classes. A count that needs more room than its
             cell is left out, as are names and counts of very many classes.
+        title: above the matrix; its beginning is cut off where it is too long.
     """
     cell = _cell(len(classes))
     side = cell * len(classes)
@@ -33,21 +38,25 @@ def draw_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> Image.I
     named = len(classes) <= _NAMED
     names = [truncate_start(name, _LONGEST, font) for name in classes] if named else []
     margin = round(max((font.getlength(name) for name in names), default=0)) + GAP
-    left = top = GAP + LINE + margin
-    picture = Image.new("RGB", (left + side + GAP, top + side + LINE + 2 * GAP), "white")
+    plain = ImageFont.load_default(TEXT)
+    total = int(counts.sum())
+    share = f", {100 * np.trace(counts) / total:.1f} %" if total else ""
+    caption = f"{np.trace(counts):,} of {total:,} correct{share}"
+    head = LINE + GAP if title else 0
+    left = GAP + LINE + margin
+    top = head + left
+    right = max(left + side, left + round(plain.getlength(caption)), _TITLE if title else 0)
+    picture = Image.new("RGB", (right + GAP, top + side + LINE + 2 * GAP), "white")
     picture.paste(_colors(counts).resize((side, side), Image.Resampling.NEAREST), (left, top))
     pen = ImageDraw.Draw(picture)
     pen.rectangle((left - 1, top - 1, left + side, top + side), outline=FAINT)
     _write_names(picture, names, font, (left, top), cell)
-    title = ImageFont.load_default(TEXT)
-    pen.text((left + side / 2, GAP), "predicted class", FAINT, title, anchor="mt")
-    _write_upward(picture, "true class", title, FAINT, (GAP + LINE // 2, top + side // 2), "mm")
+    pen.text((GAP, GAP), truncate_start(title, right - GAP, plain), INK, plain)
+    pen.text((left + side / 2, head + GAP), "predicted class", FAINT, plain, anchor="mt")
+    _write_upward(picture, "true class", plain, FAINT, (GAP + LINE // 2, top + side // 2), "mm")
     if len(classes) <= _COUNTED:
         _write_counts(pen, counts, font, (left, top), cell)
-    total = int(counts.sum())
-    share = f", {100 * np.trace(counts) / total:.1f} %" if total else ""
-    caption = f"{np.trace(counts):,} of {total:,} correct{share}"
-    pen.text((left, top + side + GAP), caption, INK, title)
+    pen.text((left, top + side + GAP), caption, INK, plain)
     return picture
 
 

@@ -14,7 +14,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ from gtacli.rendering.confusion import draw_confusion
 from gtacli.runtime.atomic import write_atomic
 from gtacli.runtime.escapes import escape_controls, plain_cell
 
-Confusions: TypeAlias = tuple[Sequence[str], Sequence[Sequence[int]]]
-"""Class names and [true class, predicted class, images] of each pair that occurs."""
+if TYPE_CHECKING:  # it needs torch
+    from gtacli.report.predictions import Confusions
 
 
 def write_confusions(
@@ -41,8 +41,8 @@ def write_confusions(
     apart = len(confusions) > 1 if apart is None else apart
     return [
         file
-        for name, (classes, pairs) in confusions.items()
-        for file in _write(folder / name if apart else folder, classes, pairs)
+        for name, found in confusions.items()
+        for file in _write(folder / name if apart else folder, name, found)
     ]
 
 
@@ -64,11 +64,13 @@ def write_classes(
     ]
 
 
-def _write(folder: Path, classes: Sequence[str], pairs: Sequence[Sequence[int]]) -> Iterator[str]:
+def _write(folder: Path, name: str, found: Confusions) -> Iterator[str]:
+    classes = found.classes
     counts = np.zeros((len(classes), len(classes)), np.int64)
-    for truth, predicted, images in pairs:
+    for truth, predicted, images in found.counts:
         counts[truth, predicted] = images
-    drawn = draw_confusion([*map(escape_controls, classes)], counts)
+    title = f"{escape_controls(name)}: {int(counts.sum()):,} {found.images}"
+    drawn = draw_confusion([*map(escape_controls, classes)], counts, title)
 
     def save(draft: Path) -> None:
         drawn.save(draft, format="PNG")

@@ -44,11 +44,16 @@ class Notes(list[str]):
 
 
 class RunPredictions(NamedTuple):
-    """The images that a run was tested or validated on, and its predictions on them."""
+    """The images that a run was tested or validated on, and its predictions on them.
+
+    Attributes:
+        images: which they are, in words.
+    """
 
     dataset: ImageDataset
     records: tuple[Record, ...]
     predictions: Predictions
+    images: str
 
 
 class RunEvaluator:
@@ -101,7 +106,7 @@ class RunEvaluator:
             self.notes.add(f"{run.name}: no predictions on its {IMAGES_OF[part]} ({error})")
             return None
         self._check(run, part, records, predictions)
-        return RunPredictions(dataset, records, predictions)
+        return RunPredictions(dataset, records, predictions, IMAGES_OF[part])
 
     def _predict(
         self,

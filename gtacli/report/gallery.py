@@ -20,7 +20,7 @@ from gtacli.images.decode import ImageError
 from gtacli.report.attention import ModelMaps, compute_maps, eval_transform, load_view
 from gtacli.report.evaluation import Notes, ReportProgress, RunEvaluator, RunPredictions
 from gtacli.report.map_encoding import MapSelection, encode_maps, select_maps
-from gtacli.report.predictions import Predictor, count_confusions
+from gtacli.report.predictions import Confusions, Predictor, count_confusions
 from gtacli.report.previews import BASE64
 from gtacli.report.run_folders import ReportRun
 from gtacli.report.selection import SelectedImage, SelectedModel, select_images, select_models
@@ -81,7 +81,7 @@ class Gallery:
     """All images, maps and predictions of a report.
 
     Attributes:
-        confusions: class names and `predictions.count_confusions` by the run's index.
+        confusions: by the run's index.
         selection: the maps that the page contains; None: there are none.
         notes: missing content.
         failed: errors by the name of an image that cannot be read.
@@ -89,7 +89,7 @@ class Gallery:
 
     columns: list[ModelColumn] = field(default_factory=list)
     images: list[GalleryImage] = field(default_factory=list)
-    confusions: dict[int, tuple[tuple[str, ...], list[list[int]]]] = field(default_factory=dict)
+    confusions: dict[int, Confusions] = field(default_factory=dict)
     selection: MapSelection | None = None
     notes: Notes = field(default_factory=Notes)
     failed: dict[str, str] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def make_gallery(
         if result is not None:
             evaluated.append(result)
             counts = count_confusions(result.records, result.predictions)
-            gallery.confusions[number] = result.dataset.classes, counts
+            gallery.confusions[number] = Confusions(result.dataset.classes, counts, result.images)
     images = select_images(config, runs, evaluator, evaluated, named)
     views = _ImageViews(images, gallery.failed)
     models = select_models(runs, labels, order)

@@ -115,11 +115,16 @@ def _maps(gallery: Gallery) -> dict[str, Any]:
 
 
 def _predictions(gallery: Gallery) -> dict[str, Any]:
-    class_lists = list(dict.fromkeys(classes for classes, _ in gallery.confusions.values()))
+    class_lists = list(dict.fromkeys(one.classes for one in gallery.confusions.values()))
     return {
         "classes": class_lists,
         "runs": [
-            {"run": run, "classes": class_lists.index(classes), "counts": counts}
-            for run, (classes, counts) in gallery.confusions.items()
+            {
+                "run": run,
+                "classes": class_lists.index(one.classes),
+                "counts": one.counts,
+                "images": one.images,
+            }
+            for run, one in gallery.confusions.items()
         ],
     }

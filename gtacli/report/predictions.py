@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -32,6 +32,22 @@ log = logging.getLogger(__name__)
 
 Predictions = dict[str, tuple[int, float]]
 """Class index and probability by image key."""
+
+
+class Confusions(NamedTuple):
+    """The true and the predicted classes of a run's images.
+
+    Attributes:
+        classes: names.
+        counts: [true class, predicted class, number of images] for every pair that occurs.
+        images: which they are, in words.
+    """
+
+    classes: tuple[str, ...]
+    counts: Sequence[Sequence[int]]
+    images: str
+
+
 IMAGES_OF = {"test": "test images", "val": "held-out images"}
 
 

@@ -61,7 +61,7 @@ def select_images(
             shown = _thin_out(_one_per_class(dataset, records), config.max_images)
             images += [_image_of(record, dataset) for record in shown]
     if results and config.mistakes:
-        dataset, records, _ = results[0]
+        dataset, records = results[0][:2]
         by_run = [result.predictions for result in results if result.dataset is dataset]
         worst = worst_mistakes(records, by_run, config.mistakes)
         images += [_image_of(record, dataset, mistake=True) for record in worst]

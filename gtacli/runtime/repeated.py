@@ -1,7 +1,10 @@
-"""Warnings about many images: the first few in full, then how many there were."""
+"""Messages that would repeat: warnings about many images, what each of several runs logs."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import Logger
 
 SHOWN = 5
@@ -34,3 +37,21 @@ class RepeatedWarning:
             self._log.warning(
                 "%s%s more like these, %s in all", self._prefix, f"{more:,}", f"{self._count:,}"
             )
+
+
+@contextmanager
+def hide_repeated(*modules: str) -> Iterator[None]:
+    """Log warnings alone of modules of gtacli, by their names in it, inside the context.
+
+    Where debugging messages are logged, all others are, too.
+    """
+    shown = logging.getLogger("gtacli").isEnabledFor(logging.DEBUG)
+    loggers = [] if shown else [logging.getLogger(f"gtacli.{name}") for name in modules]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

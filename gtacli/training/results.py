@@ -10,7 +10,7 @@ from gtacli.runtime.results import Doc
 class EpochMetrics(TypedDict):
     """The fields of every row of metrics.jsonl."""
 
-    epoch: Annotated[int, Doc("number of the epoch, from 0")]
+    epoch: Annotated[int, Doc("number of the epoch, from 0; the log and the report count from 1")]
     train_loss: Annotated[float, Doc("mean of the training loss over the epoch's images")]
     images_per_second: Annotated[float, Doc("training images per second, without evaluation")]
     lr: Annotated[

@@ -75,6 +75,18 @@ def test_each_image_is_classified_by_a_network_that_never_saw_it(
     assert not (run / "folds").exists()
 
 
+def test_the_log_says_once_what_is_equal_in_all_folds(
+    make: Make, recorder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gtacli")
+    finetune(make(lam=None), recorder)
+    begin = next(i for i, text in enumerate(caplog.messages) if text.startswith("cross-validation"))
+    before, after = caplog.messages[:begin], caplog.messages[begin + 1 :]
+    assert any("missing, 0 unexpected" in text for text in before)
+    assert len(after) == 6  # of each fold the decision and the result
+    assert [text[:6] for text in after[1::2]] == ["fold 1", "fold 2", "fold 3"]
+
+
 def test_the_summary_agrees_with_the_table(make: Make, recorder: Any, tmp_path: Path) -> None:
     summary = finetune(make(), recorder)
     rows = rows_of(tmp_path / "run")

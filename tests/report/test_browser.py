@@ -175,6 +175,9 @@ def test_matrix_shows_counts(visit: Visit, report: Path) -> None:
     page = visit(report)
     choices = page.locator(".whose option").all_text_contents()
     assert choices[0].endswith("2 runs")
+    lead = page.locator("#predictions .what").inner_text()
+    assert lead.startswith("The true classes of 24 test images, one run after the other, and those")
+    assert choices[0] in lead
     assert "of 24 correct" in page.locator(".matrix figcaption").inner_text()
     page.locator(".matrix canvas").hover(position={"x": 3, "y": 3})
     assert "correct" in page.locator(".matrix figcaption").inner_text()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from gtacli.cli import main
 from gtacli.rendering.confusion import draw_confusion
 from gtacli.report.confusion import write_confusions
+from gtacli.report.predictions import Confusions
 
 CLASSES = ("wren", "=crow", "x\ny")
 PAIRS = [[0, 0, 6], [0, 1, 2], [1, 0, 1], [1, 1, 1]]
@@ -24,7 +26,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_tables(tmp_path: Path) -> None:
-    files = write_confusions(tmp_path, {"run": (CLASSES, PAIRS)})
+    files = write_confusions(tmp_path, {"run": Confusions(CLASSES, PAIRS, "test images")})
     assert [Path(f).name for f in files] == [
         "confusion.png", "confusion.csv", "pairs.csv", "classes.csv"
     ]  # fmt: skip
@@ -55,6 +57,24 @@ def test_a_matrix_of_any_size_is_drawn(classes: int) -> None:
     red = (drawn[..., 0] - drawn[..., 2] > 60).sum()
     assert blue > red > 0
     assert blue / red == pytest.approx(classes, rel=0.25)
+
+
+def test_a_matrix_has_a_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the run and the images; one that is too long does not leave the picture."""
+    written: list[tuple[str, float]] = []
+    original = ImageDraw.ImageDraw.text
+
+    def spy(pen: Any, place: Any, text: str, *args: Any, **kwargs: Any) -> None:
+        written.append((text, place[0] + pen.textlength(text, args[1]) - pen.im.size[0]))
+        original(pen, place, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", spy)
+    for name in ("my run", "a long name " * 20):
+        write_confusions(tmp_path, {name: Confusions(CLASSES, PAIRS, "test images")})
+    titles = [(text, over) for text, over in written if text.endswith(": 10 test images")]
+    assert titles[0][0] == "my run: 10 test images"
+    assert len(titles) == 2
+    assert all(over < 0 for _, over in titles)
 
 
 def test_files_of_every_run(

@@ -1,4 +1,4 @@
-"""Tests of warnings about many images."""
+"""Tests of messages that would repeat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gtacli.runtime.repeated import SHOWN, RepeatedWarning
+from gtacli.runtime.repeated import SHOWN, RepeatedWarning, hide_repeated
 
 log = logging.getLogger("gtacli.test")
 
@@ -34,3 +34,13 @@ def test_few_warnings_need_no_summary(caplog: pytest.LogCaptureFixture) -> None:
         warning.add(str(i))
     warning.summarize()
     assert caplog.messages == list("01234")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_would_repeat_is_hidden(caplog: pytest.LogCaptureFixture, verbose: bool) -> None:
+    caplog.set_level(logging.DEBUG if verbose else logging.INFO, "gtacli")
+    with hide_repeated("test"):
+        log.info("loaded")
+        log.warning("damaged")
+    log.info("after")
+    assert caplog.messages == [*(["loaded"] if verbose else []), "damaged", "after"]

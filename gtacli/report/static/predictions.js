@@ -12,11 +12,13 @@ function predictions() {
   const select = section.querySelector(".whose");
   const choices = [...groupChoices(), ...data.predictions.runs.map((entry) => [label(entry), [entry]])];
   choices.forEach(([name], i) => select.append(make("option", { value: i }, name)));
+  const lead = section.querySelector(".what");
   const matrix = new Matrix(section.querySelector(".matrix"));
   const show = () => {
-    const entries = choices[select.value][1];
+    const [name, entries] = choices[select.value];
     const classes = data.predictions.classes[entries[0].classes];
     const counts = total(entries);
+    lead.textContent = describe(name, entries, counts);
     matrix.show(classes, counts);
     pairs(section.querySelector(".pairs"), classes, counts);
     byClass(section.querySelector(".by-class"), classes, counts);
@@ -36,6 +38,16 @@ function groupChoices() {
     .map((group) => [group.label, data.predictions.runs.filter((e) => group.runs.includes(e.run))])
     .filter(([, entries]) => entries.length > 1 && entries.every((e) => e.classes === entries[0].classes))
     .map(([name, entries]) => [`${name}, ${entries.length} runs`, entries]);
+}
+
+/** Return the sentence that says what is shown, and of which runs. */
+function describe(name, entries, counts) {
+  const images = counts.reduce((sum, [, , count]) => sum + count, 0);
+  const kinds = [...new Set(entries.map((entry) => entry.images))].join(" and ");
+  return (
+    `The true classes of ${images} ${kinds}${entries.length > 1 ? ", one run after the other," : ""} and those that ` +
+    `${name} predicts for them. No network has learned from the images that it classifies here.`
+  );
 }
 
 /** Return [true class, predicted class, images], summed over runs. */
