@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import importlib
 import shutil
 import subprocess
@@ -266,10 +267,15 @@ def test_metadata_is_read_once_and_again_after_an_installation(
     reads = []
     real = metadata.entry_points
     monkeypatch.setattr(metadata, "entry_points", lambda **k: reads.append(k) or real(**k))
+    parsed = []
+    parse = email.message_from_string
+    monkeypatch.setattr(email, "message_from_string", lambda *a: parsed.append(a) or parse(*a))
     for _ in range(3):
         assert "fresh" not in REGULARIZERS.names()
         assert "folder" in DATASETS.names()
     assert len(reads) == 1
+    ours = {origin.distribution for registry in GROUPS for origin in registry.origins()}
+    assert len(parsed) == 2 * len(ours)  # the name and the version of each
     install(site, "a-fresh", {"fresh": "fresh:Part"})
     assert REGULARIZERS.origin("fresh").distribution == "a-fresh"
     shutil.rmtree(site / "a_fresh-1.2.dist-info")

@@ -51,18 +51,25 @@ def _state(path: str) -> tuple[int, int, int] | None:
 
 
 @lru_cache(maxsize=4)
-def _read(places: object) -> dict[str, tuple[InstalledPoint, ...]]:
+def _read(places: object) -> dict[str, list[InstalledPoint]]:
     """Return our entry points by group; `places` is only the key under which they are kept."""
+    found: dict[str, list[InstalledPoint]] = {}
+    names: dict[int, tuple[str, str]] = {}
     points = metadata.entry_points()
-    groups = sorted(group for group in points.groups if group.startswith(PREFIX))
-    return {group: tuple(map(_installed, points.select(group=group))) for group in groups}
+    for group in sorted(group for group in points.groups if group.startswith(PREFIX)):
+        for point in points.select(group=group):
+            dist = point.dist  # one object for all of its points; each look at it parses its file
+            if id(dist) not in names:
+                names[id(dist)] = _name_and_version(dist)
+            own = InstalledPoint(group, point.name, point.value, *names[id(dist)])
+            found.setdefault(group, []).append(own)
+    return found
 
 
-def _installed(point: metadata.EntryPoint) -> InstalledPoint:
-    distribution, version = "(unknown distribution)", ""
+def _name_and_version(dist: metadata.Distribution | None) -> tuple[str, str]:
     try:
-        if (dist := point.dist) is not None:
-            distribution, version = str(dist.name), str(dist.version)
+        if dist is not None:
+            return str(dist.name), str(dist.version)
     except Exception:  # metadata without a name or a version
         pass
-    return InstalledPoint(point.group, point.name, point.value, distribution, version)
+    return "(unknown distribution)", ""
