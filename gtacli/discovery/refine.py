@@ -20,14 +20,18 @@ Shapes: h, w the image; V occupied cells.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from kornia.filters import guided_blur
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import cg
+from scipy import ndimage
 
 from gtacli.images.sizes import Size
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 SIGMA_SPATIAL, SIGMA_LUMA, SIGMA_CHROMA = 16, 16, 8
 LAM = 256.0
@@ -53,6 +57,9 @@ def bilateral(image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64]) -> N
         image_hw3: RGB.
         target_hw: the mask to refine, values 0 to 1.
     """
+    from scipy import sparse  # here, as the guided filter has a first result sooner without it
+    from scipy.sparse.linalg import cg
+
     cells, blur = _grid(image_hw3)
     count = blur.shape[0]
     pixels = np.bincount(cells, minlength=count).astype(np.float64)
@@ -72,6 +79,8 @@ def bilateral(image_hw3: NDArray[np.uint8], target_hw: NDArray[np.float64]) -> N
 
 def _grid(image_hw3: NDArray[np.uint8]) -> tuple[NDArray[np.int64], sparse.csr_array]:
     """Return each pixel's cell (h w,), and the blur (V, V): the sum of 1 2 1 along every axis."""
+    from scipy import sparse
+
     h, w = image_hw3.shape[:2]
     # The same product as in the published code: colors on a cell's border get the same cell.
     yuv = image_hw3.reshape(-1, 3).astype(np.float64) @ _YUV.T + [0, 128.0, 128.0]
