@@ -28,7 +28,7 @@ from gtacli.data.base import Record
 from gtacli.data.labels import label_tensor, multi_hot
 from gtacli.data.sampling import Split, split_folds
 from gtacli.errors import GtaError, Interrupted, UsageError
-from gtacli.finetuning.decision import apply, decide
+from gtacli.finetuning.decision import DECISION_FILE, apply, decide
 from gtacli.finetuning.frozen_features import extract_features
 from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.finetuning.phases import average_with_start, load_saved, run_phase
@@ -50,7 +50,10 @@ from gtacli.training.state import Progress, read_progress
 log = logging.getLogger(__name__)
 
 FOLDER = "folds"
-REPEATED = ("data.store", "finetuning.loaded_head", "finetuning.prepare", "models.loading")
+REPEATED = (
+    "data.store", "finetuning.decision", "finetuning.loaded_head", "finetuning.prepare",
+    "models.loading",
+)  # fmt: skip
 """Modules that have logged of the run itself what they would log of each fold."""
 TOP = 5
 """Classes of an image in the table, as many as `gta predict` has by default."""
@@ -219,6 +222,9 @@ def _prepare(
         check_origin(state, run, read_record(run)["config"], whole.to_json())
     job = prepare(config, stores=own, processes=run.processes)
     if config.leaves_attention_open and (decision := decide(job, folder, run.dry)):
+        before = run.read_json(DECISION_FILE) if run.has(DECISION_FILE) else {}
+        if decision["kept_blocks"] != before.get("kept_blocks"):
+            log.info("%s", decision.get("why", ""))
         config, depth = job.config, job.depth
         del job
         job = prepare(apply(config, decision, depth), stores=own, processes=run.processes)

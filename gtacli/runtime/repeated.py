@@ -46,12 +46,19 @@ def hide_repeated(*modules: str) -> Iterator[None]:
     Where debugging messages are logged, all others are, too.
     """
     shown = logging.getLogger("gtacli").isEnabledFor(logging.DEBUG)
-    loggers = [] if shown else [logging.getLogger(f"gtacli.{name}") for name in modules]
+    with logged_from(logging.WARNING, *(() if shown else (f"gtacli.{name}" for name in modules))):
+        yield
+
+
+@contextmanager
+def logged_from(level: int, *names: str) -> Iterator[None]:
+    """Log messages of this level and above alone, of the loggers of these names."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)

@@ -76,15 +76,23 @@ def test_each_image_is_classified_by_a_network_that_never_saw_it(
 
 
 def test_the_log_says_once_what_is_equal_in_all_folds(
-    make: Make, recorder: Any, caplog: pytest.LogCaptureFixture
+    make: Make, recorder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also the decision, where a fold's is that of the run; here the last fold has another."""
     caplog.set_level("INFO", "gtacli")
+    original, number = module.decide, iter(range(3))
+
+    def decide(*args: Any) -> Any:
+        other = {"kept_blocks": [], "why": "released here"} if next(number) == 2 else {}
+        return {**original(*args), **other}
+
+    monkeypatch.setattr(module, "decide", decide)
     finetune(make(lam=None), recorder)
     begin = next(i for i, text in enumerate(caplog.messages) if text.startswith("cross-validation"))
     before, after = caplog.messages[:begin], caplog.messages[begin + 1 :]
     assert any("missing, 0 unexpected" in text for text in before)
-    assert len(after) == 6  # of each fold the decision and the result
-    assert [text[:6] for text in after[1::2]] == ["fold 1", "fold 2", "fold 3"]
+    assert any("the source's attention" in text for text in before)
+    assert [text[:6] for text in after] == ["fold 1", "fold 2", "releas", "fold 3"]
 
 
 def test_the_summary_agrees_with_the_table(make: Make, recorder: Any, tmp_path: Path) -> None:

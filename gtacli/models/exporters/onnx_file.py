@@ -19,6 +19,7 @@ from gtacli.models.exporters.base import Export, Exporter
 from gtacli.models.exporters.card import KEY
 from gtacli.models.exporters.graph import INPUT
 from gtacli.models.loading import LoadedModel
+from gtacli.runtime.repeated import logged_from
 
 LARGEST = 2_000_000_000
 """Bytes of a protobuf message, which an ONNX file is, at most; a little less than 2 GiB."""
@@ -74,14 +75,7 @@ class Onnx(Exporter):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter, which writes about each of its steps."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    loggers = logged_from(logging.ERROR, "onnxscript", "onnx_ir", "torch.onnx")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), loggers:
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
