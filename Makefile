@@ -58,6 +58,5 @@ docs: install ## build the documentation site in build/site; dead links are erro
 wheel: install ## build the wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-bench: install ## measure start-up and a training step
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/finetune_step.py
+bench: install ## measure speed against other code; ARGS="--quick", "--compare OLD.json"
+	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -66,7 +66,7 @@ def main() -> None:
         "wall_milliseconds_per_image": {
             name: round(1000 * t / args.images, 2) for name, t in timings.medians().items()
         },
-        "tokencut_over": {name: round(seconds["tokencut"] / t, 2) for name, t in seconds.items()},
+        "tokencut_over": {name: timings.ratio("tokencut", name) for name in runs},
     }
     print(json.dumps(result))
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from interleaved import median_ratio, time_interleaved
+from interleaved import time_interleaved
 from PIL import Image
 
 from gtacli.config.export import ExportConfig
@@ -83,10 +83,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
             medians = timings.medians()
             result[f"batch {batch}"] = {
                 "images_per_second": {k: round(batch / v, 1) for k, v in medians.items()},
-                "cpu_time_of_pytorch": {
-                    k: round(median_ratio(timings.cpu[k], timings.cpu["pytorch"]), 3)
-                    for k in variants
-                },
+                "cpu_time_of_pytorch": {k: timings.ratio(k, "pytorch") for k in variants},
             }
         Image.fromarray(draw_trial(0, 480)[0]).save(folder / "image.jpg", quality=95)
         specs = {"onnx": str(folder / "model.onnx"), "pytorch": args.model}

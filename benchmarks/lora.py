@@ -8,9 +8,10 @@ lora       adapters alone
 lora+gta   adapters with GTA: the source shares the frozen weights
 norm+bias+gta, head    likewise
 
-Prints one JSON line: medians of interleaved repeats and their ratios to `full` in the same run, in
-wall and in CPU time, the share of the parameters that learn, the bytes of the optimizer's state,
-and those of both networks' weights. The weights are random: the time does not depend on them.
+Prints one JSON line: medians of interleaved repeats and their ratios to `full` in the same run, of
+the clock (`time_ratio`) and on a CPU of CPU time (`ratio`), the share of the parameters that learn,
+the bytes of the optimizer's state, and those of both networks' weights. The weights are random: the
+time does not depend on them.
 """
 
 import argparse
@@ -27,10 +28,16 @@ from torch import Tensor
 from gtacli.config.parts import GTAOptions
 from gtacli.data.loader import Batch
 from gtacli.finetuning.task import FinetuneTask
-from gtacli.finetuning.trainable import adapt, copy_source, count, count_learning, freeze
-from gtacli.finetuning.trainable import shares_weights as shares
+from gtacli.finetuning.trainable import (
+    adapt,
+    copy_source,
+    count,
+    count_learning,
+    freeze,
+    shares_weights,
+)
 from gtacli.models import load_model
-from gtacli.models.packed_linear import PackedLinear, pack
+from gtacli.models.packed_linear import FusedLinear, pack
 from gtacli.regularizers.gta import GTA
 from gtacli.runtime.devices import choose_compute, keep_freed_memory
 from gtacli.training.optimization import make_optimizer
@@ -59,10 +66,9 @@ def make_step(variant: str, args: argparse.Namespace) -> tuple[Callable[[], None
         source.model.to(compute.device).requires_grad_(False)
         penalties = {"gta": GTA(GTAOptions(), model, source.model, target.head)}
     weights = storage([*model.parameters(), *(source.model.parameters() if source else ())])
-    if source is not None and compute.dtype == torch.float32:
-        pack(source.model, copy=not shares(source.model, model))
-        layers = [m for m in source.model.modules() if isinstance(m, PackedLinear)]
-        packed = len(layers)
+    if source is not None:
+        pack(source.model, compute.frozen.dtype, shares_weights(source.model, model))
+        packed = sum(isinstance(module, FusedLinear) for module in source.model.modules())
     task = FinetuneTask(target, source, penalties, compute).train()
     optimizer = make_optimizer(model, target.head, "adamw", 1e-5, 10.0, 0.05, None)
     size = (args.batch_size, 3, *target.image_size)
@@ -121,10 +127,7 @@ def main() -> None:
                     v: round(median_ratio(timings.wall[v], timings.wall["full"]), 3)
                     for v in variants[1:]
                 },
-                "cpu_ratio": {
-                    v: round(median_ratio(timings.cpu[v], timings.cpu["full"]), 3)
-                    for v in variants[1:]
-                },
+                "ratio": {v: timings.ratio(v, "full") for v in variants[1:]},
                 "optimizer_ratio": {
                     v: round(costs[v]["optimizer_bytes"] / full, 4) for v in variants[1:]
                 },

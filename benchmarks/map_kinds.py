@@ -4,19 +4,18 @@ python benchmarks/map_kinds.py [--model SPEC] [--image-size 224] [--kinds cls,ro
 
 Images per second of each kind on one batch in memory, beside those of the model's forward pass
 (without gradients) and of forward and backward pass to the patches' embeddings. All variants take
-turns in one process; medians over the repeats. Prints one JSON line.
+turns in one process; medians over the repeats, ratios on a CPU of CPU time. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from interleaved import median_ratio, time_interleaved
+from interleaved import time_interleaved
 from torch import Tensor
 
 from gtacli.config.attention_map import AttentionMapConfig
@@ -45,7 +44,7 @@ def main() -> None:
         method = make_method(AttentionMapConfig(kind=kind, style="raw"), model)
         variants[kind] = run_method(method, images)
     autocast = {name: in_precision(run, compute) for name, run in variants.items()}
-    seconds = time_interleaved(autocast, a.repeats, compute).wall
+    timings = time_interleaved(autocast, a.repeats, compute)
     result: dict[str, Any] = {
         "model": a.model,
         "image_size": model.image_size,
@@ -54,13 +53,11 @@ def main() -> None:
         "device": str(compute.device),
         "dtype": str(compute.dtype),
         "images_per_second": {
-            name: round(a.batch_size / statistics.median(s), 2) for name, s in seconds.items()
+            name: round(a.batch_size / s, 2) for name, s in timings.medians().items()
         },
     }
     for reference in ("forward", "forward_backward"):
-        result[f"of_{reference}"] = {
-            name: round(median_ratio(seconds[reference], s), 3) for name, s in seconds.items()
-        }
+        result[f"of_{reference}"] = {name: timings.ratio(reference, name) for name in variants}
     print(json.dumps(result))
 
 

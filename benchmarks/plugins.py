@@ -15,8 +15,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
+
+from interleaved import time_interleaved
 
 CODE = "import sys; from gtacli.cli import main; sys.exit(main(sys.argv[1:]))"
 COMMANDS = {"help": ["--help"], "list": ["plugins", "list"]}
@@ -37,36 +39,35 @@ def write_plugins(site: Path, count: int) -> None:
         )
 
 
-def run_seconds(words: list[str], path: str) -> float:
-    """Return the duration of a command in a process with a folder on its path."""
-    start = time.perf_counter()
+def run(words: list[str], path: str) -> None:
+    """Run a command in a process with a folder on its path."""
     subprocess.run(
         [sys.executable, "-c", CODE, *words],
         check=True,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
     )
-    return time.perf_counter() - start
 
 
 def measure(count: int, runs: int) -> dict[str, object]:
-    """Return the medians of each command without and with plug-ins, and of their differences."""
+    """Return the seconds of each command without and with plug-ins, and the ratio of CPU time."""
     result: dict[str, object] = {"benchmark": "plugins", "plugins": count, "runs": runs}
     with tempfile.TemporaryDirectory() as none, tempfile.TemporaryDirectory() as many:
         write_plugins(Path(many), count)
-        seconds: dict[tuple[str, str], list[float]] = {}
-        for turn in range(runs + 1):  # the first run reads from disk
-            for name, words in COMMANDS.items():
-                for path in (none, many) if turn % 2 else (many, none):
-                    took = run_seconds(words, path)
-                    if turn:
-                        seconds.setdefault((name, path), []).append(took)
-        for name in COMMANDS:
-            without, with_ = seconds[name, none], seconds[name, many]
-            more = [b - a for a, b in zip(without, with_, strict=True)]
-            result[f"{name}_s"] = round(statistics.median(without), 4)
-            result[f"{name}_with_s"] = round(statistics.median(with_), 4)
-            result[f"{name}_more_ms"] = round(1000 * statistics.median(more), 1)
+        timings = time_interleaved(
+            {
+                f"{name}{suffix}": partial(run, words, path)
+                for name, words in COMMANDS.items()
+                for suffix, path in (("", none), ("_with", many))
+            },
+            runs,
+        )
+    for name, seconds in timings.medians().items():
+        result[f"{name}_s"] = round(seconds, 4)
+    for name in COMMANDS:
+        pairs = zip(timings.wall[name], timings.wall[f"{name}_with"], strict=True)
+        result[f"{name}_more_ms"] = round(1000 * statistics.median(b - a for a, b in pairs), 1)
+        result[f"{name}_ratio"] = timings.ratio(f"{name}_with", name)
     return result
 
 

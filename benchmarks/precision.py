@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import median_ratio, time_interleaved
+from interleaved import time_interleaved
 from torch import Tensor
 
 from gtacli.config.attention_map import AttentionMapConfig
@@ -56,7 +56,7 @@ def main() -> None:
                 reads = {c.precision: make(spec, files, c, decoded) for c in (full, half)}
                 timings = time_interleaved(reads, args.repeats, full)
                 key = name if decoded else f"{name}_from_files"
-                line[key] = median_ratio(timings.cpu["fp32"], timings.cpu[half.precision])
+                line[key] = timings.ratio("fp32", half.precision)
                 if decoded:
                     line[f"{name}_agreement"] = compare(*timings.results.values())
         print(json.dumps(line), flush=True)

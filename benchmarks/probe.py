@@ -13,8 +13,8 @@ sweep, random features with clusters, cached (15,000 x 192 per column, 100 class
   race, full   52 heads, with poor heads dropped early or not; the best one is trained again on all
   cls, deep    one head with the narrowest and with the widest features, for as many epochs
 
-Prints a JSON line: seconds (medians of interleaved repeats) and ratios in the same rounds; on a CPU
-also of CPU time, which other processes disturb less.
+Prints a JSON line: seconds (medians of interleaved repeats) and ratios in the same rounds, on a CPU
+of CPU time, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from interleaved import median_ratio, time_interleaved
+from interleaved import time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -151,15 +151,6 @@ def sweep_work(args: argparse.Namespace, device: torch.device) -> dict[str, Work
     }
 
 
-def ratios(times: dict[str, list[float]], one: str) -> dict[str, float]:
-    """Return the median ratio of the time of `one` to that of every other variant."""
-    return {
-        name: round(median_ratio(times[one], seconds), 3)
-        for name, seconds in times.items()
-        if name != one
-    }
-
-
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--what", default="knn,sweep")
@@ -190,10 +181,7 @@ def main() -> None:
         timings = time_interleaved(left, args.repeats, compute)
         result[what] = {
             "seconds": {n: round(s, 3) for n, s in timings.medians().items()},
-            f"{one}_by": ratios(timings.wall, one),
-            f"{one}_by_own_time": ratios(timings.cpu, one)
-            if compute.device.type == "cpu"
-            else None,
+            f"{one}_by": {name: timings.ratio(one, name) for name in left if name != one},
         }
     print(json.dumps(result))
 

@@ -2,46 +2,46 @@
 
     python benchmarks/startup.py [--runs 15]
 
-Both are complete processes of this interpreter, interleaved; the values are medians in seconds.
+Both are complete processes of this interpreter, interleaved; the seconds are medians, the ratio is
+of CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 
-GTA = "import sys; from gtacli.cli import main; sys.exit(main(['--help']))"
-IMPORTS = "import typer, rich"
+from interleaved import time_interleaved
+
+CODE = {
+    "help": "import sys; from gtacli.cli import main; sys.exit(main(['--help']))",
+    "imports": "import typer, rich",
+}
 LOADED = (
     "import sys; from gtacli.cli import main; main(['--help']); "
     "print(*sorted({'torch', 'pydantic'} & set(sys.modules)), file=sys.stderr)"
 )
 
 
-def run_seconds(code: str) -> float:
-    """Return the duration of a Python process that runs `code`."""
-    start = time.perf_counter()
+def run(code: str) -> None:
+    """Run a Python process."""
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 def measure(runs: int) -> dict[str, object]:
     """Return medians, their ratio, and the heavy packages that the help has imported."""
-    run_seconds(GTA), run_seconds(IMPORTS)  # the first run reads from disk and writes bytecode
-    pairs = [(run_seconds(GTA), run_seconds(IMPORTS)) for _ in range(runs)]
-    help_s, imports_s = (statistics.median(side) for side in zip(*pairs, strict=True))
+    # The first run, which does not count, reads from disk and writes bytecode.
+    timings = time_interleaved({name: partial(run, code) for name, code in CODE.items()}, runs)
     loaded = subprocess.run(
         [sys.executable, "-c", LOADED], check=True, capture_output=True, text=True
     ).stderr.split()
     return {
         "benchmark": "startup",
-        "help_s": round(help_s, 4),
-        "imports_s": round(imports_s, 4),
-        "ratio": round(help_s / imports_s, 3),
+        **{f"{name}_s": round(seconds, 4) for name, seconds in timings.medians().items()},
+        "ratio": timings.ratio("help", "imports"),
         "loaded": loaded,
         "runs": runs,
     }
