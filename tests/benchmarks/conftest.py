@@ -36,3 +36,8 @@ def bench() -> ModuleType:
 @pytest.fixture(scope="session")
 def scaling() -> ModuleType:
     return load("scaling")
+
+
+@pytest.fixture(scope="session")
+def gpu_table() -> ModuleType:
+    return load("gpu_table")
