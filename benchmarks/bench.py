@@ -65,6 +65,15 @@ BENCHMARKS = (
         (Value("ratio", "`gta --help` / importing typer and rich"),),
     ),
     Benchmark(
+        "first_result",
+        "--repeats 7",
+        None,
+        tuple(
+            Value(f"ratio.{command}", f"`{command}` of one photograph / importing torch and timm")
+            for command in ("predict", "attention-map", "segment", "embed")
+        ),
+    ),
+    Benchmark(
         "plugins",
         "--runs 21",
         "--runs 7",

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import timm
-from interleaved import median_ratio
+from interleaved import median_interval, ratios
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -76,7 +76,10 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         "model": args.model or "ViT-Tiny",
         "repeats": args.repeats,
         "cpu_s": {name: round(statistics.median(taken), 2) for name, taken in seconds.items()},
-        "ratio": {n: round(median_ratio(seconds[n], seconds["imports"]), 3) for n in args.commands},
+        "ratio": {
+            name: median_interval(ratios(seconds[name], seconds["imports"]))
+            for name in args.commands
+        },
     }
 
 
