@@ -69,12 +69,27 @@ def trace_centers(border: Ring) -> Ring:
 
 
 def join(rings: Sequence[Ring]) -> Ring:
-    """Return one polygon of several, joined at their nearest corners, one after the other."""
-    whole = rings[0]
-    for ring in rings[1:]:
-        distances, places = cKDTree(whole).query(ring)
-        here = int(np.argmin(distances))
-        there = int(places[here])
+    """Return one polygon of several, joined at their nearest corners.
+
+    The nearest ring comes next (Prim's minimum spanning tree). The distance is the larger one of
+    width and height: so many pixels a line paints.
+    """
+    whole, ring = rings[0], rings[0]
+    corners = np.concatenate(rings)
+    owner = np.repeat(np.arange(len(rings)), [len(each) for each in rings])
+    distance = np.where(owner == 0, -1.0, np.inf)  # -1: of a ring that is joined already
+    nearest = corners.copy()
+    for _ in rings[1:]:
+        left = np.flatnonzero(distance >= 0)
+        found, places = cKDTree(ring).query(corners[left], p=np.inf)
+        nearer = found < distance[left]
+        distance[left[nearer]] = found[nearer]
+        nearest[left[nearer]] = ring[places[nearer]]
+        best = int(left[np.argmin(distance[left])])
+        distance[owner == owner[best]] = -1
+        ring = rings[owner[best]]
+        here = best - int(np.searchsorted(owner, owner[best]))
+        there = int((whole == nearest[best]).all(1).argmax())
         tour = [whole[: there + 1], ring[here:], ring[: here + 1], whole[there:]]
         whole = np.concatenate(tour)
     return whole

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as official
 from scipy import ndimage
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial.distance import cdist
 
 from gtacli.data.brush_lengths import decode_brush, encode_brush
 from gtacli.data.objects import fill_outline
@@ -57,6 +59,23 @@ def test_borders_enclose_exactly_the_pixels(mask: Mask) -> None:
         polygons = [join(rings).ravel().tolist() for rings in parts]
         runs = official.merge(official.frPyObjects(polygons, *mask.shape))
         assert (official.decode(runs) == mask).all()
+
+
+@given(masks())
+def test_the_lines_between_rings_are_the_shortest(mask: Mask) -> None:
+    """Together as long as those of scipy's minimum spanning tree, there and back."""
+    rings = [trace_centers(ring) for ring in chain.from_iterable(trace_borders(mask))]
+    if len(rings) < 2:
+        return
+    between = np.array([[cdist(a, b, "chebyshev").min() for b in rings] for a in rings])
+    # A graph without lengths of 0, which scipy takes for no line: rings may share pixels.
+    expected = minimum_spanning_tree(np.triu(between + 1, 1)).sum() - (len(rings) - 1)
+
+    def length(path: NDArray[np.int64]) -> float:
+        return float(np.abs(np.roll(path, -1, axis=0) - path).max(1).sum())
+
+    joined = length(join(rings)) - sum(map(length, rings))
+    assert joined == pytest.approx(2 * expected)
 
 
 @given(masks())
