@@ -39,6 +39,7 @@ AROUND = {
     "plugins/": "distributions of their own that extend gta through entry points",
     "recipes/": "TOML recipes, shipped in the wheel; the first line of each is the command",
     "benchmarks/": "one script per measurement; each prints JSON with ratios from the same run",
+    "deploy/": "job files for SLURM, Kubernetes and SkyPilot",
     "docs/": "these pages; the scripts among them make pictures, tables and the site",
     "tests/": "mirrors gtacli/",
 }
