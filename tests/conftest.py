@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from tests.web import Web
 # some tests fork. Tiny networks are slower on several threads anyway, and several test processes
 # may run at once.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and tests send it to processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no bug: no example fails for its time.
 settings.register_profile("gta", deadline=None)

@@ -44,7 +44,7 @@ class Local(Executor[ExecutorOptions]):
             self._closed = True
             for process in self._running:
                 _end(process)
-            while self._running:
+            while len(self._free) < self.slots:  # a command that is only starting has one, too
                 self._change.wait()
 
     def _run(self, words: Sequence[str], log: Path, cwd: Path, env: dict[str, str]) -> int:

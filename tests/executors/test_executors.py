@@ -7,16 +7,18 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from gtacli.executors import base, local
-from gtacli.executors.base import ExecutorOptions, Job
+from gtacli.executors.base import Executor, ExecutorOptions, Job
 from gtacli.executors.local import Local
 from gtacli.executors.slurm import SlurmOptions
 from gtacli.registry import EXECUTORS
+from gtacli.testing.skeleton import write_skeleton
 
 
 @pytest.fixture
@@ -153,3 +155,29 @@ def test_all_executors_can_be_loaded_without_their_engines() -> None:
     assert EXECUTORS.names() == ["local", "ray", "slurm"]
     for name in EXECUTORS.names():
         assert issubclass(EXECUTORS.load(name).Options, ExecutorOptions)
+
+
+@pytest.mark.parametrize("kind", ["local", "skeleton"])
+def test_closing_waits_for_a_command_that_is_only_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_gpus: None, kind: str
+) -> None:
+    """It wrote its log in a folder that whoever had closed the executor was removing."""
+    stand_in(monkeypatch, "import time; time.sleep(60)")
+    begin, begun = base.subprocess.Popen, []
+
+    def late(words: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
+        time.sleep(0.5)
+        begun.append(begin(words, **options))  # type: ignore[call-overload]
+        return begun[0]
+
+    monkeypatch.setattr(base.subprocess, "Popen", late)
+    part: type[Executor[ExecutorOptions]] = Local
+    if kind == "skeleton":
+        write_skeleton("slow-executor", "executor", tmp_path / "plugin")
+        monkeypatch.syspath_prepend(str(tmp_path / "plugin" / "src"))
+        part = import_module("gta_slow_executor.executor").SlowExecutor
+    executor = part(part.Options(), 2, tmp_path)
+    executor.submit([], tmp_path / "log")
+    executor.close()
+    assert [process.returncode for process in begun] == [-signal.SIGTERM]
+    executor.close()
