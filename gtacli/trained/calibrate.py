@@ -12,9 +12,9 @@ thresholds of their own fit these images, and others worse (see docs/finetune.md
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from gtacli.config.calibrate import CalibrateConfig
 from gtacli.data.base import ImageDataset, Record
@@ -70,14 +70,16 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     other = _read(config, model, tested, compute) if tested else None
     shown = own if other is None else other
     sure = None if several else _sure_from(own, temperature, config.accuracy)
+    labels = _score_threshold(own, other, temperature) if several else {}
+    images: Literal["val", "test"] = "val" if other is None else "test"
     found = RunCalibration(
         temperature=temperature,
         threshold=None if sure is None else sure[0],
-        labels=_choose_threshold(own, shown, temperature) if several else None,
+        labels=_label_threshold(labels, images),
         accuracy=None if several else config.accuracy,
         images=len(own.labels),
         reliability=Reliability(
-            images="val" if other is None else "test",
+            images=images,
             before=tuple(reliability(*_confidence(shown, 1.0))),
             after=tuple(reliability(*_confidence(shown, temperature))),
         ),
@@ -98,7 +100,7 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
         "test_sure_top1": right,
         "n_val": len(own.labels),
         "n_test": 0 if other is None else len(other.labels),
-        **(_describe_labels(own, other, found) if several else CalibratedLabels()),
+        **cast(CalibratedLabels, labels),
     }
 
 
@@ -177,33 +179,29 @@ def _sure(logits: ClassLogits, found: RunCalibration) -> tuple[float | None, flo
     return float(sure.mean()), float(right[sure].mean()) if sure.any() else None
 
 
-def _choose_threshold(
-    own: ClassLogits, shown: ClassLogits, temperature: float
-) -> LabelThreshold | None:
-    """Return the probability above which labels are predicted; None without any label."""
+def _score_threshold(
+    own: ClassLogits, other: ClassLogits | None, temperature: float
+) -> dict[str, float | None]:
+    """Return the fields of any number of labels: the threshold, F1 above 0.5 and above it."""
     value = best_threshold((own.values.double() / temperature).sigmoid(), own.labels)
     if value is None:
         log.warning("no held-out image has a label, so none chooses the threshold")
-        return None
-    before, after = (
-        score_labels(shown.values / temperature, shown.labels, each).f1_micro or 0.0
-        for each in (THRESHOLD, value)
-    )
-    return LabelThreshold(value=value, f1_before=before, f1_after=after)
-
-
-def _describe_labels(
-    own: ClassLogits, other: ClassLogits | None, found: RunCalibration
-) -> CalibratedLabels:
-    """Return the fields of any number of labels: F1 above 0.5, and above the threshold."""
-    fields: dict[str, float | None] = {}
-    value = None if found.labels is None else found.labels.value
+    fields: dict[str, float | None] = {"label_threshold": value}
     for part, logits in (("val", own), ("test", other)):
         for end, threshold in (("_before", THRESHOLD), ("", value)):
             scores = None
             if logits is not None and threshold is not None:
-                scores = score_labels(logits.values / found.temperature, logits.labels, threshold)
+                scores = score_labels(logits.values / temperature, logits.labels, threshold)
             for kind in ("micro", "macro"):
                 key = f"{part}_f1_{kind}{end}"
                 fields[key] = None if scores is None else getattr(scores, f"f1_{kind}")
-    return cast(CalibratedLabels, {"label_threshold": value, **fields})
+    return fields
+
+
+def _label_threshold(fields: Mapping[str, float | None], images: str) -> LabelThreshold | None:
+    """Return the threshold with its F1 on some images; None if no label has chosen it."""
+    value = fields.get("label_threshold")
+    if value is None:
+        return None
+    before, after = (fields[f"{images}_f1_micro{end}"] or 0.0 for end in ("_before", ""))
+    return LabelThreshold(value=value, f1_before=before, f1_after=after)
