@@ -63,8 +63,8 @@ def of_kubernetes(spec: dict[str, Any], place: dict[str, str]) -> list[str]:
         assert spec["completions"] == 8
         words = ["gta", *container["args"]]
     assert "vit_small_patch16_224.dino" in words
-    known = {"vit_small_patch16_224.dino": place["MODEL"], "/work/photos": place["DATA"]}
-    known |= dict.fromkeys(("/work/maps/photos", "/work/runs/photos"), place["OUT"])
+    known = {"vit_small_patch16_224.dino": place["MODEL"], "photos": place["DATA"]}
+    known |= dict.fromkeys(("maps/photos", "runs/photos"), place["OUT"])
     return [known.get(word, word).replace("$(JOB_COMPLETION_INDEX)", "1") for word in words]
 
 
