@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        patch.setitem(__import__("sys").modules, name, module)  # dataclasses look there
+        patch.setitem(sys.modules, name, module)  # dataclasses look there
         spec.loader.exec_module(module)
     return module
 

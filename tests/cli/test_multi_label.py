@@ -30,15 +30,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def words_of(place: Path, model: Path, out: Path, epochs: int) -> list[str]:
+    """Return the words that train on the table."""
+    words = ["finetune", "--data", str(place / "set.csv"), "--multi-label", "--model", str(model)]
+    words += ["--out", str(out), "--epochs", str(epochs)]
+    return [*words, "--batch-size", "4", "--workers", "0"]
+
+
 @pytest.fixture
 def run(place: Path, gta: Any, tiny_model: Path) -> Path:
     """A run on it; its classifier is that of the first test."""
     folder = place / "run"
     if not folder.exists():
-        words = ["finetune", "--data", str(place / "set.csv"), "--multi-label"]
-        words += ["--model", str(tiny_model), "--out", str(folder), "--epochs", "12"]
-        words += ["--lr", "3e-3", "--batch-size", "4", "--workers", "0", "--lam", "0.1"]
-        result = gta(*words)
+        words = words_of(place, tiny_model, folder, epochs=12)
+        result = gta(*words, "--lr", "3e-3", "--lam", "0.1")
         assert result.status == 0, result.err
         assert "test mAP %" in result.out
         assert "linear probe, test mAP %" in result.out
@@ -159,10 +164,9 @@ def calibrated(place: Path, gta: Any, tiny_model: Path) -> Path:
     """A calibrated run that has learned little, and has held out half of its images."""
     folder = place / "calibrated"
     if not folder.exists():
-        words = ["finetune", "--data", str(place / "set.csv"), "--multi-label"]
-        words += ["--model", str(tiny_model), "--out", str(folder), "--epochs", "2"]
-        words += ["--hold-out", "50", "--batch-size", "4", "--workers", "0", "--lam", "0"]
-        assert gta(*words, "--head-init", "random", "--no-linear-probe").status == 0
+        words = words_of(place, tiny_model, folder, epochs=2)
+        words += ["--hold-out", "50", "--lam", "0", "--head-init", "random", "--no-linear-probe"]
+        assert gta(*words).status == 0
         result = gta("calibrate", str(folder), "--workers", "0")
         assert result.status == 0, result.err
         assert "labels are predicted above" in result.out
