@@ -131,7 +131,7 @@ def begin_worker() -> None:
         lambda error, item: _end_worker(error)
     )
     if os.name == "posix":
-        _end_with_parent(os.getppid(), signal.SIGKILL)
+        _end_with_parent(_parent_pid(), signal.SIGKILL)
 
 
 @cache
@@ -179,6 +179,20 @@ def _end_worker(error: BaseException) -> None:
         os._exit(0)
     number = error_number(error)
     os._exit(1 if number is None else WORKER_STATUS + number)
+
+
+def _parent_pid() -> int:
+    """Return the id of the process that has started this worker, which may have ended since.
+
+    A worker of a fork server is the server's child, and the server ends with the one that uses it.
+    """
+    from multiprocessing import current_process, get_start_method, parent_process
+
+    method = getattr(current_process(), "_start_method", None) or get_start_method()
+    parent = parent_process()
+    if parent is None or parent.pid is None or method == "forkserver":
+        return os.getppid()
+    return parent.pid
 
 
 def _end_with_parent(pid: int, number: int) -> None:

@@ -127,6 +127,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def runs(pid: int) -> bool:
+    """Return False for one that nobody has waited for, too: its command line is empty."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 WORKERS = {
     "data": """
         import torch
@@ -150,11 +158,22 @@ WORKERS = {
         pool.submit(time.sleep, 0).result()
         pool.submit(time.sleep, 60)
     """,
+    # its parent may end before it has begun
+    "late": """
+        import multiprocessing
+        from gtacli.runtime.processes import begin_worker
+
+        def late():
+            time.sleep(1)
+            begin_worker()
+            time.sleep(60)
+        multiprocessing.get_context("fork").Process(target=late).start()
+    """,
 }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["pool", pytest.param("data", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["pool", "late", pytest.param("data", marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(kind: str) -> None:
     code = "import time\n" + textwrap.dedent(WORKERS[kind]) + "\nprint('ready', flush=True)\n"
     process = start(code + "time.sleep(60)\n")
@@ -163,7 +182,7 @@ def test_workers_end_with_their_parent(kind: str) -> None:
     process.kill()
     process.wait()
     end = time.monotonic() + 4
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+    while any(runs(pid) for pid in workers):
         assert time.monotonic() < end, "orphans"
         time.sleep(0.05)
 
