@@ -32,7 +32,7 @@ from typing import cast
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.parts import GTAOptions
 from gtacli.errors import GtaError
-from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.results import KeptAttention
 from gtacli.finetuning.suitability import Suitability, find_suitability
 from gtacli.regularizers.gta import GTA

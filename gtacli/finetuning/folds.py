@@ -30,9 +30,10 @@ from gtacli.data.sampling import Split, split_folds
 from gtacli.errors import GtaError, Interrupted, UsageError
 from gtacli.finetuning.decision import DECISION_FILE, apply, decide
 from gtacli.finetuning.frozen_features import extract_features
+from gtacli.finetuning.job import FinetuneJob, FinetuneStores
 from gtacli.finetuning.per_class import mean_class_accuracy
 from gtacli.finetuning.phases import average_with_start, load_saved, run_phase
-from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
+from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.results import CrossValidation
 from gtacli.inference.prediction_table import CsvTable, TableShape, join_labels, label_separator
 from gtacli.inference.predictions import THRESHOLD, predictions
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 FOLDER = "folds"
 REPEATED = (
     "data.store", "finetuning.decision", "finetuning.loaded_head", "finetuning.prepare",
-    "models.loading",
+    "finetuning.source", "models.loading",
 )  # fmt: skip
 """Modules that have logged of the run itself what they would log of each fold."""
 TOP = 5

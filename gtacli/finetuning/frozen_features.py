@@ -15,8 +15,8 @@ from gtacli.data.base import Record
 from gtacli.data.loader import Batch, make_loader
 from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.linear_head import FrozenFeatures
-from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.runtime.devices import choose_workers
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from gtacli.data.sampling import evenly
 from gtacli.errors import GtaError
 from gtacli.finetuning.frozen_features import extract_features, training_features
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.linear_head import (
     FrozenFeatures,
     LinearHead,
@@ -23,7 +24,6 @@ from gtacli.finetuning.linear_head import (
     set_head,
     without_prior,
 )
-from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.results import LinearProbe
 from gtacli.finetuning.suitability import find_suitability
 from gtacli.measures.multilabel import score_labels

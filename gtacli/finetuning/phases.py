@@ -11,8 +11,8 @@ from gtacli.finetuning.attention_tracker import AttentionTracker, inside_last_bl
 from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.frozen_features import evaluation_batches
 from gtacli.finetuning.head_start import start_head
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.per_class import label_results, worst_classes
-from gtacli.finetuning.prepare import FinetuneJob
 from gtacli.finetuning.regularizer_start import start_regularizers
 from gtacli.finetuning.results import TestAttention, TestLabels, TestMetrics
 from gtacli.finetuning.source_average import (

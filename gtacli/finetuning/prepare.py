@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from gtacli.config.base import build
 from gtacli.config.finetune import FinetuneConfig
@@ -18,117 +16,37 @@ from gtacli.data import load_dataset
 from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import ImageDataset
 from gtacli.data.learnable import require_classes
 from gtacli.data.sampling import Split
-from gtacli.errors import GtaError, UsageError, errors_about
+from gtacli.errors import GtaError, UsageError
 from gtacli.finetuning.epochs import with_epochs
-from gtacli.finetuning.held_out import observed, split_data
-from gtacli.finetuning.linear_head import FrozenFeatures, LinearHead
+from gtacli.finetuning.held_out import split_data
+from gtacli.finetuning.job import FinetuneJob, FinetuneStores
 from gtacli.finetuning.loaded_head import fit_head
 from gtacli.finetuning.losses import GAMMA, ClassLoss
 from gtacli.finetuning.mixing import ALPHA, Mixing
 from gtacli.finetuning.per_class import class_weights, positive_weights
+from gtacli.finetuning.source import is_comparable, load_source, pack_source
 from gtacli.finetuning.source_average import start_weights
-from gtacli.finetuning.source_cache import SourceCache
 from gtacli.finetuning.task import FinetuneTask
 from gtacli.finetuning.trainable import (
     adapt,
-    copy_source,
     count_learning,
     freeze,
-    shares_weights,
     without_idle,
 )
 from gtacli.models.loading import LoadedModel, load_model
-from gtacli.models.packed_linear import pack, packed_copy
-from gtacli.models.register_search import with_registers
 from gtacli.models.tap import has_cls, require_cls
 from gtacli.registry import REGULARIZERS
 from gtacli.regularizers.base import Regularizer
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute, choose_compute
 from gtacli.runtime.distribution import ALONE, Processes
-from gtacli.training.image_stores import ImageStores
-from gtacli.training.job import TrainingJob, require_shared_batch
+from gtacli.training.job import require_shared_batch
 from gtacli.training.optimization import make_optimizer
 
-if TYPE_CHECKING:  # it needs a job
-    from gtacli.finetuning.suitability import Suitability
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class FinetuneStores(ImageStores):
-    """The dataset, decoded images and cached attention, which all jobs of a run share.
-
-    Attributes:
-        dataset, split: what is trained on, found once.
-        source_cache: the one created last, if any.
-        heads: fitted classifiers, by method and training images.
-        features: of training images before the first step.
-        suitability: of the source's attention, measured before the first step.
-    """
-
-    dataset: ImageDataset
-    split: Split
-    source_cache: SourceCache | None = None
-    heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
-    features: dict[tuple[Record, ...], FrozenFeatures] = field(default_factory=dict)
-    suitability: Suitability | None = None
-
-
-@dataclass(kw_only=True)
-class FinetuneJob(TrainingJob):
-    """The parts of a fine-tuning run.
-
-    Attributes:
-        drift: whether the attention drift is measured.
-        learning: number of parameters that learn.
-        new_head: whether the target's classifier has yet to learn everything.
-        refit: whether the held-out images are trained on too.
-        start: the backbone's weights before the first step, if they are averaged with.
-    """
-
-    config: FinetuneConfig
-    split: Split
-    target: LoadedModel
-    source: LoadedModel | None
-    task: FinetuneTask
-    stores: FinetuneStores
-    drift: bool
-    learning: int
-    new_head: bool
-    refit: bool = False
-    start: Mapping[str, Tensor]
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """The images that are trained on."""
-        return self.split.train + self.split.val if self.refit else self.split.train
-
-    @property
-    def epochs(self) -> int:
-        """The length of the schedule."""
-        assert self.config.epochs != "auto"  # `prepare` has set a number
-        return self.config.epochs
-
-    @property
-    def observed(self) -> tuple[Record, ...]:
-        """The images that drift and attention are measured on."""
-        return observed(self.split)
-
-    @property
-    def depth(self) -> int:
-        """The number of the target's blocks."""
-        return len(cast(Any, self.target.model).blocks)
-
-    @property
-    def evaluated(self) -> LoadedModel:
-        """The model that is measured, saved and tested: the target, or its average."""
-        average: Any = self.task.averaged
-        return self.target if average is None else replace(self.target, model=average.model)
 
 
 def prepare(
@@ -164,17 +82,17 @@ def prepare(
     freeze(target, config.train)
     needs_source = config.drift or any(classes[name].needs_source for name in options)
     keeps = next((name for name in options if classes[name].needs_classifier), None)
-    source = _load_source(config, target, compute.device, keeps) if needs_source else None
+    source = load_source(config, target, compute.device, keeps) if needs_source else None
     adapt(target, config.train, config.seed)
     frozen = source.model if source else None
     regularizers: dict[str, Regularizer[Any]] = {
         name: classes[name](options[name], target.model, frozen, target.head) for name in options
     }
-    drift = config.drift and source is not None and _is_comparable(target, source)
+    drift = config.drift and source is not None and is_comparable(target, source)
     fingerprint = _place_networks(config, target, source, compute)
     task = FinetuneTask(
         target,
-        _pack_source(config, target, source, compute),
+        pack_source(config, target, source, compute),
         regularizers,
         compute,
         _make_mixing(config),
@@ -267,26 +185,6 @@ def _place_networks(
     return _fingerprint_weights(target, source)
 
 
-def _pack_source(
-    config: FinetuneConfig, target: LoadedModel, source: LoadedModel | None, compute: Compute
-) -> LoadedModel | None:
-    """Pack the source's weights, once nothing else is read of them; return the steps' source.
-
-    Where frozen networks are read in another precision, that one is a copy: the drift, measured
-    with the first one, would otherwise be a distance of rounding errors where there is little.
-    """
-    if source is None or config.compile:  # Inductor fuses by itself, and cannot trace packed ones
-        return source
-    shared, steps = shares_weights(source.model, target.model), source
-    if compute.frozen.dtype != compute.dtype:
-        if shared:  # not copied: autocast rounds the layers' weights, which fp32's kernels keep
-            return source
-        steps = replace(source, model=packed_copy(source.model, compute.frozen.dtype))
-        log.info("the source is read in %s in each step", compute.frozen.precision)
-    pack(source.model, compute.dtype, shared)
-    return steps
-
-
 def _set_up_average(config: FinetuneConfig, task: FinetuneTask) -> None:
     """Let the task keep the average of its weights that the config asks for."""
     if config.ema is not None:
@@ -377,19 +275,6 @@ def _has_rows(options: GTAOptions, target: LoadedModel) -> bool:
     return has_cls(target.model) or options.guide != "logits" or options.rows != "cls"
 
 
-def _is_comparable(target: LoadedModel, source: LoadedModel) -> bool:
-    """Return whether the drift can be measured: both networks have CLS rows in as many blocks."""
-    ours, theirs = (len(cast(Any, m.model).blocks) for m in (target, source))
-    if ours != theirs:
-        reason = f"the model has {ours} blocks, the source {theirs}"
-    elif not (has_cls(target.model) and has_cls(source.model)):
-        reason = "this model has no CLS token, so it has no CLS row"
-    else:
-        return True
-    log.warning("attention_drift is not measured: %s", reason)
-    return False
-
-
 def _fingerprint_weights(*models: LoadedModel | None) -> str:
     """Return the SHA-256 of the weights that a run starts from."""
     digest = hashlib.sha256()
@@ -398,69 +283,6 @@ def _fingerprint_weights(*models: LoadedModel | None) -> str:
             digest.update(name.encode())
             digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _load_source(
-    config: FinetuneConfig, target: LoadedModel, device: torch.device, keeps: str | None
-) -> LoadedModel:
-    """Load the frozen source; its test-time registers are searched on `device`.
-
-    The target has none, so the tap leaves them out of the source's values.
-
-    Args:
-        keeps: the regularizer that needs the classifier of the source's weights, if one does.
-    """
-    source = _load_bare_source(config, target, keeps is not None)
-    if keeps is not None:
-        _require_classifier(source, keeps)
-    return with_registers(source, config.source_registers, device, True, "source_registers")
-
-
-def _require_classifier(source: LoadedModel, regularizer: str) -> None:
-    """Raise UsageError unless the classifier of a source was loaded with its weights."""
-    loaded = (*source.report.loaded, *source.report.resized)
-    if not any(name.startswith(source.head) for name in loaded):
-        raise UsageError(
-            f"{source.spec} has no classifier, whose predictions {regularizer} needs",
-            option="source",
-        )
-
-
-def _load_bare_source(
-    config: FinetuneConfig, target: LoadedModel, classifier: bool = False
-) -> LoadedModel:
-    """Load the frozen source: by default the model with its own pretrained weights.
-
-    It equals the target before the first step, unless that starts from other weights.
-
-    Args:
-        classifier: keep that of the weights; the target has one for the dataset's classes.
-    """
-    size = config.source_size or target.image_size
-    spec = config.source or config.model
-    assert spec is not None
-    # A model without weights of its own is represented by those that it starts from.
-    itself = config.init is None or (config.source is None and spec.endswith("@none"))
-    if spec == config.model and itself and size == target.image_size and not classifier:
-        return replace(target, model=copy_source(target.model))
-    init = config.init if spec == config.model and itself else None
-    with errors_about(image_size="source_size", model="source" if config.source else "model"):
-        classes = None if classifier else 0
-        source = load_model(spec, classes, size, config.partial_weights, init=init)
-    if _make(source) != _make(target):
-        log.warning(
-            "`source` is of another make than the model (%s, not %s): attention passed from one "
-            "architecture to another is reported to cost accuracy; without `source` the model's "
-            "own start is kept",
-            *(source.architecture, target.architecture),
-        )
-    return source
-
-
-def _make(model: LoadedModel) -> tuple[str, int, int]:
-    """Return what tells an architecture from another: its name, depth and width."""
-    network = cast(Any, model.model)
-    return model.architecture.split(".")[0], len(network.blocks), network.embed_dim
 
 
 def regularizer_options(config: FinetuneConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gtacli.finetuning.frozen_features import extract_features
-from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.regularizers.base import Regularizer
 
 

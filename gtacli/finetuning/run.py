@@ -14,9 +14,10 @@ from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.folds import cross_validate, require_folds
 from gtacli.finetuning.head_start import measure_probe
 from gtacli.finetuning.held_out import log_held_out, with_held_out
+from gtacli.finetuning.job import FinetuneJob, FinetuneStores
 from gtacli.finetuning.per_class import log_balance, log_labels
 from gtacli.finetuning.phases import average_with_start, run_phase, test
-from gtacli.finetuning.prepare import FinetuneJob, FinetuneStores, prepare
+from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.results import (
     AverageWeight,
     BeforeTraining,

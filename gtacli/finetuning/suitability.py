@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from gtacli.data.base import Record
 from gtacli.data.sampling import evenly
 from gtacli.finetuning.frozen_features import extract_features
-from gtacli.finetuning.prepare import FinetuneJob
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.measures.multilabel import ranking_precision
 from gtacli.measures.ridge import kernel_of, leave_one_out
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures

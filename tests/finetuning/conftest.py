@@ -72,7 +72,7 @@ def interrupted(
 @pytest.fixture
 def not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The source's weights stay as they are, so that they can be compared."""
-    monkeypatch.setattr("gtacli.finetuning.prepare.pack", lambda model, *_: model)
+    monkeypatch.setattr("gtacli.finetuning.source.pack", lambda model, *_: model)
 
 
 @pytest.fixture

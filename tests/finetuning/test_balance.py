@@ -16,9 +16,10 @@ from timm.data.mixup import Mixup
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import Record
 from gtacli.data.loader import Batch
+from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.linear_head import FrozenFeatures, fit_probe, without_prior
 from gtacli.finetuning.per_class import class_weights
-from gtacli.finetuning.prepare import FinetuneJob, prepare
+from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
 
 Make = Callable[..., FinetuneConfig]

@@ -18,7 +18,8 @@ from timm.loss import SoftTargetCrossEntropy
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.loader import Batch
-from gtacli.finetuning.prepare import FinetuneJob, prepare
+from gtacli.finetuning.job import FinetuneJob
+from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
 from gtacli.models.files import read_weights
 

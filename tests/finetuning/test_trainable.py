@@ -85,7 +85,7 @@ def test_source_needs_no_second_set_of_weights(
     assert extra <= 4 * (sum(p.numel() for p in own) + HEAD)
     assert not any(isinstance(m, AdaptedLinear) for m in source.model.modules())
     assert not any(p.requires_grad for p in source.model.parameters())
-    monkeypatch.setattr("gtacli.finetuning.prepare.pack", lambda model, *_: model)
+    monkeypatch.setattr("gtacli.finetuning.source.pack", lambda model, *_: model)
     whole = prepare(config())
     assert whole.source is not None
     double = storage(whole.target.model.parameters(), whole.source.model.parameters())
