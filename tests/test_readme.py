@@ -65,6 +65,8 @@ SLOW = {
     "export.md: A graph for an application",
     "finetune.md: Several GPUs and nodes",
     "pretraining.md: On the built-in set",
+    "pretraining.md: Both papers in three commands",
+    "report.md",
     "probing.md: Which map shows what the answer rests on?",
     "python.md: Commands",
     "study.md: The file",

@@ -85,7 +85,7 @@ def test_predict_streams_and_names_bad_images(
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("separator", ["\n", "\0"])
+@pytest.mark.parametrize("separator", ["\n", pytest.param("\0", marks=pytest.mark.slow)])
 def test_predict_reads_paths_from_a_pipe(separator: str, tiny_model: Path, tiny_data: Path) -> None:
     images = [str(p) for p in sorted((tiny_data / "test").rglob("*.png"))]
     null = ["-0"] if separator == "\0" else []

@@ -108,6 +108,8 @@ COMMANDS = {
     "attention-map": ["-o", "out"],
     "segment": ["-o", "out", "--backend", "dino"],
 }
+# Each is a process that imports torch: the others' only where there is time.
+ONE_BY_DEFAULT = ["predict", *(pytest.param(c, marks=pytest.mark.slow) for c in [*COMMANDS][1:])]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -136,7 +138,7 @@ def test_every_command_keeps_what_is_done(
     assert 1 <= len(images) < 60
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ONE_BY_DEFAULT)
 def test_a_closed_pipe_ends_every_command_quietly(
     tiny_model: Path, tmp_path: Path, scene: Any, command: str
 ) -> None:
@@ -161,7 +163,7 @@ def test_a_closed_pipe_ends_every_command_quietly(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ONE_BY_DEFAULT)
 def test_a_command_that_waits_for_paths_can_be_stopped(
     tiny_model: Path, tmp_path: Path, scene: Any, command: str
 ) -> None:

@@ -89,6 +89,7 @@ def test_source_has_no_average(config: Make, recorder: Any, jobs: list[Any]) -> 
     assert dict(job.evaluated.model.named_parameters()).keys() == target.keys()
 
 
+@pytest.mark.slow
 def test_compiled(config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m, **k: original(m, **{**k, "backend": "eager"}))

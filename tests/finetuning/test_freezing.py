@@ -135,6 +135,7 @@ def test_resume_frozen_and_unfrozen(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_compiled(config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch.compile
     monkeypatch.setattr(

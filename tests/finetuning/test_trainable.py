@@ -152,6 +152,7 @@ def test_search_keeps_the_adapters_of_its_choice(
     torch.testing.assert_close(apart(x), merged(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_and_checkpointed(
     config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ with torch.no_grad():
     assert run(LIGHT + code) == "(1, 3)"
 
 
-@pytest.mark.parametrize("name", ["counters", "not_there"])
+@pytest.mark.parametrize("name", ["counters", pytest.param("not_there", marks=pytest.mark.slow)])
 def test_another_name_is_the_compilers_own(name: str) -> None:
     code = f"""
 from gtacli.runtime.light_imports import compiler_left_out
@@ -62,6 +62,7 @@ print(getattr(real, '{name}', 'none') is found)
     assert run(LIGHT + code) == "True"
 
 
+@pytest.mark.slow
 def test_who_has_imported_the_compiler_keeps_it() -> None:
     code = """
 import torch, torch._dynamo

@@ -31,7 +31,7 @@ class Maps(Dataset[int]):
         return int(self.cache[self.rows[i]].astype(int).sum())
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_the_same_maps(setup: Setup, tmp_path: Path, context: str) -> None:
     if context not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {context} here")
