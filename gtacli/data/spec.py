@@ -24,6 +24,7 @@ from gtacli.data.readers.published import require_images
 from gtacli.data.readers.table import Csv, has_tables, split_spec
 from gtacli.data.readers.table_file import is_table
 from gtacli.errors import GtaError, UsageError
+from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ def log_left_out(dataset: ImageDataset) -> None:
 
 def read_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     """Like `load_dataset`, but do not check that the images of a published dataset exist."""
-    dataset = _read(spec, multi_label)
+    with without_collection():
+        dataset = _read(spec, multi_label)
     if multi_label and not dataset.multi_label:
         text = f"{spec} has one class for each image; several are read of tables and hfds/"
         raise UsageError(text, option="multi_label")

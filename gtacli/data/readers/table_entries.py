@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gtacli.data.base import LeftOut
-from gtacli.data.readers.table_images import ImageFinder
+from gtacli.data.readers.table_images import ImageFinder, LostImage
 from gtacli.data.readers.table_rows import TableRow
 from gtacli.errors import GtaError
 
 _REPEATED = "listed before, and counted once outside of training"
-_HERE = Path()
 
 
 class TableEntry(NamedTuple):
@@ -43,7 +42,7 @@ class TableEntries:
         self._first: dict[str, TableEntry] = {}
         self._copies: Counter[str] = Counter()
         self._lost: dict[str, list[str]] = {}
-        self._below: dict[Path, Path] = {}  # folders of tables in the top one
+        self._below: dict[Path, str] = {}  # folders of tables in the top one
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -63,9 +62,10 @@ class TableEntries:
         Raises GtaError where the row contradicts itself or another one.
         """
         split = _split(row, default)
-        found = finder.find(row.image, split)
-        if isinstance(found, str):
-            self._lost.setdefault(found, []).append(f"{row.image} ({row.place})")
+        try:
+            found = finder.find(row.image, split)
+        except LostImage as lost:
+            self._lost.setdefault(str(lost), []).append(f"{row.image} ({row.place})")
             return
         folder = finder.folder
         mask = folder / row.mask.replace("\\", "/") if row.mask else None
@@ -103,12 +103,14 @@ class TableEntries:
             if entry.first is None
         ]
 
-    def _key(self, path: Path, folder: Path) -> str:
+    def _key(self, path: str, folder: Path) -> str:
         below = self._below.get(folder)
         if below is None:
-            below = self._below[folder] = folder.absolute().relative_to(self._top)
-        apart = below != _HERE and not path.is_absolute()
-        return (below / path if apart else path).as_posix()
+            below = str(folder.absolute().relative_to(self._top))
+            self._below[folder] = below = "" if below == "." else below
+        if below and not os.path.isabs(path):
+            path = os.path.join(below, path)
+        return path if _is_plain(path) else Path(path).as_posix()
 
 
 def _split(row: TableRow, default: str | dict[str, str] | None) -> str:
@@ -122,3 +124,12 @@ def _split(row: TableRow, default: str | dict[str, str] | None) -> str:
             "train.csv, val.csv or test.csv"
         )
     return default
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether `pathlib`, which takes many times as long, would write a path as it is.
+
+    It may say no for one that is.
+    """
+    special = "//" in path or "/." in path or "\\" in path or ":" in path
+    return not special and path[:1] not in ("", ".", "/") and path[-1] != "/"

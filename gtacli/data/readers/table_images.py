@@ -24,6 +24,10 @@ MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "annotation
 """Folders of pictures that are named like the images."""
 
 
+class LostImage(Exception):
+    """No image, or more than one, for a cell; the text says which."""
+
+
 class ImageFinder:
     """The images that the cells of a table name.
 
@@ -55,35 +59,41 @@ class ImageFinder:
         """Return whether a cell names an image in any way, before `prepare`."""
         return self._direct_path(cell) is not None or self._least_strip(cell) is not None
 
-    def find(self, cell: str, split: str | None = None) -> Path | str:
-        """Return the path of a cell's image in `folder`, or the reason why there is none.
+    def find(self, cell: str, split: str | None = None) -> str:
+        """Return the path of a cell's image in `folder`, or an absolute one.
+
+        It is text: a path object for each row would cost more than the rest of a long table.
 
         Args:
             cell: a cell of the table.
             split: the row's split; of several images that whose folder is named after it counts.
+
+        Raises LostImage.
         """
-        if self._direct:
-            return self._direct_path(cell) or "no such image"
-        if self._strip is None:
-            return "no such image"
+        if self._direct and (direct := self._direct_path(cell)) is not None:
+            return direct
+        if self._direct or self._strip is None:
+            raise LostImage("no such image")
         found = self._lookup(_parts(cell)[self._strip :])
         if len(found) > 1:
             found = [one for one in found if not MASKS & {*one.lower().split("/")}] or found
         if len(found) > 1 and split is not None:
             found = [one for one in found if _folder_split(one) == split] or found
         if len(found) > 1:
-            return f"both {found[0]} and {found[1]} could be meant"
-        return Path(found[0]) if found else "no such image"
+            raise LostImage(f"both {found[0]} and {found[1]} could be meant")
+        if not found:
+            raise LostImage("no such image")
+        return found[0]
 
-    def _direct_path(self, cell: str) -> Path | None:
+    def _direct_path(self, cell: str) -> str | None:
         if self._within and not _stays_below(cell):
             return None
         if os.path.isfile(os.path.join(self._prefix, cell)):
-            return Path(cell)
+            return cell
         if "\\" not in cell:
             return None
         text = cell.replace("\\", "/")
-        return Path(text) if os.path.isfile(os.path.join(self._prefix, text)) else None
+        return text if os.path.isfile(os.path.join(self._prefix, text)) else None
 
     def _least_strip(self, cell: str) -> int | None:
         """Return how many folders in front of the cell have to go until it is found."""

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from gta_coco.drawing import CroppedPhoto, DrawnMask, Photo
 from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, LeftOut, Record, split_in_name
 from gtacli.data.objects import find_turn
 from gtacli.data.readers.table import sorted_labels
-from gtacli.data.readers.table_images import ImageFinder
+from gtacli.data.readers.table_images import ImageFinder, LostImage
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, read_header
 from gtacli.images.sizes import Box, clip_boxes, turn_box
@@ -103,9 +104,10 @@ def _entries(
     finder.prepare(name for image in file.images for name in image.names)
     for image in file.images:
         split = image.split or default
-        found = _find(finder, image.names, split)
-        if isinstance(found, str):
-            lost[found].append(image.names[0])
+        try:
+            found = _find(finder, image.names, split)
+        except LostImage as error:
+            lost[str(error)].append(image.names[0])
             continue
         path = file.folder / found
         key = (file.folder.absolute() / found).relative_to(top).as_posix()
@@ -127,9 +129,15 @@ def _entries(
         yield _Entry(key, name, split, path, _mask(photo, objects), _boxes(photo, objects))
 
 
-def _find(finder: ImageFinder, names: Sequence[str], split: str | None) -> Path | str:
-    results = [finder.find(name, split) for name in names]
-    return next((one for one in results if isinstance(one, Path)), results[0])
+def _find(finder: ImageFinder, names: Sequence[str], split: str | None) -> str:
+    """Return the image of the first name that has one. Raises LostImage about the first name."""
+    try:
+        return finder.find(names[0], split)
+    except LostImage:
+        for name in names[1:]:
+            with suppress(LostImage):
+                return finder.find(name, split)
+        raise
 
 
 def _photo(path: Path, image: AnnotatedImage) -> Photo:
