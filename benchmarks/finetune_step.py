@@ -9,6 +9,11 @@ half   the same with both networks in bf16 (`precision=bf16`)
 kept   the same with --source-views, after the source's attention is cached
 naive  without fused attention; every block's N x N logits stay in memory until the loss
 
+With --compile each but naive has a twin beside it that is compiled (`gta-compiled`), with an empty
+cache of kernels, but that `kept` uses those of `gta` again. `compiled` then has for each the ratio
+to its twin, the ratio of twins to that of plain, the seconds that its first step takes more than a
+later one, and the number of steps from which on that is earned back (null: never).
+
 Prints one JSON line: medians of interleaved repeats, ratios to plain in the same run (`time_ratio`
 of the clock, `ratio` on a CPU of CPU time), and peak memory (on the CPU of a new process per
 variant, on a GPU of the allocator). The weights are random: the time does not depend on them.
@@ -17,13 +22,16 @@ variant, on a GPU of the allocator). The weights are random: the time does not d
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 
 import timm
 import torch
-from interleaved import median_ratio, time_interleaved
+from interleaved import Timings, cpu_seconds, median_ratio, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,13 +41,14 @@ from gtacli.finetuning.task import FinetuneTask
 from gtacli.models import load_model
 from gtacli.models.packed_linear import pack
 from gtacli.regularizers.gta import GTA
-from gtacli.runtime.devices import choose_compute
+from gtacli.runtime.devices import Compute, choose_compute
 from gtacli.training.optimization import make_optimizer
 
 VARIANTS = ("plain", "gta", "fp32", "half", "kept", "naive")
 OURS = {"gta": None, "kept": None, "fp32": "fp32", "half": "bf16"}
 """Precision of the variants of `gta finetune`; None: that of the option."""
 CLASSES = 50
+COMPILED = "-compiled"
 
 
 def naive_attention(attn: nn.Module, stored: list[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -57,6 +66,8 @@ def naive_attention(attn: nn.Module, stored: list[Tensor]) -> Callable[[Tensor],
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     """Return a function that runs one complete optimizer step."""
+    compiled = variant.endswith(COMPILED)
+    variant = variant.removesuffix(COMPILED)
     compute = choose_compute(args.device, OURS.get(variant) or args.precision)
     torch.manual_seed(0)
     spec = f"{args.model}@none"
@@ -71,11 +82,11 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         source = load_model(spec, 0, args.image_size)
         source.model.to(compute.device)
         options = GTAOptions(rows=args.rows, layers=args.layers)
-        if not args.compile:
+        if not compiled:
             pack(source.model, compute.frozen.dtype)
         penalty = GTA(options, model, source.model, target.head)
         task = FinetuneTask(target, source, {"gta": penalty}, compute).train()
-        if args.compile:
+        if compiled:
             task.compile()
         indices = torch.arange(args.batch_size)
         batch = Batch(images, labels, indices, torch.zeros(args.batch_size, 5))
@@ -99,7 +110,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
             for network, stored in ((model, target_logits), (frozen, source_logits)):
                 for block in network.blocks:
                     block.attn.forward = naive_attention(block.attn, stored)
-        if args.compile and variant == "plain":
+        if compiled:
             forward = torch.compile(model, fullgraph=True, dynamic=False)
 
         def losses() -> Tensor:
@@ -140,6 +151,28 @@ def peak_memory(variant: str, args: argparse.Namespace) -> float:
     return float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
+def first_seconds(step: Callable[[], None], compute: Compute) -> float:
+    """Return the seconds of a first step, which compiles; on a CPU those of CPU time."""
+    start, cpu = time.perf_counter(), cpu_seconds()
+    step()
+    compute.synchronize()
+    on_cpu = compute.device.type == "cpu"
+    return cpu_seconds() - cpu if on_cpu else time.perf_counter() - start
+
+
+def pays(twin: str, first: float, timings: Timings) -> dict[str, object]:
+    """Return what compiling costs and gains."""
+    plain, name = f"plain{COMPILED}", twin.removesuffix(COMPILED)
+    step, other = (statistics.median(timings.own[v]) for v in (twin, name))
+    cost, gain = first - step, other - step
+    return {
+        "ratio": timings.ratio(twin, name),
+        "of_plain": timings.ratio(twin, plain),
+        "seconds": round(cost, 1),
+        "pays_from": round(cost / gain) if gain > 0 else None,
+    }
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", default="vit_tiny_patch16_224")
@@ -149,7 +182,7 @@ def main() -> None:
     p.add_argument("--precision", default="auto")
     p.add_argument("--layers", default="all")
     p.add_argument("--rows", default="cls", choices=("cls", "all"))
-    p.add_argument("--compile", action="store_true")
+    p.add_argument("--compile", action="store_true", help="measure compiled twins, too")
     p.add_argument("--repeats", type=int, default=15)
     p.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     p.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
@@ -165,8 +198,15 @@ def main() -> None:
     variants = [v for v in VARIANTS if v == "plain" or v in args.variants]
     if args.rows == "all" and "kept" in variants:
         variants.remove("kept")
+    twins = [v + COMPILED for v in variants if v != "naive"] if args.compile else []
+    variants += twins
     steps = {v: make_step(v, args) for v in variants}
-    timings = time_interleaved(steps, args.repeats, compute, warmup=2)
+    with tempfile.TemporaryDirectory() as folder:
+        first = {}
+        for v in twins:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, v)
+            first[v] = first_seconds(steps[v], compute)
+        timings = time_interleaved(steps, args.repeats, compute, warmup=2)
     medians, times = timings.medians(), timings.wall
     steps.clear()
     memory = {} if args.no_memory else {v: peak_memory(v, args) for v in variants}
@@ -179,7 +219,7 @@ def main() -> None:
                 "batch_size": args.batch_size,
                 "device": str(compute.device),
                 "dtype": str(compute.dtype).removeprefix("torch."),
-                "compiled": args.compile,
+                "compiled": {v: pays(v, first[v], timings) for v in twins},
                 "cores": os.cpu_count(),
                 "seconds": {v: round(s, 4) for v, s in medians.items()},
                 "images_per_second": {v: round(args.batch_size / s, 1) for v, s in medians.items()},
