@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib import request
@@ -45,12 +46,10 @@ def require_url(url: str) -> None:
         raise GtaError(f"{shown} names no host")
 
 
-def download(url: str, target: Path) -> None:
-    """Write the content of `url` to `target`.
+def open_url(url: str, headers: Mapping[str, str] | None = None) -> Any:
+    """Ask for the content of `url`; return the answer, a context manager with `read`.
 
-    Raises GtaError for a URL or a redirect that is not allowed, for a host that does not answer and
-    for an incomplete answer;
-    OSError, ValueError or HTTPException for what else fails.
+    Raises as `download` does.
     """
     require_url(url)
     if (reason := reachable.why_unreachable(url)) is not None:
@@ -65,8 +64,18 @@ def download(url: str, target: Path) -> None:
         *reachable.TRANSPORTS,
     ):
         opener.add_handler(handler())
-    asked = request.Request(url, headers={"User-Agent": "gta"})
-    with opener.open(asked, timeout=TIMEOUT) as answer, target.open("wb") as file:
+    asked = request.Request(url, headers={"User-Agent": "gta", **(headers or {})})
+    return opener.open(asked, timeout=TIMEOUT)
+
+
+def download(url: str, target: Path) -> None:
+    """Write the content of `url` to `target`.
+
+    Raises GtaError for a URL or a redirect that is not allowed, for a host that does not answer and
+    for an incomplete answer;
+    OSError, ValueError or HTTPException for what else fails.
+    """
+    with open_url(url) as answer, target.open("wb") as file:
         shutil.copyfileobj(answer, file)
         length, size = answer.headers.get("Content-Length"), file.tell()
         if length is not None and int(length) != size:
