@@ -25,6 +25,7 @@ from gtacli.images.packed import PackedImage, PackedMask
 from gtacli.runtime.regular import open_regular
 
 if TYPE_CHECKING:
+    from gtacli.data.streams.stream import ImageStream
     from gtacli.images.sizes import Box
 
 SPLITS = ("train", "val", "test")
@@ -241,6 +242,17 @@ class DatasetFamily(DatasetReader):
 
     def read(self, root: Path | None) -> ImageDataset:
         raise GtaError(f"the spec must name one dataset of the family: write {self.usage}")
+
+
+class StreamedFamily(DatasetFamily):
+    """Base class of families whose images can also be read one after the other, without an index.
+
+    Commands that need neither classes nor an order of all images read the stream.
+    """
+
+    @abstractmethod
+    def stream(self, rest: str) -> ImageStream:
+        """Return the images that `rest` names, of all splits. Raises GtaError."""
 
 
 def require_folder(root: Path | None, reader: str) -> Path:

@@ -7,12 +7,15 @@ a family, or of a reader that needs no root (`demo`), takes precedence over a fo
 name in the working directory; `./demo` is the folder.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gtacli.data.base import DatasetFamily, DatasetReader, ImageDataset
+from gtacli.data.base import DatasetFamily, DatasetReader, ImageDataset, StreamedFamily
 from gtacli.data.readers.aircraft import Aircraft
 from gtacli.data.readers.cars import Cars
 from gtacli.data.readers.cub import CUB
@@ -26,6 +29,9 @@ from gtacli.data.readers.table_file import is_table
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
+
+if TYPE_CHECKING:
+    from gtacli.data.streams.stream import ImageStream
 
 log = logging.getLogger(__name__)
 LAYOUTS = (CUB, Dogs, Cars, Aircraft, Pets)
@@ -51,6 +57,23 @@ def load_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     require_images(dataset)
     log_left_out(dataset)
     return dataset
+
+
+def find_stream(spec: str) -> ImageStream | None:
+    """Return the stream of images that `spec` names; None for what is listed as a whole.
+
+    Raises GtaError for shards that cannot be read as one.
+    """
+    from gtacli.registry import DATASETS
+
+    family, slash, rest = spec.partition("/")
+    if not slash or family not in DATASETS.names():
+        return None
+    kind = DATASETS.load(family)
+    if not issubclass(kind, StreamedFamily):
+        return None
+    _note_folder(spec, user_path(spec))
+    return kind().stream(rest)
 
 
 def log_left_out(dataset: ImageDataset) -> None:

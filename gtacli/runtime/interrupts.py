@@ -170,6 +170,11 @@ class StopSignal:
         self.requested = True
 
 
+def stop_is_requested() -> bool:
+    """Return whether a stop is requested of the work in progress."""
+    return StopSignal.current is not None and StopSignal.current.requested
+
+
 def wait_readable(stream: BinaryIO) -> bool:
     """Wait until a read would not block; return False if a stop is requested meanwhile.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from gtacli.runtime.interrupts import stop_is_requested
 from gtacli.runtime.machine import usable_cores
 
 T = TypeVar("T")
@@ -14,6 +16,8 @@ R = TypeVar("R")
 
 AHEAD = 64
 """Images in progress where nothing else bounds them: enough to keep every thread busy."""
+_STOP_SECONDS = 0.1
+"""Time between two looks whether a stop is requested."""
 
 
 def ahead(
@@ -40,3 +44,84 @@ def ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def read_ahead(
+    items: Iterable[T], most: int, most_bytes: int, size: Callable[[T], int]
+) -> Iterator[T]:
+    """Yield the items in order; a thread reads them ahead of the consumer.
+
+    Args:
+        items: is iterated by that thread alone. An error of it is raised where it came.
+        most, most_bytes: items and bytes that wait at most, beside the one that is being read.
+        size: returns the bytes of an item.
+
+    Where a stop is requested (see `gtacli.runtime.interrupts`), no further item is waited for.
+    """
+    buffer = _Buffer(items, most, most_bytes, size)
+    thread = threading.Thread(target=buffer.fill, daemon=True)  # may wait for a network for long
+    thread.start()
+    try:
+        yield from buffer.take()
+    finally:
+        buffer.close()
+
+
+class _Buffer(Generic[T]):
+    """The items between the thread that reads and the one that consumes."""
+
+    def __init__(
+        self, items: Iterable[T], most: int, most_bytes: int, size: Callable[[T], int]
+    ) -> None:
+        self._items, self._size = items, size
+        self._most, self._most_bytes = most, most_bytes
+        self._waiting: deque[T] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = self._ended = False
+        self._error: BaseException | None = None
+
+    def fill(self) -> None:
+        """Read the items, in the thread."""
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._changed.wait_for(self._has_room)
+                    if self._closed:
+                        break
+                    self._waiting.append(item)
+                    self._bytes += self._size(item)
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def take(self) -> Iterator[T]:
+        """Yield the items."""
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if self._ended or stop_is_requested():
+                        break
+                    self._changed.wait(_STOP_SECONDS)
+                if not self._waiting:
+                    break
+                item = self._waiting.popleft()
+                self._bytes -= self._size(item)
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Let the thread end at its next item."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        fits = len(self._waiting) < self._most and self._bytes < self._most_bytes
+        return self._closed or not self._waiting or fits

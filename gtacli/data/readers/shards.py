@@ -7,13 +7,13 @@ split; without any, all shards are for training. Class names are read from `clas
 `classes.txt` beside the shards.
 
 Fine-tuning samples by class, holds images out and resumes at any batch, which a stream like timm's
-reader does not allow. So the shards are indexed from the tars' headers, and every sample is a
+reader does not allow. For that the shards are indexed from the tars' headers, and every sample is a
 record that is read by its offset. For the same reason remote shards are downloaded once into the
-cache folder; labeled datasets for fine-tuning are small. Only `https://` is (see
+cache folder; labeled datasets for fine-tuning are small. Commands that take one image after the
+other read the shards as a stream, without index and copies. Only `https://` is opened (see
 `gtacli.runtime.download`): webdataset's own opener also runs commands (`pipe:`), so it is not used.
 """
 
-import glob
 import hashlib
 import logging
 import os
@@ -24,23 +24,24 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from gtacli.data.base import NO_CLASS, DatasetFamily, ImageDataset, Record, split_in_name
-from gtacli.data.readers.braces import expand_braces
+from gtacli.data.base import NO_CLASS, ImageDataset, Record, StreamedFamily
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.table import sorted_labels
+from gtacli.data.streams.names import find_shards, split_of_shard
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
 from gtacli.runtime.atomic import replace_atomic
 from gtacli.runtime.cache import cache_dir
-from gtacli.runtime.download import download, has_scheme, require_url
-from gtacli.runtime.fetching import require_fetching
-from gtacli.runtime.paths import user_path
+from gtacli.runtime.download import download
 from gtacli.runtime.regular import not_utf8, open_regular
 from gtacli.runtime.secrets import mask_secrets
 from gtacli.runtime.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from gtacli.data.streams.stream import ImageStream
 
 log = logging.getLogger(__name__)
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -53,7 +54,7 @@ class Shard(NamedTuple):
     path: Path
 
 
-class Shards(DatasetFamily):
+class Shards(StreamedFamily):
     """The reader of WebDataset shards."""
 
     help = "WebDataset shards: wds/FOLDER, wds/PATH/{000..003}.tar, or a URL of shards"
@@ -61,7 +62,7 @@ class Shards(DatasetFamily):
 
     def open(self, rest: str) -> ImageDataset:
         top, shards = _find(rest)
-        split_of = {shard: _split(shard.name) for shard in shards}
+        split_of = {shard: split_of_shard(shard.name) for shard in shards}
         if any(split_of.values()) and not all(split_of.values()):
             shard = next(shard for shard, split in split_of.items() if split is None)
             raise GtaError(f"wds/{rest}: the name of {shard.name} must contain train, val or test")
@@ -79,10 +80,19 @@ class Shards(DatasetFamily):
         name = (top.name if top else "") or mask_secrets(f"wds/{rest}")
         return ImageDataset(name, classes, {split: tuple(part) for split, part in splits.items()})
 
+    def stream(self, rest: str) -> "ImageStream":
+        from gtacli.data.streams.stream import ImageStream, TarShard
+
+        names = find_shards("wds", rest, ".tar")
+        classes = _listed_classes(names.top)
+        by_number = {str(number): name for number, name in enumerate(classes)}
+        # As in an index: a label that is listed is a name, even where it is a number, too.
+        return ImageStream(names, TarShard, {**by_number, **{name: name for name in classes}})
+
     def images(self, rest: str) -> ImageDataset:
         """Read all images of the training shards in a single class, ignoring labels."""
         top, shards = _find(rest)
-        training = [shard for shard in shards if _split(shard.name) in (None, "train")]
+        training = [shard for shard in shards if split_of_shard(shard.name) in (None, "train")]
         records = (
             Record(f"{shard.name}/{image.name}", 0, image)
             for shard in training
@@ -118,37 +128,14 @@ class Member(PackedImage):
 
 def _find(pattern: str) -> tuple[Path | None, list[Shard]]:
     """Return the folder of the shards (None if they are remote), and the shards."""
-    fixed = re.split(r"[{*?[]", pattern, maxsplit=1)[0]
-    start = len(fixed) - len(fixed.rpartition("/")[2])
-    urls = expand_braces(pattern)
-    if not urls:
-        raise GtaError(f"wds/{mask_secrets(pattern)} stands for no shard")
-    if any(map(has_scheme, urls)):  # all are checked before the first one is opened
-        for url in urls:
-            require_url(url)
-        require_fetching(mask_secrets(f"wds/{pattern}"))
-        names = [re.sub(r"(\.tar)\b.*", r"\1", url[start:]) for url in urls]
-        return None, [Shard(n, _download(url, n)) for n, url in zip(names, urls, strict=True)]
-    folder = user_path(pattern)
-    if os.path.isdir(folder):  # False for names that are too long
-        paths = sorted(p for p in folder.rglob("*.tar") if not is_hidden(p.name))
-        if not paths:
-            raise GtaError(f"wds/{pattern}: no .tar in that folder")
-        return folder, [Shard(path.relative_to(folder).as_posix(), path) for path in paths]
-    top = user_path(pattern[:start])
-    shards = []
-    for name in expand_braces(pattern[start:]):
-        matched = sorted(glob.glob(name, root_dir=top)) if re.search(r"[*?[]", name) else [name]
-        if not matched or not (top / matched[0]).is_file():
-            raise GtaError(f"wds/{pattern}: no such shard: {top / name}")
-        shards += [Shard(Path(found).as_posix(), top / found) for found in matched]
-    return top, shards
-
-
-def _split(name: str) -> str | None:
-    """Return the split in the shard's name, else in its nearest folder."""
-    splits = (split_in_name(step) for step in reversed(name.split("/")))
-    return next(filter(None, splits), None)
+    names = find_shards("wds", pattern, ".tar", lazy=False)
+    if names.top is None:
+        return None, [Shard(name, _download(url, name)) for name, url in names]
+    shards = [Shard(name, Path(place)) for name, place in names]
+    for shard in shards:
+        if not shard.path.is_file():
+            raise GtaError(f"wds/{pattern}: no such shard: {shard.path}")
+    return names.top, shards
 
 
 def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
@@ -200,16 +187,26 @@ def _label(text: bytes) -> str | None:
 
 
 def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:
-    """Return the class names listed beside the shards, if there is a list."""
-    for file in CLASS_NAMES if top else ():
-        path = (top or Path()) / file
-        if os.path.isfile(path):
-            names = tuple(text for _, text in list_lines(path))
-            numbers = {str(number) for number in range(len(names))}
-            if len(set(names)) != len(names) or not (used <= set(names) or used <= numbers):
-                raise GtaError(f"{path} lists {len(names)} classes, which do not fit the labels")
-            return names
-    return None
+    """Return the class names listed beside the shards, if there is a list that fits."""
+    path = _class_list(top)
+    if path is None:
+        return None
+    names = tuple(text for _, text in list_lines(path))
+    numbers = {str(number) for number in range(len(names))}
+    if len(set(names)) != len(names) or not (used <= set(names) or used <= numbers):
+        raise GtaError(f"{path} lists {len(names)} classes, which do not fit the labels")
+    return names
+
+
+def _listed_classes(top: Path | None) -> list[str]:
+    """Return the class names listed beside the shards; none without a list."""
+    path = _class_list(top)
+    return [] if path is None else [text for _, text in list_lines(path)]
+
+
+def _class_list(top: Path | None) -> Path | None:
+    paths = [] if top is None else [top / file for file in CLASS_NAMES]
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _download(url: str, name: str) -> Path:

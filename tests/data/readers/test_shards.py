@@ -12,7 +12,7 @@ from timm.data.readers.reader_wds import ReaderWds
 from webdataset.shardlists import expand_urls
 
 from gtacli.data import ImageDataset, load_dataset
-from gtacli.data.readers.braces import MAX_NAMES, expand_braces
+from gtacli.data.streams.braces import MAX_NAMES, expand_braces
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
