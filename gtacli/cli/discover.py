@@ -18,10 +18,15 @@ from gtacli.config.discover import DiscoverConfig
 from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gtacli.data.streams.stream import ImageStream
     from gtacli.discovery.maps.digests import ImageFile
     from gtacli.discovery.maps.writer import MapWriter
+    from gtacli.inference.discover import CacheStep
     from gtacli.inference.objects import Finder
     from gtacli.inference.results import DiscoverSummary
+    from gtacli.inference.stream import Failure, Stop
     from gtacli.runtime.devices import Compute
 
 app = new_app()
@@ -64,7 +69,13 @@ def discover(
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
-    from gtacli.discovery.maps.writer import MapWriter, block_size, check_free
+    from gtacli.discovery.maps.writer import (
+        BLOCKS,
+        MAPS_A_FILE,
+        MapWriter,
+        block_size,
+        check_free,
+    )
     from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
@@ -82,8 +93,11 @@ def discover(
     with ExitStack() as stack:
         if call.dry_run:
             out = Path(stack.enter_context(TemporaryDirectory()))
-            sources = sources[: config.batch_size]
-        block = block_size(len(sources), config.batch_size, shared=config.shard[1] > 1)
+            if isinstance(sources, list):
+                sources = sources[: config.batch_size]
+        # A stream is as long as it may be: its files are as large as they get.
+        count = len(sources) if isinstance(sources, list) else BLOCKS * MAPS_A_FILE
+        block = block_size(count, config.batch_size, shared=config.shard[1] > 1)
         cache = MapWriter(out, manifest, block, config.shard, config.overwrite)
         status, summary = _fill(config, call, finder, sources, cache)
     if call.json:
@@ -116,37 +130,51 @@ def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> Non
     run_shards(executor, config.jobs, "discover", plain, images, folder=folder)
 
 
-def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile]:
+def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile] | ImageStream:
     if bool(given) == (data is not None):
         raise UsageError("give either images (files, folders, patterns, -) or `data`")
     from gtacli.data.inputs import iter_paths, list_sources
+    from gtacli.data.spec import find_stream
 
     if data is not None:
-        return list_sources(data)
+        stream = find_stream(data)
+        return list_sources(data) if stream is None else stream
     return [*map(Path, iter_paths(given, sys.stdin.buffer, null))]
 
 
 def _fill(
-    config: DiscoverConfig, call: Call, finder: Finder, sources: list[ImageFile], cache: MapWriter
+    config: DiscoverConfig,
+    call: Call,
+    finder: Finder,
+    sources: list[ImageFile] | ImageStream,
+    cache: MapWriter,
 ) -> tuple[int, DiscoverSummary]:
     """Fill the cache; return the exit status and the summary."""
     from gtacli.cli.follow import follow
     from gtacli.discovery.maps.writer import size_of
-    from gtacli.inference.discover import CacheStep, fill_cache
+    from gtacli.inference.discover import fill_cache, fill_cache_from_stream
 
     new = 0
+    listed = isinstance(sources, list)
 
     def count(step: CacheStep) -> None:
         nonlocal new
         new += step.new
 
+    def begin(stop: Stop) -> Iterator[CacheStep | Failure]:
+        size, threads = config.batch_size, config.workers
+        if isinstance(sources, list):
+            return fill_cache(finder, sources, cache, size, threads, stop)
+        most = size if call.dry_run else None
+        return fill_cache_from_stream(finder, sources, cache, size, threads, stop, most)
+
     start = perf_counter()
     ending = follow(
-        lambda stop: fill_cache(finder, sources, cache, config.batch_size, config.workers, stop),
+        begin,
         count,
         call.json,
         label="maps",
-        total=sum(map(len, cache.blocks(len(sources)))),
+        total=sum(map(len, cache.blocks(len(sources)))) if listed else None,
         every=SECONDS,
         size=lambda step: step.images,
         interrupted="interrupted; the maps so far are cached, and the same command continues",

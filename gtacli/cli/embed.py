@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gtacli.inference.embeddings import ImageSource
     from gtacli.inference.features import FeatureExtractor
     from gtacli.inference.results import EmbedSummary
+    from gtacli.inference.stream import Failure
 
 app = new_app()
 SECONDS = 30.0  # between progress lines without a terminal
@@ -101,15 +102,19 @@ def _check(config: EmbedConfig, images: list[str]) -> str:
     return config.kind
 
 
-def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[ImageSource]:
+def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[ImageSource | Failure]:
     """List the named images, and after them those of a dataset."""
     from gtacli.data.inputs import iter_images
-    from gtacli.data.spec import load_dataset
-    from gtacli.inference.embeddings import sources_in, sources_of
+    from gtacli.data.spec import find_stream, load_dataset
+    from gtacli.inference.embeddings import sources_in, sources_in_stream, sources_of
 
-    dataset = None if config.data is None else load_dataset(config.data)
-    named = iter_images(images, sys.stdin.buffer, null) if images else iter(())
-    return chain(sources_of(named), () if dataset is None else sources_in(dataset))
+    named = sources_of(iter_images(images, sys.stdin.buffer, null) if images else iter(()))
+    if config.data is None:
+        return named
+    stream = find_stream(config.data)
+    if stream is not None:
+        return chain(named, sources_in_stream(stream))
+    return chain(named, sources_in(load_dataset(config.data)))
 
 
 def _extractor(config: EmbedConfig) -> FeatureExtractor:

@@ -16,6 +16,7 @@ from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.data.inputs import InputImage
+    from gtacli.data.streams.stream import ImageStream
     from gtacli.discovery.maps import MapCache
     from gtacli.inference.results import MapDrawing, MapVerification
 
@@ -63,21 +64,27 @@ def verify(
     """
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.inputs import iter_paths, list_sources
+    from gtacli.data.spec import find_stream
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
 
     opened = MapCache(cache, skip_damaged=True)
-    sources = [] if data is None else list_sources(data)
+    stream = None if data is None else find_stream(data)
+    sources = [] if data is None or stream is not None else list_sources(data)
     if images:
         sources += map(Path, iter_paths(images, sys.stdin.buffer, null))
     with console.progress("images", len(sources), lines=30) as advance:
         found = opened.rows(sources, progress=advance)
     missing = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]
+    count = len(sources)
+    if stream is not None:
+        streamed, without = _check_stream(opened, stream)
+        count, missing = count + streamed, missing + without
     report: MapVerification = {
         "cache": str(cache),
         "ok": False,
         "maps": len(opened),
-        "images": len(sources),
+        "images": count,
         "damaged": [str(file) for file in opened.damaged],
         "unfinished": [str(file) for file in journals(cache)],
         "missing": missing,
@@ -93,9 +100,27 @@ def verify(
         if len(names) > LISTED:
             console.say(f"… and {len(names) - LISTED} more (--json lists all)")
     if report["ok"]:
-        of = f" of {len(sources)} images, none missing" if sources else ""
+        of = f" of {count} images, none missing" if count else ""
         console.say(f"{len(opened)} maps{of}; all is well")
     return 0 if report["ok"] else 1
+
+
+def _check_stream(cache: MapCache, stream: ImageStream) -> tuple[int, list[str]]:
+    """Return the number of images of shards, and the names of those without a map."""
+    from gtacli.data.streams.samples import ShardEnd, Unreadable
+
+    count, missing = 0, []
+    with console.progress("images", None, lines=30) as advance:
+        for item in stream.items(labels=False):
+            if isinstance(item, ShardEnd):
+                continue
+            count += 1
+            advance(1)
+            if isinstance(item, Unreadable):
+                missing.append(item.name)
+            elif cache.find(item.image.data) is None:
+                missing.append(str(item.image))
+    return count, missing
 
 
 @app.command()

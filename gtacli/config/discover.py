@@ -14,14 +14,14 @@ class DiscoverConfig(BackendConfig):
     data: str | None = option(
         None,
         "dataset, with all its splits, or a folder of images without classes; instead of "
-        "image arguments",
+        "image arguments. wds/ and parquet/ are read as a stream",
         metavar="SPEC",
     )
     columns: str | None = columns_option()
     shard: Shard = option(
         (0, 1),
-        "process the I-th of N parts of the images; all parts may run at the same time with "
-        "the same `out`",
+        "process the I-th of N parts of the images, or of the shards of wds/ and parquet/; all "
+        "parts may run at the same time with the same `out`",
         metavar="I/N",
         shown="0/1, all images",
     )

@@ -26,7 +26,7 @@ class EmbedConfig(DeviceConfig):
     data: str | None = option(
         None,
         "dataset whose images are added to the image arguments, with their classes and splits: a "
-        "folder, a csv, torch/NAME:ROOT, demo, ...",
+        "folder, a csv, torch/NAME:ROOT, demo, ...; wds/ and parquet/ are read as a stream",
         metavar="SPEC",
     )
     columns: str | None = columns_option()

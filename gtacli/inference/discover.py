@@ -6,12 +6,15 @@ in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gtacli.data.streams.samples import ShardEnd, Unreadable
+from gtacli.data.streams.stream import ImageStream
 from gtacli.discovery import Discovery
 from gtacli.discovery.maps.digests import ImageFile, digest, file_stamp
 from gtacli.discovery.maps.manifest import MapManifest
@@ -79,15 +82,42 @@ def fill_cache(
     Raises RunError for a file that cannot be written, GtaError for a back-end whose maps are not
     on the patch grid. What was done is kept in any case.
     """
+    filler = _CacheFiller(finder, cache, batch_size)
+    yield from _fill(cache, filler.run(filler.items_of(images), threads, stop))
+
+
+def fill_cache_from_stream(
+    finder: Finder,
+    images: ImageStream,
+    cache: MapWriter,
+    batch_size: int = 32,
+    threads: int | None = None,
+    stop: Stop = never,
+    most: int | None = None,
+) -> Iterator[CacheStep | Failure]:
+    """Like `fill_cache`, for the images of shards; this run's share are whole shards.
+
+    A shard of an earlier run is not read again if all its images had maps and it has not changed.
+
+    Args:
+        most: images at most, for a dry run; default: all.
+    """
+    filler = _CacheFiller(finder, cache, batch_size)
+    last = _EndOfPart(0, last=True)
+    items = chain(islice(filler.items_of_stream(images), most), [last])
+    yield from _fill(cache, filler.run(items, threads, stop))
+
+
+def _fill(cache: MapWriter, steps: Generator[CacheStep | Failure, None, bool]) -> _Steps:
     done = False
     try:
-        done = yield from _CacheFiller(finder, cache, batch_size).run(images, threads, stop)
+        done = yield from steps
     finally:
         cache.close(done)
 
 
 class _NewImage(NamedTuple):
-    image: ImageFile
+    name: str
     digest: bytes
     stamp: bytes | None
     view: Tensor | None  # None: there is a map already
@@ -98,7 +128,16 @@ class _EndOfBlock(NamedTuple):
     last: bool
 
 
-_Item = ImageFile | _EndOfBlock
+class _EndOfPart(NamedTuple):
+    """Some images of a shard were read, or all (`end`); after the last shard `last` is true."""
+
+    images: int
+    end: ShardEnd | None = None
+    last: bool = False
+
+
+_Mark = _EndOfBlock | _EndOfPart
+_Item = ImageFile | _Mark | Failure
 _Steps = Iterator[CacheStep | Failure]
 
 
@@ -119,48 +158,80 @@ class _CacheFiller:
         self.finder, self.cache, self.batch_size = finder, cache, batch_size
         self.waiting: list[_NewImage] = []
         self.running: _MapBatch | None = None
+        self.failed = False  # an image of the current shard
 
     def run(
-        self, images: Sequence[ImageFile], threads: int | None, stop: Stop
+        self, items: Iterable[_Item], threads: int | None, stop: Stop
     ) -> Generator[CacheStep | Failure, None, bool]:
         """Yield the steps; return whether all are done."""
-        read: Callable[[Any], _NewImage | _EndOfBlock] = self._read
-        for item in map_ahead(self._items(images), read, 2 * self.batch_size, threads):
+        read: Callable[[Any], _NewImage | _Mark] = self._read
+        for item in map_ahead(items, read, 2 * self.batch_size, threads):
             if stop():
                 return False
             if isinstance(item, Failure):
+                self.failed = True
                 yield item
             elif isinstance(item, _EndOfBlock):
                 if self.cache.due(item.last):
                     yield from self._finish_all()
                 self.cache.end_block(item.last)
                 yield CacheStep(images=item.known)
+            elif isinstance(item, _EndOfPart):
+                yield from self._end_part(item)
             elif not self.cache.enter(item.digest, item.stamp):
                 yield CacheStep(images=1)
             else:
                 self.waiting.append(item)
                 if len(self.waiting) == self.batch_size:
                     yield from self._start()
-        return True
+        return not stop()
 
-    def _items(self, images: Sequence[ImageFile]) -> Iterator[_Item]:
+    def _end_part(self, part: _EndOfPart) -> _Steps:
+        if self.cache.due_after(part.images, part.last):
+            yield from self._finish_all()
+        end = part.end
+        state = None if end is None or end.known or self.failed else end.state
+        self.cache.end_part(part.last, state, 0 if end is None else end.images)
+        if end is not None:
+            self.failed = False
+            yield CacheStep(images=end.images if end.known else 0)
+
+    def items_of_stream(self, images: ImageStream) -> Iterator[_Item]:
+        """Yield the images of this run's shards, marks after each block, and failures."""
+        block, count = self.cache.block, 0
+        own = images.part(*self.cache.share)
+        for item in own.items(labels=False, known=self.cache.ledger.find):
+            if isinstance(item, Unreadable):
+                yield Failure(item.name, item.error)
+            elif isinstance(item, ShardEnd):
+                yield _EndOfPart(count, item)
+                count = 0
+            else:
+                yield item.image
+                count += 1
+                if count == block:
+                    yield _EndOfPart(count)
+                    count = 0
+
+    def items_of(self, images: Sequence[ImageFile]) -> Iterator[_Item]:
+        """Yield the images of this run's blocks that must be read, and the ends of the blocks."""
         blocks = self.cache.blocks(len(images))
         for block in blocks:
             unknown = self.cache.unknown([images[i] for i in block])
             yield from unknown
             yield _EndOfBlock(len(block) - len(unknown), block is blocks[-1])
 
-    def _read(self, item: _Item) -> _NewImage | _EndOfBlock:
-        if isinstance(item, _EndOfBlock):
+    def _read(self, item: ImageFile | _Mark) -> _NewImage | _Mark:
+        if isinstance(item, _EndOfBlock | _EndOfPart):
             return item
         # Before the bytes: a change in between must not be taken for what was read.
         stamp = file_stamp(item)
         data = read_bytes(item)
         content = digest(data)
         if self.cache.has(content):
-            return _NewImage(item, content, stamp, None)
+            return _NewImage(str(item), content, stamp, None)
         view = self.finder.view(decode(EncodedImage(str(item), data)))
-        return _NewImage(item, content, stamp, view)
+        return _NewImage(str(item), content, stamp, view)
 
     def _start(self) -> _Steps:
         """Run the model on the waiting images.
@@ -194,8 +265,11 @@ class _CacheFiller:
         bad = [one for one, fine in zip(batch.images, finite, strict=True) if not fine]
         for one in bad:
             self.cache.drop(one.digest)
+        if bad:  # of which shards is not known here
+            self.cache.ledger.drop()
+            self.failed = True
         if good:
             self.cache.add(good, maps[finite])
         yield CacheStep(len(good), len(good))
         for one in bad:
-            yield Failure(str(one.image), f"{one.image}: the map is not finite")
+            yield Failure(one.name, f"{one.name}: the map is not finite")

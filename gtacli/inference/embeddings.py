@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from gtacli.data.base import NO_CLASS, ImageDataset, Record
 from gtacli.data.inputs import InputImage
+from gtacli.data.streams.samples import Unreadable
+from gtacli.data.streams.stream import ImageStream
 from gtacli.inference.features import FeatureExtractor
 from gtacli.inference.stream import Failure, Stop, never, stream
 
@@ -54,9 +56,18 @@ def sources_in(dataset: ImageDataset) -> Iterator[ImageSource]:
             yield ImageSource(record, dataset.classes[record.label] if labeled else "", split)
 
 
+def sources_in_stream(stream: ImageStream) -> Iterator[ImageSource | Failure]:
+    """Yield the images of shards with their classes and splits, and what cannot be read."""
+    for item in stream.images():
+        if isinstance(item, Unreadable):
+            yield Failure(item.name, item.error)
+        else:
+            yield ImageSource(Record(item.image.name, -1, item.image), item.label, item.split)
+
+
 def embed(
     extractor: FeatureExtractor,
-    sources: Iterable[ImageSource],
+    sources: Iterable[ImageSource | Failure],
     normalize: bool = False,
     stop: Stop = never,
 ) -> Iterator[EmbeddedImage | Failure]:

@@ -17,7 +17,7 @@ from gtacli.runtime.npy import map_rows
 from gtacli.runtime.regular import open_regular
 
 RowArray = NDArray[np.void]
-MAPS, SEEN = "maps", "seen"  # folders of the cache
+MAPS, SEEN, SHARDS = "maps", "seen", "shards"  # folders of the cache
 SEEN_TYPE = np.dtype([("sighting", np.uint8, SIZE), ("digest", np.uint8, SIZE)])
 
 

@@ -20,6 +20,7 @@ from gtacli.discovery.maps.files import (
     MAPS,
     SEEN,
     SEEN_TYPE,
+    SHARDS,
     RowArray,
     files_in,
     load,
@@ -29,6 +30,7 @@ from gtacli.discovery.maps.files import (
     write_error,
 )
 from gtacli.discovery.maps.journal import Journal
+from gtacli.discovery.maps.ledger import ShardLedger
 from gtacli.discovery.maps.manifest import MANIFEST, MapManifest, check_manifest, read_manifest
 from gtacli.discovery.maps.reader import MapCache
 from gtacli.errors import GtaError, RunError, UsageError, errors_about
@@ -38,6 +40,7 @@ from gtacli.runtime.ownership import owned
 log = logging.getLogger(__name__)
 MAPS_A_FILE = 4096
 BLOCKS = 32  # at least, so that runs can share small datasets, too
+_MOST_BLOCKS = 16  # of a stream whose images nearly all have maps, before a file is written
 _JOURNAL = "journal-"
 _MANY_SECONDS = 60.0  # that several runs of one array job may take to begin one after the other
 
@@ -78,7 +81,7 @@ def remove_cache(folder: Path) -> None:
     for file in journals(folder):
         with owned(folder, "discover", part=file.name):
             pass
-    for name in (MAPS, SEEN):
+    for name in (MAPS, SEEN, SHARDS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for file in (*journals(folder), folder / MANIFEST):
         file.unlink(missing_ok=True)
@@ -115,10 +118,13 @@ class MapWriter:
             if overwrite:
                 remove_cache(folder)
             self._begin(manifest, f"{share[0]}-of-{share[1]}")
+        self.ledger = ShardLedger(folder, self._draft)
         self.cache = MapCache(folder, skip_damaged=True)
         check_manifest(folder, self.cache.manifest, manifest)  # of a run that started meanwhile
         for file in self.cache.damaged:
             log.warning("%s is damaged: its maps are computed again", file)
+        maps = {file.stem for file in files_in(folder / MAPS)}
+        self.ledger.rely_on(maps - {file.stem for file in self.cache.damaged})
         self._contents = DigestSet(self.cache.contents)
         self._stamps = DigestSet(self.cache.stamps)
         self._journaled = {
@@ -127,6 +133,7 @@ class MapWriter:
         self._maps: dict[bytes, NDArray[np.uint8] | None] = {}
         self._seen: dict[bytes, bytes] = {}
         self._dropped: set[bytes] = set()
+        self._passed = 0  # images of shards since the last file
 
     def _begin(self, manifest: MapManifest, name: str) -> None:
         """Open the journal and write the manifest, if there is none."""
@@ -180,13 +187,39 @@ class MapWriter:
 
     def due(self, last: bool) -> bool:
         """Return whether the maps so far are written to a file at the end of a block."""
-        return 2 * len(self._maps) >= self.block or (last and bool(self._maps))
+        late = last or self._passed >= _MOST_BLOCKS * self.block
+        return 2 * len(self._maps) >= self.block or (late and bool(self._maps))
+
+    def due_after(self, images: int, last: bool) -> bool:
+        """Return whether a file is written at the end of a part of a stream.
+
+        Args:
+            images: of the part.
+            last: whether it is this run's last one.
+        """
+        self._passed += images
+        return self.due(last)
+
+    def end_part(self, last: bool, shard: str | None = None, size: int = 0) -> None:
+        """Like `end_block`, but in a stream of shards: after some images, or at a shard's end.
+
+        Args:
+            shard: the state of a shard that is done: each of its images has a map.
+            size: number of its images.
+        """
+        if shard is not None:
+            self.ledger.add(shard, size)
+        self.end_block(last)
+        if not self._maps and (last or self.ledger.waiting >= self.block):
+            self.ledger.write()
 
     def end_block(self, last: bool) -> None:
         """Write the maps of finished blocks to a file if `due`; `last`: this run's last block."""
         if self.due(last):
             digests, maps = list(self._maps), [m for m in self._maps.values() if m is not None]
-            save(self.folder / MAPS, self._rows(digests, np.stack(maps)), self._draft)
+            file = save(self.folder / MAPS, self._rows(digests, np.stack(maps)), self._draft)
+            self.ledger.rely_too(file.stem)
+            self._passed = 0
             self._contents.add(digests)
             self._maps = {}
             self._journal.clear()
@@ -230,5 +263,6 @@ def journals(folder: Path) -> list[Path]:
 
 def size_of(folder: Path) -> int:
     """Return the size of a cache's files in bytes."""
-    files = (folder / MANIFEST, *files_in(folder / MAPS), *files_in(folder / SEEN))
+    files = [folder / MANIFEST]
+    files += (file for name in (MAPS, SEEN, SHARDS) for file in files_in(folder / name))
     return sum(file.stat().st_size for file in files)
