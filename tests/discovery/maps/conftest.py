@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
+from gtacli.discovery.maps import files
+from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.writer import MapWriter
 from gtacli.inference.discover import fill_cache, manifest_of
 from gtacli.inference.objects import Finder
@@ -23,6 +27,7 @@ from gtacli.inference.stream import Failure
 from gtacli.models import load_model
 from gtacli.runtime.devices import Compute
 
+NEVER = 10**9
 GRID = 4  # of the tiny model, 32 pixels
 
 
@@ -100,6 +105,78 @@ class Setup:
                 steps.append(step)
         done = sum(s.images for s in steps) + len(failed)
         return FillResult(done, sum(s.new for s in steps), failed)
+
+
+class Killed(BaseException):
+    """A simulated kill: no handler runs after it."""
+
+
+class Deaths:
+    """Kills at a write: before or after the `left`-th one from now on."""
+
+    def __init__(self) -> None:
+        self.left = NEVER
+
+    def before_and_after(self, inner: Any) -> Any:
+        def call(*args: Any) -> Any:
+            self._count()
+            done = inner(*args)
+            self._count()
+            return done
+
+        return call
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def at_each_write(
+        self, run: Callable[[Path], object], place: Path, new_life: Callable[[], None]
+    ) -> Iterator[Path]:
+        """Yield the caches of runs that were killed at their first, second, ... write; the last
+        one was not."""
+        for at in itertools.count(1):
+            out = place / f"killed-{at}"
+            self.left = at
+            with contextlib.suppress(Killed):
+                run(out)
+            finished = self.left > 0
+            self.left = NEVER
+            new_life()
+            yield out
+            if finished:
+                return
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> Deaths:
+    """All writes of a cache may be the last ones."""
+    deaths = Deaths()
+    deadly = deaths.before_and_after
+
+    def put(path: Path, data: bytes, draft: Path) -> Path:
+        """Write a file without clean-up after exceptions, as in a kill."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data[: len(data) // 2])
+        deadly(draft.write_bytes)(data)
+        deadly(draft.replace)(path)
+        return path
+
+    close = MapWriter.close
+
+    def close_unless_killed(writer: MapWriter, done: bool) -> None:
+        if deaths.left > 0:
+            deadly(close)(writer, done)
+        else:
+            writer._journal._file.close()  # as the kernel does after a kill
+            writer._journal._lock.close()
+
+    monkeypatch.setattr(files, "put", put)
+    monkeypatch.setattr(Journal, "append", deadly(Journal.append))
+    monkeypatch.setattr(Journal, "clear", deadly(Journal.clear))
+    monkeypatch.setattr(MapWriter, "close", close_unless_killed)
+    return deaths
 
 
 @pytest.fixture

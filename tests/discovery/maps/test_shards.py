@@ -14,17 +14,11 @@ import pytest
 
 from gtacli.data.spec import find_stream
 from gtacli.data.streams import stream as streams
-from gtacli.discovery.maps import MapCache, files
-from gtacli.discovery.maps.journal import Journal
-from gtacli.discovery.maps.writer import MapWriter
+from gtacli.discovery.maps import MapCache
 from gtacli.inference.discover import fill_cache_from_stream
 from gtacli.inference.stream import Failure
 
-from .conftest import FillResult, Setup, hashes, noise
-
-
-class Killed(BaseException):
-    """A simulated kill: no handler runs after it."""
+from .conftest import Deaths, FillResult, Setup, hashes, noise
 
 
 @pytest.fixture
@@ -186,65 +180,20 @@ def test_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_killed_at_any_write(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_life: Callable[[], None]
+    setup: Setup, tmp_path: Path, deaths: Deaths, new_life: Callable[[], None]
 ) -> None:
     """The files of maps are those of an undisturbed run, and no shard is left out."""
     setup.backend.company = True
     spec = write_shards(tmp_path / "in", SIZES)
     run(setup, tmp_path / "whole", spec)
     whole = maps_of(tmp_path / "whole")
-    left = [0]
-
-    def deadly(inner: Any) -> Any:
-        def call(*args: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            done = inner(*args)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return done
-
-        return call
-
-    def put(path: Path, data: bytes, draft: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data[: len(data) // 2])
-        deadly(draft.write_bytes)(data)
-        deadly(draft.replace)(path)
-        return path
-
-    monkeypatch.setattr(files, "put", put)
-    monkeypatch.setattr(Journal, "append", deadly(Journal.append))
-    monkeypatch.setattr(Journal, "clear", deadly(Journal.clear))
-    close = MapWriter.close
-
-    def close_unless_killed(writer: MapWriter, done: bool) -> None:
-        if left[0] > 0:
-            deadly(close)(writer, done)
-        else:
-            writer._journal._file.close()  # as the kernel does after a kill
-            writer._journal._lock.close()
-
-    monkeypatch.setattr(MapWriter, "close", close_unless_killed)
-    kills = 0
-    for at in itertools.count(1):
-        out = tmp_path / f"killed-{at}"
-        left[0] = at
-        try:
-            run(setup, out, spec)
-        except Killed:
-            kills += 1
-        finished = left[0] > 0
-        left[0] = 10**9
-        new_life()
+    writes = 0
+    for out in deaths.at_each_write(lambda out: run(setup, out, spec), tmp_path, new_life):
         assert run(setup, out, spec).images == COUNT
-        assert maps_of(out) == whole, f"killed at write {at}"
+        assert maps_of(out) == whole, f"{out.name}"
         assert run(setup, out, spec).images == COUNT
-        if finished:
-            break
-    assert kills > 30
+        writes += 1
+    assert writes > 31
 
 
 def test_parts_are_whole_shards_and_make_all_maps(

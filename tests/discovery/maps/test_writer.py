@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -13,19 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from gtacli.discovery.maps import MapCache, files, writer
+from gtacli.discovery.maps import MapCache, writer
 from gtacli.discovery.maps.digests import SIZE
-from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.manifest import check_manifest
 from gtacli.discovery.maps.writer import MapWriter, block_size
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.decode import decode
 
-from .conftest import Setup, hashes, noise
-
-
-class Killed(BaseException):
-    """A simulated kill: no handler runs after it."""
+from .conftest import Deaths, Setup, hashes, noise
 
 
 def some_images(folder: Path) -> list[Path]:
@@ -81,64 +75,18 @@ def test_run_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_run_killed_at_any_write(
-    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_life: Callable[[], None]
+    setup: Setup, tmp_path: Path, deaths: Deaths, new_life: Callable[[], None]
 ) -> None:
     setup.backend.company = True
     images = some_images(tmp_path / "in")
     setup.run(tmp_path / "whole", images)
     whole = hashes(tmp_path / "whole")
-    left = [0]
-
-    def deadly(inner: Any) -> Any:
-        def call(*args: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            done = inner(*args)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return done
-
-        return call
-
-    def put(path: Path, data: bytes, draft: Path) -> Path:
-        """Write a file without clean-up after exceptions, as in a kill."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data[: len(data) // 2])
-        deadly(draft.write_bytes)(data)
-        deadly(draft.replace)(path)
-        return path
-
-    monkeypatch.setattr(files, "put", put)
-    monkeypatch.setattr(Journal, "append", deadly(Journal.append))
-    monkeypatch.setattr(Journal, "clear", deadly(Journal.clear))
-    close = MapWriter.close
-
-    def close_unless_killed(writer: MapWriter, done: bool) -> None:
-        if left[0] > 0:
-            deadly(close)(writer, done)
-        else:
-            writer._journal._file.close()  # as the kernel does after a kill
-            writer._journal._lock.close()
-
-    monkeypatch.setattr(MapWriter, "close", close_unless_killed)
-    kills = 0
-    for at in itertools.count(1):
-        out = tmp_path / f"killed-{at}"
-        left[0] = at
-        try:
-            setup.run(out, images)
-        except Killed:
-            kills += 1
-        finished = left[0] > 0
-        left[0] = 10**9
-        new_life()
+    writes = 0
+    for out in deaths.at_each_write(lambda out: setup.run(out, images), tmp_path, new_life):
         setup.run(out, images)
-        assert hashes(out) == whole, f"killed at write {at}"
-        if finished:
-            break
-    assert kills > 30
+        assert hashes(out) == whole, f"{out.name}"
+        writes += 1
+    assert writes > 31
 
 
 def test_shared_runs_equal_one_run(setup: Setup, tmp_path: Path) -> None:
