@@ -80,6 +80,11 @@ class TrainingConfig(RecordConfig, CommonConfig):
         "so the number changes the speed, not the result",
         ge=1,
     )
+    shard_model: bool = option(
+        False,
+        "divide parameters, gradients and the optimizer's state among the processes (FSDP2), for "
+        "networks whose training does not fit one GPU",
+    )
     log: Annotated[tuple[str, ...], BeforeValidator(read_words), AfterValidator(_known)] = option(
         (),
         "also log to tensorboard, wandb, mlflow (extra loggers) or a plug-in's; may be given "

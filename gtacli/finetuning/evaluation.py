@@ -66,7 +66,7 @@ class Evaluator:
         target: the network.
         source: the network that the drift is measured from; None: no drift.
         batches: () -> batches of uint8 images, the same every time; with several processes each
-            has its own images.
+            has its own images, in as many batches (`stand_in` in place of an empty one).
         processes: share the set; all of them get the metrics of the whole.
         tracker: attention metrics to measure in the same pass.
 
@@ -110,8 +110,7 @@ class Evaluator:
         by_class = widen(torch.zeros(2, self.target.model.num_classes, device=device))
         self._outputs = []
         for number, batch in enumerate(islice(self.batches(), max_batches)):
-            if len(batch.images):
-                self._add(batch, number, sums, by_class)
+            self._add(batch, number, sums, by_class)
         loss, drift, top5, images = self.processes.all_reduce(sums).tolist()
         counts = self.processes.all_reduce(by_class).long()
         hits = int(counts[0].sum())
@@ -146,6 +145,9 @@ class Evaluator:
         images, labels = (t.to(self.compute.device) for t in (batch.images, batch.labels))
         with self.compute.autocast():
             reading = self._read(self.target, self._view(images))
+        source = None if self.source is None else self._source_taps(images, number)
+        if batch.stand_in:
+            return
         assert reading.logits is not None
         logits = reading.logits.float()
         if self.multi_label:
@@ -162,7 +164,6 @@ class Evaluator:
         sums[0] += widen(losses).sum()
         sums[3] += len(images)
         taps = [*reading.taps.values()]
-        source = None if self.source is None else self._source_taps(images, number)
         if source is not None:
             sums[1] += widen(_distances(taps, source)).sum()
         if self.tracker is not None:
@@ -180,7 +181,8 @@ class Evaluator:
         with self.compute.autocast():
             taps = [*self._read(self.source, self._source_view(images)).taps.values()]
         self._bytes += sum(t.logits.nbytes for t in taps)
-        if self._bytes <= CACHE_BYTES:
+        # All or none: processes that share the source's weights run it together.
+        if not self.processes.combine(0, self._bytes > CACHE_BYTES)[1]:
             self._taps[number] = [replace(t, row=t.logits.cpu()) for t in taps]
         return taps
 

@@ -18,6 +18,7 @@ from gtacli.errors import GtaError
 from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.linear_head import FrozenFeatures
 from gtacli.runtime.devices import choose_workers
+from gtacli.training.loop import stand_in
 
 
 @torch.no_grad()
@@ -42,7 +43,9 @@ def extract_features(
     mine: list[tuple[Tensor, Tensor, Tensor]] = []
     read = read or partial(classifier_input, job)
     for batch in evaluation_batches(job, records, max_batches, again):
-        mine.append((batch.indices, read(batch.images).cpu(), batch.labels))
+        values = read(batch.images).cpu()
+        if not batch.stand_in:
+            mine.append((batch.indices, values, batch.labels))
     parts = [part for theirs in job.processes.gather(mine) for part in theirs]
     if not parts:
         raise GtaError(f"none of {len(records)} images can be read", option="data")
@@ -79,7 +82,9 @@ def evaluation_batches(
     max_batches: int | None = None,
     again: bool = False,
 ) -> Iterator[Batch]:
-    """Yield this process's images in the evaluation view, without empty batches.
+    """Yield this process's images in the evaluation view, the same number of batches in each.
+
+    Processes that share a network run it together; an empty batch has a blank image (`stand_in`).
 
     Args:
         max_batches: stop after so many batches.
@@ -103,4 +108,5 @@ def evaluation_batches(
         workers=choose_workers(config.workers, job.compute.device, store.cached),
         shard=(job.processes.rank, job.processes.size),
     )
-    yield from (batch for batch in islice(batches, max_batches) if len(batch.images))
+    for batch in islice(batches, max_batches):
+        yield batch if len(batch.images) else stand_in(batch)

@@ -28,6 +28,7 @@ from gtacli.models.lora import merge_adapters, merged_state
 from gtacli.models.metadata import model_metadata
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, WEIGHTS_FILE
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.runtime.tensor_parts import gather_whole, load_whole
 from gtacli.training.engine import train
 from gtacli.training.job import Batches, Phase
 from gtacli.training.loop import Observer
@@ -143,7 +144,7 @@ def average_with_start(
     merge_adapters(model)
     start, header = job.start, dict[str, str]()
     if run.dry:
-        end = {k: v.clone() for k, v in model.state_dict().items()}
+        end = {k: v.clone() for k, v in gather_whole(model.state_dict()).items()}
     else:
         end, header = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE))
     if HEADER in header:
@@ -153,7 +154,7 @@ def average_with_start(
         log.info("`average=source`: alpha %g, as no image is held out to choose it by", alpha)
     validate = make_evaluator(job, job.observed, job.drift)
     averaged = choose_alpha(
-        lambda weight: cast(Any, model.load_state_dict(mean_of(start, end, weight))),
+        lambda weight: load_whole(model, mean_of(start, end, weight)),
         lambda: validate(1 if dry_run else None),
         alpha,
     )
@@ -168,7 +169,7 @@ def load_saved(job: FinetuneJob, run: RunFolder) -> None:
     # The folder may be on another node.
     tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
     merge_adapters(job.evaluated.model)
-    job.evaluated.model.load_state_dict(tensors)
+    load_whole(job.evaluated.model, tensors)
 
 
 def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:

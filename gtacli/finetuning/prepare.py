@@ -44,7 +44,8 @@ from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute, choose_compute
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.training.job import require_shared_batch
-from gtacli.training.optimization import make_optimizer
+from gtacli.training.optimization import make_optimizer, require_shardable
+from gtacli.training.sharding import check_shardable, is_sharded, refuse
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def prepare(
     Raises GtaError for anything that is wrong with them.
     """
     compute = choose_compute(config.device, config.precision)
+    _require_shardable(config, compute, processes)
     dataset, split = (
         (stores.dataset, stores.split) if stores is not None else _load_data(config, processes)
     )
@@ -92,7 +94,7 @@ def prepare(
     fingerprint = _place_networks(config, target, source, compute)
     task = FinetuneTask(
         target,
-        pack_source(config, target, source, compute),
+        pack_source(config, target, source, compute, processes),
         regularizers,
         compute,
         _make_mixing(config),
@@ -171,6 +173,21 @@ def _require_any_labels(regularizers: Mapping[str, type[Regularizer[Any]]]) -> N
         if kind.needs_classifier or kind.start is not Regularizer.start:
             text = f"{name} learns from one class per image; with `multi_label` use another one"
             raise UsageError(text, option="regularizer")
+
+
+def _require_shardable(config: FinetuneConfig, compute: Compute, processes: Processes) -> None:
+    """Raise UsageError for what reads or switches single weights, if processes have parts."""
+    check_shardable(config, compute, processes)
+    if not is_sharded(config, processes):
+        return
+    require_shardable(config.optimizer)
+    if config.train.startswith("lora"):
+        refuse("train=lora", "adapters have no large gradients to share; leave `shard_model` out")
+    if config.freeze_epochs:
+        refuse("freeze_epochs", "start from a fitted classifier instead, `head_init=probe`")
+    for name in regularizer_options(config):
+        if not REGULARIZERS.load(name).shardable:
+            refuse(f"regularizer={name}", "it reads the weights themselves; use another one")
 
 
 def _place_networks(

@@ -16,6 +16,8 @@ from gtacli.models.packed_linear import pack, packed_copy
 from gtacli.models.register_search import with_registers
 from gtacli.models.tap import has_cls
 from gtacli.runtime.devices import Compute
+from gtacli.runtime.distribution import Processes
+from gtacli.training.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,11 @@ def _make(model: LoadedModel) -> tuple[str, int, int]:
 
 
 def pack_source(
-    config: FinetuneConfig, target: LoadedModel, source: LoadedModel | None, compute: Compute
+    config: FinetuneConfig,
+    target: LoadedModel,
+    source: LoadedModel | None,
+    compute: Compute,
+    processes: Processes,
 ) -> LoadedModel | None:
     """Pack the source's weights, once nothing else is read of them; return the steps' source.
 
@@ -92,6 +98,8 @@ def pack_source(
     with the first one, would otherwise be a distance of rounding errors where there is little.
     """
     if source is None or config.compile:  # Inductor fuses by itself, and cannot trace packed ones
+        return source
+    if is_sharded(config, processes):  # packed weights cannot be divided
         return source
     shared, steps = shares_weights(source.model, target.model), source
     if compute.frozen.dtype != compute.dtype:

@@ -25,6 +25,7 @@ from gtacli.errors import UsageError
 from gtacli.models.tap import Request, TapTensors
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.machine import available_memory
+from gtacli.training.loop import stand_in
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,10 @@ class SourceCache:
             for number, batch in enumerate(batches(view, 0)):
                 if max_batches is not None and number >= max_batches:
                     break
-                if len(batch.images):
-                    attention = torch.stack(run(batch.images).row, 1).squeeze(-2)
-                    rows[view, batch.indices] = attention.cpu()
+                # Also without images: processes that share the source's weights run it together.
+                images = batch.images if len(batch.images) else stand_in(batch).images
+                attention = torch.stack(run(images).row, 1).squeeze(-2)
+                rows[view, batch.indices] = attention.cpu()[: len(batch.images)]
         # Each process has filled the rows of its own images; the others are zero.
         self._rows = processes.all_reduce(rows)
         log.info(

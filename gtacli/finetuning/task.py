@@ -8,7 +8,7 @@ from operator import or_
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gtacli.data.labels import multi_hot
 from gtacli.data.loader import Batch
@@ -72,6 +72,7 @@ class FinetuneTask(TimmTask):
         # The source, and the same or its compiled form, which runs it. In a tuple, so that
         # nn.Module neither registers it nor puts it into train mode.
         self._source: tuple[TappedViT, Any] | None = None
+        self._shared = [] if source is None else [source.model]
         needed = [r.needs.source for r in self.regularizers.values() if r.needs.source is not None]
         if needed and source is not None:
             frozen = TappedViT(source.model, reduce(or_, needed)).eval().requires_grad_(False)
@@ -87,6 +88,11 @@ class FinetuneTask(TimmTask):
         super().compile()
         if self._source is not None:
             self._source = (self._source[0], compile_graph(self._source[0]))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The target, its average, and the source, also where only the drift is measured by it."""
+        return [cast(TappedViT, m).model for m in super().networks] + self._shared
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze or unfreeze the backbone; while frozen, skip regularizers that only act on it."""

@@ -21,6 +21,7 @@ from gtacli.errors import UsageError
 from gtacli.models import timm_blocks
 from gtacli.models.qkv import row_logits
 from gtacli.models.registers import shown_prefix, without_hidden
+from gtacli.models.windows import run_in
 
 QueryRows = Literal["cls", "all"]
 
@@ -178,6 +179,9 @@ class TappedViT(nn.Module):
 
     def forward(self, images: Tensor) -> TapTensors:
         """Run the model on normalized images (B, 3, h, w)."""
+        return run_in(self.model, self._run, images)
+
+    def _run(self, images: Tensor) -> TapTensors:
         request = self.request
         tapped = {*request.layers, *request.msa}
         wanted = tapped | {*request.hidden}

@@ -23,6 +23,7 @@ from gtacli.errors import UsageError, errors_about
 from gtacli.models import positions
 from gtacli.models.patches import embed_patches
 from gtacli.models.qkv import qkv_views, split_heads
+from gtacli.models.windows import class_of, run_in
 
 R = TypeVar("R")
 
@@ -36,8 +37,8 @@ def check(model: nn.Module) -> None:
     families: tuple[Any, ...] = (VisionTransformer, Eva)
     family = next((c for c in families if isinstance(model, c)), None)
     same_walk = family is not None and (
-        cast(Any, type(model)).forward_features is family.forward_features
-        and type(model).forward is family.forward
+        cast(Any, class_of(model)).forward_features is family.forward_features
+        and class_of(model).forward is family.forward
     )
     if not same_walk:
         raise UsageError(
@@ -47,7 +48,7 @@ def check(model: nn.Module) -> None:
             option="model",
         )
     for i, block in enumerate(cast(Any, model).blocks):
-        kind, inner = type(block), type(getattr(block, "attn", None))
+        kind, inner = class_of(block), type(getattr(block, "attn", None))
         if kind not in _PRE_NORM + _POST_NORM or inner not in _ATTENTION:
             name = kind.__name__ if kind not in _PRE_NORM + _POST_NORM else inner.__name__
             raise UsageError(
@@ -170,6 +171,12 @@ def tapped_block(
     block: Any, x: Tensor, rope: Tensor | None, rows: str | None
 ) -> tuple[Tensor, AttentionTensors]:
     """Run a block; return its output and its attention tensors (`rows` "cls": with the CLS row)."""
+    return run_in(block, _tapped_block, block, x, rope, rows)
+
+
+def _tapped_block(
+    block: Any, x: Tensor, rope: Tensor | None, rows: str | None
+) -> tuple[Tensor, AttentionTensors]:
     pre_norm = isinstance(block, _PRE_NORM)
     h = block.norm1(x) if pre_norm else x
     tensors = project(block.attn, h, rope, row=rows == "cls")
@@ -196,6 +203,10 @@ def block_rows(block: Any, x: Tensor, start: int) -> Tensor:
 
     These tokens still attend to all tokens.
     """
+    return run_in(block, _block_rows, block, x, start)
+
+
+def _block_rows(block: Any, x: Tensor, start: int) -> Tensor:
     h = block.norm1(x)
     tensors = project(block.attn, h, None)
     assert tensors.q is not None
@@ -215,6 +226,12 @@ def attention_input(
 
     With `msa` the attention sub-layer runs, too.
     """
+    return run_in(block, _attention_input, block, x, rope, rows, msa)
+
+
+def _attention_input(
+    block: Any, x: Tensor, rope: Tensor | None, rows: str, msa: bool
+) -> AttentionTensors:
     h = block.norm1(x) if isinstance(block, _PRE_NORM) else x
     if not msa:
         return project_rows(block.attn, h, rope, rows)

@@ -20,8 +20,10 @@ from gtacli.data.loader import make_loader
 from gtacli.data.sampling import hold_out, sample_records
 from gtacli.data.unlabeled import has_labels
 from gtacli.measures.neighbors import evaluate_knn, find_neighbors
+from gtacli.models.windows import run_in
 from gtacli.pretraining.prepare import PretrainJob
 from gtacli.runtime.devices import choose_workers
+from gtacli.training.loop import stand_in
 
 log = logging.getLogger(__name__)
 KEYS, QUERIES, NEIGHBORS = 5000, 1000, 20
@@ -89,13 +91,20 @@ class OnlineKnn:
             workers=choose_workers(job.config.workers, compute.device, store.cached),
             shard=(processes.rank, processes.size),
         )
+
+        def pool(images: Tensor) -> Tensor:
+            features: Tensor = network.forward_head(
+                network.forward_features(images), pre_logits=True
+            )
+            return features
+
         features, labels = [torch.empty(0, network.num_features)], [torch.empty(0).long()]
         for batch in islice(loader, max_batches):
-            if not len(batch.images):
-                continue
+            # Also without images: processes that share the weights run the network together.
+            images = batch.images if len(batch.images) else stand_in(batch).images
             with compute.autocast():
-                tokens = network.forward_features(view(batch.images.to(compute.device)))
-                features.append(network.forward_head(tokens, pre_logits=True).float().cpu())
+                pooled = run_in(job.model, pool, view(images.to(compute.device)))
+            features.append(pooled.float().cpu()[: len(batch.images)])
             labels.append(batch.labels)
         parts = processes.gather((torch.cat(features), torch.cat(labels)))
         return torch.cat([f for f, _ in parts]), torch.cat([n for _, n in parts])

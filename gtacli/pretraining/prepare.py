@@ -30,6 +30,7 @@ from gtacli.runtime.distribution import Processes
 from gtacli.training.image_stores import ImageStores
 from gtacli.training.job import TrainingJob, require_shared_batch
 from gtacli.training.optimization import make_optimizer
+from gtacli.training.sharding import check_shardable
 
 log = logging.getLogger(__name__)
 BETAS = {"beta1": 0.9, "beta2": 0.95}  # MAE's
@@ -77,6 +78,7 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
     Raises GtaError for anything that is wrong with them.
     """
     compute = choose_compute(config.device, config.precision)
+    check_shardable(config, compute, processes)
     if config.data is None:
         raise UsageError("is required: a folder of images, a .csv, demo, ...", option="data")
     if config.model is None:

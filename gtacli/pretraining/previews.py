@@ -14,6 +14,7 @@ from gtacli.data.augment.transforms import EvalTransform
 from gtacli.data.loader import Batch
 from gtacli.images.decode import ImageError
 from gtacli.models.patches import mask_order, patchify, unpatchify
+from gtacli.models.windows import run_in
 from gtacli.pretraining.guidance import normalize_maps
 from gtacli.pretraining.noise import image_noise
 from gtacli.pretraining.prepare import PretrainJob
@@ -39,6 +40,7 @@ class Previews:
         self.job = job
         self.batch = self._read()
 
+    @torch.no_grad()
     def draw(self, epoch: int) -> Image.Image:
         """Draw the sheet after an epoch. `batch` must not be empty."""
         job = self.job
@@ -51,7 +53,7 @@ class Previews:
         chosen = model.chosen(job.config.mask_share[1])
         order = mask_order(noise, guide, job.config.mask, chosen)
         with job.compute.autocast():
-            reconstructed = model.reconstruct(images, order)
+            reconstructed = run_in(model, model.reconstruct, images, order)
         visible = torch.zeros(len(images), patches, 1, dtype=torch.bool, device=device)
         visible.scatter_(1, order[:, : model.visible, None], True)
         whole = self.batch.images.to(device)

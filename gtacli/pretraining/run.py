@@ -86,7 +86,8 @@ def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool)
     def evaluate(epoch: int) -> dict[str, Any]:
         if config.due(config.previews_every, epoch) and len(previews.batch.images):
             name = f"previews/epoch-{epoch + 1:04d}.png"
-            run.write(name, lambda p: previews.draw(epoch).save(p, format="PNG"))
+            sheet = previews.draw(epoch)  # in all processes: they may share the weights
+            run.write(name, lambda p: sheet.save(p, format="PNG"))
         measured = config.due(config.knn_every, epoch)
         top1 = knn(1 if dry_run else None) if measured else None
         job.stores.share_skipped(processes)

@@ -80,6 +80,8 @@ class Regularizer(ABC, Generic[O]):
             1912.04958).
         reaches_head: whether the penalty has a gradient in the classifier; if not, it is skipped
             while the backbone is frozen.
+        shardable: whether it reads the networks' outputs alone, once they train, and no weights:
+            then it works where processes share these (`shard_model`).
     """
 
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
@@ -87,6 +89,7 @@ class Regularizer(ABC, Generic[O]):
     needs_source: ClassVar[bool] = False
     needs_classifier: ClassVar[bool] = False
     reaches_head: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
     every: int = 1
 
     def __init__(

@@ -26,6 +26,7 @@ class BSS(Regularizer[BSSOptions]):
 
     Options: ClassVar[type[RegularizerOptions]] = BSSOptions
     reaches_head: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
 
     _warned = False
 

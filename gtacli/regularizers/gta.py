@@ -50,6 +50,7 @@ class GTA(Regularizer[GTAOptions]):
     Options: ClassVar[type[RegularizerOptions]] = GTAOptions
     needs_source: ClassVar[bool] = True
     reaches_head: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
 
     def __init__(
         self,

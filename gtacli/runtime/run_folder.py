@@ -35,6 +35,7 @@ from gtacli.runtime.run_files import (
 from gtacli.runtime.state_file import read_state_file, write_state_file
 from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.runtime.tensor_file import write_tensor_file
+from gtacli.runtime.tensor_parts import gather_whole
 
 log = logging.getLogger(__name__)
 
@@ -171,13 +172,20 @@ class RunFolder:
     def write_tensors(
         self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], name: str
     ) -> None:
-        """Write tensors as safetensors."""
-        self.write(name, lambda path: write_tensor_file(path, tensors, metadata))
+        """Write tensors as safetensors; those that processes share are gathered before."""
+        if not self.dry:
+            whole = gather_whole(tensors, self.processes.is_main)
+            self.write(name, lambda path: write_tensor_file(path, whole, metadata))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Write state.pt; the state before it stays under another name."""
-        content = {**state, "origin": self.origin}
-        self.write(STATE_FILE, lambda path: write_state_file(path, content), PREVIOUS_STATE_FILE)
+        """Write state.pt; the state before it stays under another name.
+
+        Tensors that processes share are gathered in the first one: a state does not depend on
+        their number.
+        """
+        if not self.dry:
+            whole = gather_whole({**state, "origin": self.origin}, self.processes.is_main)
+            self.write(STATE_FILE, lambda path: write_state_file(path, whole), PREVIOUS_STATE_FILE)
 
     def remove_previous_state(self) -> None:
         """Remove the state before the newest, which a finished run does not need."""

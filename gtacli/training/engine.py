@@ -47,7 +47,7 @@ def train(
         phase.freeze_epochs * plan.updates,
     )
     scaler, restored = make_ready(
-        job.task, job.optimizer, compute, processes, state, config.compile
+        job.task, job.optimizer, compute, processes, state, config.compile, job.sharded
     )
     store = job.stores.get(phase.records, job.transform.load_size)
     prepare_training(store)

@@ -17,6 +17,7 @@ from gtacli.errors import UsageError
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
 from gtacli.training.image_stores import ImageStores
+from gtacli.training.sharding import is_sharded
 from gtacli.training.task import Task
 
 Batches = Callable[[int, int], Iterable[Batch]]
@@ -42,6 +43,11 @@ class TrainingJob:
     stores: ImageStores
     fingerprint: str
     parts: int = 1
+
+    @property
+    def sharded(self) -> bool:
+        """True if the processes share the weights from the first step on."""
+        return is_sharded(self.config, self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)

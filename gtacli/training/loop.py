@@ -29,6 +29,7 @@ from gtacli.errors import Interrupted, RunError
 from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.run_files import STATE_FILE
 from gtacli.runtime.run_folder import RunFolder
+from gtacli.runtime.tensor_parts import own_part
 from gtacli.training.job import Batches, Phase, TrainingJob
 from gtacli.training.selection import SCORES, score_of
 from gtacli.training.state import Progress, get_state
@@ -277,8 +278,9 @@ class Trainer:
         The last gradient may have spoiled the weights after a finite loss.
         """
         bad_batch = int(self._bad_batch)  # waits for the device
-        norms = torch._foreach_norm([p.detach() for p in self.task.unwrapped.parameters()])
-        if bad_batch < 0 and torch.stack([n.float() for n in norms]).sum().isfinite():
+        weights = [own_part(p.detach()) for p in self.task.unwrapped.parameters()]
+        norm = torch.stack([n.float() for n in torch._foreach_norm(weights)]).sum()
+        if bad_batch < 0 and self.processes.all_reduce(norm).isfinite():
             return
         text = f"the weights are not finite in epoch {self.progress.epoch + 1}"
         if bad_batch >= 0:

@@ -16,6 +16,7 @@ from gtacli.models.lora import is_factor
 from gtacli.registry import OPTIMIZERS
 from gtacli.training.optimizers.base import OptimizerMethod
 from gtacli.training.optimizers.timm_made import of_timm
+from gtacli.training.sharding import refuse
 
 # The best rate of low-rank adapters is about ten times that of the whole network, whatever the rank
 # (Schulman et al., LoRA Without Regret, 2025).
@@ -60,6 +61,12 @@ def make_optimizer(
     names = {id(p): n for n, p in model.named_parameters()}
     split = [part for g in groups for part in _split_group(g, names, head, head_lr_scale)]
     return method.create(split, lr, weight_decay)
+
+
+def require_shardable(optimizer: str) -> None:
+    """Raise UsageError (option "shard_model") for an optimizer that needs parameters whole."""
+    if not _load_method(optimizer, {}).shardable:
+        refuse(f"optimizer={optimizer}", "it needs whole parameters; use adamw or sgd")
 
 
 def _load_method(name: str, options: Mapping[str, Any]) -> OptimizerMethod[Any]:

@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=TrainingConfig)
 
 # What a resumed run may change: where it computes. Everything else was fixed when it began.
-MAY_CHANGE = frozenset(["device", "augment_device", "nproc", "workers", "cache", "log", "out"])
+MAY_CHANGE = frozenset(
+    ["device", "augment_device", "nproc", "shard_model", "workers", "cache", "log", "out"]
+)
 AUTO = Path("auto")
 # What is said of one command and is not recorded.
 NOT_RECORDED = frozenset(["resume", "overwrite", "allow_fetch"])
@@ -249,8 +251,7 @@ def resumed_config(config: Config, command: str) -> Config:
     """Return the configuration of the run of `command` that `config.resume` names.
 
     Without `resume` it is `config`; so it is with `auto` where `out` holds no run. Where the run
-    computes may change (device, augment_device, processes, workers, cache); everything else was
-    fixed when the run began.
+    computes may change (`MAY_CHANGE`); everything else was fixed when the run began.
 
     Raises UsageError for a key that is set to another value than the run had.
     """

@@ -23,6 +23,7 @@ from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
 from gtacli.runtime.strict_json import parse_json, reason_of
 from gtacli.training.selection import is_as_good, score_of
+from gtacli.training.sharding import load_optimizer
 from gtacli.training.task import Task
 
 
@@ -165,7 +166,7 @@ def restore(
     progress = read_progress(state)
     with _fitting():
         task.load_weights(state)
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         if processes.rank < len(state["rng"]):
             rng.restore(state["rng"][processes.rank])
@@ -226,19 +227,27 @@ def make_ready(
     processes: Processes,
     state: dict[str, Any] | None,
     compiled: bool,
+    sharded: bool = False,
 ) -> tuple[torch.amp.GradScaler, Progress | None]:
     """Restore a saved state, if there is one, then compile and distribute the task.
 
-    In this order, because wrappers would change the names of the weights.
+    In this order, because wrappers would change the names of the weights. Sharding does not, and
+    lets each process load its part of the optimizer's state alone.
+
+    Args:
+        compiled: compile the task.
+        sharded: let the processes share the weights.
 
     Returns: the scaler of fp16 gradients, and the progress of the saved run.
     """
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.loss_scaling)
     progress = None
+    if sharded:
+        task.shard(optimizer)
     if state is not None:
         progress = restore(state, task, optimizer, scaler, compute.device, processes)
     if compiled:
         task.compile()
-    if processes.size > 1:
+    if processes.size > 1 and not sharded:
         task.prepare_distributed([compute.device] if compute.device.type == "cuda" else None)
     return scaler, progress

@@ -66,6 +66,13 @@ class Task(Protocol):
     def prepare_distributed(self, device_ids: list[torch.device] | None = None) -> Any:
         """Average the gradients over the processes with DDP."""
 
+    def shard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide weights and gradients among the processes, in place of `prepare_distributed`.
+
+        Args:
+            optimizer: of these weights, without a state.
+        """
+
     def weights(self) -> dict[str, Any]:
         """Return what the state of a run has to hold: the weights and their moving average."""
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gtacli.data.loader import Batch
+from gtacli.runtime.tensor_parts import load_whole
 from gtacli.training.averaging import TrajectoryMean
+from gtacli.training.sharding import shard
 
 
 class TimmTask(TrainingTask):
@@ -91,14 +93,22 @@ class TimmTask(TrainingTask):
             gc.collect()  # removes the old hooks
             self.trainable_module = DistributedDataParallel(module, **self._ddp_options)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that the processes can share: whose `forward` or parts are run."""
+        return [m for m in (self.unwrapped, self.averaged) if m is not None]
+
+    def shard(self, optimizer: torch.optim.Optimizer) -> None:
+        shard(self.networks, optimizer)
+
     def weights(self) -> dict[str, Any]:
         average = self.get_checkpoint_state(ema=True)  # empty without a moving average
         return {"model": self.unwrapped.state_dict(), **average}
 
     def load_weights(self, state: Mapping[str, Any]) -> None:
-        self.unwrapped.load_state_dict(state["model"])
-        if self.has_ema():
-            self.load_checkpoint_state(state["state_dict_ema"], ema=True)
+        load_whole(self.unwrapped, state["model"])
+        if self.averaged is not None:
+            load_whole(self.averaged, state["state_dict_ema"])
 
 
 def compile_graph(module: nn.Module) -> nn.Module:

@@ -125,13 +125,31 @@ def test_resume_is_bit_equal(
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shard_model": True},
+        pytest.param(
+            {"shard_model": True, "method": "crossmae", "grad_checkpointing": True},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["copies", "sharded", "crossmae"],
+)
 def test_two_processes_train_as_one(
-    config: Make, maps: Path, recorder: Any, tmp_path: Path, together: Callable[..., list[Any]]
+    changes: dict[str, Any],
+    config: Make,
+    maps: Path,
+    recorder: Any,
+    tmp_path: Path,
+    together: Callable[..., list[Any]],
 ) -> None:
-    alone = pretrain(config(out=tmp_path / "alone", maps=maps), recorder)
+    changes = {"maps": maps, "previews_every": 1, **changes}
+    alone = pretrain(config(out=tmp_path / "alone", **changes), recorder)
 
     def work(rank: int) -> Any:
-        return pretrain(config(out=tmp_path / "two", maps=maps), recorder)
+        return pretrain(config(out=tmp_path / "two", **changes), recorder)
 
     for summary in together(work):
         assert summary["n_train"] == alone["n_train"]

@@ -27,11 +27,14 @@ class OptimizerMethod(ABC, Generic[O]):
         lr: usual learning rate for the fine-tuning of a ViT; None: it has none, and a user has to
             set one.
         weight_decay: usual weight decay.
+        shardable: whether it treats every number of a parameter by itself, so that processes can
+            share its parameters (`shard_model`).
     """
 
     Options: ClassVar[type[OptimizerOptions]] = OptimizerOptions
     lr: float | None = 1e-4
     weight_decay: float = 0.05
+    shardable: bool = False
 
     def __init__(self, options: O) -> None:
         self.options = options

@@ -18,6 +18,7 @@ class AdamW(OptimizerMethod[AdamWOptions]):
     """AdamW (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101), torch's."""
 
     Options: ClassVar[type[OptimizerOptions]] = AdamWOptions
+    shardable = True
 
     def create(
         self, groups: list[dict[str, Any]], lr: float, weight_decay: float
@@ -34,6 +35,7 @@ class SGD(OptimizerMethod[SGDOptions]):
     Options: ClassVar[type[OptimizerOptions]] = SGDOptions
     lr = 1e-2
     weight_decay = 1e-4
+    shardable = True
 
     def create(
         self, groups: list[dict[str, Any]], lr: float, weight_decay: float
@@ -58,6 +60,7 @@ class TimmOptimizer(OptimizerMethod[OptimizerOptions]):
         super().__init__(OptimizerOptions())
         self.name = name
         self.lr = self.rates.get(name)
+        self.shardable = name in ("adam", "momentum")
         self.weight_decay = SGD.weight_decay if name == "momentum" else 0.05
 
     def create(
