@@ -259,7 +259,12 @@ def together() -> Callable[..., list[Any]]:
     fork = multiprocessing.get_context("fork")
 
     def child(work: Callable[[int], Any], rank: int, pipe: Any) -> None:
+        import torch
+
         os.environ.update(pipe.recv())
+        # Replaces the thread pool that a fork leaves broken, which autograd's threads would all do
+        # at once ("Invalid thread pool!").
+        torch.set_num_threads(torch.get_num_threads())
         try:
             result = work(rank)
         except BaseException as error:
