@@ -21,6 +21,11 @@ NAMES = {
     for registry in GROUPS
 }
 KNOWN = {
+    # formats of files that are written; `csv` and `parquet` also read datasets
+    "cli/predict.py: csv, parquet",
+    "config/embed.py: parquet, csv",
+    "inference/embedding_files.py: csv, parquet",
+    "inference/prediction_table.py: csv, parquet",
     "config/parts.py: tokencut, found, object-dino",  # the default members of the back-end vote
     "data/readers/torch_sets.py: pets, aircraft, cars",  # torchvision's datasets, not our readers
     "executors/slurm.py: slurm, local",  # names of submitit's executors

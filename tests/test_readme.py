@@ -64,6 +64,7 @@ SLOW = {
     "plugins.md: A back-end in ten lines",
     "export.md: A graph for an application",
     "finetune.md: Several GPUs and nodes",
+    "finetune.md: Train a small part",
     "pretraining.md: On the built-in set",
     "pretraining.md: Both papers in three commands",
     "report.md",

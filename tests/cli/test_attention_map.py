@@ -352,6 +352,7 @@ def test_the_newest_demo_run_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Path(demo.demo_spec()) == Path("runs/1")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
     image = photo(tmp_path / "a.png")
     code = (

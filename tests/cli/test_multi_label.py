@@ -126,6 +126,7 @@ def test_onnx_without_torch(run: Path, place: Path, gta: Any, tmp_path: Path) ->
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_other_exports(run: Path, place: Path, gta: Any, tmp_path: Path) -> None:
     for name, path in (("pt2", "m.pt2"), ("safetensors", "m.safetensors"), ("timm-hub", "hub")):
         result = gta("export", str(run), "--format", name, "-o", str(tmp_path / path), "--json")

@@ -327,6 +327,7 @@ def test_a_file_instead_of_a_folder_fails_its_image(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_paths_from_a_pipe(tiny_model: Path, tmp_path: Path, scene: Any) -> None:
     for name in ("a.png", "b c.png"):
         scene(tmp_path / "in" / name)

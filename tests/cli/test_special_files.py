@@ -62,6 +62,7 @@ def test_fifo_among_images_is_named_and_skipped(
         assert f"cannot read image {tiny_data}/train/red/x.png: is a FIFO, not a file" in log
 
 
+@pytest.mark.slow
 def test_fifo_in_place_of_another_file_is_named(
     tiny_data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

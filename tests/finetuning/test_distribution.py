@@ -64,12 +64,22 @@ def farthest(a: Path, b: Path) -> float:
         (3, {"batch_size": 4, "accumulate": 3, "clip_grad": 0.1}),  # the last step has one batch
         (2, {"batch_size": 4, "refit": True, "workers": 1}),
         (2, {"batch_size": 4, "ema": 0.9, "patience": 1, "regularizer": "gta"}),
-        (2, {"batch_size": 8, "lam": "auto", "epochs": 5, "regularizer": "gta"}),
+        pytest.param(
+            2,
+            {"batch_size": 8, "lam": "auto", "epochs": 5, "regularizer": "gta"},
+            marks=pytest.mark.slow,
+        ),
         (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
-        (2, {"batch_size": 4, "average": "trajectory", "hold_out": "none"}),
-        (2, {"batch_size": 4, "average": "source", "refit": True}),
+        pytest.param(
+            2,
+            {"batch_size": 4, "average": "trajectory", "hold_out": "none"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            2, {"batch_size": 4, "average": "source", "refit": True}, marks=pytest.mark.slow
+        ),
         (2, {"batch_size": 4, "train": "lora:2", "freeze_epochs": 1, "ema": 0.9}),
-        (2, {"batch_size": 4, "train": "norm+bias"}),
+        pytest.param(2, {"batch_size": 4, "train": "norm+bias"}, marks=pytest.mark.slow),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
     ids=[

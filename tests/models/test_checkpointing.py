@@ -103,6 +103,7 @@ def test_checkpointing_saves_memory(request_name: str, most: float) -> None:
     assert kept[1] < most * kept[0]
 
 
+@pytest.mark.slow
 def test_compiled_as_one_graph() -> None:
     model = build("vit_tiny_patch16_224").eval()
     model.set_grad_checkpointing()  # type: ignore[operator]
