@@ -30,6 +30,7 @@ from gtacli.data.base import NO_CLASS, ImageDataset, Record, StreamedFamily
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.table import sorted_labels
 from gtacli.data.streams.names import find_shards, split_of_shard
+from gtacli.data.streams.tars import label_in_json, split_name
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
@@ -38,7 +39,6 @@ from gtacli.runtime.cache import cache_dir
 from gtacli.runtime.download import download
 from gtacli.runtime.regular import not_utf8, open_regular
 from gtacli.runtime.secrets import mask_secrets
-from gtacli.runtime.strict_json import parse_json
 
 if TYPE_CHECKING:
     from gtacli.data.streams.stream import ImageStream
@@ -145,15 +145,12 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
     try:
         with open_regular(shard.path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                name = member.name.removeprefix("./")
-                folder, slash, file = name.rpartition("/")
-                stem, _, kind = file.partition(".")
-                key = folder + slash + stem
-                if not member.isfile() or is_hidden(file):
+                name, key, kind = split_name(member.name)
+                if not member.isfile() or is_hidden(name.rpartition("/")[2]):
                     continue
                 if kind.lower() in ("cls", "json"):
                     text = tar.extractfile(member).read()  # type: ignore[union-attr]
-                    label = text.decode().strip() if kind.lower() == "cls" else _label(text)
+                    label = text.decode().strip() if kind.lower() == "cls" else label_in_json(text)
                     if label is not None and (kind.lower() == "cls" or key not in labels):
                         labels[key] = label
                 elif is_image(f"x.{kind}") and "." not in kind and key not in images:
@@ -178,12 +175,6 @@ def _labeled_samples(shard: Shard) -> Iterator[tuple[str, Member, str]]:
             yield image.name, image, str(int(label)) if label.isdecimal() else label
     if skipped:
         log.warning("%s: %d samples with a negative label are omitted", shard.name, skipped)
-
-
-def _label(text: bytes) -> str | None:
-    value = parse_json(text)
-    found = value.get("label") if isinstance(value, dict) else None
-    return None if found is None else str(found)
 
 
 def _class_names(top: Path | None, used: set[str]) -> tuple[str, ...] | None:

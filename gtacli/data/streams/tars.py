@@ -62,12 +62,9 @@ def read_tar(source: ForwardSource, labels: bool) -> Iterator[PackedMember | Unr
         with tarfile.TarFile(fileobj=file, mode="r") as tar:  # type: ignore[arg-type]
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # which would hold the headers of the whole shard
-                name = member.name.removeprefix("./")
-                folder, slash, base = name.rpartition("/")
-                stem, _, kind = base.partition(".")
-                if not member.isfile() or is_hidden(base):
+                name, key, kind = split_name(member.name)
+                if not member.isfile() or is_hidden(name.rpartition("/")[2]):
                     continue
-                key = folder + slash + stem
                 if key != sample.key:
                     yield from sample.close()
                     sample = _Sample(key)
@@ -76,6 +73,21 @@ def read_tar(source: ForwardSource, labels: bool) -> Iterator[PackedMember | Unr
     except (tarfile.TarError, ValueError, RecursionError, OverflowError) as error:
         raise ShardError(file.explain(error)) from error
     yield from sample.close()
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return the name of a member, that of its sample, and what follows the first dot."""
+    name = name.removeprefix("./")
+    folder, slash, base = name.rpartition("/")
+    stem, _, kind = base.partition(".")
+    return name, folder + slash + stem, kind
+
+
+def label_in_json(data: bytes) -> str | None:
+    """Return the field `label` of a JSON object, None without one. Raises ValueError."""
+    value = parse_json(data)
+    found = value.get("label") if isinstance(value, dict) else None
+    return None if found is None else str(found)
 
 
 class _Sample:
@@ -131,9 +143,7 @@ def _read_label(file: _Forward, member: tarfile.TarInfo, kind: str) -> str | Non
     data = file.content(member.size)
     if kind == "cls":
         return data.decode().strip()
-    value = parse_json(data)
-    found = value.get("label") if isinstance(value, dict) else None
-    return None if found is None else str(found)
+    return label_in_json(data)
 
 
 class _Forward:
