@@ -93,7 +93,7 @@ class MapCache:
             for i, one in zip(new, read, strict=True):
                 if one is not None:
                     digests[i], known[i] = np.frombuffer(one, np.uint8), True
-            found[start : start + len(bulk)][known] = self._table.find(digests[known])
+            found[start : start + len(bulk)][known] = self.find_rows(digests[known])
             if progress is not None:
                 progress(len(bulk))
         return found
@@ -112,13 +112,17 @@ class MapCache:
         found[rows >= 0] = contents[rows[rows >= 0]]
         return found, rows >= 0
 
+    def find_rows(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the row of the map of each digest of (n, SIZE); -1 for one without a map."""
+        return self._table.find(digests)
+
     def have(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which of the digests (n, SIZE) have a map."""
-        return self._table.find(digests) >= 0
+        return self.find_rows(digests) >= 0
 
     def find(self, data: bytes) -> NDArray[np.uint8] | None:
         """Return the map of the image file with these bytes; None if there is none."""
-        row = int(self._table.find(stack([digest(data)]))[0])
+        row = int(self.find_rows(stack([digest(data)]))[0])
         return None if row < 0 else self[row]
 
     @property
