@@ -60,7 +60,8 @@ def verify(
     """Check that no file is damaged and that every image has a map.
 
     Compares every file with its checksum, and lists those of the given images that have no map.
-    The exit status is 1 if anything is damaged, unfinished or missing: gta discover repairs it.
+    The exit status is 1 if anything is damaged, unfinished or missing: gta discover repairs it once
+    damaged files are removed.
     """
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.inputs import iter_paths, list_sources
@@ -68,7 +69,7 @@ def verify(
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
 
-    opened = MapCache(cache, skip_damaged=True)
+    opened = MapCache(cache, skip_damaged=True, check=True)
     stream = None if data is None else find_stream(data)
     sources = [] if data is None or stream is not None else list_sources(data)
     if images:

@@ -90,7 +90,7 @@ class CachedMaps:
                 folder,
             )
         known = self.rows >= 0
-        contents = self.cache.contents[self.rows[known]]
+        contents = self.cache.contents(self.rows[known])
         self.fingerprint = _digest(self.cache.manifest.text, known.tobytes() + contents.tobytes())
         self._repeats = repeats
         self._none = np.zeros(self.cache.grid, np.uint8)

@@ -7,6 +7,7 @@ header must be the one that NumPy writes for the expected type and for as many r
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,19 @@ def map_rows(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.asarray(np.memmap(file, dtype, "r", offset, (count,)))
 
 
+@lru_cache(maxsize=256)
+def size_of_rows(dtype: np.dtype[Any], count: int) -> int:
+    """Return the bytes of a file of version 1.0 with so many rows."""
+    return len(_write_header(dtype, count)) + count * dtype.itemsize
+
+
 def _header(dtype: np.dtype[Any], count: int) -> tuple[bytes, str]:
     """Return what NumPy writes before the length, and after it without the padding."""
+    data = _write_header(dtype, count)
+    return data[:8], data[_START:].decode("latin1").rstrip()
+
+
+def _write_header(dtype: np.dtype[Any], count: int) -> bytes:
     file = BytesIO()
     values = {
         "descr": np.lib.format.dtype_to_descr(dtype),
@@ -50,5 +62,4 @@ def _header(dtype: np.dtype[Any], count: int) -> tuple[bytes, str]:
         "shape": (count,),
     }
     np.lib.format.write_array_header_1_0(file, values)
-    data = file.getvalue()
-    return data[:8], data[_START:].decode("latin1").rstrip()
+    return file.getvalue()

@@ -240,7 +240,7 @@ def test_stats(gta: Any, cache: Path) -> None:
     assert report["backend"] == "tokencut"
     assert report["options"]["layer"] == -1
     assert sum(report["histogram"]) == 30
-    maps = np.concatenate([part["map"] for part in MapCache(cache).parts])
+    maps = np.concatenate([part["map"] for part in MapCache(cache).parts()])
     assert report["foreground"] == pytest.approx(np.mean(maps >= 127.5))
     assert report["constant"] == sum(m.min() == m.max() for m in maps)
     shown = gta("maps", "stats", str(cache)).out
@@ -383,7 +383,7 @@ def test_an_executor_computes_the_same_maps_in_parts(
 def maps_of(folder: Path) -> dict[bytes, bytes]:
     """Return each map's bytes by the digest of its image."""
     cache = MapCache(folder)
-    return {bytes(digest): cache[row].tobytes() for row, digest in enumerate(cache.contents)}
+    return {bytes(row["digest"]): row["map"].tobytes() for part in cache.parts() for row in part}
 
 
 def test_the_precision_of_the_maps_that_are_there(

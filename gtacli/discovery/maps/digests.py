@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from mmap import mmap
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class DigestTable:
     """
 
     def __init__(self, digests: NDArray[np.uint8]) -> None:
-        words = _words(digests)
+        words = words_of(digests)
         self._rows = np.argsort(words[:, 0], kind="stable").astype(np.uint32)
         self._first = words[self._rows, 0]
         self._second = words[self._rows, 1]
@@ -64,31 +64,57 @@ class DigestTable:
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the first row of each digest of (m, SIZE); -1 for a digest not in the table."""
-        wanted = _words(digests)
-        found = np.full(len(wanted), -1, np.int64)
-        place = np.searchsorted(self._first, wanted[:, 0])
-        left = np.arange(len(wanted))
-        while True:  # repeated only for digests with equal first halves
-            left = left[place[left] < len(self)]
-            left = left[self._first[place[left]] == wanted[left, 0]]
-            if not len(left):
-                return found
-            same = self._second[place[left]] == wanted[left, 1]
-            found[left[same]] = self._rows[place[left[same]]]
-            left = left[~same]
-            place[left] += 1
+        found = find_places(self._first, self._second, words_of(digests))
+        found[found >= 0] = self._rows[found[found >= 0]]
+        return found
+
+
+def find_places(
+    first: NDArray[np.uint64], second: NDArray[np.uint64], wanted: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Return the first place of each wanted digest (m, 2) among (n,) halves; -1 for none.
+
+    Args:
+        first: sorted first halves.
+        second: the second halves.
+    """
+    found = np.full(len(wanted), -1, np.int64)
+    place = np.searchsorted(first, wanted[:, 0])
+    left = np.arange(len(wanted))
+    while True:  # repeated only for digests with equal first halves
+        left = left[place[left] < len(first)]
+        left = left[first[place[left]] == wanted[left, 0]]
+        if not len(left):
+            return found
+        same = second[place[left]] == wanted[left, 1]
+        found[left[same]] = place[left[same]]
+        left = left[~same]
+        place[left] += 1
+
+
+def words_of(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the halves of digests (n, SIZE) as little-endian numbers (n, 2)."""
+    return np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
 
 
 class DigestSet:
-    """A growing set of digests: a sorted table, and a small set of new ones."""
+    """A growing set of digests: those that `have` knows, a sorted table, and a few new ones.
 
-    def __init__(self, digests: NDArray[np.uint8]) -> None:
-        self._all = [digests]
-        self._table = DigestTable(digests)
+    Args:
+        have: returns which of the digests (n, SIZE) are in the set from the beginning.
+    """
+
+    def __init__(self, have: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]) -> None:
+        self._have = have
+        self._all = [stack(())]
+        self._table = DigestTable(self._all[0])
         self._new: set[bytes] = set()
 
     def __contains__(self, one: bytes) -> bool:
-        return one in self._new or bool(self._table.find(stack([one]))[0] >= 0)
+        if one in self._new:
+            return True
+        wanted = stack([one])
+        return bool(self._table.find(wanted)[0] >= 0 or self._have(wanted)[0])
 
     def add(self, digests: Sequence[bytes]) -> None:
         self._all.append(stack(digests))
@@ -97,7 +123,3 @@ class DigestSet:
             self._all = [np.concatenate(self._all)]
             self._table = DigestTable(self._all[0])
             self._new = set()
-
-
-def _words(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)

@@ -21,6 +21,7 @@ from gtacli.discovery.maps.files import SHARDS, RowArray, files_in, load, save
 log = logging.getLogger(__name__)
 _TYPE = np.dtype([("kind", np.uint8), ("digest", np.uint8, SIZE), ("images", "<u8")])
 _SHARD, _MAPS = 0, 1
+_ATTEMPTS = 8
 
 
 class ShardLedger:
@@ -37,7 +38,7 @@ class ShardLedger:
 
     def __init__(self, folder: Path, draft: Path) -> None:
         self.folder, self._draft = folder / SHARDS, draft
-        self._files = files_in(self.folder)
+        self._loaded = _load_all(self.folder)
         self.waiting = 0
         self._new: list[tuple[bytes, int]] = []
         self._relied: set[str] = set()
@@ -46,7 +47,7 @@ class ShardLedger:
     def rely_on(self, maps: Collection[str]) -> None:
         """Read the ledger, if all files of maps that it relies on are among `maps`, by hash."""
         self._relied = set(maps)
-        loaded = [load(file, _TYPE) for file in self._files]
+        loaded, self._loaded = self._loaded, []
         rows: list[RowArray] = [one for one in loaded if one is not None]
         relied = {r.tobytes().hex() for part in rows for r in part["digest"][part["kind"] == _MAPS]}
         if len(rows) == len(loaded) and relied <= set(maps):
@@ -54,7 +55,7 @@ class ShardLedger:
             digests = [np.zeros((0, SIZE), np.uint8), *(part["digest"] for part in shards)]
             self._table = DigestTable(np.concatenate(digests))
             self._images = np.concatenate([self._images, *(part["images"] for part in shards)])
-        elif self._files:
+        elif loaded:
             log.info("maps of finished shards are missing or damaged: all shards are read again")
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -88,6 +89,32 @@ class ShardLedger:
         save(self.folder, rows, self._draft)
         self.drop()
         self._relied = set()
+
+
+def join_ledger(folder: Path, draft: Path) -> None:
+    """Replace the files of a cache's ledger by one, which says what they say.
+
+    A damaged file stays, and with it the others: `ShardLedger.rely_on` decides what it means.
+    """
+    files = files_in(folder / SHARDS)
+    loaded = [load(file, _TYPE) for file in files]
+    rows = [one for one in loaded if one is not None]
+    if len(rows) < len(files) or len(rows) < 2:
+        return
+    joined = save(folder / SHARDS, np.unique(np.concatenate(rows)), draft)
+    for file in files:
+        if file != joined:
+            file.unlink(missing_ok=True)
+
+
+def _load_all(folder: Path) -> list[RowArray | None]:
+    """Return the content of each file, copied; None for a damaged one."""
+    for _ in range(_ATTEMPTS):
+        files = files_in(folder)
+        loaded = [None if (rows := load(f, _TYPE)) is None else rows.copy() for f in files]
+        if all(file.exists() for file in files):  # else they were joined meanwhile
+            break
+    return loaded
 
 
 def _key(state: str) -> bytes:

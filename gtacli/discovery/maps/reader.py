@@ -8,15 +8,14 @@ An image with a known stamp (path, size and times of change) is not read; a new 
 read and identified by its bytes. So a changed file, or another one of the same name, never gets
 the map of another image.
 
-The lookup table takes about 50 bytes of memory per map; the maps stay in memory-mapped files, whose
-pages all processes of a machine share.
+The digests of the newest files are in memory, 50 bytes a map; those of all others are looked up in
+indexes on disk (`gtacli.discovery.maps.index`). The maps stay in memory-mapped files, whose pages
+all processes of a machine share.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.discovery.maps.digests import SIZE, DigestTable, ImageFile, digest, file_stamp, stack
-from gtacli.discovery.maps.files import MAPS, SEEN, SEEN_TYPE, RowArray, files_in, load, maps_type
+from gtacli.discovery.maps.digests import SIZE, ImageFile, digest, file_stamp, stack
+from gtacli.discovery.maps.files import RowArray
+from gtacli.discovery.maps.index import SEEN_KIND, maps_kind
 from gtacli.discovery.maps.manifest import read_manifest
+from gtacli.discovery.maps.table import FileTable
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, read_bytes
 from gtacli.runtime.prefetch import ahead
@@ -43,33 +44,35 @@ class MapCache:
     Args:
         folder: of the cache.
         skip_damaged: skip damaged files (and list them in `damaged`).
+        check: read all files, to find every damage; else those with an index are known by their
+            names and sizes, and damage in them is found when a map of them is read.
 
     Attributes:
         manifest: properties of the maps.
         grid: (gh, gw) of each map.
-        parts: rows of (digest, map), one array per file.
         damaged: skipped files.
 
     Raises GtaError for a folder without maps, and for a damaged file.
     """
 
-    def __init__(self, folder: str | Path, skip_damaged: bool = False) -> None:
+    def __init__(self, folder: str | Path, skip_damaged: bool = False, check: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.grid = self.manifest.grid
-        self._open(files_in(self.folder / MAPS), files_in(self.folder / SEEN), check=True)
+        self._maps = FileTable(self.folder, maps_kind(self.grid), check)
+        self._seen = FileTable(self.folder, SEEN_KIND, check)
+        self.damaged = [*self._maps.damaged, *self._seen.damaged]
         if self.damaged and not skip_damaged:
             raise GtaError(f"{self.damaged[0]} is damaged; gta discover computes its maps again")
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._maps)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         """Return a copy of the map (gh, gw) in a row."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} maps")
-        part = bisect_right(self._starts, row) - 1
-        found: NDArray[np.uint8] = self._maps[part][row - self._starts[part]].copy()
+        found: NDArray[np.uint8] = self._maps.row(row)["map"].copy()
         return found
 
     def rows(
@@ -105,16 +108,14 @@ class MapCache:
         # In threads, because a network file system is slow to answer.
         pieces = (images[start : start + PIECE] for start in range(0, len(images), PIECE))
         stamps = list(chain.from_iterable(ahead(_stamps, pieces, 64, threads)))
-        table, contents = self._by_stamp
-        rows = table.find(stack(one or bytes(SIZE) for one in stamps))
-        rows[[one is None for one in stamps]] = -1
-        found = np.zeros((len(images), SIZE), np.uint8)
-        found[rows >= 0] = contents[rows[rows >= 0]]
-        return found, rows >= 0
+        found, known = self._seen.find(stack(one or bytes(SIZE) for one in stamps))
+        known[[one is None for one in stamps]] = False
+        return found, known
 
     def find_rows(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the row of the map of each digest of (n, SIZE); -1 for one without a map."""
-        return self._table.find(digests)
+        rows, known = self._maps.find(digests)
+        return np.where(known, rows, -1)
 
     def have(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which of the digests (n, SIZE) have a map."""
@@ -125,47 +126,36 @@ class MapCache:
         row = int(self.find_rows(stack([digest(data)]))[0])
         return None if row < 0 else self[row]
 
-    @property
-    def contents(self) -> NDArray[np.uint8]:
-        """Return the digest of each row's image, (len(self), SIZE)."""
-        return _column(self.parts, "digest")
+    def have_stamps(self, stamps: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which of the stamps (n, SIZE) of image files are known."""
+        return self._seen.find(stamps)[1]
 
-    @property
-    def stamps(self) -> NDArray[np.uint8]:
-        """Return all known stamps of image files, (n, SIZE)."""
-        return _column(self._seen, "sighting")
+    def count_images(self) -> int:
+        """Count the images that have a map: equal ones once."""
+        return self._maps.count_distinct()
 
-    @cached_property
-    def _table(self) -> DigestTable:
-        return DigestTable(self.contents)
+    def contents(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the digests of the images of some rows, (len(rows), SIZE)."""
+        return self._maps.column("digest", rows)
 
-    @cached_property
-    def _by_stamp(self) -> tuple[DigestTable, NDArray[np.uint8]]:
-        return DigestTable(self.stamps), _column(self._seen, "digest")
-
-    def _open(self, maps: Sequence[Path], seen: Sequence[Path], check: bool) -> None:
-        dtype = maps_type(self.grid)
-        loaded = {file: load(file, dtype, check) for file in maps}
-        stamps = {file: load(file, SEEN_TYPE, check) for file in seen}
-        self.damaged = [f for f, rows in {**loaded, **stamps}.items() if rows is None]
-        self._files = [f for f in (*maps, *seen) if f not in self.damaged]
-        self.parts = [rows for rows in loaded.values() if rows is not None]
-        self._seen = [rows for rows in stamps.values() if rows is not None]
-        self._maps = [part["map"] for part in self.parts]
-        self._starts = [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
+    def parts(self) -> Iterator[RowArray]:
+        """Yield the rows of (digest, map) of each file."""
+        return self._maps.parts()
 
     def __getstate__(self) -> dict[str, Any]:
         # With the names of the files, so that a row is the same map in every process.
-        return {"folder": self.folder, "manifest": self.manifest, "files": self._files}
+        files = {"maps": self._maps.paths, "seen": self._seen.paths}
+        return {"folder": self.folder, "manifest": self.manifest, **files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.folder, self.manifest = state["folder"], state["manifest"]
-        self.grid = self.manifest.grid
-        maps = [file for file in state["files"] if file.parent.name == MAPS]
-        seen = [file for file in state["files"] if file.parent.name == SEEN]
-        self._open(maps, seen, check=False)
-        if self.damaged:
-            raise GtaError(f"{self.damaged[0]} was removed or changed after the cache was opened")
+        self.grid, self.damaged = self.manifest.grid, []
+        try:
+            self._maps = FileTable.of_paths(self.folder, maps_kind(self.grid), state["maps"])
+            self._seen = FileTable.of_paths(self.folder, SEEN_KIND, state["seen"])
+        except (OSError, ValueError) as error:
+            text = f"{self.folder} has changed after it was opened: {error}"
+            raise GtaError(text) from error
 
 
 def _stamps(images: Sequence[ImageFile]) -> list[bytes | None]:
@@ -177,9 +167,3 @@ def _content(image: ImageFile) -> bytes | None:
         return digest(read_bytes(image))
     except ImageError:
         return None
-
-
-def _column(parts: Sequence[RowArray], name: str) -> NDArray[np.uint8]:
-    """Copy one column of digests of all parts into memory."""
-    none = np.empty((0, SIZE), np.uint8)
-    return np.concatenate([none, *(part[name] for part in parts)])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from gtacli.discovery.maps.digests import DigestTable
 from gtacli.discovery.maps.reader import MapCache
 from gtacli.discovery.maps.writer import journals, size_of
 
@@ -21,7 +20,9 @@ def stats(cache: MapCache) -> dict[str, Any]:
     """
     total, constant, empty = 0.0, 0, 0
     histogram = np.zeros(BINS, np.int64)
-    for part in cache.parts:
+    files = 0
+    for part in cache.parts():
+        files += 1
         flat = part["map"].reshape(len(part), -1)
         high, low = flat.max(1), flat.min(1)
         fraction = (flat >= 128).mean(1)
@@ -30,15 +31,13 @@ def stats(cache: MapCache) -> dict[str, Any]:
         empty += int((high == 0).sum())
         tenths = np.minimum((fraction * BINS).astype(int), BINS - 1)
         histogram += np.bincount(tenths, minlength=BINS)
-    contents = cache.contents
-    distinct = int((DigestTable(contents).find(contents) == np.arange(len(contents))).sum())
     manifest = cache.manifest.model_dump(mode="json")
     size = size_of(cache.folder)
     return {
         "cache": str(cache.folder),
-        "images": distinct,
+        "images": cache.count_images(),
         "maps": len(cache),
-        "files": len(cache.parts),
+        "files": files,
         "bytes": size,
         "bytes_a_map": size / len(cache) if len(cache) else None,
         **{key: manifest[key] for key in ("model", "fingerprint", "backend", "options")},

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +31,19 @@ from gtacli.discovery.maps.files import (
     save,
     write_error,
 )
+from gtacli.discovery.maps.index import INDEX, MANY_FILES, index_cache
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.ledger import ShardLedger
 from gtacli.discovery.maps.manifest import MANIFEST, MapManifest, check_manifest, read_manifest
 from gtacli.discovery.maps.reader import MapCache
+from gtacli.discovery.maps.sorted_file import SUFFIX
+from gtacli.discovery.maps.table import DamagedIndex
 from gtacli.errors import GtaError, RunError, UsageError, errors_about
 from gtacli.runtime.drafts import content, draft_name
 from gtacli.runtime.ownership import owned
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 MAPS_A_FILE = 4096
 BLOCKS = 32  # at least, so that runs can share small datasets, too
 _MOST_BLOCKS = 16  # of a stream whose images nearly all have maps, before a file is written
@@ -81,7 +87,7 @@ def remove_cache(folder: Path) -> None:
     for file in journals(folder):
         with owned(folder, "discover", part=file.name):
             pass
-    for name in (MAPS, SEEN, SHARDS):
+    for name in (MAPS, SEEN, SHARDS, INDEX):
         shutil.rmtree(folder / name, ignore_errors=True)
     for file in (*journals(folder), folder / MANIFEST):
         file.unlink(missing_ok=True)
@@ -118,6 +124,7 @@ class MapWriter:
             if overwrite:
                 remove_cache(folder)
             self._begin(manifest, f"{share[0]}-of-{share[1]}")
+        self._index()
         self.ledger = ShardLedger(folder, self._draft)
         self.cache = MapCache(folder, skip_damaged=True)
         check_manifest(folder, self.cache.manifest, manifest)  # of a run that started meanwhile
@@ -125,8 +132,10 @@ class MapWriter:
             log.warning("%s is damaged: its maps are computed again", file)
         maps = {file.stem for file in files_in(folder / MAPS)}
         self.ledger.rely_on(maps - {file.stem for file in self.cache.damaged})
-        self._contents = DigestSet(self.cache.contents)
-        self._stamps = DigestSet(self.cache.stamps)
+        self._damaged = self.cache.damaged
+        self._look_up_in(self.cache)
+        self._files = 0  # that this run has written since it looked for those without an index
+        self._reopening = threading.Lock()
         self._journaled = {
             row["digest"].tobytes(): row["map"] for b in self._journal.replay() for row in b
         }
@@ -149,6 +158,39 @@ class MapWriter:
             cause = write_error(folder, error) if isinstance(error, OSError) else error
             raise GtaError(cause.message, option=cause.option) from error
 
+    def _index(self) -> bool:
+        """Index the files without one, if they are many; return whether anything has changed.
+
+        Raises RunError if an index cannot be written.
+        """
+        try:
+            return index_cache(self.folder, self._type["map"].shape, self._draft)
+        except OSError as error:
+            raise write_error(self.folder / INDEX, error) from error
+
+    def _reopen(self) -> None:
+        """Look up in the files of today, instead of the memory of what was added to them."""
+        self.cache = MapCache(self.folder, skip_damaged=True)
+        self._look_up_in(self.cache)
+
+    def _look_up_in(self, cache: MapCache) -> None:
+        self._contents = DigestSet(cache.have)
+        self._stamps = DigestSet(cache.have_stamps)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Return the answer; where an index is damaged or gone, with the index made again."""
+        while True:
+            cache = self.cache
+            try:
+                return question()
+            except DamagedIndex as error:
+                with self._reopening:
+                    if cache is self.cache:  # no other thread has done it
+                        log.warning("%s", error)
+                        error.path.unlink(missing_ok=True)
+                        self._index()
+                        self._reopen()
+
     def blocks(self, images: int) -> list[range]:
         """Return the index ranges of this run's blocks."""
         i, n = self.share
@@ -157,19 +199,24 @@ class MapWriter:
 
     def unknown(self, block: Sequence[ImageFile]) -> list[ImageFile]:
         """Return the images of a block that must be read: new, changed, or without a map."""
-        digests, done = self.cache.digests(block)
-        done[done] = self.cache.have(digests[done])
+
+        def find(cache: MapCache) -> NDArray[np.bool_]:
+            digests, done = cache.digests(block)
+            done[done] = cache.have(digests[done])
+            return done
+
+        done = self._ask(lambda: find(self.cache))
         return [image for image, skip in zip(block, done, strict=True) if not skip]
 
     def has(self, digest: bytes) -> bool:
         """Return whether an image's map is in a file or in the journal; thread-safe."""
-        return digest in self._journaled or digest in self._contents
+        return digest in self._journaled or self._ask(lambda: digest in self._contents)
 
     def enter(self, digest: bytes, stamp: bytes | None) -> bool:
         """Register the next image in order; return whether its map must be computed and added."""
-        if stamp is not None and stamp not in self._stamps:
+        if stamp is not None and not self._ask(lambda: stamp in self._stamps):
             self._seen[stamp] = digest
-        if digest in self._maps or digest in self._contents:
+        if digest in self._maps or self._ask(lambda: digest in self._contents):
             return False
         self._maps[digest] = self._journaled.get(digest)
         return self._maps[digest] is None
@@ -223,6 +270,11 @@ class MapWriter:
             self._contents.add(digests)
             self._maps = {}
             self._journal.clear()
+            self._files += 1
+            if self._files == MANY_FILES:
+                self._files = 0
+                if self._index():
+                    self._reopen()
         if 2 * len(self._seen) >= self.block or (last and self._seen):
             self._save_seen()
 
@@ -243,7 +295,7 @@ class MapWriter:
             done: all blocks are finished; then damaged files have been replaced and are deleted.
         """
         if done:
-            for file in self.cache.damaged:
+            for file in self._damaged:
                 dtype = self._type if file.parent.name == MAPS else SEEN_TYPE
                 if file.is_file() and load(file, dtype) is None:
                     file.unlink()
@@ -265,4 +317,5 @@ def size_of(folder: Path) -> int:
     """Return the size of a cache's files in bytes."""
     files = [folder / MANIFEST]
     files += (file for name in (MAPS, SEEN, SHARDS) for file in files_in(folder / name))
+    files += (folder / INDEX).rglob(f"*{SUFFIX}")
     return sum(file.stat().st_size for file in files)

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
-from gtacli.discovery.maps import files
+from gtacli.discovery.maps import MapCache, files, index, writer
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.writer import MapWriter
 from gtacli.inference.discover import fill_cache, manifest_of
@@ -58,12 +58,17 @@ def noise(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the hash of every file by its path."""
+    """Return the hash of every file by its path; not of indexes, which repeat what these say."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*"))
-        if p.is_file()
+        if p.is_file() and index.INDEX not in p.relative_to(folder).parts
     }
+
+
+def contents(folder: Path) -> list[bytes]:
+    """Return the digest of each map's image, in order."""
+    return sorted(bytes(one) for part in MapCache(folder).parts() for one in part["digest"])
 
 
 class FillResult(NamedTuple):
@@ -182,3 +187,12 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> Deaths:
 @pytest.fixture
 def setup(tiny_model: Path) -> Setup:
     return Setup(str(tiny_model))
+
+
+@pytest.fixture(params=["plain", "indexed"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Without indexes, and with one as soon as there are two files."""
+    if request.param == "indexed":
+        monkeypatch.setattr(index, "MANY_FILES", 2)
+        monkeypatch.setattr(writer, "MANY_FILES", 1)
+    return str(request.param)

@@ -63,7 +63,7 @@ def test_pickled_cache_keeps_rows_after_additions(setup: Setup, tmp_path: Path) 
     next((tmp_path / "out" / "maps").iterdir()).unlink()
     for file in (tmp_path / "out" / "maps").iterdir():
         file.unlink()
-    with pytest.raises(GtaError, match="was removed or changed after the cache was opened"):
+    with pytest.raises(GtaError, match="has changed after it was opened"):
         pickle.loads(packed)
 
 

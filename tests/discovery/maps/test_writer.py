@@ -54,6 +54,7 @@ def test_maps_equal_backend_output(setup: Setup, tmp_path: Path) -> None:
         assert (found == cache[int(row)]).all()
 
 
+@pytest.mark.usefixtures("either")
 def test_run_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     images = some_images(tmp_path / "in")
@@ -74,6 +75,7 @@ def test_run_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
         assert first + setup.backend.seen <= made + 4  # one unfinished batch
 
 
+@pytest.mark.usefixtures("either")
 def test_run_killed_at_any_write(
     setup: Setup, tmp_path: Path, deaths: Deaths, new_life: Callable[[], None]
 ) -> None:
@@ -89,6 +91,7 @@ def test_run_killed_at_any_write(
     assert writes > 31
 
 
+@pytest.mark.usefixtures("either")
 def test_shared_runs_equal_one_run(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     images = noise(tmp_path / "in", 45)
@@ -121,6 +124,7 @@ def test_maps_of_a_damaged_file_are_computed_again(setup: Setup, tmp_path: Path)
         assert hashes(out) == whole
 
 
+@pytest.mark.usefixtures("either")
 def test_unrepaired_damaged_files_are_deleted(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 20)
     out = tmp_path / "out"
@@ -135,6 +139,7 @@ def test_unrepaired_damaged_files_are_deleted(setup: Setup, tmp_path: Path) -> N
     assert (MapCache(out).rows(other) >= 0).all()
 
 
+@pytest.mark.usefixtures("either")
 def test_only_new_images_are_processed(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 40)
     out = tmp_path / "out"
@@ -150,6 +155,7 @@ def test_only_new_images_are_processed(setup: Setup, tmp_path: Path) -> None:
     assert all((cache[int(r)] == m).all() for r, m in zip(rows, maps, strict=False))
 
 
+@pytest.mark.usefixtures("either")
 def test_moved_images_keep_their_maps_and_changed_ones_get_new_ones(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -171,6 +177,7 @@ def test_moved_images_keep_their_maps_and_changed_ones_get_new_ones(
     assert step.new == setup.backend.seen == 1
 
 
+@pytest.mark.usefixtures("either")
 def test_repaired_images_are_retried(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 12)
     whole = images[6].read_bytes()
