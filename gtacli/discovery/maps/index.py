@@ -47,7 +47,7 @@ _ATTEMPTS = 8  # to open files that another process replaces meanwhile
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """A kind of files with an index.
 
     Attributes:
@@ -76,15 +76,15 @@ class Kind:
         return entries
 
 
-def maps_kind(grid: tuple[int, int]) -> Kind:
+def maps_kind(grid: tuple[int, int]) -> FileKind:
     """Return the kind of the files of maps."""
-    return Kind(MAPS, maps_type(grid), "digest", None)
+    return FileKind(MAPS, maps_type(grid), "digest", None)
 
 
-SEEN_KIND = Kind(SEEN, SEEN_TYPE, "sighting", "digest")
+SEEN_KIND = FileKind(SEEN, SEEN_TYPE, "sighting", "digest")
 
 
-def open_indexes(folder: Path, kind: Kind) -> tuple[list[SortedFile], list[Path]]:
+def open_indexes(folder: Path, kind: FileKind) -> tuple[list[SortedFile], list[Path]]:
     """Return the indexes of a cache, the largest first, and those that are of no use.
 
     These are damaged, or others have all that they have, since a process was killed that had merged
@@ -98,7 +98,7 @@ def open_indexes(folder: Path, kind: Kind) -> tuple[list[SortedFile], list[Path]
     return [], []
 
 
-def _open(folder: Path, kind: Kind) -> tuple[list[SortedFile], list[Path]]:
+def _open(folder: Path, kind: FileKind) -> tuple[list[SortedFile], list[Path]]:
     opened, useless = [], []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
@@ -148,7 +148,7 @@ def index_cache(folder: Path, grid: tuple[int, int], draft: Path) -> bool:
     return changed
 
 
-def _index_some(folder: Path, kind: Kind, draft: Path) -> bool:
+def _index_some(folder: Path, kind: FileKind, draft: Path) -> bool:
     indexes, useless = open_indexes(folder, kind)
     for path in useless:
         path.unlink(missing_ok=True)
@@ -186,7 +186,7 @@ class _Merger:
         there: names of the files that are still there; what an index says of others is dropped.
     """
 
-    def __init__(self, kind: Kind, there: set[str]) -> None:
+    def __init__(self, kind: FileKind, there: set[str]) -> None:
         self.kind, self._there = kind, there
         self.count = 0
         self._covered: list[Rows] = []
@@ -245,7 +245,7 @@ def starts_of(covered: Rows) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(covered["rows"], dtype=np.int64)])
 
 
-def in_order(parts: Sequence[Rows], kind: Kind) -> Rows:
+def in_order(parts: Sequence[Rows], kind: FileKind) -> Rows:
     """Return rows of an index as one array, sorted."""
     rows = np.concatenate([np.zeros(0, row_type(kind.value)), *parts])
     return rows[np.argsort(rows["key"][:, 0], kind="stable")]

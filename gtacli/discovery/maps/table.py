@@ -24,7 +24,7 @@ from gtacli.discovery.maps.files import RowArray, load
 from gtacli.discovery.maps.index import (
     PIECE,
     WORDS,
-    Kind,
+    FileKind,
     in_order,
     names_of,
     open_indexes,
@@ -63,7 +63,7 @@ class FileTable:
         paths: of the files and indexes that are used.
     """
 
-    def __init__(self, folder: Path, kind: Kind, check: bool = False) -> None:
+    def __init__(self, folder: Path, kind: FileKind, check: bool = False) -> None:
         # Indexes before the files: what is indexed meanwhile is in a file of the list, or in both.
         indexes, _ = open_indexes(folder, kind)
         self.damaged: list[Path] = []
@@ -81,7 +81,7 @@ class FileTable:
         self._load(files, check=True)
 
     @classmethod
-    def of_paths(cls, folder: Path, kind: Kind, paths: Sequence[Path]) -> FileTable:
+    def of_paths(cls, folder: Path, kind: FileKind, paths: Sequence[Path]) -> FileTable:
         """Return the table whose `paths` these are, with the same numbers of rows.
 
         Raises OSError or ValueError if one of them is not there any more.
@@ -97,7 +97,7 @@ class FileTable:
             raise ValueError(f"{table.damaged[0]} was removed or changed")
         return table
 
-    def _begin(self, kind: Kind, folder: Path) -> None:
+    def _begin(self, kind: FileKind, folder: Path) -> None:
         self.kind, self._folder = kind, folder
         self.paths: list[Path] = []
         self._groups: list[_Indexed] = []
