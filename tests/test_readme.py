@@ -68,6 +68,7 @@ SLOW = {
     "pretraining.md: On the built-in set",
     "pretraining.md: Both papers in three commands",
     "report.md",
+    "probing.md: How good are the features?",
     "probing.md: Which map shows what the answer rests on?",
     "python.md: Commands",
     "study.md: The file",

@@ -102,6 +102,7 @@ def test_separators_are_in_no_name() -> None:
     assert split_labels([cell]) == [tuple(names)]
 
 
+@pytest.mark.slow
 def test_onnx_without_torch(run: Path, place: Path, gta: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

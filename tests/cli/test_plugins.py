@@ -178,6 +178,7 @@ def test_what_is_not_checked_has_a_reason(
     assert shown.out.splitlines()[-1].split()[-1] == str(len(reasons))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("delta")
 def test_an_installed_distribution_comes_before_a_folder(
     gta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

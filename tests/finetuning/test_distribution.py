@@ -69,7 +69,11 @@ def farthest(a: Path, b: Path) -> float:
             {"batch_size": 8, "lam": "auto", "epochs": 5, "regularizer": "gta"},
             marks=pytest.mark.slow,
         ),
-        (2, {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0}),
+        pytest.param(
+            2,
+            {"batch_size": 4, "freeze_epochs": 1, "epochs": 3, "warmup": 0.0},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             2,
             {"batch_size": 4, "average": "trajectory", "hold_out": "none"},

@@ -83,8 +83,12 @@ def assert_same(one: Path, other: Path, limit: float = 1e-6) -> None:
     [
         (2, {}),  # 15 images: the last batch has 3
         (2, {"batch_size": 7}),  # the last batch has 1: nothing for the second process
-        (3, {"accumulate": 3, "clip_grad": 0.1, "grad_checkpointing": True}),
-        (2, {"ema": 0.9, "refit": True, "source_views": 1}),
+        pytest.param(
+            3,
+            {"accumulate": 3, "clip_grad": 0.1, "grad_checkpointing": True},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(2, {"ema": 0.9, "refit": True, "source_views": 1}, marks=pytest.mark.slow),
         pytest.param(
             2,
             {"average": "trajectory", "hold_out": "none", "layer_decay": 0.7},

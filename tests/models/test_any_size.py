@@ -22,7 +22,13 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (patch == 32))
+        for name, patch in FAMILIES.items()
+    ],
+)
 def test_attention_at_another_size_and_shape(architecture: str, tmp_path: Path) -> None:
     patch = FAMILIES[architecture]
     size = (3 * patch, 5 * patch)

@@ -129,7 +129,7 @@ def test_resume_is_bit_equal(
     "changes",
     [
         {},
-        {"shard_model": True},
+        pytest.param({"shard_model": True}, marks=pytest.mark.slow),
         pytest.param(
             {"shard_model": True, "method": "crossmae", "grad_checkpointing": True},
             marks=pytest.mark.slow,

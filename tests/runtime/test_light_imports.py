@@ -25,6 +25,7 @@ def test_the_libraries_leave_the_compiler_out() -> None:
     assert run(LIGHT + code) == "set()"
 
 
+@pytest.mark.slow
 def test_what_they_ask_of_the_compiler_is_answered_by_it() -> None:
     code = """
 import torch
@@ -46,7 +47,8 @@ with torch.no_grad():
     assert run(LIGHT + code) == "(1, 3)"
 
 
-@pytest.mark.parametrize("name", ["counters", pytest.param("not_there", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["counters", "not_there"])
 def test_another_name_is_the_compilers_own(name: str) -> None:
     code = f"""
 from gtacli.runtime.light_imports import compiler_left_out
