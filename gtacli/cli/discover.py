@@ -97,8 +97,7 @@ def discover(
                 sources = sources[: config.batch_size]
         # A stream is as long as it may be: its files are as large as they get.
         count = len(sources) if isinstance(sources, list) else BLOCKS * MAPS_A_FILE
-        block = block_size(count, config.batch_size, shared=config.shard[1] > 1)
-        cache = MapWriter(out, manifest, block, config.shard, config.overwrite)
+        cache = MapWriter(out, manifest, block_size(count), config.shard, config.overwrite)
         status, summary = _fill(config, call, finder, sources, cache)
     if call.json:
         console.emit(summary)

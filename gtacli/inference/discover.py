@@ -150,8 +150,8 @@ class _MapBatch(NamedTuple):
 class _CacheFiller:
     """Runs the model on batches of images without a map.
 
-    Batches are not simply the next images: they consist of new ones, and end where the cache
-    writes a file.
+    Batches are not simply the next images: they consist of new ones, whatever the blocks and shards
+    that these are in, since only full batches are worth their time.
     """
 
     def __init__(self, finder: Finder, cache: MapWriter, batch_size: int) -> None:
@@ -172,9 +172,8 @@ class _CacheFiller:
                 self.failed = True
                 yield item
             elif isinstance(item, _EndOfBlock):
-                if self.cache.due(item.last):
+                if self.cache.end_block(item.last):
                     yield from self._finish_all()
-                self.cache.end_block(item.last)
                 yield CacheStep(images=item.known)
             elif isinstance(item, _EndOfPart):
                 yield from self._end_part(item)
@@ -187,13 +186,14 @@ class _CacheFiller:
         return not stop()
 
     def _end_part(self, part: _EndOfPart) -> _Steps:
-        if self.cache.due_after(part.images, part.last):
-            yield from self._finish_all()
         end = part.end
         state = None if end is None or end.known or self.failed else end.state
-        self.cache.end_part(part.last, state, 0 if end is None else end.images)
+        size = 0 if end is None else end.images
         if end is not None:
             self.failed = False
+        if self.cache.end_part(part.images, part.last, state, size):
+            yield from self._finish_all()
+        if end is not None:
             yield CacheStep(images=end.images if end.known else 0)
 
     def items_of_stream(self, images: ImageStream) -> Iterator[_Item]:
@@ -265,9 +265,7 @@ class _CacheFiller:
         bad = [one for one, fine in zip(batch.images, finite, strict=True) if not fine]
         for one in bad:
             self.cache.drop(one.digest)
-        if bad:  # of which shards is not known here
-            self.cache.ledger.drop()
-            self.failed = True
+            self.failed = True  # of which shard is not known here
         if good:
             self.cache.add(good, maps[finite])
         yield CacheStep(len(good), len(good))

@@ -47,13 +47,13 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def stack(self, images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
-        """Stack images to a batch; in bf16 on the CPU, fill it with the last one to `size`.
+        """Stack images to a batch; fill it with the last one to `size`, but not in fp32 on the CPU.
 
-        There the kernels for bf16 sum in an order that depends on the batch's size, so that an
-        image's result would depend on its place in the dataset, and on how it is shared out.
+        Elsewhere the kernels sum in an order that depends on the batch's size, so that an image's
+        result would depend on its place in the dataset, and on how it is shared out.
         """
         batch = [*images]
-        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+        if self.device.type != "cpu" or self.dtype != torch.float32:
             batch += [images[-1]] * (size - len(images))
         return torch.stack(batch)
 

@@ -117,8 +117,11 @@ def test_maps_of_remote_shards(
     assert (first.lines[-1]["images"], first.lines[-1]["new"]) == (31, 30)
     assert len(web.ranges) >= 10
     assert gta(*common, "--data", f"wds/{shards}", "-o", str(tmp_path / "near")).status == 0
-    far, near = MapCache(tmp_path / "far"), MapCache(tmp_path / "near")
-    assert {bytes(c) for c in far.contents} == {bytes(c) for c in near.contents}
+    far, near = (
+        {bytes(row["digest"]) for part in MapCache(tmp_path / name).parts() for row in part}
+        for name in ("far", "near")
+    )
+    assert far == near
     assert not (tmp_path / "cache/wds").exists()
     again = gta(*common, "--data", spec, "-o", str(tmp_path / "far"))
     assert (again.lines[-1]["images"], again.lines[-1]["new"]) == (31, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -114,10 +116,12 @@ def test_without_bf16_frozen_networks_are_as_others() -> None:
     assert compute.precision == "fp32"
 
 
-def test_batches_of_bf16_are_filled() -> None:
+def test_batches_are_filled_where_their_size_changes_results() -> None:
     images = [torch.full((1, 2), float(i)) for i in range(3)]
     cpu = choose_compute("cpu", "fp32")
     assert cpu.stack(images, 5).shape == (3, 1, 2)
     full = cpu.at("bf16").stack(images, 5)
     assert full[:, 0, 0].tolist() == [0, 1, 2, 2, 2]
     assert cpu.at("bf16").stack(images, 2).shape == (3, 1, 2)
+    cuda = replace(cpu, device=torch.device("cuda"))
+    assert cuda.stack(images, 5).shape == (5, 1, 2)

@@ -1,8 +1,9 @@
 """Write maps to a cache so that its files do not depend on interruptions or the number of runs.
 
 Blocks depend on the list of images only, and run i of n computes the blocks i, i + n, ...; a file
-begins and ends with a block; batches never cross files, and a journal stores complete batches; no
-file contains a time, a host or a process number.
+begins and ends with a block; no file contains a time, a host or a process number. Batches may cross
+blocks: a file is written once the last of its maps is there, and until then a journal stores the
+batches, so that those of a run which continues are composed as those of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,28 +43,22 @@ from gtacli.discovery.maps.reader import MapCache
 from gtacli.discovery.maps.sorted_file import SUFFIX
 from gtacli.discovery.maps.table import DamagedIndex
 from gtacli.errors import GtaError, RunError, UsageError, errors_about
-from gtacli.runtime.drafts import content, draft_name
-from gtacli.runtime.ownership import owned
+from gtacli.runtime.drafts import LOCK_PREFIX, content, draft_name
+from gtacli.runtime.ownership import is_owned, owned
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAPS_A_FILE = 4096
 BLOCKS = 32  # at least, so that runs can share small datasets, too
+_LEAST = 8  # images of a block: of the smallest datasets not every image makes a file
 _MOST_BLOCKS = 16  # of a stream whose images nearly all have maps, before a file is written
 _JOURNAL = "journal-"
 _MANY_SECONDS = 60.0  # that several runs of one array job may take to begin one after the other
 
 
-def block_size(images: int, batch_size: int, shared: bool = False) -> int:
-    """Return the number of images per block: complete batches, about 4,096 images at most.
-
-    Args:
-        images: number of images; few images give smaller blocks.
-        batch_size: of this run.
-        shared: several runs share the images; then blocks do not depend on the batch size.
-    """
-    wanted = min(MAPS_A_FILE, max(1, -(-images // BLOCKS)))
-    return wanted if shared else -(-wanted // batch_size) * batch_size
+def block_size(images: int) -> int:
+    """Return the number of images per block, 8 to 4,096; few images give smaller blocks."""
+    return min(MAPS_A_FILE, max(_LEAST, -(-images // BLOCKS)))
 
 
 @errors_about("out")
@@ -93,6 +91,23 @@ def remove_cache(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+@dataclass
+class _Files:
+    """Files that are written once all their maps are there.
+
+    Attributes:
+        digests: of the images whose maps make a file; none: there is no file of maps.
+        seen: stamps and digests of the other file.
+        shards: states and sizes of the shards that are done with these maps.
+        done: number of the first digests whose maps are known to be there.
+    """
+
+    digests: list[bytes]
+    seen: dict[bytes, bytes]
+    shards: list[tuple[str, int]]
+    done: int = 0
+
+
 class MapWriter:
     """A cache to be filled with the maps of a list of images.
 
@@ -123,7 +138,7 @@ class MapWriter:
         with owned(folder, "discover", patience=patience, shared=True):
             if overwrite:
                 remove_cache(folder)
-            self._begin(manifest, f"{share[0]}-of-{share[1]}")
+            self._begin(manifest)
         self._index()
         self.ledger = ShardLedger(folder, self._draft)
         self.cache = MapCache(folder, skip_damaged=True)
@@ -133,23 +148,31 @@ class MapWriter:
         maps = {file.stem for file in files_in(folder / MAPS)}
         self.ledger.rely_on(maps - {file.stem for file in self.cache.damaged})
         self._damaged = self.cache.damaged
-        self._look_up_in(self.cache)
         self._files = 0  # that this run has written since it looked for those without an index
         self._reopening = threading.Lock()
-        self._journaled = {
-            row["digest"].tobytes(): row["map"] for b in self._journal.replay() for row in b
-        }
-        self._maps: dict[bytes, NDArray[np.uint8] | None] = {}
-        self._seen: dict[bytes, bytes] = {}
+        self._waiting: deque[_Files] = deque()
+        self._look_up_in(self.cache)
+        # Maps that are in the journal, and in no file.
+        self._maps: dict[bytes, NDArray[np.uint8]] = {}
+        for rows in self._journal.replay():
+            self._take(rows)
+        if share == (0, 1):
+            self._adopt_journals()
+        self._entered: set[bytes] = set()  # images of this run that are in no file
         self._dropped: set[bytes] = set()
+        # Images, sightings and shards since the last block with which files end, in order.
+        self._block: dict[bytes, None] = {}
+        self._seen: dict[bytes, bytes] = {}
+        self._shards: list[tuple[str, int]] = []
         self._passed = 0  # images of shards since the last file
+        self._last = False
 
-    def _begin(self, manifest: MapManifest, name: str) -> None:
+    def _begin(self, manifest: MapManifest) -> None:
         """Open the journal and write the manifest, if there is none."""
-        folder = self.folder
+        folder, name = self.folder, _journal_name(self.share)
         check_free(folder, manifest)
         try:
-            self._journal = Journal(folder / f"{_JOURNAL}{name}", self._type)
+            self._journal = Journal(folder / name, self._type)
             if not (folder / MANIFEST).is_file():
                 put(folder / MANIFEST, manifest.text.encode(), self._draft)
         except (OSError, RunError) as error:  # nothing was computed yet
@@ -176,6 +199,8 @@ class MapWriter:
     def _look_up_in(self, cache: MapCache) -> None:
         self._contents = DigestSet(cache.have)
         self._stamps = DigestSet(cache.have_stamps)
+        for files in self._waiting:
+            self._stamps.add([*files.seen])
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Return the answer; where an index is damaged or gone, with the index made again."""
@@ -190,6 +215,27 @@ class MapWriter:
                         error.path.unlink(missing_ok=True)
                         self._index()
                         self._reopen()
+
+    def _take(self, rows: RowArray) -> None:
+        """Take over maps of a journal that are in no file."""
+        for row in rows:
+            digest = row["digest"].tobytes()
+            if not self.has(digest):
+                self._maps[digest] = row["map"]
+
+    def _adopt_journals(self) -> None:
+        """Take over the journals of ended runs that shared the images; this run shares nothing."""
+        locks = self.folder.glob(f"{LOCK_PREFIX}-{_JOURNAL}*")
+        names = {path.name.removeprefix(f"{LOCK_PREFIX}-") for path in locks}
+        for name in sorted({*names, *(path.name for path in journals(self.folder))}):
+            if name == self._journal.path.name or is_owned(self.folder, name):
+                continue
+            with suppress(UsageError):  # it has an owner since
+                other = Journal(self.folder / name, self._type, patience=0)
+                for rows in other.replay():
+                    self._journal.append(rows)
+                    self._take(rows)
+                other.close(remove=True)
 
     def blocks(self, images: int) -> list[range]:
         """Return the index ranges of this run's blocks."""
@@ -210,83 +256,118 @@ class MapWriter:
 
     def has(self, digest: bytes) -> bool:
         """Return whether an image's map is in a file or in the journal; thread-safe."""
-        return digest in self._journaled or self._ask(lambda: digest in self._contents)
+        return digest in self._maps or self._ask(lambda: digest in self._contents)
 
     def enter(self, digest: bytes, stamp: bytes | None) -> bool:
         """Register the next image in order; return whether its map must be computed and added."""
         if stamp is not None and not self._ask(lambda: stamp in self._stamps):
             self._seen[stamp] = digest
-        if digest in self._maps or self._ask(lambda: digest in self._contents):
+        if digest in self._entered or self._ask(lambda: digest in self._contents):
             return False
-        self._maps[digest] = self._journaled.get(digest)
-        return self._maps[digest] is None
+        self._entered.add(digest)
+        self._block[digest] = None
+        return digest not in self._maps
 
     def add(self, digests: Sequence[bytes], maps: NDArray[np.uint8]) -> None:
         """Store a batch of maps (n, gh, gw); it survives an interruption from now on."""
         self._journal.append(self._rows(digests, maps))
         self._maps.update(zip(digests, maps, strict=True))
         self._dropped.difference_update(digests)
+        self._write_complete()
 
     def drop(self, digest: bytes) -> None:
-        """Remove an image whose map could not be computed."""
-        self._maps.pop(digest, None)
+        """Remove an image whose map could not be computed; no shard whose end waits is done."""
+        self._entered.discard(digest)
         self._dropped.add(digest)
+        for shards in (self._shards, *(files.shards for files in self._waiting)):
+            shards.clear()
+        self._write_complete()
 
-    def due(self, last: bool) -> bool:
-        """Return whether the maps so far are written to a file at the end of a block."""
-        late = last or self._passed >= _MOST_BLOCKS * self.block
-        return 2 * len(self._maps) >= self.block or (late and bool(self._maps))
-
-    def due_after(self, images: int, last: bool) -> bool:
-        """Return whether a file is written at the end of a part of a stream.
-
-        Args:
-            images: of the part.
-            last: whether it is this run's last one.
-        """
-        self._passed += images
-        return self.due(last)
-
-    def end_part(self, last: bool, shard: str | None = None, size: int = 0) -> None:
+    def end_part(self, images: int, last: bool, shard: str | None = None, size: int = 0) -> bool:
         """Like `end_block`, but in a stream of shards: after some images, or at a shard's end.
 
         Args:
-            shard: the state of a shard that is done: each of its images has a map.
+            images: of the part.
+            shard: the state of a shard that is done once the maps of all images so far are there.
             size: number of its images.
         """
+        self._passed += images
         if shard is not None:
-            self.ledger.add(shard, size)
-        self.end_block(last)
-        if not self._maps and (last or self.ledger.waiting >= self.block):
-            self.ledger.write()
+            self._shards.append((shard, size))
+        return self.end_block(last)
 
-    def end_block(self, last: bool) -> None:
-        """Write the maps of finished blocks to a file if `due`; `last`: this run's last block."""
-        if self.due(last):
-            digests, maps = list(self._maps), [m for m in self._maps.values() if m is not None]
-            file = save(self.folder / MAPS, self._rows(digests, np.stack(maps)), self._draft)
-            self.ledger.rely_too(file.stem)
-            self._passed = 0
+    def end_block(self, last: bool) -> bool:
+        """Let a file end with this block if enough images are new.
+
+        Args:
+            last: this is the run's last block.
+
+        Returns: whether the maps that are missing must be computed now, as nothing else follows or
+            the images before were too many to be read again after an interruption.
+        """
+        late = last or self._passed >= _MOST_BLOCKS * self.block
+        ends = 2 * len(self._block) >= self.block or (late and bool(self._block))
+        seen = self._seen if 2 * len(self._seen) >= self.block or last else {}
+        if ends or seen:
+            self._waiting.append(_Files([*self._block] if ends else [], seen, []))
+        if seen:
+            self._stamps.add([*seen])
+            self._seen = {}
+        if ends:
+            self._block, self._passed = {}, 0
+        if not self._block and self._waiting:
+            self._waiting[-1].shards += self._shards
+            self._shards = []
+        self._last = last
+        self._write_complete()
+        return late
+
+    def _write_complete(self) -> None:
+        """Write the files whose maps are all there, in order."""
+        while self._waiting and self._is_complete(self._waiting[0]):
+            self._write(self._waiting.popleft())
+        if not self._waiting and not self._block:
+            self._finish_shards(self._shards)
+            self._shards = []
+            if self._last:
+                self.ledger.write()
+
+    def _is_complete(self, files: _Files) -> bool:
+        while files.done < len(files.digests):
+            digest = files.digests[files.done]
+            if digest in self._entered and digest not in self._maps:
+                return False
+            files.done += 1
+        return True
+
+    def _write(self, files: _Files) -> None:
+        digests = [one for one in files.digests if one in self._maps]
+        if digests:
+            rows = self._rows(digests, [self._maps[one] for one in digests])
+            self.ledger.rely_too(save(self.folder / MAPS, rows, self._draft).stem)
             self._contents.add(digests)
-            self._maps = {}
-            self._journal.clear()
+            self._entered.difference_update(digests)
+            for one in digests:
+                del self._maps[one]
+            self._journal.clear(self._journaled())
             self._files += 1
             if self._files == MANY_FILES:
                 self._files = 0
                 if self._index():
                     self._reopen()
-        if 2 * len(self._seen) >= self.block or (last and self._seen):
-            self._save_seen()
-
-    def _save_seen(self) -> None:
-        """Write which images have which maps, without those that were dropped."""
-        seen = {s: digest for s, digest in self._seen.items() if digest not in self._dropped}
+        seen = {stamp: one for stamp, one in files.seen.items() if one not in self._dropped}
         if seen:
             rows = np.empty(len(seen), SEEN_TYPE)
             rows["sighting"], rows["digest"] = stack(seen), stack(seen.values())
             save(self.folder / SEEN, rows, self._draft)
-            self._stamps.add(list(seen))
-        self._seen, self._dropped = {}, set()
+        self._finish_shards(files.shards)
+
+    def _finish_shards(self, shards: Iterable[tuple[str, int]]) -> None:
+        """Note shards whose maps are all in files."""
+        for state, size in shards:
+            self.ledger.add(state, size)
+        if self.ledger.waiting >= self.block:
+            self.ledger.write()
 
     def close(self, done: bool) -> None:
         """Close the cache for this run.
@@ -295,6 +376,8 @@ class MapWriter:
             done: all blocks are finished; then damaged files have been replaced and are deleted.
         """
         if done:
+            if self._maps:  # of images that this run was not given
+                save(self.folder / MAPS, self._journaled(), self._draft)
             for file in self._damaged:
                 dtype = self._type if file.parent.name == MAPS else SEEN_TYPE
                 if file.is_file() and load(file, dtype) is None:
@@ -302,15 +385,31 @@ class MapWriter:
         self._draft.unlink(missing_ok=True)
         self._journal.close(remove=done)
 
-    def _rows(self, digests: Sequence[bytes], maps: NDArray[np.uint8]) -> RowArray:
+    def _journaled(self) -> RowArray:
+        """Return the maps that are in the journal and in no file."""
+        return self._rows([*self._maps], [*self._maps.values()])
+
+    def _rows(
+        self, digests: Sequence[bytes], maps: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+    ) -> RowArray:
         rows = np.empty(len(digests), self._type)
-        rows["digest"], rows["map"] = stack(digests), maps
+        if digests:
+            rows["digest"], rows["map"] = stack(digests), maps
         return rows
 
 
 def journals(folder: Path) -> list[Path]:
     """List the journal files of interrupted or running jobs."""
     return sorted(folder.glob(f"{_JOURNAL}*"))
+
+
+def is_at_work(folder: Path, share: tuple[int, int]) -> bool:
+    """Return whether a process is at work on a share (i, n) of the images."""
+    return is_owned(folder, _journal_name(share))
+
+
+def _journal_name(share: tuple[int, int]) -> str:
+    return f"{_JOURNAL}{share[0]}-of-{share[1]}"
 
 
 def size_of(folder: Path) -> int:

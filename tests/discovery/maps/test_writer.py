@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from gtacli.discovery.maps.manifest import check_manifest
 from gtacli.discovery.maps.writer import MapWriter, block_size
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.decode import decode
+from gtacli.inference.discover import fill_cache
 
 from .conftest import Deaths, Setup, hashes, noise
 
@@ -104,8 +106,64 @@ def test_shared_runs_equal_one_run(setup: Setup, tmp_path: Path) -> None:
     assert (again.images, again.new, setup.backend.seen) == (45, 0, 0)
 
 
+def after(calls: int) -> Callable[[], bool]:
+    """Return a function that asks to stop from its call with this number on."""
+    numbers = itertools.count()
+    return lambda: next(numbers) >= calls
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_batches_of_a_run_are_full_whatever_its_blocks(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Blocks of 3 and batches of 4: each run has one batch at most that is not full."""
+    images, sizes = noise(tmp_path / "in", 45), list[int]()
+    find = setup.backend.find
+
+    def noted(batch: torch.Tensor) -> Any:
+        sizes.append(len(batch))
+        return find(batch)
+
+    monkeypatch.setattr(setup.backend, "find", noted)
+    for number in range(count):
+        sizes.clear()
+        cache = setup.writer(tmp_path / "out", (number, count), block=3)
+        for _ in fill_cache(setup.finder, images, cache, 4, 0):
+            pass
+        assert all(size == 4 for size in sizes[:-1])
+        assert not [*(tmp_path / "out").glob("journal-*")]
+    cache = setup.writer(tmp_path / "whole", block=3)
+    for _ in fill_cache(setup.finder, images, cache, 5, 0):
+        pass
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+def test_a_run_of_all_images_takes_over_what_ended_parts_have_left(
+    setup: Setup, tmp_path: Path
+) -> None:
+    images, out = noise(tmp_path / "in", 45), tmp_path / "out"
+    setup.run(tmp_path / "whole", images)
+    made = 0
+    for number in (0, 2):
+        setup.run(out, images, (number, 3), stop=after(7))
+        made += setup.backend.seen
+    (out / ".gta-lock-journal-1-of-3").touch()  # of a part that was killed as it ended
+    at_work = setup.writer(out, (5, 7))
+    assert len([*out.glob("journal-*")]) == 3
+    assert setup.run(out, images).new == 45 - made
+    assert len([*out.glob("*journal-*")]) == 2  # the journal that has an owner, and its lock
+    at_work.close(done=True)
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_maps_of_other_images_in_a_journal_are_not_lost(setup: Setup, tmp_path: Path) -> None:
+    images, out = noise(tmp_path / "in", 20), tmp_path / "out"
+    setup.run(out, images, stop=after(6))
+    setup.run(out, noise(tmp_path / "other", 9, seed=1))
+    assert setup.run(out, images).new == 16
+
+
 def test_maps_of_a_damaged_file_are_computed_again(setup: Setup, tmp_path: Path) -> None:
-    setup.backend.company = True
     images = some_images(tmp_path / "in")
     out = tmp_path / "out"
     setup.run(out, images)
@@ -274,16 +332,10 @@ def test_maps_on_another_grid(setup: Setup, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch", "wanted"),
-    [(1, 32, 32), (500, 32, 32), (19_000, 32, 608), (10**6, 32, 4096), (10**6, 48, 4128)],
+    ("images", "wanted"), [(1, 8), (256, 8), (500, 16), (19_000, 594), (10**6, 4096)]
 )
-def test_block_sizes(images: int, batch: int, wanted: int) -> None:
-    assert block_size(images, batch) == wanted
-
-
-@pytest.mark.parametrize("images", [500, 19_000, 10**6])
-def test_shared_blocks_do_not_depend_on_batch_size(images: int) -> None:
-    assert len({block_size(images, batch, shared=True) for batch in (1, 32, 48, 256)}) == 1
+def test_block_sizes(images: int, wanted: int) -> None:
+    assert block_size(images) == wanted
 
 
 def test_damaged_manifests(setup: Setup, tmp_path: Path) -> None:
