@@ -28,12 +28,14 @@ if [ "${SMALL:-0}" = 1 ]; then
     models=(test_vit) sizes=(32 64) repeats=1 # timm's smallest
     declare -A batch=([test-32]=2 [test-64]=1)
     cut="--images 2 --repeats 1" export_="--model vit_tiny_patch16_224@none --image-size 64 --naive 2 --repeats 1"
+    photographs="--count 4 --repeats 1"
     views="--batch-size 4 --repeats 1" keys=2000 queries=100 mae="--model tiny --batch-size 1 --repeats 1"
 else
     device=cuda budget=${BUDGET:-470} least=0 images=256
     models=(vit_small_patch16_224 vit_base_patch16_224) sizes=(224 448) repeats=10
     declare -A batch=([small-224]=128 [small-448]=32 [base-224]=64 [base-448]=16)
     cut="--images 64 --repeats 5" export_="--model vit_small_patch16_224@none --repeats 3"
+    photographs="--count 128 --repeats 7"
     views="--batch-size 256 --repeats 7" keys=1281167 queries=50000 mae="--model base --batch-size 64"
     # Keys of 768 numbers, normalized ones beside them, and a chunk of similarities.
     free=$("$python" -c 'import torch; print(torch.cuda.mem_get_info()[0] >> 30)')
@@ -100,6 +102,7 @@ done
 part knn 60 probe --what knn --without sklearn --device "$device" --width 768 --classes 1000 \
     --keys "$keys" --queries "$queries"
 part export 60 attention_export --device "$device" --images "$photos" --count "$images" $export_
+part decode 30 decode --device "$device" $photographs
 part augment 30 augment --device "$device" $views
 part augment-rand 30 augment --device "$device" --auto-augment rand-m9-mstd0.5-inc1 $views
 if [ -n "${REPOS:-}" ]; then

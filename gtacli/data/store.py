@@ -16,6 +16,7 @@ from torch import Tensor
 from gtacli.data.base import Record
 from gtacli.data.labels import label_tensor
 from gtacli.images.decode import ImageError, load, open_image
+from gtacli.images.loading import load_for_training
 from gtacli.images.sizes import Size, cover_size
 from gtacli.runtime.machine import available_memory
 from gtacli.runtime.prefetch import AHEAD, ahead
@@ -35,6 +36,7 @@ class ImageStore:
         records: the records.
         load_size: size to cover.
         interpolation: of the resize.
+        training: resize as training does, see `images.loading`; else as evaluation does.
         cache: "ram" keeps the decoded images, "none" decodes them anew each time, and "auto" keeps
             them if they are estimated to need less than 2 GiB and a quarter of the free memory. The
             pixels are the same.
@@ -54,8 +56,10 @@ class ImageStore:
         *,
         interpolation: str = "bicubic",
         cache: CacheMode = "auto",
+        training: bool = False,
     ) -> None:
         self.records = tuple(records)
+        self.training = training
         self.cover = (load_size, load_size) if isinstance(load_size, int) else load_size
         self.interpolation = interpolation
         self.labels = label_tensor(self.records)
@@ -146,9 +150,12 @@ class ImageStore:
         return pixels
 
     def _load(self, index: int) -> Tensor:
-        # In the memory layout (height, width, channel) torch's uint8 resize is fastest.
         tell = partial(self._tell, index)
-        pixels = load(self.records[index].path, self.cover, self.interpolation, tell)
+        path = self.records[index].path
+        if self.training:
+            return load_for_training(path, self.cover, self.interpolation, tell)
+        # In the memory layout (height, width, channel) torch's uint8 resize is fastest.
+        pixels = load(path, self.cover, self.interpolation, tell)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _tell(self, index: int, line: str) -> None:

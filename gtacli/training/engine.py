@@ -49,7 +49,7 @@ def train(
     scaler, restored = make_ready(
         job.task, job.optimizer, compute, processes, state, config.compile, job.sharded
     )
-    store = job.stores.get(phase.records, job.transform.load_size)
+    store = job.stores.get(phase.records, job.transform.load_size, training=True)
     prepare_training(store)
     workers = choose_workers(config.workers, compute.device, store.cached)
 

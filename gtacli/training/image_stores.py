@@ -25,12 +25,24 @@ class ImageStores:
     cache: CacheMode
     stores: list[ImageStore] = field(default_factory=list)
 
-    def get(self, records: tuple[Record, ...], load_size: Size) -> ImageStore:
-        """Return the store of `records`; the same one every time."""
+    def get(
+        self, records: tuple[Record, ...], load_size: Size, training: bool = False
+    ) -> ImageStore:
+        """Return the store of `records`; the same one every time.
+
+        Args:
+            training: to be trained on; see `ImageStore`.
+        """
         for store in self.stores:
-            if store.cover == load_size and store.records == records:
+            if (store.cover, store.training) == (load_size, training) and store.records == records:
                 return store
-        store = ImageStore(records, load_size, interpolation=self.interpolation, cache=self.cache)
+        store = ImageStore(
+            records,
+            load_size,
+            interpolation=self.interpolation,
+            cache=self.cache,
+            training=training,
+        )
         self.stores.append(store)
         return store
 

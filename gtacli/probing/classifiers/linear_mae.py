@@ -160,7 +160,7 @@ class _AugmentedFeatures:
         # As published, crops are taken from the full-size image: not even the smallest is enlarged.
         smallest = TrainTransform.scale[0]
         self.transform = TrainTransform(model.image_size, load_ratio=1 / sqrt(smallest))
-        self.store = ImageStore(records, self.transform.load_size)
+        self.store = ImageStore(records, self.transform.load_size, training=True)
         threads, cached = data.cache.threads, self.store.cached
         self.workers = choose_workers(threads, self.compute.device, cached)
 
