@@ -236,7 +236,7 @@ def measure(repeats: int) -> dict[str, Any]:
     from gtacli import load_model, normalized_cut
     from gtacli.data.augment.augmentation import Augmentation
     from gtacli.data.augment.transforms import EvalTransform, TrainTransform
-    from gtacli.images.decode import load
+    from gtacli.images.loading import load_for_training
     from gtacli.models.packed_linear import packed_copy
     from gtacli.runtime.devices import choose_compute
 
@@ -256,12 +256,9 @@ def measure(repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         files = sorted(draw_images(Path(folder)).iterdir())[:4]
 
-        def read(file: Path, size: tuple[int, int]) -> torch.Tensor:
-            return torch.from_numpy(load(file, size)).permute(2, 0, 1)
-
-        larger = [read(file, crop.load_size) for file in files]
+        larger = [load_for_training(file, crop.load_size) for file in files]
         variants = {
-            "decode_ms": lambda: [view(read(file, view.load_size)) for file in files],
+            "decode_ms": lambda: [view(load_for_training(file, view.load_size)) for file in files],
             "augment_ms": lambda: [augment(image, rng) for image in larger],
             "cut_ms": lambda: normalized_cut(keys, (14, 14), 0.2),
             "fp32_gflops": lambda: network(batch),
