@@ -29,6 +29,7 @@ from gtacli.data.readers.table_file import is_table
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
+from gtacli.runtime.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from gtacli.data.streams.stream import ImageStream
@@ -73,7 +74,9 @@ def find_stream(spec: str) -> ImageStream | None:
     if not issubclass(kind, StreamedFamily):
         return None
     _note_folder(spec, user_path(spec))
-    return kind().stream(rest)
+    stream = kind().stream(rest)
+    stream.name = mask_secrets(spec)
+    return stream
 
 
 def log_left_out(dataset: ImageDataset) -> None:

@@ -47,7 +47,11 @@ def ahead(
 
 
 def read_ahead(
-    items: Iterable[T], most: int, most_bytes: int, size: Callable[[T], int]
+    items: Iterable[T],
+    most: int,
+    most_bytes: int,
+    size: Callable[[T], int],
+    stop: Callable[[], bool] = stop_is_requested,
 ) -> Iterator[T]:
     """Yield the items in order; a thread reads them ahead of the consumer.
 
@@ -55,10 +59,10 @@ def read_ahead(
         items: is iterated by that thread alone. An error of it is raised where it came.
         most, most_bytes: items and bytes that wait at most, beside the one that is being read.
         size: returns the bytes of an item.
-
-    Where a stop is requested (see `gtacli.runtime.interrupts`), no further item is waited for.
+        stop: once it returns True, no further item is waited for; default: where a stop is
+            requested, see `gtacli.runtime.interrupts`.
     """
-    buffer = _Buffer(items, most, most_bytes, size)
+    buffer = _Buffer(items, most, most_bytes, size, stop)
     thread = threading.Thread(target=buffer.fill, daemon=True)  # may wait for a network for long
     thread.start()
     try:
@@ -71,9 +75,14 @@ class _Buffer(Generic[T]):
     """The items between the thread that reads and the one that consumes."""
 
     def __init__(
-        self, items: Iterable[T], most: int, most_bytes: int, size: Callable[[T], int]
+        self,
+        items: Iterable[T],
+        most: int,
+        most_bytes: int,
+        size: Callable[[T], int],
+        stop: Callable[[], bool],
     ) -> None:
-        self._items, self._size = items, size
+        self._items, self._size, self._stop = items, size, stop
         self._most, self._most_bytes = most, most_bytes
         self._waiting: deque[T] = deque()
         self._bytes = 0
@@ -103,7 +112,7 @@ class _Buffer(Generic[T]):
         while True:
             with self._changed:
                 while not self._waiting:
-                    if self._ended or stop_is_requested():
+                    if self._ended or self._stop():
                         break
                     self._changed.wait(_STOP_SECONDS)
                 if not self._waiting:

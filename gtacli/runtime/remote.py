@@ -35,19 +35,20 @@ class RemoteFile:
 
     Args:
         url: of a scheme that may be opened, see `gtacli.runtime.download`.
-        whole: whether the content is read from its start; the connection is then opened at once.
+        whole: whether the content is read to its end; the connection is then opened at once.
+        start: bytes that are passed over.
 
     Attributes:
         shown: the URL without credentials.
-        position: bytes that were read from the start.
+        position: bytes that were read or passed over.
         length: bytes of the content; None if the server does not say it.
 
     Raises GtaError, here and in every read, for whatever a further attempt does not mend.
     """
 
-    def __init__(self, url: str, whole: bool = True) -> None:
+    def __init__(self, url: str, whole: bool = True, start: int = 0) -> None:
         self.url, self.shown = url, mask_secrets(url)
-        self.position = 0
+        self.position = start
         self.length: int | None = None
         self._answer: Any = None
         self._failures = 0

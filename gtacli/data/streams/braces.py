@@ -25,11 +25,15 @@ class BraceNames:
         most: names at most.
         kind: the family of the data spec, for errors.
 
+    Attributes:
+        pattern: as it was given.
+
     Raises GtaError for more than `most` names and for braces within braces.
     """
 
     def __init__(self, pattern: str, most: int = MOST_STREAMED, kind: str = "wds") -> None:
         parts = _BRACES.split(pattern)
+        self.pattern = pattern
         self._fixed, self._braces = parts[::2], parts[1::2]
         shown = mask_secrets(f"{kind}/{pattern}"[:80])
         if "}" in "".join(self._fixed).partition("{")[2]:

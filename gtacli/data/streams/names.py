@@ -7,6 +7,7 @@ that is missing is reported when it is read.
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -63,6 +64,22 @@ class ShardNames:
         for number in range(self._first, len(self._names), self._step):
             yield self._shard(self._names[number])
 
+    def __getitem__(self, number: int) -> ShardName:
+        return self._shard(self._names[range(self._first, len(self._names), self._step)[number]])
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the names, or of the pattern that stands for them."""
+        listed = isinstance(self._names, list)
+        names = self._names
+        if isinstance(names, BraceNames):
+            names = [mask_secrets(names.pattern)]
+        top = mask_secrets(self._fixed) if self.top is None else os.path.abspath(self.top)
+        lines = (top, f"{self._first} {self._step} {listed}", *names)
+        digest = hashlib.sha256()
+        for line in lines:
+            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()
+
     def part(self, number: int, count: int) -> ShardNames:
         """Return the shards `number`, `number + count`, ... of these."""
         first, step = self._first + number * self._step, count * self._step
@@ -79,6 +96,11 @@ def split_of_shard(name: str) -> str | None:
     """Return the split in the shard's name, else in its nearest folder."""
     splits = (split_in_name(step) for step in reversed(name.split("/")))
     return next(filter(None, splits), None)
+
+
+def is_for_training(shard: ShardName) -> bool:
+    """Return whether the name of a shard says neither validation nor test."""
+    return split_of_shard(shard.name) in (None, "train")
 
 
 def find_shards(kind: str, pattern: str, suffix: str, lazy: bool = True) -> ShardNames:

@@ -58,11 +58,14 @@ def require_pyarrow(spec: str) -> None:
         raise GtaError(text) from error
 
 
-def read_parquet(source: RangeSource, labels: bool) -> Iterator[PackedMember | Unreadable]:
+def read_parquet(
+    source: RangeSource, labels: bool, start: int = 0
+) -> Iterator[PackedMember | Unreadable]:
     """Yield the images of a Parquet file, named by their rows: "row 0".
 
     Args:
         labels: whether labels are read.
+        start: the first row.
 
     A row without bytes is `Unreadable`. Raises ShardError where the file is damaged, or is none.
     """
@@ -78,10 +81,13 @@ def read_parquet(source: RangeSource, labels: bool) -> Iterator[PackedMember | U
         names += [columns.label] if labels and columns.label is not None else []
         row = 0
         for group in range(file.num_row_groups):
+            if row + (count := file.metadata.row_group(group).num_rows) <= start:
+                row += count
+                continue
             _check_group(file.metadata.row_group(group), columns.image, source.size)
             batches = file.iter_batches(ROWS, [group], names, use_threads=False)
             for batch in batches:
-                yield from _images(batch, columns, row)
+                yield from _images(batch, columns, row, max(0, start - row))
                 row += batch.num_rows
     except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise ShardError(f"it is no readable Parquet file: {reason_of_library(error)}") from error
@@ -144,11 +150,14 @@ def _check_group(group: Any, image: str, size: int) -> None:
             raise ShardError(f"{text}; at most {_MOST_UNPACKED:,} are read")
 
 
-def _images(batch: Any, columns: _Columns, first: int) -> Iterator[PackedMember | Unreadable]:
+def _images(
+    batch: Any, columns: _Columns, first: int, skipped: int
+) -> Iterator[PackedMember | Unreadable]:
+    """Yield the images of rows, whose first one has the number `first`, without some of them."""
     images, labels = batch.column(0), batch.column(1) if batch.num_columns > 1 else None
     if columns.nested:
         images = images.flatten()[0]  # null where the row is
-    for place in range(batch.num_rows):
+    for place in range(skipped, batch.num_rows):
         name = f"row {first + place}"
         value = images[place]
         if not value.is_valid:
@@ -159,7 +168,8 @@ def _images(batch: Any, columns: _Columns, first: int) -> Iterator[PackedMember 
             yield Unreadable(name, f"it has {buffer.size:,} bytes; at most {LARGEST:,} are read")
             continue
         label = None if labels is None else labels[place].as_py()
-        yield PackedMember(name, buffer.to_pybytes(), _label(label, columns.classes))
+        text = _label(label, columns.classes)
+        yield PackedMember(name, buffer.to_pybytes(), text, first + place)
 
 
 def _label(value: object, classes: Sequence[str]) -> str:

@@ -22,11 +22,15 @@ class ShardImage(NamedTuple):
         image: its bytes; its name is `SHARD:MEMBER`.
         label: its class, "" if none is known.
         split: of its shard.
+        start: where it begins: a byte of a tar, a row of a Parquet file.
+        state: of its shard, as in `ShardEnd`, when it was opened.
     """
 
     image: EncodedImage
     label: str
     split: str
+    start: int = 0
+    state: str | None = None
 
 
 class Unreadable(NamedTuple):

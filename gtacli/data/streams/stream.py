@@ -10,6 +10,7 @@ group) and closed. One that is missing or damaged is an item, and the next one f
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -49,12 +50,22 @@ class ImageStream:
         names: the shards.
         kind: how a shard is read.
         classes: names of classes by the labels in the shards; others are their own names.
+
+    Attributes:
+        name: the data spec without credentials, set by `gtacli.data.spec.find_stream`.
     """
 
     def __init__(
         self, names: ShardNames, kind: type[OpenShard], classes: Mapping[str, str] | None = None
     ) -> None:
         self.names, self._kind, self._classes = names, kind, classes or {}
+        self.name = ""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the names of the shards and of how they are read."""
+        return hashlib.sha256(
+            f"{self._kind.__name__} {self.names.fingerprint()}".encode()
+        ).hexdigest()
 
     def __len__(self) -> int:
         """Return the number of shards."""
@@ -73,31 +84,43 @@ class ImageStream:
 
         After a stop (see `gtacli.runtime.interrupts`) the stream ends where it is.
         """
-        items = (item for shard in self.names for item in self._read(shard, labels, known))
-        return read_ahead(items, AHEAD, AHEAD_BYTES, _size)
+        items = (item for shard in self.names for item in self.read(shard, labels, known))
+        return read_ahead(items, AHEAD, AHEAD_BYTES, size_in_memory)
 
     def images(self) -> Iterator[ShardImage | Unreadable]:
         """Yield the images with their labels, and what cannot be read."""
         return (item for item in self.items() if not isinstance(item, ShardEnd))
 
-    def _read(self, shard: ShardName, labels: bool, known: Known) -> Iterator[StreamItem]:
+    def read(
+        self,
+        shard: ShardName,
+        labels: bool = True,
+        known: Known = lambda state: None,
+        start: int = 0,
+    ) -> Iterator[StreamItem]:
+        """Like `items`, for one shard, which is read while its items are taken.
+
+        Args:
+            start: of its first image, see `ShardImage`.
+        """
         shown = mask_secrets(shard.place)
         split = split_of_shard(shard.name) or "train"
         count = 0
         try:
-            with closing(self._kind(shard, self.names.top is None)) as opened:
+            with closing(self._kind(shard, self.names.top is None, start)) as opened:
                 state = opened.state()
                 before = None if state is None else known(state)
                 if before is not None:
                     yield ShardEnd(state, before, known=True)
                     return
-                for found in opened.members(labels):
+                for found in opened.members(labels, start):
                     name = f"{shown}:{found.name}"
                     if isinstance(found, Unreadable):
                         yield Unreadable(name, f"{name}: {found.error}")
                         continue
                     label = self._classes.get(_plain(found.label), found.label)
-                    yield ShardImage(EncodedImage(name, found.data), label, split)
+                    image = EncodedImage(name, found.data)
+                    yield ShardImage(image, label, split, found.start, state)
                     count += 1
                 # A shard that was written meanwhile is neither the old one nor the new one.
                 unchanged = state is not None and opened.state() == state
@@ -113,18 +136,22 @@ class OpenShard(ABC):
     Args:
         shard: its name and place.
         remote: whether the place is a URL.
+        start: of the first image that is read, see `ShardImage`.
 
     Raises OSError, GtaError or HTTPException if it cannot be opened.
     """
 
-    def __init__(self, shard: ShardName, remote: bool) -> None:
+    def __init__(self, shard: ShardName, remote: bool, start: int = 0) -> None:
         self._remote: RemoteFile | None = None
         self._path = Path(shard.place)
         self._file: BinaryIO | None = None
         if remote:
-            self._remote = RemoteFile(shard.place, whole=self.sequential)
+            first = start if self.sequential else 0
+            self._remote = RemoteFile(shard.place, whole=self.sequential, start=first)
         else:
             self._file = open_regular(self._path)
+            if self.sequential:
+                self._file.seek(start)
 
     sequential: bool = True
     """Whether it is read from its start to its end."""
@@ -134,8 +161,8 @@ class OpenShard(ABC):
         return self._remote.state if self._remote is not None else read_file_state(self._path)
 
     @abstractmethod
-    def members(self, labels: bool) -> Iterator[PackedMember | Unreadable]:
-        """Yield its images. Raises ShardError where it is damaged."""
+    def members(self, labels: bool, start: int = 0) -> Iterator[PackedMember | Unreadable]:
+        """Yield its images, from where it was opened. Raises ShardError where it is damaged."""
 
     def close(self) -> None:
         """Close the file or the connection."""
@@ -147,8 +174,8 @@ class OpenShard(ABC):
 class TarShard(OpenShard):
     """A tar of WebDataset."""
 
-    def members(self, labels: bool) -> Iterator[PackedMember | Unreadable]:
-        return read_tar(self, labels)
+    def members(self, labels: bool, start: int = 0) -> Iterator[PackedMember | Unreadable]:
+        return read_tar(self, labels, start)
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -171,8 +198,8 @@ class ParquetShard(OpenShard):
 
     sequential = False
 
-    def __init__(self, shard: ShardName, remote: bool) -> None:
-        super().__init__(shard, remote)
+    def __init__(self, shard: ShardName, remote: bool, start: int = 0) -> None:
+        super().__init__(shard, remote, start)
         if self._file is not None:
             self._size = os.fstat(self._file.fileno()).st_size
         else:
@@ -187,8 +214,8 @@ class ParquetShard(OpenShard):
         """Number of all bytes."""
         return self._size
 
-    def members(self, labels: bool) -> Iterator[PackedMember | Unreadable]:
-        return read_parquet(self, labels)
+    def members(self, labels: bool, start: int = 0) -> Iterator[PackedMember | Unreadable]:
+        return read_parquet(self, labels, start)
 
     def read_range(self, start: int, size: int) -> bytes:
         """Return bytes at a place."""
@@ -203,7 +230,8 @@ def _plain(label: str) -> str:
     return str(int(label)) if label.isdecimal() and len(label) < 20 else label
 
 
-def _size(item: StreamItem) -> int:
+def size_in_memory(item: StreamItem) -> int:
+    """Return the bytes of an item that is an image."""
     return len(item.image.data) if isinstance(item, ShardImage) else 0
 
 

@@ -40,24 +40,35 @@ class ForwardSource(Protocol):
 
 
 class PackedMember(NamedTuple):
-    """An image of a tar with the text of its label, "" for none."""
+    """An image of a shard.
+
+    Attributes:
+        name: of the member.
+        data: its bytes.
+        label: the text of its label, "" for none.
+        start: where its sample begins; a shard can be read from there.
+    """
 
     name: str
     data: bytes
     label: str
+    start: int = 0
 
 
-def read_tar(source: ForwardSource, labels: bool) -> Iterator[PackedMember | Unreadable]:
+def read_tar(
+    source: ForwardSource, labels: bool, start: int = 0
+) -> Iterator[PackedMember | Unreadable]:
     """Yield the images of a tar, the first one of each sample.
 
     Args:
         labels: whether labels are read.
+        start: the byte where the source begins, the start of a sample.
 
     An image that is too large or whose label cannot be read is `Unreadable`. Raises ShardError
     where the tar itself ends early or is damaged; what came before has been yielded.
     """
-    file = _Forward(source)
-    sample = _Sample("")
+    file = _Forward(source, start)
+    sample = _Sample("", start)
     try:
         with tarfile.TarFile(fileobj=file, mode="r") as tar:  # type: ignore[arg-type]
             while (member := tar.next()) is not None:
@@ -67,7 +78,7 @@ def read_tar(source: ForwardSource, labels: bool) -> Iterator[PackedMember | Unr
                     continue
                 if key != sample.key:
                     yield from sample.close()
-                    sample = _Sample(key)
+                    sample = _Sample(key, member.offset)
                 _take(sample, file, member, name, kind.lower(), labels)
         file.require_end()
     except (tarfile.TarError, ValueError, RecursionError, OverflowError) as error:
@@ -93,8 +104,8 @@ def label_in_json(data: bytes) -> str | None:
 class _Sample:
     """The members of one sample so far."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, key: str, start: int) -> None:
+        self.key, self.start = key, start
         self.image: PackedMember | Unreadable | None = None
         self.label: str | None = None
         self.problem: str | None = None
@@ -108,7 +119,7 @@ class _Sample:
         if self.problem is not None and isinstance(self.image, PackedMember):
             yield Unreadable(self.image.name, self.problem)
         elif isinstance(self.image, PackedMember):
-            yield self.image._replace(label=self.label or "")
+            yield self.image._replace(label=self.label or "", start=self.start)
         else:
             yield self.image
 
@@ -149,9 +160,9 @@ def _read_label(file: _Forward, member: tarfile.TarInfo, kind: str) -> str | Non
 class _Forward:
     """The file that `tarfile` reads."""
 
-    def __init__(self, source: ForwardSource) -> None:
+    def __init__(self, source: ForwardSource, start: int) -> None:
         self._source = source
-        self._place = 0
+        self._place = start
         self._last = self._first = b""
 
     def tell(self) -> int:

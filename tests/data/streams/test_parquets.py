@@ -59,9 +59,12 @@ def stream_of(spec: str) -> ImageStream:
 def test_rows_in_order_with_their_labels(size: int, compression: str) -> None:
     columns = {"id": range(25), "image": ROWS, "label": [i % 3 - 1 for i in range(25)]}
     data = file_of(columns, ["cat", "dog"], row_group_size=size, compression=compression)
-    assert [tuple(one) for one in read(data)] == [
-        (f"row {i}", b"image %d" % i, ("", "cat", "dog")[i % 3]) for i in range(25)
+    found = read(data)
+    assert [tuple(one) for one in found] == [
+        (f"row {i}", b"image %d" % i, ("", "cat", "dog")[i % 3], i) for i in range(25)
     ]
+    for start in range(27):
+        assert list(read_parquet(Ranges(data), labels=True, start=start)) == found[start:]
 
 
 @pytest.mark.parametrize(

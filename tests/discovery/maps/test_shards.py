@@ -27,9 +27,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     members = streams.TarShard.members
 
-    def noted(shard: streams.TarShard, labels: bool) -> Iterator[Any]:
+    def noted(shard: streams.TarShard, *given: Any) -> Iterator[Any]:
         names.append(shard._path.name)
-        return members(shard, labels)
+        return members(shard, *given)
 
     monkeypatch.setattr(streams.TarShard, "members", noted)
     return names
