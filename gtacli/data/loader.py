@@ -6,10 +6,7 @@ state is neither read nor changed. Several processes share each batch: process r
 images r, r + n, ..., so that together they load what one process would.
 """
 
-import logging
-import multiprocessing
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,19 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from gtacli.data.augment.batched import BatchedAugmentation, CroppedBatch
 from gtacli.data.augment.transforms import RelativeCrop, Transform
 from gtacli.data.store import ImageStore
+from gtacli.data.workers import load_in_workers, start_worker
 from gtacli.images.decode import ImageError
-from gtacli.runtime.limits import explain_unshared
-from gtacli.runtime.processes import (
-    begin_worker,
-    ignore_ends_of_workers,
-    kill_workers_at_exit,
-)
 
 __all__ = ["Batch", "ImageStore", "Loader", "make_loader"]
 
-log = logging.getLogger(__name__)
 _MASK = (1 << 64) - 1
-_SIGNAL_SECONDS = 1.0
 
 
 class Batch(NamedTuple):
@@ -44,12 +34,15 @@ class Batch(NamedTuple):
     labels: Tensor
     """int64 (B,); of images with several labels (B, M), see `gtacli.data.labels`."""
     indices: Tensor
-    """int64 (B,): indices of the store's records; see `make_loader` for `repeats`."""
+    """int64 (B,): indices of the store's records, or places in a stream's epoch; see `make_loader`
+    for `repeats`."""
     crops: Tensor
     """fp32 (B, 5): x0, y0, x1, y1 of each view relative to its image, and 1 if it is mirrored (see
     `transforms.RelativeCrop`)."""
     maps: Tensor | None = None
     """(B, mh, mw) object maps, bytes or floats in [0, 1]; added by a pre-training."""
+    contents: Tensor | None = None
+    """uint8 (B, 16): digests of the images' files; of a stream where there are maps."""
     stand_in: bool = False
     """True for one blank image in place of an empty batch, which must not count."""
 
@@ -92,7 +85,8 @@ class Loader:
         store = self._epoch.store
         store.prepare()
         self.position = self._start
-        for item in self._load():
+        workers = min(self._workers, len(self))
+        for item in load_in_workers(self._load_with, workers, self._context):
             self.position += 1
             for index, reason in item.failed:
                 store.skip(index, reason)
@@ -105,27 +99,6 @@ class Loader:
                 yield item.batch._replace(images=self._epoch.transform.finish(item.cropped))
         store.summarize()
 
-    def _load(self) -> "Iterator[_LoadedBatch]":
-        """Yield the batches; those that no worker can load or send here, this process loads."""
-        workers = min(self._workers, len(self)) if ImageStore.shareable else 0
-        if workers:
-            kill_workers_at_exit()
-            reason = None
-            try:
-                _try_to_share(workers, self._context)
-                yield from _receive(self._load_with(workers))
-            except (OSError, RuntimeError) as error:
-                listen = ignore_ends_of_workers()
-                reason = explain_unshared(error)
-                if reason is None:
-                    raise
-            if reason is None:
-                return
-            listen()  # torch's iterator is gone by now, and its workers with it
-            log.warning("%s: images are loaded by the main process", reason)
-            ImageStore.shareable = False
-        yield from self._load_with(0)
-
     def _load_with(self, workers: int) -> "DataLoader[_LoadedBatch]":
         return DataLoader(
             self._epoch,
@@ -135,7 +108,7 @@ class Loader:
             pin_memory=self._pin,
             multiprocessing_context=self._context if workers else None,
             generator=torch.Generator(),  # the default would draw from the global generator
-            worker_init_fn=_begin_worker if workers else None,
+            worker_init_fn=start_worker if workers else None,
         )
 
 
@@ -186,30 +159,6 @@ def make_loader(
         balanced,
     )  # fmt: skip
     return Loader(batches, start_batch, workers, pin_memory, context)
-
-
-def _receive(loaded: Iterable["_LoadedBatch"]) -> "Iterator[_LoadedBatch]":
-    """Yield the batches; where a worker has ended, raise the error that says so."""
-    try:
-        yield from loaded
-    except (EOFError, ConnectionError) as error:
-        # The connection has ended first. The signal that follows raises torch's own error here.
-        time.sleep(_SIGNAL_SECONDS)
-        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
-
-
-def _try_to_share(workers: int, context: str | None) -> None:
-    """Raise the system's error if there cannot be as many queues as workers need.
-
-    torch's own attempt would leave an iterator behind whose clean-up fails, too.
-    """
-    queues = multiprocessing.get_context(context)
-    kept = [queues.Event(), *(queues.Queue() for _ in range(workers + 1))]
-    del kept
-
-
-def _begin_worker(worker: int) -> None:
-    begin_worker()
 
 
 @dataclass(eq=False)

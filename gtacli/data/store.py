@@ -29,7 +29,43 @@ AUTO_FRACTION = 0.25
 _SAMPLED = 64
 
 
-class ImageStore:
+class ImageNotes:
+    """The images that could not be read, or not to their end; of each a line is logged.
+
+    Args:
+        most: images at most, so that notes of an endless stream do not grow; None: all.
+
+    Attributes:
+        skipped: reasons by the key of all unreadable images so far.
+        damaged: lines by the key of images that were read although they lack their last bytes.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.skipped: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
+        self._most = most
+        self._warning = RepeatedWarning(log, "skipped: ")
+        self._damage = RepeatedWarning(log)
+
+    def note(self, key: str, reason: str) -> None:
+        """Note an unreadable image and warn once; of many, see `summarize`."""
+        if key not in self.skipped and len(self.skipped) != self._most:
+            self.skipped[key] = reason
+            self._warning.add(reason)
+
+    def note_damaged(self, key: str, line: str) -> None:
+        """Note a damaged image and warn once; of many, see `summarize`."""
+        if key not in self.damaged and len(self.damaged) != self._most:
+            self.damaged[key] = line
+            self._damage.add(line)
+
+    def summarize(self) -> None:
+        """Log how many images were skipped, or are damaged, without a warning of their own."""
+        self._warning.summarize()
+        self._damage.summarize()
+
+
+class ImageStore(ImageNotes):
     """The images of `records` as uint8 (3, h, w) that just cover `load_size` (an int: a square).
 
     Args:
@@ -40,10 +76,6 @@ class ImageStore:
         cache: "ram" keeps the decoded images, "none" decodes them anew each time, and "auto" keeps
             them if they are estimated to need less than 2 GiB and a quarter of the free memory. The
             pixels are the same.
-
-    Attributes:
-        skipped: reasons by the key of all unreadable images so far.
-        damaged: lines by the key of images that were read although they lack their last bytes.
     """
 
     shareable: ClassVar[bool] = True
@@ -58,16 +90,13 @@ class ImageStore:
         cache: CacheMode = "auto",
         training: bool = False,
     ) -> None:
+        super().__init__()
         self.records = tuple(records)
         self.training = training
         self.cover = (load_size, load_size) if isinstance(load_size, int) else load_size
         self.interpolation = interpolation
         self.labels = label_tensor(self.records)
         self.cached = cache == "ram" or (cache == "auto" and self._fits())
-        self.skipped: dict[str, str] = {}
-        self.damaged: dict[str, str] = {}
-        self._warning = RepeatedWarning(log, "skipped: ")
-        self._damage = RepeatedWarning(log)
         self._just_damaged: list[tuple[int, str]] = []
         self._pixels: Tensor | None = None
         self._places: list[tuple[int, int, int] | None] = []  # offset, height, width
@@ -87,30 +116,13 @@ class ImageStore:
         return pixels.view(height, width, 3).permute(2, 0, 1)
 
     def skip(self, index: int, reason: str) -> None:
-        """Note an unreadable image and warn once; of many, see `summarize`."""
+        """Note the image at `index` as unreadable."""
         self.note(self.records[index].key, reason)
-
-    def note(self, key: str, reason: str) -> None:
-        """Like `skip`, for an image that another process could not read."""
-        if key not in self.skipped:
-            self.skipped[key] = reason
-            self._warning.add(reason)
 
     def take_damaged(self) -> list[tuple[int, str]]:
         """Return (index, line) of the damaged images that were read since the last call."""
         taken, self._just_damaged = self._just_damaged, []
         return sorted(taken)
-
-    def note_damaged(self, key: str, line: str) -> None:
-        """Note a damaged image and warn once; of many, see `summarize`."""
-        if key not in self.damaged:
-            self.damaged[key] = line
-            self._damage.add(line)
-
-    def summarize(self) -> None:
-        """Log how many images were skipped, or are damaged, without a warning of their own."""
-        self._warning.summarize()
-        self._damage.summarize()
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill the cache, if it is enabled, and call `progress(done, total)` after each image.

@@ -188,7 +188,7 @@ def test_without_shared_memory_the_main_process_loads(
     if fails == "later":
         transform = Ends((24, 32))
     else:
-        monkeypatch.setattr("gtacli.data.loader._try_to_share", refuse)
+        monkeypatch.setattr("gtacli.data.workers._try_to_share", refuse)
     for epoch in (2, 3):
         tested = make_loader(store, transform, 4, train=True, seed=5, epoch=epoch, workers=2)
         assert same(list(tested), list(loader(records, epoch=epoch)))

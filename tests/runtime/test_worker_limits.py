@@ -17,7 +17,7 @@ CODE = """
     import resource
     import torch
     from torch.utils.data import DataLoader
-    from gtacli.data.loader import _begin_worker, _receive
+    from gtacli.data.workers import _receive, start_worker
     from gtacli.runtime.limits import explain_limit
 
     class Items(torch.utils.data.Dataset):
@@ -29,7 +29,7 @@ CODE = """
             return [torch.zeros(1000) for _ in range(20)]
 
     try:
-        list(_receive(DataLoader(Items(), None, num_workers=1, worker_init_fn=_begin_worker)))
+        list(_receive(DataLoader(Items(), None, num_workers=1, worker_init_fn=start_worker)))
     except Exception as error:
         print(explain_limit(error, workers=1).message)
 """
