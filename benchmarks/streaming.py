@@ -10,6 +10,12 @@ the clock; and of Parquet files with the same bytes. No image is decoded.
 the clock and of the CPU until a stream gives its first image, and an index is complete; each in
 a process of its own, after its imports.
 
+`training`: images per second of batches for a pre-training, decoded and cropped, from 20 tars of
+100 JPEGs of 256 px: of the stream, and of the indexed loader, in this process and in turn.
+
+`first batch`: for each number of shards the seconds of the clock and of the CPU until a training on
+the stream has its first batch (64 images) and its hundredth, and the largest memory.
+
 `discover`, `embed`: for each number of shards the seconds from the start of the process to the
 first result (a batch in the journal; `embed` begins its file) and the largest memory (MB), of
 `gta discover` to its end with a network of random weights, whose images are known after the first
@@ -55,6 +61,27 @@ print(json.dumps({"seconds": round(time.perf_counter() - start, 3),
 """
 
 
+BATCH = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from streaming import stream_loader
+def measure():
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM"))
+    return {"seconds": round(time.perf_counter() - start, 2),
+            "cpu_seconds": round(time.process_time() - used, 2),
+            "peak_mb": int(peak.split()[1]) // 1024}
+start, used = time.perf_counter(), time.process_time()
+batches = iter(stream_loader(sys.argv[2], 32, 100))
+next(batches)
+first = measure()
+for batch in batches:
+    pass
+print(json.dumps({"first": first, "hundredth": measure()}))
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
@@ -64,6 +91,7 @@ def main() -> None:
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     print(json.dumps({"what": "reading", **measure_reading(work, args.repeats)}), flush=True)
+    print(json.dumps({"what": "training", **measure_training(work, args.repeats)}), flush=True)
     for count in args.shards:
         folder = work / f"links-{count}"
         if not folder.is_dir():
@@ -73,6 +101,8 @@ def main() -> None:
             found = run_json([sys.executable, "-c", START, way, spec])
             form = "folder" if spec != pattern else "braces"
             print(json.dumps({"what": "start", "shards": count, "way": way, "form": form, **found}))
+        found = run_json([sys.executable, "-c", BATCH, str(Path(__file__).parent), pattern])
+        print(json.dumps({"what": "first batch", "shards": count, **found}), flush=True)
         model = save_model(work / "model")
         for command in ("discover", "embed"):
             measured = measure_command(command, pattern, model, work / "out")
@@ -111,6 +141,77 @@ def measure_reading(work: Path, repeats: int) -> dict[str, Any]:
             name: timed.ratio(name, "index") for name in variants if name != "index"
         },
     }
+
+
+def crop(size: int) -> Any:
+    """Return the view of a pre-training."""
+    from gtacli.data.augment.augmentation import Augmentation
+    from gtacli.data.augment.transforms import TrainTransform
+
+    return Augmentation(TrainTransform((size, size), (0.2, 1.0), load_ratio=0.2**-0.5))
+
+
+def stream_loader(spec: str, size: int, batches: int) -> Any:
+    """Return batches of 64 images of a stream."""
+    from gtacli.data.spec import find_stream
+    from gtacli.data.store import ImageNotes
+    from gtacli.data.stream_loader import StreamLoader, StreamPlan
+    from gtacli.data.streams.lanes import count_lanes
+
+    stream = find_stream(spec)
+    assert stream is not None
+    plan = StreamPlan(
+        stream=stream,
+        transform=crop(size),
+        interpolation="bicubic",
+        seed=0,
+        lanes=count_lanes(64, len(stream)),
+        images=64,
+        batches=batches,
+        epochs=1,
+    )
+    return StreamLoader(plan, {}, 0, ImageNotes())
+
+
+def measure_training(work: Path, repeats: int) -> dict[str, Any]:
+    """Compare batches of a stream and of an index of the same JPEGs."""
+    from gtacli.data.loader import make_loader
+    from gtacli.data.store import ImageStore
+    from gtacli.data.unlabeled import load_images
+
+    folder, images = work / "training", 2000
+    if not folder.is_dir():
+        make_photographs(folder, images)
+    spec, batches = f"wds/{folder}", images // 64
+    view = crop(224)
+    store = ImageStore(load_images(spec)["train"], view.load_size, cache="none")
+
+    def stream() -> int:
+        return sum(len(batch.images) for batch in stream_loader(spec, 224, batches))
+
+    def index() -> int:
+        loader = make_loader(store, view, 64, train=True, drop_last=True)
+        return sum(len(batch.images) for batch in loader)
+
+    timed = time_interleaved({"stream": stream, "index": index}, repeats)
+    assert set(timed.results.values()) == {64 * batches}
+    rates = {name: round(64 * batches / s) for name, s in timed.medians().items()}
+    return {"images_per_second": rates, "cpu_time_of_index": timed.ratio("stream", "index")}
+
+
+def make_photographs(folder: Path, count: int) -> None:
+    """Write smooth noise of 256 px as JPEG into tars of 100."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(0, count, 100):
+        with tarfile.open(folder / f"{number:05}.tar", "w") as tar:
+            for key in range(number, number + 100):
+                file, pixels = BytesIO(), rng.integers(0, 255, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).resize((256, 256)).save(file, "JPEG")
+                add(tar, f"{key:05}.jpg", file.getvalue())
 
 
 def make_shards(folder: Path) -> None:

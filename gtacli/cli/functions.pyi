@@ -138,6 +138,7 @@ def pretrain(
     image_size: str | int | Sequence[Any] | None = ...,
     data: str | PathLike[str] | None = ...,
     columns: str | PathLike[str] | None = ...,
+    epoch_images: int | None = ...,
     method: Literal["mae", "crossmae"] | None = ...,
     guide: str | PathLike[str] | None = ...,
     maps: str | PathLike[str] | None = ...,

@@ -76,6 +76,13 @@ class PretrainConfig(TrainingConfig):
         metavar="SPEC",
     )
     columns: str | None = columns_option()
+    epoch_images: int | None = option(
+        None,
+        "images of an epoch; reads the shards of `data` (wds/, parquet/) as an endless stream, "
+        "without an index",
+        ge=1,
+        shown="all, through an index",
+    )
     method: Literal["mae", "crossmae"] = option(
         "mae",
         "crossmae: the decoder attends to visible patches only and predicts a part of the "
@@ -132,7 +139,9 @@ class PretrainConfig(TrainingConfig):
     decoder_dim: int = option(512, "embedding dimension of the decoder", ge=4)
     decoder_depth: int = option(8, "number of blocks of the decoder", ge=1)
     decoder_heads: int = option(16, "number of attention heads of the decoder", ge=1)
-    epochs: int = option(100, "number of passes over the images", ge=1)
+    epochs: int = option(
+        100, "number of passes over the images, or of epochs of `epoch_images`", ge=1
+    )
     warmup: float | None = option(
         None,
         "epochs of linear learning-rate warm-up",
@@ -218,6 +227,9 @@ class PretrainConfig(TrainingConfig):
             "`teacher_size` needs a `teacher`": self.teacher_size is not None and not has_teacher,
             "`predict_ratio` needs `method=crossmae`; mae predicts all masked patches": (
                 ratio is not None and self.method != "crossmae"
+            ),
+            "`cache=ram` keeps all images in memory; a stream (`epoch_images`) has no end": (
+                self.cache == "ram" and self.epoch_images is not None
             ),
             "`predict_ratio` must not exceed `mask_ratio`; only masked patches are predicted": (
                 ratio is not None and ratio > self.mask_ratio

@@ -56,6 +56,7 @@ class FinetuneJob(TrainingJob):
     """
 
     config: FinetuneConfig
+    dataset: ImageDataset
     split: Split
     target: LoadedModel
     source: LoadedModel | None

@@ -32,6 +32,7 @@ from gtacli.runtime.tensor_parts import gather_whole, load_whole
 from gtacli.training.engine import train
 from gtacli.training.job import Batches, Phase
 from gtacli.training.loop import Observer
+from gtacli.training.recorded_images import RecordedImages
 from gtacli.training.state import Progress
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,11 @@ def run_phase(
         return {**row, "phase": "refit"} if job.refit else row
 
     phase = Phase(
-        records=job.records,
+        images=RecordedImages(
+            records=job.records,
+            views=config.source_views,
+            balanced=config.balance == "sampling",
+        ),
         epochs=job.epochs,
         warmup=config.warmup,
         evaluate=evaluate,
@@ -97,8 +102,6 @@ def run_phase(
         max_batches=max_batches,
         freeze_epochs=config.freeze_epochs,
         patience=None if job.refit else config.patience,
-        views=config.source_views,
-        balanced=config.balance == "sampling",
         before_training=fill_source_cache,
     )
     return train(job, phase, run, observer, state, progress)

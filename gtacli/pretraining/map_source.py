@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gtacli.data.base import Record
@@ -24,6 +25,8 @@ from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
 
 log = logging.getLogger(__name__)
+_TRIED = 1000
+"""Images of a stream of which one at least must have a map."""
 
 
 class MapSource(Protocol):
@@ -42,6 +45,16 @@ class MapSource(Protocol):
             (B, 5), as `Batch.crops`.
         """
         ...
+
+
+def open_cache(folder: Path, backend: str) -> MapCache:
+    """Open a cache of maps. Raises GtaError if another back-end than `backend` made them."""
+    cache = MapCache(folder)
+    made_by = cache.manifest.backend
+    if backend not in ("", "none", made_by):
+        text = f"{folder} holds maps of {made_by}, not of `guide={backend}`"
+        raise GtaError(text, option="maps")
+    return cache
 
 
 class CachedMaps:
@@ -67,11 +80,7 @@ class CachedMaps:
         repeats: int,
         processes: Processes,
     ) -> None:
-        self.cache = MapCache(folder)
-        made_by = self.cache.manifest.backend
-        if backend not in ("", "none", made_by):
-            text = f"{folder} holds maps of {made_by}, not of `guide={backend}`"
-            raise GtaError(text, option="maps")
+        self.cache = open_cache(folder, backend)
         sources = [record.path for record in records]
         self.rows = processes.run_on_main(lambda: self.cache.rows(sources))
         missing = int((self.rows < 0).sum())
@@ -96,10 +105,54 @@ class CachedMaps:
         self._none = np.zeros(self.cache.grid, np.uint8)
 
     def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        rows = self.rows[(batch.indices // self._repeats).numpy()].tolist()
-        found = [self._none if row < 0 else self.cache[row] for row in rows]
-        maps = np.stack(found) if found else np.empty((0, *self.cache.grid), np.uint8)
+        rows = self.rows[(batch.indices // self._repeats).numpy()]
+        return torch.from_numpy(_stack_maps(self.cache, rows, self._none)), batch.crops
+
+
+class StreamedMaps:
+    """The maps in a cache of `gta discover`, looked up by the digests of a stream's images.
+
+    An image without a map is treated as one without an object.
+
+    Args:
+        folder, backend: see `CachedMaps`.
+    """
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        self.cache = open_cache(folder, backend)
+        self.fingerprint = self.cache.fingerprint()
+        self._none = np.zeros(self.cache.grid, np.uint8)
+        self._found = self._missing = self._told = 0
+
+    def maps(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.contents is None:  # a trial step
+            return torch.zeros(len(batch.indices), *self.cache.grid, dtype=torch.uint8), batch.crops
+        rows = self.cache.find_rows(batch.contents.numpy())
+        self._missing += int((rows < 0).sum())
+        self._found += int((rows >= 0).sum())
+        self._require_some()
+        maps = _stack_maps(self.cache, rows, self._none)
         return torch.from_numpy(maps), batch.crops
+
+    def _require_some(self) -> None:
+        """Raise GtaError if none of the first images has a map."""
+        if not self._found and self._missing >= _TRIED:
+            raise GtaError(
+                f"{self.cache.folder} holds {len(self.cache)} maps, but none of the first "
+                f"{self._missing:,} images of `data`; create them with gta discover",
+                option="maps",
+            )
+
+    def summarize(self) -> None:
+        """Log how many images of this process have no map, if there are more than before."""
+        if self._missing > self._told:
+            log.warning(
+                "`maps`: %.3g %% of the images looked up so far have no map in %s and are treated "
+                "as without an object; create them with gta discover",
+                100 * self._missing / (self._missing + self._found),
+                self.cache.folder,
+            )
+        self._told = self._missing
 
 
 class OnlineMaps:
@@ -133,6 +186,14 @@ class OnlineMaps:
         pixels = batch.images.to(self._compute.device, non_blocking=True)
         with torch.no_grad(), self._compute.autocast():
             return self.backend.find(self._view(pixels)).maps.float(), whole
+
+
+def _stack_maps(
+    cache: MapCache, rows: NDArray[np.int64], none: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return the maps in rows of a cache (B, gh, gw), with `none` for a row below 0."""
+    found = [none if row < 0 else cache[row] for row in rows.tolist()]
+    return np.stack(found) if found else np.empty((0, *cache.grid), np.uint8)
 
 
 def _digest(text: str, data: bytes) -> str:

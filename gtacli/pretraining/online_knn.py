@@ -38,15 +38,16 @@ class OnlineKnn:
 
     Args:
         job: the run.
+        dataset: its images.
 
     Attributes:
         queries: the classified images; none if the data has no labels.
     """
 
-    def __init__(self, job: PretrainJob) -> None:
-        self.job = job
-        self.keys, self.queries = _select_images(job.dataset, job.config.seed)
-        if self.queries and not job.dataset["val"] and job.config.knn_every != 0:
+    def __init__(self, job: PretrainJob, dataset: ImageDataset) -> None:
+        self.job, self._classes = job, len(dataset.classes)
+        self.keys, self.queries = _select_images(dataset, job.config.seed)
+        if self.queries and not dataset["val"] and job.config.knn_every != 0:
             log.info(
                 "no validation split: the 20-nn accuracy is that of %d images that the encoder is "
                 "trained on (without their labels); other images may have a lower one",
@@ -66,8 +67,7 @@ class OnlineKnn:
         if not len(keys) or not len(queries):
             return None
         neighbors = find_neighbors(queries, keys, NEIGHBORS)
-        classes = len(self.job.dataset.classes)
-        hits = evaluate_knn(neighbors, key_labels, labels, classes, [NEIGHBORS])[NEIGHBORS]
+        hits = evaluate_knn(neighbors, key_labels, labels, self._classes, [NEIGHBORS])[NEIGHBORS]
         return float(hits.top1.double().mean())
 
     @torch.no_grad()

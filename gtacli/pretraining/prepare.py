@@ -14,25 +14,29 @@ from gtacli.config.pretrain import PretrainConfig
 from gtacli.data.augment.augmentation import Augmentation
 from gtacli.data.augment.batched import BatchedAugmentation, place_augmentation
 from gtacli.data.augment.transforms import TrainTransform
-from gtacli.data.base import Record
+from gtacli.data.base import ImageDataset
 from gtacli.data.learnable import without_unseen
+from gtacli.data.spec import find_stream
+from gtacli.data.streams.stream import ImageStream
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError, UsageError, errors_about
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.mae import MaskedAutoencoder, initialize_encoder
 from gtacli.pretraining.guidance import Guidance
-from gtacli.pretraining.map_source import CachedMaps, MapSource, OnlineMaps
+from gtacli.pretraining.map_source import CachedMaps, MapSource, OnlineMaps, StreamedMaps
 from gtacli.pretraining.task import PretrainTask
 from gtacli.runtime import rng
 from gtacli.runtime.devices import Compute, choose_compute
 from gtacli.runtime.distribution import Processes
+from gtacli.runtime.secrets import mask_secrets
 from gtacli.training.image_stores import ImageStores
 from gtacli.training.job import TrainingJob, require_shared_batch
 from gtacli.training.optimization import make_optimizer
 from gtacli.training.sharding import check_shardable
 
 log = logging.getLogger(__name__)
+_STREAM_ONLY = "parquet/"
 BETAS = {"beta1": 0.9, "beta2": 0.95}  # MAE's
 
 
@@ -43,6 +47,7 @@ class PretrainJob(TrainingJob):
     Attributes:
         model: the autoencoder around the encoder.
         map_source: where the object maps of a batch come from, if there are any.
+        listed: the dataset, if its images are listed; None: they are a stream.
     """
 
     config: PretrainConfig
@@ -52,9 +57,8 @@ class PretrainJob(TrainingJob):
     task: PretrainTask
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        """The images that are trained on."""
-        return self.dataset["train"]
+    def listed(self) -> ImageDataset | None:
+        return self.dataset if isinstance(self.dataset, ImageDataset) else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -88,14 +92,11 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
         text = f"{config.batch_size} is not a multiple of `repeats={config.repeats}`"
         raise UsageError(text, option="batch_size")
     require_shared_batch(config.batch_size, processes, config.repeats)
-    dataset = without_unseen(load_images(config.data))
-    records = dataset["train"]
-    if not records:
-        raise GtaError(f"{config.data} has no training images", option="data")
+    dataset = _load_images(config, config.data)
     rng.seed_everything(config.seed)
     encoder = _load_encoder(config)
     model = _make_autoencoder(config, encoder)
-    map_source = _make_map_source(config, records, compute, processes)
+    map_source = _make_map_source(config, dataset, compute, processes)
     model.to(compute.device)
     guidance = None
     if config.guided:
@@ -121,6 +122,28 @@ def prepare(config: PretrainConfig, processes: Processes) -> PretrainJob:
         stores=ImageStores(encoder.interpolation, config.cache),
         fingerprint=fingerprint(model),
     )
+
+
+def _load_images(config: PretrainConfig, data: str) -> ImageDataset | ImageStream:
+    """List the training images, or find the shards of a stream."""
+    if config.epoch_images is not None:
+        stream = find_stream(data)
+        if stream is None:
+            text = f"{data} is read through a list of its images; a stream has shards, wds/ or"
+            raise UsageError(f"{text} parquet/: leave it out", option="epoch_images")
+        step = config.batch_size // config.repeats
+        if config.epoch_images < step:
+            text = f"{config.epoch_images} images are less than the {step} of one step"
+            raise UsageError(text, option="epoch_images")
+        return stream
+    if data.startswith(_STREAM_ONLY):
+        shown = mask_secrets(data)
+        text = f"{shown} is read as a stream: give the images of an epoch as `epoch_images`"
+        raise UsageError(text, option="data")
+    dataset = without_unseen(load_images(data))
+    if not dataset["train"]:
+        raise GtaError(f"{data} has no training images", option="data")
+    return dataset
 
 
 def _load_encoder(config: PretrainConfig) -> LoadedModel:
@@ -158,10 +181,16 @@ def _make_autoencoder(config: PretrainConfig, encoder: LoadedModel) -> MaskedAut
 
 
 def _make_map_source(
-    config: PretrainConfig, records: tuple[Record, ...], compute: Compute, processes: Processes
+    config: PretrainConfig,
+    dataset: ImageDataset | ImageStream,
+    compute: Compute,
+    processes: Processes,
 ) -> MapSource | None:
     """Open the cache of maps or load the teacher; also if maps only choose the mask, or measure."""
     if config.maps is not None:
+        if isinstance(dataset, ImageStream):
+            return StreamedMaps(config.maps, config.backend)
+        records = dataset["train"]
         return CachedMaps(config.maps, config.backend, records, config.repeats, processes)
     if config.teacher is None:
         return None

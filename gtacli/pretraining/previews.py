@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,8 +15,13 @@ from torchvision.transforms.v2 import functional as F
 
 from gtacli.data.augment.map_crops import crop_maps
 from gtacli.data.augment.transforms import EvalTransform
+from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import Batch
-from gtacli.images.decode import ImageError
+from gtacli.data.streams.names import is_for_training
+from gtacli.data.streams.samples import ShardImage
+from gtacli.data.streams.stream import ImageStream
+from gtacli.discovery.maps.digests import digest, stack
+from gtacli.images.decode import ImageError, load
 from gtacli.models.patches import mask_order, patchify, unpatchify
 from gtacli.models.windows import run_in
 from gtacli.pretraining.guidance import normalize_maps
@@ -22,6 +31,8 @@ from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import SheetRow, draw_sheet
 
 IMAGES = 8
+SHARDS = 8
+"""Shards of a stream in which images are looked for."""
 GRAY = 128
 _STREAM = 2  # of noise; training has others for its masks and shuffles
 
@@ -38,6 +49,8 @@ class Previews:
 
     def __init__(self, job: PretrainJob) -> None:
         self.job = job
+        encoder = job.encoder
+        self._transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
         self.batch = self._read()
 
     @torch.no_grad()
@@ -68,30 +81,55 @@ class Previews:
         return draw_sheet([SheetRow(row) for row in zip(*pictures, strict=True)], titles)
 
     def _read(self) -> Batch:
-        """Read images from the whole training split; unreadable ones are skipped."""
-        encoder, records = self.job.encoder, self.job.records
-        transform = EvalTransform(encoder.image_size, encoder.crop_pct, encoder.interpolation)
-        places = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int)
-        store = self.job.stores.get(
-            tuple(records[place] for place in places.tolist()), transform.load_size
+        """Read the images; unreadable ones are skipped."""
+        dataset = self.job.dataset
+        contents: list[bytes] = []
+        found = (
+            self._listed(dataset["train"])
+            if isinstance(dataset, ImageDataset)
+            else self._streamed(dataset, contents)
         )
         views, crops, indices = [], [], []
-        for number, place in enumerate(places.tolist()):
-            try:
-                view, crop = transform.make_view(store.get(number))
-            except ImageError:  # the training logs it
-                continue
+        for place, pixels in found:
+            view, crop = self._transform.make_view(pixels)
             views.append(view)
             crops.append(crop)
             indices.append(place * self.job.config.repeats)
-        empty = torch.empty(0, 3, *encoder.image_size, dtype=torch.uint8)
+        empty = torch.empty(0, 3, *self.job.encoder.image_size, dtype=torch.uint8)
         numbers = torch.tensor(indices, dtype=torch.int64)
         return Batch(
             images=torch.stack(views) if views else empty,
             labels=numbers,  # not used
             indices=numbers,
             crops=torch.tensor(crops, dtype=torch.float32).view(-1, 5),
+            contents=torch.from_numpy(stack(contents).copy()) if contents else None,
         )
+
+    def _listed(self, records: tuple[Record, ...]) -> Iterator[tuple[int, Tensor]]:
+        """Yield images from the whole training split with their places in it."""
+        places = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int)
+        chosen = tuple(records[place] for place in places.tolist())
+        store = self.job.stores.get(chosen, self._transform.load_size)
+        for number, place in enumerate(places.tolist()):
+            with suppress(ImageError):  # the training logs it
+                yield place, store.get(number)
+
+    def _streamed(self, stream: ImageStream, contents: list[bytes]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first images of the first shards; add their digests to `contents`."""
+        if self.job.config.previews_every == 0:
+            return
+        for shard in filter(is_for_training, islice(stream.names, SHARDS)):
+            for item in stream.read(shard, labels=False):
+                if len(contents) == IMAGES:
+                    return
+                if not isinstance(item, ShardImage):
+                    continue
+                with suppress(ImageError):
+                    pixels = load(
+                        item.image, self._transform.load_size, self._transform.interpolation
+                    )
+                    contents.append(digest(item.image.data))
+                    yield len(contents) - 1, torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _maps(self) -> Tensor | None:
         if self.job.map_source is None:

@@ -36,6 +36,8 @@ class PretrainSummary(RunCosts):
     recon_fg: Annotated[float | None, Doc(f"{_RECON} inside the object in the last epoch")]
     recon_bg: Annotated[float | None, Doc(f"{_RECON} outside the object in the last epoch")]
     knn_top1: Annotated[float | None, Doc("20-nn accuracy after the last epoch, fraction")]
-    n_train: Annotated[int, Doc("number of readable training images")]
+    n_train: Annotated[
+        int, Doc("number of readable training images; of a stream the images of an epoch")
+    ]
     n_val: Annotated[int, Doc("number of images that the 20-nn probe classifies")]
     epochs: Annotated[int, Doc("length of the schedule in epochs")]

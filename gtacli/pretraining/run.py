@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
 import torch
 
 from gtacli.config.pretrain import PretrainConfig
+from gtacli.data.base import ImageDataset
 from gtacli.data.loader import Batch
+from gtacli.data.streams.stream import ImageStream
+from gtacli.discovery.maps.digests import digest
 from gtacli.models.metadata import model_metadata
+from gtacli.pretraining.map_source import StreamedMaps
 from gtacli.pretraining.online_knn import OnlineKnn
 from gtacli.pretraining.prepare import PretrainJob, prepare
 from gtacli.pretraining.previews import Previews
@@ -21,8 +26,12 @@ from gtacli.training.batch_parts import fit_batch
 from gtacli.training.engine import train
 from gtacli.training.job import Phase
 from gtacli.training.loop import Observer
+from gtacli.training.recorded_images import RecordedImages
 from gtacli.training.session import Session, open_session
 from gtacli.training.state import Progress
+from gtacli.training.streamed_images import StreamedImages
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -57,23 +66,53 @@ def _pretrain(session: Session[PretrainConfig]) -> PretrainSummary:
     if job.map_source is not None:
         option = "maps" if job.config.maps is not None else "teacher"
         inputs[option] = job.map_source.fingerprint
-    keys = {split: [r.key for r in records] for split, records in job.dataset.splits.items()}
-    state = session.begin(job, job.encoder, {"dataset": job.dataset.name, **keys}, inputs)
+    training = _training_images(job)
+    lanes = {"lanes": training.count_lanes(job)} if isinstance(training, StreamedImages) else {}
+    state = session.begin(job, job.encoder, _describe_split(job), inputs, resolved=lanes)
     job.task.processes = ALONE  # each tries by itself
     fit_batch(session, job, repeats=job.config.repeats, complete_batch=partial(add_maps, job))
     job.task.processes = job.processes
-    knn = OnlineKnn(job)
+    knn = None
+    if job.listed is not None:
+        knn = OnlineKnn(job, job.listed)
+    elif job.config.knn_every:
+        log.info("`knn_every` has no effect: the labels of a stream are not read")
     phase = _make_phase(job, session.run, knn, session.dry_run)
     progress = train(job, phase, session.run, session.observer, state)
     return _summarize(session, job, progress, knn)
 
 
-def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool) -> Phase:
+def _describe_split(job: PretrainJob) -> dict[str, Any]:
+    """Return the content of split.json: the keys of listed images, the number of shards."""
+    splits = {} if job.listed is None else job.listed.splits
+    keys: dict[str, Any] = {name: [r.key for r in records] for name, records in splits.items()}
+    shards = {"shards": len(job.dataset)} if isinstance(job.dataset, ImageStream) else {}
+    return {"dataset": job.dataset.name, **keys, **shards}
+
+
+def _training_images(job: PretrainJob) -> RecordedImages | StreamedImages:
+    """Return the images of the training; all batches have one shape."""
+    config, dataset = job.config, job.dataset
+    if isinstance(dataset, ImageDataset):
+        # An image that is skipped in this epoch is in the next one.
+        return RecordedImages(records=dataset["train"], repeats=config.repeats, drop_last=True)
+    assert config.epoch_images is not None
+    return StreamedImages(
+        stream=dataset,
+        images=config.epoch_images,
+        epochs=config.epochs,
+        interpolation=job.encoder.interpolation,
+        repeats=config.repeats,
+        digest=digest if isinstance(job.map_source, StreamedMaps) else None,
+    )
+
+
+def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn | None, dry_run: bool) -> Phase:
     """Describe the training of the whole run."""
     config, processes = job.config, job.processes
-    previews = Previews(job)
-    views = len(job.records) * config.repeats
-    images = min(config.batch_size, views) // config.repeats  # of a batch, as the loader shares it
+    previews, training = Previews(job), _training_images(job)
+    # Of a batch, as the loader shares it.
+    images = min(config.batch_size, training.count_views(job)) // config.repeats
     own_views = config.repeats * len(range(images)[processes.rank :: processes.size])
     metadata = job.metadata
     encoder_metadata = {**model_metadata(job.encoder, ()), **metadata}
@@ -89,8 +128,10 @@ def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool)
             sheet = previews.draw(epoch)  # in all processes: they may share the weights
             run.write(name, lambda p: sheet.save(p, format="PNG"))
         measured = config.due(config.knn_every, epoch)
-        top1 = knn(1 if dry_run else None) if measured else None
+        top1 = knn(1 if dry_run else None) if measured and knn is not None else None
         job.stores.share_skipped(processes)
+        if isinstance(job.map_source, StreamedMaps):
+            job.map_source.summarize()
         return {"knn_top1": top1}
 
     def save_weights() -> None:
@@ -98,16 +139,13 @@ def _make_phase(job: PretrainJob, run: RunFolder, knn: OnlineKnn, dry_run: bool)
         run.write_model(job.model.decoder, {"format": "pt", **metadata}, DECODER_FILE)
 
     return Phase(
-        records=job.records,
+        images=training,
         epochs=config.epochs,
         warmup=config.epochs / 20 if config.warmup is None else config.warmup,
         evaluate=evaluate,
         save_weights=save_weights,
         stop_after=1 if dry_run else config.epochs,
         max_batches=config.accumulate if dry_run else None,
-        repeats=config.repeats,
-        # All batches have one shape; an image that is skipped in this epoch is in the next one.
-        drop_last=True,
         complete_batch=complete_batch,
     )
 
@@ -127,12 +165,25 @@ def fill_batch(batch: Batch, size: int) -> Batch:
         return batch
     places = torch.arange(size) % count
     images, labels, indices, crops = (t[places.to(t.device)] for t in batch[:4])
-    return batch._replace(images=images, labels=labels, indices=indices, crops=crops)
+    contents = None if batch.contents is None else batch.contents[places]
+    return batch._replace(
+        images=images, labels=labels, indices=indices, crops=crops, contents=contents
+    )
+
+
+def _count_images(job: PretrainJob) -> int:
+    """Count the readable images of an epoch."""
+    if job.listed is not None:
+        return job.stores.count_readable(job.listed["train"])
+    return _training_images(job).count_views(job) // job.config.repeats
 
 
 def _summarize(
-    session: Session[PretrainConfig], job: PretrainJob, progress: Progress, knn: OnlineKnn
+    session: Session[PretrainConfig], job: PretrainJob, progress: Progress, knn: OnlineKnn | None
 ) -> PretrainSummary:
+    classified = 0
+    if knn is not None and job.config.knn_every != 0:
+        classified = job.stores.count_readable(knn.queries)
     last = progress.rows[-1] if progress.rows else {}
     return {
         "command": "pretrain",
@@ -142,8 +193,8 @@ def _summarize(
         "recon_fg": last.get("recon_fg"),
         "recon_bg": last.get("recon_bg"),
         "knn_top1": last.get("knn_top1"),
-        "n_train": job.stores.count_readable(job.records),
-        "n_val": job.stores.count_readable(knn.queries) if job.config.knn_every != 0 else 0,
+        "n_train": _count_images(job),
+        "n_val": classified,
         "epochs": job.config.epochs,
         **session.costs(job, progress),
     }

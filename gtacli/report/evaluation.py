@@ -69,6 +69,11 @@ class RunEvaluator:
         if not isinstance(spec, str):
             self.notes.add(f"{run.name}: its run.json does not name its dataset")
             return None
+        if run.config.get("epoch_images") is not None:
+            self.notes.add(
+                f"{run.name}: its images are a stream, of which none is shown; name some"
+            )
+            return None
         several = bool(run.config.get("multi_label"))
         key = (spec, several)
         if key not in self._datasets:

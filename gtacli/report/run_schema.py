@@ -85,6 +85,7 @@ class _Config(_Part):
     seed: int | None = None
     data: str | None = None
     multi_label: bool | None = None
+    epoch_images: Count | None = None
     model: str | None = None
     source: str | None = None
     init: str | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.config.base import build
-from gtacli.data.spec import load_dataset
+from gtacli.data.spec import find_stream, load_dataset
 from gtacli.errors import UsageError, errors_about
 from gtacli.executors.base import Executor
 from gtacli.registry import EXECUTORS
@@ -33,17 +33,19 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
         raise UsageError(f"{path} is not empty, and no study's folder", option="out")
     specs = dict.fromkeys(spec for c in plan.cells.values() for spec in data_specs(c.settings))
     data = {}
-    several = {
-        spec
-        for cell in plan.cells.values()
-        if cell.settings.get("multi_label")
-        for spec in data_specs(cell.settings)
-    }
+    several, streamed = (_specs_with(plan, key) for key in ("multi_label", "epoch_images"))
     for spec in specs:
         with errors_about("data"):
-            data[spec] = load_dataset(spec, spec in several).fingerprint()
+            found = find_stream(spec) if spec in streamed else None
+            data[spec] = (found or load_dataset(spec, spec in several)).fingerprint()
     folder.begin(text, plan, data)
     return folder
+
+
+def _specs_with(plan: StudyPlan, key: str) -> set[str]:
+    """Return the datasets of the cells that have a setting."""
+    cells = [cell for cell in plan.cells.values() if cell.settings.get(key)]
+    return {spec for cell in cells for spec in data_specs(cell.settings)}
 
 
 def open_executor(folder: StudyFolder, name: str, jobs: int | None) -> Executor[Any]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gtacli.data.loader import Batch, make_loader
-from gtacli.runtime.devices import choose_workers
+from gtacli.data.loader import Batch
 from gtacli.runtime.limits import explain_limit
 from gtacli.runtime.run_folder import RunFolder
-from gtacli.training.image_stores import prepare_training
 from gtacli.training.job import Phase, TrainingJob
 from gtacli.training.loop import Observer, Plan, Trainer
 from gtacli.training.optimization import make_schedule
@@ -35,10 +33,7 @@ def train(
     Raises RunError and Interrupted, see `Trainer.fit`.
     """
     config, compute, processes = job.config, job.compute, job.processes
-    views = len(phase.records) * phase.repeats
-    if phase.drop_last:
-        whole = config.batch_size * job.parts
-        views = max(views - views % whole, min(views, whole))
+    views = phase.images.count_views(job)
     plan = Plan(phase.epochs, views, config.batch_size, config.accumulate)
     schedule = make_schedule(
         job.optimizer,
@@ -49,38 +44,25 @@ def train(
     scaler, restored = make_ready(
         job.task, job.optimizer, compute, processes, state, config.compile, job.sharded
     )
-    store = job.stores.get(phase.records, job.transform.load_size, training=True)
-    prepare_training(store)
-    workers = choose_workers(config.workers, compute.device, store.cached)
+    images = phase.images.load(job, state)
 
     def batches(epoch: int, first: int) -> Iterable[Batch]:
-        loader = make_loader(
-            store,
-            job.transform,
-            config.batch_size,
-            train=True,
-            seed=config.seed,
-            epoch=epoch,
-            start_batch=first,
-            workers=workers,
-            drop_last=phase.drop_last,
-            parts=job.parts,
-            pin_memory=compute.device.type == "cuda",
-            shard=(processes.rank, processes.size),
-            views=phase.views,
-            repeats=phase.repeats,
-            balanced=phase.balanced,
-        )
-        return loader if phase.complete_batch is None else map(phase.complete_batch, loader)
+        loaded = images.batches(epoch, first)
+        return loaded if phase.complete_batch is None else map(phase.complete_batch, loaded)
 
     if phase.before_training is not None:
         phase.before_training(batches)
     progress = restored or progress or Progress()
+    trainer = Trainer(
+        job, phase, plan, schedule, scaler, batches, images.state, progress, run, observer
+    )
     try:
-        Trainer(job, phase, plan, schedule, scaler, batches, progress, run, observer).fit()
+        trainer.fit()
     except Exception as error:  # said with the numbers that were found, see `batch_parts`
-        limit = explain_limit(error, config.batch_size, workers, config.fit_memory)
+        limit = explain_limit(error, config.batch_size, images.workers, config.fit_memory)
         if limit is None:
             raise
         raise limit from error
+    finally:
+        images.close()
     return progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gtacli.data.base import Record
-from gtacli.data.store import CacheMode, ImageStore
+from gtacli.data.store import CacheMode, ImageNotes, ImageStore
 from gtacli.errors import GtaError
 from gtacli.images.sizes import Size
 from gtacli.runtime.distribution import Processes
@@ -19,11 +19,18 @@ class ImageStores:
         interpolation: how images are resized.
         cache: whether decoded images are cached in memory.
         stores: the stores created so far.
+        notes: of images that are in no store.
     """
 
     interpolation: str
     cache: CacheMode
     stores: list[ImageStore] = field(default_factory=list)
+    notes: list[ImageNotes] = field(default_factory=list)
+
+    @property
+    def noted(self) -> list[ImageNotes]:
+        """The notes of all images."""
+        return [*self.stores, *self.notes]
 
     def get(
         self, records: tuple[Record, ...], load_size: Size, training: bool = False
@@ -48,11 +55,11 @@ class ImageStores:
 
     def skipped(self) -> set[str]:
         """Return the keys of the images found unreadable so far."""
-        return {key for store in self.stores for key in store.skipped}
+        return {key for notes in self.noted for key in notes.skipped}
 
     def damaged(self) -> set[str]:
         """Return the keys of the images that were read although they lack their last bytes."""
-        return {key for store in self.stores for key in store.damaged}
+        return {key for notes in self.noted for key in notes.damaged}
 
     def count_readable(self, records: tuple[Record, ...]) -> int:
         """Count the records that have not been found unreadable."""
@@ -66,13 +73,13 @@ class ImageStores:
 
     def share_skipped(self, processes: Processes) -> None:
         """Exchange the unreadable and the damaged images that each process has found."""
-        for found in processes.gather([(s.skipped, s.damaged) for s in self.stores]):
-            for store, (skipped, damaged) in zip(self.stores, found, strict=True):
+        for found in processes.gather([(n.skipped, n.damaged) for n in self.noted]):
+            for notes, (skipped, damaged) in zip(self.noted, found, strict=True):
                 for key, reason in skipped.items():
-                    store.note(key, reason)
+                    notes.note(key, reason)
                 for key, line in damaged.items():
-                    store.note_damaged(key, line)
-                store.summarize()
+                    notes.note_damaged(key, line)
+                notes.summarize()
 
 
 def prepare_training(store: ImageStore) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from gtacli.config.training import TrainingConfig
 from gtacli.data.augment.batched import BatchedAugmentation
 from gtacli.data.augment.transforms import Transform
-from gtacli.data.base import ImageDataset, Record
+from gtacli.data.base import ImageDataset
 from gtacli.data.loader import Batch
+from gtacli.data.streams.stream import ImageStream
 from gtacli.errors import UsageError
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import Processes
@@ -22,6 +23,44 @@ from gtacli.training.task import Task
 
 Batches = Callable[[int, int], Iterable[Batch]]
 """(epoch, first batch) -> the batches of an epoch from there on, with this process's images."""
+
+
+class TrainingImages(Protocol):
+    """The images that a phase trains on: `RecordedImages` are listed, `StreamedImages` are not."""
+
+    def count_views(self, job: TrainingJob) -> int:
+        """Count the views of an epoch."""
+        ...
+
+    def load(self, job: TrainingJob, state: Mapping[str, Any] | None) -> LoadedImages:
+        """Prepare the batches; those after a saved state are the ones that were to come.
+
+        Raises GtaError if no image can be read, and for a state that does not fit.
+        """
+        ...
+
+
+class LoadedImages(Protocol):
+    """The batches of a phase.
+
+    Attributes:
+        workers: processes that load them.
+    """
+
+    @property
+    def workers(self) -> int: ...
+
+    def batches(self, epoch: int, first: int) -> Iterable[Batch]:
+        """Return the batches of an epoch from `first` on, with this process's images."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a saved state needs, beside epoch and batch; all processes call it."""
+        ...
+
+    def close(self) -> None:
+        """End what loads the batches."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -36,7 +75,7 @@ class TrainingJob:
     config: TrainingConfig
     compute: Compute
     processes: Processes
-    dataset: ImageDataset
+    dataset: ImageDataset | ImageStream
     transform: Transform | BatchedAugmentation
     task: Task
     optimizer: torch.optim.Optimizer
@@ -55,7 +94,7 @@ class Phase:
     """One training within a run: its images, its length, and what happens around the steps.
 
     Attributes:
-        records: the images that are trained on.
+        images: what is trained on.
         epochs: length of the schedule.
         warmup: epochs in which the learning rate rises.
         evaluate: epoch -> metrics; `val_top1` or `val_map` among them decides which epoch's
@@ -67,15 +106,11 @@ class Phase:
         freeze_epochs: epochs at the start in which only the head learns; patience counts from
             there.
         patience: stop after so many epochs without a better one.
-        views: number of augmentations of each image over the whole training; None: one an epoch.
-        repeats: views of an image in each batch.
-        drop_last: whether an incomplete last batch is skipped, so that all have one shape.
-        balanced: whether every class is drawn equally often.
         complete_batch: adds what the task needs to a batch.
         before_training: called with the batches before the first step, also of a resumed run.
     """
 
-    records: tuple[Record, ...]
+    images: TrainingImages
     epochs: int
     warmup: float
     evaluate: Callable[[int], Mapping[str, Any]]
@@ -85,10 +120,6 @@ class Phase:
     max_batches: int | None = None
     freeze_epochs: int = 0
     patience: int | None = None
-    views: int | None = None
-    repeats: int = 1
-    drop_last: bool = False
-    balanced: bool = False
     complete_batch: Callable[[Batch], Batch] | None = None
     before_training: Callable[[Batches], None] | None = None
 

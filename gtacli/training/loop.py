@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,6 +107,7 @@ class Trainer:
     schedule: Scheduler
     scaler: torch.amp.GradScaler
     batches: Batches
+    images_state: Callable[[], Mapping[str, Any]]
     progress: Progress
     run: RunFolder
     observer: Observer
@@ -267,7 +268,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         parts = (self.task, self.optimizer, self.scaler, self.progress, self.processes)
-        self.run.write_state(get_state(*parts))
+        self.run.write_state({**get_state(*parts), **self.images_state()})
 
     def _how_to_resume(self, place: str) -> str:
         return f"stopped {place}; continue with `resume` {self.run.path}"

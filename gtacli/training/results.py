@@ -24,7 +24,9 @@ class RunCosts(TypedDict):
     seconds: Annotated[float, Doc("run time of this process", "s")]
     images_per_second: Annotated[float, Doc("median of the epochs' training images per second")]
     peak_memory_mb: Annotated[float, Doc("largest memory use of a process", "MB")]
-    skipped: NotRequired[Annotated[int, Doc("number of unreadable images; absent without any")]]
+    skipped: NotRequired[
+        Annotated[int, Doc("number of unreadable images and shards; absent without any")]
+    ]
     incomplete: NotRequired[
         Annotated[int, Doc("number of images read without their last bytes; absent without any")]
     ]

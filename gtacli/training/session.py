@@ -15,6 +15,7 @@ from gtacli.config.base import build
 from gtacli.config.training import TrainingConfig
 from gtacli.data.base import ImageDataset
 from gtacli.data.contents import content_fingerprint, is_sampled, time_fingerprint
+from gtacli.data.streams.stream import ImageStream
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.depth import reading_as
 from gtacli.models.loading import LoadedModel
@@ -120,7 +121,8 @@ class Session(Generic[Config]):
                 path = getattr(config, option)
                 text = f"{path} is not the same for every process (on every node)"
                 raise GtaError(text, option=option)
-        record["data"] |= self.processes.run_on_main(lambda: _describe_images(job.dataset))
+        dataset = job.dataset
+        record["data"] |= self.processes.run_on_main(lambda: _describe_images(dataset))
         state = None
         run.origin = to_json({"config": record["config"], "split": _digest(split)})
         if config.resume is None:
@@ -134,7 +136,8 @@ class Session(Generic[Config]):
                     path = getattr(config, option)
                     text = f"`{option}` {path} has changed since the run began"
                     raise GtaError(text, option="resume")
-            _check_images(before["data"], record["data"], config, is_sampled(job.dataset))
+            sampled = isinstance(dataset, ImageDataset) and is_sampled(dataset)
+            _check_images(before["data"], record["data"], config, sampled)
             self._check_split(split)
             if has_state and run.has_state():
                 state = run.read_state()
@@ -318,7 +321,13 @@ def check_origin(
         raise GtaError(text, option="resume")
 
 
-def _describe_images(dataset: ImageDataset) -> dict[str, str]:
+def _describe_images(dataset: ImageDataset | ImageStream) -> dict[str, str]:
+    """Return fingerprints of the images; none of a stream, whose shards are known by their names.
+
+    The ones in work at an interruption are compared where it goes on, see `streamed_images`.
+    """
+    if isinstance(dataset, ImageStream):
+        return {}
     return {"content": content_fingerprint(dataset), "times": time_fingerprint(dataset)}
 
 

@@ -164,7 +164,7 @@ def restore(
     Raises GtaError (option "resume") if the state is not of such a run.
     """
     progress = read_progress(state)
-    with _fitting():
+    with fitting():
         task.load_weights(state)
         load_optimizer(optimizer, state["optimizer"])
         scaler.load_state_dict(state["scaler"])
@@ -179,7 +179,7 @@ def read_progress(state: Mapping[str, Any]) -> Progress:
 
     Raises GtaError (option "resume") if it holds none.
     """
-    with _fitting():
+    with fitting():
         rows = parse_json(state["rows"], nonfinite=True)
         if not isinstance(rows, list):
             raise ValueError("its `rows` are no metrics of epochs")
@@ -196,12 +196,12 @@ def read_origin(state: Mapping[str, Any]) -> SavedOrigin | None:
     """
     if state.get("origin") is None:
         return None
-    with _fitting():
+    with fitting():
         return read_content(SavedOrigin, parse_json(state["origin"], nonfinite=True), "origin")
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
+def fitting() -> Iterator[None]:
     """Raise GtaError for a state that holds other things than its reader expects."""
     try:
         yield

@@ -165,3 +165,24 @@ def test_verify_reads_shards_without_labels(gta: Any, tiny_model: Path, shards: 
     assert verified.status == 1
     assert verified.lines[0]["missing"] == [f"{shards}/x.tar:new.png"]
     assert verified.lines[0]["images"] == 31
+
+
+def test_pretraining_on_a_stream(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Its report makes no index of the shards, of which there may be very many."""
+    for number in range(2):
+        write_parquet(tiny_data, tmp_path / f"{number}.parquet")
+    data, run = f"parquet/{tmp_path}/{{0..1}}.parquet", tmp_path / "run"
+    given = ["pretrain", "--model", str(tiny_model), "--data", data, "--batch-size", "8"]
+    given += ["--decoder-dim", "16", "--decoder-depth", "1", "--decoder-heads", "2"]
+    refused = gta(*given, "--out", str(run))
+    assert refused.status == 2
+    assert "give the images of an epoch as --epoch-images" in refused.err
+    done = gta(*given, "--out", str(run), "--epoch-images", "16", "--epochs", "1", "--json")
+    assert (done.status, done.lines[-1]["n_train"]) == (0, 16)
+    report = gta("report", str(run), "-o", str(tmp_path / "report.html"))
+    assert report.status == 0
+    assert "its images are a stream" in report.err + (tmp_path / "report.html").read_text()
+    again = gta("pretrain", "--resume", str(run), "--epoch-images", "24")
+    assert "--epoch-images was 16" in again.err

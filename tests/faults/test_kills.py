@@ -20,6 +20,7 @@ from gtacli.pretraining.run import pretrain
 from gtacli.runtime import run_folder
 from gtacli.runtime.drafts import LOCK_PREFIX, draft_name
 from gtacli.runtime.run_files import DECODER_FILE, STATE_FILE, WEIGHTS_FILE
+from tests.shards import write_tar
 
 AUTO = Path("auto")
 WEIGHTS = (DECODER_FILE, WEIGHTS_FILE)
@@ -61,6 +62,22 @@ def pre(tiny_model: Path, tiny_data: Path, recorder: Any) -> Callable[..., dict[
         config = PretrainConfig(**{**values, **changes}, out=out, resume=AUTO)
         torch.manual_seed(os.getpid())
         return pretrain(config, recorder)
+
+    return run
+
+
+@pytest.fixture
+def streamed(tiny_data: Path, tmp_path: Path, pre: Any) -> Callable[..., dict[str, Any]]:
+    """Return a function that pre-trains on a stream of four shards, or goes on there."""
+    images = [path.read_bytes() for path in sorted(tiny_data.rglob("*.png"))]
+    (tmp_path / "shards").mkdir()
+    for number in range(4):
+        own = {f"{i}.png": data for i, data in enumerate(images[number::4])}
+        write_tar(tmp_path / f"shards/{number}.tar", own)
+
+    def run(out: Path, **changes: Any) -> dict[str, Any]:
+        data = {"data": f"wds/{tmp_path}/shards", "epoch_images": 20, "previews_every": 0}
+        return pre(out, **data, batch_size=4, **changes)  # type: ignore[no-any-return]
 
     return run
 
@@ -143,6 +160,8 @@ def assert_same(whole: Path, out: Path) -> None:
         # After a rename things are as before the next file.
         pytest.param("fine", "renamed", marks=pytest.mark.slow),
         pytest.param("pre", "renamed", marks=pytest.mark.slow),
+        pytest.param("streamed", "half", marks=pytest.mark.slow),
+        pytest.param("streamed", "renamed", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_every_write(
@@ -160,6 +179,22 @@ def test_killed_at_every_write(
         assert_same(tmp_path / "whole", out)
         count += 1
     assert count >= 8
+
+
+@pytest.mark.parametrize("when", ["half", "renamed"])
+def test_a_stream_goes_on_after_a_kill_at_a_state(
+    when: str, streamed: Any, tmp_path: Path, kill_at: Any, new_life: Any
+) -> None:
+    """The state of the first epoch is the third file; what follows from it is written again."""
+    streamed(tmp_path / "whole")
+    kill_at(3, when)
+    with pytest.raises(Killed):
+        streamed(tmp_path / "run")
+    assert (tmp_path / "run" / STATE_FILE).exists() == (when == "renamed")
+    new_life()
+    kill_at(0, "")
+    streamed(tmp_path / "run", workers=2)
+    assert_same(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

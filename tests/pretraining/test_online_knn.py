@@ -25,5 +25,6 @@ def test_images_that_are_trained_on_are_not_classified_without_a_word(
     tiny_data: Path, caplog: pytest.LogCaptureFixture, every: int, val: bool, told: int
 ) -> None:
     caplog.set_level("INFO")
-    OnlineKnn(job(tiny_data, every, val))
+    run = job(tiny_data, every, val)
+    OnlineKnn(run, run.dataset)
     assert caplog.text.count("images that the encoder is trained on") == told

@@ -77,7 +77,8 @@ def test_teacher_gets_the_view_at_its_own_size(tiny_model: Path) -> None:
 
 def test_online_knn_matches_votes(config: Make, tiny_data: Path) -> None:
     job = prepare(config(), ALONE)
-    knn = OnlineKnn(job)
+    assert job.listed is not None
+    knn = OnlineKnn(job, job.listed)
     assert (len(knn.keys), len(knn.queries)) == (15, 3)
     assert not {r.key for r in knn.keys} & {r.key for r in knn.queries}
 

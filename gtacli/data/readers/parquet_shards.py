@@ -27,8 +27,8 @@ class ParquetShards(StreamedFamily):
     def open(self, rest: str) -> ImageDataset:
         shown = mask_secrets(f"parquet/{rest}")
         raise GtaError(
-            f"{shown} is read as a stream by `gta discover` and `gta embed`; this command needs an "
-            "index of its images and classes: hfds/FOLDER"
+            f"{shown} is read as a stream by `gta discover`, `gta embed` and `gta pretrain`; this "
+            "command needs an index of its images and classes: hfds/FOLDER"
         )
 
     def stream(self, rest: str) -> ImageStream:

@@ -6,11 +6,11 @@ image, and `.cls` (or the field `label` in `.json`). The name of a shard or its 
 split; without any, all shards are for training. Class names are read from `classnames.txt` or
 `classes.txt` beside the shards.
 
-Fine-tuning samples by class, holds images out and resumes at any batch, which a stream like timm's
-reader does not allow. For that the shards are indexed from the tars' headers, and every sample is a
-record that is read by its offset. For the same reason remote shards are downloaded once into the
-cache folder; labeled datasets for fine-tuning are small. Commands that take one image after the
-other read the shards as a stream, without index and copies. Only `https://` is opened (see
+Fine-tuning samples by class and holds images out, which a stream like timm's reader does not allow.
+For that the shards are indexed from the tars' headers, and every sample is a record that is read by
+its offset. For the same reason remote shards are downloaded once into the cache folder; labeled
+datasets for fine-tuning are small. Commands that take one image after the other, and pre-training,
+read the shards as a stream, without index and copies. Only `https://` is opened (see
 `gtacli.runtime.download`): webdataset's own opener also runs commands (`pipe:`), so it is not used.
 """
 

@@ -15,6 +15,7 @@ all processes of a machine share.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gtacli.discovery.maps.digests import SIZE, ImageFile, digest, file_stamp, stack
-from gtacli.discovery.maps.files import RowArray
+from gtacli.discovery.maps.files import MAPS, RowArray, files_in
 from gtacli.discovery.maps.index import SEEN_KIND, maps_kind
 from gtacli.discovery.maps.manifest import read_manifest
 from gtacli.discovery.maps.table import FileTable
@@ -116,6 +117,16 @@ class MapCache:
         """Return the row of the map of each digest of (n, SIZE); -1 for one without a map."""
         rows, known = self._maps.find(digests)
         return np.where(known, rows, -1)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the properties of the maps and the names of their files.
+
+        The names are hashes of what is in the files: a cache to which maps were added has another
+        fingerprint.
+        """
+        names = (path.name for path in files_in(self.folder / MAPS))
+        text = "\n".join((self.manifest.text, *names))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def have(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which of the digests (n, SIZE) have a map."""
