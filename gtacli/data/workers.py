@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from gtacli.data.store import ImageStore
+from gtacli.runtime.interrupts import signals_held
 from gtacli.runtime.limits import explain_unshared
 from gtacli.runtime.processes import (
     begin_worker,
@@ -36,7 +37,9 @@ def load_in_workers(
         reason = None
         try:
             _try_to_share(workers, context)
-            yield from _receive(load(workers))
+            with signals_held():
+                loaded = iter(load(workers))
+            yield from _receive(loaded)
         except (OSError, RuntimeError) as error:
             listen = ignore_ends_of_workers()
             reason = explain_unshared(error)

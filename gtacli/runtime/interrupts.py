@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 _SIGINT_SIGTERM = (signal.SIGINT, signal.SIGTERM)
 _SIGXCPU: signal.Signals | None = getattr(signal, "SIGXCPU", None)  # Windows has none
 _SIGNALS = _SIGINT_SIGTERM if _SIGXCPU is None else (*_SIGINT_SIGTERM, _SIGXCPU)
+_set_mask: Any = getattr(signal, "pthread_sigmask", None)
 _SPARE_SECONDS = 10
 _AGAIN_SECONDS = 0.1
 
@@ -90,6 +91,25 @@ def ignore_signals() -> None:
     """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if _set_mask is not None:
+        _set_mask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold the signals back that `ignore_signals` ignores, to start processes that will call it.
+
+    These inherit it, so that no signal ends them before. In this process the signals come
+    afterwards. Windows cannot do it.
+    """
+    if _set_mask is None:
+        yield
+        return
+    before = _set_mask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        _set_mask(signal.SIG_SETMASK, before)
 
 
 def _interrupt_main() -> None:

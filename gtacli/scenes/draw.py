@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gtacli.runtime.interrupts import signals_held
 from gtacli.runtime.machine import usable_cores
 from gtacli.runtime.processes import begin_worker
 from gtacli.scenes.scene import paint
@@ -27,7 +28,9 @@ def draw_world(world: World, folder: Path) -> None:
         # Unlike spawning, forking needs no importable main module; elsewhere one process draws.
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(cores, context, begin_worker) as pool:
-            drawn = list(pool.map(_draw_class, jobs))
+            with signals_held():
+                drawing = pool.map(_draw_class, jobs)
+            drawn = list(drawing)
     else:
         drawn = [_draw_class(job) for job in jobs]
     with (folder / "scenes.csv").open("w", encoding="utf-8", newline="") as file:

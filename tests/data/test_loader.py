@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,23 @@ def test_without_shared_memory_the_main_process_loads(
         assert tested.position == 3
     line = "the memory that processes share (/dev/shm) is full: images are loaded by the main"
     assert caplog.text.count(line) == 1
+
+
+def test_a_signal_ends_no_worker_that_is_just_beginning(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own handler, under which a signal ends a worker, comes before ours."""
+    parent, begin = os.getpid(), torch.set_num_threads
+
+    def signaled(number: int) -> None:
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+        begin(number)
+
+    monkeypatch.setattr(torch, "set_num_threads", signaled)
+    loader = make_loader(ImageStore(records, 8), TrainTransform((8, 8)), 4, train=True, workers=2)
+    assert sum(len(batch.images) for batch in loader) == len(records)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGINT}
 
 
 def test_repeats_read_each_image_once(
