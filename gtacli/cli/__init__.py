@@ -35,7 +35,9 @@ def _prepare() -> int:
     from gtacli.cli.streams import prepare_streams
     from gtacli.errors import GtaError
     from gtacli.runtime.light_imports import import_lightly
+    from gtacli.runtime.processes import end_with_launcher
 
+    end_with_launcher()
     import_lightly()
     try:
         prepare_streams()

@@ -62,6 +62,13 @@ def discover(
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
     compute = _choose_compute(config, out)
+    from gtacli.discovery.maps.writer import BLOCKS, MAPS_A_FILE, MapWriter, block_size, check_free
+
+    check_free(out)
+    if config.executor is not None and "-" in (images or []):
+        text = "takes no images from stdin, which its commands do not share; name files"
+        raise UsageError(text, option="executor")
+    sources = _sources(images or [], config.data, null)
     if config.executor is not None and not call.dry_run:
         # All parts with the same precision, whatever the machines that they run on.
         part = config.model_copy(update={"precision": compute.precision})
@@ -69,20 +76,11 @@ def discover(
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
-    from gtacli.discovery.maps.writer import (
-        BLOCKS,
-        MAPS_A_FILE,
-        MapWriter,
-        block_size,
-        check_free,
-    )
     from gtacli.inference.discover import manifest_of
     from gtacli.inference.objects import Finder
     from gtacli.models import load_model
     from gtacli.models.register_search import with_registers
 
-    check_free(out)
-    sources = _sources(images or [], config.data, null)
     assert config.spec is not None
     model = load_model(config.spec, image_size=config.image_size)
     model.model.to(compute.device)
@@ -117,16 +115,23 @@ def _choose_compute(config: DiscoverConfig, out: Path) -> Compute:
 
 
 def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> None:
-    """Compute all maps in parts. Raises UsageError for images on stdin."""
+    """Compute all maps in parts."""
     from gtacli.cli.shards import run_shards
+    from gtacli.discovery.maps.writer import is_at_work
 
-    if "-" in images:
-        text = "takes no images from stdin, which its commands do not share; name files"
-        raise UsageError(text, option="executor")
     assert config.out is not None
-    plain = config.model_copy(update={"executor": None, "jobs": None, "overwrite": False})
-    folder = config.out.with_name(f"{config.out.name}-shards")
-    run_shards(executor, config.jobs, "discover", plain, images, folder=folder)
+    out, options = config.out, config.executors.get(executor, {})
+    own: dict[str, object] = {"executor": None, "executors": {}, "jobs": None, "overwrite": False}
+    run_shards(
+        executor,
+        options,
+        config.jobs,
+        "discover",
+        config.model_copy(update=own),
+        images,
+        folder=out.with_name(f"{out.name}-shards"),
+        at_work=lambda shard: is_at_work(out, shard),
+    )
 
 
 def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile] | ImageStream:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from gtacli.config.backend import BackendConfig
-from gtacli.config.common import FilePath, columns_option
+from gtacli.config.common import FilePath, PartChoice, columns_option
 from gtacli.config.option import option
-from gtacli.config.shards import Shard, executor_option, jobs_option
+from gtacli.config.shards import (
+    EXECUTOR,
+    Shard,
+    executor_option,
+    executors_option,
+    jobs_option,
+)
 
 
 class DiscoverConfig(BackendConfig):
     """Options of the computation of object maps."""
+
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (*BackendConfig.part_choices, EXECUTOR)
 
     data: str | None = option(
         None,
@@ -28,6 +38,7 @@ class DiscoverConfig(BackendConfig):
     executor: str | None = executor_option(
         "compute parts of the images as commands of their own, then collect them"
     )
+    executors: dict[str, dict[str, Any]] = executors_option()
     jobs: int | None = jobs_option()
     out: FilePath | None = option(
         None, "cache folder of the maps; images that it contains are skipped", metavar="CACHE"

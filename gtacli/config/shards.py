@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
+from gtacli.config.common import PartChoice
 from gtacli.config.option import option
+from gtacli.registry import EXECUTORS
+
+EXECUTOR = PartChoice("executor", EXECUTORS, "executors")
 
 
 def _read_shard(value: object) -> object:
@@ -42,6 +46,11 @@ def executor_option(work: str) -> Any:
         metavar="NAME",
         shown="off",
     )
+
+
+def executors_option() -> Any:
+    """Return the field `executors` beside `executor`."""
+    return option(dict, "options of executors, by name", flag=False)
 
 
 def jobs_option() -> Any:

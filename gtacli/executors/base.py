@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from gtacli.config.base import StrictModel
 from gtacli.runtime.processes import LAUNCHER_PID, safe_path
+from gtacli.runtime.regular import read_regular
 
 
 class ExecutorOptions(StrictModel):
@@ -26,6 +27,27 @@ class ExecutorOptions(StrictModel):
 
 
 O = TypeVar("O", bound=ExecutorOptions)  # noqa: E741
+
+
+MOST_STARTS = 5
+"""Starts of a command that is killed again and again before it has got on."""
+_ENDED = (130, 137, 143)  # Ctrl-C or SIGTERM; as a shell reports SIGKILL and SIGTERM
+_TAIL_BYTES = 4096
+
+
+def was_ended(status: int) -> bool:
+    """Return whether an exit status, or -signal, is that of a command that was ended by others."""
+    return status < 0 or status in _ENDED
+
+
+def last_line(log: Path) -> str | None:
+    """Return the last line of a command's log, which is that of an error if it failed."""
+    try:
+        text = read_regular(log)[-_TAIL_BYTES:].decode("utf-8", "replace")
+    except OSError:
+        return None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else None
 
 
 class Job(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from gtacli.config.option import option
 from gtacli.errors import GtaError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
+from gtacli.runtime.interrupts import keep_handler
 
 
 class RayOptions(ExecutorOptions):
@@ -38,15 +39,18 @@ class RayCluster(Executor[RayOptions]):
             raise GtaError("ray needs Ray: pip install 'gtacli[ray]'", option="executor") from None
         self.slots = jobs
         self._ray = ray
+        # Of a task whose end nobody waits for, as the command ends, it would write a traceback.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         self._own = not ray.is_initialized()
         if self._own:
             try:
-                ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+                with keep_handler():
+                    ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 text = f"no Ray cluster ({' '.join(str(error).split())})"
                 raise GtaError(text, option="executor") from None
         wanted = self._wanted()
-        # Ray would run a task again on its own; the study does that, with what was saved.
+        # Ray would run a task again on its own; who has submitted it does, with what was saved.
         self._task: Any = ray.remote(max_retries=0, **wanted)(run_words)
         self._threads = str(max(1, int(wanted["num_cpus"])))
         self._running: list[_RayJob] = []

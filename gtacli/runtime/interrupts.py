@@ -78,6 +78,22 @@ def end_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def keep_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM that a library replaces inside by one that exits.
+
+    An exit inside, which a signal may have caused, raises KeyboardInterrupt.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 def end_on_signal(status: int) -> None:
     """Let a signal end this process at once with `status`, since all is done but the clean-up."""
     for number in _SIGNALS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
-from gtacli.executors.base import Executor, Job
+from gtacli.executors.base import MOST_STARTS, Executor, Job, was_ended
 from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.ownership import remove_dead_lock
 from gtacli.study.folder import State, StudyFolder
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 ELSEWHERE_SECONDS = 5.0
 """Time between two looks at cells that other processes run."""
-MOST_STARTS = 5
-"""Starts of a cell that is killed again and again before it has saved anything more."""
 
 
 class Watcher(Protocol):
@@ -164,7 +162,7 @@ class _Driver:
 
     def _is_over(self, name: str, status: int) -> bool:
         """Return whether a cell without a record is not to be started again."""
-        interrupted = status < 0 or status in (130, BUSY)
+        interrupted = was_ended(status) or status == BUSY
         return not interrupted or self.starts[name] >= MOST_STARTS
 
     def _killed(self, name: str, status: int) -> str:

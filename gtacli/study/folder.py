@@ -23,10 +23,11 @@ from pydantic import ConfigDict, Field
 from gtacli.config.base import StrictModel, read_content
 from gtacli.config.study import read_study
 from gtacli.errors import GtaError, UsageError
+from gtacli.executors.base import last_line
 from gtacli.runtime.atomic import to_json, write_atomic
 from gtacli.runtime.drafts import LOCK_PREFIX, content
 from gtacli.runtime.ownership import is_owned, owned
-from gtacli.runtime.regular import read_regular, read_regular_text
+from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import JOURNAL_FILE, METRICS_FILE, STATE_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 from gtacli.study.code import code_digest
@@ -34,7 +35,6 @@ from gtacli.study.plan import StudyPlan, make_plan
 
 STUDY_FILE = "study.toml"
 INPUTS_FILE = "study.json"
-_TAIL_BYTES = 4096
 
 
 class State(Enum):
@@ -151,12 +151,7 @@ class StudyFolder:
 
     def last_line(self, name: str) -> str | None:
         """Return the last line of a cell's log, which is that of an error if it failed."""
-        try:
-            text = read_regular(self.log(name))[-_TAIL_BYTES:].decode("utf-8", "replace")
-        except OSError:
-            return None
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1].removeprefix("error: ") if lines else None
+        return last_line(self.log(name))
 
     def record(self, name: str) -> CellRecord | None:
         """Return the record of a cell, None if it has not ended. Raises GtaError."""

@@ -25,6 +25,7 @@ from gtacli.discovery.base import unit_range
 from gtacli.discovery.maps import MapCache
 from gtacli.executors.base import Executor, ExecutorOptions, Job, ThreadJob
 from gtacli.registry import DISCOVERY, EXECUTORS
+from gtacli.runtime.ownership import owned
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -354,6 +355,47 @@ def test_shards_with_different_batch_sizes_cover_all_images(
         assert gta(*start, *more).status == 0
     done = gta("maps", "verify", str(tmp_path / "maps"), str(images), "--json")
     assert done.lines[0]["missing"] == []
+
+
+class Told(Executor[ExecutorOptions]):
+    """An executor with options, whose first command is killed before it begins."""
+
+    class Options(ExecutorOptions):
+        partition: str = "none"
+
+    told: ClassVar[list[Any]] = []
+
+    def submit(self, words: Sequence[str], log: Path) -> Job:
+        self.told.append((self.options, self.jobs, self.folder, words))
+        status = -9 if len(self.told) == 1 else main([*words])
+        return ThreadJob(lambda: status)
+
+
+def test_an_executor_gets_its_options_and_runs_a_killed_part_again(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    Told.told.clear()
+    out = tmp_path / "maps"
+    given = words(tiny_model, out, "--data", tiny_data, "--executor", "told", "--json")
+    with EXECUTORS.registered("told", Told):
+        wrong = gta(*given, "--set", "executors.told.partitions=fast")
+        assert wrong.status == 2
+        assert "did you mean 'partition'" in wrong.err
+        done = gta(*given, "--jobs", "2", "--partition", "fast")
+        assert done.status == 0
+        assert done.lines[-1]["images"] == 30
+        assert [told[0].partition for told in Told.told] == ["fast"] * 3
+        assert [told[3][-1] for told in Told.told] == ["0/2", "1/2", "0/2"]
+        # Another command with these parts is at work.
+        with owned(Told.told[0][2], "discover"):
+            refused = gta(*given, "--jobs", "2", "--partition", "fast")
+        assert refused.status == 2
+        assert "is in use by gta discover (process" in refused.err
+        # A folder that holds other files is refused before anything is handed out.
+        refused = gta(*given, "-o", str(tiny_model))
+        assert refused.status == 2
+        assert "is not empty and has no maps" in refused.err
+    assert len(Told.told) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

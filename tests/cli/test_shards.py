@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -186,3 +192,47 @@ def test_pretraining_on_a_stream(
     assert "its images are a stream" in report.err + (tmp_path / "report.html").read_text()
     again = gta("pretrain", "--resume", str(run), "--epoch-images", "24")
     assert "--epoch-images was 16" in again.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_parts_and_commands_that_are_killed_leave_the_files_of_one_process(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Real processes: a part is killed, then the command, which is started again at once."""
+
+    def discover(out: str, *more: str) -> subprocess.Popen[bytes]:
+        words = ["discover", "-m", str(tiny_model), "--data", str(tiny_data), "-o", out, *more]
+        words += ["--set", "discovery.tokencut.layer=-1", "--set", "discovery.tokencut.tau=0.2"]
+        return subprocess.Popen([sys.executable, "-m", "gtacli", *words], stderr=subprocess.PIPE)
+
+    def part(out: str) -> int:
+        """Wait for a part; return its process."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    words = path.read_bytes().split(b"\0")
+                    if b"--shard" in words and any(out.encode() in word for word in words):
+                        return int(path.parent.name)
+            time.sleep(0.05)
+        raise AssertionError("no part has begun")
+
+    out, one = str(tmp_path / "maps"), str(tmp_path / "one")
+    given = ("--executor", "local", "--jobs", "2")
+    first = discover(out, *given)
+    os.kill(part(out), signal.SIGKILL)
+    time.sleep(1)
+    first.kill()
+    first.communicate()
+    second = discover(out, *given)
+    os.kill(part(out), signal.SIGKILL)
+    _, told = second.communicate()
+    assert second.returncode == 0
+    assert b"was killed; it is started again" in told
+    assert discover(one).wait() == 0
+    files = [
+        {str(p.relative_to(place)): p.read_bytes() for p in Path(place).rglob("*") if p.is_file()}
+        for place in (out, one)
+    ]
+    assert files[0] == files[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,9 @@ def test_a_ray_cluster_runs_commands_on_both_nodes(two_nodes: Any, tmp_path: Pat
     import ray
 
     ray.shutdown()
+    handler = signal.getsignal(signal.SIGTERM)
     executor = RayCluster(RayOptions(), None, tmp_path)
     assert executor.slots is None
+    assert signal.getsignal(signal.SIGTERM) == handler  # of this program, not Ray's
     assert statuses(executor, tmp_path, VERSION, UNKNOWN, VERSION) == [0, 2, 0]
     executor.close()

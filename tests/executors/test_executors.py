@@ -18,6 +18,7 @@ from gtacli.executors.base import Executor, ExecutorOptions, Job
 from gtacli.executors.local import Local
 from gtacli.executors.slurm import SlurmOptions
 from gtacli.registry import EXECUTORS
+from gtacli.runtime.ownership import owned
 from gtacli.testing.skeleton import write_skeleton
 
 
@@ -111,25 +112,36 @@ def test_closing_ends_what_runs_as_a_signal_does(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
-def test_a_command_ends_with_the_process_that_has_started_it(tmp_path: Path) -> None:
-    """The real program: `gta` itself asks the system for the signal."""
+@pytest.mark.parametrize("seconds", [0, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_command_ends_with_the_process_that_has_started_it(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, seconds: int
+) -> None:
+    """The real program: `gta` itself asks the system for the signal.
+
+    The command would wait for a minute, since its folder has another owner.
+    """
     code = (
-        "import sys, threading, os; from pathlib import Path; "
+        "import sys, time, os; from pathlib import Path; "
         "from gtacli.executors.base import run_words; "
-        "run_words(['study', 'cell', sys.argv[1], 'x'], Path(sys.argv[2]), Path.cwd(), None, "
-        "lambda p: (print(p.pid, flush=True), os.kill(os.getpid(), 9)))"
+        "run_words(sys.argv[3:], Path(sys.argv[2]), Path.cwd(), None, lambda p: "
+        "(print(p.pid, flush=True), time.sleep(int(sys.argv[1])), os.kill(os.getpid(), 9)))"
     )
-    started = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "log")],
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    assert started.returncode == -signal.SIGKILL
-    pid = int(started.stdout)
-    end = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{pid}")
+    out = tmp_path / "maps"
+    words = ["discover", "-m", str(tiny_model), str(tiny_data), "-o", str(out), "--shard", "0/2"]
+    plain = ["--set", "discovery.tokencut.layer=-1", "--set", "discovery.tokencut.tau=0.2"]
+    log = tmp_path / "log"
+    with owned(out, "test"):
+        started = subprocess.run(
+            [sys.executable, "-c", code, str(seconds), str(log), *words, *plain],
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert started.returncode == -signal.SIGKILL
+        pid, end = int(started.stdout), time.monotonic() + 30
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not os.path.exists(f"/proc/{pid}")
+    assert "interrupted" in log.read_text()
 
 
 def test_a_slot_is_waited_for(

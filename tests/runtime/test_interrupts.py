@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.runtime.interrupts import StopSignal, cpu_time_is_up, interruptible
+from gtacli.runtime.interrupts import StopSignal, cpu_time_is_up, interruptible, keep_handler
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -236,3 +236,16 @@ def test_a_command_ends_before_its_cpu_time_does() -> None:
     )
     assert done.returncode == 130, done.stderr
     assert done.stderr == "error: interrupted (the limit of CPU time is reached: ulimit -t)\n"
+
+
+def test_a_library_does_not_keep_its_handler_and_its_exit_is_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def connect() -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt), keep_handler():
+        connect()
+    assert signal.getsignal(signal.SIGTERM) == before

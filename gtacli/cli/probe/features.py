@@ -195,9 +195,9 @@ def _hand_out(
     def run(model: LoadedModel) -> None:
         own = {"model": model.spec, "compare": [], "cache": cache, "precision": compute.precision}
         others = dict.fromkeys(("executor", "jobs", "out"))
-        part = config.model_copy(update={**own, **others, "overwrite": False})
-        folder = cache.with_name(f"{cache.name}-shards")
-        run_shards(name, config.jobs, call.command, part, folder=folder)
+        part = config.model_copy(update={**own, **others, "executors": {}, "overwrite": False})
+        folder, options = cache.with_name(f"{cache.name}-shards"), config.executors.get(name, {})
+        run_shards(name, options, config.jobs, call.command, part, folder=folder)
 
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,13 +10,20 @@ from gtacli.config.common import (
     CommonConfig,
     FilePath,
     ImageSize,
+    PartChoice,
     RegisterSetting,
     columns_option,
     read_numbers,
     registers_option,
 )
 from gtacli.config.option import option
-from gtacli.config.shards import Shard, executor_option, jobs_option
+from gtacli.config.shards import (
+    EXECUTOR,
+    Shard,
+    executor_option,
+    executors_option,
+    jobs_option,
+)
 
 
 def read_floats(value: object) -> object:
@@ -113,9 +120,12 @@ class FeatureProbeConfig(ProbeConfig):
 class ExtractingProbeConfig(FeatureProbeConfig):
     """Options of the probes whose features can be extracted by several commands."""
 
+    part_choices: ClassVar[tuple[PartChoice, ...]] = (EXECUTOR,)
+
     executor: str | None = executor_option(
         "extract the features in parts, by commands of their own"
     )
+    executors: dict[str, dict[str, Any]] = executors_option()
     jobs: int | None = jobs_option()
     shard: Shard = option(
         (0, 1),

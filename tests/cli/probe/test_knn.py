@@ -311,7 +311,7 @@ def test_processes_share_a_dry_run(
 def test_processes_share_the_work_and_print_once(
     gta: Any, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    command = [*words(model, data, tmp_path / "two", "--k", "5", "--json")]
+    command = words(model, data, tmp_path / "two", "--k", "5", "--json", "--precision", "fp32")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "-m", "gtacli", *command], check=True, capture_output=True, text=True
