@@ -20,16 +20,15 @@ import os
 import random
 import re
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from breaking import EXECUTORS, Killer, cluster, commands_with, gta
 
 STUDY = """
 command = "finetune"
@@ -55,10 +54,6 @@ cpus = 1
 """
 
 
-def gta(*words: str, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "gtacli", *words], **options)
-
-
 def table(folder: Path) -> Any:
     """Return the table without what the clock says."""
     done = gta("study", "table", str(folder), "--json", stdout=subprocess.PIPE)
@@ -68,38 +63,13 @@ def table(folder: Path) -> Any:
 
 def cells(folder: Path) -> list[int]:
     """Return the processes that run cells of a study."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"cell" in words and str(folder).encode() in words and b"gtacli" in words:
-            found.append(int(path.parent.name))
-    return found
+    return commands_with("cell", str(folder))
 
 
 def finished(folder: Path) -> dict[str, bytes]:
     """Return the records of the cells that have a result."""
     texts = {p.name: p.read_bytes() for p in (folder / "records").glob("*.json")}
     return {name: text for name, text in texts.items() if b'"result": {' in text}
-
-
-@contextmanager
-def cluster(executor: str) -> Iterator[dict[str, str]]:
-    """Start what an executor needs; yield the environment of its commands."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if executor != "ray":
-        yield env
-        return
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    nodes.add_node(num_cpus=1, num_gpus=0)
-    try:
-        yield {**env, "RAY_ADDRESS": nodes.address}
-    finally:
-        nodes.shutdown()
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
@@ -115,43 +85,29 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         assert gta(*words, env=env, stdout=2).wait() == 0
         (whole / "done").touch()
     shutil.rmtree(broken, ignore_errors=True)
-    rng = random.Random(args.seed)
-    counts = {"command SIGKILL": 0, "command SIGTERM": 0, "cell SIGKILL": 0}
-    again, starts, before = 0, 0, {}
+    again, before = 0, {}
+
+    def look() -> None:
+        nonlocal again, before
+        now = finished(broken)
+        again += sum(now.get(name) != text for name, text in before.items())
+        before = now
+
+    words = ["study", "run", str(file), "-o", str(broken), "--executor", args.executor]
+    words += ["--jobs", "2"] if args.executor != "ray" else []
+    kinds = ("command SIGKILL", "command SIGTERM", "cell SIGKILL")
+    killer = Killer(
+        words, lambda: {"cell": cells(broken)}, kinds, (5, 30), random.Random(args.seed)
+    )
     with cluster(args.executor) as env, (work / f"{args.executor}.log").open("wb") as log:
-        words = ["study", "run", str(file), "-o", str(broken), "--executor", args.executor]
-        words += ["--jobs", "2"] if args.executor != "ray" else []
-        process = gta(*words, env=env, stdout=log, stderr=log)
-        starts += 1
-        deadline = time.monotonic() + rng.uniform(5, 30)
-        while True:
-            time.sleep(0.2)
-            now = finished(broken)
-            again += sum(now.get(name) != text for name, text in before.items())
-            before = now
-            status = process.poll()
-            if status == 0:
-                break
-            if status is not None:  # killed, interrupted, or a cell was given up
-                process = gta(*words, env=env, stdout=log, stderr=log)
-                starts += 1
-            elif time.monotonic() > deadline and sum(counts.values()) < args.kills:
-                running = cells(broken)
-                kind = rng.choice(list(counts) if running else list(counts)[:2])
-                target = rng.choice(running) if kind == "cell SIGKILL" else process.pid
-                try:
-                    os.kill(target, getattr(signal, kind.split()[1]))
-                except ProcessLookupError:
-                    continue
-                counts[kind] += 1
-                deadline = time.monotonic() + rng.uniform(5, 30)
+        killer.run(args.kills, env, log, look)
     time.sleep(1)
     left = [p.name for p in broken.rglob(".gta-*")]
     return {
         "what": "kills",
         "executor": args.executor,
-        "kills": counts,
-        "starts of the command": starts,
+        "kills": killer.counts,
+        "starts of the command": killer.starts,
         "cells": len(before),
         "finished cells that ran again": again,
         "same table": table(broken) == table(whole),
@@ -224,7 +180,7 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     one = parts.add_parser("kills")
     one.add_argument("work", type=Path)
-    one.add_argument("--executor", choices=["local", "slurm", "ray"], default="local")
+    one.add_argument("--executor", choices=EXECUTORS, default="local")
     one.add_argument("--kills", type=int, default=10)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=kills)
