@@ -65,7 +65,10 @@ BATCH = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from streaming import stream_loader
+from streaming import crop, stream_loader
+from gtacli.data import stream_loader as _
+from gtacli.data.spec import find_stream
+crop(32)
 def measure():
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(line for line in status if line.startswith("VmHWM"))
