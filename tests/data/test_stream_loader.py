@@ -26,6 +26,7 @@ from gtacli.data.store import ImageNotes, ImageStore
 from gtacli.data.stream_loader import StreamLoader, StreamPlan
 from gtacli.data.streams import lanes
 from gtacli.data.streams.lanes import LanePlace
+from gtacli.discovery.maps.digests import digest as hash_content
 from gtacli.errors import GtaError
 from tests.shards import write_tar
 
@@ -95,7 +96,9 @@ def test_batches_of_an_epoch(folder: Path) -> None:
     assert max(Counter(i for batch in seen for i in batch).values()) == 2
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "workers", [2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4))]
+)
 def test_workers_change_nothing(folder: Path, workers: int) -> None:
     """Also where there are more of them than lanes, and where images are read together."""
     plan = make_plan(folder)
@@ -104,8 +107,7 @@ def test_workers_change_nothing(folder: Path, workers: int) -> None:
     assert_same(list(loader(plan, workers=workers)), list(loader(plan)))
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 8])
-@pytest.mark.parametrize("images", [8, 12, 9])
+@pytest.mark.parametrize(("count", "images"), [(2, 8), (3, 8), (8, 8), (4, 12), (2, 9), (4, 9)])
 def test_processes_share_each_batch(folder: Path, count: int, images: int) -> None:
     """Also where the lanes are no multiple of their number, or do not divide the batch."""
     plan = make_plan(folder, images=images)
@@ -262,3 +264,9 @@ def test_without_shared_memory_this_process_loads(
     plan = make_plan(folder)
     assert_same(list(loader(plan, workers=2)), list(loader(plan)))
     assert "images are loaded by the main process" in caplog.text
+
+
+@pytest.mark.slow
+def test_spawned_workers_change_nothing(folder: Path) -> None:
+    plan = make_plan(folder, digest=hash_content)
+    assert_same(list(loader(plan, workers=2, context="spawn")), list(loader(plan)))

@@ -27,6 +27,7 @@ from gtacli.pretraining import map_source
 from gtacli.pretraining.map_source import CachedMaps, StreamedMaps
 from gtacli.pretraining.run import pretrain
 from gtacli.pretraining.task import PretrainTask
+from gtacli.runtime import remote
 from gtacli.runtime.distribution import ALONE
 from gtacli.runtime.state_file import read_state_file
 from gtacli.training.batch_parts import Trial
@@ -121,8 +122,15 @@ def test_an_epoch_has_the_next_images(streamed: Make, recorder: Any, tmp_path: P
     assert len(set(seen[0][:30])) >= 24  # a pass, but for lanes of unequal length
 
 
-@pytest.mark.parametrize("workers", [(0, 2), (2, 0)])
-@pytest.mark.parametrize("kind", ["wds", "parquet"])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [
+        ("wds", (0, 2)),
+        ("parquet", (2, 0)),
+        pytest.param("wds", (2, 0), marks=pytest.mark.slow),
+        pytest.param("parquet", (0, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_resume_is_bit_equal(
     kind: str,
     workers: tuple[int, int],
@@ -166,7 +174,11 @@ def noise(seed: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("changes", [{}, {"shard_model": True}], ids=["copies", "sharded"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"shard_model": True}, marks=pytest.mark.slow)],
+    ids=["copies", "sharded"],
+)
 def test_two_processes_train_as_one(
     changes: dict[str, Any],
     streamed: Make,
@@ -217,9 +229,15 @@ def test_a_cache_of_other_images_is_refused(
 
 
 def test_remote_shards(
-    streamed: Make, shards: Path, recorder: Any, tmp_path: Path, web: Web
+    streamed: Make,
+    shards: Path,
+    recorder: Any,
+    tmp_path: Path,
+    web: Web,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without a copy, through broken connections; without the secrets in what is written."""
+    monkeypatch.setattr(remote, "WAITS", (0.0,) * 6)
     for path in shards.iterdir():
         url = f"https://example.org/{path.name}?token=secret"
         web.files[url], web.tags[url] = path.read_bytes(), f'"{path.name}"'
@@ -322,31 +340,29 @@ def state(streamed: Make, recorder: Any, tmp_path: Path) -> dict[str, Any]:
     return read_state_file(tmp_path / "run/state.pt")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        None, "", "{", "[]", "{}", '{"lanes": []}', '{"lanes": [1]}', '{"lanes": [{}]}',
-        {"shard": -1}, {"shard": "x"}, {"shard": 2**70}, {"start": -5}, {"taken": 1.5},
-        {"block": "x" * 32}, {"block": "a" * 31}, {"state": 5}, {"more": 1}, {"start": 7},
-        {"taken": None}, {"block": "a" * 32}, {"shard": 2**61}, {"state": "b" * 32}, 3,
-    ],
-)  # fmt: skip
-def test_a_hostile_state_is_a_line(
-    state: dict[str, Any], change: Any, recorder: Any, tmp_path: Path
-) -> None:
-    if isinstance(change, dict):
-        lanes = json.loads(state["stream"])
-        lanes["lanes"][0] |= change
-        change = json.dumps(lanes)
-    if change is None:
-        del state["stream"]
-    else:
-        state["stream"] = change
-    torch.save(state, tmp_path / "run/state.pt")
-    with pytest.raises(GtaError) as error:
-        pretrain(PretrainConfig(resume=tmp_path / "run"), recorder)
-    assert error.value.option == "resume"
-    assert "\n" not in str(error.value)
+HOSTILE: list[Any] = [
+    None, "", "{", "[]", "{}", '{"lanes": []}', '{"lanes": [1]}', '{"lanes": [{}]}', 3,
+    {"shard": -1}, {"shard": "x"}, {"shard": 2**70}, {"shard": 2**61}, {"start": -5}, {"start": 7},
+    {"taken": 1.5}, {"taken": None}, {"block": "x" * 32}, {"block": "a" * 31},
+    {"block": "a" * 32}, {"state": 5}, {"state": "b" * 32}, {"more": 1},
+]  # fmt: skip
+"""What stands in a state in place of the lanes' places, or in that of the first lane."""
+
+
+def test_a_hostile_state_is_a_line(state: dict[str, Any], recorder: Any, tmp_path: Path) -> None:
+    for change in HOSTILE:
+        hostile = {**state, "stream": change}
+        if isinstance(change, dict):
+            lanes = json.loads(state["stream"])
+            lanes["lanes"][0] |= change
+            hostile["stream"] = json.dumps(lanes)
+        if change is None:
+            del hostile["stream"]
+        torch.save(hostile, tmp_path / "run/state.pt")
+        with pytest.raises(GtaError) as error:
+            pretrain(PretrainConfig(resume=tmp_path / "run"), recorder)
+        assert error.value.option == "resume", change
+        assert "\n" not in str(error.value)
 
 
 def test_a_changed_shard_is_refused(
@@ -359,16 +375,16 @@ def test_a_changed_shard_is_refused(
 
 
 def test_other_shards_are_refused(
-    state: dict[str, Any], shards: Path, recorder: Any, tmp_path: Path, streamed: Make
+    shards: Path, recorder: Any, tmp_path: Path, streamed: Make
 ) -> None:
     """Of a folder, whose names make the fingerprint; a pattern has none but its own."""
-    pretrain(streamed(data=f"wds/{shards}", out=tmp_path / "folder"), recorder)
+    pretrain(streamed(data=f"wds/{shards}", out=tmp_path / "folder", epochs=1), recorder)
     write_tar(shards / "9.tar", {"0.png": noise(0)})
     with pytest.raises(GtaError, match=r"resume: `data` .* has changed since the run began"):
         pretrain(PretrainConfig(resume=tmp_path / "folder"), recorder)
 
 
-@pytest.mark.parametrize("fits", [4, 2, 1])
+@pytest.mark.parametrize("fits", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_parts_of_a_batch_train_as_the_batch(
     streamed: Make,
     maps: Path,
