@@ -249,3 +249,29 @@ def test_a_lane_keeps_few_images_in_memory(tmp_path: Path, monkeypatch: pytest.M
     images = [one for one in gc.get_objects() if isinstance(one, EncodedImage)]
     alive = sum(str(tmp_path) in one.name for one in images)
     assert alive <= 10 + 10 + 3
+
+
+class Everywhere(dict[str, bytes]):
+    """The same file at every URL."""
+
+    def __contains__(self, url: object) -> bool:
+        return True
+
+    def __getitem__(self, url: str) -> bytes:
+        return super().__getitem__("file")
+
+
+def test_a_billion_shards_begin_as_few_do(tmp_path: Path, web: Web) -> None:
+    """Only those are asked for whose images are taken or read ahead."""
+    write_tar(tmp_path / "0.tar", {f"{i}.jpg": b"x" * 99 for i in range(20)})
+    web.files = Everywhere(file=(tmp_path / "0.tar").read_bytes())
+    stream = stream_of("wds/https://example.org/{000000000..999999999}.tar")
+    lanes = [Lane(stream, 0, number, 64) for number in range(8)]
+    for lane in lanes:
+        lane.take()
+    for lane in lanes:
+        lane.close()
+    assert len(stream) == 10**9
+    # A block has 32 images, as many are read ahead, and a shard has 20.
+    assert 8 * 2 <= len(web.asked) <= 8 * 6
+    assert len(set(web.asked)) == len(web.asked)
