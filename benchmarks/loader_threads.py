@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--threads", type=int, nargs="*", help="that train [all cores]")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     compute, cores = choose_compute("cpu", "fp32"), usable_cores()
@@ -60,7 +61,7 @@ def main() -> None:
                 optimizer.step()
 
         own = choose_workers(None, compute.device, False), torch.get_num_threads()
-        ways = {own} | {(w, t) for w in range(cores + 1) for t in range(1, cores + 1)}
+        ways = {own} | {(w, t) for w in range(cores + 1) for t in args.threads or [cores]}
         variants = {f"{w} + {t}": lambda w=w, t=t: epoch(w, t) for w, t in sorted(ways)}
         timings = time_interleaved(variants, args.repeats)
         timings.on_cpu = False  # the clock decides

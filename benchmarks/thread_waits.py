@@ -1,4 +1,4 @@
-"""Compare how long torch's threads wait awake for each other; prints JSON.
+"""Compare how long torch's threads wait awake for each other; prints lines of JSON.
 
     python benchmarks/thread_waits.py [--rounds 5]
 
@@ -52,11 +52,10 @@ def seconds(setting: dict[str, str], steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
     args = parser.parse_args()
     cores = os.cpu_count() or 1
-    result = {"benchmark": "thread_waits", "cores": cores}
     for busy in (0, cores):
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
@@ -69,7 +68,10 @@ def main() -> None:
             for other in others:
                 other.kill()
         default = timings.wall["default"]
-        result["busy" if busy else "alone"] = {
+        result = {
+            "benchmark": "thread_waits",
+            "cores": cores,
+            "busy_processes": busy,
             "seconds": {name: round(s, 3) for name, s in timings.medians().items()},
             "times_default": {
                 name: median_interval(ratios(times, default))
@@ -77,7 +79,7 @@ def main() -> None:
                 if name != "default"
             },
         }
-    print(json.dumps(result))
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from gtacli.errors import UsageError
 from gtacli.runtime.machine import peak_memory, usable_cores
 from gtacli.runtime.processes import process_info
 
+_MANY_CORES = 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -195,10 +196,11 @@ def choose_workers(workers: int | None, device: torch.device, cached: bool) -> i
     """Return the number of processes that load data; `workers` if it is given.
 
     On the CPU, cached images load faster in the training process than in one that competes with it
-    for the cores.
+    for the cores; on few cores others do, too (`benchmarks/loader_threads.py`: on two cores 1.3
+    times as many images a second as with two workers).
     """
     if workers is not None:
         return workers
     if device.type == "cpu":
-        return 0 if cached else min(2, usable_cores())
+        return 0 if cached or usable_cores() < _MANY_CORES else 2
     return min(8, usable_cores())

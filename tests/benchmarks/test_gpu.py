@@ -19,6 +19,7 @@ SHARED = {
     "probe": ["--what", "--without", "--device", "--width", "--classes", "--keys", "--queries"],
     "attention_export": ["--images", "--count", "--model", "--image-size", "--naive", "--repeats"],
     "augment": ["--device", "--auto-augment", "--batch-size", "--repeats"],
+    "decode": ["--device", "--count", "--repeats"],
 }
 
 

@@ -125,3 +125,14 @@ def test_batches_are_filled_where_their_size_changes_results() -> None:
     assert cpu.at("bf16").stack(images, 2).shape == (3, 1, 2)
     cuda = replace(cpu, device=torch.device("cuda"))
     assert cuda.stack(images, 5).shape == (5, 1, 2)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 2), (64, 2)])
+def test_few_cores_load_in_the_training_process(
+    cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "usable_cores", lambda: cores)
+    cpu = torch.device("cpu")
+    assert devices.choose_workers(None, cpu, cached=False) == workers
+    assert devices.choose_workers(None, cpu, cached=True) == 0
+    assert devices.choose_workers(3, cpu, cached=True) == 3
