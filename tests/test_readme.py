@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 from gtacli.cli import console, main
 from gtacli.cli.lazy import COMMANDS
 from gtacli.config.study import change_study
+from gtacli.registry import EXECUTORS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -417,6 +418,9 @@ def options() -> Iterator[str]:
         for each in (command, *getattr(command, "commands", {}).values()):
             for parameter in each.params:
                 yield from (*parameter.opts, *parameter.secondary_opts)
+    for name in EXECUTORS.names():  # flags where the executor is chosen
+        for key in EXECUTORS.load(name).Options.model_fields:
+            yield f"--{key.replace('_', '-')}"
 
 
 def test_links_lead_somewhere() -> None:
