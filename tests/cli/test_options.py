@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tomllib
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import pytest
 import typer
 
 from gtacli.cli import lazy
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import DECLARED, Call, config_command
 from gtacli.config.finetune import FinetuneConfig
 
 Calls = list[tuple[FinetuneConfig, Call, dict[str, Any]]]
@@ -19,6 +20,8 @@ Calls = list[tuple[FinetuneConfig, Call, dict[str, Any]]]
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Add a command `tune`; return the list of its calls."""
+    importlib.import_module("gtacli.cli.finetune")  # whose declaration comes back afterwards
+    monkeypatch.setitem(DECLARED, "finetune", DECLARED["finetune"])
     calls: Calls = []
     app = lazy.new_app()
 
