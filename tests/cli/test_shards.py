@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,15 +206,22 @@ def test_parts_and_commands_that_are_killed_leave_the_files_of_one_process(
         words += ["--set", "discovery.tokencut.layer=-1", "--set", "discovery.tokencut.tau=0.2"]
         return subprocess.Popen([sys.executable, "-m", "gtacli", *words], stderr=subprocess.PIPE)
 
-    def part(out: str) -> int:
+    def parts(out: str) -> set[int]:
+        """Return the processes of parts."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if b"--shard" in words and any(out.encode() in word for word in words):
+                    found.add(int(path.parent.name))
+        return found
+
+    def part(out: str, *, but: Collection[int] = ()) -> int:
         """Wait for a part; return its process."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    words = path.read_bytes().split(b"\0")
-                    if b"--shard" in words and any(out.encode() in word for word in words):
-                        return int(path.parent.name)
+            if found := parts(out).difference(but):
+                return min(found)
             time.sleep(0.05)
         raise AssertionError("no part has begun")
 
@@ -225,8 +232,9 @@ def test_parts_and_commands_that_are_killed_leave_the_files_of_one_process(
     time.sleep(1)
     first.kill()
     first.communicate()
+    left = parts(out)  # of the command that was killed
     second = discover(out, *given)
-    os.kill(part(out), signal.SIGKILL)
+    os.kill(part(out, but=left), signal.SIGKILL)
     _, told = second.communicate()
     assert second.returncode == 0
     assert b"was killed; it is started again" in told
