@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +235,20 @@ class _Merger:
         return write_sorted(folder, covered, self.kind.value, self.count, self._pieces(), draft)
 
     def _pieces(self) -> Iterator[Rows]:
-        parts = max(1, self.count // PIECE)
-        for part in range(parts):
-            low, high = part * WORDS // parts, (part + 1) * WORDS // parts
+        for low, high in ranges(self.count):
             yield in_order([source(low, high) for source in self._sources], self.kind)
 
 
 def starts_of(covered: Rows) -> NDArray[np.int64]:
     """Return the number of each covered file's first row, and the number of all rows."""
     return np.concatenate([[0], np.cumsum(covered["rows"], dtype=np.int64)])
+
+
+def ranges(count: int) -> Iterator[tuple[int, int]]:
+    """Cut the first words of `count` keys into ranges [low, high) of about `PIECE` of them each."""
+    parts = max(1, count // PIECE)
+    bounds = [part * WORDS // parts for part in range(parts + 1)]
+    return pairwise(bounds)
 
 
 def in_order(parts: Sequence[Rows], kind: FileKind) -> Rows:

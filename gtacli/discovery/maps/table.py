@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from gtacli.discovery.maps.digests import SIZE, DigestTable
 from gtacli.discovery.maps.files import RowArray, load
 from gtacli.discovery.maps.index import (
-    PIECE,
-    WORDS,
     FileKind,
     in_order,
     names_of,
     open_indexes,
+    ranges,
     starts_of,
 )
 from gtacli.discovery.maps.sorted_file import Rows, SortedFile, select
@@ -172,9 +171,8 @@ class FileTable:
     def count_distinct(self) -> int:
         """Count the keys, each once. Raises DamagedIndex."""
         newest = in_order([self.kind.entries(rows, 0) for rows in self._loaded], self.kind)
-        parts, found = max(1, self._count // PIECE), 0
-        for part in range(parts):
-            low, high = part * WORDS // parts, (part + 1) * WORDS // parts
+        found = 0
+        for low, high in ranges(self._count):
             rows = [group.between(low, high, self.kind.found is None) for group in self._groups]
             keys = np.concatenate([*rows, select(newest, low, high)])["key"]
             found += len(np.unique(np.ascontiguousarray(keys).view("V16")))

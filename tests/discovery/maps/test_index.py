@@ -93,7 +93,6 @@ def test_indexes_grow_as_a_binary_counter(cache: Path) -> None:
 
 
 def test_equal_maps_in_several_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "PIECE", 7)
     monkeypatch.setattr(index, "PIECE", 7)
     add_files(cache, 4, seed=0)
     rows = np.concatenate([np.load(file) for file in (cache / "maps").iterdir()])
