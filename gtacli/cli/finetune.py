@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
 from gtacli.cli.training import train
 from gtacli.config.finetune import FinetuneConfig
+
+if TYPE_CHECKING:
+    from gtacli.training.loop import Observer
 
 app = new_app()
 
@@ -19,11 +22,13 @@ def finetune(config: FinetuneConfig, call: Call) -> int | None:
     Without --data and --model it trains on the built-in demo dataset, from the built-in source
     model.
     """
-    from gtacli.finetuning.run import finetune as run
 
-    return train(
-        config, call, RESULT, _describe_epoch, lambda o: run(config, o, dry_run=call.dry_run)
-    )
+    def run(observer: Observer) -> dict[str, Any]:
+        from gtacli.finetuning.run import finetune as run_here
+
+        return run_here(config, observer, dry_run=call.dry_run)
+
+    return train(config, call, RESULT, _describe_epoch, run)
 
 
 RESULT = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, config_command
 from gtacli.cli.training import train
 from gtacli.config.pretrain import PretrainConfig
+
+if TYPE_CHECKING:
+    from gtacli.training.loop import Observer
 
 app = new_app()
 
@@ -20,11 +23,13 @@ def pretrain(config: PretrainConfig, call: Call) -> int | None:
     exp(map / tau), so that the network learns objects before the background. Every other command
     can load the run's encoder: gta finetune --model RUN.
     """
-    from gtacli.pretraining.run import pretrain as run
 
-    return train(
-        config, call, RESULT, _describe_epoch, lambda o: run(config, o, dry_run=call.dry_run)
-    )
+    def run(observer: Observer) -> dict[str, Any]:
+        from gtacli.pretraining.run import pretrain as run_here
+
+        return run_here(config, observer, dry_run=call.dry_run)
+
+    return train(config, call, RESULT, _describe_epoch, run)
 
 
 RESULT = (

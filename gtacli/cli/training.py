@@ -36,10 +36,8 @@ def train(
 
     Returns: the exit status of the other processes, if the training ran in them.
     """
-    from gtacli.training.session import resumed_config
-
     process = process_info()
-    if process.size == 1 and (nproc := resumed_config(config, call.command).nproc) > 1:
+    if process.size == 1 and (nproc := _processes(config, call.command)) > 1:
         from gtacli.runtime.launch import launch
 
         return launch(call.argv, nproc)
@@ -59,6 +57,15 @@ def train(
     rows = [(label, _format(shown.get(key), percent)) for key, label, percent in table]
     console.table(("result", ""), [row for row in rows if row[1] is not None])
     return None
+
+
+def _processes(config: TrainingConfig, command: str) -> int:
+    """Return how many processes the training takes; what only starts them does without torch."""
+    if config.resume is None:
+        return config.nproc
+    from gtacli.training.session import resumed_config
+
+    return resumed_config(config, command).nproc
 
 
 def _format(value: Any, percent: bool) -> Any:

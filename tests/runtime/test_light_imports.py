@@ -89,3 +89,15 @@ print({COMPILER}, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "set()", done.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+def test_what_starts_several_processes_does_without_torch(command: str) -> None:
+    code = f"""
+import sys
+from gtacli.runtime import launch
+launch.launch = lambda words, count: print(count, 'torch' in sys.modules) or 0
+from gtacli.cli import main
+main(['{command}', '--data', 'photos', '--nproc', '2'])
+"""
+    assert run(code) == "2 False"
