@@ -223,6 +223,7 @@ def test_calibrate(calibrated: Path, place: Path, gta: Any, tmp_path: Path) -> N
     assert summary["test_f1_macro_before"] == pytest.approx(f1(0.5, axis=0))
 
 
+@pytest.mark.slow
 def test_predict_and_export_use_the_threshold(
     calibrated: Path, place: Path, gta: Any, tmp_path: Path
 ) -> None:

@@ -140,7 +140,7 @@ def test_parts_of_a_batch_are_the_batch(folder: Path) -> None:
         assert torch.equal(images, torch.cat([batch.images for batch in whole]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_any_batch_is_a_beginning(folder: Path, data: Any) -> None:
     """By other numbers of processes than there were, whose places are put together."""

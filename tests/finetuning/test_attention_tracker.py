@@ -206,7 +206,7 @@ def test_refit_is_tracked(config: Make, recorder: Any, masked: str, tmp_path: Pa
 
 
 def test_model_without_cls_token(config: Make, recorder: Any, tmp_path: Path) -> None:
-    spec = "vit_medium_patch16_gap_256@none"
+    spec = "test_vit2@none"
     changes = {"model": spec, "image_size": (32, 32), "regularizer": "none", "drift": False}
     with pytest.raises(UsageError, match="track_attention: this model has no CLS token"):
         finetune(config(track_attention=True, **changes), recorder)

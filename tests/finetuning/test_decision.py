@@ -245,7 +245,7 @@ def test_dataset_is_scanned_once(
 
 
 def test_model_without_cls_token_is_not_guided(undecided: Make, recorder: Any) -> None:
-    changes = {"model": "vit_medium_patch16_gap_256@none", "image_size": (32, 32), "epochs": 1}
+    changes = {"model": "test_vit2@none", "image_size": (32, 32), "epochs": 1}
     summary = finetune(undecided(**changes), recorder)
     assert (summary["lam"], summary["kept_blocks"], summary["cls_top1"]) == (0.0, [], None)
     assert "is released (lam 0): the model has no CLS token" in summary["why"]
@@ -256,7 +256,7 @@ def test_model_without_cls_token_is_not_guided(undecided: Make, recorder: Any) -
 def test_strength_needs_a_cls_token(
     undecided: Make, recorder: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    model = {"model": "vit_medium_patch16_gap_256@none", "image_size": (32, 32)}
+    model = {"model": "test_vit2@none", "image_size": (32, 32)}
     with pytest.raises(GtaError, match="rows: this model has no CLS token"):
         finetune(undecided(**model, **changes), recorder)
     assert not (tmp_path / "run").exists()

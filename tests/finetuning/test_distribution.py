@@ -61,8 +61,10 @@ def farthest(a: Path, b: Path) -> float:
     [
         (2, {"batch_size": 4}),  # 15 images: the last batch has 3
         (2, {"batch_size": 7}),  # the last batch has 1: nothing for the second process
-        (3, {"batch_size": 4, "accumulate": 3, "clip_grad": 0.1}),  # the last step has one batch
-        (2, {"batch_size": 4, "refit": True, "workers": 1}),
+        pytest.param(  # the last step has one batch
+            3, {"batch_size": 4, "accumulate": 3, "clip_grad": 0.1}, marks=pytest.mark.slow
+        ),
+        pytest.param(2, {"batch_size": 4, "refit": True, "workers": 1}, marks=pytest.mark.slow),
         (2, {"batch_size": 4, "ema": 0.9, "patience": 1, "regularizer": "gta"}),
         pytest.param(
             2,
@@ -82,7 +84,11 @@ def farthest(a: Path, b: Path) -> float:
         pytest.param(
             2, {"batch_size": 4, "average": "source", "refit": True}, marks=pytest.mark.slow
         ),
-        (2, {"batch_size": 4, "train": "lora:2", "freeze_epochs": 1, "ema": 0.9}),
+        pytest.param(
+            2,
+            {"batch_size": 4, "train": "lora:2", "freeze_epochs": 1, "ema": 0.9},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(2, {"batch_size": 4, "train": "norm+bias"}, marks=pytest.mark.slow),
         pytest.param(2, {"batch_size": 4, "compile": True}, marks=pytest.mark.slow),
     ],
@@ -198,7 +204,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", ["after an epoch", "in an epoch"])
+@pytest.mark.parametrize(
+    "stop", [pytest.param("after an epoch", marks=pytest.mark.slow), "in an epoch"]
+)
 def test_resume_with_same_process_count(
     stop: str, config: Make, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +238,7 @@ def test_resume_with_same_process_count(
     assert again[0]["test_top1"] == whole[0]["test_top1"]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_resume_with_other_process_count(
     before: int, after: int, config: Make, together: Together, tmp_path: Path
 ) -> None:

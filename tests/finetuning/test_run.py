@@ -226,6 +226,7 @@ def test_bf16_on_the_cpu(config: Make, recorder: Any) -> None:
     assert recorder.rows[0]["ce"] > 0
 
 
+@pytest.mark.slow
 def test_compiled_training_matches(config: Make, recorder: Any, monkeypatch: Any) -> None:
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m, **k: original(m, **{**k, "backend": "eager"}))

@@ -125,7 +125,7 @@ def test_chosen_run_matches_run_with_that_strength(
     assert 7 <= summary["lam_search"]["epochs"] <= 8
 
 
-@pytest.mark.parametrize("at", [3, 9])
+@pytest.mark.parametrize("at", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_resume_after_kill_during_search(
     at: int, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

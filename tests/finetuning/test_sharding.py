@@ -82,7 +82,9 @@ def assert_same(one: Path, other: Path, limit: float = 1e-6) -> None:
     ("size", "changes"),
     [
         (2, {}),  # 15 images: the last batch has 3
-        (2, {"batch_size": 7}),  # the last batch has 1: nothing for the second process
+        pytest.param(  # the last batch has 1: nothing for the second process
+            2, {"batch_size": 7}, marks=pytest.mark.slow
+        ),
         pytest.param(
             3,
             {"accumulate": 3, "clip_grad": 0.1, "grad_checkpointing": True},
@@ -94,7 +96,7 @@ def assert_same(one: Path, other: Path, limit: float = 1e-6) -> None:
             {"average": "trajectory", "hold_out": "none", "layer_decay": 0.7},
             marks=pytest.mark.slow,
         ),
-        (2, {"average": "source", "train": "norm+bias"}),
+        pytest.param(2, {"average": "source", "train": "norm+bias"}, marks=pytest.mark.slow),
         pytest.param(2, {"train": "head"}, marks=pytest.mark.slow),
         pytest.param(2, {"lam": "auto", "epochs": 5, "batch_size": 8}, marks=pytest.mark.slow),
         pytest.param(
@@ -124,7 +126,13 @@ def test_sharded_processes_train_as_one(
     assert_same(tmp_path / "one", tmp_path / "several")
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"regularizer": ["gta", "bss:0.01"]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"optimizer": "adamw"}, marks=pytest.mark.slow),
+        {"regularizer": ["gta", "bss:0.01"]},
+    ],
+)
 def test_sharded_processes_train_as_copies_do(
     changes: dict[str, Any], config: Make, together: Together, tmp_path: Path
 ) -> None:
@@ -152,7 +160,7 @@ def cut_and_resume(
     ("before", "after", "shard"),
     [
         (2, 1, False),
-        (1, 2, True),
+        pytest.param(1, 2, True, marks=pytest.mark.slow),
         pytest.param(2, 1, True, marks=pytest.mark.slow),
         pytest.param(2, 2, False, marks=pytest.mark.slow),
         pytest.param(2, 4, True, marks=pytest.mark.slow),

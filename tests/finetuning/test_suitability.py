@@ -110,5 +110,5 @@ def test_it_is_measured_once_a_run(config: Make, monkeypatch: pytest.MonkeyPatch
     first = find_suitability(job)
     assert find_suitability(prepare(config(), stores=job.stores)) is first
     assert calls == [len(job.records)]
-    no_cls = config(model="vit_medium_patch16_gap_256@none", image_size=(32, 32))
+    no_cls = config(model="test_vit2@none", image_size=(32, 32))
     assert find_suitability(prepare(no_cls.model_copy(update={"regularizer": {}}))) is None

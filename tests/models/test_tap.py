@@ -139,7 +139,9 @@ def test_nothing_after_the_last_requested_keys_is_computed() -> None:
     assert ran == ["0.norm2", "0.mlp"]
 
 
-@pytest.mark.parametrize("family", ["plain", "dinov3", "registers"])
+@pytest.mark.parametrize(
+    "family", ["plain", *(pytest.param(f, marks=pytest.mark.slow) for f in ("dinov3", "registers"))]
+)
 def test_compiles_as_one_graph(family: str) -> None:
     model, images = make(family)
     tapped = TappedViT(model, Request((0, 2), features=True))

@@ -161,7 +161,14 @@ def test_two_processes_train_as_one(
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 32}, {"batch_size": 5}, {"repeats": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"batch_size": 32}, marks=pytest.mark.slow),
+        {"batch_size": 5},
+        pytest.param({"repeats": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_run_counts_every_image_once(
     config: Make,
     recorder: Any,

@@ -126,7 +126,7 @@ def test_an_epoch_has_the_next_images(streamed: Make, recorder: Any, tmp_path: P
     ("kind", "workers"),
     [
         ("wds", (0, 2)),
-        ("parquet", (2, 0)),
+        pytest.param("parquet", (2, 0), marks=pytest.mark.slow),
         pytest.param("wds", (2, 0), marks=pytest.mark.slow),
         pytest.param("parquet", (0, 2), marks=pytest.mark.slow),
     ],

@@ -131,7 +131,7 @@ def test_maps_of_both_commands_are_side_by_side(visit: Visit, mixed: Path) -> No
     assert "of 24 correct" in page.locator(".matrix figcaption").inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_page_fits_the_width_of_a_phone(visit: Visit, mixed: Path, scheme: str) -> None:
     page = visit(mixed, width=360, scheme=scheme)
     show_maps(page)

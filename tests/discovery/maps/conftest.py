@@ -189,7 +189,7 @@ def setup(tiny_model: Path) -> Setup:
     return Setup(str(tiny_model))
 
 
-@pytest.fixture(params=["plain", "indexed"])
+@pytest.fixture(params=[pytest.param("plain", marks=pytest.mark.slow), "indexed"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Without indexes, and with one as soon as there are two files."""
     if request.param == "indexed":

@@ -178,6 +178,7 @@ def test_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
         assert first + setup.backend.seen <= made + 4  # one unfinished batch
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("either")
 def test_killed_at_any_write(
     setup: Setup, tmp_path: Path, deaths: Deaths, new_life: Callable[[], None]
