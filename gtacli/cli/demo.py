@@ -16,6 +16,7 @@ from gtacli.config.demo import DemoConfig
 from gtacli.runtime.repeated import hide_repeated
 
 if TYPE_CHECKING:
+    from gtacli.demo.results import DemoSummary, MeanAndDeviation
     from gtacli.runtime.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,15 @@ def _demo(config: DemoConfig, call: Call, folder: RunFolder, anew: bool) -> None
         draw_attention(plain, gta, sheet, compute)
         options = ReportConfig(out=page, device=config.device, precision=config.precision)
         write_report(options, [str(run.path) for run in runs], console.progress, sys.stdin.buffer)
-    result = {"source": source, **compare(rows), "sheet": str(sheet), "report": str(page)}
-    result |= {"run": str(folder.path), "seconds": round(perf_counter() - start, 2)}
+    result: DemoSummary = {
+        "source": source,
+        **compare(rows),
+        "sheet": None if call.dry_run else str(sheet),
+        "report": None if call.dry_run else str(page),
+        "run": None if call.dry_run else str(folder.path),
+        "seconds": round(perf_counter() - start, 2),
+    }
     if call.dry_run:
-        result |= dict.fromkeys(("sheet", "report", "run"))
         rows = [{**row, "run": None} for row in rows]
     folder.write_json("summary.json", {"command": "demo", "runs": rows, **result})
     if call.json:
@@ -116,7 +122,7 @@ def _log(run: Any, summary: dict[str, Any]) -> None:
 COLUMNS = ("", "test top-1 %", "attention on object %", "drift", "background gap %")
 
 
-def _show(result: dict[str, Any], seeds: int) -> None:
+def _show(result: DemoSummary, seeds: int) -> None:
     methods, difference = result["methods"], result["difference"]
     inside = f"{100 * result['source']['attention_inside']:.1f}"
     rows = [["source", "", inside, "", ""]]
@@ -129,11 +135,11 @@ def _show(result: dict[str, Any], seeds: int) -> None:
     console.say(f"{over}the object covers {area:.1f} % of the image")
 
 
-def _cells(metrics: dict[str, dict[str, Any]]) -> list[str]:
+def _cells(metrics: dict[str, MeanAndDeviation]) -> list[str]:
     scales = {"test_top1": 100, "attention_inside": 100, "attention_drift": 1, "bg_gap": 100}
     return [_mean_and_sd(metrics[name], scale) for name, scale in scales.items()]
 
 
-def _mean_and_sd(metric: dict[str, Any], scale: float) -> str:
+def _mean_and_sd(metric: MeanAndDeviation, scale: float) -> str:
     mean, deviation = scale * metric["mean"], metric["sd"]
     return f"{mean:.1f}" + ("" if deviation is None else f" ± {scale * deviation:.1f}")
