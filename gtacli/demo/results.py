@@ -123,11 +123,11 @@ def _answers(
     return probe.predictions
 
 
-class _Attention(DemoSourceAttention):
+class _MeasuredAttention(DemoSourceAttention):
     attention_drift: float
 
 
-def _attention(result: Mapping[str, Any]) -> _Attention:
+def _attention(result: Mapping[str, Any]) -> _MeasuredAttention:
     layers = result["layers"]
     drift = [value for layer in layers for value in layer["drift"] or ()]
     return {
