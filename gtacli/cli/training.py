@@ -63,7 +63,7 @@ def _processes(config: TrainingConfig, command: str) -> int:
     """Return how many processes the training takes; what only starts them does without torch."""
     if config.resume is None:
         return config.nproc
-    from gtacli.training.session import resumed_config
+    from gtacli.training.resuming import resumed_config
 
     return resumed_config(config, command).nproc
 

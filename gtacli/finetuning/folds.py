@@ -45,7 +45,7 @@ from gtacli.runtime.run_files import FOLDS_FILE, FOLDS_TABLE
 from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.loop import SilentObserver
 from gtacli.training.record import read_record
-from gtacli.training.session import check_origin
+from gtacli.training.same_inputs import check_origin
 from gtacli.training.state import Progress, read_progress
 
 log = logging.getLogger(__name__)

@@ -43,8 +43,9 @@ from gtacli.runtime.run_folder import RunFolder
 from gtacli.training.batch_parts import fit_batch
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.record import read_record
+from gtacli.training.same_inputs import check_origin
 from gtacli.training.selection import score_of
-from gtacli.training.session import Session, check_origin, open_session
+from gtacli.training.session import Session, open_session
 from gtacli.training.state import Progress, read_progress
 
 log = logging.getLogger(__name__)

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
-from gtacli.config.base import build
-from gtacli.config.training import TrainingConfig
-from gtacli.data.base import ImageDataset
-from gtacli.data.contents import content_fingerprint, is_sampled, time_fingerprint
-from gtacli.data.streams.stream import ImageStream
-from gtacli.errors import GtaError, UsageError
+from gtacli.errors import GtaError
 from gtacli.images.depth import reading_as
 from gtacli.models.loading import LoadedModel
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
-from gtacli.runtime.secrets import MASK, mask_values
+from gtacli.runtime.secrets import mask_values
 from gtacli.training.job import TrainingJob
 from gtacli.training.loggers.several import Loggers
 from gtacli.training.loop import Observer, SilentObserver
 from gtacli.training.record import read_record, read_summary
 from gtacli.training.results import RunCosts
-from gtacli.training.state import Progress, read_origin
+from gtacli.training.resuming import AUTO, NOT_RECORDED, Config, resumed_config
+from gtacli.training.same_inputs import (
+    check_images,
+    check_origin,
+    check_split,
+    describe_images,
+    digest_of,
+    fingerprint_in,
+)
+from gtacli.training.state import Progress
 
 log = logging.getLogger(__name__)
-Config = TypeVar("Config", bound=TrainingConfig)
-
-# What a resumed run may change: where it computes. Everything else was fixed when it began.
-MAY_CHANGE = frozenset(
-    ["device", "augment_device", "nproc", "shard_model", "workers", "cache", "log", "out"]
-)
-AUTO = Path("auto")
-# What is said of one command and is not recorded.
-NOT_RECORDED = frozenset(["resume", "overwrite", "allow_fetch"])
 
 
 class Session(Generic[Config]):
@@ -122,9 +114,9 @@ class Session(Generic[Config]):
                 text = f"{path} is not the same for every process (on every node)"
                 raise GtaError(text, option=option)
         dataset = job.dataset
-        record["data"] |= self.processes.run_on_main(lambda: _describe_images(dataset))
+        record["data"] |= self.processes.run_on_main(lambda: describe_images(dataset))
         state = None
-        run.origin = to_json({"config": record["config"], "split": _digest(split)})
+        run.origin = to_json({"config": record["config"], "split": digest_of(split)})
         if config.resume is None:
             run.clear()
             run.write_json("run.json", record)
@@ -132,13 +124,12 @@ class Session(Generic[Config]):
         else:
             before = read_record(run)
             for option in inputs:
-                if _fingerprint(before, option) != record[option]["fingerprint"]:
+                if fingerprint_in(before, option) != record[option]["fingerprint"]:
                     path = getattr(config, option)
                     text = f"`{option}` {path} has changed since the run began"
                     raise GtaError(text, option="resume")
-            sampled = isinstance(dataset, ImageDataset) and is_sampled(dataset)
-            _check_images(before["data"], record["data"], config, sampled)
-            self._check_split(split)
+            check_images(before["data"], record["data"], dataset, config)
+            check_split(run, split)
             if has_state and run.has_state():
                 state = run.read_state()
                 check_origin(state, run, before["config"], split)
@@ -153,18 +144,6 @@ class Session(Generic[Config]):
             record = self.run.read_json("run.json")
             record["resolved"] = {**record.get("resolved", {}), **values}
             self.run.write_json("run.json", record)
-
-    def _check_split(self, split: Mapping[str, Any]) -> None:
-        """Raise GtaError unless split.json is the split of this run; write it if it is missing."""
-        run = self.run
-        if not run.has("split.json"):  # the run ended just before it
-            run.write_json("split.json", split)
-            return
-        before, now = run.read_json("split.json"), json.loads(to_json(split))
-        changed = [name for name in before.keys() & now.keys() if before[name] != now[name]]
-        if changed:
-            text = f"{run.path / 'split.json'} is not the split of this run (`{min(changed)}`)"
-            raise GtaError(f"{text}; restore the file, or delete it", option="resume")
 
     def seconds(self) -> float:
         """Return how long the run has taken so far."""
@@ -248,121 +227,3 @@ def open_session(
                 reading_as(config.bands, config.value_range),  # of a resumed run, and in Python
             ):
                 yield Session(command, config, observer, folder, started, finished)
-
-
-def resumed_config(config: Config, command: str) -> Config:
-    """Return the configuration of the run of `command` that `config.resume` names.
-
-    Without `resume` it is `config`; so it is with `auto` where `out` holds no run. Where the run
-    computes may change (`MAY_CHANGE`); everything else was fixed when the run began.
-
-    Raises UsageError for a key that is set to another value than the run had.
-    """
-    if config.resume == AUTO:
-        config = _requeued(config)
-    run = config.resume
-    if run is None:
-        return config
-    folder = RunFolder(run)
-    if folder.is_unused():
-        text = f"{run} has no record of a run; start it by its own command"
-        raise UsageError(text, option="resume")
-    recorded = read_record(folder, command)
-    if recorded.get("command") != command:
-        raise UsageError(f"{run} is not a run of gta {command}", option="resume")
-    values = {**config.before, **recorded["config"]}
-    before = build(type(config), values, source=f"{run}/run.json")
-    if config.out is not None and config.out != run:
-        raise UsageError("a resumed run stays in its folder; leave out `out`", option="resume")
-    secret = {k for k in type(config).model_fields if _is_masked(getattr(before, k))}
-    if missing := sorted(secret - config.model_fields_set - MAY_CHANGE - NOT_RECORDED):
-        text = f"`{missing[0]}` stands in {run} without its credentials; name it again"
-        raise UsageError(text, option="resume")
-    for key in config.model_fields_set - MAY_CHANGE - NOT_RECORDED:
-        if key in secret and mask_values(getattr(config, key)) == getattr(before, key):
-            before = before.model_copy(update={key: getattr(config, key)})
-        elif getattr(config, key) != getattr(before, key):
-            text = f"`{key}` was {getattr(before, key)} in {run}; a resumed run keeps its options"
-            raise UsageError(text, option="resume")
-    moved = {k: getattr(config, k) for k in config.model_fields_set & MAY_CHANGE}
-    said = {k: getattr(config, k) for k in NOT_RECORDED}  # whatever the record says
-    return before.model_copy(update={**moved, **said})
-
-
-def _requeued(config: Config) -> Config:
-    """Return a config that continues the run in `out`, or begins it."""
-    if config.out is None:
-        raise UsageError("auto: name the run's folder with `out`", option="resume")
-    begun = (config.out / "run.json").is_file()
-    return config.model_copy(update={"resume": config.out if begun else None})
-
-
-def check_origin(
-    state: Mapping[str, Any], run: RunFolder, config: Mapping[str, Any], split: Mapping[str, Any]
-) -> None:
-    """Compare what a state was trained with and on to the record of the run.
-
-    Args:
-        state: whose `origin` an earlier version did not save.
-        config: of run.json.
-        split: of this run.
-
-    Raises GtaError if they differ.
-    """
-    trained = read_origin(state)
-    if trained is None:
-        return
-    for key, value in trained.config.items():
-        if key in config and config[key] != value and key not in MAY_CHANGE:
-            text = f"{run.path / 'run.json'} was changed: `{key}` was {value} in training, not"
-            raise GtaError(f"{text} {config[key]}; restore the file", option="resume")
-    if trained.split != _digest(split):
-        text = f"`data` no longer gives the split that {run.path} was trained on"
-        raise GtaError(text, option="resume")
-
-
-def _describe_images(dataset: ImageDataset | ImageStream) -> dict[str, str]:
-    """Return fingerprints of the images; none of a stream, whose shards are known by their names.
-
-    The ones in work at an interruption are compared where it goes on, see `streamed_images`.
-    """
-    if isinstance(dataset, ImageStream):
-        return {}
-    return {"content": content_fingerprint(dataset), "times": time_fingerprint(dataset)}
-
-
-def _fingerprint(record: Mapping[str, Any], option: str) -> str | None:
-    """Return the fingerprint of an input in a record; None if it has none."""
-    part = record.get(option)
-    return part.get("fingerprint") if isinstance(part, dict) else None
-
-
-def _check_images(
-    before: Mapping[str, Any], now: Mapping[str, Any], config: Any, sampled: bool
-) -> None:
-    """Raise GtaError if images have other bytes than when the run began, though equal sizes.
-
-    Args:
-        before, now: the dataset in the record of the run, and as it is.
-        sampled: there are images whose bytes are not compared; a change of times is named.
-    """
-    if before.get("content") is None:  # of an earlier version
-        return
-    if before["content"] != now["content"]:
-        text = f"`data` {config.data} has changed since the run began: images with other content"
-        raise GtaError(text, option="resume")
-    if sampled and before.get("times") != now["times"]:
-        log.warning(
-            "images of `data` %s have other times than when the run began; they have the same "
-            "sizes, and the content of those that were compared is the same",
-            config.data,
-        )
-
-
-def _digest(split: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_json(split, sort_keys=True).encode()).hexdigest()
-
-
-def _is_masked(value: Any) -> bool:
-    """Return whether a recorded option is a URL whose credentials were left out."""
-    return isinstance(value, str) and "://" in value and MASK in value

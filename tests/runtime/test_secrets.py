@@ -77,7 +77,7 @@ def test_a_run_records_no_credentials_and_resumes_with_them_named_again(
 ) -> None:
     from gtacli.config.finetune import FinetuneConfig
     from gtacli.runtime.run_folder import RunFolder
-    from gtacli.training.session import resumed_config
+    from gtacli.training.resuming import resumed_config
 
     data = "wds/https://host.org/{0..3}.tar?token=S3CRET"
     config = FinetuneConfig(data=data)
