@@ -69,10 +69,11 @@ def discover(
         text = "takes no images from stdin, which its commands do not share; name files"
         raise UsageError(text, option="executor")
     sources = _sources(images or [], config.data, null)
+    earlier = (0, 0.0)
     if config.executor is not None and not call.dry_run:
         # All parts with the same precision, whatever the machines that they run on.
         part = config.model_copy(update={"precision": compute.precision})
-        _run_shards(part, config.executor, images or [])
+        earlier = _run_shards(part, config.executor, images or [])
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
@@ -96,7 +97,7 @@ def discover(
         # A stream is as long as it may be: its files are as large as they get.
         count = len(sources) if isinstance(sources, list) else BLOCKS * MAPS_A_FILE
         cache = MapWriter(out, manifest, block_size(count), config.shard, config.overwrite)
-        status, summary = _fill(config, call, finder, sources, cache)
+        status, summary = _fill(config, call, finder, sources, cache, earlier)
     if call.json:
         console.emit(summary)
     else:
@@ -114,12 +115,13 @@ def _choose_compute(config: DiscoverConfig, out: Path) -> Compute:
     return compute.at(read_manifest(out).precision)
 
 
-def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> None:
-    """Compute all maps in parts."""
+def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> tuple[int, float]:
+    """Compute all maps in parts; return their number and the seconds that it took."""
     from gtacli.cli.shards import run_shards
     from gtacli.discovery.maps.writer import is_at_work
 
     assert config.out is not None
+    start, before = perf_counter(), _count_maps(config.out)
     out, options = config.out, config.executors.get(executor, {})
     own: dict[str, object] = {"executor": None, "executors": {}, "jobs": None, "overwrite": False}
     run_shards(
@@ -132,6 +134,14 @@ def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> Non
         folder=out.with_name(f"{out.name}-shards"),
         at_work=lambda shard: is_at_work(out, shard),
     )
+    return max(0, _count_maps(out) - before), perf_counter() - start
+
+
+def _count_maps(folder: Path) -> int:
+    from gtacli.discovery.maps import MapCache
+    from gtacli.discovery.maps.manifest import MANIFEST
+
+    return len(MapCache(folder, skip_damaged=True)) if (folder / MANIFEST).is_file() else 0
 
 
 def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile] | ImageStream:
@@ -152,13 +162,18 @@ def _fill(
     finder: Finder,
     sources: list[ImageFile] | ImageStream,
     cache: MapWriter,
+    earlier: tuple[int, float],
 ) -> tuple[int, DiscoverSummary]:
-    """Fill the cache; return the exit status and the summary."""
+    """Fill the cache; return the exit status and the summary.
+
+    Args:
+        earlier: maps that were computed in parts before, and the seconds that it took.
+    """
     from gtacli.cli.follow import follow
     from gtacli.discovery.maps.writer import size_of
     from gtacli.inference.discover import fill_cache, fill_cache_from_stream
 
-    new = 0
+    new, seconds = earlier
     listed = isinstance(sources, list)
 
     def count(step: CacheStep) -> None:
@@ -190,5 +205,5 @@ def _fill(
         "new": new,
         "failed": ending.failed,
         "bytes": size_of(cache.folder),
-        "images_per_second": images / max(perf_counter() - start, 1e-9),
+        "images_per_second": images / max(seconds + perf_counter() - start, 1e-9),
     }

@@ -81,6 +81,7 @@ class PretrainConfig(TrainingConfig):
         "images of an epoch; reads the shards of `data` (wds/, parquet/) as an endless stream, "
         "without an index",
         ge=1,
+        le=10**15,
         shown="all, through an index",
     )
     method: Literal["mae", "crossmae"] = option(

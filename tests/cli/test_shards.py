@@ -21,6 +21,7 @@ from gtacli.cli import main
 from gtacli.discovery.maps import MapCache
 from gtacli.executors.base import Executor, ExecutorOptions, Job, ThreadJob
 from gtacli.registry import EXECUTORS
+from tests.shards import write_tar
 from tests.web import Web
 
 
@@ -96,6 +97,27 @@ def test_missing_and_cut_shards_are_named_and_the_others_are_done(
         assert 18 <= summary["images"] - (2 if "cache" in summary else 0) < 24
 
 
+def test_shards_without_any_image_are_wrong(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "no").mkdir()
+    for number in range(3):
+        write_tar(tmp_path / f"no/{number}.tar", {})
+    spec, out = f"wds/{tmp_path}/no", str(tmp_path / "e.npz")
+    plain = ["--set", "discovery.tokencut.layer=-1", "--set", "discovery.tokencut.tau=0.2"]
+    discover = ["discover", "-m", str(tiny_model), "-o", str(tmp_path / "maps"), *plain]
+    for words in (
+        ["embed", "-m", str(tiny_model), "-o", out],
+        discover,
+        discover,  # of which no shard is read again
+        ["maps", "verify", str(tmp_path / "maps")],
+    ):
+        done = gta(*words, "--data", spec)
+        assert done.status == 2
+        assert "no: its shards (3) have no image" in done.err
+    assert not Path(out).exists()
+    done = gta(*discover, "--data", spec, "--shard", "1/2", "--json")  # others may have images
+    assert (done.status, done.lines[-1]["images"]) == (0, 0)
+
+
 def test_nothing_that_exists_is_wrong_usage(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
     spec = f"wds/{tmp_path}/gone-{{0..99999}}.tar"
     done = gta("embed", "-m", str(tiny_model), "--data", spec, "-o", str(tmp_path / "e.npz"))
@@ -151,7 +173,9 @@ def test_a_dry_run_and_an_executor(
         words = [*given, "-o", str(tmp_path / "maps"), "--executor", "here", "--jobs", "2"]
         result = gta(*words)
     assert result.status == 0
-    assert (result.lines[-1]["images"], result.lines[-1]["new"]) == (30, 0)
+    assert (result.lines[-1]["images"], result.lines[-1]["new"]) == (30, 30)
+    with EXECUTORS.registered("here", Here):
+        assert gta(*words).lines[-1]["new"] == 0
     verified = gta("maps", "verify", str(tmp_path / "maps"), "--data", f"wds/{shards}", "--json")
     assert (verified.status, verified.lines[0]["maps"]) == (0, 30)
     assert verified.lines[0]["images"] == 30

@@ -30,7 +30,7 @@ from gtacli.data.base import NO_CLASS, ImageDataset, Record, StreamedFamily
 from gtacli.data.readers.published import list_lines
 from gtacli.data.readers.table import sorted_labels
 from gtacli.data.streams.names import find_shards, split_of_shard
-from gtacli.data.streams.tars import label_in_json, split_name
+from gtacli.data.streams.tars import explain_dots, label_in_json, split_name
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import is_hidden, is_image, read_file_state
 from gtacli.images.packed import PackedImage
@@ -142,6 +142,7 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
     """Yield (image, label or None) of a shard's samples in order."""
     labels: dict[str, str] = {}
     images: dict[str, Member] = {}
+    dotted: dict[str, str] = {}
     try:
         with open_regular(shard.path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
@@ -153,11 +154,17 @@ def _samples(shard: Shard) -> Iterator[tuple[Member, str | None]]:
                     label = text.decode().strip() if kind.lower() == "cls" else label_in_json(text)
                     if label is not None and (kind.lower() == "cls" or key not in labels):
                         labels[key] = label
-                elif is_image(f"x.{kind}") and "." not in kind and key not in images:
+                elif not is_image(f"x.{kind}"):
+                    continue
+                elif "." in kind:
+                    dotted.setdefault(key, name)
+                elif key not in images:
                     images[key] = Member(shard.path, name, member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError) as error:
         reason = not_utf8(error) if isinstance(error, UnicodeDecodeError) else error
         raise GtaError(f"cannot read shard {shard.path} as a plain tar: {reason}") from error
+    if lost := [name for key, name in dotted.items() if key not in images]:
+        log.warning("%s: %d samples are omitted: %s", shard.path, len(lost), explain_dots(lost[0]))
     for key, image in images.items():
         yield image, labels.get(key)
 

@@ -138,7 +138,7 @@ class Lane:
             elif isinstance(item, ShardEnd):
                 empty = 0 if item.images else empty + 1
                 if empty >= min(_PASSES * len(self._stream), _MOST_EMPTY):
-                    raise self._nothing(empty)
+                    raise self._nothing(shard, empty)
                 if block.images and self._pass(shard) != self._pass(shard + self._lanes):
                     yield block.take()
             else:
@@ -176,8 +176,10 @@ class Lane:
         text = f"{shown}, or a shard after it, is no longer what it was when the run was stopped"
         raise GtaError(f"{text}; restore it, or begin a new run", option="resume")
 
-    def _nothing(self, empty: int) -> GtaError:
+    def _nothing(self, shard: int, empty: int) -> GtaError:
         why = f"; {self.unreadable[-1].error}" if self.unreadable else ""
+        if not is_for_training(self._name(shard)):
+            why = "; those that are named for validation or test are passed over"
         return GtaError(f"{empty} shards in a row have no image that can be read{why}")
 
 

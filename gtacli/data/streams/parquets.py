@@ -141,7 +141,7 @@ def _check_group(group: Any, image: str, size: int) -> None:
     """Raise ShardError for a row group that would unpack to more than a machine holds."""
     for place in range(group.num_columns):
         column = group.column(place)
-        if column.path_in_schema.split(".")[0] != image:
+        if not f"{column.path_in_schema}.".startswith(f"{image}."):
             continue
         if column.total_compressed_size > size:
             raise ShardError("a row group in it is larger than the file")

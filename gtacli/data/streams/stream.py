@@ -32,6 +32,7 @@ from gtacli.data.streams.tars import PackedMember, read_tar
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.decode import EncodedImage
 from gtacli.images.find import read_file_state
+from gtacli.runtime.interrupts import stop_is_requested
 from gtacli.runtime.prefetch import read_ahead
 from gtacli.runtime.regular import open_regular
 from gtacli.runtime.remote import RemoteFile
@@ -60,6 +61,7 @@ class ImageStream:
     ) -> None:
         self.names, self._kind, self._classes = names, kind, classes or {}
         self.name = ""
+        self._is_part = False
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the names of the shards and of how they are read."""
@@ -73,7 +75,9 @@ class ImageStream:
 
     def part(self, number: int, count: int) -> ImageStream:
         """Return every `count`-th shard from `number` on: the parts have all shards, each once."""
-        return ImageStream(self.names.part(number, count), self._kind, self._classes)
+        part = ImageStream(self.names.part(number, count), self._kind, self._classes)
+        part.name, part._is_part = self.name, self._is_part or count > 1
+        return part
 
     def items(self, labels: bool = True, known: Known = lambda state: None) -> Iterator[StreamItem]:
         """Yield the images, what cannot be read, and the end of each shard, read ahead.
@@ -83,9 +87,17 @@ class ImageStream:
             known: which shards are passed over.
 
         After a stop (see `gtacli.runtime.interrupts`) the stream ends where it is.
+
+        Raises GtaError at the end where all shards can be read and none has an image. A part may
+        have none.
         """
-        items = (item for shard in self.names for item in self.read(shard, labels, known))
-        return read_ahead(items, AHEAD, AHEAD_BYTES, size_in_memory)
+        empty = not self._is_part
+        shards = (item for shard in self.names for item in self.read(shard, labels, known))
+        for item in read_ahead(shards, AHEAD, AHEAD_BYTES, size_in_memory):
+            empty = empty and isinstance(item, ShardEnd) and not item.images
+            yield item
+        if empty and not stop_is_requested():
+            raise GtaError(f"{self.name}: its shards ({len(self):,}) have no image")
 
     def images(self) -> Iterator[ShardImage | Unreadable]:
         """Yield the images with their labels, and what cannot be read."""

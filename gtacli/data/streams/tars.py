@@ -94,6 +94,13 @@ def split_name(name: str) -> tuple[str, str, str]:
     return name, folder + slash + stem, kind
 
 
+def explain_dots(name: str) -> str:
+    """Return why a sample has no image, where one of its members has a further dot in its name."""
+    key, kind = split_name(name)[1:]
+    text = f"sample {key!r} has no image: {kind!r}, after the first dot, is no suffix of one"
+    return f"{text}; rename its members"
+
+
 def label_in_json(data: bytes) -> str | None:
     """Return the field `label` of a JSON object, None without one. Raises ValueError."""
     value = parse_json(data)
@@ -111,10 +118,14 @@ class _Sample:
         self.problem: str | None = None
         """Why the label cannot be read."""
         self.by_class = False
+        self.dotted: str | None = None
+        """The first image with a further dot in its name."""
 
     def close(self) -> Iterator[PackedMember | Unreadable]:
-        """Yield the image, if there is one."""
+        """Yield the image, if there is one, or the member that may have been meant for one."""
         if self.image is None:
+            if self.dotted is not None:
+                yield Unreadable(self.dotted, explain_dots(self.dotted))
             return
         if self.problem is not None and isinstance(self.image, PackedMember):
             yield Unreadable(self.image.name, self.problem)
@@ -128,8 +139,10 @@ def _take(
     sample: _Sample, file: _Forward, member: tarfile.TarInfo, name: str, kind: str, labels: bool
 ) -> None:
     """Read a member, if it is an image or a label of its sample."""
-    if is_image(f"x.{kind}") and "." not in kind:
-        if sample.image is None:
+    if is_image(f"x.{kind}"):
+        if "." in kind:
+            sample.dotted = sample.dotted or name
+        elif sample.image is None:
             sample.image = _read_image(file, member, name)
     elif labels and kind in ("cls", "json") and not (kind == "json" and sample.by_class):
         try:

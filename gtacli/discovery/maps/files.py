@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,13 @@ def write_error(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path} ({error.strerror or error})", option="out")
 
 
+NAMED = re.compile(rf"[0-9a-f]{{{2 * SIZE}}}\.npy")
+"""A name that `save` gives; a file of another name in a cache is not ours."""
+
+
 def files_in(folder: Path) -> list[Path]:
-    """Return the .npy files of a folder, sorted by name."""
-    return sorted(folder.glob("*.npy"))
+    """Return the files of a folder that `save` has written, sorted by name."""
+    return sorted(path for path in folder.glob("*.npy") if NAMED.fullmatch(path.name))
 
 
 def load(path: Path, dtype: np.dtype[Any], check: bool = True) -> RowArray | None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gtacli.discovery.maps.digests import SIZE, DigestTable
-from gtacli.discovery.maps.files import RowArray, load
+from gtacli.discovery.maps.files import NAMED, RowArray, load
 from gtacli.discovery.maps.index import (
     FileKind,
     in_order,
@@ -37,14 +37,16 @@ _OPEN_FILES = 256
 
 
 class DamagedIndex(GtaError):
-    """An index that cannot be read; without it the same command makes it again.
+    """An index that cannot be read; without it, what it has is found in the files of the maps.
 
     Attributes:
         path: of the index.
     """
 
     def __init__(self, path: Path, error: Exception) -> None:
-        super().__init__(f"{path} cannot be read ({error}); gta discover makes it again")
+        super().__init__(
+            f"{path} cannot be read ({error}); remove it: it only repeats what other files say"
+        )
         self.path = path
 
 
@@ -285,12 +287,12 @@ class _Indexed:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Return the sizes of the .npy files in a folder by their names without the suffix."""
+    """Return the sizes of the files in a folder by their names without the suffix."""
     sizes = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".npy") and not entry.name.startswith("."):
+                if NAMED.fullmatch(entry.name):
                     try:
                         sizes[entry.name[:-4]] = entry.stat().st_size
                     except OSError:  # removed meanwhile

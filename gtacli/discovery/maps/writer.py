@@ -211,7 +211,7 @@ class MapWriter:
             except DamagedIndex as error:
                 with self._reopening:
                     if cache is self.cache:  # no other thread has done it
-                        log.warning("%s", error)
+                        log.warning("%s is damaged; it is made again", error.path)
                         error.path.unlink(missing_ok=True)
                         self._index()
                         self._reopen()

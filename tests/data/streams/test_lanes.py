@@ -167,6 +167,9 @@ def test_shards_for_validation_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / f"s/{number}.tar").rename(tmp_path / f"s/{name}.tar")
     lane = Lane(stream_of(f"wds/{tmp_path}/s"), 0, 0, 1)
     assert {one.partition(".")[0] for one in take(lane, 100)} == {"0", "3"}
+    lane = Lane(stream_of(f"wds/{tmp_path}/s/{{val,test}}-*.tar"), 0, 0, 1)
+    with pytest.raises(GtaError, match="named for validation or test are passed over"):
+        lane.take()
 
 
 @pytest.mark.parametrize("sizes", [[[], [], []], [[]]])

@@ -101,6 +101,8 @@ def test_too_large_ones_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(parquets, "_MOST_UNPACKED", 50_000)
     with pytest.raises(ShardError, match=r"a row group in it has .* bytes; at most 50,000"):
         read(file_of({"image": [b"x" * 99_999 + b"%d" % i for i in range(3)]}, compression="zstd"))
+    with pytest.raises(ShardError, match=r"a row group in it has .* bytes; at most 50,000"):
+        read(file_of({"an.image": [b"x" * 99_999] * 3}, compression="zstd"))
     with pytest.raises(ShardError, match="it describes 1,000,000 rows in"):
         read(file_of({"image": pa.array([b"x"] * 1_000_000)}))
 

@@ -192,6 +192,24 @@ def test_odd_members_are_passed_over() -> None:
     ]  # fmt: skip
 
 
+def test_an_image_with_a_further_dot_in_its_name_is_said(
+    tmp_path: Path, make_image: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is none of a sample; a mask beside its image is left out in silence."""
+    image = make_image(tmp_path / "x.png").read_bytes()
+    members = ["IMG.01.png", "IMG.02.png", "good.png", "good.seg.png", "Mr. B.png", "text.old.txt"]
+    data = tar([(name, image) for name in members])
+    one, good, other = read(data)
+    text = "sample 'IMG' has no image: '01.png', after the first dot, is no suffix of one"
+    assert one == Unreadable("IMG.01.png", f"{text}; rename its members")
+    assert good.name == "good.png"
+    assert (type(other), other.name) == (Unreadable, "Mr. B.png")
+    (tmp_path / "s.tar").write_bytes(data)
+    indexed = [record for _, record in load_images(f"wds/{tmp_path}/s.tar").records()]
+    assert len(indexed) == 1
+    assert f"s.tar: 2 samples are omitted: {text}" in caplog.text
+
+
 def test_what_cannot_be_read_of_an_image_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tars, "LARGEST", 100)
     data = tar(

@@ -139,15 +139,32 @@ def test_damage_within_a_file_is_found_when_it_is_read_or_checked(cache: Path) -
     assert MapCache(cache, skip_damaged=True, check=True).damaged == [file]
 
 
-@pytest.mark.parametrize("place", [3, -3], ids=["head", "block"])
-def test_a_damaged_index_is_made_again(setup: Setup, cache: Path, place: int) -> None:
-    add_files(cache, 8, seed=0)
-    build(cache)
+def damage_index(cache: Path, place: int) -> tuple[Path, bytes]:
+    """Change a byte of the index of maps; return its path and what it was."""
     (path,) = (cache / INDEX / "maps").iterdir()
     whole = path.read_bytes()
     data = bytearray(whole)
     data[place] ^= 1
     path.write_bytes(data)
+    return path, whole
+
+
+def test_without_a_damaged_index_the_same_is_found(cache: Path) -> None:
+    """As the message advises: nothing may look it up that would make it again."""
+    add_files(cache, 8, seed=0)
+    build(cache)
+    path, _ = damage_index(cache, -3)
+    with pytest.raises(GtaError, match=f"{path.name} cannot be read .*; remove it"):
+        MapCache(cache).count_images()
+    path.unlink()
+    assert_complete(cache)
+
+
+@pytest.mark.parametrize("place", [3, -3], ids=["head", "block"])
+def test_a_damaged_index_is_made_again(setup: Setup, cache: Path, place: int) -> None:
+    add_files(cache, 8, seed=0)
+    build(cache)
+    path, whole = damage_index(cache, place)
     if place < 0:
         assert MapCache(cache, skip_damaged=True, check=True).damaged == [path]
     images = noise(cache.with_name("in"), 5)
@@ -164,10 +181,7 @@ def test_a_damaged_index_is_made_again(setup: Setup, cache: Path, place: int) ->
 def test_a_merge_with_a_damaged_index_makes_it_again(cache: Path) -> None:
     add_files(cache, 4, seed=0)
     build(cache)
-    (path,) = (cache / INDEX / "maps").iterdir()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    path, _ = damage_index(cache, -1)
     add_files(cache, 4, seed=1)
     assert build(cache)
     assert not path.exists()

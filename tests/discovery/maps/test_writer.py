@@ -182,6 +182,22 @@ def test_maps_of_a_damaged_file_are_computed_again(setup: Setup, tmp_path: Path)
         assert hashes(out) == whole
 
 
+def test_files_of_other_names_are_left_alone(setup: Setup, tmp_path: Path) -> None:
+    """They are no part of the cache: neither damage in it, nor deleted."""
+    images = noise(tmp_path / "in", 9)
+    out = tmp_path / "out"
+    setup.run(out, images)
+    opened = MapCache(out, check=True)
+    others = [out / folder / "mine.npy" for folder in ("maps", "seen")]
+    others += [out / "maps/.0.npy", out / "maps" / f"{0:031}.npy"]
+    for path in others:
+        path.write_bytes(b"mine")
+    assert setup.run(out, noise(tmp_path / "other", 9, seed=1)).new == 9
+    assert all(path.read_bytes() == b"mine" for path in others)
+    assert MapCache(out, check=True).damaged == []
+    assert len(MapCache(out)) == len(opened) + 9
+
+
 @pytest.mark.usefixtures("either")
 def test_unrepaired_damaged_files_are_deleted(setup: Setup, tmp_path: Path) -> None:
     images = noise(tmp_path / "in", 20)
