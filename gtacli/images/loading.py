@@ -12,11 +12,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from gtacli.images.decode import decode, load, warn_of_damage
+from gtacli.images.decode import RESAMPLING, decode, load, warn_of_damage
 from gtacli.images.packed import PackedImage
 from gtacli.images.sizes import Size, cover_size
 
 _FAST = ("bilinear", "bicubic")
+_TALL = 1.9
+"""Height by width. From 2 on Pillow 13 resizes along the height first, torch always along the
+width; as values are clipped in between, noise comes out up to 27 levels apart."""
 
 
 def load_for_training(
@@ -28,7 +31,8 @@ def load_for_training(
     """Decode an image and shrink it until it just covers `cover`, as `decode.load` does.
 
     torch's resize takes a fraction of the time of Pillow's, which results are evaluated with. One
-    in a thousand of its values is another one, by a level (of 255), rarely two.
+    in a thousand of its values is another one, by a level (of 255), rarely two. Pillow resizes tall
+    images.
 
     Args:
         tell: see `decode`.
@@ -39,9 +43,12 @@ def load_for_training(
     """
     if interpolation not in _FAST:
         return _as_tensor(load(path, cover, interpolation, tell))
-    pixels = _as_tensor(np.array(decode(path, cover, tell)))
-    height, width = pixels.shape[-2:]
+    image = decode(path, cover, tell)
+    height, width = image.height, image.width
     size = cover_size(height, width, cover)
+    if size != (height, width) and height > _TALL * width:
+        return _as_tensor(np.array(image.resize(size[::-1], RESAMPLING[interpolation])))
+    pixels = _as_tensor(np.array(image))
     if size == (height, width):
         return pixels
     return F.resize(pixels, list(size), InterpolationMode(interpolation), antialias=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from gtacli.images.decode import ImageError, load
+from gtacli.images.decode import EncodedImage, ImageError, load
 from gtacli.images.loading import load_for_training
 
 
@@ -36,6 +39,39 @@ def test_pixels_are_those_of_evaluation(
     different = np.abs(found.astype(int) - exact)
     assert different.max() <= 2
     assert (different > 0).mean() < 0.01
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_pixels_of_noise_at_any_size(
+    height: int, width: int, rows: int, columns: int, interpolation: str
+) -> None:
+    """Noise overshoots in every pixel: it shows in which order rows and columns are resized."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    image = EncodedImage("noise.bmp", file.getvalue())
+    found = load_for_training(image, (rows, columns), interpolation).permute(1, 2, 0).numpy()
+    exact = load(image, (rows, columns), interpolation)
+    assert found.shape == exact.shape
+    assert np.abs(found.astype(int) - exact).max() <= 2
+    assert (found != exact).sum() <= 9 + 0.05 * found.size
+
+
+@pytest.mark.parametrize("size", [(900, 400), (900, 450), (801, 450)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_tall_images(size: tuple[int, int], interpolation: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "tall.png")
+    found = load_for_training(tmp_path / "tall.png", (224, 224), interpolation)
+    exact = load(tmp_path / "tall.png", (224, 224), interpolation)
+    assert (found.permute(1, 2, 0).numpy() != exact).mean() < 0.01
 
 
 def test_layout_is_that_of_the_file(photograph: Path) -> None:
