@@ -85,12 +85,13 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
                 "images_per_second": {k: round(batch / v, 1) for k, v in medians.items()},
                 "cpu_time_of_pytorch": {k: timings.ratio(k, "pytorch") for k in variants},
             }
-        Image.fromarray(draw_trial(0, 480)[0]).save(folder / "image.jpg", quality=95)
-        specs = {"onnx": str(folder / "model.onnx"), "pytorch": args.model}
-        result["cold_start_cpu_s"] = {
-            key: round(cold(spec, folder / "image.jpg", args.cold), 2)
-            for key, spec in specs.items()
-        }
+        if args.cold:
+            Image.fromarray(draw_trial(0, 480)[0]).save(folder / "image.jpg", quality=95)
+            specs = {"onnx": str(folder / "model.onnx"), "pytorch": args.model}
+            result["cold_start_cpu_s"] = {
+                key: round(cold(spec, folder / "image.jpg", args.cold), 2)
+                for key, spec in specs.items()
+            }
     return {**result, "repeats": args.repeats, "threads": args.threads}
 
 

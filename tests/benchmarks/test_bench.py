@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,3 +184,19 @@ def test_a_worse_result_is_status_one(
     assert bench.main([*words, str(new)]) == 0
     assert bench.main([*words, str(old)]) == 1
     assert "worse: number (good): 2.50 before, 5.00 now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_exports_are_measured_without_cold_starts() -> None:
+    """As `make bench` asks for it: the median of no process at all was an error."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    script = FOLDER / "export.py"
+    words = ["--model", "test_vit@none", "--batch", "1", "--repeats", "1", "--cold", "0"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], cwd=FOLDER, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert "cold_start_cpu_s" not in result
+    assert result["batch 1"]["cpu_time_of_pytorch"]["onnxruntime"]
