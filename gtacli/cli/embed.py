@@ -13,7 +13,7 @@ from gtacli.cli.default_model import with_model
 from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.embed import FORMATS, EmbedConfig
-from gtacli.errors import UsageError
+from gtacli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from gtacli.inference.embedding_files import EmbeddingFile
@@ -66,6 +66,8 @@ def embed(
             interrupted="interrupted; the file has the images so far",
         )
         failed = ending.failed
+        if failed and not opened.count and out.exists():
+            raise RunError(f"no image could be read; {out} stays as it was", option="overwrite")
         return ending.status
 
     status = write_embeddings(out, kind, fill)

@@ -117,3 +117,18 @@ def test_wrong_usage_is_one_line(
     (line,) = result.err.splitlines()
     assert message in line
     assert gta(*words("-m", tiny_model, "-q")).status == 2
+
+
+def test_a_file_is_not_replaced_by_one_without_images(
+    gta: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no image")
+    out = tmp_path / "out" / "e.csv"
+    out.parent.mkdir()
+    out.write_text("precious")
+    result = gta(*words(tmp_path / "in", "-m", tiny_model, "-o", out, "--overwrite"))
+    assert result.status == 3
+    assert f"no image could be read; {out} stays as it was" in result.err
+    assert out.read_text() == "precious"
+    assert [*out.parent.iterdir()] == [out]
