@@ -11,8 +11,8 @@ machine, the versions and the commit.
 with status 1 if something got worse. Values are compared where the arguments are the same.
 
 What needs a path is left out without it: `--repos DIR` (a checkout `mae` of facebookresearch/mae).
-Photographs are drawn unless `--images DIR` is given. Agreement (`layouts.py`, ...)
-and limits (`load.py`, `maps.py`, `faults`) are no ratios of speed.
+Photographs are drawn unless `--images DIR` is given. Agreement (`layouts.py`, ...) and limits
+(`load.py`, `maps.py`, `faults`) are no ratios of speed.
 """
 
 from __future__ import annotations
