@@ -84,7 +84,7 @@ def write_images(root: Path, count: int) -> list[str]:
     files = []
     for record in load_dataset("demo")["test"][:count]:
         file = root / "images" / f"{len(files)}.jpg"
-        decode(record.path).resize((256, 256), Image.Resampling.BICUBIC).save(file)
+        decode(record.source).resize((256, 256), Image.Resampling.BICUBIC).save(file)
         files.append(str(file))
     return files
 

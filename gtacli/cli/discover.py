@@ -16,12 +16,12 @@ from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Call, Images, NullSeparated, config_command
 from gtacli.config.discover import DiscoverConfig
 from gtacli.errors import UsageError
+from gtacli.images.sources import ImageList
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gtacli.data.streams.stream import ImageStream
-    from gtacli.discovery.maps.digests import ImageFile
     from gtacli.discovery.maps.writer import MapWriter
     from gtacli.inference.discover import CacheStep
     from gtacli.inference.objects import Finder
@@ -92,10 +92,10 @@ def discover(
     with ExitStack() as stack:
         if call.dry_run:
             out = Path(stack.enter_context(TemporaryDirectory()))
-            if isinstance(sources, list):
+            if isinstance(sources, ImageList):
                 sources = sources[: config.batch_size]
         # A stream is as long as it may be: its files are as large as they get.
-        count = len(sources) if isinstance(sources, list) else BLOCKS * MAPS_A_FILE
+        count = len(sources) if isinstance(sources, ImageList) else BLOCKS * MAPS_A_FILE
         cache = MapWriter(out, manifest, block_size(count), config.shard, config.overwrite)
         status, summary = _fill(config, call, finder, sources, cache, earlier)
     if call.json:
@@ -144,7 +144,7 @@ def _count_maps(folder: Path) -> int:
     return len(MapCache(folder, skip_damaged=True)) if (folder / MANIFEST).is_file() else 0
 
 
-def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile] | ImageStream:
+def _sources(given: list[str], data: str | None, null: bool) -> ImageList | ImageStream:
     if bool(given) == (data is not None):
         raise UsageError("give either images (files, folders, patterns, -) or `data`")
     from gtacli.data.inputs import iter_paths, list_sources
@@ -153,14 +153,14 @@ def _sources(given: list[str], data: str | None, null: bool) -> list[ImageFile] 
     if data is not None:
         stream = find_stream(data)
         return list_sources(data) if stream is None else stream
-    return [*map(Path, iter_paths(given, sys.stdin.buffer, null))]
+    return ImageList(iter_paths(given, sys.stdin.buffer, null))
 
 
 def _fill(
     config: DiscoverConfig,
     call: Call,
     finder: Finder,
-    sources: list[ImageFile] | ImageStream,
+    sources: ImageList | ImageStream,
     cache: MapWriter,
     earlier: tuple[int, float],
 ) -> tuple[int, DiscoverSummary]:
@@ -174,7 +174,7 @@ def _fill(
     from gtacli.inference.discover import fill_cache, fill_cache_from_stream
 
     new, seconds = earlier
-    listed = isinstance(sources, list)
+    listed = isinstance(sources, ImageList)
 
     def count(step: CacheStep) -> None:
         nonlocal new
@@ -182,7 +182,7 @@ def _fill(
 
     def begin(stop: Stop) -> Iterator[CacheStep | Failure]:
         size, threads = config.batch_size, config.workers
-        if isinstance(sources, list):
+        if isinstance(sources, ImageList):
             return fill_cache(finder, sources, cache, size, threads, stop)
         most = size if call.dry_run else None
         return fill_cache_from_stream(finder, sources, cache, size, threads, stop, most)

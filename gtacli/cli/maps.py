@@ -68,12 +68,13 @@ def verify(
     from gtacli.data.spec import find_stream
     from gtacli.discovery.maps import MapCache
     from gtacli.discovery.maps.writer import journals
+    from gtacli.images.sources import ImageList
 
     opened = MapCache(cache, skip_damaged=True, check=True)
     stream = None if data is None else find_stream(data)
-    sources = [] if data is None or stream is not None else list_sources(data)
+    sources = ImageList(()) if data is None or stream is not None else list_sources(data)
     if images:
-        sources += map(Path, iter_paths(images, sys.stdin.buffer, null))
+        sources = ImageList([*sources, *iter_paths(images, sys.stdin.buffer, null)])
     with console.progress("images", len(sources), lines=30) as advance:
         found = opened.rows(sources, progress=advance)
     missing = [str(source) for source, row in zip(sources, found, strict=True) if row < 0]

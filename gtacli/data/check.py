@@ -144,13 +144,13 @@ def _check_image(record: Record, quick: bool) -> ImageCheck:
     if is_missing(record):
         return ImageCheck(missing=True, error=f"no such image: {record.path}")
     try:
-        digest = hashlib.sha256(read_bytes(record.path)).digest()
+        digest = hashlib.sha256(read_bytes(record.source)).digest()
     except ImageError as error:
         return ImageCheck(error=str(error))
     damage: list[str] = []
     if not quick:
         try:
-            decode(record.path, tell=damage.append)
+            decode(record.source, tell=damage.append)
         except ImageError as error:
             return ImageCheck(digest, error=str(error))
     return ImageCheck(digest, damage=damage[0] if damage else None)

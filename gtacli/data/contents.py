@@ -6,16 +6,15 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from itertools import chain
-from pathlib import Path
 
 from gtacli.data.base import ImageDataset, Record
+from gtacli.data.file_states import look_up
+from gtacli.images.packed import PackedImage
+from gtacli.images.sources import Source
 from gtacli.runtime.prefetch import ahead
 
 IMAGES = 4000
 """Images that are read at most; of a larger dataset every n-th one."""
-BLOCK = 256
-"""Images whose times a thread looks up at once."""
 EDGE = 1 << 15
 """Bytes that are read at the beginning and at the end of an image."""
 
@@ -30,9 +29,7 @@ def content_fingerprint(dataset: ImageDataset, threads: int | None = None) -> st
 def time_fingerprint(dataset: ImageDataset, threads: int | None = None) -> str:
     """Return a SHA-256 of when all images were changed."""
     records = [record for _, record in dataset.records()]
-    # Threads are for folders of a network: on a local disk handing over an image takes longer.
-    blocks = (records[k : k + BLOCK] for k in range(0, len(records), BLOCK))
-    return _combine(records, [*chain.from_iterable(ahead(_times, blocks, 64, threads))])
+    return _combine(records, look_up(_time, [record.path for record in records], threads))
 
 
 def is_sampled(dataset: ImageDataset) -> bool:
@@ -57,14 +54,10 @@ def _content(record: Record) -> str:
         return "unreadable"
 
 
-def _times(records: Sequence[Record]) -> list[str]:
-    return [_time(record) for record in records]
-
-
-def _time(record: Record) -> str:
+def _time(source: Source) -> str:
     try:
-        if isinstance(record.path, Path):
-            return str(os.stat(record.path).st_mtime_ns)
-        return record.path.state() or ""
+        if isinstance(source, PackedImage):
+            return source.state() or ""
+        return str(os.stat(source).st_mtime_ns)
     except OSError:
         return "gone"

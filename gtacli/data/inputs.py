@@ -18,6 +18,7 @@ from gtacli.data.spec import is_plain_folder, load_dataset
 from gtacli.errors import GtaError, UsageError
 from gtacli.images.find import list_image_paths
 from gtacli.images.packed import PackedImage
+from gtacli.images.sources import ImageList
 from gtacli.runtime.interrupts import wait_readable
 from gtacli.runtime.paths import user_path
 
@@ -42,7 +43,7 @@ class InputImage(NamedTuple):
     @property
     def source(self) -> Path | PackedImage:
         """The file or packed image to decode."""
-        return Path(self.path) if self.record is None else self.record.path
+        return Path(self.path) if self.record is None else self.record.source
 
     @property
     def result_stem(self) -> str:
@@ -57,21 +58,21 @@ def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Itera
             yield InputImage(str(record.path), _without_root(record.key), record)
 
 
-def list_sources(spec: str) -> list[Path | PackedImage]:
+def list_sources(spec: str) -> ImageList:
     """Return all images of a dataset, split by split, or of a folder without classes.
 
     Raises GtaError if there is no image.
     """
     try:
         dataset = load_dataset(spec)
-        return [record.path for _, record in dataset.records() if record.first is None]
+        return ImageList(r.path for _, r in dataset.records() if r.first is None)
     except GtaError:
         if not is_plain_folder(spec):
             raise
         found = _list_images(user_path(spec))
         if not found:
             raise
-        return [*map(Path, found)]
+        return ImageList(found)
 
 
 def iter_inputs(

@@ -15,12 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from heapq import nsmallest
 from math import ceil, floor
 from typing import Any
 
 from gtacli.data.base import NO_LABEL, ImageDataset, Record
 from gtacli.data.stratification import stratify
 from gtacli.errors import UsageError
+from gtacli.runtime.collection import without_collection
 
 log = logging.getLogger(__name__)
 MIN_TO_HOLD_OUT = 3
@@ -66,7 +68,8 @@ def sample_records(
     kept: set[str] = set()  # repeated rows of an image follow its first
     for members in _by_class(records).values():
         count = ceil(fraction * len(members)) if shots is None else min(shots, len(members))
-        kept.update(record.key for record in _shuffled(members, seed, "keep")[:count])
+        drawn = _shuffled(members, seed, "keep")[:count] if count < len(members) else members
+        kept.update(record.key for record in drawn)
     if shots is not None:
         return tuple(record for record in records if record.key in kept)
     return tuple(record for record in records if record.image in kept)
@@ -121,16 +124,22 @@ def evenly(records: tuple[Record, ...], most: int) -> tuple[Record, ...]:
     """Return at most `most` records, about equally many of each class, in their order."""
     if len(records) <= most:
         return records
-    turns: dict[int, int] = defaultdict(int)
-    order: list[tuple[int, int]] = []
-    for number, record in enumerate(records):
-        labels = record.every_label or (NO_LABEL,)
-        order.append((min(turns[label] for label in labels), number))
+    turns: list[int] = []
+    seen: dict[int, int] = defaultdict(int)
+    for record in records:
+        if record.labels is None:  # of a million images a tuple for each would take seconds
+            turns.append(seen[record.label])
+            seen[record.label] += 1
+            continue
+        labels = record.labels or (NO_LABEL,)
+        turns.append(min(seen[label] for label in labels))
         for label in labels:
-            turns[label] += 1
-    return tuple(records[number] for number in sorted(n for _, n in sorted(order)[:most]))
+            seen[label] += 1
+    order = nsmallest(most, zip(turns, range(len(turns)), strict=True))
+    return tuple(records[number] for number in sorted(number for _, number in order))
 
 
+@without_collection()
 def make_split(
     dataset: ImageDataset,
     *,

@@ -85,10 +85,10 @@ def log_left_out(dataset: ImageDataset) -> None:
         log.log(logging.INFO if one.harmless else logging.WARNING, "left out: %s", one)
 
 
+@without_collection()
 def read_dataset(spec: str, multi_label: bool = False) -> ImageDataset:
     """Like `load_dataset`, but do not check that the images of a published dataset exist."""
-    with without_collection():
-        dataset = _read(spec, multi_label)
+    dataset = _read(spec, multi_label)
     if multi_label and not dataset.multi_label:
         text = f"{spec} has one class for each image; several are read of tables and hfds/"
         raise UsageError(text, option="multi_label")

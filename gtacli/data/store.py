@@ -163,7 +163,7 @@ class ImageStore(ImageNotes):
 
     def _load(self, index: int) -> Tensor:
         tell = partial(self._tell, index)
-        path = self.records[index].path
+        path = self.records[index].source
         if self.training:
             return load_for_training(path, self.cover, self.interpolation, tell)
         # In the memory layout (height, width, channel) torch's uint8 resize is fastest.
@@ -190,7 +190,7 @@ class ImageStore(ImageNotes):
 
 def _pixels_of(record: Record, cover: Size) -> int:
     try:
-        with open_image(record.path) as image:
+        with open_image(record.source) as image:
             height, width = cover_size(image.height, image.width, cover)
             return height * width
     except Exception:  # reported when it is decoded

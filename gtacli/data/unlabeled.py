@@ -12,13 +12,15 @@ from gtacli.data.readers.split_folders import find_splits
 from gtacli.data.readers.table import Csv
 from gtacli.data.spec import is_plain_folder, is_table_spec, load_dataset, log_left_out
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, list_subfolders, relative_keys
+from gtacli.images.find import list_image_paths, list_subfolders, prefix_of, relative_keys
+from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 _WDS = "wds/"
 
 
+@without_collection()
 def load_images(spec: str) -> ImageDataset:
     """Load the dataset that `spec` names, with or without labels.
 
@@ -64,9 +66,9 @@ def _images_in_folder(root: Path) -> ImageDataset | None:
     named += splits.items()
     passed: list[str] = []
     training = [folder for split, folder in named if split == "train"]
-    found = find_images(training[0] if training else root, passed)
-    others = [folder for split, folder in named if split in ("val", "test")]
-    used = [path for path in found if not any(path.is_relative_to(other) for other in others)]
+    found = list_image_paths(training[0] if training else root, passed)
+    others = tuple(prefix_of(str(one)) for split, one in named if split in ("val", "test"))
+    used = [path for path in found if not path.startswith(others)]
     records = tuple(
         Record(key, 0, path) for key, path in zip(relative_keys(used, root), used, strict=True)
     )

@@ -116,7 +116,7 @@ class AttentionTracker:
     def _read_coverage(self, record: Record) -> Tensor:
         if record.mask is None:
             return torch.zeros(self.target.grid)
-        size = read_upright_size(record.path)
+        size = read_upright_size(record.source)
         truth = read_record_truth(record, size)
         assert truth is not None
         assert truth.labels is not None

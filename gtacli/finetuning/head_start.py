@@ -141,8 +141,9 @@ def _read_probe(run: RunFolder) -> LinearProbe:
 
 def _fit(job: FinetuneJob, method: str, max_batches: int | None) -> LinearHead:
     """Fit a classifier to the features of the training images, once for all jobs of a run."""
-    heads, key = job.stores.heads, (method, job.records)
+    chosen = evenly(job.records, MOST_IMAGES)
+    heads, key = job.stores.heads, (method, chosen)
     if key not in heads:
-        features = training_features(job, evenly(job.records, MOST_IMAGES), max_batches)
+        features = training_features(job, chosen, max_batches)
         heads[key] = FIT[method](features, len(job.dataset.classes))
     return heads[key]

@@ -77,9 +77,9 @@ def find_images(folder: Path, passed: list[str] | None = None) -> list[Path]:
     return [Path(path) for path in list_image_paths(folder, passed)]
 
 
-def relative_keys(paths: Iterable[Path], folder: Path) -> list[str]:
-    """Return paths of `find_images` relative to a folder that contains them, with `/`."""
-    prefix = _prefix(str(folder))
+def relative_keys(paths: Iterable[str | Path], folder: Path) -> list[str]:
+    """Return paths of images relative to a folder that contains them, with `/`."""
+    prefix = prefix_of(str(folder))
     return [str(path).removeprefix(prefix).replace(os.sep, "/") for path in paths]
 
 
@@ -133,7 +133,7 @@ def has_images(folder: Path) -> bool:
     return False
 
 
-def _prefix(folder: str) -> str:
+def prefix_of(folder: str) -> str:
     """Return what `Path(folder, name)` has before the name."""
     return "" if folder == os.curdir else os.path.join(folder, "")
 
@@ -141,7 +141,7 @@ def _prefix(folder: str) -> str:
 def _list_entries(path: str, real: str, passed: list[str] | None) -> list[tuple[str, str | None]]:
     """List the folders and images directly in a folder, in reverse order."""
     named: list[tuple[str, str | None]] = []
-    prefix = _prefix(path)
+    prefix = prefix_of(path)
     try:
         with os.scandir(path) as entries:
             for entry in entries:

@@ -67,7 +67,7 @@ class FeatureExtractor:
 
     def read(self, record: Record) -> Tensor:
         """Return the model's input of an image: uint8 (3, h, w). Raises ImageError."""
-        pixels = load(record.path, self.view.load_size, self.view.interpolation)
+        pixels = load(record.source, self.view.load_size, self.view.interpolation)
         return self.view(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.no_grad()

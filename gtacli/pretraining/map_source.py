@@ -18,6 +18,7 @@ from gtacli.discovery import Discovery
 from gtacli.discovery.build import make_backend
 from gtacli.discovery.maps import MapCache
 from gtacli.errors import GtaError
+from gtacli.images.sources import ImageList
 from gtacli.models.fingerprint import fingerprint
 from gtacli.models.loading import LoadedModel
 from gtacli.models.packed_linear import pack
@@ -81,7 +82,7 @@ class CachedMaps:
         processes: Processes,
     ) -> None:
         self.cache = open_cache(folder, backend)
-        sources = [record.path for record in records]
+        sources = ImageList(record.path for record in records)
         self.rows = processes.run_on_main(lambda: self.cache.rows(sources))
         missing = int((self.rows < 0).sum())
         if missing == len(records):

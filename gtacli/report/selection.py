@@ -88,7 +88,7 @@ def _one_per_class(dataset: ImageDataset, records: Sequence[Record]) -> Sequence
 
 
 def _image_of(record: Record, dataset: ImageDataset, mistake: bool = False) -> SelectedImage:
-    return SelectedImage(record.key, record.path, dataset.describe_label(record) or None, mistake)
+    return SelectedImage(record.key, record.source, dataset.describe_label(record) or None, mistake)
 
 
 def _thin_out(records: Sequence[Record], count: int) -> list[Record]:

@@ -111,12 +111,12 @@ def _reads(part: Any, data: str | None) -> None:
         require("\\" not in record.key, f"the key {record.key} has a backslash: use /")
         require(not record.key.startswith("/"), f"the key {record.key} is an absolute path")
         try:
-            decode(record.path)
+            decode(record.source)
         except Exception as error:
             require(False, f"{record.key} cannot be read: {describe(error)}")
         if record.mask is not None:
             try:
-                read_mask(record.mask, read_upright_size(record.path))
+                read_mask(record.mask, read_upright_size(record.source))
             except Exception as error:
                 require(False, f"the mask of {record.key} cannot be read: {describe(error)}")
         for x0, y0, x1, y1 in record.boxes or ():

@@ -69,4 +69,4 @@ def _of_run(spec: str) -> Iterator[Path | PackedImage]:
         dataset = load_dataset(run.config.data, run.config.multi_label)
     records = test_images(run, dataset) or tuple(record for _, record in dataset.records())
     first = {label: record for record in reversed(records) for label in record.every_label}
-    yield from (record.path for record in dict.fromkeys((*first.values(), *records)))
+    yield from (record.source for record in dict.fromkeys((*first.values(), *records)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, cast
 
@@ -113,30 +113,48 @@ class Session(Generic[Config]):
                 path = getattr(config, option)
                 text = f"{path} is not the same for every process (on every node)"
                 raise GtaError(text, option=option)
-        dataset = job.dataset
-        record["data"] |= self.processes.run_on_main(lambda: describe_images(dataset))
         state = None
-        run.origin = to_json({"config": record["config"], "split": digest_of(split)})
-        if config.resume is None:
+        if config.resume is not None:
+            state = self._continue(record, job, split, inputs, has_state)
+        elif not run.dry:  # nothing is ever compared with a dry run
+            self._describe(record, job, split)
             run.clear()
             run.write_json("run.json", record)
             run.write_json("split.json", split)
-        else:
-            before = read_record(run)
-            for option in inputs:
-                if fingerprint_in(before, option) != record[option]["fingerprint"]:
-                    path = getattr(config, option)
-                    text = f"`{option}` {path} has changed since the run began"
-                    raise GtaError(text, option="resume")
-            check_images(before["data"], record["data"], dataset, config)
-            check_split(run, split)
-            if has_state and run.has_state():
-                state = run.read_state()
-                check_origin(state, run, before["config"], split)
-            elif has_state:
-                log.info("%s has no state yet: its run begins anew", run.path)
         self.observer.start(record["config"], run.path)
         return state
+
+    def _describe(self, record: dict[str, Any], job: TrainingJob, split: Mapping[str, Any]) -> None:
+        """Add what a run is compared by where it goes on, to its record and its states."""
+        record["data"] |= self.processes.run_on_main(lambda: describe_images(job.dataset))
+        self.run.origin = to_json({"config": record["config"], "split": digest_of(split)})
+
+    def _continue(
+        self,
+        record: dict[str, Any],
+        job: TrainingJob,
+        split: Mapping[str, Any],
+        inputs: Sequence[str],
+        has_state: bool,
+    ) -> dict[str, Any] | None:
+        """Check that a resumed run has the inputs that it began with, and return its state."""
+        config, run = self.config, self.run
+        self._describe(record, job, split)
+        before = read_record(run)
+        for option in inputs:
+            if fingerprint_in(before, option) != record[option]["fingerprint"]:
+                path = getattr(config, option)
+                text = f"`{option}` {path} has changed since the run began"
+                raise GtaError(text, option="resume")
+        check_images(before["data"], record["data"], job.dataset, config)
+        check_split(run, split)
+        if has_state and run.has_state():
+            state = run.read_state()
+            check_origin(state, run, before["config"], split)
+            return state
+        if has_state:
+            log.info("%s has no state yet: its run begins anew", run.path)
+        return None
 
     def resolve(self, values: Mapping[str, Any]) -> None:
         """Add values of options that the config leaves open to the record."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.data import ImageDataset, Record
-from gtacli.data.sampling import hold_out, make_split, sample_records, split_folds
+from gtacli.data.sampling import evenly, hold_out, make_split, sample_records, split_folds
 from gtacli.errors import UsageError
 
 counts = st.lists(st.integers(1, 30), min_size=1, max_size=5)
@@ -187,3 +187,12 @@ def test_repeated_rows_stay_together() -> None:
     folds = split_folds([*images, *again], 3)
     assert {key: folds[key] for key in split_folds(images, 3)} == split_folds(images, 3)
     assert all(folds[record.key] == folds[record.image] for record in again)
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 40))
+def test_evenly_is_the_plain_order_of_turns(labels: list[int], most: int) -> None:
+    """The first of each class, then the second of each, and so on, as far as they go."""
+    records = [Record(str(n), label, Path(str(n))) for n, label in enumerate(labels)]
+    turns = [labels[:n].count(label) for n, label in enumerate(labels)]
+    order = sorted(range(len(labels)), key=lambda n: (turns[n], n))
+    assert evenly(tuple(records), most) == tuple(records[n] for n in sorted(order[:most]))

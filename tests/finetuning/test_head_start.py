@@ -123,8 +123,8 @@ def test_features_are_those_that_the_classifier_gets(config: Make) -> None:
         model.head.weight.normal_()
         model.eval()
         for record, value in zip(job.split.train, features.values, strict=True):
-            assert isinstance(record.path, Path)
-            image = job.target.preprocess(Image.open(record.path).convert("RGB"))
+            assert isinstance(record.source, Path)
+            image = job.target.preprocess(Image.open(record.source).convert("RGB"))
             logits = model(image[None])[0]
             assert torch.allclose(logits, F.linear(value, model.head.weight), atol=0.05)
 

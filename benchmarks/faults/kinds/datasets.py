@@ -195,7 +195,7 @@ class Tar(Kind):
         dataset = load_dataset(f"wds/{path}")
         for _, record in dataset.records():
             with contextlib.suppress(ImageError):
-                decode(record.path)
+                decode(record.source)
 
 
 class VocXml(Kind):

@@ -18,12 +18,18 @@ from gtacli.data.readers.split_folders import (
     has_class_folders,
 )
 from gtacli.errors import GtaError
-from gtacli.images.find import find_images, has_images, list_folder, list_subfolders, relative_keys
+from gtacli.images.find import (
+    has_images,
+    list_folder,
+    list_image_paths,
+    list_subfolders,
+    relative_keys,
+)
 
 log = logging.getLogger(__name__)
 _LAYOUT = "expected train/ val/ test/ of class folders, or class folders"
-Images = dict[str, list[Path]]
-"""Images by class."""
+Images = dict[str, list[str]]
+"""Paths of images by class."""
 
 
 class Folder(DatasetReader):
@@ -67,7 +73,9 @@ class _Notes:
         self._found: dict[tuple[str, str, bool], list[str]] = {}
         self.passed: list[str] = []
 
-    def add(self, kind: str, reason: str, paths: Iterable[Path], harmless: bool = False) -> None:
+    def add(
+        self, kind: str, reason: str, paths: Iterable[str | Path], harmless: bool = False
+    ) -> None:
         names = relative_keys(paths, self.root)
         if names:
             self._found.setdefault((kind, reason, harmless), []).extend(names)
@@ -79,9 +87,9 @@ class _Notes:
 
 
 def describe_passed(passed: list[str], root: Path) -> tuple[LeftOut, ...]:
-    """Describe paths that `find_images` has passed over, by their names in `root`."""
+    """Describe paths that `list_image_paths` has passed over, by their names in `root`."""
     passed = sorted(passed)
-    names = relative_keys(map(Path, passed), root)
+    names = relative_keys((path.rstrip("/") for path in passed), root)
     pairs = list(zip(passed, names, strict=True))
     files = tuple(name for path, name in pairs if path[-1] != "/")
     system = tuple(name for path, name in pairs if path[-1] == "/")
@@ -100,7 +108,7 @@ def _read_splits(found: SplitFolders, notes: _Notes) -> dict[str, Images]:
     notes.passed += content.others
     notes.add("images", "beside the folders of the splits", content.images)
     for other in found.others:
-        images = find_images(other, notes.passed)
+        images = list_image_paths(other, notes.passed)
         names = [folder.name + "/" for folder in found.splits.values()]
         notes.add("images", f"in neither of {', '.join(names)}", images)
     inner = {split: _enter_split(split, found.splits) for split in found.splits}
@@ -115,7 +123,7 @@ def _read_splits(found: SplitFolders, notes: _Notes) -> dict[str, Images]:
     above = [one for one in found.root.parents if one.is_relative_to(notes.root)]
     tables = [table for one in (found.root, *above) for table in list_tables(one)]
     for split, folder in loose.items():
-        images = find_images(folder, notes.passed)
+        images = list_image_paths(folder, notes.passed)
         if not images:
             notes.add("folders", "there is no image in it", [folder])
             continue
@@ -158,10 +166,10 @@ def _read_classes(folder: Path, notes: _Notes) -> Images:
     copies = [one for one in content.folders if _is_copy(one, content.folders)]
     for copy in copies:
         notes.add(
-            "images", f"in {copy.name}/{copy.name}/, a copy of the classes", find_images(copy)
+            "images", f"in {copy.name}/{copy.name}/, a copy of the classes", list_image_paths(copy)
         )
     folders = [one for one in content.folders if one not in copies]
-    found = {one.name: find_images(one, notes.passed) for one in folders}
+    found = {one.name: list_image_paths(one, notes.passed) for one in folders}
     empty = [one for one in folders if not found[one.name]]
     notes.add("folders", "there is no image in it", empty)
     filled = {one: found[one.name] for one in folders if found[one.name]}
@@ -185,10 +193,10 @@ def _is_copy(folder: Path, siblings: Sequence[Path]) -> bool:
     return not content.images and len(inner) > 1 and inner <= beside
 
 
-def _warn_of_inner_classes(images: dict[Path, list[Path]]) -> None:
+def _warn_of_inner_classes(images: dict[Path, list[str]]) -> None:
     """Say where all classes consist of folders, and warn where these may be the classes."""
     if len(images) < 2 or any(
-        folder in (i[0].parent, i[-1].parent) for folder, i in images.items()
+        folder in (Path(i[0]).parent, Path(i[-1]).parent) for folder, i in images.items()
     ):
         return
     names = dict.fromkeys(tuple(one.name for one in _filled(folder)) for folder in images)

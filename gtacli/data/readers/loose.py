@@ -7,6 +7,7 @@ are classes of the other splits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +32,8 @@ class LooseLabels(NamedTuple):
     """
 
     table: Path
-    images: dict[str, list[Path]]
-    rest: list[Path]
+    images: dict[str, list[str]]
+    rest: list[str]
     labeled: int
 
 
@@ -43,10 +44,13 @@ def list_tables(folder: Path) -> list[Path]:
 
 
 def label_loose(
-    images: Sequence[Path], tables: Sequence[Path], classes: set[str]
+    images: Sequence[str], tables: Sequence[Path], classes: set[str]
 ) -> LooseLabels | None:
     """Return the labels from the first table that has them; None if none does."""
-    by_name = {key: image for image in images for key in (image.name, image.stem)}
+    by_name: dict[str, str] = {}
+    for image in images:
+        name = os.path.basename(image)
+        by_name[name] = by_name[os.path.splitext(name)[0]] = image
     for table in tables:
         columns = _find_columns(read_head(table), by_name, classes)
         if columns is None:
@@ -57,7 +61,7 @@ def label_loose(
             continue
         found = _label(rows, columns, by_name, classes)
         if len(found) * 2 >= len(images):
-            labeled: dict[str, list[Path]] = {}
+            labeled: dict[str, list[str]] = {}
             for image in images:
                 if image in found:
                     labeled.setdefault(found[image], []).append(image)
@@ -67,7 +71,7 @@ def label_loose(
 
 
 def _find_columns(
-    rows: Sequence[Row], images: dict[str, Path], classes: set[str]
+    rows: Sequence[Row], images: dict[str, str], classes: set[str]
 ) -> tuple[int, int] | None:
     """Return the columns of names and of classes, by what most of their cells are."""
     width = max((len(row.cells) for row in rows), default=0)
@@ -84,8 +88,8 @@ def _find_columns(
 
 
 def _label(
-    rows: Sequence[Row], columns: tuple[int, int], images: dict[str, Path], classes: set[str]
-) -> dict[Path, str]:
+    rows: Sequence[Row], columns: tuple[int, int], images: dict[str, str], classes: set[str]
+) -> dict[str, str]:
     image, label = columns
     return {
         path: word
@@ -95,7 +99,7 @@ def _label(
     }
 
 
-def _image(row: Row, column: int, images: dict[str, Path]) -> Path | None:
+def _image(row: Row, column: int, images: dict[str, str]) -> str | None:
     if column >= len(row.cells):
         return None
     return images.get(row.cells[column].replace("\\", "/").rpartition("/")[2])

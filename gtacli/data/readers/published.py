@@ -4,6 +4,7 @@ A reader does not check that the images exist; `require_images` checks the whole
 that `gta data check` can report all that are missing.
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from gtacli.data.base import DatasetReader, ImageDataset, Publication, Record, require_folder
 from gtacli.errors import GtaError, reason_of_library
+from gtacli.images.packed import PackedImage
 from gtacli.runtime.regular import read_regular_text
 
 ClassId = TypeVar("ClassId", int, str)
@@ -90,7 +92,7 @@ def require_images(dataset: ImageDataset) -> None:
 
 def is_missing(record: Record) -> bool:
     """Return whether the record is a file that does not exist."""
-    return isinstance(record.path, Path) and not record.path.is_file()
+    return not isinstance(record.path, PackedImage) and not os.path.isfile(record.path)
 
 
 def list_lines(path: Path) -> Iterator[tuple[int, str]]:

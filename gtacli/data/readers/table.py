@@ -45,9 +45,9 @@ from gtacli.data.readers.table_file import is_text, read_head, read_rows
 from gtacli.data.readers.table_rows import LabeledTable, read_table
 from gtacli.errors import GtaError
 from gtacli.images.find import (
-    find_images,
     has_images,
     list_folder,
+    list_image_paths,
     list_subfolders,
     relative_keys,
 )
@@ -137,8 +137,7 @@ def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     entries = TableEntries(top)
     for table in tables:
         default = _default_split(table, single=len(sources) == 1)
-        for row in table.rows:
-            entries.add(row, table.finder, default)
+        entries.add(table.rows, table.finder, default)
     if not entries.found:
         row = tables[0].rows[0]
         raise GtaError(f"{row.place}: no such image: {row.source.parent / row.image}")
@@ -147,8 +146,7 @@ def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     numbers = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Record]] = {}
     for entry in found:
-        record = _record(entry, numbers)
-        splits.setdefault(entry.split, []).append(record)
+        splits.setdefault(entry.split, []).append(_record(entry, numbers))
     return ImageDataset(
         root.stem if len(sources) == 1 and not os.path.isdir(root) else top.name,
         classes,
@@ -189,7 +187,7 @@ def _record(entry: TableEntry, numbers: Mapping[str, int]) -> Record:
 def _find_unlisted(root: Path, listed: Sequence[TableEntry]) -> Iterator[LeftOut]:
     """Yield the images in a folder of tables that none of them lists, masks aside."""
     used = {os.path.normpath(path) for one in listed for path in (one.path, one.mask) if path}
-    images = [path for path in find_images(root) if os.path.normpath(path) not in used]
+    images = [path for path in list_image_paths(root) if os.path.normpath(path) not in used]
     if images:
         yield LeftOut("images", "listed in no table", tuple(relative_keys(images, root)))
 

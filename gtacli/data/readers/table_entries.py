@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from gtacli.data.base import LeftOut
 from gtacli.data.readers.table_images import ImageFinder, LostImage
 from gtacli.data.readers.table_rows import TableRow
 from gtacli.errors import GtaError
+from gtacli.images.find import prefix_of
 
 _REPEATED = "listed before, and counted once outside of training"
 
@@ -20,7 +22,7 @@ class TableEntry(NamedTuple):
 
     split: str
     key: str
-    path: Path
+    path: str
     mask: Path | None
     row: TableRow
     first: str | None
@@ -42,7 +44,6 @@ class TableEntries:
         self._first: dict[str, TableEntry] = {}
         self._copies: Counter[str] = Counter()
         self._lost: dict[str, list[str]] = {}
-        self._below: dict[Path, str] = {}  # folders of tables in the top one
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -51,44 +52,60 @@ class TableEntries:
             for reason, names in self._lost.items()
         ]
 
-    def add(self, row: TableRow, finder: ImageFinder, default: str | dict[str, str] | None) -> None:
-        """Add a row, or note why its image is left out.
+    def add(
+        self,
+        rows: Iterable[TableRow],
+        finder: ImageFinder,
+        default: str | dict[str, str] | None,
+    ) -> None:
+        """Add the rows of a table, or note why their images are left out.
 
         Args:
-            row: the row.
-            finder: finds its image.
+            rows: the rows.
+            finder: finds their images.
             default: the split without a column of splits, or the splits by first folder.
 
-        Raises GtaError where the row contradicts itself or another one.
+        Raises GtaError where a row contradicts itself or another one.
         """
-        split = _split(row, default)
-        try:
-            found = finder.find(row.image, split)
-        except LostImage as lost:
-            self._lost.setdefault(str(lost), []).append(f"{row.image} ({row.place})")
-            return
         folder = finder.folder
-        mask = folder / row.mask.replace("\\", "/") if row.mask else None
-        if mask is not None and not os.path.isfile(mask):
-            raise GtaError(f"{row.place}: no such mask: {mask}")
-        key = self._key(found, folder)
-        entry = TableEntry(split, key, folder / found, mask, row, None)
-        first = self._first.setdefault(key, entry)
-        if first is not entry:
-            if row.labels is not None and first.split == split:
-                entry = entry._replace(first=key)
-            elif (first.split, first.row.label) != (split, row.label):
-                raise GtaError(
-                    f"{row.place}: {key} is listed twice, first in {first.row.place}, with another "
-                    "split or label"
-                )
-            elif split != "train":
-                self._lost.setdefault(_REPEATED, []).append(f"{key} ({row.place})")
-                return
+        below = str(folder.absolute().relative_to(self._top))
+        prefixes = ("" if below == os.curdir else os.path.join(below, ""), prefix_of(str(folder)))
+        for row in rows:
+            split = _split(row, default)
+            try:
+                found = finder.find(row.image, split)
+            except LostImage as lost:
+                self._lost.setdefault(str(lost), []).append(f"{row.image} ({row.place})")
+                continue
+            if _is_plain(found):
+                key, path = prefixes[0] + found, prefixes[1] + found
             else:
-                self._copies[key] += 1
-                entry = entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key)
-        self.found.append(entry)
+                key, path = Path(prefixes[0], found).as_posix(), str(folder / found)
+            mask = folder / row.mask.replace("\\", "/") if row.mask else None
+            if mask is not None and not os.path.isfile(mask):
+                raise GtaError(f"{row.place}: no such mask: {mask}")
+            entry = TableEntry(split, key, path, mask, row, None)
+            first = self._first.setdefault(key, entry)
+            if first is entry:
+                self.found.append(entry)
+            else:
+                self._add_again(entry, first)
+
+    def _add_again(self, entry: TableEntry, first: TableEntry) -> None:
+        """Add a further row of an image, if it counts."""
+        key, row = entry.key, entry.row
+        if row.labels is not None and first.split == entry.split:
+            self.found.append(entry._replace(first=key))
+        elif (first.split, first.row.label) != (entry.split, row.label):
+            raise GtaError(
+                f"{row.place}: {key} is listed twice, first in {first.row.place}, with another "
+                "split or label"
+            )
+        elif entry.split != "train":
+            self._lost.setdefault(_REPEATED, []).append(f"{key} ({row.place})")
+        else:
+            self._copies[key] += 1
+            self.found.append(entry._replace(key=f"{key}#{self._copies[key] + 1}", first=key))
 
     def merged(self) -> list[TableEntry]:
         """Return one entry for each image, with the labels of all its rows."""
@@ -102,15 +119,6 @@ class TableEntries:
             for entry in self.found
             if entry.first is None
         ]
-
-    def _key(self, path: str, folder: Path) -> str:
-        below = self._below.get(folder)
-        if below is None:
-            below = str(folder.absolute().relative_to(self._top))
-            self._below[folder] = below = "" if below == "." else below
-        if below and not os.path.isabs(path):
-            path = os.path.join(below, path)
-        return path if _is_plain(path) else Path(path).as_posix()
 
 
 def _split(row: TableRow, default: str | dict[str, str] | None) -> str:

@@ -151,23 +151,22 @@ def parse_rows(text: str, path: Path) -> list[Row]:
         text = text[declared.end() :]
     separator = declared[1] if declared else _find_separator(text[:SAMPLE], path)
     try:
-        rows = list(_split(text, separator))
+        return list(_split(text, separator, above=1 if declared else 0))
     except csv.Error as error:
         raise GtaError(f"{path} is not a readable table: {error}") from error
-    lines = 1 if declared else 0
-    return [Row(row.line + lines, row.cells) for row in rows]
 
 
-def _split(text: str, separator: str) -> Iterator[Row]:
+def _split(text: str, separator: str, above: int = 0) -> Iterator[Row]:
+    """Yield the rows of a text that has so many lines above it."""
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t"
     )
     for cells in reader:
         if len(cells) > _MOST_CELLS:
             raise csv.Error(f"line {reader.line_num} has more than {_MOST_CELLS:,} cells")
-        stripped = [cell.strip() for cell in cells]
+        stripped = [*map(str.strip, cells)]
         if any(stripped):
-            yield Row(reader.line_num, stripped)
+            yield Row(reader.line_num + above, stripped)
 
 
 def _find_separator(sample: str, path: Path) -> str:

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 from gtacli.data.base import split_in_name
@@ -20,6 +21,8 @@ from gtacli.images.find import is_image, list_image_paths
 
 SAMPLE = 200
 """Rows from which it is decided how the cells are read."""
+LISTED = 16
+"""Images of a folder from which on it is listed, and how many of its files for each of them."""
 MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "annotations", "trimaps"})
 """Folders of pictures that are named like the images."""
 
@@ -43,12 +46,15 @@ class ImageFinder:
         self._direct = True
         self._strip: int | None = None
         self._index: dict[str, list[str]] | None = None
+        self._listed: set[str] = set()
 
     def prepare(self, cells: Iterable[str]) -> None:
         """Decide from some cells how all are read."""
         cells = [cell for cell in cells if cell]
         some = cells[:: max(1, len(cells) // SAMPLE)]
         self._direct = any(self._direct_path(cell) for cell in some)
+        if self._direct and not self._within:
+            self._listed = _find_listed(self._prefix, cells)
         if not self._direct:
             strips = Counter(
                 strip for cell in some if (strip := self._least_strip(cell)) is not None
@@ -86,6 +92,8 @@ class ImageFinder:
         return found[0]
 
     def _direct_path(self, cell: str) -> str | None:
+        if cell in self._listed:
+            return cell
         if self._within and not _stays_below(cell):
             return None
         if os.path.isfile(os.path.join(self._prefix, cell)):
@@ -113,6 +121,29 @@ class ImageFinder:
             for one in self._index.get(parts[-1], ())
             if _fold("/" + (os.path.splitext(one)[0] if by_stem else one)).endswith(end)
         ]
+
+
+def _find_listed(folder: str, cells: Iterable[str]) -> set[str]:
+    """Return cells whose files are found by listing their folders, where a table names many.
+
+    To look at each file takes longer, on a network much longer. A file that is not found so may
+    still exist: in a folder of many others, or by a name in another case.
+    """
+    named: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        named[cell[: cell.rfind("/") + 1]].append(cell)
+    found: set[str] = set()
+    for below, own in named.items():
+        if len(own) < LISTED:
+            continue
+        try:
+            with os.scandir(os.path.join(folder, below)) as entries:
+                some = islice(entries, LISTED * len(own))
+                names = {below + entry.name for entry in some if entry.is_file()}
+        except (OSError, ValueError):  # a folder that is missing; no name of a folder
+            continue
+        found.update(names.intersection(own))
+    return found
 
 
 def _stays_below(cell: str) -> bool:

@@ -1,7 +1,7 @@
 """Look up cached maps by the content of their images.
 
     cache = MapCache("maps/")
-    rows = cache.rows([record.path for record in records])   # once; -1: no map
+    rows = cache.rows([record.source for record in records])  # once; -1: no map
     cache[rows[i]]                                           # uint8 (gh, gw), in any process
 
 An image with a known stamp (path, size and times of change) is not read; a new or changed image is

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -25,6 +26,7 @@ from gtacli.data.labels import label_tensor
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.images.decode import ImageError, decode
 from gtacli.images.depth import reading
+from gtacli.images.packed import PackedImage
 from gtacli.inference.features import FeatureExtractor
 from gtacli.inference.stream import Failure
 from gtacli.models.feature_columns import FeatureColumn
@@ -298,9 +300,9 @@ def _stamps(records: Sequence[Record]) -> bytes:
 
 def _stamp(record: Record) -> str:
     try:
-        if not isinstance(record.path, Path):
+        if isinstance(record.path, PackedImage):
             return f"{record.path.stamp()} {record.path.state()}"
-        stat = record.path.stat()
+        stat = os.stat(record.path)
     except OSError:
         return "gone"
     return f"{stat.st_size} {stat.st_mtime_ns}"
@@ -320,7 +322,7 @@ def _missing_columns(
 
 def _is_readable(record: Record) -> bool:
     try:
-        decode(record.path)
+        decode(record.source)
     except ImageError:
         return False
     return True

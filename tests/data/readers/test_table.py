@@ -42,7 +42,7 @@ def test_without_split_all_rows_are_for_training(root: Path) -> None:
 
 def test_absolute_paths(root: Path) -> None:
     data = read(root, f"path,label\n{root / '3.png'},a\n")
-    assert data["train"][0].path == root / "3.png"
+    assert data["train"][0].source == root / "3.png"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def test_keys(tmp_path: Path, cell: str, below: str) -> None:
     finder = ImageFinder(folder)
     finder.prepare([cell])
     entries = TableEntries(tmp_path)
-    entries.add(TableRow(folder / "t.csv", 2, cell, "c", "train", ""), finder, None)
+    row = TableRow(folder / "t.csv", 2, cell, "c", "train", "")
+    entries.add([row], finder, None)
     (found,) = entries.found
     assert found.key == (Path(below) / cell).as_posix()
-    assert found.path == folder / cell
+    assert found.path == str(folder / cell)
