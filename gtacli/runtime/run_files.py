@@ -9,6 +9,8 @@ adapter_config.json  what peft needs to load them
 state.pt             everything that a resumed run needs; loads with weights_only=True
 state-previous.pt    the state before it, in case it is damaged; deleted at the end of the run
 summary.json         the result
+kept_attention.json  how much of the source's attention the run keeps, and why
+linear_probe.json    what a linear probe on frozen features reaches
 search.json          the choice of `lam=auto`; its candidates train in search/
 decoder.safetensors  decoder of a pre-training
 previews/            reconstructions of a pre-training, as images
@@ -47,4 +49,6 @@ FILES = (
     CALIBRATION_FILE, FOLDS_TABLE, FOLDS_FILE, COCO_FILE, TASKS_FILE, LABEL_CONFIG_FILE,
     YOLO_FILE,
 )  # fmt: skip
+BEFORE_TRAINING = frozenset([RECORD_FILE, "split.json", "kept_attention.json", "linear_probe.json"])
+"""What a run has written before its first step; it can be made again in seconds."""
 FOLDERS = ("search", "folds", "tensorboard", "wandb", "previews")

@@ -26,6 +26,7 @@ from gtacli.runtime.ownership import create_first, owned
 from gtacli.runtime.run_files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
+    BEFORE_TRAINING,
     FILES,
     FOLDERS,
     PREVIOUS_STATE_FILE,
@@ -99,12 +100,12 @@ class RunFolder:
     def check_free(self, overwrite: bool, resumable: bool = True) -> None:
         """Raise UsageError unless the folder is unused, or holds an earlier run to overwrite.
 
-        A folder with nothing but run.json is free: that run failed before its first epoch.
+        A folder with nothing that was trained is free: that run failed before its first epoch.
         """
         if os.path.isfile(self.path):
             raise UsageError(f"{self.path} is a file", option="out")
         names = (p.name for p in self.path.iterdir()) if os.path.isdir(self.path) else ()
-        if content(names) <= {"run.json"}:
+        if content(names) <= BEFORE_TRAINING:
             return
         if not overwrite:
             choose = "choose another folder" + (

@@ -299,6 +299,24 @@ def test_used_folder_is_not_overwritten(config: Make, recorder: Any, tmp_path: P
     assert (other / "thesis.tex").read_text() == "precious"
 
 
+def test_a_run_that_failed_before_its_first_step_is_begun_anew(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost: the same folder takes the mended command."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gtacli.training.loop.Trainer.fit", fail)
+        with pytest.raises(RuntimeError):
+            finetune(config(epochs=1), recorder)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"run.json", "split.json"} <= names
+    finetune(config(epochs=1, batch_size=4), recorder)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
 def test_unreadable_batch_and_test_set(config: Make, recorder: Any, tiny_data: Path) -> None:
     """With an unreadable training batch and test set the run ends and reports them."""
     for image in (tiny_data / "test").rglob("*.png"):
