@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gtacli.data.readers.table_columns import EMPTY
+from gtacli.data.readers.column_names import EMPTY
 from gtacli.runtime.strict_json import parse_json
 
 SEPARATORS = ("|", ";", ",")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gtacli.data.base import LeftOut
+from gtacli.data.readers.column_names import EMPTY
 from gtacli.data.readers.label_cells import find_separator, split_labels
-from gtacli.data.readers.table_columns import EMPTY, Columns, choose_columns
+from gtacli.data.readers.table_columns import Columns, choose_columns
 from gtacli.data.readers.table_file import Row, read_rows
 from gtacli.data.readers.table_images import ImageFinder
 from gtacli.errors import GtaError
