@@ -47,7 +47,7 @@ def test_each_view_gets_the_map_of_its_image(
     found, shown = guide.maps(batch)
     cache = MapCache(maps)
     for got, place in zip(found.numpy(), [5, 0, 17, 5], strict=True):
-        own = cache.find(records[place].path.read_bytes())
+        own = cache.find(records[place].source.read_bytes())
         assert np.array_equal(got, np.zeros((3, 5)) if own is None else own)
     assert not found[1].any()
     assert found[0].any()
@@ -85,7 +85,7 @@ def test_online_knn_matches_votes(config: Make, tiny_data: Path) -> None:
     def feature(record: Any) -> torch.Tensor:
         """Compute the feature with the network itself."""
         encoder = job.encoder
-        pixels = torch.from_numpy(load(record.path, (40, 40), "bicubic")).permute(2, 0, 1)
+        pixels = torch.from_numpy(load(record.source, (40, 40), "bicubic")).permute(2, 0, 1)
         view = make_eval_view(pixels, encoder.image_size, encoder.crop_pct, "bicubic")
         x = (view[None].float() / 255 - torch.tensor(encoder.mean).view(3, 1, 1)) / torch.tensor(
             encoder.std

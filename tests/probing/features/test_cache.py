@@ -63,7 +63,7 @@ def by_hand(model: LoadedModel, records: tuple[Record, ...]) -> torch.Tensor:
             transforms.Normalize(model.mean, model.std),
         ]
     )
-    images = torch.stack([preprocess(Image.open(r.path)) for r in records])  # type: ignore[arg-type]
+    images = torch.stack([preprocess(Image.open(r.source)) for r in records])  # type: ignore[arg-type]
     with torch.no_grad():
         network: Any = model.model
         return network.forward_head(network.forward_features(images), pre_logits=True)
@@ -146,7 +146,7 @@ def test_another_size_and_a_changed_image_are_extracted_again(
     before = cache.features(load_model(spec), records_of(folder), LAST).values.clone()
     large = cache.features(load_model(spec, image_size=48), records_of(folder), LAST).values
     assert not torch.allclose(before, large)
-    changed = records_of(folder)[4].path
+    changed = records_of(folder)[4].source
     assert isinstance(changed, Path)
     Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(changed)
     after = cache.features(load_model(spec), records_of(folder), LAST).values
