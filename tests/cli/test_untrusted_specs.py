@@ -11,7 +11,9 @@ import pytest
 import torch
 from timm.models import _hub
 
+from gtacli.cli import main
 from tests.cli.conftest import Gta
+from tests.conftest import write_tiny_data, write_tiny_model
 from tests.web import Web
 
 NAME = "vit_tiny_patch16_224.augreg_in21k"
@@ -43,14 +45,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, web: Web) -> list[str]:
     return names
 
 
-@pytest.fixture
-def run(tiny_model: Path, tiny_data: Path, tmp_path: Path, gta: Gta) -> Path:
-    """A complete run, as a stranger may have sent it."""
-    out = tmp_path / "run"
-    words = ["-m", str(tiny_model), "--data", str(tiny_data), "-o", str(out), "--device", "cpu"]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("trained")
+    model, data, out = write_tiny_model(place), write_tiny_data(place), place / "run"
+    words = ["-m", str(model), "--data", str(data), "-o", str(out), "--device", "cpu"]
     more = ["--batch-size", "8", "--workers", "0", "--epochs", "1"]
-    assert gta("finetune", *words, *more).status == 0
+    assert main(["finetune", *words, *more]) == 0
     return out
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A complete run, as a stranger may have sent it."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def change(run: Path, **config: object) -> None:

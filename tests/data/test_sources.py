@@ -36,10 +36,13 @@ def test_cache_and_workers_change_nothing(name: str, layout: Layout, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "n_val"),
     [
-        ("pets", 3), ("aircraft", 3), ("cars", 3), ("dogs", 3), ("flowers", 3), ("cifar10", 3),
-        ("hfds", 3), ("wds", 3), ("tables", 3),
+        *((name, 3) for name in ("pets", "hfds", "wds", "tables")),
+        *(
+            pytest.param(name, 3, marks=pytest.mark.slow)
+            for name in ("aircraft", "cars", "dogs", "flowers", "cifar10")
+        ),
     ],
-)  # fmt: skip
+)
 def test_finetune(name: str, n_val: int, layout: Layout, tiny_model: Path, tmp_path: Path) -> None:
     spec = layout(name, tmp_path / "data")
     words = [

@@ -97,7 +97,7 @@ def test_batches_of_an_epoch(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "workers", [2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4))]
+    "workers", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4, 8))]
 )
 def test_workers_change_nothing(folder: Path, workers: int) -> None:
     """Also where there are more of them than lanes, and where images are read together."""
@@ -107,7 +107,15 @@ def test_workers_change_nothing(folder: Path, workers: int) -> None:
     assert_same(list(loader(plan, workers=workers)), list(loader(plan)))
 
 
-@pytest.mark.parametrize(("count", "images"), [(2, 8), (3, 8), (8, 8), (4, 12), (2, 9), (4, 9)])
+@pytest.mark.parametrize(
+    ("count", "images"),
+    [
+        (2, 8),
+        (3, 8),
+        (4, 9),
+        *(pytest.param(*n, marks=pytest.mark.slow) for n in ((8, 8), (4, 12), (2, 9))),
+    ],
+)
 def test_processes_share_each_batch(folder: Path, count: int, images: int) -> None:
     """Also where the lanes are no multiple of their number, or do not divide the batch."""
     plan = make_plan(folder, images=images)
@@ -165,7 +173,7 @@ def test_any_batch_is_a_beginning(folder: Path, data: Any) -> None:
         assert_same(found, whole)
 
 
-@pytest.mark.parametrize("workers", [(0, 2), (2, 0), (4, 1)])
+@pytest.mark.parametrize("workers", [(0, 2), (2, 0), pytest.param((4, 1), marks=pytest.mark.slow)])
 def test_other_workers_go_on(folder: Path, workers: tuple[int, int]) -> None:
     plan = make_plan(folder)
     first = loader(plan, workers=workers[0])
