@@ -57,12 +57,14 @@ NOT_SHOWN = {
 
 SLOW = {
     "README.md: Try it",
+    "README.md: Your own photos",
     "README.md: Pre-training without labels",
     "README.md: A DINO, DINOv2 or DINOv3 backbone",
     "README.md: A table for a paper",
     "README.md: From Python, and plug-ins",
     "plugins.md: A regularizer in ten lines",
     "plugins.md: A back-end in ten lines",
+    "datasets.md: Shards as a stream",
     "export.md: A graph for an application",
     "finetune.md: Several GPUs and nodes",
     "finetune.md: Train a small part",

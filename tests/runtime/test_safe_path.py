@@ -12,6 +12,7 @@ GTA = Path(sys.executable).with_name("gta")
 
 
 @pytest.mark.skipif(not GTA.is_file(), reason="needs the command on the disk")
+@pytest.mark.slow
 def test_processes_of_a_run_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
     for name in ("timm", "gtacli", "h11"):
         (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/run', 'w')", encoding="utf-8")

@@ -43,7 +43,8 @@ def test_distribution_of_scale_and_flip() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = RandomResizedCrop(224)
-        params = [theirs.make_params([image(256, 300)]) for _ in range(2000)]
+        one = image(256, 300)
+        params = [theirs.make_params([one]) for _ in range(2000)]
     expected = np.array([drawn["height"] * drawn["width"] for drawn in params]) / (256 * 300)
     for q in (0.1, 0.5, 0.9):  # both draw large crops of a wrong shape again
         assert abs(np.quantile(fractions, q) - np.quantile(expected, q)) < 0.03

@@ -159,6 +159,7 @@ def test_a_damaged_ledger_is_dropped(setup: Setup, tmp_path: Path, read: list[st
     assert len(read) == len(SIZES)
 
 
+@pytest.mark.slow
 def test_stopped_after_any_image(setup: Setup, tmp_path: Path) -> None:
     setup.backend.company = True
     spec = write_shards(tmp_path / "in", SIZES)
