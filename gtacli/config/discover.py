@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from pydantic import model_validator
+
 from gtacli.config.backend import BackendConfig
 from gtacli.config.common import FilePath, PartChoice, columns_option
 from gtacli.config.option import option
@@ -13,6 +15,7 @@ from gtacli.config.shards import (
     executor_option,
     executors_option,
     jobs_option,
+    require_executor,
 )
 
 
@@ -44,3 +47,8 @@ class DiscoverConfig(BackendConfig):
         None, "cache folder of the maps; images that it contains are skipped", metavar="CACHE"
     )
     overwrite: bool = option(False, "remove the maps in `out` first")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> DiscoverConfig:
+        require_executor(self.executor, self.jobs)
+        return self

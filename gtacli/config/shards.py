@@ -56,3 +56,9 @@ def executors_option() -> Any:
 def jobs_option() -> Any:
     """Return the field `jobs` beside `executor`."""
     return option(None, "number of these parts", ge=1, shown="one a GPU; slurm, ray: 8")
+
+
+def require_executor(executor: str | None, jobs: int | None) -> None:
+    """Raise ValueError for a number of parts that nobody works on."""
+    if jobs is not None and executor is None:
+        raise ValueError("`jobs` needs `executor`, which starts the parts; local is this machine")

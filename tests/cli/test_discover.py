@@ -398,6 +398,12 @@ def test_an_executor_gets_its_options_and_runs_a_killed_part_again(
     assert len(Told.told) == 3
 
 
+def test_a_number_of_parts_needs_an_executor(gta: Any, tiny_model: Path, tmp_path: Path) -> None:
+    refused = gta(*words(tiny_model, tmp_path / "maps", "--data", "nowhere", "--jobs", "2"))
+    assert refused.status == 2
+    assert "--jobs needs --executor, which starts the parts" in refused.err
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_executor_computes_the_same_files_in_parts(
     precision: str, gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path

@@ -23,6 +23,7 @@ from gtacli.config.shards import (
     executor_option,
     executors_option,
     jobs_option,
+    require_executor,
 )
 
 
@@ -136,6 +137,7 @@ class ExtractingProbeConfig(FeatureProbeConfig):
 
     @model_validator(mode="after")
     def _check_parts(self) -> ExtractingProbeConfig:
+        require_executor(self.executor, self.jobs)
         if self.shard[1] > 1 and self.cache is None:
             raise ValueError("`shard` needs `cache`, the folder that all parts share")
         if self.shard[1] > 1 and self.executor is not None:
