@@ -20,11 +20,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from gtacli.data.file_states import look_up
 from gtacli.errors import GtaError
 from gtacli.images.packed import PackedImage, PackedMask
 from gtacli.images.sources import Source, to_file
 from gtacli.runtime.collection import without_collection
+from gtacli.runtime.prefetch import ahead_in_blocks
 from gtacli.runtime.regular import open_regular
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class ImageDataset:
     def fingerprint(self) -> str:
         """Return a SHA-256 of class names, keys, labels, splits and sizes, independent of order."""
         records = [*self.records()]
-        stamps = look_up(_stamp, [record.path for _, record in records])
+        stamps = ahead_in_blocks(_stamp, (record.path for _, record in records))
         lines = [
             f"{record.key}\0{label_text(record)}\0{split}\0{stamp}"
             for (split, record), stamp in zip(records, stamps, strict=True)

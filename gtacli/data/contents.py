@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gtacli.data.base import ImageDataset, Record
-from gtacli.data.file_states import look_up
 from gtacli.images.packed import PackedImage
 from gtacli.images.sources import Source
-from gtacli.runtime.prefetch import ahead
+from gtacli.runtime.prefetch import ahead, ahead_in_blocks
 
 IMAGES = 4000
 """Images that are read at most; of a larger dataset every n-th one."""
@@ -23,13 +22,14 @@ def content_fingerprint(dataset: ImageDataset, threads: int | None = None) -> st
     """Return a SHA-256 of the bytes of images: all of a small dataset, else some of each split."""
     records = [record for _, record in dataset.records()]
     chosen = records[:: -(-len(records) // IMAGES)]
-    return _combine(chosen, [*ahead(_content, chosen, 64, threads)])
+    return _combine(chosen, ahead(_content, chosen, 64, threads))
 
 
 def time_fingerprint(dataset: ImageDataset, threads: int | None = None) -> str:
     """Return a SHA-256 of when all images were changed."""
     records = [record for _, record in dataset.records()]
-    return _combine(records, look_up(_time, [record.path for record in records], threads))
+    times = ahead_in_blocks(_time, (record.path for record in records), threads)
+    return _combine(records, times)
 
 
 def is_sampled(dataset: ImageDataset) -> bool:
@@ -37,7 +37,7 @@ def is_sampled(dataset: ImageDataset) -> bool:
     return sum(len(records) for records in dataset.splits.values()) > IMAGES
 
 
-def _combine(records: Sequence[Record], values: Sequence[str]) -> str:
+def _combine(records: Sequence[Record], values: Iterable[str]) -> str:
     lines = sorted(f"{r.key}\0{value}" for r, value in zip(records, values, strict=True))
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

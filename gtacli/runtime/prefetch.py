@@ -6,8 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Generic, TypeVar
 
+from gtacli.runtime.batching import chunks
 from gtacli.runtime.interrupts import stop_is_requested
 from gtacli.runtime.machine import usable_cores
 
@@ -16,6 +18,8 @@ R = TypeVar("R")
 
 AHEAD = 64
 """Images in progress where nothing else bounds them: enough to keep every thread busy."""
+_BLOCK = 256
+"""Items that a thread gets at once, where they are handed over in blocks."""
 _STOP_SECONDS = 0.1
 """Time between two looks whether a stop is requested."""
 
@@ -44,6 +48,20 @@ def ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def ahead_in_blocks(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None
+) -> Iterator[R]:
+    """Like `ahead`, for work that takes less time than to hand it over, such as a look at a file.
+
+    The threads are for a network, which is slow to answer.
+    """
+
+    def work_off(block: list[T]) -> list[R]:
+        return [*map(work, block)]
+
+    return chain.from_iterable(ahead(work_off, chunks(items, _BLOCK), AHEAD, threads))
 
 
 def read_ahead(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtacli.runtime.interrupts import StopSignal
-from gtacli.runtime.prefetch import read_ahead
+from gtacli.runtime.prefetch import ahead_in_blocks, read_ahead
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 4), st.integers(1, 12))
@@ -67,3 +67,9 @@ def test_a_stop_does_not_wait_for_the_next_item() -> None:
         assert list(ahead) == []
         assert time.monotonic() - start < 30
     hold.set()
+
+
+@pytest.mark.parametrize("threads", [None, 0, 3])
+@pytest.mark.parametrize("count", [0, 1, 256, 1000])
+def test_in_blocks_results_are_in_order(threads: int | None, count: int) -> None:
+    assert [*ahead_in_blocks(str, range(count), threads)] == [*map(str, range(count))]

@@ -69,7 +69,7 @@ class TableEntries:
         """
         folder = finder.folder
         below = str(folder.absolute().relative_to(self._top))
-        prefixes = ("" if below == os.curdir else os.path.join(below, ""), prefix_of(str(folder)))
+        above_key, above_path = prefix_of(below), prefix_of(str(folder))
         for row in rows:
             split = _split(row, default)
             try:
@@ -78,9 +78,9 @@ class TableEntries:
                 self._lost.setdefault(str(lost), []).append(f"{row.image} ({row.place})")
                 continue
             if _is_plain(found):
-                key, path = prefixes[0] + found, prefixes[1] + found
+                key, path = above_key + found, above_path + found
             else:
-                key, path = Path(prefixes[0], found).as_posix(), str(folder / found)
+                key, path = Path(below, found).as_posix(), str(folder / found)
             mask = folder / row.mask.replace("\\", "/") if row.mask else None
             if mask is not None and not os.path.isfile(mask):
                 raise GtaError(f"{row.place}: no such mask: {mask}")

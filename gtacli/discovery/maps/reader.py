@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ from gtacli.discovery.maps.manifest import read_manifest
 from gtacli.discovery.maps.table import FileTable
 from gtacli.errors import GtaError
 from gtacli.images.decode import ImageError, read_bytes
-from gtacli.runtime.prefetch import ahead
+from gtacli.runtime.prefetch import ahead, ahead_in_blocks
 
 BULK = 4096  # images that are looked up together
-PIECE = 256  # of them per thread
 
 
 class MapCache:
@@ -106,9 +104,7 @@ class MapCache:
         self, images: Sequence[ImageFile], threads: int | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return digests (n, SIZE) of the images with known stamps, and which images these are."""
-        # In threads, because a network file system is slow to answer.
-        pieces = (images[start : start + PIECE] for start in range(0, len(images), PIECE))
-        stamps = list(chain.from_iterable(ahead(_stamps, pieces, 64, threads)))
+        stamps = [*ahead_in_blocks(file_stamp, images, threads)]
         found, known = self._seen.find(stack(one or bytes(SIZE) for one in stamps))
         known[[one is None for one in stamps]] = False
         return found, known
@@ -167,10 +163,6 @@ class MapCache:
         except (OSError, ValueError) as error:
             text = f"{self.folder} has changed after it was opened: {error}"
             raise GtaError(text) from error
-
-
-def _stamps(images: Sequence[ImageFile]) -> list[bytes | None]:
-    return [file_stamp(image) for image in images]
 
 
 def _content(image: ImageFile) -> bytes | None:

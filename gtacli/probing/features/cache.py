@@ -41,11 +41,10 @@ from gtacli.probing.features.files import (
     read_column,
     write_block,
 )
-from gtacli.runtime.batching import chunks
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
 from gtacli.runtime.ownership import owned, remove_dead_lock
-from gtacli.runtime.prefetch import ahead
+from gtacli.runtime.prefetch import ahead_in_blocks
 
 log = logging.getLogger(__name__)
 BLOCK_SIZE = 4096
@@ -287,15 +286,14 @@ def data_digest(records: Sequence[Record], threads: int | None = None) -> str:
     Size and time of a packed image are those of the file that holds it.
     """
     digest = hashlib.sha256(reading().encode())
-    # In threads, because every stat waits on a network file system.
-    for lines in ahead(_stamps, chunks(records, 256), 64, threads):
-        digest.update(lines)
+    for line in ahead_in_blocks(_line, records, threads):
+        digest.update(line)
     return digest.hexdigest()
 
 
-def _stamps(records: Sequence[Record]) -> bytes:
-    lines = (f"{record.key}\0{label_text(record)}\0{_stamp(record)}\n" for record in records)
-    return "".join(lines).encode("utf-8", "surrogateescape")
+def _line(record: Record) -> bytes:
+    text = f"{record.key}\0{label_text(record)}\0{_stamp(record)}\n"
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _stamp(record: Record) -> str:
