@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, Images, NullSeparated, config_command
+from gtacli.cli.options import Images, NullSeparated, config_command
 from gtacli.config.attention_map import AttentionMapConfig, find_kind
 from gtacli.errors import UsageError
 

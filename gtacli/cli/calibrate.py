@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.config.calibrate import CalibrateConfig
 
 app = new_app()

@@ -10,8 +10,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.config.demo import DemoConfig
 from gtacli.runtime.repeated import hide_repeated
 

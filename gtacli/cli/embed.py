@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.default_model import with_model
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, Images, NullSeparated, config_command
+from gtacli.cli.options import Images, NullSeparated, config_command
 from gtacli.config.embed import FORMATS, EmbedConfig
 from gtacli.errors import RunError, UsageError
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.config.export import ExportConfig
 from gtacli.errors import UsageError
 from gtacli.registry import EXPORTERS

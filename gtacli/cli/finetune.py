@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.cli.training import train
 from gtacli.config.finetune import FinetuneConfig
 
@@ -45,6 +46,7 @@ RESULT = (
     ("folds_top1", "cross-validation, top-1 %", True),
     ("folds_map", "cross-validation, mAP %", True),
     ("folds_mean_class_top1", "cross-validation, mean class top-1 %", True),
+    ("epochs", "epochs", False),
     ("best_epoch", "best epoch", False),
     ("average_alpha", "alpha of the average", False),
     ("kept_attention", "blocks whose attention is kept %", True),

@@ -150,7 +150,8 @@ def _run(
 ) -> Any:
     """Run a command and return its results."""
     from gtacli.cli import console
-    from gtacli.cli.options import Call, run_body, takes_several
+    from gtacli.cli.call import Call, run_body
+    from gtacli.cli.options import takes_several
     from gtacli.config.resolve import resolve
     from gtacli.errors import Interrupted, UsageError
 

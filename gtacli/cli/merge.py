@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.config.merge import MergeConfig
 from gtacli.errors import UsageError
 

@@ -16,8 +16,6 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -25,7 +23,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gtacli.cli.ahead import ask_hosts_ahead
+from gtacli.cli.call import Call, run_body
 from gtacli.cli.completion import NAMES, completer, recipe_names
 from gtacli.cli.environment import warn_of_variables
 from gtacli.cli.lazy import ADDED, HELP_NAMES, Sectioned
@@ -33,16 +31,11 @@ from gtacli.cli.part_flags import META, STRENGTH, heading, part_flags
 from gtacli.cli.spelling import flag, with_flags
 from gtacli.config.base import alternatives
 from gtacli.config.common import CommandConfig, CommonConfig
-from gtacli.config.recipes import RunRecipe, find
 from gtacli.config.resolve import resolve
 from gtacli.config.training import TrainingConfig
-from gtacli.errors import Interrupted
-from gtacli.runtime.fetching import may_fetch, recorded_specs
 from gtacli.runtime.processes import process_info
 
 if TYPE_CHECKING:
-    from gtacli.runtime.run_folder import RunFolder
-
     Body = TypeVar("Body", bound=Callable[..., int | None])
 
 # Parameters of commands that process images.
@@ -61,39 +54,6 @@ SHORT = {"model": "-m", "out": "-o"}
 FIRST = "Most used"
 TRAINING = "Training"
 COMMON = "Common to all commands"
-
-
-@dataclass(frozen=True)
-class Call:
-    """The call of a command, beside its config.
-
-    Attributes:
-        command: its name.
-        json: whether results are JSON Lines.
-        quiet: whether only warnings are logged.
-        verbose: whether everything is logged.
-        dry_run: whether one batch of every phase is run and only the report written.
-        argv: the words after `gta`.
-        cleanup: is closed at the end of the command.
-    """
-
-    command: str
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    dry_run: bool = False
-    argv: tuple[str, ...] = ()
-    cleanup: ExitStack = field(default_factory=ExitStack, compare=False)
-    _own: set[Path] = field(default_factory=set, compare=False)
-
-    def own(self, folder: RunFolder) -> None:
-        """Let no other process write into a folder until the command has ended.
-
-        Raises UsageError if another one does.
-        """
-        if folder.path not in self._own:
-            self.cleanup.enter_context(folder.owned(self.command))
-            self._own.add(folder.path)
 
 
 class Declared(NamedTuple):
@@ -179,57 +139,6 @@ def _click_options(parameters: Sequence[inspect.Parameter]) -> list[Any]:
         for param in typer.main.get_command(app).params
         if param.name in nothing.__annotations__
     ]
-
-
-def _reading(config: CommandConfig) -> AbstractContextManager[None]:
-    """Let the command read deep images as its options say."""
-    bands, value_range = getattr(config, "bands", None), getattr(config, "value_range", None)
-    if bands is None and value_range is None:
-        return nullcontext()
-    from gtacli.images.depth import reading_as  # NumPy and Pillow
-
-    return reading_as(bands, value_range)
-
-
-def _recorded(recipe: str | None, config: CommandConfig) -> AbstractContextManager[None]:
-    """Let the command download nothing that only a run's record names, unless it is allowed to."""
-    run = None if recipe is None else find(recipe)
-    if not isinstance(run, RunRecipe):
-        return nullcontext()
-    return recorded_specs(run.label, getattr(config, "allow_fetch", False))
-
-
-def run_body(
-    body: Callable[..., int | None],
-    config: CommandConfig,
-    call: Call,
-    own: Mapping[str, Any],
-    recipe: str | None = None,
-) -> int | None:
-    """Run a command's body and return its exit status.
-
-    Args:
-        own: its parameters beside config and call.
-        recipe: that the config was read from.
-
-    Raises GtaError, also for memory that does not suffice; Interrupted for Ctrl-C.
-    """
-    try:
-        with _recorded(recipe, config), _reading(config), call.cleanup:
-            if may_fetch():
-                ask_hosts_ahead(config)
-            return body(config, call, **own)
-    except KeyboardInterrupt:  # Typer would turn it into a status without a message
-        raise Interrupted("interrupted") from None
-    except Exception as error:
-        from gtacli.runtime.limits import explain_limit
-
-        keys = ("batch_size", "workers", "fit_memory")
-        sizes = {key: getattr(config, key, None) for key in keys}
-        limit = explain_limit(error, **sizes)
-        if limit is None:
-            raise
-        raise limit from error
 
 
 def _callback(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, Images, NullSeparated, config_command
+from gtacli.cli.options import Images, NullSeparated, config_command
 from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
 

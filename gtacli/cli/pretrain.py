@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, config_command
+from gtacli.cli.options import config_command
 from gtacli.cli.training import train
 from gtacli.config.pretrain import PretrainConfig
 

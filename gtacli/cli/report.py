@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, NullSeparated, config_command
+from gtacli.cli.options import NullSeparated, config_command
 from gtacli.config.report import ReportConfig
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.repeated import hide_repeated

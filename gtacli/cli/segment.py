@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
 from gtacli.cli.default_model import TEXT, with_model
 from gtacli.cli.lazy import new_app
-from gtacli.cli.options import Call, Images, NullSeparated, config_command
+from gtacli.cli.options import Images, NullSeparated, config_command
 from gtacli.config.segment import SegmentConfig
 from gtacli.errors import UsageError, errors_about
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.config.training import TrainingConfig
 from gtacli.errors import UsageError
 from gtacli.runtime.processes import process_info
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, Any]
+LEARNED = {"best_epoch", "attention_drift", "final_loss", "recon", "recon_fg", "recon_bg"}
+"""What says how well was learned, beside the percentages: a dry run's single step has not."""
 
 
 def train(
@@ -54,8 +56,13 @@ def train(
     shown = dict(summary)
     if shown.get("best_epoch") is not None:
         shown["best_epoch"] += 1  # the log counts from 1, too
-    rows = [(label, _format(shown.get(key), percent)) for key, label, percent in table]
-    console.table(("result", ""), [row for row in rows if row[1] is not None])
+    title = ("dry run", "nothing is written") if call.dry_run else ("result", "")
+    rows = [
+        (label, _format(shown.get(key), percent))
+        for key, label, percent in table
+        if not (call.dry_run and (percent or key in LEARNED))
+    ]
+    console.table(title, [row for row in rows if row[1] is not None])
     return None
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import cast
 
 from gtacli.config.finetune import FinetuneConfig
@@ -60,6 +61,8 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             return {}
     candidates = _candidates(job)
     found = find_suitability(job, 1 if dry_run else None)
+    if dry_run:
+        return _undecided(found, candidates, job.depth)
     result = conclude(found, candidates, job.depth)
     run.write_json(DECISION_FILE, result)
     log.info("%s", result["why"])
@@ -70,6 +73,17 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
             "may help",
             100 * max(found.cls, found.blocks),
         )
+    return result
+
+
+def _undecided(found: Suitability | None, candidates: tuple[int, ...], depth: int) -> KeptAttention:
+    """Return what a dry run goes on with: one batch, often an image a class, decides nothing."""
+    if found is not None:
+        found = replace(found, blocks=found.cls)
+    result = conclude(found, candidates, depth)
+    if found is not None:
+        result["why"] = "a dry run does not decide how much of the source's attention is kept"
+    log.info("%s", result["why"])
     return result
 
 

@@ -128,7 +128,8 @@ def measure_probe(job: FinetuneJob, run: RunFolder, max_batches: int | None = No
         result = {"linear_probe_top1": head.accuracy(features)}
         text, value = "test top-1", result["linear_probe_top1"]
     run.write_json(PROBE_FILE, result)
-    log.info("a linear probe on frozen features: %s %.1f %%", text, 100 * value)
+    if not run.dry:
+        log.info("a linear probe on frozen features: %s %.1f %%", text, 100 * value)
     return result
 
 

@@ -44,6 +44,17 @@ def test_table_for_people(
     assert err == ""
 
 
+def test_a_dry_run_shows_what_would_be_done_and_no_accuracy(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    assert main(finetune(tiny_model, tiny_data, tmp_path / "run", "--dry-run")) == 0
+    out, _ = capfd.readouterr()
+    assert out.startswith("dry run")
+    rows = dict(line.rsplit(None, 1) for line in out.splitlines()[1:])
+    assert rows["epochs"] == "2"
+    assert not [label for label in rows if "%" in label or "best" in label or "drift" in label]
+
+
 def test_flags_reach_the_regulariser(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, capfd: Capture
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from gtacli.cli import lazy
-from gtacli.cli.options import DECLARED, Call, config_command
+from gtacli.cli.call import Call
+from gtacli.cli.options import DECLARED, config_command
 from gtacli.config.finetune import FinetuneConfig
 
 Calls = list[tuple[FinetuneConfig, Call, dict[str, Any]]]

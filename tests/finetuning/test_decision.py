@@ -154,9 +154,18 @@ def test_a_run_from_before_decisions_keeps_its_strength(
     assert "why" not in summary
 
 
-def test_dry_run_writes_nothing(undecided: Make, recorder: Any, tmp_path: Path) -> None:
+def test_a_dry_run_decides_and_writes_nothing(
+    undecided: Make,
+    recorder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    suits(monkeypatch, 0.0, 0.02)  # as of one image a class, which no classifier has seen
     summary = finetune(undecided(), recorder, dry_run=True)
-    assert "why" in summary
+    assert summary["why"].startswith("a dry run does not decide")
+    assert "unsuitable" not in caplog.text
+    assert "a linear probe on" not in caplog.text
     assert not (tmp_path / "run").exists()
 
 

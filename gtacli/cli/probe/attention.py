@@ -12,9 +12,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
 from gtacli.cli.default_model import with_model
-from gtacli.cli.options import Call, Images, NullSeparated
+from gtacli.cli.options import Images, NullSeparated
 from gtacli.cli.probe.results import print_results
 from gtacli.config.probe.attention import AttentionProbeConfig
 

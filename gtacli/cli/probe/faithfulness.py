@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
-from gtacli.cli.options import Call
 from gtacli.cli.probe.results import print_results
 from gtacli.config.attention_map import AttentionMapConfig, find_kind
 from gtacli.config.probe.attention import AttentionProbeConfig

@@ -17,9 +17,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
 from gtacli.cli.default_model import with_model
-from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
 from gtacli.config.probe.common import ExtractingProbeConfig, FeatureProbeConfig

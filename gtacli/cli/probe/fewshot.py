@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.cli.probe.features import run_probe
 from gtacli.cli.probe.table import ModelMetric
 from gtacli.config.probe.fewshot import FewshotProbeConfig

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.cli.probe.features import LINES, run_probe
 from gtacli.cli.probe.table import ModelMetric
 from gtacli.config.probe.linear import LinearProbeConfig

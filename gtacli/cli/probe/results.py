@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.config.common import CommonConfig
 from gtacli.errors import UsageError
 from gtacli.runtime.processes import process_info
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from gtacli.runtime.distribution import Processes
     from gtacli.runtime.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
 _IDENTITY = ("task", "model", "data", "features", "layer", "image_size", "protocol", "gallery")
 
 
@@ -100,6 +102,8 @@ def print_results(
         return
     if not call.json:
         show()
+        if call.dry_run:
+            log.info("dry run: nothing is written, and these figures are those of a few images")
         return
     for key, reason in (skipped or {}).items():
         console.emit({"image": key, "error": reason})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.cli.probe.features import run_probe
 from gtacli.cli.probe.table import ModelMetric
 from gtacli.config.probe.retrieval import RetrievalProbeConfig

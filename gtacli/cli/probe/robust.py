@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from gtacli.cli.call import Call
 from gtacli.cli.compute import start_compute
-from gtacli.cli.options import Call
 from gtacli.cli.probe.results import open_folder, print_results, write_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics
 from gtacli.config.probe.robust import RobustProbeConfig

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from gtacli.cli import console
-from gtacli.cli.options import Call
+from gtacli.cli.call import Call
 from gtacli.cli.probe.features import FEATURES, SHARED, count_images, measure_models
 from gtacli.cli.probe.results import open_folder, print_results
 from gtacli.cli.probe.table import ModelMetric, show_metrics

@@ -137,6 +137,8 @@ def test_a_dry_run_writes_nothing(gta: Any, model: Path, data: Path, tmp_path: P
         done = gta(*words(model, data, tmp_path / "out", *more))
         assert done.status == 0, done.err
         assert done.lines[0]["task"] == "linear"
+    shown = gta(*words(model, data, tmp_path / "out", "--dry-run"))
+    assert "dry run: nothing is written" in shown.err
     assert not (tmp_path / "out").exists()
 
 
