@@ -2,8 +2,9 @@
 
 The kind of a file is recognized: a black and white mask (one object), a mask of numbers (a palette
 or gray PNG of object or class ids, 255 for void, as in VOC's SegmentationClass and
-SegmentationObject), a VOC annotation (.xml, boxes only), LabelMe's (.json), YOLO's labels (.txt),
-or one JSON file of all images: COCO's format, or an export of Label Studio.
+SegmentationObject; in a folder `trimaps` the numbers of Oxford-IIIT Pets), a VOC annotation
+(.xml, boxes only), LabelMe's (.json), YOLO's labels (.txt), or one JSON file of all images: COCO's
+format, or an export of Label Studio.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ from gtacli.measures.segmentation import VOID
 _VOID_IN_FILES = 255
 _WHITE_16 = 224 * 257
 _MOST_IDS = 200  # photographs and soft maps have more gray levels
+_TRIMAPS = "trimaps"
+"""The folder of Oxford-IIIT Pets' trimaps; read as ids, their background would be an object."""
+_TRIMAP = (1, 0, VOID)
+"""The meaning of a trimap's numbers from 1: object, background, border."""
 _RACY = 2_000_000_000  # nanoseconds, the coarsest of file systems' clocks
 _WORDS = ("mask", "masks", "segmentation", "seg", "gt", "label", "labels", "annotation", "matte")
 _ENDINGS = ("", *(f"{mark}{word}" for word in _WORDS for mark in "_-."))
@@ -119,6 +124,8 @@ def _labels(path: Path) -> NDArray[np.int32]:
     if numbers is None:
         numbers = np.asarray(decode(path).convert("L"))
     top = numbers.max(initial=0)
+    if path.parent.name == _TRIMAPS and numbers.size and numbers.min() > 0 and top <= len(_TRIMAP):
+        return np.array((0, *_TRIMAP), np.int32)[numbers]
     if top <= 1:
         return (numbers > 0).astype(np.int32)
     black_white = _black_and_white(numbers) if top <= 255 else None

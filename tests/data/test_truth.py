@@ -105,6 +105,20 @@ def test_masks_of_ids(kind: str, numbers: tuple[int, int], void: str, tmp_path: 
     assert (labels(tmp_path, "a.jpg") == expected).all()
 
 
+def test_trimaps_of_pets(tmp_path: Path) -> None:
+    numbers = np.array([[2, 2, 3], [2, 3, 1]], np.uint8)
+    for folder, expected in (
+        ("trimaps", [[0, 0, VOID], [0, VOID, 1]]),
+        ("ids", numbers.tolist()),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(numbers).save(tmp_path / folder / "a.png")
+        assert read_mask(tmp_path / folder / "a.png").tolist() == expected
+    # With a background of its own it is a mask of ids in any folder.
+    Image.fromarray(numbers - 1).save(tmp_path / "trimaps/a.png")
+    assert read_mask(tmp_path / "trimaps/a.png").tolist() == (numbers - 1).tolist()
+
+
 def test_sixteen_bit_ids_above_255(tmp_path: Path) -> None:
     drawn = np.zeros((6, 9), int)
     drawn[1:3, 1:3], drawn[4:, 4:] = 300, 301

@@ -1,7 +1,7 @@
 """Reader `pets`: Oxford-IIIT Pets as published (Parkhi et al., 2012), the 37 breeds.
 
 `images/*.jpg`, `annotations/trainval.txt`, `annotations/test.txt` (image class species breed, class
-from 1). The trimaps are not used as masks: their 1, 2, 3 mean pet, background, border.
+from 1); the masks are the trimaps in `annotations/trimaps/`, if they are there.
 """
 
 from pathlib import Path
@@ -36,4 +36,5 @@ class Pets(PublishedReader):
                 rows[split].append((f"{image}.jpg", int(breed)))
                 # torchvision's names: american_bulldog_12 is of the class American Bulldog.
                 names[int(breed)] = " ".join(w.title() for w in image.split("_")[:-1])
-        return self.dataset(root, dict(sorted(names.items())), rows, root / "images")
+        masks = root / "annotations/trimaps"
+        return self.dataset(root, dict(sorted(names.items())), rows, root / "images", masks)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from numpy.lib.recfunctions import repack_fields
+from PIL import Image
 from scipy.io import loadmat, savemat
 
 from gtacli.data import load_dataset
@@ -14,6 +15,7 @@ from gtacli.data.readers.cub import CUB
 from gtacli.data.readers.dogs import Dogs
 from gtacli.data.readers.pets import Pets
 from gtacli.data.readers.published import PublishedReader, list_lines, read_mat
+from gtacli.data.truth import read_record_truth
 from gtacli.errors import GtaError
 
 Layout = Callable[[str, Path], str]
@@ -88,6 +90,25 @@ def test_cars_test_list_without_labels(layout: Layout, tmp_path: Path) -> None:
     savemat(test, {"annotations": repack_fields(rows[["bbox_x1", "fname"]])})
     with pytest.raises(GtaError, match=r"withlabels\.mat: .* no 'class' \(the test list without"):
         Cars().read(tmp_path)
+
+
+def test_trimaps_of_pets_are_masks(layout: Layout, tmp_path: Path) -> None:
+    layout("pets", tmp_path)
+    trimaps = tmp_path / "oxford-iiit-pet/annotations/trimaps"
+    trimaps.mkdir()
+    first, second = Pets().read(tmp_path)["train"][:2]
+    assert first.mask is None
+    with Image.open(first.path) as photo:
+        w, h = photo.size
+    trimap = Image.new("L", (w, h), 2)
+    trimap.putpixel((0, 0), 1)
+    trimap.save(trimaps / Path(first.key).with_suffix(".png"))
+    first, second = Pets().read(tmp_path)["train"][:2]
+    truth = read_record_truth(first, (h, w))
+    assert truth is not None
+    assert truth.labels is not None
+    assert truth.labels.sum() == truth.labels[0, 0] == 1
+    assert second.mask is None
 
 
 FILES = {
