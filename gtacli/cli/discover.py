@@ -63,7 +63,8 @@ def discover(
 
     DISCOVERY.origin(config.backend)  # report a wrong name before anything is loaded
     compute = _choose_compute(config, out)
-    from gtacli.discovery.maps.writer import BLOCKS, MAPS_A_FILE, MapWriter, block_size, check_free
+    from gtacli.discovery.maps.folder import check_free
+    from gtacli.discovery.maps.writer import BLOCKS, MAPS_A_FILE, MapWriter, block_size
 
     check_free(out)
     if config.executor is not None and "-" in (images or []):
@@ -119,7 +120,7 @@ def _choose_compute(config: DiscoverConfig, out: Path) -> Compute:
 def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> tuple[int, float]:
     """Compute all maps in parts; return their number and the seconds that it took."""
     from gtacli.cli.shards import run_shards
-    from gtacli.discovery.maps.writer import is_at_work
+    from gtacli.discovery.maps.folder import is_at_work
 
     assert config.out is not None
     start, before = perf_counter(), _count_maps(config.out)
@@ -171,7 +172,7 @@ def _fill(
         earlier: maps that were computed in parts before, and the seconds that it took.
     """
     from gtacli.cli.follow import follow
-    from gtacli.discovery.maps.writer import size_of
+    from gtacli.discovery.maps.folder import size_of
     from gtacli.inference.discover import fill_cache, fill_cache_from_stream
 
     new, seconds = earlier

@@ -67,7 +67,7 @@ def verify(
     from gtacli.data.inputs import iter_paths, list_sources
     from gtacli.data.spec import find_stream
     from gtacli.discovery.maps import MapCache
-    from gtacli.discovery.maps.writer import journals
+    from gtacli.discovery.maps.folder import journals
     from gtacli.images.sources import ImageList
 
     opened = MapCache(cache, skip_damaged=True, check=True)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
+from gtacli.discovery.maps.folder import journals, size_of
 from gtacli.discovery.maps.reader import MapCache
-from gtacli.discovery.maps.writer import journals, size_of
 from gtacli.runtime.results import Doc
 
 BINS = 10

@@ -9,24 +9,21 @@ batches, so that those of a run which continues are composed as those of an undi
 from __future__ import annotations
 
 import logging
-import shutil
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gtacli.discovery.maps.digests import DigestSet, ImageFile, stack
+from gtacli.discovery.maps.digests import ImageFile, stack
 from gtacli.discovery.maps.files import (
     MAPS,
     SEEN,
     SEEN_TYPE,
-    SHARDS,
     RowArray,
     files_in,
     load,
@@ -35,60 +32,32 @@ from gtacli.discovery.maps.files import (
     save,
     write_error,
 )
-from gtacli.discovery.maps.index import INDEX, MANY_FILES, index_cache
+from gtacli.discovery.maps.folder import (
+    JOURNAL,
+    check_free,
+    journal_name,
+    journals,
+    remove_cache,
+)
 from gtacli.discovery.maps.journal import Journal
+from gtacli.discovery.maps.known import KnownImages
 from gtacli.discovery.maps.ledger import ShardLedger
-from gtacli.discovery.maps.manifest import MANIFEST, MapManifest, check_manifest, read_manifest
-from gtacli.discovery.maps.reader import MapCache
-from gtacli.discovery.maps.sorted_file import SUFFIX
-from gtacli.discovery.maps.table import DamagedIndex
-from gtacli.errors import GtaError, RunError, UsageError, errors_about
-from gtacli.runtime.drafts import LOCK_PREFIX, content, draft_name
+from gtacli.discovery.maps.manifest import MANIFEST, MapManifest
+from gtacli.errors import GtaError, RunError, UsageError
+from gtacli.runtime.drafts import LOCK_PREFIX, draft_name
 from gtacli.runtime.ownership import is_owned, owned
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 MAPS_A_FILE = 4096
 BLOCKS = 32  # at least, so that runs can share small datasets, too
 _LEAST = 8  # images of a block: of the smallest datasets not every image makes a file
 _MOST_BLOCKS = 16  # of a stream whose images nearly all have maps, before a file is written
-_JOURNAL = "journal-"
 _MANY_SECONDS = 60.0  # that several runs of one array job may take to begin one after the other
 
 
 def block_size(images: int) -> int:
     """Return the number of images per block, 8 to 4,096; few images give smaller blocks."""
     return min(MAPS_A_FILE, max(_LEAST, -(-images // BLOCKS)))
-
-
-@errors_about("out")
-def check_free(folder: Path, manifest: MapManifest | None = None) -> None:
-    """Raise UsageError for a folder with other files, or with maps of another manifest."""
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file")
-    if (folder / MANIFEST).is_file():
-        if manifest is not None:
-            check_manifest(folder, read_manifest(folder), manifest)
-    elif folder.is_dir() and any(
-        not name.startswith(_JOURNAL) for name in content(p.name for p in folder.iterdir())
-    ):
-        raise UsageError(f"{folder} is not empty and has no maps; choose another folder")
-
-
-def remove_cache(folder: Path) -> None:
-    """Delete the files of a cache; other files in the folder stay.
-
-    Raises UsageError if a run writes to it.
-    """
-    if not (folder / MANIFEST).is_file():
-        return
-    for file in journals(folder):
-        with owned(folder, "discover", part=file.name):
-            pass
-    for name in (MAPS, SEEN, SHARDS, INDEX):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for file in (*journals(folder), folder / MANIFEST):
-        file.unlink(missing_ok=True)
 
 
 @dataclass
@@ -139,19 +108,18 @@ class MapWriter:
             if overwrite:
                 remove_cache(folder)
             self._begin(manifest)
-        self._index()
-        self.ledger = ShardLedger(folder, self._draft)
-        self.cache = MapCache(folder, skip_damaged=True)
-        check_manifest(folder, self.cache.manifest, manifest)  # of a run that started meanwhile
-        for file in self.cache.damaged:
+        self._waiting = waiting = deque[_Files]()
+
+        def on_the_way() -> Iterator[bytes]:  # without `self`, which would be in a circle
+            return chain.from_iterable(files.seen for files in waiting)
+
+        self._known = KnownImages(folder, manifest, self._draft, on_the_way)
+        self._damaged = self._known.cache.damaged
+        for file in self._damaged:
             log.warning("%s is damaged: its maps are computed again", file)
+        self.ledger = ShardLedger(folder, self._draft)
         maps = {file.stem for file in files_in(folder / MAPS)}
-        self.ledger.rely_on(maps - {file.stem for file in self.cache.damaged})
-        self._damaged = self.cache.damaged
-        self._files = 0  # that this run has written since it looked for those without an index
-        self._reopening = threading.Lock()
-        self._waiting: deque[_Files] = deque()
-        self._look_up_in(self.cache)
+        self.ledger.rely_on(maps - {file.stem for file in self._damaged})
         # Maps that are in the journal, and in no file.
         self._maps: dict[bytes, NDArray[np.uint8]] = {}
         for rows in self._journal.replay():
@@ -169,7 +137,7 @@ class MapWriter:
 
     def _begin(self, manifest: MapManifest) -> None:
         """Open the journal and write the manifest, if there is none."""
-        folder, name = self.folder, _journal_name(self.share)
+        folder, name = self.folder, journal_name(self.share)
         check_free(folder, manifest)
         try:
             self._journal = Journal(folder / name, self._type)
@@ -181,41 +149,6 @@ class MapWriter:
             cause = write_error(folder, error) if isinstance(error, OSError) else error
             raise GtaError(cause.message, option=cause.option) from error
 
-    def _index(self) -> bool:
-        """Index the files without one, if they are many; return whether anything has changed.
-
-        Raises RunError if an index cannot be written.
-        """
-        try:
-            return index_cache(self.folder, self._type["map"].shape, self._draft)
-        except OSError as error:
-            raise write_error(self.folder / INDEX, error) from error
-
-    def _reopen(self) -> None:
-        """Look up in the files of today, instead of the memory of what was added to them."""
-        self.cache = MapCache(self.folder, skip_damaged=True)
-        self._look_up_in(self.cache)
-
-    def _look_up_in(self, cache: MapCache) -> None:
-        self._contents = DigestSet(cache.have)
-        self._stamps = DigestSet(cache.have_stamps)
-        for files in self._waiting:
-            self._stamps.add([*files.seen])
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Return the answer; where an index is damaged or gone, with the index made again."""
-        while True:
-            cache = self.cache
-            try:
-                return question()
-            except DamagedIndex as error:
-                with self._reopening:
-                    if cache is self.cache:  # no other thread has done it
-                        log.warning("%s is damaged; it is made again", error.path)
-                        error.path.unlink(missing_ok=True)
-                        self._index()
-                        self._reopen()
-
     def _take(self, rows: RowArray) -> None:
         """Take over maps of a journal that are in no file."""
         for row in rows:
@@ -225,7 +158,7 @@ class MapWriter:
 
     def _adopt_journals(self) -> None:
         """Take over the journals of ended runs that shared the images; this run shares nothing."""
-        locks = self.folder.glob(f"{LOCK_PREFIX}-{_JOURNAL}*")
+        locks = self.folder.glob(f"{LOCK_PREFIX}-{JOURNAL}*")
         names = {path.name.removeprefix(f"{LOCK_PREFIX}-") for path in locks}
         for name in sorted({*names, *(path.name for path in journals(self.folder))}):
             if name == self._journal.path.name or is_owned(self.folder, name):
@@ -245,24 +178,17 @@ class MapWriter:
 
     def unknown(self, block: Sequence[ImageFile]) -> list[ImageFile]:
         """Return the images of a block that must be read: new, changed, or without a map."""
-
-        def find(cache: MapCache) -> NDArray[np.bool_]:
-            digests, done = cache.digests(block)
-            done[done] = cache.have(digests[done])
-            return done
-
-        done = self._ask(lambda: find(self.cache))
-        return [image for image, skip in zip(block, done, strict=True) if not skip]
+        return self._known.without_map(block)
 
     def has(self, digest: bytes) -> bool:
         """Return whether an image's map is in a file or in the journal; thread-safe."""
-        return digest in self._maps or self._ask(lambda: digest in self._contents)
+        return digest in self._maps or self._known.has(digest)
 
     def enter(self, digest: bytes, stamp: bytes | None) -> bool:
         """Register the next image in order; return whether its map must be computed and added."""
-        if stamp is not None and not self._ask(lambda: stamp in self._stamps):
+        if stamp is not None and not self._known.has_stamp(stamp):
             self._seen[stamp] = digest
-        if digest in self._entered or self._ask(lambda: digest in self._contents):
+        if digest in self._entered or self._known.has(digest):
             return False
         self._entered.add(digest)
         self._block[digest] = None
@@ -311,7 +237,7 @@ class MapWriter:
         if ends or seen:
             self._waiting.append(_Files([*self._block] if ends else [], seen, []))
         if seen:
-            self._stamps.add([*seen])
+            self._known.add_stamps([*seen])
             self._seen = {}
         if ends:
             self._block, self._passed = {}, 0
@@ -345,16 +271,11 @@ class MapWriter:
         if digests:
             rows = self._rows(digests, [self._maps[one] for one in digests])
             self.ledger.rely_too(save(self.folder / MAPS, rows, self._draft).stem)
-            self._contents.add(digests)
+            self._known.add_file(digests)  # before other threads no longer find them in `_maps`
             self._entered.difference_update(digests)
             for one in digests:
                 del self._maps[one]
             self._journal.clear(self._journaled())
-            self._files += 1
-            if self._files == MANY_FILES:
-                self._files = 0
-                if self._index():
-                    self._reopen()
         seen = {stamp: one for stamp, one in files.seen.items() if one not in self._dropped}
         if seen:
             rows = np.empty(len(seen), SEEN_TYPE)
@@ -396,25 +317,3 @@ class MapWriter:
         if digests:
             rows["digest"], rows["map"] = stack(digests), maps
         return rows
-
-
-def journals(folder: Path) -> list[Path]:
-    """List the journal files of interrupted or running jobs."""
-    return sorted(folder.glob(f"{_JOURNAL}*"))
-
-
-def is_at_work(folder: Path, share: tuple[int, int]) -> bool:
-    """Return whether a process is at work on a share (i, n) of the images."""
-    return is_owned(folder, _journal_name(share))
-
-
-def _journal_name(share: tuple[int, int]) -> str:
-    return f"{_JOURNAL}{share[0]}-of-{share[1]}"
-
-
-def size_of(folder: Path) -> int:
-    """Return the size of a cache's files in bytes."""
-    files = [folder / MANIFEST]
-    files += (file for name in (MAPS, SEEN, SHARDS) for file in files_in(folder / name))
-    files += (folder / INDEX).rglob(f"*{SUFFIX}")
-    return sum(file.stat().st_size for file in files)

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from gtacli.discovery import Discovery, ObjectMaps
 from gtacli.discovery.base import unit_range
-from gtacli.discovery.maps import MapCache, files, index, writer
+from gtacli.discovery.maps import MapCache, files, index, known
 from gtacli.discovery.maps.journal import Journal
 from gtacli.discovery.maps.writer import MapWriter
 from gtacli.inference.discover import fill_cache, manifest_of
@@ -194,5 +194,5 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Without indexes, and with one as soon as there are two files."""
     if request.param == "indexed":
         monkeypatch.setattr(index, "MANY_FILES", 2)
-        monkeypatch.setattr(writer, "MANY_FILES", 1)
+        monkeypatch.setattr(known, "MANY_FILES", 1)
     return str(request.param)
