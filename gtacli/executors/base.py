@@ -33,6 +33,7 @@ MOST_STARTS = 5
 """Starts of a command that is killed again and again before it has got on."""
 _ENDED = (130, 137, 143)  # Ctrl-C or SIGTERM; as a shell reports SIGKILL and SIGTERM
 _TAIL_BYTES = 4096
+_STEP_SECONDS = 1.0
 
 
 def was_ended(status: int) -> bool:
@@ -124,12 +125,19 @@ def run_words(
     ):
         started(process)
         try:
-            return process.wait()
+            return _wait(process)
         except BaseException:  # of an engine that stops this worker
             with suppress(OSError):
                 process.send_signal(signal.SIGTERM)
             process.wait()
             raise
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process in steps: Ray interrupts this one by a flag, which ends no system call."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_STEP_SECONDS)
 
 
 def _sets_an_option(name: str) -> bool:

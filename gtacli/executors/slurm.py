@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,9 +17,13 @@ from pydantic import Field
 from gtacli.config.option import option
 from gtacli.errors import GtaError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
+from gtacli.runtime.interrupts import signals_held
 
 # A word of sbatch's options: none that begins another option, or another line of the script.
 Word = Annotated[str, Field(pattern=r"^[\w.,:@%+=\[\]&|*()-]+$")]
+
+AGAIN_SECONDS = 0.5
+"""Time between two signals to a job of the local engine that is to end."""
 
 
 class SlurmOptions(ExecutorOptions):
@@ -60,16 +70,62 @@ class Slurm(Executor[SlurmOptions]):
         self._running: list[Any] = []
 
     def submit(self, words: Sequence[str], log: Path) -> Job:
-        job = self._engine.submit(run_words, list(words), log.absolute(), Path.cwd())
+        given = list(words), log.absolute(), Path.cwd()
+        if self.options.cluster == "local":
+            with signals_held([signal.SIGINT]):  # they share the terminal, and its Ctrl-C
+                job = self._engine.submit(_run_until_sigterm, *given)
+        else:
+            job = self._engine.submit(run_words, *given)
         self._running = [other for other in self._running if not other.done()] + [job]
         return job
 
     def close(self) -> None:
+        if self.options.cluster == "local":
+            self._end_processes()
+            return
         for job in self._running:
             if not job.done():
                 job.cancel(check=False)
         for job in self._running:
             job.wait()
+
+    def _end_processes(self) -> None:
+        """End the jobs of the local engine, which would kill those that save their states.
+
+        A process that is only starting may miss a signal, so it is repeated.
+        """
+        while left := [job for job in self._running if not job.done()]:
+            for job in left:
+                os.kill(int(job.job_id), signal.SIGTERM)
+            time.sleep(AGAIN_SECONDS)
+
+
+def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path) -> int:
+    """Run `gta WORDS` in a process of the local engine; its first SIGTERM is passed on, once."""
+    processes: list[subprocess.Popen[bytes]] = []
+    wanted, sent = False, False
+
+    def pass_on() -> None:
+        nonlocal sent
+        if wanted and processes and not sent:
+            sent = True
+            with suppress(OSError):  # it has ended
+                processes[0].send_signal(signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal wanted
+        wanted = True
+        pass_on()
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        processes.append(process)
+        pass_on()
+
+    # Not by ignoring it, which the command would inherit.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGTERM, end)
+    return run_words(words, log, cwd, started=started)
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, ClassVar
@@ -112,16 +112,19 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_held(numbers: Collection[signal.Signals] = _SIGNALS) -> Iterator[None]:
     """Hold the signals back that `ignore_signals` ignores, to start processes that will call it.
 
     These inherit it, so that no signal ends them before. In this process the signals come
     afterwards. Windows cannot do it.
+
+    Args:
+        numbers: of other signals.
     """
     if _set_mask is None:
         yield
         return
-    before = _set_mask(signal.SIG_BLOCK, _SIGNALS)
+    before = _set_mask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

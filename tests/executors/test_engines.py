@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from gtacli.errors import GtaError
 from gtacli.executors.base import Executor
 from gtacli.executors.ray_cluster import RayCluster, RayOptions
 from gtacli.executors.slurm import Slurm, SlurmOptions
+from gtacli.runtime.ownership import owned
 
 pytestmark = pytest.mark.slow
 VERSION = ["--version"]
@@ -34,6 +38,68 @@ def test_submitit_runs_commands_and_reports_their_status(tmp_path: Path) -> None
     assert statuses(executor, tmp_path, VERSION, UNKNOWN) == [0, 2]
     assert "is no study's folder" in (tmp_path / "1").read_text()
     executor.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, None])
+def test_ctrl_c_in_a_terminal_ends_jobs_of_submitit_without_a_traceback(
+    tmp_path: Path, seconds: float | None
+) -> None:
+    """It reaches all processes there, at some second after the start; None: while `gta` works."""
+    (tmp_path / "sitecustomize.py").write_text(_SLOW_TO_SAVE)
+    end = time.monotonic() + 60
+    with subprocess.Popen(
+        [sys.executable, "-c", _UNTIL_CTRL_C, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"submitted\n"
+        logs = [tmp_path / name for name in "ab"]
+        while seconds is None and not all(p.exists() and p.read_text() for p in logs):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(seconds or 0)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 0
+    told = [path.read_text().split() for path in logs if path.exists()]
+    if seconds is None:
+        assert told == [["begun", "saved"]] * 2
+    assert not [p for p in tmp_path.glob("jobs/*.err") if "Traceback" in p.read_text()]
+
+
+_SLOW_TO_SAVE = """
+import os, signal, sys, time
+
+def end(number, frame):
+    time.sleep(2)
+    print("saved", file=sys.stderr, flush=True)
+    os._exit(130)
+
+if sys.orig_argv[1:3] == ["-m", "gtacli"]:
+    signal.signal(signal.SIGTERM, end)
+    print("begun", file=sys.stderr, flush=True)
+    time.sleep(60)
+"""
+"""Stands for a `gta` that takes two seconds to save its state."""
+_UNTIL_CTRL_C = """
+import sys, time
+from pathlib import Path
+from gtacli.executors.slurm import Slurm, SlurmOptions
+from gtacli.runtime.interrupts import StopSignal
+
+folder = Path(sys.argv[1])
+executor = Slurm(SlurmOptions(cluster="local", gpus=0), None, folder / "jobs")
+with StopSignal() as stop:
+    for name in "ab":
+        executor.submit([], folder / name)
+    print("submitted", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    executor.close()
+"""
 
 
 def test_without_sbatch_slurm_is_said_to_be_elsewhere(tmp_path: Path) -> None:
@@ -65,3 +131,21 @@ def test_a_ray_cluster_runs_commands_on_both_nodes(two_nodes: Any, tmp_path: Pat
     assert signal.getsignal(signal.SIGTERM) == handler  # of this program, not Ray's
     assert statuses(executor, tmp_path, VERSION, UNKNOWN, VERSION) == [0, 2, 0]
     executor.close()
+
+
+def test_closing_ends_what_runs_on_a_ray_cluster(
+    two_nodes: Any, tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    """The command would wait for a minute, since its folder has another owner."""
+    executor = RayCluster(RayOptions(), None, tmp_path)
+    out, log = tmp_path / "maps", tmp_path / "log"
+    words = ["discover", "-m", str(tiny_model), str(tiny_data), "-o", str(out), "--shard", "0/2"]
+    with owned(out, "test"):
+        executor.submit(words, log)
+        end = time.monotonic() + 60
+        while not log.exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        began = time.monotonic()
+        executor.close()
+        assert time.monotonic() - began < 30

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -109,6 +110,25 @@ def test_closing_ends_what_runs_as_a_signal_does(
     executor.close()
     wait(jobs)
     assert [job.result() for job in jobs] == [130, 130]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_an_interrupt_without_a_signal_ends_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray cancels a task so: `gta study run` waited for the end of its cells after Ctrl-C."""
+    stand_in(monkeypatch, "import time; time.sleep(60)")
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        begun.append(process)
+        threading.Timer(0.2, _thread.interrupt_main).start()
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        base.run_words([], tmp_path / "log", tmp_path, started=started)
+    assert time.monotonic() - began < 20
+    assert begun[0].returncode == -signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
