@@ -75,7 +75,10 @@ def discover(
     if config.executor is not None and not call.dry_run:
         # All parts with the same precision, whatever the machines that they run on.
         part = config.model_copy(update={"precision": compute.precision})
-        earlier = _run_shards(part, config.executor, images or [])
+        most = None
+        if isinstance(sources, ImageList):
+            most = max(1, -(-len(sources) // block_size(len(sources))))
+        earlier = _run_shards(part, config.executor, images or [], most)
         # What is left, such as the images of a part that was killed, and the summary.
         config = config.model_copy(update={"overwrite": False})
     from gtacli.discovery.build import make_backend
@@ -117,8 +120,10 @@ def _choose_compute(config: DiscoverConfig, out: Path) -> Compute:
     return compute.at(read_manifest(out).precision)
 
 
-def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> tuple[int, float]:
-    """Compute all maps in parts; return their number and the seconds that it took."""
+def _run_shards(
+    config: DiscoverConfig, executor: str, images: list[str], most: int | None
+) -> tuple[int, float]:
+    """Compute all maps in parts, `most` at most; return their number and the seconds it took."""
     from gtacli.cli.shards import run_shards
     from gtacli.discovery.maps.folder import is_at_work
 
@@ -134,6 +139,7 @@ def _run_shards(config: DiscoverConfig, executor: str, images: list[str]) -> tup
         config.model_copy(update=own),
         images,
         folder=out.with_name(f"{out.name}-shards"),
+        most=most,
         at_work=lambda shard: is_at_work(out, shard),
     )
     return max(0, _count_maps(out) - before), perf_counter() - start

@@ -31,6 +31,7 @@ def run_shards(
     words: Sequence[str] = (),
     *,
     folder: Path,
+    most: int | None = None,
     at_work: Callable[[tuple[int, int]], bool] = lambda shard: False,
 ) -> None:
     """Run a command in parts (`shard=I/N`) on an executor, and wait for them.
@@ -43,6 +44,7 @@ def run_shards(
         config: of the command, without the executor.
         words: further words of its command line.
         folder: for a folder with the recipe that the parts share, and their logs.
+        most: number of parts beyond which they have no images.
         at_work: returns whether a process works on a part (I, N) already.
 
     Raises UsageError for an unknown executor and where another command has handed out these parts,
@@ -54,10 +56,13 @@ def run_shards(
     # By their content, as commands with other options may share the folder.
     own = folder / f"{command.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     with owned(own, command), StopSignal() as stop:
+        if jobs is not None and most is not None:
+            jobs = min(jobs, most)
         executor = kind(read, jobs, own)
         recipe = own / "recipe.toml"
         write_atomic(recipe, lambda draft: draft.write_text(text, encoding="utf-8"))
         count = jobs or executor.slots or DEFAULT_SHARDS
+        count = count if most is None else min(count, most)
         given = [*command.split(), *words, "--recipe", str(recipe), "--json", "--shard"]
         parts = [
             Part(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,15 +13,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from gtacli.config.option import option
 from gtacli.errors import GtaError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
 from gtacli.runtime.interrupts import signals_held
 
+
+def _read_word(value: str) -> str:
+    if not re.fullmatch(r"[\w.,:@%+=\[\]&|*()-]+", value):
+        raise ValueError(f"must be one word of letters, digits and .,:@%+=[]&|*()-, got {value!r}")
+    return value
+
+
 # A word of sbatch's options: none that begins another option, or another line of the script.
-Word = Annotated[str, Field(pattern=r"^[\w.,:@%+=\[\]&|*()-]+$")]
+Word = Annotated[str, AfterValidator(_read_word)]
 
 AGAIN_SECONDS = 0.5
 """Time between two signals to a job of the local engine that is to end."""

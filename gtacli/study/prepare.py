@@ -8,7 +8,7 @@ from typing import Any
 from gtacli.config.base import build
 from gtacli.data.spec import find_stream, load_dataset
 from gtacli.errors import UsageError, errors_about
-from gtacli.executors.base import Executor
+from gtacli.executors.base import Executor, ExecutorOptions
 from gtacli.registry import EXECUTORS
 from gtacli.runtime.drafts import content
 from gtacli.study.folder import StudyFolder
@@ -48,8 +48,13 @@ def _specs_with(plan: StudyPlan, key: str) -> set[str]:
     return {spec for cell in cells for spec in data_specs(cell.settings)}
 
 
+def executor_options(plan: StudyPlan, name: str) -> ExecutorOptions:
+    """Return the options that a study has for an executor. Raises GtaError."""
+    kind = EXECUTORS.load(name)
+    return build(kind.Options, plan.file.executor.get(name, {}), f"executor.{name}")
+
+
 def open_executor(folder: StudyFolder, name: str, jobs: int | None) -> Executor[Any]:
     """Return an executor with the options that the study has for it. Raises GtaError."""
-    kind = EXECUTORS.load(name)
-    options = build(kind.Options, folder.plan.file.executor.get(name, {}), f"executor.{name}")
-    return kind(options, jobs, folder.path / "executor")
+    options = executor_options(folder.plan, name)
+    return EXECUTORS.load(name)(options, jobs, folder.path / "executor")

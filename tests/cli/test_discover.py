@@ -412,8 +412,11 @@ def test_an_executor_computes_the_same_files_in_parts(
     start = ["--data", tiny_data, "--precision", precision, "--batch-size", "8", "--json"]
     assert gta(*words(tiny_model, one, *start)).status == 0
 
+    parts: list[str] = []
+
     class Here(Executor[ExecutorOptions]):
         def submit(self, words: Sequence[str], log: Path) -> Job:
+            parts.append(words[-1])
             log.parent.mkdir(parents=True, exist_ok=True)
             return ThreadJob(lambda: main(list(words)))
 
@@ -421,6 +424,8 @@ def test_an_executor_computes_the_same_files_in_parts(
     with EXECUTORS.registered("here", Here):
         result = gta(*given, "--jobs", "2")
         assert result.status == 0
+        assert gta(*given, "--jobs", "1000", "-o", str(tmp_path / "many")).status == 0
+        assert parts[2:] == [f"{n}/4" for n in range(4)]  # no part is without images
         assert gta(*given, "--shard", "0/2").status == 2
         assert gta("discover", "-", *given[1:], "--executor", "here").status == 2
     *_, summary = result.lines

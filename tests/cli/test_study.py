@@ -175,6 +175,10 @@ def test_sheets_of_objects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["status", "."], "is no study's folder"),
         (["run", "S", "-o", "USED"], "is not empty, and no study's folder"),
         (["run", "S", "--executor", "lokal"], "did you mean 'local'"),
+        (
+            ["run", "S", "--dry-run", "--executor", "slurm", "--set", "executor.slurm.cluster=x"],
+            "executor.slurm.cluster: must be one of slurm, local",
+        ),
         (["run", "S", "--dry-run", "--set", "grid.seed"], "--set grid.seed: must be KEY=VALUE"),
         (
             ["run", "S", "--dry-run", "--set", "grid.seed=[]"],
@@ -196,6 +200,7 @@ def test_sheets_of_objects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         "no study",
         "used",
         "executor",
+        "its option",
         "set",
         "empty",
         "table",

@@ -139,7 +139,7 @@ WORKERS = {
     "data": """
         import torch
         from torch.utils.data import DataLoader
-        from gtacli.data.loader import _begin_worker
+        from gtacli.data.workers import start_worker
 
         class Slow(torch.utils.data.Dataset):
             def __len__(self):
@@ -148,7 +148,7 @@ WORKERS = {
                 if i:
                     time.sleep(60)
                 return i
-        loader = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=_begin_worker))
+        loader = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=start_worker))
         next(loader)
     """,
     "pool": """

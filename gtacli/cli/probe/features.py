@@ -28,6 +28,7 @@ from gtacli.errors import UsageError
 if TYPE_CHECKING:
     from gtacli.models.loading import LoadedModel
     from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
+    from gtacli.probing.features.parts import AtWork, HandOut
     from gtacli.runtime.devices import Compute
     from gtacli.runtime.run_folder import RunFolder
 
@@ -53,11 +54,9 @@ def run_probe(
     Images that cannot be read are reported and skipped, and the status is 1.
     """
     from gtacli.models.names import short_names
-    from gtacli.probing.features.cache import ShardDone
 
-    try:
-        results, skipped = measure_models(config, call, measure, note, read_splits)
-    except ShardDone:
+    results, skipped = measure_models(config, call, measure, note, read_splits)
+    if not results:  # this command has extracted one part
         return 0
 
     def show() -> None:
@@ -82,12 +81,14 @@ def measure_models(
         note: returns a line for the log.
         read_splits: reads `data`; default: as a labeled dataset.
 
-    Returns: a result per model, and the images that could not be read, with the reason.
+    Returns: a result per model, none where this command extracts one part of the features, and the
+    images that could not be read, with the reason.
     """
     from gtacli.models import load_model
     from gtacli.models.feature_columns import name_features
     from gtacli.models.register_search import with_registers
     from gtacli.probing.features.evaluation import compare_results
+    from gtacli.probing.features.parts import PartDone
 
     task = call.command.split()[-1]
     config = with_model(config, config.data)
@@ -103,7 +104,10 @@ def measure_models(
                 config.registers,
                 data.cache.compute.device,
             )
-            one = measure(data, model)
+            try:
+                one = measure(data, model)
+            except PartDone:
+                continue
             columns = one.columns or data.columns(model)
             result = {
                 "task": task,
@@ -142,6 +146,7 @@ def _open_probe(
     from gtacli.data.spec import load_dataset
     from gtacli.probing.features.cache import FeatureCache
     from gtacli.probing.features.evaluation import ProbeData, make_splits
+    from gtacli.probing.features.parts import FeatureParts
     from gtacli.runtime.distribution import join_processes
 
     with ExitStack() as stack:
@@ -152,8 +157,8 @@ def _open_probe(
         else:
             several = getattr(config, "multi_label", False)
             splits = make_splits(load_dataset(config.data, several), config.seed)
-        parts = config if isinstance(config, ExtractingProbeConfig) else None
-        shard = (0, 1) if parts is None else parts.shard
+        shared = config if isinstance(config, ExtractingProbeConfig) else None
+        shard = (0, 1) if shared is None else shared.shard
         dry, precision = shard[1] > 1, compute.precision
         folder = open_folder(config, call, task, processes, dry, precision)
         cache_folder = config.cache or (SHARED if config.out is None else config.out / FEATURES)
@@ -171,15 +176,17 @@ def _open_probe(
             config.workers,
             processes,
             lambda total: console.progress("features", total, LINES),
-            shard,
-            None if parts is None else _hand_out(parts, call, cache_folder, compute),
         )
-        yield ProbeData(splits, cache, config.features, config.layer, config.seed), folder
+        data = ProbeData(splits, cache, config.features, config.layer, config.seed)
+        if shared is not None and (shard[1] > 1 or shared.executor is not None):
+            hand_out = _hand_out(shared, call, cache_folder, compute)
+            data.parts = FeatureParts(cache, shard, hand_out)
+        yield data, folder
 
 
 def _hand_out(
     config: ExtractingProbeConfig, call: Call, cache: Path, compute: Compute
-) -> Callable[[LoadedModel], None] | None:
+) -> HandOut | None:
     """Return what extracts a model's missing features in parts, on the config's executor if any."""
     name = config.executor
     if name is None or call.dry_run:
@@ -192,12 +199,21 @@ def _hand_out(
     if process_info().size > 1:
         raise UsageError("not with several processes, which share the work too", option="executor")
 
-    def run(model: LoadedModel) -> None:
+    def run(model: LoadedModel, most: int, at_work: AtWork) -> None:
         own = {"model": model.spec, "compare": [], "cache": cache, "precision": compute.precision}
         others = dict.fromkeys(("executor", "jobs", "out"))
         part = config.model_copy(update={**own, **others, "executors": {}, "overwrite": False})
         folder, options = cache.with_name(f"{cache.name}-shards"), config.executors.get(name, {})
-        run_shards(name, options, config.jobs, call.command, part, folder=folder)
+        run_shards(
+            name,
+            options,
+            config.jobs,
+            call.command,
+            part,
+            folder=folder,
+            most=most,
+            at_work=at_work,
+        )
 
     return run
 

@@ -84,21 +84,20 @@ def run(
     """
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.config.study import change_study, find_study, read_study
-    from gtacli.registry import EXECUTORS
     from gtacli.study.plan import check_settings, make_plan
-    from gtacli.study.prepare import begin, open_executor
+    from gtacli.study.prepare import begin, executor_options, open_executor
 
     found = find_study(recipe)
     text = change_study(found.text, found.label, sets or (), "--set")
     plan = make_plan(read_study(text, found.label), found.label)
     check_settings(plan, found.label)
+    executor_options(plan, executor)  # wrong ones are reported before anything is read
     if dry_run:
         for cell in plan.cells.values():
             console.emit({"cell": cell.name, "command": cell.command}) if json else console.say(
                 cell.name
             )
         return 0
-    EXECUTORS.origin(executor)  # a wrong name is said before anything is read
     path = out or Path("runs") / f"study-{found.path.stem}"
     began = time.monotonic()
     folder = begin(path, text, plan)

@@ -52,8 +52,7 @@ def fewshot(
 
     A class with fewer images than shots gives all it has.
     """
-    train = data.extract(model, data.splits.train)
-    test = data.extract(model, data.splits.test)
+    train, test = data.extract_all(model, (data.splits.train, data.splits.test))
     labels = train.labels.numpy()
     # Only images that are ever drawn are read: few of a large dataset.
     used = torch.from_numpy(np.unique(draw_shots(labels, max(shots), draws, data.seed)))

@@ -34,8 +34,7 @@ def knn(
 
     `knn` uses the first temperature; `top1` and `top5` are those of `main_k`, one of `ks`, too.
     """
-    train = data.extract(model, data.splits.train)
-    test = data.extract(model, data.splits.test)
+    train, test = data.extract_all(model, (data.splits.train, data.splits.test))
     found = _find_neighbors(data, train, test, max(ks))
     classes = len(data.splits.classes)
     by_temperature = {

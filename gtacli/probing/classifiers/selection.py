@@ -66,13 +66,13 @@ def extract_selection(
 ) -> SelectionData:
     """Extract all features; choose on the validation split, else on a fifth held out."""
     splits, columns = data.splits, union(sets)
-    train, test = (data.extract(model, records, columns) for records in (splits.train, splits.test))
+    more = () if on_test or not splits.val else (splits.val,)
+    train, test, *val = data.extract_all(model, (splits.train, splits.test, *more), columns)
     every, none = torch.arange(len(train)), torch.empty(0, dtype=torch.int64)
     if on_test:
         return SelectionData(train, test, every, none, test, "test")
-    if splits.val:
-        val = data.extract(model, splits.val, columns)
-        return SelectionData(train, test, every, none, val, "val")
+    if val:
+        return SelectionData(train, test, every, none, val[0], "val")
     kept = {record.key for record in hold_out(splits.train, data.seed)[0]}
     out = torch.tensor([key not in kept for key in train.keys])
     fit, choose = every[~out], every[out]

@@ -43,6 +43,7 @@ from gtacli.probing.features.files import (
 )
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
+from gtacli.runtime.drafts import LOCK_PREFIX
 from gtacli.runtime.ownership import owned, remove_dead_lock
 from gtacli.runtime.prefetch import ahead_in_blocks
 
@@ -88,10 +89,6 @@ class Features:
         return Features(chosen, self.labels, self.keys, self.skipped)
 
 
-class ShardDone(Exception):
-    """A part of the missing features is extracted; they are not whole yet."""
-
-
 class FeatureCache:
     """A folder of cached features.
 
@@ -99,8 +96,6 @@ class FeatureCache:
         folder: created when the first features are written.
         batch_size, threads: of `FeatureExtractor`.
         processes: that share the work and the folder.
-        shard: (i, n): extract the i-th of n parts of what is missing, then raise `ShardDone`.
-        hand_out: given a model, has all parts extracted by others, before this one continues.
     """
 
     def __init__(
@@ -111,12 +106,9 @@ class FeatureCache:
         threads: int | None = None,
         processes: Processes = ALONE,
         progress: ProgressBar = lambda total: nullcontext(lambda images: None),
-        shard: tuple[int, int] = (0, 1),
-        hand_out: Callable[[LoadedModel], object] | None = None,
     ) -> None:
         self.folder, self.compute, self.processes = folder, compute, processes
         self.batch_size, self.threads, self.progress = batch_size, threads, progress
-        self.shard, self.hand_out = shard, hand_out
         self._fingerprints: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
         # With the records, so that no other tuple can get the same id.
         self._data: dict[int, tuple[tuple[Record, ...], str]] = {}
@@ -127,25 +119,45 @@ class FeatureCache:
         """Return a model's features of images; extract columns that are not cached, in one pass.
 
         Raises RunError if values are not finite or cannot be written, GtaError if no image can be
-        read, ShardDone.
+        read.
         """
         records = tuple(records)
-        keys = {column: self._key(model, records, column) for column in columns}
+        keys = self._keys(model, records, columns)
         found, missing = self._find(records, keys)
-        if missing and self.shard[1] > 1:
-            # Without owning the files, as the command that merges the parts does.
-            self._write_blocks(model, records, {c: keys[c] for c in missing}, *self.shard)
-            raise ShardDone
         if missing:
-            with self._owned([keys[column] for column in missing]):
+            with self.owned([keys[column] for column in missing]):
                 found, missing = self._find(records, keys)  # another command may have been first
                 if missing:
-                    if self.hand_out is not None:
-                        self.hand_out(model)
                     self._extract(model, records, {column: keys[column] for column in missing})
                     found |= {column: self._open(keys[column]) for column in missing}
         self.processes.run_on_main(lambda: self._remove_blocks(keys.values()))
         return _join_columns(records, found)
+
+    def keys(
+        self, model: LoadedModel, records: Sequence[Record], columns: Sequence[FeatureColumn]
+    ) -> list[FeatureKey]:
+        """Return the cache keys of columns."""
+        return [*self._keys(model, tuple(records), columns).values()]
+
+    def missing(
+        self, model: LoadedModel, records: Sequence[Record], columns: Sequence[FeatureColumn]
+    ) -> list[FeatureColumn]:
+        """Return the columns that must be extracted."""
+        records = tuple(records)
+        return self._find(records, self._keys(model, records, columns))[1]
+
+    def write_part(
+        self,
+        model: LoadedModel,
+        records: Sequence[Record],
+        columns: Sequence[FeatureColumn],
+        part: tuple[int, int],
+    ) -> None:
+        """Extract the i-th of n parts (i, n) of what is missing, for who merges all of them."""
+        records = tuple(records)
+        keys = self._keys(model, records, columns)
+        if missing := self._find(records, keys)[1]:
+            self._write_blocks(model, records, {c: keys[c] for c in missing}, *part)
 
     def _find(
         self, records: tuple[Record, ...], keys: dict[FeatureColumn, FeatureKey]
@@ -157,7 +169,7 @@ class FeatureCache:
         return found, missing
 
     @contextmanager
-    def _owned(self, keys: Sequence[FeatureKey]) -> Iterator[None]:
+    def owned(self, keys: Sequence[FeatureKey]) -> Iterator[None]:
         """Let no other command write these files inside; wait until it has done so."""
         with ExitStack() as stack:
             # In the order of their names, so that no two commands wait for each other.
@@ -187,7 +199,17 @@ class FeatureCache:
                 # Unless another command works there, or nobody may write.
                 with suppress(GtaError), owned(self.folder, "probe", key.digest, patience=0):
                     shutil.rmtree(folder, ignore_errors=True)
-            remove_dead_lock(self.folder, key.digest)
+            prefix = f"{LOCK_PREFIX}-"  # also of parts
+            for lock in self.folder.glob(f"{prefix}{key.digest}*"):
+                remove_dead_lock(self.folder, lock.name.removeprefix(prefix))
+
+    def _keys(
+        self,
+        model: LoadedModel,
+        records: tuple[Record, ...],
+        columns: Sequence[FeatureColumn],
+    ) -> dict[FeatureColumn, FeatureKey]:
+        return {column: self._key(model, records, column) for column in columns}
 
     def _key(
         self, model: LoadedModel, records: tuple[Record, ...], column: FeatureColumn
@@ -242,8 +264,7 @@ class FeatureCache:
         parts: int,
     ) -> int:
         """Write every block of a part that is not there; return the number of all blocks."""
-        size = min(BLOCK_SIZE, max(1, -(-len(records) // BLOCKS)))
-        count = -(-len(records) // size)
+        size, count = _block_size(len(records)), count_blocks(len(records))
         folders = {column: self.folder / key.digest for column, key in keys.items()}
         mine = [
             number
@@ -278,6 +299,15 @@ class FeatureCache:
             except (OSError, SafetensorError, ValueError) as error:
                 raise RunError(f"cannot read the features in {folder} ({error})") from error
             log.debug("features %s of %s are cached as %s", column, key.model, key.digest)
+
+
+def count_blocks(images: int) -> int:
+    """Return the number of blocks of so many images, the most parts that have some."""
+    return -(-images // _block_size(images))
+
+
+def _block_size(images: int) -> int:
+    return min(BLOCK_SIZE, max(1, -(-images // BLOCKS)))
 
 
 def data_digest(records: Sequence[Record], threads: int | None = None) -> str:

@@ -28,6 +28,7 @@ from gtacli.measures.statistics import (
 from gtacli.models.feature_columns import FeatureColumn, select_columns
 from gtacli.models.loading import LoadedModel
 from gtacli.probing.features.cache import FeatureCache, Features
+from gtacli.probing.features.parts import FeatureParts
 from gtacli.runtime.repeated import RepeatedWarning
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class ProbeData:
         features: "cls", "mean" or "cls+mean"; "all" if the probe chooses.
         layers: block numbers, "all" or "last".
         skipped: keys of images that cannot be read, with the reason.
+        parts: of the extraction, which several commands share; None: this one extracts all.
     """
 
     splits: Splits
@@ -139,10 +141,25 @@ class ProbeData:
     layers: Sequence[int] | str = "last"
     seed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    parts: FeatureParts | None = None
 
     def columns(self, model: LoadedModel) -> tuple[FeatureColumn, ...]:
         """Return the configured feature columns of a model."""
         return select_columns(model.model, self.features, self.layers)
+
+    def extract_all(
+        self,
+        model: LoadedModel,
+        sets: Sequence[Sequence[Record]],
+        columns: Sequence[FeatureColumn] | None = None,
+    ) -> list[Features]:
+        """Return a model's features of all sets of images that a probe needs; see `extract`.
+
+        Raises PartDone where this command extracts one part.
+        """
+        if self.parts is not None:
+            self.parts.extract(model, sets, columns or self.columns(model))
+        return [self.extract(model, records, columns) for records in sets]
 
     def extract(
         self,

@@ -56,8 +56,9 @@ def retrieval(
     """
     if gallery == "train" and not data.splits.train:
         raise UsageError("the data has no training images to search among", option="gallery")
-    test = data.extract(model, data.splits.test)
-    searched = test if gallery == "test" else data.extract(model, data.splits.train)
+    used = (data.splits.test,) if gallery == "test" else (data.splits.test, data.splits.train)
+    test, *others = data.extract_all(model, used)
+    searched = others[0] if others else test
     device = data.cache.compute.device
     ranking = rank_gallery(
         test.values.to(device),

@@ -219,8 +219,7 @@ def revisited(data: ProbeData, model: LoadedModel, truth: RevisitedTruth) -> Pro
 
     An unreadable image of the gallery is never found; an unreadable query is skipped.
     """
-    gallery = data.extract(model, data.splits.train)
-    queries = data.extract(model, data.splits.test)
+    gallery, queries = data.extract_all(model, (data.splits.train, data.splits.test))
     index = {name: n for n, name in enumerate(truth.gallery)}
     places = np.array([index[key] for key in gallery.keys])
     query_index = {f"query/{name}": n for n, name in enumerate(truth.queries)}

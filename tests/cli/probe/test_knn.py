@@ -350,11 +350,11 @@ def test_an_executor_extracts_the_same_features_in_parts(
     parts = words(model, data, tmp_path / "parts", *more, "--executor", "here", "--jobs", "3")
     with EXECUTORS.registered("here", Here):
         assert main(parts) == 0
-        # Two models, the images to train and to test on, in three parts.
-        assert len(Here.ran) == 12
+        # Two models in three parts, each of the images to train and to test on.
+        assert len(Here.ran) == 6
         capsys.readouterr()
         assert main(parts) == 0
-        assert len(Here.ran) == 12  # all is cached
+        assert len(Here.ran) == 6  # all is cached
     together = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     drop = {"seconds"}
     assert [{k: r[k] for k in r.keys() - drop} for r in together] == [
@@ -369,15 +369,52 @@ def test_an_executor_extracts_the_same_features_in_parts(
     assert {path.name for path in (tmp_path / "parts" / "features").iterdir()} == set(files[0])
 
 
+def test_parts_by_hand_extract_all_features_and_measure_nothing(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They left the images to test on, and later models; of whole features they measured."""
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    given = words(model, data, out, "--compare", str(saved(tmp_path / "other", 1)))
+    given += ["--cache", str(cache)]
+    for part in ("0/2", "1/2"):
+        assert main([*given, "--shard", part]) == 0
+    assert sorted(len(list(folder.iterdir())) for folder in cache.iterdir()) == [18, 18, 24, 24]
+    assert main([*given, "--shard", "0/2"]) == 0
+    assert capsys.readouterr().out == ""
+    assert not out.exists()
+    assert main(given) == 0
+    assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
+    capsys.readouterr()
+    assert main([*given, "--shard", "0/2"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_no_part_is_without_images(model: Path, data: Path, tmp_path: Path) -> None:
+    """A thousand jobs for 42 images were a thousand processes."""
+    Here.ran.clear()
+    given = words(model, data, tmp_path / "out", "--executor", "here", "--jobs", "1000")
+    with EXECUTORS.registered("here", Here):
+        assert main([*given]) == 0
+    assert [ran[-1] for ran in Here.ran] == [f"{n}/24" for n in range(24)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--executor", "lokal"], "did you mean 'local'"),
+        (
+            ["--executor", "slurm", "--cluster", "locl", "--dry-run"],
+            "error: cluster: must be one of slurm, local, got 'locl'",
+        ),
+        (
+            ["--executor", "slurm", "--partition", "a b"],
+            "error: partition: must be one word of letters, digits",
+        ),
         (["--shard", "0/2"], "`shard` needs `cache`"),
         (["--shard", "2/2", "--cache", "c"], "must be I/N"),
         (["--shard", "0/2", "--cache", "c", "--executor", "local"], "is one part"),
     ],
-    ids=["name", "no cache", "range", "both"],
+    ids=["name", "choice", "word", "no cache", "range", "both"],
 )
 def test_wrong_parts_are_refused(
     words: list[str],
