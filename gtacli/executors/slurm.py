@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator
 
 from gtacli.config.option import option
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, RunError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
 from gtacli.runtime.interrupts import signals_held
 
@@ -69,6 +69,12 @@ class Slurm(Executor[SlurmOptions]):
             text = "slurm needs submitit: pip install 'gtacli[slurm]'"
             raise GtaError(text, option="executor") from None
         self.slots = jobs
+        folder = folder.absolute()  # submitit would read a `~` in it
+        if "%" in str(folder):
+            text = (
+                f"slurm reads a % in a folder's name as a number of a job; choose another: {folder}"
+            )
+            raise GtaError(text, option="executor")
         try:
             self._engine = submitit.AutoExecutor(folder, cluster=options.cluster)
         except RuntimeError as error:  # no sbatch here
@@ -85,7 +91,7 @@ class Slurm(Executor[SlurmOptions]):
         else:
             job = self._engine.submit(run_words, *given)
         self._running = [other for other in self._running if not other.done()] + [job]
-        return job
+        return _SlurmJob(job)
 
     def close(self) -> None:
         if self.options.cluster == "local":
@@ -106,6 +112,26 @@ class Slurm(Executor[SlurmOptions]):
             for job in left:
                 os.kill(int(job.job_id), signal.SIGTERM)
             time.sleep(AGAIN_SECONDS)
+
+
+class _SlurmJob:
+    def __init__(self, job: Any) -> None:
+        self._job = job
+
+    def done(self) -> bool:
+        ended: bool = self._job.done()
+        return ended
+
+    def result(self) -> int:
+        """Return the exit status. Raises RunError, where submitit would with the job's log."""
+        from submitit.core.utils import UncompletedJobError
+
+        try:
+            status: int = self._job.result()
+        except UncompletedJobError:
+            job = self._job
+            raise RunError(f"job {job.job_id} was lost; its log is {job.paths.stderr}") from None
+        return status
 
 
 def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
+from gtacli.errors import reason_of_library
 from gtacli.executors.base import MOST_STARTS, Executor, Job, was_ended
 from gtacli.runtime.interrupts import StopSignal
 from gtacli.runtime.ownership import remove_dead_lock
@@ -143,7 +144,7 @@ class _Driver:
         try:
             status, lost = job.result(), ""
         except Exception as error:  # of the engine: the job was cancelled, or its node was lost
-            status, lost = -1, " ".join(str(error).split())
+            status, lost = -1, reason_of_library(error)
         state = self.progress.update(cell)
         record = self.progress.records.get(name)
         if state is State.FINISHED:

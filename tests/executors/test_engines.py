@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gtacli.errors import GtaError
+from gtacli.errors import GtaError, RunError
 from gtacli.executors.base import Executor
 from gtacli.executors.ray_cluster import RayCluster, RayOptions
 from gtacli.executors.slurm import Slurm, SlurmOptions
@@ -100,6 +100,33 @@ with StopSignal() as stop:
         time.sleep(0.01)
     executor.close()
 """
+
+
+def test_a_job_of_submitit_that_is_killed_is_lost_in_one_line(tmp_path: Path) -> None:
+    """It was told with the job's log, or a traceback, in the line."""
+    executor = Slurm(SlurmOptions(cluster="local", gpus=0), None, tmp_path / "jobs")
+    (tmp_path / "file").touch()
+    job = executor.submit(VERSION, tmp_path / "file" / "log")  # no folder
+    end = time.monotonic() + 60
+    while not job.done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    with pytest.raises(RunError, match=r"^job \d+ was lost; its log is \S+_log.err$"):
+        job.result()
+    assert "FileExistsError" in next((tmp_path / "jobs").glob("*.err")).read_text()
+
+
+def test_no_folder_is_one_that_slurm_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of jobs were written beside it, in `a 1234`."""
+    with pytest.raises(GtaError, match=r"reads a % in a folder's name.*a %j/jobs"):
+        Slurm(SlurmOptions(cluster="local"), None, tmp_path / "a %j" / "jobs")
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.chdir(tmp_path)
+    executor = Slurm(SlurmOptions(cluster="local", gpus=0), None, Path("~") / "jobs")
+    assert statuses(executor, tmp_path, VERSION) == [0]
+    assert len([*tmp_path.glob("~/jobs/*_result.pkl")]) == 1
 
 
 def test_without_sbatch_slurm_is_said_to_be_elsewhere(tmp_path: Path) -> None:
