@@ -168,7 +168,11 @@ class _Driver:
 
     def _killed(self, name: str, status: int) -> str:
         line = self.folder.last_line(name)
-        return line if line and status >= 0 else f"it was killed {self.starts[name]} times"
+        if line and status >= 0:
+            return line
+        if was_ended(status) or status == BUSY:
+            return f"it was killed {self.starts[name]} times"
+        return f"it ended with status {status}"
 
     def _runs_elsewhere(self, name: str) -> bool:
         return name not in self.jobs and self.progress.states[name] is State.RUNNING

@@ -17,6 +17,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic import ConfigDict, Field
 
@@ -26,7 +27,7 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.executors.base import last_line
 from gtacli.runtime.atomic import to_json, write_atomic
 from gtacli.runtime.drafts import LOCK_PREFIX, content
-from gtacli.runtime.ownership import is_owned, owned
+from gtacli.runtime.ownership import is_owned, owned, remove_dead_lock
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import JOURNAL_FILE, METRICS_FILE, STATE_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
@@ -35,6 +36,7 @@ from gtacli.study.plan import StudyPlan, make_plan
 
 STUDY_FILE = "study.toml"
 INPUTS_FILE = "study.json"
+_DRIVER = "run-"
 
 
 class State(Enum):
@@ -177,6 +179,20 @@ class StudyFolder:
     def is_running(self, name: str) -> bool:
         """Return whether a process owns a cell."""
         return is_owned(self.cells, name)
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Let `is_driven` tell others inside that a command hands out the cells."""
+        with owned(self.path, "study run", f"{_DRIVER}{uuid4().hex[:12]}", shared=True):
+            yield
+
+    def is_driven(self) -> bool:
+        """Return whether a command hands out the cells; remove the locks of killed ones."""
+        prefix = f"{LOCK_PREFIX}-"
+        parts = [p.name.removeprefix(prefix) for p in self.path.glob(f"{prefix}{_DRIVER}*")]
+        for part in parts:
+            remove_dead_lock(self.path, part)
+        return any(is_owned(self.path, part) for part in parts)
 
     def has_begun(self, name: str) -> bool:
         """Return whether a cell's run folder has content."""

@@ -39,7 +39,7 @@ def draw(table: StudyTable, kind: str) -> bytes:
     """
     series = _series(table)
     if not series:
-        raise UsageError("no cell has a result yet", option="out")
+        raise UsageError("no cell has a result yet")
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -24,11 +24,7 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
     """
     folder = StudyFolder(path)
     if folder.file.is_file():
-        if folder.text != text:
-            for name in folder.plan.cells:
-                if folder.is_running(name):
-                    text = f"cells of another study are at work in {path} ({name})"
-                    raise UsageError(text, option="out")
+        _check_unused(folder, text)
     elif path.is_dir() and content(p.name for p in path.iterdir()):
         raise UsageError(f"{path} is not empty, and no study's folder", option="out")
     specs = dict.fromkeys(spec for c in plan.cells.values() for spec in data_specs(c.settings))
@@ -38,8 +34,22 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
         with errors_about("data"):
             found = find_stream(spec) if spec in streamed else None
             data[spec] = (found or load_dataset(spec, spec in several)).fingerprint()
+    if folder.file.is_file():
+        _check_unused(folder, text)  # reading the data may have taken long
     folder.begin(text, plan, data)
     return folder
+
+
+def _check_unused(folder: StudyFolder, text: str) -> None:
+    """Raise UsageError where commands or cells of another study are at work."""
+    driven = folder.is_driven()  # removes what killed commands have left
+    if folder.text == text:
+        return
+    running = [name for name in folder.plan.cells if folder.is_running(name)]
+    if driven or running:
+        which = f" ({running[0]})" if running else ""
+        text = f"another study is at work in {folder.path}{which}; wait until it ends, or stop it"
+        raise UsageError(text, option="out")
 
 
 def _specs_with(plan: StudyPlan, key: str) -> set[str]:

@@ -288,3 +288,36 @@ class NoneRuns(Here):
 
     def submit(self, words: Sequence[str], log: Path) -> Job:
         return super().submit(["recipes", "show", "no-such-recipe"], log)
+
+
+def test_a_study_is_not_changed_while_another_command_hands_out_its_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No cell is at work yet, or none just now; the command then failed, as its cell was gone."""
+    text = STUDY.replace("DATA", str(write_tiny_data(tmp_path))).replace("MODEL", "demo")
+    (tmp_path / "s.toml").write_text(text)
+    out = tmp_path / "out"
+    words = ["study", "run", str(tmp_path / "s.toml"), "-o", str(out), "-q", "--executor"]
+    changed = ["--set", "grid.seed=[3]"]
+    seen: list[int] = []
+
+    class Meanwhile(NoneRuns):
+        """An executor while whose command begins, two other ones begin."""
+
+        def submit(self, command: Sequence[str], log: Path) -> Job:
+            if not seen:
+                seen.append(main([*words, "none", *changed]))
+                seen.append(main([*words, "none"]))
+            return super().submit(command, log)
+
+    with EXECUTORS.registered("none", NoneRuns), EXECUTORS.registered("while", Meanwhile):
+        assert main([*words, "while"]) == 1
+        assert seen == [2, 1]
+        told = capsys.readouterr().err
+        assert f"another study is at work in {out}; wait until it ends" in told
+        assert "none,seed=0 failed: it ended with status 2 (log: " in told
+        assert tomllib.loads((out / "study.toml").read_text())["grid"] == {"seed": [0]}
+        (out / ".gta-lock-run-killed").touch()
+        assert main([*words, "none", *changed]) == 1
+    assert tomllib.loads((out / "study.toml").read_text())["grid"] == {"seed": [3]}
+    assert not [*out.glob(".gta*")]

@@ -104,7 +104,7 @@ def run(
     from gtacli.study.drive import drive
 
     log.info("%d cells in %s", len(plan.cells), path)
-    with console.progress("cells", len(plan.cells)) as advance:
+    with folder.driven(), console.progress("cells", len(plan.cells)) as advance:
         course = drive(
             folder, open_executor(folder, executor, jobs), _Watcher(len(plan.cells), advance)
         )
