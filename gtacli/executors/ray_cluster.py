@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ from gtacli.config.option import option
 from gtacli.errors import GtaError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
 from gtacli.runtime.interrupts import keep_handler
+
+ANSWER_SECONDS = 10.0
 
 
 class RayOptions(ExecutorOptions):
@@ -43,6 +46,7 @@ class RayCluster(Executor[RayOptions]):
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         self._own = not ray.is_initialized()
         if self._own:
+            _check_address(os.environ.get("RAY_ADDRESS", ""))
             try:
                 with keep_handler():
                     ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
@@ -82,6 +86,19 @@ class RayCluster(Executor[RayOptions]):
             job.cancel()
         if self._own:
             self._ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise GtaError where nothing answers at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()) or "://" in host:  # "auto", a client's address
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        text = f"no Ray cluster answers at {address}, the RAY_ADDRESS ({reason})"
+        raise GtaError(text, option="executor") from None
 
 
 class _RayJob:

@@ -160,6 +160,16 @@ def test_a_ray_cluster_runs_commands_on_both_nodes(two_nodes: Any, tmp_path: Pat
     executor.close()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379", "[::1]:99999"])
+def test_a_ray_cluster_that_is_not_there_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Ray waited for it for more than eight minutes, and no signal ended that."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(GtaError, match="no Ray cluster answers at"):
+        RayCluster(RayOptions(), None, tmp_path)
+
+
 def test_closing_ends_what_runs_on_a_ray_cluster(
     two_nodes: Any, tmp_path: Path, tiny_model: Path, tiny_data: Path
 ) -> None:
