@@ -60,6 +60,7 @@ def finetune(
     hold_out: float | Literal["auto", "none"] | None = ...,
     folds: int | None = ...,
     refit: bool | None = ...,
+    test_size: str | int | Sequence[Any] | None = ...,
     crop_scale: float | None = ...,
     flip: bool | None = ...,
     mix: Literal["none", "mixup", "cutmix", "transmix"] | None = ...,

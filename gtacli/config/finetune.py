@@ -150,6 +150,13 @@ class FinetuneConfig(TrainingConfig):
         metavar="N|HxW",
         shown="the model's",
     )
+    test_size: ImageSize | None = option(
+        None,
+        "image size at which the trained model is tested and used; where `image_size` is smaller "
+        "than that of the model's pre-training, the latter gains accuracy",
+        metavar="N|HxW",
+        shown="that of training",
+    )
     # Pre-training commonly uses 0.08. With four images per class (CUB, 160 px) plain fine-tuning of
     # a ViT-Tiny reached 67 % with 0.08 and 71 % with 0.4: small crops often miss the bird.
     crop_scale: float = option(

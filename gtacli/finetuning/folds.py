@@ -40,6 +40,7 @@ from gtacli.inference.predictions import THRESHOLD, predictions
 from gtacli.measures.multilabel import map_interval, score_labels
 from gtacli.measures.statistics import wilson_interval
 from gtacli.models.files import read_weights
+from gtacli.models.loading import LoadedModel
 from gtacli.runtime.repeated import hide_repeated
 from gtacli.runtime.run_files import FOLDS_FILE, FOLDS_TABLE
 from gtacli.runtime.run_folder import RunFolder
@@ -185,10 +186,10 @@ def _logits_of(
         ) from None
     if config.average == "source":
         average_with_start(job, folder, run.dry, None, final=True)
-    if not run.dry:
-        load_saved(job, folder)
+    target = job.evaluated if run.dry else load_saved(job, folder)
     left_out = tuple(stores.split.train[row] for row in rows)
-    features = extract_features(job, left_out, limit, read=_classifier(job))
+    read = _classifier(job, target)
+    features = extract_features(job, left_out, limit, read=read, target=target)
     found = FoldLogits(features.values, torch.tensor(rows)[features.indices])
     run.write_tensors(found._asdict(), {}, file)
     run.remove(f"{FOLDER}/{number + 1}")
@@ -233,10 +234,10 @@ def _prepare(
     return job, Progress() if state is None else read_progress(state), state
 
 
-def _classifier(job: FinetuneJob) -> Callable[[Tensor], Tensor]:
-    """Return a function from uint8 images (B, 3, H, W) to the trained network's logits."""
-    model, device = job.evaluated.model.eval(), job.compute.device
-    view = job.target.view(device)
+def _classifier(job: FinetuneJob, target: LoadedModel) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (B, 3, H, W) to a network's logits."""
+    model, device = target.model.eval(), job.compute.device
+    view = target.view(device)
 
     def classify(images: Tensor) -> Tensor:
         with job.compute.autocast():

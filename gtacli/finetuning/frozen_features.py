@@ -17,6 +17,7 @@ from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError
 from gtacli.finetuning.job import FinetuneJob
 from gtacli.finetuning.linear_head import FrozenFeatures
+from gtacli.models.loading import LoadedModel
 from gtacli.runtime.devices import choose_workers
 from gtacli.training.loop import stand_in
 
@@ -28,13 +29,14 @@ def extract_features(
     max_batches: int | None = None,
     again: bool = False,
     read: Callable[[Tensor], Tensor] | None = None,
+    target: LoadedModel | None = None,
 ) -> FrozenFeatures:
     """Return features of `records` in the evaluation view, by default the classifier's input.
 
     The processes of the job share the images; all of them get all features.
 
     Args:
-        max_batches, again: see `evaluation_batches`.
+        max_batches, again, target: see `evaluation_batches`.
         read: uint8 images (B, 3, H, W) -> features (B, ...) fp32.
 
     Raises GtaError if no image can be read.
@@ -42,7 +44,7 @@ def extract_features(
     job.target.model.eval()
     mine: list[tuple[Tensor, Tensor, Tensor]] = []
     read = read or partial(classifier_input, job)
-    for batch in evaluation_batches(job, records, max_batches, again):
+    for batch in evaluation_batches(job, records, max_batches, again, target):
         values = read(batch.images).cpu()
         if not batch.stand_in:
             mine.append((batch.indices, values, batch.labels))
@@ -81,6 +83,7 @@ def evaluation_batches(
     records: tuple[Record, ...],
     max_batches: int | None = None,
     again: bool = False,
+    target: LoadedModel | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's images in the evaluation view, the same number of batches in each.
 
@@ -89,10 +92,11 @@ def evaluation_batches(
     Args:
         max_batches: stop after so many batches.
         again: whether the images will be read again in this view, so that they should be cached.
+        target: the model whose view it is; default: that of the job.
     """
     if not records:
         return
-    target, config = job.target, job.config
+    target, config = target or job.target, job.config
     transform = EvalTransform(target.image_size, target.crop_pct, target.interpolation)
     if again:
         store = job.stores.get(records, transform.load_size)

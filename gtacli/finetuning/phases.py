@@ -22,8 +22,10 @@ from gtacli.finetuning.source_average import (
     choose_alpha,
     mean_of,
 )
+from gtacli.finetuning.test_size import load_for_test, test_size_of
 from gtacli.models.adapters import adapter_config, adapter_tensors
 from gtacli.models.files import read_weights
+from gtacli.models.loading import LoadedModel
 from gtacli.models.lora import merge_adapters, merged_state
 from gtacli.models.metadata import model_metadata
 from gtacli.runtime.run_files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, WEIGHTS_FILE
@@ -117,17 +119,23 @@ def _label_metrics(found: Evaluation, unseen: bool = True) -> dict[str, float | 
 def save_weights(job: FinetuneJob, run: RunFolder) -> None:
     """Write the weights with the adapters merged into them, and the adapters alone if asked to."""
     model, spec = job.evaluated.model, job.target.spec
-    metadata = model_metadata(job.target, job.dataset.classes)
+    metadata = _metadata(job)
     run.write_tensors(merged_state(model), metadata, WEIGHTS_FILE)
     if job.config.keep_adapter:
         run.write_tensors(adapter_tensors(model), metadata, ADAPTER_FILE)
         run.write_json(ADAPTER_CONFIG_FILE, adapter_config(model, spec))
 
 
-def make_evaluator(job: FinetuneJob, records: tuple[Record, ...], drift: bool) -> Evaluator:
+def _metadata(job: FinetuneJob) -> dict[str, str]:
+    return model_metadata(job.target, job.dataset.classes, test_size_of(job))
+
+
+def make_evaluator(
+    job: FinetuneJob, records: tuple[Record, ...], drift: bool, target: LoadedModel | None = None
+) -> Evaluator:
     """Create the evaluation of the target on `records`, in its own evaluation view."""
-    target, source = job.evaluated, job.source if drift else None
-    batches = partial(evaluation_batches, job, records, again=True)
+    target, source = target or job.evaluated, job.source if drift else None
+    batches = partial(evaluation_batches, job, records, again=True, target=target)
     tracker = None
     if job.config.track_attention:
         tracker = AttentionTracker(records, target, source, job.compute, job.processes)
@@ -162,24 +170,28 @@ def average_with_start(
         alpha,
     )
     if final and HEADER not in header:
-        metadata = model_metadata(job.target, job.dataset.classes)
-        run.write_model(model, {**metadata, HEADER: f"{averaged.alpha:g}"})
+        run.write_model(model, {**_metadata(job), HEADER: f"{averaged.alpha:g}"})
     return averaged
 
 
-def load_saved(job: FinetuneJob, run: RunFolder) -> None:
-    """Load the saved weights into the network that is measured, its adapters merged."""
+def load_saved(job: FinetuneJob, run: RunFolder) -> LoadedModel:
+    """Return the saved network, its adapters merged, at the size of the test.
+
+    If that is the size of training, it is the network that is measured in training.
+    """
+    if test_size_of(job) is not None:
+        return load_for_test(job, run)
     # The folder may be on another node.
     tensors = job.processes.run_on_main(lambda: read_weights(run.path / WEIGHTS_FILE)[0])
     merge_adapters(job.evaluated.model)
     load_whole(job.evaluated.model, tensors)
+    return job.evaluated
 
 
 def test(job: FinetuneJob, run: RunFolder, dry_run: bool) -> TestMetrics:
     """Measure the saved weights on the test images."""
-    if not run.dry:
-        load_saved(job, run)
-    found = make_evaluator(job, job.split.test, drift=False)(1 if dry_run else None)
+    target = None if run.dry else load_saved(job, run)
+    found = make_evaluator(job, job.split.test, False, target)(1 if dry_run else None)
     job.stores.share_skipped(job.processes)
     tracked: TestAttention = {}
     if job.config.track_attention:

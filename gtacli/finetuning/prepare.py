@@ -30,6 +30,7 @@ from gtacli.finetuning.per_class import class_weights, positive_weights
 from gtacli.finetuning.source import is_comparable, load_source, pack_source
 from gtacli.finetuning.source_average import start_weights
 from gtacli.finetuning.task import FinetuneTask
+from gtacli.finetuning.test_size import check_test_size
 from gtacli.finetuning.trainable import (
     adapt,
     count_learning,
@@ -71,6 +72,7 @@ def prepare(
         (stores.dataset, stores.split) if stores is not None else _load_data(config, processes)
     )
     config = with_epochs(config, len(split.train))
+    check_test_size(config)
     rng.seed_everything(config.seed)
     target = _load_target(config, dataset)
     transform = training_view(config, target, compute.device)
@@ -183,6 +185,8 @@ def _require_shardable(config: FinetuneConfig, compute: Compute, processes: Proc
     require_shardable(config.optimizer)
     if config.train.startswith("lora"):
         refuse("train=lora", "adapters have no large gradients to share; leave `shard_model` out")
+    if config.test_size is not None:
+        refuse("test_size", "each process would load the whole network; leave one of them out")
     if config.freeze_epochs:
         refuse("freeze_epochs", "start from a fitted classifier instead, `head_init=probe`")
     for name in regularizer_options(config):

@@ -57,7 +57,8 @@ class ModelCard(StrictModel):
     Attributes:
         architecture: timm's name.
         kwargs: arguments of `timm.create_model`, see `check_arguments`.
-        image_size: (h, w) in pixels.
+        image_size: (h, w) in pixels, which the position embeddings are for.
+        test_size: (h, w) at which the model is used, if it is another.
         mean, std: of the normalization, per channel.
         classes: names of the classes.
         pool: the features that the classifier reads, where timm has no pooling for them.
@@ -69,6 +70,7 @@ class ModelCard(StrictModel):
     architecture: str | None = Field(None, max_length=200)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     image_size: tuple[Side, Side] | None = None
+    test_size: tuple[Side, Side] | None = None
     mean: tuple[Level, Level, Level] | None = None
     std: tuple[Scale, Scale, Scale] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None

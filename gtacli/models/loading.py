@@ -156,7 +156,7 @@ def _arguments(
         num_classes = _classes_of(weights)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    image_size = image_size or card.image_size
+    image_size = image_size or card.test_size or card.image_size
     if image_size is not None:
         kwargs["img_size"] = image_size
     return kwargs

@@ -9,8 +9,14 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.pooling import reads_both
 
 
-def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, str]:
-    """Return the header of model.safetensors, from which `load_model` restores the model."""
+def model_metadata(
+    model: LoadedModel, classes: tuple[str, ...], test_size: tuple[int, int] | None = None
+) -> dict[str, str]:
+    """Return the header of model.safetensors, from which `load_model` restores the model.
+
+    Args:
+        test_size: (h, w) at which the model is used, if it is not its own.
+    """
     return {
         "format": "pt",
         "architecture": model.architecture,
@@ -18,6 +24,7 @@ def model_metadata(model: LoadedModel, classes: tuple[str, ...]) -> dict[str, st
         "num_classes": str(len(classes)),
         "classes": json.dumps(list(classes)),
         "image_size": json.dumps(list(model.image_size)),
+        **({"test_size": json.dumps(list(test_size))} if test_size else {}),
         "mean": json.dumps(list(model.mean)),
         "std": json.dumps(list(model.std)),
         "interpolation": model.interpolation,

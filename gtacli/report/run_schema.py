@@ -91,6 +91,7 @@ class _Config(_Part):
     init: str | None = None
     image_size: ImageSize | None = None
     source_size: ImageSize | None = None
+    test_size: ImageSize | None = None
     patch_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     partial_weights: bool | None = None
     method: str | None = None

@@ -117,7 +117,8 @@ def _select_sources(runs: Sequence[ReportRun]) -> Iterator[SelectedModel]:
         if untrained and not config.get("init"):
             continue
         if config.get("source") or config.get("model"):
-            size = config.get("source_size") or config.get("image_size")
+            sizes = map(config.get, ("source_size", "test_size", "image_size"))
+            size = next(filter(None, sizes), None)
             pixels = None if size is None else TypeAdapter(ImageSize).validate_python(size)
             is_model = config.get("source") in (None, config.get("model"))
             init = config.get("init") if is_model else None

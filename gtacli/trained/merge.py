@@ -28,6 +28,7 @@ from gtacli.data.store import CacheMode, ImageStore
 from gtacli.errors import UsageError
 from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.source_average import choose_alpha, mean_of, start_weights
+from gtacli.models.card import read_card
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.metadata import model_metadata
 from gtacli.runtime.devices import Compute, choose_workers
@@ -52,8 +53,10 @@ def merge(
     began = perf_counter()
     runs = [read_run(path) for path in paths]
     first = runs[0]
-    target = load_model(str(first.path))
     _, header = first.weights()
+    card = read_card(header, str(first.path))
+    # The mean is of the weights as they are in the files: for the size of training.
+    target = load_model(str(first.path), image_size=card.image_size)
     weights = [check_alike(first, header, run) for run in runs]
     with recorded_specs("the record of a run", config.allow_fetch):
         dataset = _dataset(config, first)
@@ -70,8 +73,10 @@ def merge(
         _fixed(alpha, held_out),
     )
     tested = () if dataset is None else test_images(first, dataset)
+    _write(folder, config, target, first, dataset, held_out, tested, card.test_size)
+    if card.test_size is not None:
+        target = load_model(str(folder.path))
     found = _evaluator(target, compute, config, tested, again=False)()
-    _write(folder, config, target, first, dataset, held_out, tested)
     return {
         "command": "merge",
         "run": str(folder.path),
@@ -218,6 +223,7 @@ def _write(
     dataset: ImageDataset | None,
     held_out: Sequence[Record],
     tested: Sequence[Record],
+    test_size: tuple[int, int] | None,
 ) -> None:
     settings = config.model_dump(mode="json")
     settings["model"] = run.config.model
@@ -229,4 +235,4 @@ def _write(
     folder.write_json("run.json", record)
     split = {"val": [r.key for r in held_out], "test": [r.key for r in tested]}
     folder.write_json("split.json", split)
-    folder.write_model(target.model, model_metadata(target, target.classes))
+    folder.write_model(target.model, model_metadata(target, target.classes, test_size))

@@ -123,7 +123,8 @@ def check_alike(
     Raises UsageError that names what differs.
     """
     tensors, own = other.weights()
-    for key in ("architecture", "kwargs", "classes", "multi_label", "image_size", "mean", "std"):
+    kind = ("architecture", "kwargs", "classes", "multi_label", "mean", "std")
+    for key in (*kind, "image_size", "test_size"):
         if own.get(key) != header.get(key):
             text = f"{other.path} and {first.path} differ in {key}"
             if key == "classes" and _same_set(own.get(key), header.get(key)):

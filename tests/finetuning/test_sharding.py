@@ -274,6 +274,7 @@ def test_weights_load_in_timm(config: Make, together: Together, tmp_path: Path) 
         ({"fit_memory": True}, "`batch_size=auto`"),
         ({"optimizer": "adafactor"}, "`optimizer=adafactor`: it needs whole parameters; use adamw"),
         ({"train": "lora"}, "`train=lora`"),
+        ({"test_size": 64}, "`test_size`: each process would load the whole network"),
         ({"freeze_epochs": 1}, "`freeze_epochs`: start from a fitted classifier"),
         ({"regularizer": ["gta", "l2-sp"]}, "`regularizer=l2-sp`: it reads the weights"),
     ],

@@ -46,6 +46,26 @@ def test_several_runs_give_their_mean(
     assert load_model(str(tmp_path / "m")).classes == load_model(str(runs[0])).classes
 
 
+def test_the_mean_is_tested_at_the_runs_size_of_the_test(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own test accuracy tells: a run averaged with nothing is the run."""
+    words = ["finetune", "-m", trained / "tiny-model", "--data", trained / "tiny-data", "--json"]
+    words += ["--epochs", 1, "--batch-size", 8, "--lr", "1e-3", "--device", "cpu"]
+    words += ["--workers", 0, "-o", tmp_path / "run", "--test-size", 64]
+    assert main([*map(str, words)]) == 0
+    own = json.loads(capsys.readouterr().out)
+    summary = merged(capsys, tmp_path / "run", "--alpha", "1", "-o", tmp_path / "m")
+    assert summary["test_top1"] == own["test_top1"]
+    assert load_model(str(tmp_path / "m")).image_size == (64, 64)
+    assert (
+        weights(tmp_path / "m")["pos_embed"].shape == weights(trained / "run0")["pos_embed"].shape
+    )
+    other = ["merge", tmp_path / "run", trained / "run0", "-o", tmp_path / "n"]
+    assert main([*map(str, other)]) == 2
+    assert "differ in test_size" in capsys.readouterr().err
+
+
 def test_a_run_and_its_source_are_averaged_but_for_the_classifier(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
