@@ -89,7 +89,7 @@ class Slurm(Executor[SlurmOptions]):
             with signals_held([signal.SIGINT]):  # they share the terminal, and its Ctrl-C
                 job = self._engine.submit(_run_until_sigterm, *given)
         else:
-            job = self._engine.submit(run_words, *given)
+            job = self._engine.submit(_run_in_job, *given)
         self._running = [other for other in self._running if not other.done()] + [job]
         return _SlurmJob(job)
 
@@ -132,6 +132,19 @@ class _SlurmJob:
             job = self._job
             raise RunError(f"job {job.job_id} was lost; its log is {job.paths.stderr}") from None
         return status
+
+
+def _run_in_job(words: Sequence[str], log: Path, cwd: Path) -> int:
+    """Run `gta WORDS` in a job of SLURM, whose warning before its limit of time is submitit's.
+
+    It is a signal to all processes of the job: of which the command would die, instead of saving.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # the command inherits the other one
+
+    return run_words(words, log, cwd, started=started)
 
 
 def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gtacli.executors import base, local
+from gtacli.executors import base, local, slurm
 from gtacli.executors.base import Executor, ExecutorOptions, Job
 from gtacli.executors.local import Local
 from gtacli.executors.slurm import SlurmOptions
@@ -174,6 +174,18 @@ def test_a_slot_is_waited_for(
     second = executor.submit([], tmp_path / "log")
     assert first.done()
     wait([second])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_warning_of_a_limit_of_time_does_not_kill_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM sends it to all processes of a job; submitit's then ends the command by SIGTERM."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('alive'); os._exit(7)"
+    stand_in(monkeypatch, code)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert slurm._run_in_job([], tmp_path / "log", tmp_path) == 7
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 @pytest.mark.parametrize("word", ["a b", "a\n#SBATCH --wrap=x", "a;b", "$(x)", "-p x", ""])
