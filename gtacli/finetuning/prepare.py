@@ -72,7 +72,6 @@ def prepare(
         (stores.dataset, stores.split) if stores is not None else _load_data(config, processes)
     )
     config = with_epochs(config, len(split.train))
-    check_test_size(config)
     rng.seed_everything(config.seed)
     target = _load_target(config, dataset)
     transform = training_view(config, target, compute.device)
@@ -148,6 +147,7 @@ def _load_data(config: FinetuneConfig, processes: Processes) -> tuple[ImageDatas
         raise UsageError(text, option="mix")
     if config.mix == "none" and config.mix_alpha is not None:
         log.warning("`mix_alpha` has no effect without `mix`")
+    check_test_size(config)
     return dataset, split
 
 

@@ -97,6 +97,15 @@ def remove_dead_lock(folder: Path, part: str = "") -> None:
             pass
 
 
+def locked_parts(folder: Path, prefix: str) -> list[str]:
+    """Return the parts of a folder, by the beginning of their names, that have a lock file.
+
+    Its owner may be dead: see `is_owned`.
+    """
+    whole = f"{LOCK_PREFIX}-"
+    return [path.name.removeprefix(whole) for path in folder.glob(f"{whole}{prefix}*")]
+
+
 def _lock_file(folder: Path, part: str) -> Path:
     return folder / (f"{LOCK_PREFIX}-{part}" if part else LOCK_PREFIX)
 

@@ -27,7 +27,7 @@ from gtacli.errors import GtaError, UsageError
 from gtacli.executors.base import last_line
 from gtacli.runtime.atomic import to_json, write_atomic
 from gtacli.runtime.drafts import LOCK_PREFIX, content
-from gtacli.runtime.ownership import is_owned, owned, remove_dead_lock
+from gtacli.runtime.ownership import is_owned, locked_parts, owned, remove_dead_lock
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import JOURNAL_FILE, METRICS_FILE, STATE_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
@@ -188,8 +188,7 @@ class StudyFolder:
 
     def is_driven(self) -> bool:
         """Return whether a command hands out the cells; remove the locks of killed ones."""
-        prefix = f"{LOCK_PREFIX}-"
-        parts = [p.name.removeprefix(prefix) for p in self.path.glob(f"{prefix}{_DRIVER}*")]
+        parts = locked_parts(self.path, _DRIVER)
         for part in parts:
             remove_dead_lock(self.path, part)
         return any(is_owned(self.path, part) for part in parts)

@@ -44,8 +44,8 @@ from gtacli.discovery.maps.known import KnownImages
 from gtacli.discovery.maps.ledger import ShardLedger
 from gtacli.discovery.maps.manifest import MANIFEST, MapManifest
 from gtacli.errors import GtaError, RunError, UsageError
-from gtacli.runtime.drafts import LOCK_PREFIX, draft_name
-from gtacli.runtime.ownership import is_owned, owned
+from gtacli.runtime.drafts import draft_name
+from gtacli.runtime.ownership import is_owned, locked_parts, owned
 
 log = logging.getLogger(__name__)
 MAPS_A_FILE = 4096
@@ -158,9 +158,8 @@ class MapWriter:
 
     def _adopt_journals(self) -> None:
         """Take over the journals of ended runs that shared the images; this run shares nothing."""
-        locks = self.folder.glob(f"{LOCK_PREFIX}-{JOURNAL}*")
-        names = {path.name.removeprefix(f"{LOCK_PREFIX}-") for path in locks}
-        for name in sorted({*names, *(path.name for path in journals(self.folder))}):
+        locked = locked_parts(self.folder, JOURNAL)
+        for name in sorted({*locked, *(path.name for path in journals(self.folder))}):
             if name == self._journal.path.name or is_owned(self.folder, name):
                 continue
             with suppress(UsageError):  # it has an owner since

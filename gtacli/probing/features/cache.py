@@ -43,8 +43,7 @@ from gtacli.probing.features.files import (
 )
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.distribution import ALONE, Processes
-from gtacli.runtime.drafts import LOCK_PREFIX
-from gtacli.runtime.ownership import owned, remove_dead_lock
+from gtacli.runtime.ownership import locked_parts, owned, remove_dead_lock
 from gtacli.runtime.prefetch import ahead_in_blocks
 
 log = logging.getLogger(__name__)
@@ -199,9 +198,8 @@ class FeatureCache:
                 # Unless another command works there, or nobody may write.
                 with suppress(GtaError), owned(self.folder, "probe", key.digest, patience=0):
                     shutil.rmtree(folder, ignore_errors=True)
-            prefix = f"{LOCK_PREFIX}-"  # also of parts
-            for lock in self.folder.glob(f"{prefix}{key.digest}*"):
-                remove_dead_lock(self.folder, lock.name.removeprefix(prefix))
+            for part in locked_parts(self.folder, key.digest):  # also those of parts
+                remove_dead_lock(self.folder, part)
 
     def _keys(
         self,
