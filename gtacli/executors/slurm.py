@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,11 @@ from pydantic import AfterValidator
 from gtacli.config.option import option
 from gtacli.errors import GtaError, RunError
 from gtacli.executors.base import Executor, ExecutorOptions, Job, run_words
+from gtacli.executors.slurm_queue import Queue, cancel
 from gtacli.runtime.interrupts import signals_held
+from gtacli.runtime.machine import usable_cores
+
+log = logging.getLogger(__name__)
 
 
 def _read_word(value: str) -> str:
@@ -32,6 +37,12 @@ Word = Annotated[str, AfterValidator(_read_word)]
 
 AGAIN_SECONDS = 0.5
 """Time between two signals to a job of the local engine that is to end."""
+LOST_SECONDS = 30.0
+"""Time that a job's result may take to appear on a shared disk after the job left the queue."""
+FILE_SECONDS = 1.0
+"""Time between two looks for the file of a job's result, on a disk that all nodes share."""
+BUSY_SECONDS = (2.0, 5.0, 15.0, 30.0)
+"""Times to wait for a cluster that does not answer, before a job is given up."""
 
 
 class SlurmOptions(ExecutorOptions):
@@ -81,27 +92,44 @@ class Slurm(Executor[SlurmOptions]):
             text = f"{' '.join(str(error).split())} (`executor=slurm` runs where sbatch does)"
             raise GtaError(text, option="executor") from None
         self._engine.update_parameters(**_parameters(options))
-        self._running: list[Any] = []
+        self._running: list[_SlurmJob | _QueuedJob] = []
+        self._queue = Queue()
 
     def submit(self, words: Sequence[str], log: Path) -> Job:
-        given = list(words), log.absolute(), Path.cwd()
+        given = list(words), log.absolute(), Path.cwd(), self.options.cpus
+        job: _SlurmJob | _QueuedJob
         if self.options.cluster == "local":
             with signals_held([signal.SIGINT]):  # they share the terminal, and its Ctrl-C
-                job = self._engine.submit(_run_until_sigterm, *given)
+                job = _SlurmJob(self._engine.submit(_run_until_sigterm, *given))
         else:
-            job = self._engine.submit(_run_in_job, *given)
+            job = _QueuedJob(self._hand_over(*given), self._queue)
         self._running = [other for other in self._running if not other.done()] + [job]
-        return _SlurmJob(job)
+        return job
+
+    def _hand_over(self, *given: Any) -> Any:
+        """Return the job of submitit that the cluster has accepted."""
+        from submitit.core.utils import FailedJobError
+
+        for seconds in (*BUSY_SECONDS, None):
+            try:
+                return self._engine.submit(_run_in_job, *given)
+            except FailedJobError as error:
+                text = _refusal(" ".join(str(error).split()))
+                if seconds is None or not _BUSY.search(text):
+                    raise GtaError(text, option="executor") from None
+                log.warning("%s; asking again", text)
+                time.sleep(seconds)
+        raise AssertionError
 
     def close(self) -> None:
         if self.options.cluster == "local":
             self._end_processes()
             return
-        for job in self._running:
-            if not job.done():
-                job.cancel(check=False)
-        for job in self._running:
-            job.wait()
+        left = [job for job in self._running if isinstance(job, _QueuedJob) and not job.ended()]
+        if left:
+            cancel([job.number for job in left])
+        while any(not job.ended() for job in left):
+            time.sleep(FILE_SECONDS)
 
     def _end_processes(self) -> None:
         """End the jobs of the local engine, which would kill those that save their states.
@@ -110,13 +138,16 @@ class Slurm(Executor[SlurmOptions]):
         """
         while left := [job for job in self._running if not job.done()]:
             for job in left:
-                os.kill(int(job.job_id), signal.SIGTERM)
+                os.kill(int(job.number), signal.SIGTERM)
             time.sleep(AGAIN_SECONDS)
 
 
 class _SlurmJob:
+    """A job of submitit; it asks the engine of this machine alone whether it has ended."""
+
     def __init__(self, job: Any) -> None:
         self._job = job
+        self.number = str(job.job_id)
 
     def done(self) -> bool:
         ended: bool = self._job.done()
@@ -129,12 +160,53 @@ class _SlurmJob:
         try:
             status: int = self._job.result()
         except UncompletedJobError:
-            job = self._job
-            raise RunError(f"job {job.job_id} was lost; its log is {job.paths.stderr}") from None
+            raise self._lost() from None
         return status
 
+    def _lost(self) -> RunError:
+        return RunError(f"job {self.number} was lost; its log is {self._job.paths.stderr}")
 
-def _run_in_job(words: Sequence[str], log: Path, cwd: Path) -> int:
+
+class _QueuedJob(_SlurmJob):
+    """A job of the cluster: it has ended once its result is there, or it has left the queue."""
+
+    def __init__(self, job: Any, queue: Queue) -> None:
+        super().__init__(job)
+        self._queue = queue
+        self._since = time.monotonic()
+        self._looked = float("-inf")
+        self._left: float | None = None
+
+    def done(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked < FILE_SECONDS:
+            return False
+        self._looked = now
+        if self._has_result():
+            return True
+        if not self._queue.lacks(self.number, self._since):
+            self._left = None
+        elif self._left is None:
+            self._left = now
+        return self._left is not None and now - self._left >= LOST_SECONDS
+
+    def ended(self) -> bool:
+        """Return whether it has ended or left the queue a moment ago."""
+        return self._has_result() or self._queue.lacks(self.number, self._since, FILE_SECONDS)
+
+    def result(self) -> int:
+        if not self._has_result():
+            raise self._lost()
+        return super().result()
+
+    def _has_result(self) -> bool:
+        file: Path = self._job.paths.result_pickle
+        with suppress(OSError):  # NFS looks for new files in a folder that is opened
+            os.scandir(file.parent).close()
+        return file.exists()
+
+
+def _run_in_job(words: Sequence[str], log: Path, cwd: Path, cpus: int) -> int:
     """Run `gta WORDS` in a job of SLURM, whose warning before its limit of time is submitit's.
 
     It is a signal to all processes of the job: of which the command would die, instead of saving.
@@ -144,10 +216,16 @@ def _run_in_job(words: Sequence[str], log: Path, cwd: Path) -> int:
     def started(process: subprocess.Popen[bytes]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)  # the command inherits the other one
 
-    return run_words(words, log, cwd, started=started)
+    return run_words(words, log, cwd, _threads(cpus), started)
 
 
-def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path) -> int:
+def _threads(cpus: int) -> dict[str, str]:
+    """Return the variable of the threads of a job: not every cluster binds jobs to their cores."""
+    own = str(min(cpus, usable_cores()))
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", own)}
+
+
+def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path, cpus: int) -> int:
     """Run `gta WORDS` in a process of the local engine; its first SIGTERM is passed on, once."""
     processes: list[subprocess.Popen[bytes]] = []
     wanted, sent = False, False
@@ -172,7 +250,23 @@ def _run_until_sigterm(words: Sequence[str], log: Path, cwd: Path) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, end)
-    return run_words(words, log, cwd, started=started)
+    return run_words(words, log, cwd, _threads(cpus), started)
+
+
+_BUSY = re.compile("timed out|timeout|temporarily|contact slurm controller|try again", re.I)
+"""In what sbatch says when the cluster is only busy, or its controller is started again."""
+
+
+def _refusal(reason: str) -> str:
+    """Return what is wrong with a job that sbatch refused, and what to change."""
+    for words in ("sbatch: error: ", "Batch job submission failed: "):
+        reason = reason.replace(words, "")
+    text = f"sbatch refused the job: {reason}"
+    if "generic resource" in reason or "gres" in reason.lower():
+        return f"{text}; `gpus` is the number of GPUs of a job, 0 where the cluster has none"
+    if "limit" in reason.lower():
+        return f"{text}; `jobs` says how many wait or run at a time"
+    return text
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:
@@ -185,6 +279,9 @@ def _parameters(options: SlurmOptions) -> dict[str, Any]:
         "tasks_per_node": 1,
         "mem_gb": options.mem_gb,
     }
+    if options.cluster == "slurm":
+        # A lost job is submitted again from here. SLURM would do so too, also after a Ctrl-C here.
+        found["slurm_additional_parameters"] = {"no-requeue": True}
     own = ("partition", "account", "qos", "constraint")
     found |= {f"slurm_{name}": getattr(options, name) for name in own}
     return {name: value for name, value in found.items() if value is not None}

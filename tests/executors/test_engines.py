@@ -129,7 +129,10 @@ def test_no_folder_is_one_that_slurm_changes(
     assert len([*tmp_path.glob("~/jobs/*_result.pkl")]) == 1
 
 
-def test_without_sbatch_slurm_is_said_to_be_elsewhere(tmp_path: Path) -> None:
+def test_without_sbatch_slurm_is_said_to_be_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GtaError, match="runs where sbatch does"):
         Slurm(SlurmOptions(), None, tmp_path)
 

@@ -184,7 +184,7 @@ def test_the_warning_of_a_limit_of_time_does_not_kill_a_command(
     code = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('alive'); os._exit(7)"
     stand_in(monkeypatch, code)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    assert slurm._run_in_job([], tmp_path / "log", tmp_path) == 7
+    assert slurm._run_in_job([], tmp_path / "log", tmp_path, 1) == 7
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
