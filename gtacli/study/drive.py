@@ -71,6 +71,7 @@ class _Driver:
         self.saved: dict[str, int] = {}
         self.course = Course()
         self.looked = 0.0
+        self.waits = False
 
     def run(self) -> Course:
         for name in self.progress.states:
@@ -98,8 +99,11 @@ class _Driver:
             self._look_elsewhere()
         for cell in self._next():
             self._start(cell)
-        elsewhere = any(self._runs_elsewhere(name) for name in self.progress.states)
-        return bool(self.jobs) or elsewhere
+        elsewhere = sum(self._runs_elsewhere(name) for name in self.progress.states)
+        if elsewhere and not self.jobs and not self.waits:
+            log.info("waiting for cells that other processes run: %d", elsewhere)
+            self.waits = True
+        return bool(self.jobs) or bool(elsewhere)
 
     def _next(self) -> list[Cell]:
         """Return the cells to start now: of an early seed first, of these the longest first."""

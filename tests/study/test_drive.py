@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,27 @@ def test_a_cell_that_another_process_runs_is_waited_for_and_not_run(folder: Stud
     assert name not in executor.ran
     assert not course.failed
     assert len(course.ran) == len(folder.plan.cells) - 1
+
+
+def test_waiting_for_cells_of_others_is_said_once(
+    folder: StudyFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only their number had been written, for as long as they ran."""
+    name = "none,sampling_rate=15,seed=0"
+    other = owned(folder.cells, "study", part=name, shared=True)
+    other.__enter__()
+
+    def end() -> None:
+        finish(folder, name, RESULT)
+        other.__exit__(None, None, None)
+
+    timer = threading.Timer(1.0, end)
+    with caplog.at_level(logging.INFO, module.log.name):
+        timer.start()
+        course_of(folder, Pretend(1, succeed))
+    timer.join()
+    told = [record.message for record in caplog.records if "waiting" in record.message]
+    assert told == ["waiting for cells that other processes run: 1"]
 
 
 def test_two_that_start_a_cell_at_once_run_it_once(folder: StudyFolder) -> None:
