@@ -92,12 +92,12 @@ class Slurm(Executor[SlurmOptions]):
             text = f"{' '.join(str(error).split())} (`executor=slurm` runs where sbatch does)"
             raise GtaError(text, option="executor") from None
         self._engine.update_parameters(**_parameters(options))
-        self._running: list[_SlurmJob | _QueuedJob] = []
+        self._running: list[_SlurmJob] = []
         self._queue = Queue()
 
     def submit(self, words: Sequence[str], log: Path) -> Job:
         given = list(words), log.absolute(), Path.cwd(), self.options.cpus
-        job: _SlurmJob | _QueuedJob
+        job: _SlurmJob
         if self.options.cluster == "local":
             with signals_held([signal.SIGINT]):  # they share the terminal, and its Ctrl-C
                 job = _SlurmJob(self._engine.submit(_run_until_sigterm, *given))
