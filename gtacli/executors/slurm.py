@@ -262,7 +262,7 @@ def _refusal(reason: str) -> str:
     for words in ("sbatch: error: ", "Batch job submission failed: "):
         reason = reason.replace(words, "")
     text = f"sbatch refused the job: {reason}"
-    if "generic resource" in reason or "gres" in reason.lower():
+    if re.search(r"generic resource|\bgres\b", reason, re.I):
         return f"{text}; `gpus` is the number of GPUs of a job, 0 where the cluster has none"
     if "limit" in reason.lower():
         return f"{text}; `jobs` says how many wait or run at a time"
