@@ -110,22 +110,23 @@ class Slurm(Executor[SlurmOptions]):
         """Return the job of submitit that the cluster has accepted."""
         from submitit.core.utils import FailedJobError
 
-        for seconds in (*BUSY_SECONDS, None):
+        waits = iter(BUSY_SECONDS)
+        while True:
             try:
                 return self._engine.submit(_run_in_job, *given)
             except FailedJobError as error:
                 text = _refusal(" ".join(str(error).split()))
+                seconds = next(waits, None)
                 if seconds is None or not _BUSY.search(text):
                     raise GtaError(text, option="executor") from None
                 log.warning("%s; asking again", text)
                 time.sleep(seconds)
-        raise AssertionError
 
     def close(self) -> None:
         if self.options.cluster == "local":
             self._end_processes()
             return
-        left = [job for job in self._running if isinstance(job, _QueuedJob) and not job.ended()]
+        left = [job for job in self._running if not job.ended()]
         if left:
             cancel([job.number for job in left])
         while any(not job.ended() for job in left):
@@ -153,6 +154,10 @@ class _SlurmJob:
         ended: bool = self._job.done()
         return ended
 
+    def ended(self) -> bool:
+        """Return whether it has ended; it is asked now, and believed at once."""
+        return self.done()
+
     def result(self) -> int:
         """Return the exit status. Raises RunError, where submitit would with the job's log."""
         from submitit.core.utils import UncompletedJobError
@@ -176,14 +181,17 @@ class _QueuedJob(_SlurmJob):
         self._since = time.monotonic()
         self._looked = float("-inf")
         self._left: float | None = None
+        self._over = False
 
     def done(self) -> bool:
         now = time.monotonic()
-        if now - self._looked < FILE_SECONDS:
-            return False
-        self._looked = now
-        if self._has_result():
-            return True
+        if not self._over and now - self._looked >= FILE_SECONDS:
+            self._looked = now
+            self._over = self._has_result() or self._is_lost(now)
+        return self._over
+
+    def _is_lost(self, now: float) -> bool:
+        """Return whether it has left the queue for so long that no result is to come."""
         if not self._queue.lacks(self.number, self._since):
             self._left = None
         elif self._left is None:
@@ -191,7 +199,6 @@ class _QueuedJob(_SlurmJob):
         return self._left is not None and now - self._left >= LOST_SECONDS
 
     def ended(self) -> bool:
-        """Return whether it has ended or left the queue a moment ago."""
         return self._has_result() or self._queue.lacks(self.number, self._since, FILE_SECONDS)
 
     def result(self) -> int:
