@@ -113,20 +113,7 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
         text = f"the source's attention is kept in blocks {_ranges(kept)} of {depth}"
     else:
         text = "the source's attention is released"
-    text += f" (lam {STRENGTH if kept else 0:g}): "
-    if found is None:
-        text += "the model has no CLS token"
-    else:
-        what = "%, ranking of the classes of" if found.ranking else "% of"
-        figures = f"{100 * found.cls:.0f} against {100 * found.blocks:.0f} {what} left-out images"
-        text += {
-            1: f"what it selects tells the classes better than the features of all blocks "
-            f"({figures})",
-            0: f"these images cannot tell whether what it selects is what the classes need "
-            f"({figures})",
-            -1: f"what it selects tells the classes worse than the features of all blocks "
-            f"({figures})",
-        }[verdict]
+    text += f" (lam {STRENGTH if kept else 0:g}): {reason(found)}"
     return {
         "lam": STRENGTH if kept else 0.0,
         "kept_attention": len(kept) / depth,
@@ -134,6 +121,20 @@ def conclude(found: Suitability | None, candidates: tuple[int, ...], depth: int)
         **_figures(found),
         "why": text,
     }
+
+
+def reason(found: Suitability | None) -> str:
+    """Describe an estimate: how what the source's attention selects suits the labels."""
+    if found is None:
+        return "the model has no CLS token"
+    what = "%, ranking of the classes of" if found.ranking else "% of"
+    figures = f"{100 * found.cls:.0f} against {100 * found.blocks:.0f} {what} left-out images"
+    verdict = {
+        1: "what it selects tells the classes better than the features of all blocks",
+        0: "these images cannot tell whether what it selects is what the classes need",
+        -1: "what it selects tells the classes worse than the features of all blocks",
+    }[found.verdict]
+    return f"{verdict} ({figures})"
 
 
 def _figures(found: Suitability | None) -> KeptAttention:

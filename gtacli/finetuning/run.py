@@ -9,7 +9,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.base import Record
 from gtacli.errors import UsageError
 from gtacli.finetuning.attention_tracker import inside_last_block
-from gtacli.finetuning.decision import apply, decide
+from gtacli.finetuning.decision import REGULARIZER, apply, decide, reason
 from gtacli.finetuning.epochs import with_recorded_epochs
 from gtacli.finetuning.folds import cross_validate, require_folds
 from gtacli.finetuning.head_start import measure_probe
@@ -36,6 +36,7 @@ from gtacli.finetuning.search import (
     search,
 )
 from gtacli.finetuning.source_average import Averaged
+from gtacli.finetuning.suitability import Suitability, find_suitability
 from gtacli.finetuning.trainable import require_learning_backbone
 from gtacli.models.registers import registers_of
 from gtacli.runtime.distribution import Processes
@@ -180,8 +181,11 @@ def _before_training(
         fields = cast(BeforeTraining, {**fields, **decision})
         return prepare(config, stores=stores, processes=processes), state, fields
     if config.lam == "auto":
+        found = None
+        if next(iter(config.regularizer)) == REGULARIZER and not run.has(SEARCH_FILE):
+            found = find_suitability(job, 1 if dry_run else None)
         del job
-        choice = _choose_strength(config, stores, held_out, run, dry_run)
+        choice = _choose_strength(config, stores, held_out, run, dry_run, found)
         config = config.model_copy(update={"lam": choice["chosen"]})
         job = prepare(config, stores=stores, processes=processes)
         state = None if dry_run else run.read_state()
@@ -220,10 +224,14 @@ def _choose_strength(
     held_out: tuple[Record, ...],
     run: RunFolder,
     dry_run: bool,
+    found: Suitability | None,
 ) -> SearchResult:
     """Choose the strength for `lam=auto`, unless the resumed run has chosen already.
 
     The run then continues from the state that the best candidate has reached.
+
+    Args:
+        found: the estimate of whether the source's attention suits the labels, if there is one.
     """
     if config.resume is not None and run.has(SEARCH_FILE):
         run.remove("search")  # should the run have ended just before this
@@ -242,8 +250,18 @@ def _choose_strength(
     def count_held_out() -> int:
         return stores.count_scored(held_out)
 
-    candidates, epochs = choices(next(iter(config.regularizer))), cast(int, config.epochs)
-    result = search(candidates, epochs, count_held_out, run, train)
+    regularizer, epochs = next(iter(config.regularizer)), cast(int, config.epochs)
+    candidates = choices(regularizer, found is not None)
+    released = found is not None and found.verdict < 0
+    if found is not None and not dry_run:
+        log.info(
+            "`lam=auto` tries 0 and %g, and takes the %s if it cannot tell them apart; of the "
+            "source's attention: %s",
+            candidates[-1],
+            "weaker" if released else "stronger",
+            reason(found),
+        )
+    result = search(candidates, epochs, count_held_out, run, train, weakest=released)
     log.log(logging.INFO if result["chosen"] else logging.WARNING, report(result, epochs))
     return result
 
