@@ -41,6 +41,8 @@ LOST_SECONDS = 30.0
 """Time that a job's result may take to appear on a shared disk after the job left the queue."""
 FILE_SECONDS = 1.0
 """Time between two looks for the file of a job's result, on a disk that all nodes share."""
+CANCEL_SECONDS = 15.0
+"""Time after which jobs that still run are cancelled again, as the cluster may have been away."""
 BUSY_SECONDS = (2.0, 5.0, 15.0, 30.0)
 """Times to wait for a cluster that does not answer, before a job is given up."""
 
@@ -126,10 +128,13 @@ class Slurm(Executor[SlurmOptions]):
         if self.options.cluster == "local":
             self._end_processes()
             return
-        left = [job for job in self._running if not job.ended()]
-        if left:
-            cancel([job.number for job in left])
-        while any(not job.ended() for job in left):
+        asked: float | None = None
+        while left := [job for job in self._running if not job.ended()]:
+            if asked is None or time.monotonic() - asked > CANCEL_SECONDS:
+                if asked is not None:
+                    log.warning("jobs that have not ended are cancelled again: %d", len(left))
+                cancel([job.number for job in left])
+                asked = time.monotonic()
             time.sleep(FILE_SECONDS)
 
     def _end_processes(self) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -74,6 +75,8 @@ SCANCEL = """
 import os, signal, sys
 from pathlib import Path
 
+if (Path(__file__).parent / "away").exists():
+    sys.exit("scancel: error: Unable to contact slurm controller (connect failure)")
 for number in sys.argv[1:]:
     job = Path(__file__).parent / "jobs" / number
     if job.read_text() == "0":
@@ -115,6 +118,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(slurm, "LOST_SECONDS", 0.5)
     monkeypatch.setattr(slurm, "FILE_SECONDS", 0.1)
+    monkeypatch.setattr(slurm, "CANCEL_SECONDS", 1.0)
     monkeypatch.setattr(slurm, "BUSY_SECONDS", (0.1, 0.1))
     monkeypatch.setattr(Queue.lacks, "__defaults__", (0.2,))
     yield home
@@ -198,6 +202,22 @@ def test_closing_cancels_jobs_that_wait_and_ends_those_that_run(
     assert [job.name for job in (cluster / "jobs").iterdir()] == ["1"]
     wait_until(running.done)
     assert not (tmp_path / "other").exists()
+
+
+def test_closing_cancels_again_once_the_controller_is_back(
+    executor: Slurm, cluster: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one order to cancel was lost, and the jobs were waited for until they ended."""
+    executor.submit(["wait"], tmp_path / "log")
+    wait_until(lambda: (tmp_path / "log").exists())
+    (cluster / "away").touch()
+    back = Timer(2, (cluster / "away").unlink)
+    back.start()
+    began = time.monotonic()
+    executor.close()
+    back.join()
+    assert time.monotonic() - began < 30  # the job would take 60
+    assert "jobs that have not ended are cancelled again: 1" in caplog.messages
 
 
 def test_many_jobs_are_asked_for_at_once(executor: Slurm, cluster: Path, tmp_path: Path) -> None:
