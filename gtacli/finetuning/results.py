@@ -154,6 +154,10 @@ class SearchResult(TypedDict):
     ]
     epochs: Annotated[int, Doc("epochs trained for all strengths together")]
     seconds: Annotated[float, Doc("run time of the search", "s")]
+    why: Annotated[
+        str | None,
+        Doc("which strength is taken where these accuracies cannot tell, and why; null: strongest"),
+    ]
 
 
 _LAM = Annotated[

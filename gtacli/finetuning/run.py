@@ -251,17 +251,15 @@ def _choose_strength(
         return stores.count_scored(held_out)
 
     regularizer, epochs = next(iter(config.regularizer)), cast(int, config.epochs)
-    candidates = choices(regularizer, found is not None)
+    candidates, why = choices(regularizer, found is not None), None
     released = found is not None and found.verdict < 0
     if found is not None and not dry_run:
-        log.info(
-            "`lam=auto` tries 0 and %g, and takes the %s if it cannot tell them apart; of the "
-            "source's attention: %s",
-            candidates[-1],
-            "weaker" if released else "stronger",
-            reason(found),
+        why = (
+            f"the {'weaker' if released else 'stronger'} is taken where held-out images cannot "
+            f"tell, as of the source's attention: {reason(found)}"
         )
-    result = search(candidates, epochs, count_held_out, run, train, weakest=released)
+        log.info("`lam=auto` tries 0 and %g; %s", candidates[-1], why)
+    result = search(candidates, epochs, count_held_out, run, train, released, why)
     log.log(logging.INFO if result["chosen"] else logging.WARNING, report(result, epochs))
     return result
 

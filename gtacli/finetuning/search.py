@@ -107,17 +107,18 @@ class _SavedSearch(StrictModel):
     scores: dict[str, list[float | None]]
     epochs: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
+    why: str | None = None
 
 
 def read_search(run: RunFolder) -> SearchResult:
     """Return the result of a search that has ended. Raises GtaError for a file of other content."""
     value = run.read_json(SEARCH_FILE)
     try:
-        _SavedSearch.model_validate(value)
+        saved = _SavedSearch.model_validate(value)
     except ValidationError:
         text = f"{run.path / SEARCH_FILE} is damaged: it is no result of a search"
         raise GtaError(text, option="resume") from None
-    return cast(SearchResult, value)
+    return cast(SearchResult, saved.model_dump())
 
 
 def search(
@@ -127,6 +128,7 @@ def search(
     run: RunFolder,
     train: Train,
     weakest: bool = False,
+    why: str | None = None,
 ) -> SearchResult:
     """Choose among `candidates`; the files of the best one become those of `run`.
 
@@ -137,6 +139,7 @@ def search(
         run: its folder; the candidates train in folders below it, and continue there after a kill.
         train: trains a candidate.
         weakest: of candidates that the images cannot separate take the weakest.
+        why: the reason, for the result.
 
     Raises:
         Interrupted: with the way to resume.
@@ -165,6 +168,7 @@ def search(
         "scores": {f"{c:g}": [None if s < 0 else s for s in scores[c]] for c in candidates},
         "epochs": sum(trained.values()),
         "seconds": round(time.perf_counter() - started, 2),
+        "why": why,
     }
     run.copy_progress(folders[chosen])
     run.write_json(SEARCH_FILE, result)

@@ -168,8 +168,9 @@ def test_estimate_of_the_source(
     class Stopped(Exception):
         pass
 
-    def stop(candidates: Any, *_: Any, weakest: bool) -> SearchResult:
-        raise Stopped(list(candidates), weakest)
+    def stop(candidates: Any, *rest: Any) -> SearchResult:
+        *_, weakest, why = rest
+        raise Stopped(list(candidates), weakest, why)
 
     estimate = Suitability(cls=0.5, blocks=blocks, error=0.1)
     monkeypatch.setattr(run, "find_suitability", lambda *_: estimate)
@@ -177,9 +178,13 @@ def test_estimate_of_the_source(
     caplog.set_level("INFO")
     with pytest.raises(Stopped) as stopped:
         finetune(config(lam="auto", epochs=5, regularizer=[regularizer]), recorder)
-    assert stopped.value.args == (lams, weakest)
-    said = f"takes the {'weaker' if weakest else 'stronger'} if it cannot tell them apart"
-    assert (said in caplog.text) == (regularizer == "gta")
+    tried, chosen, why = stopped.value.args
+    assert (tried, chosen) == (lams, weakest)
+    if regularizer == "bss":
+        assert why is None
+    else:
+        assert f"the {'weaker' if weakest else 'stronger'} is taken" in why
+        assert f"tries 0 and 0.1; {why}" in caplog.text
 
 
 @pytest.mark.parametrize("at", [3, pytest.param(5, marks=pytest.mark.slow)])
