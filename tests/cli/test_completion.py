@@ -50,7 +50,7 @@ def complete(line: str) -> list[str]:
         ("gta finetune --layers ", {"all", "last"}),
         ("gta finetune --device cu", {"cuda"}),
         ("gta finetune --recipe cu", {"cub"}),
-        ("gta study run attg-", {"attg-tau", "attg-masking"}),
+        ("gta study run attg-", {"attg-tau", "attg-masking", "attg-small"}),
         ("gta recipes show attg-mae-v", {"attg-mae-vitb", "attg-mae-vitl"}),
         ("gta finetune --regularizer ", {"gta", "l2-sp", "bss", "none"}),
         ("gta finetune --lam ", {"auto"}),
