@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtacli.models import timm_blocks
+from gtacli.models.attention_kernel import attended_values
 from gtacli.models.patches import sincos_positions
 
 _Norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm declares a class, but takes any function
@@ -116,7 +117,7 @@ class SelfDecoder(Decoder):
         masked = self.mask_token + positions[:, k:]
         x = torch.cat([prefix, visible + positions[:, :k], masked], dim=1)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = timm_blocks.whole_block(block, x)
         # Of the last block only the predicted tokens are computed.
         return timm_blocks.block_rows(self.blocks[-1], x, self.prefix + k)
 
@@ -160,7 +161,7 @@ class CrossBlock(nn.Module):
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         q = self.q(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attended_values(self, q, k, v).transpose(1, 2).flatten(2)
         x = x + self.proj(attended)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out

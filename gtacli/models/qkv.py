@@ -45,11 +45,12 @@ def split_heads(qkv_BTC: Tensor, heads: int, scale: float) -> tuple[Tensor, Tens
 
     The gradient of the joint projection is assembled in one pass.
     """
-    if torch.compiler.is_compiling() or qkv_BTC.dtype != torch.float32:
-        # Inductor fuses the passes itself; other precisions need copies anyway.
+    if torch.compiler.is_compiling() or qkv_BTC.dtype not in (torch.float32, torch.bfloat16):
+        # Inductor fuses the passes itself.
         q, k, v = qkv_views(qkv_BTC, heads)
         return q, k, v, row_logits(q[:, :, :1], k, scale)
-    return _SplitHeads.apply(qkv_BTC, heads, scale)
+    with torch.autocast(qkv_BTC.device.type, enabled=False):  # which would round the row
+        return _SplitHeads.apply(qkv_BTC, heads, scale)
 
 
 def qkv_views(qkv_BTC: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +67,7 @@ class _SplitHeads(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         q, k, v = qkv_views(qkv, heads)
         width = qkv.shape[-1] // 3
-        row = _one_row(_columns(q[:, :, 0] * scale), qkv[..., width : 2 * width])
+        row = _one_row(_columns(q[:, :, 0].float() * scale), qkv[..., width : 2 * width].float())
         return q, k, v, row
 
     @staticmethod
@@ -81,10 +82,13 @@ class _SplitHeads(torch.autograd.Function):
         row = grads[3]
         if row is not None:
             width = qkv.shape[-1] // 3
-            q = qkv[:, 0, :width].unflatten(-1, (ctx.heads, -1))
-            k, grad_k = qkv[..., width : 2 * width], grad[..., width : 2 * width]
-            row_BTH = row.squeeze(2).transpose(1, 2)
-            grad_k.baddbmm_(row_BTH, _columns(q * ctx.scale).transpose(1, 2))
+            q = qkv[:, 0, :width].float().unflatten(-1, (ctx.heads, -1))
+            k, grad_k = qkv[..., width : 2 * width].float(), grad[..., width : 2 * width]
+            row_BTH, columns = row.squeeze(2).transpose(1, 2), _columns(q * ctx.scale)
+            if grad.dtype == torch.float32:
+                grad_k.baddbmm_(row_BTH, columns.transpose(1, 2))
+            else:
+                grad_k.add_(torch.bmm(row_BTH, columns.transpose(1, 2)))
             products = torch.bmm(k.transpose(1, 2), row_BTH).unflatten(1, (ctx.heads, -1))
             own = products.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (B, H, D)
             grad[:, 0, :width].add_(own.flatten(1), alpha=ctx.scale)

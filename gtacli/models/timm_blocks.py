@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from gtacli.errors import UsageError, errors_about
 from gtacli.models import positions
+from gtacli.models.attention_kernel import attended_values, trains_in_bf16
 from gtacli.models.patches import embed_patches
 from gtacli.models.qkv import qkv_views, split_heads
 from gtacli.models.windows import class_of, run_in
@@ -139,8 +140,14 @@ def embed_visible(
 
 def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | None) -> Tensor:
     """Run a block exactly as the model does."""
-    kwargs = {} if rope is None else {"rope": rope}
-    return cast(Tensor, run_block(model, block, x, **kwargs))
+    return run_block(model, whole_block, block, x, rope)
+
+
+def whole_block(block: nn.Module, x: Tensor, rope: Tensor | None = None) -> Tensor:
+    """Run a block as its own class does, with our attention kernel where that is faster."""
+    if trains_in_bf16(block, x.device):
+        return tapped_block(block, x, rope, None)[0]
+    return cast(Tensor, block(x) if rope is None else block(x, rope=rope))
 
 
 def run_block(model: nn.Module, block: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -278,7 +285,8 @@ def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> Att
         apart = getattr(attn, "q_bias", None) is not None
         qkv = F.linear(h, attn.qkv.weight, _qkv_bias(attn)) if apart else attn.qkv(h)
         bare = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
-        if row and bare and rope is None and qkv.requires_grad:
+        one_pass = row or trains_in_bf16(attn, qkv.device)
+        if one_pass and bare and rope is None and qkv.requires_grad:
             return AttentionTensors(*split_heads(qkv, attn.num_heads, attn.scale))
         q, k, v = qkv_views(qkv, attn.num_heads)
     else:
@@ -314,12 +322,12 @@ def project_rows(attn: Any, h: Tensor, rope: Tensor | None, rows: str) -> Attent
 
 
 def attend(attn: Any, h: Tensor, tensors: AttentionTensors) -> Tensor:
-    """Run the rest of the attention layer with the fused kernel: (B, P+N, C)."""
+    """Run the rest of the attention layer: (B, P+N, C)."""
     assert tensors.q is not None
     assert tensors.k is not None
     assert tensors.v is not None
     dropout = attn.attn_drop.p if attn.training else 0.0
-    x = F.scaled_dot_product_attention(tensors.q, tensors.k, tensors.v, dropout_p=dropout)
+    x = attended_values(attn, tensors.q, tensors.k, tensors.v, dropout)
     x = attn.norm(x.transpose(1, 2).flatten(2))
     if attn.gate is not None:
         x = x * attn.gate(h).sigmoid()
