@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from gtacli.errors import UsageError, errors_about
 from gtacli.models import positions
-from gtacli.models.attention_kernel import attended_values, trains_in_bf16
+from gtacli.models.attention_kernel import attended_values, has_own_kernel
 from gtacli.models.patches import embed_patches
 from gtacli.models.qkv import qkv_views, split_heads
 from gtacli.models.windows import class_of, run_in
@@ -145,7 +145,7 @@ def plain_block(model: nn.Module, block: nn.Module, x: Tensor, rope: Tensor | No
 
 def whole_block(block: nn.Module, x: Tensor, rope: Tensor | None = None) -> Tensor:
     """Run a block as its own class does, with our attention kernel where that is faster."""
-    if trains_in_bf16(block, x.device):
+    if has_own_kernel(block, x.device):
         return tapped_block(block, x, rope, None)[0]
     return cast(Tensor, block(x) if rope is None else block(x, rope=rope))
 
@@ -285,7 +285,7 @@ def project(attn: Any, h: Tensor, rope: Tensor | None, row: bool = False) -> Att
         apart = getattr(attn, "q_bias", None) is not None
         qkv = F.linear(h, attn.qkv.weight, _qkv_bias(attn)) if apart else attn.qkv(h)
         bare = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
-        one_pass = row or trains_in_bf16(attn, qkv.device)
+        one_pass = row or has_own_kernel(attn, qkv.device)
         if one_pass and bare and rope is None and qkv.requires_grad:
             return AttentionTensors(*split_heads(qkv, attn.num_heads, attn.scale))
         q, k, v = qkv_views(qkv, attn.num_heads)
