@@ -113,10 +113,10 @@ class FinetuneConfig(TrainingConfig):
     )
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = option(
         None,
-        "strength of the first regularizer; auto: chosen on held-out training images, 0 among the "
-        "choices, in 1.4 to 2 times the training",
+        "strength of the first regularizer; unset, that of gta is decided by the training images: "
+        "its default or 0; auto: chosen on held-out images, in 1.4 to 2 times the training",
         metavar="X|auto",
-        shown="gta decided by the images, l2-sp 0.01, bss 0.001",
+        shown="gta 0.1, l2-sp 0.01, bss 0.001",
     )
     sampling_rate: float = option(
         100.0, "percentage of each class's training images to use, rounded up", gt=0, le=100
