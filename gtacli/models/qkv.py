@@ -45,8 +45,9 @@ def split_heads(qkv_BTC: Tensor, heads: int, scale: float) -> tuple[Tensor, Tens
 
     The gradient of the joint projection is assembled in one pass.
     """
-    if torch.compiler.is_compiling() or qkv_BTC.dtype not in (torch.float32, torch.bfloat16):
-        # Inductor fuses the passes itself.
+    on_cpu = qkv_BTC.device.type == "cpu" and qkv_BTC.dtype == torch.bfloat16
+    if torch.compiler.is_compiling() or not (on_cpu or qkv_BTC.dtype == torch.float32):
+        # Inductor fuses the passes itself; on a GPU other precisions need copies anyway.
         q, k, v = qkv_views(qkv_BTC, heads)
         return q, k, v, row_logits(q[:, :, :1], k, scale)
     with torch.autocast(qkv_BTC.device.type, enabled=False):  # which would round the row
