@@ -128,8 +128,8 @@ class Slurm(Executor[SlurmOptions]):
         if self.options.cluster == "local":
             self._end_processes()
             return
-        asked: float | None = None
-        while left := [job for job in self._running if not job.ended()]:
+        left, asked = self._running, None
+        while left := [job for job in left if not job.ended()]:
             if asked is None or time.monotonic() - asked > CANCEL_SECONDS:
                 if asked is not None:
                     log.warning("jobs that have not ended are cancelled again: %d", len(left))

@@ -45,8 +45,8 @@ def split_heads(qkv_BTC: Tensor, heads: int, scale: float) -> tuple[Tensor, Tens
 
     The gradient of the joint projection is assembled in one pass.
     """
-    on_cpu = qkv_BTC.device.type == "cpu" and qkv_BTC.dtype == torch.bfloat16
-    if torch.compiler.is_compiling() or not (on_cpu or qkv_BTC.dtype == torch.float32):
+    cpu_bf16 = qkv_BTC.device.type == "cpu" and qkv_BTC.dtype == torch.bfloat16
+    if torch.compiler.is_compiling() or not (cpu_bf16 or qkv_BTC.dtype == torch.float32):
         # Inductor fuses the passes itself; on a GPU other precisions need copies anyway.
         q, k, v = qkv_views(qkv_BTC, heads)
         return q, k, v, row_logits(q[:, :, :1], k, scale)

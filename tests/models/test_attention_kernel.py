@@ -16,7 +16,7 @@ from gtacli.models import attention_kernel
 from gtacli.models.attention_kernel import attended_values
 from gtacli.models.mae_decoders import CrossBlock
 from gtacli.models.tap import Request, TappedViT
-from gtacli.testing.inputs import drawn_images, tiny_vit
+from gtacli.testing.inputs import drawn_images, half_precision, tiny_vit
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("vit_tiny_patch16_224", {"img_size": 64}),
@@ -24,11 +24,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3": ("vit_small_patch16_dinov3", {"img_size": 64}),
     "eva02": ("eva02_tiny_patch14_224", {"img_size": 56}),
 }
+CPU = torch.device("cpu")
 sizes = st.tuples(*(st.integers(1, most) for most in (5, 4, 20, 20, 9)))
-
-
-def in_bf16() -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:
@@ -40,7 +37,7 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     """Return our kernel's values and gradients, for a gradient drawn of the values' shape."""
-    with in_bf16():
+    with half_precision(CPU):
         values = attended_values(nn.Identity().train(), q, k, v)
     return values, *torch.autograd.grad(values, (q, k, v), tokens(*values.shape, seed=9))
 
@@ -95,7 +92,7 @@ def test_attention_is_not_kept_for_the_gradient() -> None:
         kept.append(x)
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), in_bf16():
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), half_precision(CPU):
         attended_values(nn.Identity().train(), q, k, v)
     assert [x.shape for x in kept] == [q.shape] * 3
 
@@ -126,7 +123,7 @@ def test_a_networks_gradient_is_as_exact_as_with_the_fused_kernel(
     side = size["img_size"]
     images, labels = torch.randn(16, 3, side, side), torch.arange(16) % 5
     exact = run(model, images, labels)
-    with in_bf16():
+    with half_precision(CPU):
         theirs = run(model, images, labels)
     used: list[int] = []
     ours_apply = attention_kernel._CachedAttention.apply
@@ -137,7 +134,7 @@ def test_a_networks_gradient_is_as_exact_as_with_the_fused_kernel(
 
     monkeypatch.setattr(attention_kernel._CachedAttention, "apply", apply)
     request = Request(layers=(0, 1, 2)) if tapped else Request()
-    with in_bf16():
+    with half_precision(CPU):
         ours = run(TappedViT(model, request), images, labels)
     assert len(used) == 3
     assert ours.keys() == exact.keys()
@@ -164,7 +161,7 @@ def test_a_row_beside_the_values_has_its_gradient() -> None:
         return torch.cat([block.attn.qkv.weight.grad.flatten() for block in model.blocks])
 
     exact = gradient()
-    with in_bf16():
+    with half_precision(CPU):
         rounded = gradient()
     assert apart(rounded, exact) < 0.03
 
@@ -177,7 +174,7 @@ def test_other_passes_use_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> N
     model, images = tiny_vit(), drawn_images(2)
     tapped = TappedViT(model, Request(layers=(2,)))
     tapped.train()(images)  # in fp32
-    with in_bf16():
+    with half_precision(CPU):
         tapped.eval()(images)
         with torch.no_grad():
             tapped.train()(images)
@@ -190,7 +187,7 @@ def test_other_passes_use_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> N
 def test_checkpointed_blocks_have_the_same_gradient() -> None:
     model, images, labels = tiny_vit().train(), drawn_images(4), torch.arange(4)
     tapped = TappedViT(model, Request(layers=(1,)))
-    with in_bf16():
+    with half_precision(CPU):
         whole = run(tapped, images, labels)
         model.set_grad_checkpointing()
         again = run(tapped, images, labels)
@@ -204,7 +201,7 @@ def test_cross_attention() -> None:
     exact.sum().backward()
     wanted = block.kv.weight.grad.clone()
     block.zero_grad()
-    with in_bf16():
+    with half_precision(CPU):
         found = block(x, memory)
     assert "_CachedAttention" in names_of(found)
     found.float().sum().backward()
