@@ -10,6 +10,7 @@ import typer
 from gtacli.cli import console
 from gtacli.cli.lazy import group
 from gtacli.cli.options import Quiet, Verbose
+from gtacli.errors import UsageError
 
 if TYPE_CHECKING:
     from gtacli.data.base import LeftOut
@@ -39,6 +40,12 @@ def check(
         bool,
         typer.Option("--multi-label", help="a table whose images have any number of labels"),
     ] = False,
+    unlabeled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabeled", help="images without labels are well, as for gta pretrain and discover"
+        ),
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="do not decode the images")] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     quiet: Quiet = False,
@@ -52,11 +59,14 @@ def check(
     console.setup(quiet=quiet, verbose=verbose)
     from gtacli.data.check import check_dataset
     from gtacli.data.spec import read_dataset
+    from gtacli.data.unlabeled import read_images
 
     spec = name if root is None else _spec(name, root)
     if columns is not None:
         spec = f"{spec}?{columns}"
-    dataset = read_dataset(spec, multi_label)
+    if unlabeled and multi_label:
+        raise UsageError("is for images with labels", option="multi_label")
+    dataset = read_images(spec, every_split=True) if unlabeled else read_dataset(spec, multi_label)
     total = sum(map(len, dataset.splits.values()))
     with console.progress("reading", total) as advance:
         report: DataCheck = {"data": spec, **check_dataset(dataset, quick, advance)}
@@ -78,9 +88,11 @@ def _spec(name: str, root: str) -> str:
 
 def _show(report: DataCheck, left_out: Sequence[LeftOut]) -> None:
     title = f" ({report['published']})" if report["published"] else ""
-    console.say(f"{report['name']}{title}: {report['images']} images, {report['classes']} classes")
+    classes = f"{report['classes']} classes" if report["classes"] else "without labels"
+    console.say(f"{report['name']}{title}: {report['images']} images, {classes}")
     rows: dict[str, dict[str, Any]] = {split: {**row} for split, row in report["parts"].items()}
-    columns = [c for c in COLUMNS if any(row.get(c) is not None for row in rows.values())]
+    shown = COLUMNS if report["classes"] else COLUMNS[:1]
+    columns = [c for c in shown if any(row.get(c) is not None for row in rows.values())]
     table = [[split, *(row.get(c) for c in columns)] for split, row in rows.items()]
     console.table(["split", *columns], table)
     for kind in ("missing", "unreadable"):

@@ -108,7 +108,8 @@ def _check(config: EmbedConfig, images: list[str]) -> str:
 def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[ImageSource | Failure]:
     """List the named images, and after them those of a dataset."""
     from gtacli.data.inputs import iter_images
-    from gtacli.data.spec import find_stream, load_dataset
+    from gtacli.data.spec import find_stream
+    from gtacli.data.unlabeled import load_images
     from gtacli.inference.embeddings import sources_in, sources_in_stream, sources_of
 
     named = sources_of(iter_images(images, sys.stdin.buffer, null) if images else iter(()))
@@ -117,7 +118,7 @@ def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[Ima
     stream = find_stream(config.data)
     if stream is not None:
         return chain(named, sources_in_stream(stream))
-    return chain(named, sources_in(load_dataset(config.data)))
+    return chain(named, sources_in(load_images(config.data, every_split=True)))
 
 
 def _extractor(config: EmbedConfig) -> FeatureExtractor:

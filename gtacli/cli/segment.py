@@ -192,9 +192,9 @@ def _finders(config: SegmentConfig, compute: Compute) -> list[Finder]:
 def _images(given: list[str], data: str | None, null: bool) -> Iterator[InputImage]:
     """List the named images, and after them those of a dataset."""
     from gtacli.data.inputs import iter_inputs
-    from gtacli.data.spec import load_dataset
+    from gtacli.data.unlabeled import load_images
 
-    dataset = None if data is None else load_dataset(data)
+    dataset = None if data is None else load_images(data, every_split=True)
     return iter_inputs(given, dataset, sys.stdin.buffer, null)
 
 

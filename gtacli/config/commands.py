@@ -28,6 +28,10 @@ _CONFIGS: Mapping[str, str] = MappingProxyType(
 )
 COMMANDS = tuple(_CONFIGS)
 """The commands that write a folder and print one result at their end."""
+WITHOUT_LABELS = frozenset(
+    {"pretrain", "segment", "discover", "probe attention", "probe background"}
+)
+"""Those among them that also read images without labels."""
 
 
 def config_of(command: str, source: str | None = None) -> type[CommonConfig]:

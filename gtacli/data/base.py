@@ -253,6 +253,18 @@ class DatasetFamily(DatasetReader):
     def open(self, rest: str) -> ImageDataset:
         """Read the dataset that `rest` names. Raises GtaError."""
 
+    def images(self, rest: str, every_split: bool = False) -> ImageDataset | None:
+        """Read the images alone, in a single class, for commands that need no labels.
+
+        Args:
+            every_split: whether to read validation and test images, too.
+
+        Returns: None if all its datasets have labels.
+
+        Raises GtaError.
+        """
+        return None
+
     def read(self, root: Path | None) -> ImageDataset:
         raise GtaError(f"the spec must name one dataset of the family: write {self.usage}")
 

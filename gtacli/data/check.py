@@ -56,7 +56,7 @@ class DatasetReport(TypedDict):
     name: Annotated[str, Doc("name of the dataset")]
     published: Annotated[str | None, Doc("title of the published dataset; null: none is known")]
     images: Annotated[int, Doc("number of images")]
-    classes: Annotated[int, Doc("number of classes")]
+    classes: Annotated[int, Doc("number of classes; 0 without labels")]
     parts: Annotated[dict[str, SplitCounts], Doc("numbers by split")]
     missing: Annotated[list[ImageProblem], Doc("images without a file")]
     unreadable: Annotated[list[ImageProblem], Doc("images that cannot be decoded")]
@@ -127,7 +127,7 @@ def check_dataset(
         "name": dataset.name,
         "published": dataset.published.title if dataset.published else None,
         "images": len(records),
-        "classes": len(dataset.classes),
+        "classes": 0 if dataset.classes == NO_CLASS else len(dataset.classes),
         "parts": _count_by_split(dataset),
         "missing": missing,
         "unreadable": unreadable,
@@ -162,7 +162,8 @@ def _count_by_split(dataset: ImageDataset) -> dict[str, SplitCounts]:
     counts: dict[str, SplitCounts] = {}
     for split in SPLITS:
         records = dataset[split]
-        sizes = Counter(label for record in records for label in record.every_label).values()
+        labels = (label for record in records for label in record.every_label)
+        sizes = Counter(() if dataset.classes == NO_CLASS else labels).values()
         if records or split in expected:
             counts[split] = {
                 "images": len(records),

@@ -14,13 +14,12 @@ from typing import BinaryIO, NamedTuple
 
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.readers.folder import describe_passed
-from gtacli.data.spec import is_plain_folder, load_dataset
-from gtacli.errors import GtaError, UsageError
+from gtacli.data.unlabeled import load_images
+from gtacli.errors import UsageError
 from gtacli.images.find import list_image_paths
 from gtacli.images.packed import PackedImage
 from gtacli.images.sources import ImageList
 from gtacli.runtime.interrupts import wait_readable
-from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +58,12 @@ def iter_dataset_images(dataset: ImageDataset, only: str | None = None) -> Itera
 
 
 def list_sources(spec: str) -> ImageList:
-    """Return all images of a dataset, split by split, or of a folder without classes.
+    """Return all images of a dataset, with or without labels, split by split.
 
     Raises GtaError if there is no image.
     """
-    try:
-        dataset = load_dataset(spec)
-        return ImageList(r.path for _, r in dataset.records() if r.first is None)
-    except GtaError:
-        if not is_plain_folder(spec):
-            raise
-        found = _list_images(user_path(spec))
-        if not found:
-            raise
-        return ImageList(found)
+    dataset = load_images(spec, every_split=True)
+    return ImageList(r.path for _, r in dataset.records() if r.first is None)
 
 
 def iter_inputs(

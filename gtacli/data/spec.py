@@ -65,18 +65,24 @@ def find_stream(spec: str) -> ImageStream | None:
 
     Raises GtaError for shards that cannot be read as one.
     """
-    from gtacli.registry import DATASETS
-
-    family, slash, rest = spec.partition("/")
-    if not slash or family not in DATASETS.names():
-        return None
-    kind = DATASETS.load(family)
-    if not issubclass(kind, StreamedFamily):
+    family = find_family(spec)
+    if not isinstance(family, StreamedFamily):
         return None
     _note_folder(spec, user_path(spec))
-    stream = kind().stream(rest)
+    stream = family.stream(spec.partition("/")[2])
     stream.name = mask_secrets(spec)
     return stream
+
+
+def find_family(spec: str) -> DatasetFamily | None:
+    """Return the reader of a spec `FAMILY/REST`; None for other specs."""
+    from gtacli.registry import DATASETS
+
+    family, slash, _ = spec.partition("/")
+    if not slash or family not in DATASETS.names():
+        return None
+    reader = DATASETS.load(family)()
+    return reader if isinstance(reader, DatasetFamily) else None
 
 
 def log_left_out(dataset: ImageDataset) -> None:

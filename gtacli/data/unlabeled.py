@@ -7,75 +7,97 @@ from pathlib import Path
 
 from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, Record
 from gtacli.data.readers.folder import describe_passed
-from gtacli.data.readers.shards import Shards
+from gtacli.data.readers.published import require_images
 from gtacli.data.readers.split_folders import find_splits
 from gtacli.data.readers.table import Csv
-from gtacli.data.spec import is_plain_folder, is_table_spec, load_dataset, log_left_out
+from gtacli.data.spec import (
+    find_family,
+    is_plain_folder,
+    is_table_spec,
+    log_left_out,
+    read_dataset,
+)
 from gtacli.errors import GtaError
 from gtacli.images.find import list_image_paths, list_subfolders, prefix_of, relative_keys
 from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
-_WDS = "wds/"
+_TABLE = "csv:"
+
+
+def load_images(spec: str, every_split: bool = False) -> ImageDataset:
+    """Load the dataset that `spec` names, with or without labels.
+
+    A dataset without labels has a single class without a name. It is a folder without class
+    folders, a table with rows without labels, WebDataset shards, or a dataset of a family that can
+    be read without (`DatasetFamily.images`).
+
+    Args:
+        every_split: whether all images of a dataset without labels are read, or those alone that
+            may be trained on: of a folder those of its train/, or all except those of its val/ and
+            test/. Tables keep all splits.
+
+    Raises GtaError if there is no image, or if one of a published dataset is missing.
+    """
+    dataset = read_images(spec, every_split)
+    require_images(dataset)
+    log_left_out(dataset)
+    return dataset
 
 
 @without_collection()
-def load_images(spec: str) -> ImageDataset:
-    """Load the dataset that `spec` names, with or without labels.
-
-    A dataset without labels has a single class without a name. It is a folder without class folders
-    (the images of its train/, or all except those of its val/ and test/), a table with rows without
-    labels, or WebDataset shards.
-
-    Raises GtaError if there is no image.
-    """
-    if is_table_spec(spec):
-        table = Csv().images(user_path(spec))
-        log_left_out(table)
-        return table
+def read_images(spec: str, every_split: bool = False) -> ImageDataset:
+    """Like `load_images`, but do not check that the images of a published dataset exist."""
+    table = spec.removeprefix(_TABLE)
+    if is_table_spec(table):
+        return Csv().images(user_path(table))
     try:
-        return load_dataset(spec)
+        return read_dataset(spec)
     except GtaError as error:
-        found = _without_labels(spec)
+        found = _without_labels(spec, every_split)
         if found is None:
             raise
-        flat = all("/" not in record.key.removeprefix("train/") for record in found["train"])
+        flat = all("/" not in r.key.removeprefix("train/") for _, r in found.records())
         why = "" if flat else f" ({error})"
-        log.info("%s: %d images, without labels%s", spec, len(found["train"]), why)
-        log_left_out(found)
+        count = sum(map(len, found.splits.values()))
+        log.info("%s: %d images, without labels%s", spec, count, why)
         return found
 
 
-def _without_labels(spec: str) -> ImageDataset | None:
-    if spec.startswith(_WDS):
+def _without_labels(spec: str, every_split: bool) -> ImageDataset | None:
+    family = find_family(spec)
+    if family is not None:
         try:
-            return Shards().images(spec.removeprefix(_WDS))
+            return family.images(spec.partition("/")[2], every_split)
         except GtaError:
             return None
-    return _images_in_folder(user_path(spec)) if is_plain_folder(spec) else None
+    return _images_in_folder(user_path(spec), every_split) if is_plain_folder(spec) else None
 
 
-def _images_in_folder(root: Path) -> ImageDataset | None:
+def _images_in_folder(root: Path, every_split: bool) -> ImageDataset | None:
     try:
         splits = find_splits(root).splits
     except GtaError:
         splits = {}
-    # Test images are not used even where their folder could be a class, or is one of several.
+    # Test images are not trained on even where their folder could be a class, or is one of several.
     named = [(SPLIT_NAMES.get(one.name.lower()), one) for one in list_subfolders(root)]
     named += splits.items()
-    passed: list[str] = []
+    prefixes = [(prefix_of(str(one)), split) for split, one in named if split in ("val", "test")]
     training = [folder for split, folder in named if split == "train"]
-    found = list_image_paths(training[0] if training else root, passed)
-    others = tuple(prefix_of(str(one)) for split, one in named if split in ("val", "test"))
-    used = [path for path in found if not path.startswith(others)]
-    records = tuple(
-        Record(key, 0, path) for key, path in zip(relative_keys(used, root), used, strict=True)
-    )
+    only_training = bool(training) and not every_split
+    passed: list[str] = []
+    found = list_image_paths(training[0] if only_training else root, passed)
+    records: dict[str, list[Record]] = {}
+    for key, path in zip(relative_keys(found, root), found, strict=True):
+        split = next((split for prefix, split in prefixes if path.startswith(prefix)), "train")
+        if split == "train" or every_split:
+            records.setdefault(split, []).append(Record(key, 0, path))
     if not records:
         return None
     left_out = describe_passed(passed, root)
-    return ImageDataset(root.resolve().name, NO_CLASS, {"train": records}, left_out=left_out)
+    by_split = {split: tuple(part) for split, part in records.items()}
+    return ImageDataset(root.resolve().name, NO_CLASS, by_split, left_out=left_out)
 
 
 def has_labels(dataset: ImageDataset) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gtacli.config.base import build
+from gtacli.config.commands import WITHOUT_LABELS
 from gtacli.data.spec import find_stream, load_dataset
+from gtacli.data.unlabeled import load_images
 from gtacli.errors import UsageError, errors_about
 from gtacli.executors.base import Executor, ExecutorOptions
 from gtacli.registry import EXECUTORS
 from gtacli.runtime.drafts import content
 from gtacli.study.folder import StudyFolder
-from gtacli.study.plan import StudyPlan
+from gtacli.study.plan import Cell, StudyPlan
 from gtacli.study.work import data_specs
 
 
@@ -27,13 +30,12 @@ def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
         _check_unused(folder, text)
     elif path.is_dir() and content(p.name for p in path.iterdir()):
         raise UsageError(f"{path} is not empty, and no study's folder", option="out")
-    specs = dict.fromkeys(spec for c in plan.cells.values() for spec in data_specs(c.settings))
+    cells = plan.cells.values()
+    specs = dict.fromkeys(spec for cell in cells for spec in data_specs(cell.settings))
     data = {}
-    several, streamed = (_specs_with(plan, key) for key in ("multi_label", "epoch_images"))
     for spec in specs:
         with errors_about("data"):
-            found = find_stream(spec) if spec in streamed else None
-            data[spec] = (found or load_dataset(spec, spec in several)).fingerprint()
+            data[spec] = _fingerprint(spec, [c for c in cells if spec in data_specs(c.settings)])
     if folder.file.is_file():
         _check_unused(folder, text)  # reading the data may have taken long
     folder.begin(text, plan, data)
@@ -52,10 +54,14 @@ def _check_unused(folder: StudyFolder, text: str) -> None:
         raise UsageError(text, option="out")
 
 
-def _specs_with(plan: StudyPlan, key: str) -> set[str]:
-    """Return the datasets of the cells that have a setting."""
-    cells = [cell for cell in plan.cells.values() if cell.settings.get(key)]
-    return {spec for cell in cells for spec in data_specs(cell.settings)}
+def _fingerprint(spec: str, cells: Sequence[Cell]) -> str:
+    """Return the fingerprint of a dataset as the cells that use it read it."""
+    if any(cell.settings.get("epoch_images") for cell in cells) and (stream := find_stream(spec)):
+        return stream.fingerprint()
+    if all(cell.command in WITHOUT_LABELS for cell in cells):
+        return load_images(spec).fingerprint()
+    several = any(cell.settings.get("multi_label") for cell in cells)
+    return load_dataset(spec, several).fingerprint()
 
 
 def executor_options(plan: StudyPlan, name: str) -> ExecutorOptions:

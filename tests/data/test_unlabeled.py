@@ -102,3 +102,29 @@ def test_no_images(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(GtaError):
         load_images(spec)
+
+
+def test_every_split_of_a_folder(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("train/a.png", "val/b.png", "Test/c.png"):
+        make_image(tmp_path / name)
+    data = load_images(str(tmp_path), every_split=True)
+    keys = {split: [record.key for record in part] for split, part in data.splits.items()}
+    assert keys == {"train": ["train/a.png"], "val": ["val/b.png"], "test": ["Test/c.png"]}
+
+
+def test_every_split_of_shards(tmp_path: Path, make_image: MakeImage) -> None:
+    image = make_image(tmp_path / "image.png")
+    (tmp_path / "s").mkdir()
+    for part in ("train-0", "val-0"):
+        with tarfile.open(tmp_path / f"s/{part}.tar", "w") as tar:
+            tar.add(image, "a.png")
+    data = load_images(f"wds/{tmp_path / 's'}", every_split=True)
+    assert [(split, record.key) for split, record in data.records()] == [
+        ("train", "train-0.tar/a.png"), ("val", "val-0.tar/a.png"),
+    ]  # fmt: skip
+
+
+def test_a_table_by_the_name_of_its_reader(tmp_path: Path, make_image: MakeImage) -> None:
+    make_image(tmp_path / "a.png")
+    (tmp_path / "images.csv").write_text("path\na.png\n")
+    assert len(load_images(f"csv:{tmp_path / 'images.csv'}")["train"]) == 1

@@ -64,11 +64,11 @@ def attention(
         check_truth(config.masks, "masks")
     from gtacli.cli.follow import follow
     from gtacli.data.inputs import iter_inputs
-    from gtacli.data.spec import load_dataset
+    from gtacli.data.unlabeled import load_images
     from gtacli.models.names import short_names
     from gtacli.runtime.run_folder import RunFolder, default_out
 
-    dataset = None if config.data is None else load_dataset(config.data)
+    dataset = None if config.data is None else load_images(config.data, every_split=True)
     named = iter_inputs(images or [], dataset, sys.stdin.buffer, null)
     folder = RunFolder(config.out or default_out("probe-attention", call.dry_run), call.dry_run)
     call.own(folder)

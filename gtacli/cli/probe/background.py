@@ -91,7 +91,7 @@ def background(
 
 def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> VariantSource:
     from gtacli.data.inputs import iter_images
-    from gtacli.data.spec import load_dataset
+    from gtacli.data.unlabeled import load_images
     from gtacli.probing.backgrounds.sources import FolderVariants, MaskedImageVariants
     from gtacli.probing.backgrounds.variants import ImageScenes
 
@@ -111,7 +111,7 @@ def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> Var
             raise UsageError("is for images or `data`; `variants` needs no masks", option="masks")
         return FolderVariants(config.variants)
     if config.data is not None:
-        scenes, backgrounds, classes = _scenes(config, load_dataset(config.data))
+        scenes, backgrounds, classes = _scenes(config, load_images(config.data, every_split=True))
         return MaskedImageVariants(scenes, classes, backgrounds, config.seed)
     if config.masks is None:
         raise UsageError("name the folder of the images' masks", option="masks")
@@ -123,6 +123,7 @@ def _scenes(
     config: BackgroundProbeConfig, dataset: ImageDataset
 ) -> tuple[ImageScenes, ImageScenes | None, Sequence[str]]:
     """Return (scenes with the objects, scenes with the backgrounds, names of the classes)."""
+    from gtacli.data.base import NO_CLASS
     from gtacli.data.inputs import iter_dataset_images
     from gtacli.probing.backgrounds.variants import ImageScenes
 
@@ -138,7 +139,8 @@ def _scenes(
         ImageScenes([*iter_dataset_images(dataset, name)], config.masks)
         for name in (split, "train")
     )
-    return scenes, train if config.backgrounds == "train" else None, dataset.classes
+    classes = () if dataset.classes == NO_CLASS else dataset.classes
+    return scenes, train if config.backgrounds == "train" else None, classes
 
 
 def _class_map(

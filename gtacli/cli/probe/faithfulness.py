@@ -33,7 +33,7 @@ def faithfulness(
     """Measure insertion and deletion of kinds of maps; return the exit status."""
     from gtacli.cli.follow import follow
     from gtacli.data.inputs import iter_inputs
-    from gtacli.data.spec import load_dataset
+    from gtacli.data.unlabeled import load_images
     from gtacli.models import load_model
     from gtacli.models.register_search import with_registers
     from gtacli.probing.faithfulness import FaithfulnessProbe
@@ -42,7 +42,7 @@ def faithfulness(
     with errors_about("kinds"):
         for kind in config.kinds or ():
             find_kind(kind)
-    dataset = None if config.data is None else load_dataset(config.data)
+    dataset = None if config.data is None else load_images(config.data, every_split=True)
     named = list(iter_inputs(images, dataset, sys.stdin.buffer, null))
     folder = RunFolder(config.out or default_out("probe-attention", call.dry_run), call.dry_run)
     call.own(folder)

@@ -13,14 +13,14 @@ timm's ReaderHfds needs the names of split and columns, and cannot read the resu
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gtacli.data.base import NO_LABEL, SPLIT_NAMES, DatasetFamily, ImageDataset, Record
+from gtacli.data.base import NO_CLASS, NO_LABEL, SPLIT_NAMES, DatasetFamily, ImageDataset, Record
 from gtacli.data.readers.table import sorted_labels
 from gtacli.errors import GtaError, reason_of_library
 from gtacli.images.find import read_file_state
@@ -47,6 +47,26 @@ class HuggingFace(DatasetFamily):
         self.multi_label = multi_label
 
     def open(self, rest: str) -> ImageDataset:
+        return self._open(rest, self._read)
+
+    def images(self, rest: str, every_split: bool = False) -> ImageDataset:
+        """Read the image column alone, of the training split or of all."""
+
+        def read(datasets: Any, name: str, spec: str) -> ImageDataset:
+            tables = _known_tables(_tables(datasets, name), spec)
+            splits = {}
+            for word, split in tables.words.items():
+                if split == "train" or every_split:
+                    rows = tables.images(datasets, word)
+                    splits[split] = tuple(
+                        Record(f"{split}/{i}", 0, TableImage(rows, i))
+                        for i in range(len(rows.table))
+                    )
+            return ImageDataset(spec, NO_CLASS, splits)
+
+        return self._open(rest, read)
+
+    def _open(self, rest: str, read: Callable[[Any, str, str], ImageDataset]) -> ImageDataset:
         try:
             import datasets
         except ImportError as error:
@@ -57,7 +77,7 @@ class HuggingFace(DatasetFamily):
         disabled = datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
         try:
-            return self._read(datasets, name, spec)
+            return read(datasets, name, spec)
         except GtaError:
             raise
         except Exception as error:  # of the hub, the builder or the file
@@ -67,23 +87,12 @@ class HuggingFace(DatasetFamily):
                 datasets.enable_progress_bars()
 
     def _read(self, datasets: Any, name: str, spec: str) -> ImageDataset:
-        tables = _tables(datasets, name)
-        words = {word: SPLIT_NAMES[word.lower()] for word in tables if word.lower() in SPLIT_NAMES}
-        if not words:
-            raise GtaError(f"{spec} has no train, val or test split (it has {', '.join(tables)})")
-        for word in set(tables) - set(words):
-            log.info("%s: split '%s' is not train, val or test: it is not read", spec, word)
-        features = tables[next(iter(words))].features
-        image = _column(spec, features, datasets.Image, ("image", "img"))
-        label = self._label_column(datasets, spec, features)
+        tables = _known_tables(_tables(datasets, name), spec)
+        label = self._label_column(datasets, spec, tables.features)
         found: dict[str, tuple[ImageTable, list[Any]]] = {}
-        for word, split in words.items():
-            # The encoded image only; otherwise all images of a row would be decoded, even masks.
-            table = tables[word].select_columns([image, label])
-            rows = ImageTable(
-                table.cast_column(image, datasets.Image(decode=False)), image, word, spec
-            )
-            values = list(table[label])
+        for word, split in tables.words.items():
+            rows = tables.images(datasets, word)
+            values = list(tables.by_word[word][label])
             if self.multi_label:
                 found[split] = rows, [[one for one in own or () if one != -1] for own in values]
                 continue
@@ -95,7 +104,7 @@ class HuggingFace(DatasetFamily):
             else:
                 found[split] = rows, values
         columns = [values for _, values in found.values()]
-        feature = features[label]
+        feature = tables.features[label]
         if self.multi_label:
             columns = [[one for own in values for one in own] for values in columns]
             feature = feature.feature
@@ -124,6 +133,35 @@ class HuggingFace(DatasetFamily):
             return Record(key, index[value], image)
         labels = tuple(sorted({index[one] for one in value}))
         return Record(key, NO_LABEL, image, labels=labels)
+
+
+@dataclass(frozen=True)
+class SplitTables:
+    """The tables of a dataset.
+
+    Attributes:
+        spec: of the dataset.
+        by_word: the tables by their own names for the splits.
+        words: split by name.
+    """
+
+    spec: str
+    by_word: Mapping[str, Any]
+    words: Mapping[str, str]
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The types of the columns by name."""
+        features: Mapping[str, Any] = self.by_word[next(iter(self.words))].features
+        return features
+
+    def images(self, datasets: Any, word: str) -> "ImageTable":
+        """Return the column of encoded images of a split."""
+        column = _column(self.spec, self.features, datasets.Image, ("image", "img"))
+        # That column only; otherwise all images of a row would be decoded, even masks.
+        table = self.by_word[word].select_columns([column])
+        table = table.cast_column(column, datasets.Image(decode=False))
+        return ImageTable(table, column, word, self.spec)
 
 
 class ImageTable:
@@ -195,6 +233,16 @@ def _tables(datasets: Any, name: str) -> Mapping[str, Any]:
         return loaded
     saved = datasets.load_from_disk(name)
     return saved if isinstance(saved, dict) else {"train": saved}
+
+
+def _known_tables(tables: Mapping[str, Any], spec: str) -> SplitTables:
+    """Return the tables that are training, validation or test images."""
+    words = {word: SPLIT_NAMES[word.lower()] for word in tables if word.lower() in SPLIT_NAMES}
+    if not words:
+        raise GtaError(f"{spec} has no train, val or test split (it has {', '.join(tables)})")
+    for word in set(tables) - set(words):
+        log.info("%s: split '%s' is not train, val or test: it is not read", spec, word)
+    return SplitTables(spec, tables, words)
 
 
 def _cached_tables(datasets: Any, name: str, reason: str) -> Mapping[str, Any]:

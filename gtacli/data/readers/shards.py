@@ -89,17 +89,18 @@ class Shards(StreamedFamily):
         # As in an index: a label that is listed is a name, even where it is a number, too.
         return ImageStream(names, TarShard, {**by_number, **{name: name for name in classes}})
 
-    def images(self, rest: str) -> ImageDataset:
-        """Read all images of the training shards in a single class, ignoring labels."""
+    def images(self, rest: str, every_split: bool = False) -> ImageDataset:
+        """Read the images of the training shards, or of all, in a single class."""
         top, shards = _find(rest)
-        training = [shard for shard in shards if split_of_shard(shard.name) in (None, "train")]
-        records = (
-            Record(f"{shard.name}/{image.name}", 0, image)
-            for shard in training
-            for image, _ in _samples(shard)
-        )
+        splits: dict[str, list[Record]] = {}
+        for shard in shards:
+            split = split_of_shard(shard.name) or "train"
+            if split == "train" or every_split:
+                splits.setdefault(split, []).extend(
+                    Record(f"{shard.name}/{image.name}", 0, image) for image, _ in _samples(shard)
+                )
         name = (top.name if top else "") or mask_secrets(f"wds/{rest}")
-        return ImageDataset(name, NO_CLASS, {"train": tuple(records)})
+        return ImageDataset(name, NO_CLASS, {split: tuple(part) for split, part in splits.items()})
 
 
 @dataclass(frozen=True, slots=True)

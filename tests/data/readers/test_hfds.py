@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gtacli.data import ImageDataset, load_dataset
+from gtacli.data.unlabeled import has_labels, load_images
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
 from gtacli.images.packed import PackedImage
@@ -186,3 +187,22 @@ def test_any_number_of_labels(tmp_path: Path, named: bool) -> None:
     assert [record.labels for record in data["train"]] == [(0, last), (), (last,)]
     with pytest.raises(GtaError, match="`labels` has any number of labels; read them with"):
         load_dataset(spec)
+
+
+@pytest.mark.parametrize("labels", [None, -1, [0, 1]])
+def test_images_without_a_class_each(labels: Any, tmp_path: Path) -> None:
+    """The table has no labels, none that is known, or several of each image."""
+    columns: dict[str, Any] = {"image": datasets.Image()}
+    table: dict[str, Any] = {"image": images(10, 20)}
+    if labels is not None:
+        names = datasets.ClassLabel(names=["a", "b"])
+        columns["label"] = datasets.List(names) if isinstance(labels, list) else names
+        table["label"] = [labels, labels]
+    spec = saved(tmp_path / "x", Features(columns), train=table, validation=table)
+    with pytest.raises(GtaError):
+        load_dataset(spec)
+    data = load_images(spec)
+    assert not has_labels(data)
+    assert [*data.splits] == ["train"]
+    assert colors(data, "train") == [10, 20]
+    assert [*load_images(spec, every_split=True).splits] == ["train", "val"]
