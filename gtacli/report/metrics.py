@@ -77,7 +77,7 @@ _CURVE_METRICS = (
 )
 _NOT_METRICS = {
     "n_train", "n_val", "n_test", "epochs", "epochs_run", "best_epoch", "seconds", "skipped",
-    "incomplete",
+    "incomplete", "cpu_seconds",
     "images_per_second", "peak_memory_mb", "lam", "epoch", "trainable_parameters",
     "cls_top1", "blocks_top1",  # what the decision to keep attention is made of; see `why`
 }  # fmt: skip

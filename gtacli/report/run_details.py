@@ -49,7 +49,12 @@ def _selection(summary: dict[str, Any]) -> str:
 
 
 def _cost(summary: dict[str, Any]) -> str:
-    units = {"seconds": "s", "images_per_second": "images/s", "peak_memory_mb": "MB"}
+    units = {
+        "seconds": "s",
+        "cpu_seconds": "s of CPU time",
+        "images_per_second": "images/s",
+        "peak_memory_mb": "MB",
+    }
     values = [(summary.get(key), unit) for key, unit in units.items()]
     values.append((summary.get("trainable_parameters"), "parameters learned"))
     return ", ".join(f"{v:,.0f} {unit}" for v, unit in values if isinstance(v, int | float))

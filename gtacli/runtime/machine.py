@@ -23,6 +23,11 @@ def usable_cores() -> int:
     return max(1, cores // process_info().local_size)
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of all threads of this process, and of processes it has waited for."""
+    return sum(os.times()[:4])
+
+
 def available_memory() -> int | None:
     """Return the free bytes for this process; None if unknown.
 

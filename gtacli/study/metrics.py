@@ -11,7 +11,10 @@ DEFAULTS = (
 )
 """The metric of a table that names none: the first of these that the results have."""
 LOWER_IS_BETTER = frozenset(
-    ["final_loss", "attention_drift", "seconds", "peak_memory_mb", "recon_fg", "recon_bg", "bg_gap"]
+    (
+        *("final_loss", "attention_drift", "recon_fg", "recon_bg", "bg_gap"),
+        *("seconds", "cpu_seconds", "peak_memory_mb"),
+    )
 )
 FRACTIONS = (
     "top1",

@@ -22,6 +22,9 @@ class RunCosts(TypedDict):
     """The fields of every summary.json that say what the run cost."""
 
     seconds: Annotated[float, Doc("run time of this process", "s")]
+    cpu_seconds: Annotated[
+        float, Doc("CPU time of this run's processes, of those that load images too", "s")
+    ]
     images_per_second: Annotated[float, Doc("median of the epochs' training images per second")]
     peak_memory_mb: Annotated[float, Doc("largest memory use of a process", "MB")]
     skipped: NotRequired[

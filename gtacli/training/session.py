@@ -14,6 +14,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.runtime.atomic import to_json
 from gtacli.runtime.distribution import Processes, join_processes
 from gtacli.runtime.fetching import recorded_specs
+from gtacli.runtime.machine import cpu_seconds
 from gtacli.runtime.run_folder import RunFolder, default_out, environment, median_rate
 from gtacli.runtime.secrets import mask_values
 from gtacli.training.job import TrainingJob
@@ -58,6 +59,7 @@ class Session(Generic[Config]):
     ) -> None:
         self.command, self.config, self.run = command, config, run
         self.dry_run, self.processes, self._started = run.dry, run.processes, started
+        self._used_before = cpu_seconds()
         self.finished = finished
         processes = run.processes
         epochs = cast(Any, config).epochs  # every command that trains has this option
@@ -170,8 +172,10 @@ class Session(Generic[Config]):
     def costs(self, job: TrainingJob, progress: Progress) -> RunCosts:
         """Return the fields of summary.json that all commands have."""
         memory = max(job.processes.gather(job.compute.peak_memory_mb()))
+        used = sum(job.processes.gather(cpu_seconds() - self._used_before))
         costs: RunCosts = {
             "seconds": self.seconds(),
+            "cpu_seconds": round(used, 2),
             "images_per_second": median_rate(progress.rows),
             "peak_memory_mb": round(memory, 1),
         }

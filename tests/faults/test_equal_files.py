@@ -10,7 +10,7 @@ import pytest
 
 from gtacli.cli import main
 
-CLOCK = {"seconds", "images_per_second", "peak_memory_mb"}
+CLOCK = {"seconds", "cpu_seconds", "images_per_second", "peak_memory_mb"}
 COMMANDS = {
     "finetune": ["finetune", "--epochs", "1", "--batch-size", "8", "--workers", "0"],
     "pretrain": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import gtacli.finetuning.phases as phases
 import gtacli.finetuning.run as module
 from gtacli import load_model
 from gtacli.config.finetune import FinetuneConfig
+from gtacli.data.augment.augmentation import Augmentation
 from gtacli.errors import GtaError, RunError, UsageError
 from gtacli.finetuning.run import finetune
 from gtacli.models.tap import TappedViT
@@ -51,6 +53,28 @@ def test_files_of_the_run_folder(config: Make, recorder: Any, tmp_path: Path) ->
     assert not set(split["train"]) & set(split["val"])
     assert torch.load(run / "state.pt", weights_only=True)["progress"]["epoch"] == 3
     assert not list(run.glob(".*"))  # nothing half written is left
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cpu_time_of_a_run(
+    workers: int, config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts what the loading processes use: here a fifth of a second for each image."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
+    def work(self: Any, *args: Any) -> Any:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        (seen / str(time.time_ns())).touch()
+        return original(self, *args)
+
+    original = Augmentation.make_view
+    monkeypatch.setattr(Augmentation, "make_view", work)
+    summary = finetune(config(workers=workers, epochs=1, out=tmp_path / "run"), recorder)
+    assert len([*seen.iterdir()]) >= 15
+    assert summary["cpu_seconds"] > 0.2 * len([*seen.iterdir()])
 
 
 def test_saved_model_loads_and_predicts(config: Make, recorder: Any, tmp_path: Path) -> None:
