@@ -17,6 +17,7 @@ from gtacli.runtime.strict_toml import parse_toml
 
 Values = Annotated[list[Any], Field(min_length=1)]
 SEED = "seed"
+_CHOSEN = "chosen_"
 
 
 class Method(StrictModel):
@@ -43,12 +44,13 @@ class Tuning(StrictModel):
 
     seeds: Annotated[list[int], Field(min_length=1)] = Field(default_factory=lambda: [1000])
     metric: str = "val_top1"
-    lower_is_better: bool = False
+    lower_is_better: bool | None = None
+    """None: as the metric is known to be."""
     trials: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check_metric(self) -> Tuning:
-        if self.metric.split(".")[-1].startswith("test"):
+        if self.metric.split(".")[-1].startswith(("test", "linear_probe")):
             raise ValueError(f"'{self.metric}' is measured on test images, which choose nothing")
         return self
 
@@ -104,6 +106,18 @@ class StudyFile(StrictModel):
                 f"seed {min(shared)} of `tuning.seeds` is in the grid: what is chosen on a seed "
                 "is not reported on it"
             )
+        if (
+            tuned
+            and self.command.startswith("probe")
+            and not self.tuning.metric.startswith(_CHOSEN)
+        ):
+            raise ValueError(
+                f"'{self.tuning.metric}' of `{self.command}` is measured on test images, which "
+                f"choose nothing; its `{_CHOSEN}top1`, where it has one, is on held-out images"
+            )
+        for key in self.fixed:
+            if key in self.grid:
+                raise ValueError(f"'{key}' of `fixed` is in `grid`, too: set grid.{key} to a list")
         for name, row in self.row.items():
             if row.method not in self.method:
                 raise ValueError(f"row '{name}' is of method '{row.method}', which is not there")

@@ -183,7 +183,8 @@ def bootstrap_interval(
 def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
     """Compare two means over the same few draws, such as seeds: Student's paired t-test, a minus b.
 
-    Where all differences are equal, p is 0, or 1 if they are 0. With one pair p is NaN.
+    Where all differences are equal, they may be repeats of one measurement: p is NaN, or 1 if they
+    are 0. With one pair it is NaN, too.
 
     Args:
         a, b: (n,) values in the same order.
@@ -195,7 +196,7 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
     if len(apart) < 2:
         p = math.nan
     elif np.ptp(apart) <= 1e-12 * np.abs(first).max():
-        p = 1.0 if np.abs(apart).max() <= 1e-12 * np.abs(first).max() else 0.0
+        p = 1.0 if np.abs(apart).max() <= 1e-12 * np.abs(first).max() else math.nan
     else:
         p = float(stats.ttest_1samp(apart, 0).pvalue)
     difference = float(apart.mean()) if len(apart) else math.nan

@@ -72,11 +72,17 @@ def to_markdown(table: StudyTable) -> str:
     lines = [_markdown(head), _markdown(["---", *["---:"] * (len(head) - 1)])]
     for row, line in zip(table["rows"], rows(table), strict=True):
         marked = [
-            f"**{cell.removesuffix(' !')}**" if entry and entry["best"] else cell
+            _bold(cell.removesuffix(" !")) if entry and entry["best"] else cell
             for cell, entry in zip(line[1:], _entries(table, row), strict=True)
         ]
         lines.append(_markdown([line[0], *marked]))
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(table))]) + "\n"
+
+
+def _bold(text: str) -> str:
+    """Return text in bold; the star of a test stands behind it, or would end it too early."""
+    number, star, rest = text.partition(" *")
+    return f"**{number}**" + (f" \\*{rest}" if star else "")
 
 
 def to_latex(table: StudyTable) -> str:

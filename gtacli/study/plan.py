@@ -30,6 +30,9 @@ _LONGEST_NAME = 180
 HELD_OUT = 20.0
 """Share of each class on which values are chosen, in percent."""
 _LONGEST_VALUE = 40
+_OF_THE_DATA = ("data", "columns", "multi_label", "bands", "value_range")
+"""Settings that belong to the images of a cell and of what follows it."""
+_INSTEAD_OF_DATA = ("data", "variants")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _rows(file: StudyFile) -> Iterator[tuple[str, Method]]:
     """Yield the methods; one with a grid of its own once for each place in it."""
     for name, method in (file.method or {file.command.replace(" ", "-"): Method()}).items():
         for own in _places(method.grid):
-            label = " ".join([name, *(f"{key}={_show(value)}" for key, value in own.items())])
+            label = " ".join([name, *(f"{key}={show_value(value)}" for key, value in own.items())])
             yield label, Method(**{**method.settings, **own}, tune=method.tune)
 
 
@@ -187,10 +190,11 @@ def _with_held_out(file: StudyFile, settings: dict[str, Any]) -> dict[str, Any]:
 def _follower(main: Cell, then: Then) -> Cell:
     """Return the cell of a command that follows another; the data and the seed are its, too."""
     fields = config_of(then.command).model_fields
-    shared = {key: main.settings[key] for key in ("data", SEED) if key in main.settings}
-    inherited = {key: value for key, value in shared.items() if key in fields}
+    own_images = not then.settings.keys().isdisjoint(_INSTEAD_OF_DATA)
+    shared = [SEED] if own_images else [SEED, *_OF_THE_DATA]
+    inherited = {key: main.settings[key] for key in shared if key in {*main.settings} & {*fields}}
     return Cell(
-        f"{main.name},{_slug(then.command.replace(' ', '-'))}",
+        follower_name(main.name, then.command),
         then.command,
         main.method,
         main.keys,
@@ -198,6 +202,11 @@ def _follower(main: Cell, then: Then) -> Cell:
         parent=main.name,
         turn=main.turn,
     )
+
+
+def follower_name(name: str, command: str) -> str:
+    """Return the name of the cell of a command that follows a cell."""
+    return f"{name},{_slug(command.replace(' ', '-'))}"
 
 
 def cell_name(method: str, keys: Settings) -> str:
@@ -214,7 +223,7 @@ def cell_name(method: str, keys: Settings) -> str:
 
 def _slug(value: Any) -> str:
     """Return a value as part of a name; what is replaced or cut is told apart by a digest."""
-    text = _show(value)
+    text = show_value(value)
     slug = re.sub(r"[^\w.+=-]+", "_", text, flags=re.ASCII).strip("._") or "_"
     if slug != text or len(slug) > _LONGEST_VALUE:
         plain = text.replace(" ", "_")  # says all
@@ -224,7 +233,8 @@ def _slug(value: Any) -> str:
     return slug
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """Return a value as it stands in names of cells and rows."""
     if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
         return "+".join(map(str, value)) or "none"
     return value if isinstance(value, str) else _as_text(value).strip('"')

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gtacli.config.base import build
-from gtacli.config.commands import WITHOUT_LABELS
+from gtacli.config.commands import WITHOUT_LABELS, config_of
+from gtacli.config.training import TrainingConfig
+from gtacli.data.base import ImageDataset
+from gtacli.data.learnable import without_unseen
 from gtacli.data.spec import find_stream, load_dataset
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import UsageError, errors_about
@@ -17,6 +20,9 @@ from gtacli.runtime.drafts import content
 from gtacli.study.folder import StudyFolder
 from gtacli.study.plan import Cell, StudyPlan
 from gtacli.study.work import data_specs
+
+if TYPE_CHECKING:
+    from gtacli.data.streams.stream import ImageStream
 
 
 def begin(path: Path, text: str, plan: StudyPlan) -> StudyFolder:
@@ -55,13 +61,45 @@ def _check_unused(folder: StudyFolder, text: str) -> None:
 
 
 def _fingerprint(spec: str, cells: Sequence[Cell]) -> str:
-    """Return the fingerprint of a dataset as the cells that use it read it."""
-    if any(cell.settings.get("epoch_images") for cell in cells) and (stream := find_stream(spec)):
-        return stream.fingerprint()
-    if all(cell.command in WITHOUT_LABELS for cell in cells):
-        return load_images(spec).fingerprint()
-    several = any(cell.settings.get("multi_label") for cell in cells)
-    return load_dataset(spec, several).fingerprint()
+    """Return the fingerprint of a dataset, as the cells that train on it record it.
+
+    Raises GtaError if it cannot be read as one of the cells reads it.
+    """
+    ways = dict.fromkeys(map(_Reading.of, cells))
+    trained = [way for way in ways if way.trains]
+    found = {way: way.read(spec) for way in (*trained, *ways)}
+    return next(iter(found.values())).fingerprint()
+
+
+class _Reading(NamedTuple):
+    """The way in which a cell reads its dataset.
+
+    Attributes:
+        trains: it learns from it, and records the fingerprint of what it learns from.
+        labels: it needs labels.
+        several: of each image any number of them.
+        streamed: it reads shards one after the other, where the dataset has some.
+    """
+
+    trains: bool
+    labels: bool
+    several: bool
+    streamed: bool
+
+    @classmethod
+    def of(cls, cell: Cell) -> _Reading:
+        return cls(
+            trains=issubclass(config_of(cell.command), TrainingConfig),
+            labels=cell.command not in WITHOUT_LABELS and "ground_truth" not in cell.settings,
+            several=bool(cell.settings.get("multi_label")),
+            streamed=cell.command == "discover" or "epoch_images" in cell.settings,
+        )
+
+    def read(self, spec: str) -> ImageDataset | ImageStream:
+        if self.streamed and (stream := find_stream(spec)) is not None:
+            return stream
+        dataset = load_dataset(spec, self.several) if self.labels else load_images(spec)
+        return without_unseen(dataset, quiet=True) if self.trains else dataset
 
 
 def executor_options(plan: StudyPlan, name: str) -> ExecutorOptions:

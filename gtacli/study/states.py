@@ -12,7 +12,7 @@ from gtacli.config.study import Tuning
 from gtacli.errors import GtaError
 from gtacli.runtime.atomic import to_json
 from gtacli.study.folder import CellRecord, State, StudyFolder
-from gtacli.study.metrics import metric_of
+from gtacli.study.metrics import is_lower_better, metric_of
 from gtacli.study.plan import Cell, Settings, merged
 
 
@@ -131,6 +131,9 @@ def choose(results: Sequence[tuple[Settings, dict[str, Any]]], tuning: Tuning) -
 
     Results without the metric do not count. Raises GtaError if none has it.
     """
+    lower = tuning.lower_is_better
+    if lower is None:
+        lower = is_lower_better(tuning.metric)
     scores: dict[str, list[float]] = defaultdict(list)
     tried: dict[str, Settings] = {}
     for values, result in results:
@@ -138,7 +141,7 @@ def choose(results: Sequence[tuple[Settings, dict[str, Any]]], tuning: Tuning) -
         tried.setdefault(key, values)
         score = metric_of(result, tuning.metric)
         if score is not None:
-            scores[key].append(-score if tuning.lower_is_better else score)
+            scores[key].append(-score if lower else score)
     if not scores:
         raise GtaError(
             f"no tuning cell has '{tuning.metric}', by which values are chosen: no class has the 3 "

@@ -15,8 +15,8 @@ from gtacli.config.study import SEED
 from gtacli.errors import UsageError
 from gtacli.measures.statistics import paired_t
 from gtacli.study.folder import State
-from gtacli.study.metrics import DEFAULTS, LOWER_IS_BETTER, metric_of
-from gtacli.study.plan import Cell
+from gtacli.study.metrics import DEFAULTS, is_fraction, is_lower_better, metric_of
+from gtacli.study.plan import Cell, follower_name, show_value
 from gtacli.study.results import Entry, StudyComparison, StudyRow, StudyTable, TuningCost
 from gtacli.study.states import StudyProgress
 
@@ -85,18 +85,28 @@ def layout_of(
         raise UsageError(f"{rows} makes the rows already", option="columns")
     others = tuple(key for key in several if key not in (rows, columns))
     follower, _, key = (metric or "").rpartition(":")
+    if follower:
+        _require_follower(progress, follower)
     results = [r for cell in _cells(progress, follower or None) if (r := progress.result(cell))]
-    found = (k for k in DEFAULTS if any(metric_of(r, k) is not None for r in results))
-    usual = next(found, DEFAULTS[0])
+    known = sorted({name for result in results for name in _names(result)})
+    usual = next((name for name in DEFAULTS if name in known), None)
+    usual = usual or next((name for name in known if is_fraction(name)), DEFAULTS[0])
     if metric is None:
         key = usual
-    elif results and all(metric_of(result, key) is None for result in results):
-        known = sorted({name for result in results for name in _names(result)})
+    elif results and key not in known:
         hint = did_you_mean(key, known) or ";"
         raise UsageError(f"no cell has '{key}'{hint} known: {', '.join(known)}", option="metric")
     shown = f"{follower}:{key}" if follower else key
     main = key == usual and not follower
     return TableLayout(shown, rows, columns, others, follower or None, key, main)
+
+
+def _require_follower(progress: StudyProgress, name: str) -> None:
+    known = [then.command.replace(" ", "-") for then in progress.plan.file.then]
+    if name not in known:
+        hint = did_you_mean(name, known) or ";"
+        text = f"no '{name}' follows the cells{hint} known: {', '.join(known) or 'none'}"
+        raise UsageError(text, option="metric")
 
 
 def _cells(progress: StudyProgress, follower: str | None) -> Iterator[Cell]:
@@ -125,11 +135,13 @@ def values_of(
     further = progress.plan.file.row if layout.main else {}
     for cell in _cells(progress, layout.follower):
         shown = [(cell.method, layout.key)]
-        shown += [(name, r.metric) for name, r in further.items() if r.method == cell.method]
-        result = progress.result(cell)
-        for label, key in shown:
+        for name, other in further.items():
+            if (own := _place_of(cell.method, other.method, progress)) is not None:
+                shown.append((f"{name}{own}", other.metric))
+        for label, metric in shown:
+            result, key = _result_with(progress, cell, metric)
             place = {**cell.keys, METHOD: label}
-            others = tuple((key, place[key]) for key in layout.others)
+            others = tuple((key, _word(place[key])) for key in layout.others)
             row = MethodRow(_text(place[layout.rows]), others)
             column = ONLY if layout.columns is None else _text(place[layout.columns])
             by_seed = values.setdefault(row, {}).setdefault(column, {})
@@ -139,6 +151,25 @@ def values_of(
                 took = progress.records[cell.name].seconds
                 seconds.setdefault(row, {}).setdefault(column, []).append(took)
     return values, {r: {c: fmean(s) for c, s in by.items()} for r, by in seconds.items()}
+
+
+def _place_of(method: str, base: str, progress: StudyProgress) -> str | None:
+    """Return what a method's name adds for a place of its own grid; None for other methods."""
+    if method == base:
+        return ""
+    own = progress.plan.file.method.get(base)
+    return method.removeprefix(base) if own and own.grid and method.startswith(f"{base} ") else None
+
+
+def _result_with(
+    progress: StudyProgress, cell: Cell, metric: str
+) -> tuple[Mapping[str, Any] | None, str]:
+    """Return a cell's result, or that of what follows it (`COMMAND:KEY`), and the key in it."""
+    follower, _, key = metric.rpartition(":")
+    if follower:
+        _require_follower(progress, follower)
+        cell = progress.plan.cells[follower_name(cell.name, follower)]
+    return progress.result(cell), key
 
 
 def make_table(
@@ -162,7 +193,7 @@ def make_table(
     values, seconds = values_of(progress, layout)
     labels = list(dict.fromkeys(row.label for row in values))
     reference = _reference(labels, against)
-    sign = -1.0 if layout.key in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if is_lower_better(layout.key) else 1.0
     names = list(dict.fromkeys(column for by in values.values() for column in by))
     lines: list[StudyRow] = []
     for row, by in values.items():
@@ -271,7 +302,7 @@ def _entry(
 
 
 def _p(own: Mapping[Any, float], base: Mapping[Any, float]) -> float | None:
-    """Return the p-value over the seeds that both have; None below two."""
+    """Return the p-value over the seeds that both have; None below two, and without spread."""
     seeds = [seed for seed in own if seed in base]
     if len(seeds) < 2:
         return None
@@ -315,7 +346,13 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def _word(value: Any) -> Any:
+    """Return a value of a key; a list or a table as it stands in names, since it is no key."""
+    return show_value(value) if isinstance(value, list | dict) else value
+
+
 def _text(value: Any) -> str:
+    value = _word(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value)

@@ -27,10 +27,11 @@ from gtacli.runtime.run_files import (
     STATE_FILE,
     WEIGHTS_FILE,
 )
-from gtacli.runtime.strict_json import parse_json, read_json
+from gtacli.runtime.strict_json import read_json
 from gtacli.study.code import code_digest
 from gtacli.study.folder import CellRecord, StudyFolder
 from gtacli.study.plan import Cell, Settings
+from gtacli.study.printed import read_result
 from gtacli.study.states import StudyProgress, plain_settings
 
 log = logging.getLogger(__name__)
@@ -100,15 +101,16 @@ def _run(
     before = folder.record(cell.name)
     folder.remove_record(cell.name)  # of a failure, which would hide how this start ends
     began, data = time.monotonic(), _fingerprints(folder, cell)
+    code = code_digest()  # before the command: its files may change while it runs
     status, printed = run(_task(folder, cell, settings))
     if status == 130:  # goes on later
         return status
-    result = _last_result(printed) if status in (0, 1) else None
+    result = read_result(printed) if status in (0, 1) else None
     error = None if result is not None else folder.last_line(cell.name)
     record = CellRecord(
         command=cell.command,
         settings=plain_settings(settings),
-        code=code_digest(),
+        code=code,
         versions=_versions(folder.run(cell.name)),
         data=data | _trained_on(folder.run(cell.name), data),
         status=status,
@@ -189,16 +191,3 @@ def _recorded(run: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _last_result(printed: str) -> dict[str, Any] | None:
-    """Return the last JSON object of an output; of `{"summary": ...}` what is in it."""
-    for line in reversed(printed.splitlines()):
-        try:
-            value = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            inner = value.get("summary")
-            return inner if len(value) == 1 and isinstance(inner, dict) else value
-    return None

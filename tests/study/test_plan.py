@@ -117,6 +117,19 @@ def test_a_command_that_follows_has_the_run_as_model_and_its_data_and_seed() -> 
     assert dict(then.settings) == {"data": "demo", "seed": 5, "k": [20]}
 
 
+def test_what_belongs_to_the_images_follows_with_them() -> None:
+    then = '[grid]\nseed = [5]\n[[then]]\ncommand = "probe knn"\n'
+    _, same = plan_of(f'{HEAD}columns = "image=photo"\n{then}').cells.values()
+    assert dict(same.settings) == {"data": "demo", "columns": "image=photo", "seed": 5}
+    own = f'{HEAD}columns = "image=photo"\n{then}data = "other"\n'
+    _, other = plan_of(own).cells.values()
+    assert dict(other.settings) == {"data": "other", "seed": 5}
+    _, background = plan_of(
+        f'{HEAD}[grid]\nseed = [5]\n[[then]]\ncommand = "probe background"\nvariants = "in9"\n'
+    ).cells.values()
+    assert dict(background.settings) == {"variants": "in9", "seed": 5}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -132,6 +145,13 @@ def test_a_command_that_follows_has_the_run_as_model_and_its_data_and_seed() -> 
         ('command = "finetune"\nlr = 1.0\n', "neither [grid] nor [method.NAME]"),
         (f"{HEAD}[grids]\nlr = [1.0]\n[method.a]\n", "unknown key 'grids'"),
         (f"{HEAD}[method.a", "is not TOML"),
+        (f"{HEAD}lr = 0.1\n[grid]\nlr = [1.0]\n", "'lr' of `fixed` is in `grid`, too"),
+        (f'{HEAD}[tuning]\nmetric = "linear_probe_top1"\n[method.a]\n', "test images, which"),
+        (
+            'command = "probe linear"\n[fixed]\ndata = "demo"\n[tuning]\nmetric = "top1"\n'
+            '[method.a.tune]\nlayer = ["last", "-2"]\n',
+            "'top1' of `probe linear` is measured on test images",
+        ),
     ],
     ids=str,
 )

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from gtacli.config.study import Tuning
 from gtacli.errors import GtaError, UsageError
 from gtacli.runtime.ownership import owned
 from gtacli.study.clean import clean
 from gtacli.study.folder import State, StudyFolder
-from gtacli.study.states import StudyProgress
+from gtacli.study.states import StudyProgress, choose
 from gtacli.study.status import statuses
 
 from .conftest import STUDY, begin, finish, finish_all
@@ -34,6 +35,12 @@ def test_a_cell_waits_until_its_values_are_chosen_on_held_out_images(folder: Stu
     assert settings["lam"] == 0.01
     assert settings["seed"] == 0
     assert "hold_out" not in settings
+
+
+def test_of_a_loss_the_lowest_is_chosen() -> None:
+    tried = [({"lr": lr}, {"final_loss": loss}) for lr, loss in ((1.0, 0.5), (2.0, 0.3))]
+    assert choose(tried, Tuning(metric="final_loss")) == {"lr": 2.0}
+    assert choose(tried, Tuning(metric="final_loss", lower_is_better=False)) == {"lr": 1.0}
 
 
 def test_where_no_image_can_be_held_out_the_other_places_choose(folder: StudyFolder) -> None:

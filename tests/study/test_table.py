@@ -127,14 +127,86 @@ def test_another_metric_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert [row["method"] for row in drift["rows"]] == ["none", "gta"]  # not a metric among others
 
 
-def test_of_a_loss_the_lowest_is_the_best(progress: StudyProgress) -> None:
-    table = make_table(progress, metric="attention_drift")
-    assert table["rows"][1]["columns"]["15"]["best"]
+@pytest.mark.parametrize("metric", ["attention_drift", "recon"])
+def test_of_a_loss_the_lowest_is_the_best(metric: str, folder: StudyFolder) -> None:
+    finish_all(folder, lambda name: {metric: 1 - accuracy(name)["test_top1"], "val_top1": 0.5})
+    table = make_table(StudyProgress(folder), metric=metric)
+    assert [row["columns"]["15"]["best"] for row in table["rows"]] == [False, True]
+
+
+def test_repeats_of_one_measurement_are_no_evidence(folder: StudyFolder) -> None:
+    """Where no seed changes anything, a difference has no spread, and no test is possible."""
+    better = {"test_top1": 0.6, "val_top1": 0.5}
+    finish_all(folder, lambda n: better if n.startswith("gta") else {"test_top1": 0.5})
+    table = make_table(StudyProgress(folder))
+    for row in table["rows"]:
+        for entry in row["columns"].values():
+            assert entry is not None
+            assert (entry["p"], entry["best"]) == (None, False)
+    assert compare(StudyProgress(folder), "gta", "none")[0]["p"] is None
+
+
+def test_a_key_of_the_grid_may_have_lists_as_values(tmp_path: Path) -> None:
+    text = STUDY[: STUDY.index("[method")] + 'regularizer = [["none"], ["gta"]]\n'
+    folder = begin(tmp_path, text)
+    finish_all(folder, lambda name: {"test_top1": 0.5})
+    table = make_table(StudyProgress(folder))
+    assert [row["keys"] for row in table["rows"]] == [
+        {"regularizer": "none"}, {"regularizer": "gta"},
+    ]  # fmt: skip
+    by_list = make_table(StudyProgress(folder), rows="regularizer")
+    assert [row["method"] for row in by_list["rows"]] == ["none", "gta"]
+
+
+def test_a_row_of_a_method_with_a_grid_of_its_own_and_of_what_follows(tmp_path: Path) -> None:
+    text = (
+        STUDY
+        + """
+[method.none.grid]
+lr = [0.1, 0.2]
+[[then]]
+command = "probe knn"
+[row.features]
+method = "none"
+metric = "probe-knn:knn.20"
+"""
+    )
+    folder = begin(tmp_path, text)
+    finish_all(folder, lambda name: {"test_top1": 0.5, "knn": {"20": 0.3}})
+    table = make_table(StudyProgress(folder))
+    means = {row["method"]: row["columns"]["15"] for row in table["rows"]}
+    assert [*means] == [
+        "none lr=0.1", "features lr=0.1", "none lr=0.2", "features lr=0.2", "gta",
+    ]  # fmt: skip
+    entry = means["features lr=0.2"]
+    assert entry is not None
+    assert entry["mean"] == pytest.approx(0.3)
+
+
+def test_what_does_not_follow_is_named_with_what_does(tmp_path: Path) -> None:
+    folder = begin(tmp_path, STUDY + '[[then]]\ncommand = "probe knn"\n')
+    with pytest.raises(UsageError, match="did you mean 'probe-knn'"):
+        make_table(StudyProgress(folder), metric="prob-knn:knn.20")
+
+
+@pytest.mark.parametrize(
+    ("result", "metric"),
+    [
+        ({"n_train": 4, "knn": {"10": 0.4, "20": 0.3}}, "knn.20"),
+        ({"n_train": 4, "fewshot": {"linear": {"1": 0.4}}}, "fewshot.linear.1"),
+    ],
+)
+def test_the_main_metric_of_a_command_without_a_usual_one(
+    result: dict[str, object], metric: str, tmp_path: Path
+) -> None:
+    folder = begin(tmp_path, STUDY[: STUDY.index("[method.gta.tune]")])
+    finish_all(folder, lambda name: result)
+    assert make_table(StudyProgress(folder))["metric"] == metric
 
 
 def test_markdown_and_latex_mark_the_best_and_escape_names(progress: StudyProgress) -> None:
     table = make_table(progress)
-    assert "| gta | **61.0 ± 1.7 *** | 71.0 ± 2.0 |" in to_markdown(table)
+    assert r"| gta | **61.0 ± 1.7** \* | 71.0 ± 2.0 |" in to_markdown(table)
     latex = to_latex(table)
     assert r"sampling\_rate & 15 & 100 \\" in latex
     assert r"gta & \textbf{61.0 $\pm$ 1.7$^{*}$} & 71.0 $\pm$ 2.0 \\" in latex
@@ -180,7 +252,7 @@ def test_two_rows_are_compared_by_seed(progress: StudyProgress) -> None:
 
 
 def test_the_paired_t_test_of_equal_differences_and_of_one_pair() -> None:
-    assert paired_t([1, 2, 3], [0, 1, 2]).p == 0
+    assert np.isnan(paired_t([1, 2, 3], [0, 1, 2]).p)
     assert paired_t([1, 2, 3], [1, 2, 3]).p == 1
     assert np.isnan(paired_t([1], [2]).p)
     with pytest.raises(ValueError, match="no pairs"):

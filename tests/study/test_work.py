@@ -7,7 +7,9 @@ import pytest
 
 from gtacli.errors import UsageError
 from gtacli.runtime.ownership import owned
+from gtacli.study.code import code_digest
 from gtacli.study.folder import State, StudyFolder
+from gtacli.study.metrics import metric_of
 from gtacli.study.states import StudyProgress
 from gtacli.study.work import BUSY, CellTask, work
 
@@ -51,6 +53,45 @@ def test_a_summary_is_the_result_of_a_command_on_images(folder: StudyFolder) -> 
     record = folder.record(NONE)
     assert record is not None
     assert record.result == {"mean_iou": 0.4}
+
+
+def test_the_result_is_that_of_the_cells_own_model(folder: StudyFolder) -> None:
+    """A probe prints a line for each model, its own first (`compare`)."""
+    lines = [{"task": "knn", "model": name, "knn": {"20": k}} for name, k in (("a", 0.5), ("b", 1))]
+    work(folder.path, NONE, printing(*lines))
+    record = folder.record(NONE)
+    assert record is not None
+    assert record.result == lines[0]
+
+
+def test_the_result_on_several_datasets_has_all_of_them_and_their_mean(folder: StudyFolder) -> None:
+    lines = [
+        {"task": "transfer", "model": model, "data": data, "knn": k, "how": {"k": 20}}
+        for data, model, k in (("x/pets", "a", 0.5), ("x/pets", "b", 1), ("dtd.csv", "a", 0.7))
+    ]
+    work(folder.path, NONE, printing(*lines))
+    record = folder.record(NONE)
+    assert record is not None
+    assert record.result is not None
+    found = {k: record.result[k] for k in ("task", "model", "how", "knn")}
+    assert found == {"task": "transfer", "model": "a", "how": {"k": 20}, "knn": 0.6}
+    assert record.result["pets"] == lines[0]
+    assert metric_of(record.result, "dtd_csv.knn") == 0.7
+
+
+def test_the_code_is_that_which_has_computed_the_cell(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = code_digest()
+
+    def run(task: CellTask) -> tuple[int, str]:
+        monkeypatch.setattr("gtacli.study.work.code_digest", lambda: "of an update meanwhile")
+        return 0, '{"test_top1": 0.5}'
+
+    work(folder.path, NONE, run)
+    record = folder.record(NONE)
+    assert record is not None
+    assert record.code == before
 
 
 def test_what_was_chosen_is_run_and_recorded(folder: StudyFolder) -> None:
