@@ -109,7 +109,7 @@ def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[Ima
     """List the named images, and after them those of a dataset."""
     from gtacli.data.inputs import iter_images
     from gtacli.data.spec import find_stream
-    from gtacli.data.unlabeled import load_images
+    from gtacli.data.unlabeled import load_with_labels
     from gtacli.inference.embeddings import sources_in, sources_in_stream, sources_of
 
     named = sources_of(iter_images(images, sys.stdin.buffer, null) if images else iter(()))
@@ -118,7 +118,7 @@ def _sources(config: EmbedConfig, images: list[str], null: bool) -> Iterator[Ima
     stream = find_stream(config.data)
     if stream is not None:
         return chain(named, sources_in_stream(stream))
-    return chain(named, sources_in(load_images(config.data, every_split=True)))
+    return chain(named, sources_in(load_with_labels(config.data)))
 
 
 def _extractor(config: EmbedConfig) -> FeatureExtractor:

@@ -16,6 +16,7 @@ from gtacli.cli.lazy import new_app
 from gtacli.cli.options import Images, NullSeparated, config_command
 from gtacli.config.predict import PredictConfig
 from gtacli.errors import UsageError
+from gtacli.runtime.paths import user_path
 
 if TYPE_CHECKING:
     from gtacli.inference.calibrated import RunCalibration
@@ -96,7 +97,7 @@ class _Source(NamedTuple):
 
 def is_onnx(spec: str) -> bool:
     """Return whether a model spec names an ONNX file, which is run without torch."""
-    return spec.lower().endswith(".onnx") and not os.path.isdir(spec)
+    return spec.lower().endswith(".onnx") and not os.path.isdir(user_path(spec))
 
 
 def _from_onnx(config: PredictConfig) -> _Source:
@@ -107,7 +108,7 @@ def _from_onnx(config: PredictConfig) -> _Source:
             text = f"an ONNX file is run on the CPU in fp32; {' and '.join(works)} work"
             raise UsageError(text, option=key)
     assert config.model is not None
-    model = OnnxModel(Path(config.model))
+    model = OnnxModel(user_path(config.model))
     threshold = _threshold(config, model.card.multi_label, model.card.label_threshold)
     sure_from = config.unsure
     if sure_from == "auto":

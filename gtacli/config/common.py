@@ -22,12 +22,13 @@ from gtacli.config.base import StrictModel
 from gtacli.config.option import option
 from gtacli.config.values import Level, Rank, Tree, merge, plain, tree_of
 from gtacli.registry import Registry
+from gtacli.runtime.paths import user_path
 
 MERGED = "merged"
 """The validation context of values that `CommandConfig.merge_levels` has merged."""
 
 # A path, which a recipe writes as text.
-FilePath = Annotated[Path, Field(strict=False)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(user_path)]
 
 
 def _read_size(value: object) -> object:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gtacli.config.base import did_you_mean
+from gtacli.config.recorded import from_folder
 from gtacli.errors import UsageError
 from gtacli.runtime.regular import read_regular_text
 from gtacli.runtime.run_files import RECORD_FILE
@@ -105,30 +106,10 @@ class RunRecipe(Recipe):
                 config[key] = value
         began = record.get("folder")
         return {
-            key: _from_folder(value, Path(began)) if isinstance(began, str) else value
+            key: from_folder(value, began)
             for key, value in config.items()
             if value is not None and key not in _OF_THE_CALL
         }
-
-
-def _from_folder(value: Any, began: Path) -> Any:
-    """Return an option's value; a relative path that exists where the run began is made absolute.
-
-    Args:
-        value: a path, or ends in one: ARCH@FILE, NAME:ROOT.
-        began: the working folder of the run.
-    """
-    if not isinstance(value, str):
-        return value
-    for separator in ("", "@", ":"):
-        before, _, path = ("", "", value) if not separator else value.rpartition(separator)
-        try:
-            known = path and not Path(path).is_absolute() and os.path.exists(began / path)
-        except (OSError, ValueError):  # too long for a path
-            known = False
-        if known:
-            return f"{before}{separator}{began / path}"
-    return value
 
 
 def is_study(values: Mapping[str, Any]) -> bool:

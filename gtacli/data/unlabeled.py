@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from gtacli.data.base import NO_CLASS, SPLIT_NAMES, ImageDataset, Record
 from gtacli.data.readers.folder import describe_passed
 from gtacli.data.readers.published import require_images
 from gtacli.data.readers.split_folders import find_splits
-from gtacli.data.readers.table import Csv
+from gtacli.data.readers.table import Csv, has_tables, split_spec
 from gtacli.data.spec import (
     find_family,
     is_plain_folder,
     is_table_spec,
+    load_dataset,
     log_left_out,
     read_dataset,
 )
@@ -23,7 +25,7 @@ from gtacli.runtime.collection import without_collection
 from gtacli.runtime.paths import user_path
 
 log = logging.getLogger(__name__)
-_TABLE = "csv:"
+_TABLE, _FOLDER = "csv:", "folder:"
 
 
 def load_images(spec: str, every_split: bool = False) -> ImageDataset:
@@ -46,12 +48,20 @@ def load_images(spec: str, every_split: bool = False) -> ImageDataset:
     return dataset
 
 
+def load_with_labels(spec: str) -> ImageDataset:
+    """Load a dataset with its labels; without them, as `load_images` does, where it has none."""
+    try:
+        return load_dataset(spec)
+    except GtaError:
+        return load_images(spec, every_split=True)
+
+
 @without_collection()
 def read_images(spec: str, every_split: bool = False) -> ImageDataset:
     """Like `load_images`, but do not check that the images of a published dataset exist."""
-    table = spec.removeprefix(_TABLE)
-    if is_table_spec(table):
-        return Csv().images(user_path(table))
+    tables = _tables(spec)
+    if tables is not None:
+        return _told(spec, Csv().images(tables))
     try:
         return read_dataset(spec)
     except GtaError as error:
@@ -59,10 +69,28 @@ def read_images(spec: str, every_split: bool = False) -> ImageDataset:
         if found is None:
             raise
         flat = all("/" not in r.key.removeprefix("train/") for _, r in found.records())
-        why = "" if flat else f" ({error})"
-        count = sum(map(len, found.splits.values()))
+        return _told(spec, found, "" if flat else f" ({error})")
+
+
+def _told(spec: str, found: ImageDataset, why: str = "") -> ImageDataset:
+    if found.classes == NO_CLASS:
+        count = sum(1 for _ in found.records())
         log.info("%s: %d images, without labels%s", spec, count, why)
-        return found
+    return found
+
+
+def _tables(spec: str) -> Path | None:
+    """Return what names tables in a spec: files, or a folder with some; None without any."""
+    if spec.startswith(_TABLE):
+        return user_path(spec.removeprefix(_TABLE))
+    if is_table_spec(spec):
+        return user_path(spec)
+    spec = spec.removeprefix(_FOLDER)
+    folder, columns = split_spec(spec)
+    if not os.path.isdir(user_path(folder)):
+        return None
+    listed = is_plain_folder(folder) and has_tables(user_path(folder), needs_label=False)
+    return user_path(spec) if columns or listed else None
 
 
 def _without_labels(spec: str, every_split: bool) -> ImageDataset | None:
@@ -72,6 +100,7 @@ def _without_labels(spec: str, every_split: bool) -> ImageDataset | None:
             return family.images(spec.partition("/")[2], every_split)
         except GtaError:
             return None
+    spec = spec.removeprefix(_FOLDER)
     return _images_in_folder(user_path(spec), every_split) if is_plain_folder(spec) else None
 
 

@@ -56,6 +56,16 @@ def reading_as(bands: str | None, value_range: str | None) -> Iterator[None]:
                 os.environ[name] = before[name]
 
 
+@contextmanager
+def reading_by_default(bands: str | None, value_range: str | None) -> Iterator[None]:
+    """Like `reading_as`, where neither an option nor the environment has set it already."""
+    with reading_as(
+        None if "GTA_BANDS" in os.environ else bands,
+        None if "GTA_VALUE_RANGE" in os.environ else value_range,
+    ):
+        yield
+
+
 def reading() -> str:
     """Return what is set, at most 64 bytes: part of the key of all that is cached of images."""
     text = f"{os.environ.get('GTA_BANDS', '')} {os.environ.get('GTA_VALUE_RANGE', '')}".strip()

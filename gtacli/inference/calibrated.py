@@ -10,6 +10,7 @@ from pydantic import Field
 from gtacli.config.base import StrictModel, read_content
 from gtacli.errors import GtaError
 from gtacli.runtime.atomic import to_json, write_atomic
+from gtacli.runtime.paths import user_path
 from gtacli.runtime.run_files import CALIBRATION_FILE
 from gtacli.runtime.strict_json import read_json, reason_of
 
@@ -82,7 +83,7 @@ def read_calibration(spec: str) -> RunCalibration | None:
 
     Raises GtaError for a damaged file.
     """
-    path = Path(spec) / CALIBRATION_FILE
+    path = user_path(spec) / CALIBRATION_FILE
     try:
         found: RunCalibration = read_content(RunCalibration, read_json(path), as_json=True)
     except (FileNotFoundError, NotADirectoryError):

@@ -12,6 +12,7 @@ from gtacli.data.learnable import without_unseen
 from gtacli.data.spec import load_dataset
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
+from gtacli.images.depth import reading_by_default
 from gtacli.models.loading import load_model
 from gtacli.report.predictions import (
     IMAGES_OF,
@@ -61,11 +62,11 @@ class RunEvaluator:
 
     def __init__(self, predictor: Predictor, notes: Notes, progress: ReportProgress) -> None:
         self.predictor, self.notes, self.progress = predictor, notes, progress
-        self._datasets: dict[tuple[str, bool], tuple[ImageDataset, str] | None] = {}
+        self._datasets: dict[tuple[str, bool, bool], tuple[ImageDataset, str] | None] = {}
 
     def load_dataset(self, run: ReportRun) -> tuple[ImageDataset, str] | None:
         """Return the run's dataset and its fingerprint; None if it cannot be read."""
-        spec = run.config.get("data")
+        spec = run.setting("data")
         if not isinstance(spec, str):
             self.notes.add(f"{run.name}: its run.json does not name its dataset")
             return None
@@ -75,11 +76,12 @@ class RunEvaluator:
             )
             return None
         several = bool(run.config.get("multi_label"))
-        key = (spec, several)
+        unlabeled = run.command == "pretrain"
+        key = (spec, several, unlabeled)
         if key not in self._datasets:
             self._datasets[key] = None
             try:
-                read = load_dataset(spec, several) if several else load_images(spec)
+                read = load_images(spec) if unlabeled else load_dataset(spec, several)
                 dataset = without_unseen(read, quiet=True)
                 self._datasets[key] = dataset, dataset.fingerprint()
             except GtaError as error:
@@ -99,14 +101,16 @@ class RunEvaluator:
         if loaded is None:
             return None
         dataset, fingerprint = loaded
+        deep = run.config.get("bands"), run.config.get("value_range")
         try:
             records = find_images_of(run, dataset, part)
             compute = self.predictor.compute_of(run)
-            digest = hash_inputs(run, fingerprint, compute.precision)
-            predictions = load_predictions(run, digest, records, len(dataset.classes))
-            if predictions is None:
-                predictions = self._predict(run, label, dataset, records, compute)
-                save_predictions(run, digest, predictions)
+            with reading_by_default(*deep):
+                digest = hash_inputs(run, fingerprint, compute.precision)
+                predictions = load_predictions(run, digest, records, len(dataset.classes))
+                if predictions is None:
+                    predictions = self._predict(run, label, dataset, records, compute)
+                    save_predictions(run, digest, predictions)
         except GtaError as error:
             self.notes.add(f"{run.name}: no predictions on its {IMAGES_OF[part]} ({error})")
             return None

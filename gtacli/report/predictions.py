@@ -17,6 +17,7 @@ from gtacli.data.base import ImageDataset, Record
 from gtacli.data.loader import make_loader
 from gtacli.data.store import ImageStore
 from gtacli.errors import GtaError
+from gtacli.images.depth import reading
 from gtacli.models.loading import LoadedModel
 from gtacli.report.attention import eval_transform, prepare_network
 from gtacli.report.run_folders import ReportRun
@@ -148,8 +149,8 @@ class Predictor:
 
 
 def hash_inputs(run: ReportRun, fingerprint: str, precision: str) -> str:
-    """Hash the run's weights, the dataset's fingerprint, and the precision of the predictions."""
-    digest = hashlib.sha256(fingerprint.encode())
+    """Hash the run's weights, the dataset's fingerprint, and how images are read and computed."""
+    digest = hashlib.sha256(fingerprint.encode() + reading().encode())
     if precision != "fp32":
         digest.update(precision.encode())
     with open_regular(run.path / WEIGHTS_FILE) as file:

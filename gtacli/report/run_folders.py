@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gtacli.config.recorded import from_folder
 from gtacli.errors import GtaError
 from gtacli.report.run_schema import (
     MetricsRow,
@@ -57,6 +58,10 @@ class ReportRun:
     @property
     def config(self) -> dict[str, Any]:
         return self.section("config")
+
+    def setting(self, key: str) -> Any:
+        """Return a setting; a relative path in it is that of the folder where the run began."""
+        return from_folder(self.config.get(key), self.record.get("folder"))
 
     @property
     def command_line(self) -> str:

@@ -101,6 +101,8 @@ class _Config(_Part):
     teacher: str | None = None
     mask: str | None = None
     shuffle_maps: bool | None = None
+    bands: str | None = None
+    value_range: str | None = None
 
 
 class RunRecord(_Part):
@@ -114,6 +116,7 @@ class RunRecord(_Part):
     argv: list[str] | None = None
     platform: str | None = None
     threads: Count | None = None
+    folder: str | None = None
 
 
 class _Comparison(_Part):

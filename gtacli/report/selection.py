@@ -122,7 +122,7 @@ def _select_sources(runs: Sequence[ReportRun]) -> Iterator[SelectedModel]:
             pixels = None if size is None else TypeAdapter(ImageSize).validate_python(size)
             is_model = config.get("source") in (None, config.get("model"))
             init = config.get("init") if is_model else None
-            spec = config.get("source") or config["model"]
+            spec = run.setting("source") or run.setting("model")
             sources.setdefault((spec, pixels, init, untrained, config.get("patch_size")), run)
     for (spec, pixels, init, untrained, patch_size), run in sources.items():
         label = "source" if len(sources) == 1 else f"source {Path(init or spec).name}"

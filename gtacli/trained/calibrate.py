@@ -20,6 +20,7 @@ from gtacli.config.calibrate import CalibrateConfig
 from gtacli.data.base import ImageDataset, Record
 from gtacli.data.spec import load_dataset
 from gtacli.errors import UsageError
+from gtacli.images.depth import reading_by_default
 from gtacli.inference.calibrated import (
     LabelThreshold,
     Reliability,
@@ -52,7 +53,12 @@ def calibrate(config: CalibrateConfig, path: Path, compute: Compute) -> Calibrat
     Raises UsageError for a run that has held out no image, GtaError for an unreadable one.
     """
     run = read_run(path)
-    several = run.config.multi_label
+    with reading_by_default(run.config.bands, run.config.value_range):
+        return _calibrate(config, run, compute)
+
+
+def _calibrate(config: CalibrateConfig, run: TrainedRun, compute: Compute) -> CalibrateSummary:
+    path, several = run.path, run.config.multi_label
     if several and "accuracy" in config.model_fields_set:
         text = "is for one class per image; those of this run have any number of labels"
         raise UsageError(text, option="accuracy")

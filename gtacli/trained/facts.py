@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import attention, has_cls
 from gtacli.rendering.heatmap import overlay_map, resize_map, value_range
 from gtacli.rendering.sheet import SheetRow, draw_sheet
+from gtacli.runtime.paths import user_path
 from gtacli.runtime.run_files import RECORD_FILE
 from gtacli.trained.runs import SummaryFile, read_run
 
@@ -36,9 +37,9 @@ def read_facts(
     Raises GtaError for a damaged run folder.
     """
     picture = _draw(model, images) if has_cls(model.model) else None
-    if not os.path.isfile(Path(spec) / RECORD_FILE):
+    if not os.path.isfile(user_path(spec) / RECORD_FILE):
         return Facts(start=_last(spec), license=license_name, picture=picture)
-    run = read_run(Path(spec))
+    run = read_run(user_path(spec))
     return Facts(
         data=_last(run.config.data or ""),
         start=_last(run.config.model or ""),

@@ -28,6 +28,7 @@ from gtacli.data.store import CacheMode, ImageStore
 from gtacli.errors import UsageError
 from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.source_average import choose_alpha, mean_of, start_weights
+from gtacli.images.depth import reading_by_default
 from gtacli.models.card import read_card
 from gtacli.models.loading import LoadedModel, load_model
 from gtacli.models.metadata import model_metadata
@@ -50,8 +51,15 @@ def merge(
 
     Raises UsageError for runs that cannot be averaged, GtaError for unreadable ones.
     """
-    began = perf_counter()
     runs = [read_run(path) for path in paths]
+    with reading_by_default(runs[0].config.bands, runs[0].config.value_range):
+        return _merge(config, runs, folder, compute)
+
+
+def _merge(
+    config: MergeConfig, runs: Sequence[TrainedRun], folder: RunFolder, compute: Compute
+) -> MergeSummary:
+    began = perf_counter()
     first = runs[0]
     _, header = first.weights()
     card = read_card(header, str(first.path))

@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from gtacli.config.base import StrictModel, read_content
+from gtacli.config.recorded import from_folder
 from gtacli.data.base import NO_LABEL, ImageDataset, Record
 from gtacli.data.labels import multi_hot
 from gtacli.errors import GtaError, UsageError
@@ -35,6 +36,8 @@ class RunConfig(_RunPart):
     multi_label: bool = False
     refit: bool = False
     precision: str = "auto"
+    bands: str | None = None
+    value_range: str | None = None
 
 
 class RunFile(_RunPart):
@@ -43,6 +46,7 @@ class RunFile(_RunPart):
     command: str = ""
     config: RunConfig = RunConfig()
     precision: str | None = None
+    folder: str | None = None
 
 
 class SplitFile(_RunPart):
@@ -100,7 +104,11 @@ def read_run(path: Path) -> TrainedRun:
     split = _read(SplitFile, path / "split.json")
     summary = _read(SummaryFile, path / "summary.json")
     precision = record.precision or record.config.precision
-    return TrainedRun(path, record.config, split, summary, precision, record.command)
+    paths = {key: getattr(record.config, key) for key in ("model", "source", "data")}
+    config = record.config.model_copy(
+        update={key: from_folder(value, record.folder) for key, value in paths.items()}
+    )
+    return TrainedRun(path, config, split, summary, precision, record.command)
 
 
 def _read(kind: type[Any], path: Path) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gtacli.data.unlabeled import has_labels, load_images
+from gtacli.data.unlabeled import has_labels, load_images, load_with_labels
 from gtacli.errors import GtaError
 from gtacli.images.decode import decode
 
@@ -128,3 +128,38 @@ def test_a_table_by_the_name_of_its_reader(tmp_path: Path, make_image: MakeImage
     make_image(tmp_path / "a.png")
     (tmp_path / "images.csv").write_text("path\na.png\n")
     assert len(load_images(f"csv:{tmp_path / 'images.csv'}")["train"]) == 1
+
+
+@pytest.mark.parametrize("name", ["train.csv", "all.csv"])
+@pytest.mark.parametrize("spec", ["{}", "folder:{}", "csv:{}", "{}?image=image,mask=mask"])
+def test_a_folder_with_a_table_without_labels(
+    spec: str, name: str, tmp_path: Path, make_image: MakeImage
+) -> None:
+    """Its masks are no images, and two folders are no classes."""
+    for path in ("images/a.png", "masks/a.png", "images/b.png", "masks/b.png"):
+        make_image(tmp_path / path)
+    rows = ["image,mask", "images/a.png,masks/a.png", "images/b.png,masks/b.png"]
+    (tmp_path / name).write_text("\n".join(rows))
+    data = load_images(spec.format(tmp_path), every_split=True)
+    assert [(r.key, Path(str(r.mask)).name) for _, r in data.records()] == [
+        ("images/a.png", "a.png"), ("images/b.png", "b.png"),
+    ]  # fmt: skip
+    assert not has_labels(data)
+
+
+def test_a_folder_by_the_name_of_its_reader(tmp_path: Path, make_image: MakeImage) -> None:
+    make_image(tmp_path / "a.png")
+    assert [r.key for _, r in load_images(f"folder:{tmp_path}").records()] == ["a.png"]
+
+
+def test_labels_are_kept_where_one_is_missing(
+    tmp_path: Path, make_image: MakeImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        make_image(tmp_path / name)
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\na.png,cat\nb.png,\nc.png,dog\n")
+    assert load_with_labels(str(table)).classes == ("cat", "dog")
+    assert "left out: 1 row" in caplog.text
+    table.write_text("path\na.png\n")
+    assert not has_labels(load_with_labels(str(table)))

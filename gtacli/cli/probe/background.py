@@ -91,7 +91,7 @@ def background(
 
 def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> VariantSource:
     from gtacli.data.inputs import iter_images
-    from gtacli.data.unlabeled import load_images
+    from gtacli.data.unlabeled import load_with_labels
     from gtacli.probing.backgrounds.sources import FolderVariants, MaskedImageVariants
     from gtacli.probing.backgrounds.variants import ImageScenes
 
@@ -111,7 +111,7 @@ def _source(config: BackgroundProbeConfig, images: list[str], null: bool) -> Var
             raise UsageError("is for images or `data`; `variants` needs no masks", option="masks")
         return FolderVariants(config.variants)
     if config.data is not None:
-        scenes, backgrounds, classes = _scenes(config, load_images(config.data, every_split=True))
+        scenes, backgrounds, classes = _scenes(config, load_with_labels(config.data))
         return MaskedImageVariants(scenes, classes, backgrounds, config.seed)
     if config.masks is None:
         raise UsageError("name the folder of the images' masks", option="masks")

@@ -57,8 +57,11 @@ log = logging.getLogger(__name__)
 _FILES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-def has_tables(folder: Path) -> bool:
-    """Return whether `folder` has tables of labeled images and no folders of classes.
+def has_tables(folder: Path, needs_label: bool = True) -> bool:
+    """Return whether `folder` has tables of images and no folders of classes.
+
+    Args:
+        needs_label: whether the images must have labels; else masks or splits will do, too.
 
     These are `train.csv`, or `metadata.csv` in it or in the folders of its splits, or the only
     table beside images without class folders, in it or in each of its splits.
@@ -67,27 +70,28 @@ def has_tables(folder: Path) -> bool:
         if SPLIT_NAMES.get(one.name.lower()) == "train" and has_class_folders(one):
             return False
     try:
-        tables = _sources(folder)
+        tables = _sources(folder, needs_label=needs_label)
         stems = [table.stem.lower() for table in tables]
         trains = any(SPLIT_NAMES.get(stem, "train") == "train" for stem in stems)
-        return trains and any(_has_header(table) for table in tables)
+        return trains and any(_has_header(table, needs_label=needs_label) for table in tables)
     except GtaError:
         return False
 
 
-def _only_table(folder: Path, several: bool = False) -> list[Path]:
-    """Return the only table of labeled images in a folder that has no class folders."""
+def _only_table(folder: Path, several: bool, needs_label: bool) -> list[Path]:
+    """Return the only table of images in a folder that has no class folders."""
     filled = [one for one in list_subfolders(folder) if has_images(one)]
     loose = [one for one in filled if split_in_name(one.name) is None]
-    if len(loose) > 1 or any(map(has_class_folders, filled)):
+    # Without labels two of them are images and masks rather than classes.
+    if (len(loose) > 1 and needs_label) or any(map(has_class_folders, filled)):
         return []
-    tables = [table for table in list_tables(folder) if _has_header(table, several)]
+    tables = [table for table in list_tables(folder) if _has_header(table, several, needs_label)]
     return tables if len(tables) == 1 else []
 
 
-def _has_header(table: Path, several: bool = False) -> bool:
+def _has_header(table: Path, several: bool = False, needs_label: bool = True) -> bool:
     rows = read_head(table) if is_text(table) else read_rows(table)
-    return has_header(rows, several)
+    return has_header(rows, several, needs_label)
 
 
 class Csv(DatasetReader):
@@ -130,7 +134,7 @@ def _read(root: Path, needs_label: bool, several: bool = False) -> ImageDataset:
     """Read the tables; without the label column all images are in a single class."""
     spec, named = split_spec(str(root))
     root = Path(spec)
-    sources = _sources(root, several)
+    sources = _sources(root, several, needs_label)
     tables = [read_table(source, named, needs_label, several) for source in sources]
     # An image has the same key in all tables.
     top = Path(os.path.commonpath([source.parent.absolute() for source in sources]))
@@ -192,13 +196,15 @@ def _find_unlisted(root: Path, listed: Sequence[TableEntry]) -> Iterator[LeftOut
         yield LeftOut("images", "listed in no table", tuple(relative_keys(images, root)))
 
 
-def _sources(root: Path, several: bool = False) -> list[Path]:
+def _sources(root: Path, several: bool = False, needs_label: bool = True) -> list[Path]:
     if os.path.isdir(root):
         found = [*_named(root, [*SPLIT_NAMES])] or [*_named(root, ["metadata"])]
         for folder in () if found else list_subfolders(root):
             if split_in_name(folder.name):
-                found += [*_named(folder, ["metadata"])] or _only_table(folder, several)
-        found = found or _only_table(root, several)
+                found += [*_named(folder, ["metadata"])] or _only_table(
+                    folder, several, needs_label
+                )
+        found = found or _only_table(root, several, needs_label)
         if not found:
             raise GtaError(f"{root} contains no train.csv")
         return found

@@ -112,16 +112,19 @@ def is_label(name: str) -> bool:
     return plain_name(name) in NAMES["label"]
 
 
-def has_header(rows: Sequence[Row], several: bool = False) -> bool:
+def has_header(rows: Sequence[Row], several: bool = False, needs_label: bool = True) -> bool:
     """Return whether the first row of a table names a column of images, and labels or classes.
 
     Args:
         several: whether an image has any number of labels.
+        needs_label: whether there must be labels; else masks or splits will do, too.
     """
     names = [plain_name(cell) for cell in rows[0].cells] if rows else []
     image = next((column for column, name in enumerate(names) if name in NAMES["image"]), None)
     if image is None:
         return False
+    if not needs_label and not {*names}.isdisjoint({*NAMES["mask"], *NAMES["split"]}):
+        return True
     if several:
         known = {*NAMES["label"], *SEVERAL}
         return not known.isdisjoint(names) or find_binary(rows, image) is not None
