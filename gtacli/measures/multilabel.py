@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BLOCK = 1 << 22
+"""Numbers of a matrix at a time."""
+
 THRESHOLD = 0.5
 """Probability from which on a class is predicted: it is then more likely present than absent."""
 
@@ -101,10 +104,22 @@ def map_interval(
     Images are drawn with replacement, all classes with the same ones. A class that no drawn image
     has does not count in that draw.
     """
-    n = len(labels)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
-    weights = torch.from_numpy(drawn).double()  # (draws, N)
-    total, counted = torch.zeros(draws, dtype=torch.float64), torch.zeros(draws)
+    n, rng = len(labels), np.random.default_rng(seed)
+    step = max(1, _BLOCK // max(1, n))
+    means = []
+    for start in range(0, draws, step):
+        drawn = rng.multinomial(n, np.full(n, 1 / n), min(step, draws - start))
+        means.append(_drawn_maps(logits, labels, torch.from_numpy(drawn).double()))
+    found = torch.cat(means)
+    if not len(found):
+        return None
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return torch.quantile(found, ends).tolist()
+
+
+def _drawn_maps(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the mAP of each draw that has an image with a label; weights: (draws, N) counts."""
+    total, counted = torch.zeros(len(weights), dtype=torch.float64), torch.zeros(len(weights))
     for scores, truth in zip(logits.T, labels.T, strict=True):
         if not truth.any():
             continue
@@ -115,10 +130,7 @@ def map_interval(
         images = hits.sum(1)
         total += (hits * precision).sum(1) / images.clamp_min(1)
         counted += images > 0
-    if not counted.any():
-        return None
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    return torch.quantile((total / counted)[counted > 0], ends).tolist()
+    return (total / counted)[counted > 0]
 
 
 def ranking_precision(scores: Tensor, labels: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class FaithfulnessProbe:
     ) -> None:
         network = model.model.eval().requires_grad_(False).to(compute.device)
         check_classifier(network, "predicted", "faithfulness", "model", hint="it has no answer")
+        self.model = model
         self.methods, self.fill, self.compute = dict(kinds), fill, compute
         self.names = [*kinds, *CONTROLS]
         self.grid = model.grid
@@ -182,7 +183,7 @@ class FaithfulnessProbe:
     def _probability(self, images: Tensor, classes: Tensor) -> Tensor:
         with self.compute.autocast():
             logits = self._scorer(images)
-        return logits.float().softmax(-1).gather(1, classes)[:, 0]
+        return self.model.probabilities(logits.float()).gather(1, classes)[:, 0]
 
 
 def _random_map(pixels: Tensor, grid: tuple[int, int]) -> Tensor:

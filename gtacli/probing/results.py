@@ -191,7 +191,8 @@ class TransferResult(FeatureLine):
     linear_interval: NotRequired[_Interval]
     chosen: NotRequired[
         Annotated[
-            dict[str, object], Doc("chosen_on, solver, c, lr and heads of `gta probe linear`")
+            dict[str, object],
+            Doc("features, layer, chosen_on, solver, c, lr and heads of `gta probe linear`"),
         ]
     ]
 

@@ -100,8 +100,10 @@ def test_precision_of_rankings(seed: int) -> None:
         assert float(found.mean()) == pytest.approx(float(theirs), abs=1e-6)
 
 
-def test_the_interval_is_that_of_drawn_images() -> None:
+@pytest.mark.parametrize("block", [1 << 22, 30 * 7, 1])
+def test_the_interval_is_that_of_drawn_images(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the metric on repeated images, of the same draws; ties aside."""
+    monkeypatch.setattr("gtacli.measures.multilabel._BLOCK", block)  # draws at a time
     generator = torch.Generator().manual_seed(3)
     labels = (torch.rand(30, 4, generator=generator) < 0.3).float()
     logits = labels + torch.randn(30, 4, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +92,17 @@ def test_a_map_of_what_the_answer_rests_on_beats_its_opposite(
     test, mirrored = right["against"]["wrong"]["gap"], wrong["against"]["right"]["gap"]
     assert test["difference"] == pytest.approx(2 * right["gap"], abs=1e-3)
     assert (mirrored["low"], mirrored["high"]) == (-test["high"], -test["low"])
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((64, 64, 3), 140, np.uint8)).save(tmp_path / "gray.png")
+    probe = probe_of(replace(model, multi_label=True))
+    list(probe.run([InputImage(str(tmp_path / "gray.png"), tmp_path / "gray.png")]))
+    logit = (140 / 255 - 0.5) / 0.5 * 20  # of the network, whose input is normalized so
+    curve = cast(Any, probe.results()[0])["insertion_curve"]
+    assert curve[-1] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)  # softmax: 0.98
 
 
 def test_batches_and_threads_change_nothing(model: LoadedModel, images: list[InputImage]) -> None:

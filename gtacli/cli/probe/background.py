@@ -55,6 +55,7 @@ def background(
     from gtacli.models import load_model
     from gtacli.models.register_search import with_registers
     from gtacli.probing.backgrounds.probe import BackgroundProbe
+    from gtacli.probing.backgrounds.sources import MaskedImageVariants
     from gtacli.runtime.distribution import ALONE
 
     compute = start_compute(config)
@@ -80,6 +81,8 @@ def background(
         total=None if call.dry_run else source.max_variants,
         size=lambda count: count,
     )
+    if isinstance(source, MaskedImageVariants) and (alone := source.without_own_background()):
+        log.warning("no image of %s has a background for mixed-same", ", ".join(alone))
     if probe.skipped:
         log.info("skipped %d images without an object and a background beside it", probe.skipped)
     results = _results(config, specs, probe, round(perf_counter() - start, 2))
@@ -148,13 +151,21 @@ def _class_map(
 ) -> ClassMap | None:
     """Map a model's outputs to the images' classes; None if it does not know them."""
     from gtacli.inference.predict import has_classifier
-    from gtacli.probing.class_map import count_outputs, match_outputs, read_class_map
+    from gtacli.probing.class_map import (
+        count_outputs,
+        match_outputs,
+        output_names,
+        read_class_map,
+    )
 
     if not classes:
         return None
     if not has_classifier(model):
         log.info("%s has no classifier: no accuracies of it", model.spec)
         return None
+    # Names say which class an output is, the mapping does too, and the number of outputs does not.
+    if config.mapping is not None and not output_names(model):
+        return read_class_map(model, config.mapping, classes)
     found = match_outputs(model, classes)
     if found is not None:
         return found

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gtacli.probing.features.evaluation import ProbeData, ProbeResult, Splits
     from gtacli.probing.features.parts import AtWork, HandOut
     from gtacli.runtime.devices import Compute
+    from gtacli.runtime.distribution import Processes
     from gtacli.runtime.run_folder import RunFolder
 
     Measure = Callable[[ProbeData, LoadedModel], ProbeResult]
@@ -74,12 +75,14 @@ def measure_models(
     measure: Measure,
     note: Callable[[dict[str, Any]], str | None] = lambda result: None,
     read_splits: Callable[[str], Splits] | None = None,
+    processes: Processes | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Measure `model` and every `compare` on `data`.
 
     Args:
         note: returns a line for the log.
         read_splits: reads `data`; default: as a labeled dataset.
+        processes: share the extraction; None: those that torchrun has started join for it.
 
     Returns: a result per model, none where this command extracts one part of the features, and the
     images that could not be read, with the reason.
@@ -92,7 +95,7 @@ def measure_models(
 
     task = call.command.split()[-1]
     config = with_model(config, config.data)
-    with _open_probe(config, call, task, read_splits) as (data, folder):
+    with _open_probe(config, call, task, read_splits, processes) as (data, folder):
         assert config.model is not None
         specs = [config.model, *config.compare]
         found: list[ProbeResult] = []
@@ -139,6 +142,7 @@ def _open_probe(
     call: Call,
     task: str,
     read_splits: Callable[[str], Splits] | None = None,
+    processes: Processes | None = None,
 ) -> Iterator[tuple[ProbeData, RunFolder]]:
     """Check the config, read the data and open the run folder, before any model is loaded."""
     if config.data is None:
@@ -150,7 +154,8 @@ def _open_probe(
     from gtacli.runtime.distribution import join_processes
 
     with ExitStack() as stack:
-        processes = stack.enter_context(join_processes())
+        if processes is None:
+            processes = stack.enter_context(join_processes())
         compute = start_compute(config).frozen
         if read_splits:
             splits = read_splits(config.data)

@@ -36,7 +36,7 @@ def transfer(config: TransferProbeConfig, call: Call) -> int:
     from gtacli.data.spec import load_dataset
     from gtacli.models.names import short_names
     from gtacli.probing.features.evaluation import make_splits
-    from gtacli.runtime.distribution import ALONE
+    from gtacli.runtime.distribution import join_processes
     from gtacli.runtime.run_folder import RunFolder, default_out
 
     for data in config.data:  # report what is wrong before any model is loaded
@@ -45,19 +45,22 @@ def transfer(config: TransferProbeConfig, call: Call) -> int:
     def measure(data: ProbeData, model: LoadedModel) -> ProbeResult:
         from gtacli.probing.transfer import transfer
 
-        return transfer(data, model, config.k, config.linear)
+        return transfer(data, model, config.k, config.linear, config.chooses_features)
 
-    out = config.out or default_out("probe-transfer", call.dry_run)
-    call.own(RunFolder(out, call.dry_run))
-    cache = config.cache or (SHARED if config.out is None else out / FEATURES)
     results: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for data in config.data:
-        found, failed = measure_models(config.for_dataset(data, out, cache), call, measure)
-        results += found
-        skipped |= {f"{data}: {key}": reason for key, reason in failed.items()}
-    # Overwrites run.json with the user's config.
-    open_folder(config.model_copy(update={"out": out}), call, "transfer", ALONE)
+    with join_processes() as processes:
+        named = config.out
+        out = named or processes.run_on_main(lambda: default_out("probe-transfer", call.dry_run))
+        call.own(RunFolder(out, call.dry_run, processes))
+        cache = config.cache or (SHARED if named is None else out / FEATURES)
+        for data in config.data:
+            one = config.for_dataset(data, out, cache)
+            found, failed = measure_models(one, call, measure, processes=processes)
+            results += found
+            skipped |= {f"{data}: {key}": reason for key, reason in failed.items()}
+        # Overwrites run.json with the user's config.
+        open_folder(config.model_copy(update={"out": out}), call, "transfer", processes)
 
     def show() -> None:
         specs = list(dict.fromkeys(result["model"] for result in results))

@@ -75,6 +75,12 @@ class LinearProbeConfig(ExtractingProbeConfig):
     )
 
     @model_validator(mode="after")
+    def _check_layer(self) -> LinearProbeConfig:
+        if self.features == "all" and self.layer != "last":
+            raise ValueError("`layer` needs `features` (cls, mean, cls+mean): all chooses blocks")
+        return self
+
+    @model_validator(mode="after")
     def _check_protocol(self) -> LinearProbeConfig:
         if self.protocol == "mae" and self.lr is not None and len(self.lr) > 1:
             raise ValueError("`protocol=mae` has one learning rate, `lr` gives several")

@@ -91,11 +91,13 @@ def compare_predictions(
     if all(gaps):
         found["bg_gap"] = paired_mean_difference(*_paired(*gaps), seed=seed)
     consistent = _is_consistent(predictions), _is_consistent(reference)
-    if len(consistent[0]):
+    # The same class, and the same nearest image, are two metrics.
+    alike = bool(predictions.top_class) == bool(reference.top_class)
+    if alike and len(consistent[0]):
         found["fg_consistency"] = paired_fraction_difference(*consistent)
-        found["cosine"] = paired_mean_difference(
-            _cosines(predictions), _cosines(reference), seed=seed
-        )
+    cosines = _cosines(predictions), _cosines(reference)
+    if len(cosines[0]):
+        found["cosine"] = paired_mean_difference(*cosines, seed=seed)
     return found
 
 

@@ -84,6 +84,10 @@ class MaskedImageVariants:
         self._draw = VariantDrawer(scenes, names, backgrounds, seed)
         self._labels = scenes.labels
 
+    def without_own_background(self) -> list[str]:
+        """Return the classes drawn so far of which no image has a background, for mixed-same."""
+        return [self.classes[label] for label in sorted(self._draw.without_background)]
+
     def draw(self, index: int, /) -> list[VariantImage]:
         drawn = self._draw(index) or {}
         image = self.images[index]

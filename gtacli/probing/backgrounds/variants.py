@@ -149,6 +149,9 @@ class VariantDrawer:
             no other is usable.
         seed: for choosing backgrounds; the choice for an image depends only on the seed and its
             number.
+
+    Attributes:
+        without_background: classes drawn so far of which no scene has a background.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class VariantDrawer:
         seed: int = 0,
     ) -> None:
         self.scenes, self.names = scenes, names
+        self.without_background: set[int] = set()
         self._choose_background = _BackgroundChooser(
             backgrounds or scenes, own=backgrounds is None, seed=seed
         )
@@ -166,18 +170,24 @@ class VariantDrawer:
     def __call__(self, index: int) -> dict[Variant, Tensor] | None:
         """Draw the variants of one scene, (3, h, w) uint8; None if it is not usable.
 
-        Raises GtaError if a class has no image with a background, and what reading the scene
-        raises. An unreadable background is replaced by another.
+        An unreadable background is replaced by another, and a class without any by the next one.
+        Without one in its own class a scene has no mixed-same, and `without_background` has the
+        class. Raises GtaError if no scene has a background, and what reading the scene raises.
         """
         scene = self.scenes[index]
         if not scene.is_usable():
             return None
-        return {
-            name: _draw_mixed(scene, self._choose_background(name, index, scene.label))
-            if name.startswith("mixed")
-            else _draw(name, scene)
-            for name in self.names
-        }
+        drawn: dict[Variant, Tensor] = {}
+        for name in self.names:
+            if not name.startswith("mixed"):
+                drawn[name] = _draw(name, scene)
+                continue
+            donor = self._choose_background(name, index, scene.label)
+            if donor is None:
+                self.without_background.add(scene.label)
+            else:
+                drawn[name] = _draw_mixed(scene, donor)
+        return drawn
 
 
 def draw_variants(
@@ -260,22 +270,31 @@ class _BackgroundChooser:
             self.members.setdefault(label, []).append(index)
         self.classes = sorted(self.members)
 
-    def __call__(self, name: Variant, index: int, label: int) -> Scene:
+    def __call__(self, name: Variant, index: int, label: int) -> Scene | None:
+        """Return a scene; None for mixed-same where the class has none with a background."""
         rng = np.random.default_rng((self.seed, VARIANTS.index(name), index))
-        if name == "mixed-rand":
-            wanted = self.classes[rng.integers(len(self.classes))]
+        for wanted in self._classes(name, label, rng):
+            members = [int(member) for member in rng.permutation(self.members.get(wanted, []))]
+            if self.own:
+                members.sort(key=index.__eq__)  # its own background only if there is no other
+            for member in members:
+                try:
+                    scene = self.scenes[member]
+                except ImageError:
+                    continue
+                if scene.is_usable():
+                    return scene
+        if name == "mixed-same":
+            return None
+        raise GtaError(f"no image has a background beside its object, for {name}")
+
+    def _classes(self, name: Variant, label: int, rng: np.random.Generator) -> Iterator[int]:
+        """Yield the classes to take a background from, until one has some."""
+        if name == "mixed-same":
+            yield label
         elif name == "mixed-next":
-            wanted = next((c for c in self.classes if c > label), self.classes[0])
+            later = [c for c in self.classes if c > label]
+            yield from (*later, *self.classes)
         else:
-            wanted = label
-        members = [int(member) for member in rng.permutation(self.members.get(wanted, []))]
-        if self.own:
-            members.sort(key=index.__eq__)  # its own background only if there is no other
-        for member in members:
-            try:
-                scene = self.scenes[member]
-            except ImageError:
-                continue
-            if scene.is_usable():
-                return scene
-        raise GtaError(f"no image of class {wanted} has a background for {name}")
+            yield self.classes[rng.integers(len(self.classes))]
+            yield from rng.permutation(self.classes).tolist()

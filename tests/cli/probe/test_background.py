@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from gtacli.models import load_model
 from gtacli.probing.results import BackgroundResult
 
 
@@ -90,6 +94,27 @@ def test_the_table(gta: Any, tiny_model: Path, in9: Path, tmp_path: Path) -> Non
     again = gta(*words(tiny_model, tmp_path / "in9", *given))  # a folder that is not a probe's
     assert again.status == 2
     assert "is not empty" in again.err
+
+
+def test_a_mapping_goes_before_the_number_of_outputs(
+    gta: Any, tiny_model: Path, in9: Path, tmp_path: Path
+) -> None:
+    """Two outputs without names for two classes, in the other order."""
+    head = load_model(str(tiny_model), num_classes=2)
+    with torch.no_grad():
+        head.model.head.bias.copy_(torch.tensor([9.0, 0.0]))  # type: ignore[union-attr, operator]
+    (tmp_path / "two").mkdir()
+    save_file(
+        {k: v.contiguous() for k, v in head.model.state_dict().items()},
+        tmp_path / "two" / "model.safetensors",
+        {"architecture": head.architecture, "kwargs": json.dumps(dict(head.kwargs or {}))},
+    )
+    shutil.rmtree(in9 / "original" / "val" / "00_dog")  # so that all accuracies are 0 or 1
+    (tmp_path / "map.json").write_text(json.dumps({"0": 1, "1": 0}))
+    given = [*words(tmp_path / "two", tmp_path / "o", "--variants", in9), "--json"]
+    (line,) = gta(*given, "--mapping", str(tmp_path / "map.json")).lines
+    assert line["variants"]["original"]["top1"] == 1
+    assert gta(*given, "--mapping", str(tmp_path / "missing.json")).status == 2
 
 
 def test_the_demo_has_masks(gta: Any, tiny_model: Path, tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def test_an_unreadable_image_is_reported_and_the_status_is_1(
         (["--protocol", "mae", "--solver", "sgd"], "--solver is for --protocol sweep"),
         (["--folds", "3", "--choose-on-test"], "--folds and --choose-on-test exclude each other"),
         (["--features", "both"], "must be one of all, cls, mean, cls+mean"),
+        (["--layer", "0"], "--layer needs --features"),
+        (["--protocol", "mae", "--layer", "0"], "--layer needs --features"),
     ],
 )
 def test_errors_are_one_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ def test_several_datasets(
         assert line["knn"] == near["top1"]
         assert line["knn_interval"] == near["top1_interval"]
         assert line["linear"] == linear["top1"]
+        names = ("heads", "features", "layer", "chosen_on")
+        assert {name: line["chosen"][name] for name in names} == {n: linear[n] for n in names}
     for line in done.lines[1::2]:
         check_fields(TransferResult, line)
         assert [test["difference"] for test in line["compared"].values()] == [0, 0]
@@ -74,3 +78,17 @@ def test_wrong_data_is_reported_before_a_model_is_loaded(
         assert message in done.err
         assert "loaded" not in done.err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_the_extraction(
+    gta: Any, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    more = ("--data", tiny_data, "--json", "--precision", "fp32")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "gtacli", *words("transfer", tiny_model, tmp_path / "two", *more)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (shared,) = map(json.loads, done.stdout.splitlines())
+    (alone,) = gta(*words("transfer", tiny_model, tmp_path / "one", *more)).lines
+    for name in ("knn", "linear", "n_train", "n_test"):
+        assert shared[name] == alone[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -127,6 +128,17 @@ def test_differences_between_models_are_paired() -> None:
     other_images = predictions_of(mixed_same=[True] * 3, mixed_rand=[False] * 4)
     assert background_metrics(other_images)["bg_gap_interval"] is not None
     assert "bg_gap" not in compare_predictions(other_images, first)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_same_class_and_the_same_neighbor_are_not_compared(count: int) -> None:
+    features = torch.eye(5)[:count]
+    of_image = {str(i): one for i, one in enumerate(features)}
+    headless = VariantPredictions(features={"original": of_image, "mixed-rand": of_image})
+    top = {str(i): i for i in range(count)}
+    classifier = replace(headless, top_class={"original": top, "mixed-rand": top})
+    for pair in ((headless, classifier), (classifier, headless)):
+        assert [*compare_predictions(*pair)] == ["cosine"]
 
 
 def test_nearest_images_of_a_model_without_a_classifier() -> None:

@@ -22,6 +22,7 @@ from gtacli.probing.backgrounds.variants import (
     ImageScenes,
     Scene,
     TensorScenes,
+    VariantDrawer,
     draw_variants,
     remove_object,
 )
@@ -171,8 +172,13 @@ def test_backgrounds_of_other_images_and_other_sizes(gray_scenes: TensorScenes) 
             assert (pixels[:, ~gray_scenes.masks[index]] == 77).all()
         if index == 3:
             break
-    with pytest.raises(GtaError, match="no image of class 2 has a background for mixed-same"):
-        list(draw_variants(gray_scenes, ["mixed-same"], other))
+    draw = VariantDrawer(gray_scenes, ["mixed-same", "mixed-rand"], other)
+    two = gray_scenes.labels.index(2)  # a class without an image among the others
+    assert [*(draw(two) or {})] == ["mixed-rand"]
+    assert draw.without_background == {2}
+    other.masks[:] = False
+    with pytest.raises(GtaError, match="no image has a background"):
+        list(draw_variants(gray_scenes, ["mixed-rand"], other))
 
 
 def test_images_without_a_background_are_not_chosen(gray_scenes: TensorScenes) -> None:
@@ -220,3 +226,14 @@ def test_tiles_start_at_the_corner_of_the_image() -> None:
     assert filled[0, 2].tolist() == image[0, 0].tolist()
     assert filled[0, 3].tolist() == image[0, 1].tolist()
     assert filled[0, 4].tolist() == image[0, 0].tolist()
+
+
+def test_a_class_without_a_background_costs_no_other_class_its_images(
+    gray_scenes: TensorScenes,
+) -> None:
+    for index, label in enumerate(gray_scenes.labels):
+        if label == 2:
+            gray_scenes.masks[index] = True  # fills the image
+    drawn = dict(draw_variants(gray_scenes))
+    assert [*drawn] == [i for i, label in enumerate(gray_scenes.labels) if label != 2]
+    assert all(tuple(variants) == VARIANTS for variants in drawn.values())
