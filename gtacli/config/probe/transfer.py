@@ -32,7 +32,7 @@ class TransferProbeConfig(FeatureProbeConfig):
 
     @property
     def chooses_features(self) -> bool:
-        """Whether the linear classifiers choose among features."""
+        """True where the linear classifiers choose among features."""
         return self.features is None and self.layer == "last"
 
     def for_dataset(self, data: str, out: Path, cache: Path) -> FeatureProbeConfig:
