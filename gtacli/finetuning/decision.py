@@ -60,7 +60,7 @@ def decide(job: FinetuneJob, run: RunFolder, dry_run: bool = False) -> KeptAtten
         if run.has_state():
             return {}
     candidates = _candidates(job)
-    found = find_suitability(job, 1 if dry_run else None)
+    found = find_suitability(job, 1 if dry_run else None, of_source=True)
     if dry_run:
         return _undecided(found, candidates, job.depth)
     result = conclude(found, candidates, job.depth)

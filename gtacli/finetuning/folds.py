@@ -85,14 +85,13 @@ def require_folds(records: tuple[Record, ...], folds: int, seed: int) -> None:
 
 
 def cross_validate(
-    config: FinetuneConfig, stores: FinetuneStores, parts: int, run: RunFolder
+    config: FinetuneConfig, stores: FinetuneStores, run: RunFolder
 ) -> CrossValidation:
     """Train a network for each fold and classify that fold; finished folds are not repeated.
 
     Args:
-        config: of the run, before the program decided anything.
+        config: of the run, before the program decided anything but the parts of a batch.
         stores: of the run.
-        parts: into which its batches are cut.
         run: its folder; gets the table and the logits.
 
     Returns: fields of the summary.
@@ -110,7 +109,7 @@ def cross_validate(
     for number in range(1 if run.dry else config.folds):
         rows = [i for i, r in enumerate(split.train) if fold_of.get(r.key) == number]
         with hide_repeated(*REPEATED):
-            found.append(_logits_of(number, rows, config, stores, parts, run))
+            found.append(_logits_of(number, rows, config, stores, run))
         by_fold.append(_score(found[-1], stores))
         score = "no label" if by_fold[-1] is None else f"{metric}{100 * by_fold[-1]:.1f} %"
         log.info(
@@ -167,7 +166,6 @@ def _logits_of(
     rows: list[int],
     config: FinetuneConfig,
     stores: FinetuneStores,
-    parts: int,
     run: RunFolder,
 ) -> FoldLogits:
     """Return the logits of one fold, trained and classified unless the run has them already."""
@@ -176,7 +174,7 @@ def _logits_of(
         tensors = run.processes.run_on_main(lambda: read_weights(run.path / file)[0])
         return _checked(tensors, run.path / file, rows, len(stores.dataset.classes))
     folder = run.subfolder(f"{FOLDER}/{number + 1}")
-    job, progress, state = _prepare(rows, config, stores, parts, run, folder)
+    job, progress, state = _prepare(rows, config, stores, run, folder)
     limit = 1 if run.dry else None
     try:
         run_phase(job, folder, SilentObserver(), progress, state, run.dry)
@@ -200,7 +198,6 @@ def _prepare(
     rows: list[int],
     config: FinetuneConfig,
     stores: FinetuneStores,
-    parts: int,
     run: RunFolder,
     folder: RunFolder,
 ) -> tuple[FinetuneJob, Progress, dict[str, Any] | None]:
@@ -230,7 +227,6 @@ def _prepare(
         config, depth = job.config, job.depth
         del job
         job = prepare(apply(config, decision, depth), stores=own, processes=run.processes)
-    job.parts = parts
     return job, Progress() if state is None else read_progress(state), state
 
 

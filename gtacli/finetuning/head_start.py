@@ -68,7 +68,8 @@ def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
         return
     head = _fit(job, method, max_batches)
     if job.config.balance != "none" and method == "probe":  # class means have no prior
-        head = without_prior(head, torch.tensor([record.label for record in job.records]))
+        fitted = evenly(job.records, MOST_IMAGES)
+        head = without_prior(head, torch.tensor([record.label for record in fitted]))
     _set(job, method, lambda model: set_head(model, job.target.head, head))
 
 

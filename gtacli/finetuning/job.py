@@ -32,7 +32,8 @@ class FinetuneStores(ImageStores):
         source_cache: the one created last, if any.
         heads: fitted classifiers, by method and training images.
         features: of training images before the first step.
-        suitability: of the source's attention, measured before the first step.
+        suitability: of the attention of the model (True) and, where it is another network, of the
+            source (False), measured before the first step.
     """
 
     dataset: ImageDataset
@@ -40,7 +41,7 @@ class FinetuneStores(ImageStores):
     source_cache: SourceCache | None = None
     heads: dict[tuple[str, tuple[Record, ...]], LinearHead] = field(default_factory=dict)
     features: dict[tuple[Record, ...], FrozenFeatures] = field(default_factory=dict)
-    suitability: Suitability | None = None
+    suitability: dict[bool, Suitability] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

@@ -52,25 +52,24 @@ class ClassLoss:
         """
         if self.multi_label:
             return self.each(logits.float(), goal).mean()
-        if self.gamma:
-            losses = self._focal(logits.float(), goal)
-        elif self.weights is None:
+        if self.weights is None and not self.gamma:
             return F.cross_entropy(logits, goal, label_smoothing=self.smoothing)
-        else:
-            losses = F.cross_entropy(logits, goal, label_smoothing=self.smoothing, reduction="none")
-        if self.weights is None:
-            return losses.mean()
-        # Not divided by the batch's weights: their mean over the training images is 1.
-        own = self.weights[goal] if goal.ndim == 1 else goal @ self.weights
-        return (losses * own).mean()
+        return self._weighted(logits.float(), goal).mean()
 
-    def _focal(self, logits: Tensor, goal: Tensor) -> Tensor:
-        """Return the focal loss (B,) of one class per image."""
+    def _weighted(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """Return the weighted or focal loss (B,) of one class per image, or two that are mixed.
+
+        Each class of a mixed image has its own weight; smoothing shares it among all classes. It is
+        not divided by the batch's weights: their mean over the training images is 1.
+        """
         classes = logits.shape[-1]
-        labels = F.one_hot(goal, classes).to(logits) if goal.ndim == 1 else goal
-        labels = labels * (1 - self.smoothing) + self.smoothing / classes
-        logs = logits.log_softmax(-1)
-        return -(labels * (1 - logs.exp()).clamp_min(SMALL) ** self.gamma * logs).sum(-1)
+        goal = F.one_hot(goal, classes).to(logits) if goal.ndim == 1 else goal
+        goal = goal if self.weights is None else goal * self.weights
+        shared = goal.sum(-1, keepdim=True) * self.smoothing / classes
+        labels, logs = goal * (1 - self.smoothing) + shared, logits.log_softmax(-1)
+        if self.gamma:
+            logs = (1 - logs.exp()).clamp_min(SMALL) ** self.gamma * logs
+        return -(labels * logs).sum(-1)
 
     def each(self, logits: Tensor, goal: Tensor) -> Tensor:
         """Return the losses (B,) of images with any number of labels (B, K)."""

@@ -237,9 +237,12 @@ def _cache_source(
         return
     if not task.runs_source:
         log.warning("`source_views` only limits the views: no regularizer uses the source")
-    if config.refit:  # checks the memory for the larger set, before the first phase
-        task.cache_source(len(split.train) + len(split.val), config.source_views)
     images = len(split.train) + (len(split.val) if refit else 0)
+    if refit:  # that of the training images alone makes room
+        stores.source_cache = None
+    elif config.refit and stores.source_cache is None:
+        # Checks the memory for the larger set, before the first phase.
+        task.cache_source(len(split.train) + len(split.val), config.source_views)
     task.cache_source(images, config.source_views, stores.source_cache)
     stores.source_cache = task.source_cache or stores.source_cache
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,11 @@ from torch import Tensor
 from gtacli.finetuning.frozen_features import extract_features
 from gtacli.finetuning.job import FinetuneJob
 from gtacli.regularizers.base import Regularizer
+
+
+def needs_start(regularizer: Regularizer[Any]) -> bool:
+    """Return whether a regularizer learns something before the first step."""
+    return type(regularizer).start is not Regularizer.start
 
 
 @torch.no_grad()
@@ -26,5 +32,5 @@ def start_regularizers(job: FinetuneJob, max_batches: int | None = None) -> None
         return found.values, found.labels
 
     for regularizer in job.task.regularizers.values():
-        if type(regularizer).start is not Regularizer.start:
+        if needs_start(regularizer):
             regularizer.start(read, len(job.dataset.classes))

@@ -18,6 +18,7 @@ from gtacli.finetuning.job import FinetuneJob, FinetuneStores
 from gtacli.finetuning.per_class import log_balance, log_labels
 from gtacli.finetuning.phases import average_with_start, run_phase, test
 from gtacli.finetuning.prepare import prepare
+from gtacli.finetuning.regularizer_start import needs_start
 from gtacli.finetuning.results import (
     AverageWeight,
     BeforeTraining,
@@ -50,6 +51,8 @@ from gtacli.training.session import Session, open_session
 from gtacli.training.state import Progress, read_progress
 
 log = logging.getLogger(__name__)
+_Begun = tuple[FinetuneJob, dict[str, Any] | None]
+"""A job, and the state that it continues from."""
 
 # Suits the demo's small network; whatever the user sets takes precedence.
 DEMO = {"data": "demo", "model": "demo", "lr": 5e-4}
@@ -136,11 +139,18 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     state = session.begin(
         job, job.target, job.split.to_json(), has_state=not choosing, resolved=resolved
     )
-    source_cache, job.task.source_cache = job.task.source_cache, None  # not filled yet
+    # Neither the cache is filled yet, nor have regularizers begun that learn from the images.
+    source_cache, job.task.source_cache = job.task.source_cache, None
+    active = job.task.active
+    job.task.active = {name: one for name, one in active.items() if not needs_start(one)}
     fit_batch(session, job, least=1 if config.mix == "none" else 2)
-    job.task.source_cache = source_cache
-    job, state, beforehand = _before_training(session, job, state)
-    job, progress = _train(session, job, state)
+    job.task.source_cache, job.task.active = source_cache, active
+    batch = {"batch_size": job.config.batch_size, "accumulate": job.config.accumulate}
+    # Handed over in lists that are emptied: what is still named here would not be freed there.
+    begun = [(job, state)]
+    del job, state, source_cache, active
+    begun, beforehand = _before_training(session, begun)
+    job, progress = _train(session, begun)
     averaged = None
     if config.average == "source":
         alpha = (progress.chosen or {}).get("alpha")
@@ -148,9 +158,9 @@ def _finetune(session: Session[FinetuneConfig]) -> FinetuneSummary:
     summary = _summarize(session, job, progress, averaged, beforehand)
     if config.folds is None:
         return summary
-    stores, parts = job.stores, job.parts
+    stores = job.stores
     del job  # frees its networks and its optimizer
-    found = cross_validate(with_held_out(session.config), stores, parts, run)
+    found = cross_validate(with_held_out(session.config).model_copy(update=batch), stores, run)
     return {**summary, **found, "seconds": session.seconds()}
 
 
@@ -163,27 +173,31 @@ def _strengths(job: FinetuneJob) -> dict[str, float]:
 
 
 def _before_training(
-    session: Session[FinetuneConfig], job: FinetuneJob, state: dict[str, Any] | None
-) -> tuple[FinetuneJob, dict[str, Any] | None, BeforeTraining]:
+    session: Session[FinetuneConfig], begun: list[_Begun]
+) -> tuple[list[_Begun], BeforeTraining]:
     """Measure the linear probe and choose the strength, where the program chooses it.
 
-    Returns: the job with this strength, the state it continues from, and fields of the summary.
+    Args:
+        begun: the job and the state it continues from; emptied.
+
+    Returns: likewise the job with this strength, and fields of the summary.
     """
+    job, state = begun.pop()
     run, dry_run, processes = session.run, session.dry_run, session.processes
     config, stores, held_out, depth = job.config, job.stores, job.split.val, job.depth
     fields = cast(BeforeTraining, {**measure_probe(job, run, 1 if dry_run else None)})
     if config.leaves_attention_open:
         decision = decide(job, run, dry_run)
         if not decision:
-            return job, state, fields
+            return [(job, state)], fields
         del job  # frees its networks and its optimizer
         config = apply(config, decision, depth)
         fields = cast(BeforeTraining, {**fields, **decision})
-        return prepare(config, stores=stores, processes=processes), state, fields
+        return [(prepare(config, stores=stores, processes=processes), state)], fields
     if config.lam == "auto":
         found = None
         if next(iter(config.regularizer)) == REGULARIZER and not run.has(SEARCH_FILE):
-            found = find_suitability(job, 1 if dry_run else None)
+            found = find_suitability(job, 1 if dry_run else None, of_source=True)
         del job
         choice = _choose_strength(config, stores, held_out, run, dry_run, found)
         config = config.model_copy(update={"lam": choice["chosen"]})
@@ -191,13 +205,16 @@ def _before_training(
         state = None if dry_run else run.read_state()
         session.observer.catch_up(read_progress(state).rows if state else [])
         fields = {**fields, "lam": choice["chosen"], "lam_search": choice}
-    return job, state, fields
+    return [(job, state)], fields
 
 
-def _train(
-    session: Session[FinetuneConfig], job: FinetuneJob, state: dict[str, Any] | None
-) -> tuple[FinetuneJob, Progress]:
-    """Run the training and the refit, or what is left of them."""
+def _train(session: Session[FinetuneConfig], begun: list[_Begun]) -> tuple[FinetuneJob, Progress]:
+    """Run the training and the refit, or what is left of them.
+
+    Args:
+        begun: the job and the state it continues from; emptied.
+    """
+    job, state = begun.pop()
     config, run, dry_run = job.config, session.run, session.dry_run
     progress = Progress() if state is None else read_progress(state)
     if progress.phase == "train":

@@ -61,8 +61,7 @@ def _load_bare_source(
     size = config.source_size or target.image_size
     spec = config.source or config.model
     assert spec is not None
-    # A model without weights of its own is represented by those that it starts from.
-    itself = config.init is None or (config.source is None and spec.endswith("@none"))
+    itself = _starts_from(config, spec)
     if spec == config.model and itself and size == target.image_size and not classifier:
         return replace(target, model=copy_source(target.model))
     init = config.init if spec == config.model and itself else None
@@ -77,6 +76,22 @@ def _load_bare_source(
             *(source.architecture, target.architecture),
         )
     return source
+
+
+def _starts_from(config: FinetuneConfig, spec: str) -> bool:
+    """Return whether the model, if `spec` is its own, has the weights of the source.
+
+    A model without weights of its own is represented by those that it starts from.
+    """
+    return config.init is None or (config.source is None and spec.endswith("@none"))
+
+
+def is_own_start(config: FinetuneConfig) -> bool:
+    """Return whether the source is the model as it starts, at the same size."""
+    spec = config.source or config.model
+    assert spec is not None
+    plain = config.source_size in (None, config.image_size) and config.source_registers == "none"
+    return spec == config.model and _starts_from(config, spec) and plain
 
 
 def _make(model: LoadedModel) -> tuple[str, int, int]:

@@ -49,7 +49,7 @@ class SourceCache:
                 "caches only the CLS token's attention logits; use `guide=logits` and `rows=cls`",
                 option="source_views",
             )
-        self.shape = (views, images, len(request.layers), heads, tokens)
+        self.shape = _shape(request, heads, tokens, images, views)
         self.views = views
         needed, free = 4 * math.prod(self.shape), available_memory()
         if free is not None and needed > free / 2:
@@ -59,6 +59,10 @@ class SourceCache:
                 option="source_views",
             )
         self._rows: Tensor | None = None  # (K, images, L, H, P+N) fp32
+
+    def fits(self, request: Request, heads: int, tokens: int, images: int, views: int) -> bool:
+        """Return whether a cache of these properties would be like this one."""
+        return self.shape == _shape(request, heads, tokens, images, views)
 
     def outputs(self, epoch: int, indices: Tensor, device: torch.device) -> TapTensors:
         """Return the source's outputs for images (B,) in the views of this epoch."""
@@ -101,3 +105,9 @@ class SourceCache:
             self._rows.nbytes / 2**20,
             time.perf_counter() - started,
         )
+
+
+def _shape(
+    request: Request, heads: int, tokens: int, images: int, views: int
+) -> tuple[int, int, int, int, int]:
+    return views, images, len(request.layers), heads, tokens

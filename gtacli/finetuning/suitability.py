@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,9 +31,11 @@ from gtacli.data.base import Record
 from gtacli.data.sampling import evenly
 from gtacli.finetuning.frozen_features import extract_features
 from gtacli.finetuning.job import FinetuneJob
+from gtacli.finetuning.source import is_own_start
 from gtacli.measures.multilabel import ranking_precision
 from gtacli.measures.ridge import kernel_of, leave_one_out
 from gtacli.models.feature_columns import FeatureColumn, PooledFeatures
+from gtacli.models.loading import LoadedModel
 from gtacli.models.tap import has_cls
 
 IMAGES = 600
@@ -66,38 +69,48 @@ class Suitability:
         return (gain > self.error) - (gain < -self.error)
 
 
-def find_suitability(job: FinetuneJob, max_batches: int | None = None) -> Suitability | None:
-    """Estimate how the source's attention suits a job's training images, once for all of a run.
+def find_suitability(
+    job: FinetuneJob, max_batches: int | None = None, of_source: bool = False
+) -> Suitability | None:
+    """Estimate how a network's attention suits a job's training images, once for all of a run.
 
-    Only before the first step. None for a model without a CLS token.
+    Only before the first step. None for a network without a CLS token.
 
     Args:
         max_batches: use no more than their images.
+        of_source: of the source, where it is another network than the one that is trained.
 
     Raises GtaError if no image can be read.
     """
-    if not has_cls(job.target.model):
+    network = job.target
+    if of_source and job.source is not None and not is_own_start(job.config):
+        network = job.source
+    if not has_cls(network.model):
         return None
-    if job.stores.suitability is None:
+    found, key = job.stores.suitability, network is job.target
+    if key not in found:
         most = max(IMAGES, IMAGES_OF_CLASS * len(job.dataset.classes))
         if max_batches is not None:
             most = max_batches * job.config.batch_size
         # An image that is repeated would classify itself.
-        images = tuple(r for r in job.records if r.first is None and r.every_label)
-        job.stores.suitability = measure_suitability(job, evenly(images, most))
-    return job.stores.suitability
+        # Nor are held-out ones used, which a resumed refit would measure anew.
+        images = tuple(r for r in job.split.train if r.first is None and r.every_label)
+        found[key] = measure_suitability(job, network, evenly(images, most))
+    return found[key]
 
 
-def measure_suitability(job: FinetuneJob, records: tuple[Record, ...]) -> Suitability:
-    """Estimate how the source's attention suits some of a job's training images.
+def measure_suitability(
+    job: FinetuneJob, network: LoadedModel, records: tuple[Record, ...]
+) -> Suitability:
+    """Estimate how a network's attention suits some of a job's training images.
 
     The processes of the job share the images; all of them get the estimate.
 
     Raises GtaError if no image can be read.
     """
-    last = job.depth - 1
+    last = len(cast(Any, network.model).blocks) - 1
     columns = tuple(FeatureColumn(n, pool) for n in range(last + 1) for pool in ("cls", "mean"))
-    features = extract_features(job, records, read=_block_reader(job, columns))
+    features = extract_features(job, records, read=_block_reader(job, network, columns))
     kernels = {c: kernel_of(features.values[:, i]) for i, c in enumerate(columns)}
 
     classes, several = len(job.dataset.classes), job.dataset.multi_label
@@ -123,11 +136,11 @@ def compare(cls: Tensor, blocks: Tensor) -> Suitability:
 
 
 def _block_reader(
-    job: FinetuneJob, columns: tuple[FeatureColumn, ...]
+    job: FinetuneJob, network: LoadedModel, columns: tuple[FeatureColumn, ...]
 ) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (B, 3, H, W) to features (B, columns, C) in fp32."""
     device = job.compute.device
-    model, view = PooledFeatures(job.target.model, columns), job.target.view(device)
+    model, view = PooledFeatures(network.model, columns), network.view(device)
 
     def read(images: Tensor) -> Tensor:
         with job.compute.frozen.autocast():

@@ -200,9 +200,10 @@ class FinetuneTask(TimmTask):
         grid = timm_blocks.grid(tapped.model, self._source_view.image_size)
         tokens = tapped.num_prefix_tokens + grid[0] * grid[1]
         heads = tapped.model.blocks[0].attn.num_heads
-        cache = SourceCache(tapped.request, heads, tokens, images, views)
-        same = reuse is not None and reuse.shape == cache.shape
-        self.source_cache = reuse if same else cache
+        if reuse is not None and reuse.fits(tapped.request, heads, tokens, images, views):
+            self.source_cache = reuse
+        else:
+            self.source_cache = SourceCache(tapped.request, heads, tokens, images, views)
 
     def run_source(self, pixels: Tensor) -> TapTensors:
         """Return the source's outputs for uint8 views (B, 3, h, w)."""

@@ -18,7 +18,7 @@ from gtacli.config.finetune import FinetuneConfig
 from gtacli.errors import errors_about
 from gtacli.finetuning.job import FinetuneJob
 from gtacli.models.files import read_weights
-from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.loading import LoadedModel, load_folder, load_model
 from gtacli.runtime.run_files import WEIGHTS_FILE
 from gtacli.runtime.run_folder import RunFolder
 
@@ -41,7 +41,7 @@ def load_for_test(job: FinetuneJob, run: RunFolder) -> LoadedModel:
     """Return the saved network at the size of the test, on the job's device."""
     file = run.path / WEIGHTS_FILE
     if all(job.processes.gather(file.is_file())):
-        model = load_model(str(run.path))
+        model = load_folder(run.path)
     else:  # the folder is on another node
         tensors, header = job.processes.run_on_main(lambda: read_weights(file))
         with TemporaryDirectory() as folder:

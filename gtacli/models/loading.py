@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -79,6 +80,11 @@ class LoadedModel:
     def view(self, device: torch.device) -> InputView:
         """Return the transform from batches of pixels on `device` to inputs of the model."""
         return InputView(self.image_size, self.mean, self.std, device)
+
+
+def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> LoadedModel:
+    """Load the model of a run's folder, which may be called as a model of the registry is."""
+    return load_model(str(folder.absolute()), image_size=image_size)
 
 
 def load_model(

@@ -13,7 +13,7 @@ from gtacli.data.spec import load_dataset
 from gtacli.data.unlabeled import load_images
 from gtacli.errors import GtaError
 from gtacli.images.depth import reading_by_default
-from gtacli.models.loading import load_model
+from gtacli.models.loading import load_folder
 from gtacli.report.predictions import (
     IMAGES_OF,
     Predictions,
@@ -125,7 +125,7 @@ class RunEvaluator:
         records: Sequence[Record],
         compute: Compute,
     ) -> Predictions:
-        model = load_model(str(run.path))
+        model = load_folder(run.path)
         if model.classes != dataset.classes:
             raise GtaError("its classes are not those of the dataset")
         with self.progress(f"classifying images, {label}", len(records)) as advance:

@@ -36,7 +36,7 @@ from gtacli.measures.calibration import (
     reliability,
 )
 from gtacli.measures.multilabel import THRESHOLD, best_threshold, score_labels
-from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.loading import LoadedModel, load_folder
 from gtacli.runtime.devices import Compute
 from gtacli.runtime.fetching import recorded_specs
 from gtacli.trained.results import CalibratedLabels, CalibrateSummary
@@ -67,7 +67,7 @@ def _calibrate(config: CalibrateConfig, run: TrainedRun, compute: Compute) -> Ca
         raise UsageError(f"{path} does not say what it was trained on", option="data")
     with recorded_specs("the record of a run", config.allow_fetch):
         dataset = load_dataset(spec, several)
-    model = load_model(str(path))
+    model = load_folder(path)
     tested = test_images(run, dataset)
     compute = compute.at(run.precision)
     own = _unseen(config, run, dataset, model, compute)

@@ -30,7 +30,7 @@ from gtacli.finetuning.evaluation import Evaluation, Evaluator
 from gtacli.finetuning.source_average import choose_alpha, mean_of, start_weights
 from gtacli.images.depth import reading_by_default
 from gtacli.models.card import read_card
-from gtacli.models.loading import LoadedModel, load_model
+from gtacli.models.loading import LoadedModel, load_folder, load_model
 from gtacli.models.metadata import model_metadata
 from gtacli.runtime.devices import Compute, choose_workers
 from gtacli.runtime.fetching import recorded_specs
@@ -64,7 +64,7 @@ def _merge(
     _, header = first.weights()
     card = read_card(header, str(first.path))
     # The mean is of the weights as they are in the files: for the size of training.
-    target = load_model(str(first.path), image_size=card.image_size)
+    target = load_folder(first.path, card.image_size)
     weights = [check_alike(first, header, run) for run in runs]
     with recorded_specs("the record of a run", config.allow_fetch):
         dataset = _dataset(config, first)
@@ -83,7 +83,7 @@ def _merge(
     tested = () if dataset is None else test_images(first, dataset)
     _write(folder, config, target, first, dataset, held_out, tested, card.test_size)
     if card.test_size is not None:
-        target = load_model(str(folder.path))
+        target = load_folder(folder.path)
     found = _evaluator(target, compute, config, tested, again=False)()
     return {
         "command": "merge",

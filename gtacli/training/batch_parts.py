@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from gtacli.data.base import ImageDataset
 from gtacli.data.loader import Batch
 from gtacli.errors import GtaError, RunError
 from gtacli.runtime import rng
@@ -209,10 +210,11 @@ class Trial:
 
     def _batch(self, images: int) -> Batch:
         generator = torch.Generator().manual_seed(0)
+        several = isinstance(self.job.dataset, ImageDataset) and self.job.dataset.multi_label
         shape = (images, 3, *self.job.transform.image_size)
         batch = Batch(
             images=torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
-            labels=torch.zeros(images, dtype=torch.int64),
+            labels=torch.zeros((images, 1) if several else images, dtype=torch.int64),
             indices=torch.arange(images) % self.repeats,
             crops=torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]).repeat(images, 1),
         )

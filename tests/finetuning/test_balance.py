@@ -16,8 +16,10 @@ from timm.data.mixup import Mixup
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data import Record
 from gtacli.data.loader import Batch
+from gtacli.data.sampling import evenly
+from gtacli.finetuning.head_start import start_head
 from gtacli.finetuning.job import FinetuneJob
-from gtacli.finetuning.linear_head import FrozenFeatures, fit_probe, without_prior
+from gtacli.finetuning.linear_head import FrozenFeatures, LinearHead, fit_probe, without_prior
 from gtacli.finetuning.per_class import class_weights
 from gtacli.finetuning.prepare import prepare
 from gtacli.finetuning.run import finetune
@@ -64,10 +66,29 @@ def test_the_loss_is_the_weighted_mean(config: Make, mix: str) -> None:
             batch.images.float(), batch.labels
         )
         targets = mixed.double()
-    smooth = 0.9 * targets + 0.1 / 3
-    weights = targets @ torch.tensor([0.5, 1.0, 2.5]).double()
-    losses = -(smooth * result["output"].detach().double().log_softmax(-1)).sum(-1)
-    assert result["loss"].item() == pytest.approx((weights * losses).mean().item(), rel=1e-5)
+    logs = result["output"].detach().double().log_softmax(-1)
+    # Each class of a mixed image has its own weight, with its part of the smoothing.
+    by_class = -(0.9 * logs + 0.1 / 3 * logs.sum(-1, keepdim=True))
+    losses = (targets * torch.tensor([0.5, 1.0, 2.5]).double() * by_class).sum(-1)
+    assert result["loss"].item() == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_the_prior_is_that_of_the_images_that_the_start_is_fitted_to(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more images than it is fitted to some are taken, of all classes alike."""
+    monkeypatch.setattr("gtacli.finetuning.head_start.MOST_IMAGES", 6)
+    seen: list[list[int]] = []
+
+    def note(head: LinearHead, labels: torch.Tensor) -> LinearHead:
+        seen.append(labels.tolist())
+        return head
+
+    monkeypatch.setattr("gtacli.finetuning.head_start.without_prior", note)
+    job = prepare(config(balance="loss", regularizer="none", head_init="probe"))
+    start_head(job)
+    assert seen == [[record.label for record in evenly(job.records, 6)]]
+    assert len(seen[0]) == 6
 
 
 def test_a_probe_without_prior_predicts_rare_classes_more_often() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import gtacli.finetuning.run as run
 import gtacli.finetuning.source_cache as module
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.data.augment.transforms import TrainTransform
@@ -159,3 +163,44 @@ def test_search_fills_the_cache_once(
     caplog.set_level("INFO")
     finetune(config(source_views=2, lam="auto", epochs=5), recorder)
     assert sum("attention on 2 views of 15" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize("more", [{"refit": True}, {"lam": "auto", "epochs": 5}])
+def test_what_is_cached_is_no_memory_that_the_same_cache_lacks(
+    more: dict[str, Any], config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the caches fit, later parts of the run do not ask for the memory that they fill."""
+    filled: list[weakref.ref[module.SourceCache]] = []
+    fill = module.SourceCache.fill
+
+    def spy(self: module.SourceCache, *args: Any, **given: Any) -> None:
+        fill(self, *args, **given)
+        filled.append(weakref.ref(self))
+
+    def used() -> int:
+        gc.collect()
+        live = {id(one): one for each in filled if (one := each()) is not None}
+        return sum(4 * math.prod(one.shape) for one in live.values())
+
+    largest = 2 * 18 * 4 * 3 * 3 * (16 + 1)  # views, images, bytes, blocks, heads, tokens
+    monkeypatch.setattr(module.SourceCache, "fill", spy)
+    monkeypatch.setattr(module, "available_memory", lambda: 5 * largest // 2 - used())
+    finetune(config(source_views=2, **more), recorder)
+    assert filled
+
+
+def test_the_first_job_is_gone_when_the_refit_begins(
+    config: Make, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    phase = run.run_phase
+
+    def spy(job: Any, *args: Any, **more: Any) -> Any:
+        gc.collect()
+        assert all(one() is None for one in jobs)
+        jobs.append(weakref.ref(job.optimizer))
+        return phase(job, *args, **more)
+
+    monkeypatch.setattr(run, "run_phase", spy)
+    finetune(config(refit=True, epochs=1), recorder)
+    assert len(jobs) == 2

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import gtacli.finetuning.suitability as suitability
 from gtacli.config.finetune import FinetuneConfig
@@ -20,6 +23,7 @@ from gtacli.finetuning.suitability import (
     find_suitability,
     measure_suitability,
 )
+from tests.conftest import write_tiny_model
 
 Make = Callable[..., FinetuneConfig]
 
@@ -63,7 +67,7 @@ def test_where_the_classes_are_told_is_found(
         values[:, column] += 2 * torch.nn.functional.one_hot(labels, 24)
     features = FrozenFeatures(values, labels, torch.arange(60))
     monkeypatch.setattr(suitability, "extract_features", lambda *args, **kwargs: features)
-    found = measure_suitability(job, job.records)
+    found = measure_suitability(job, job.target, job.records)
     assert found.verdict == (1 if told == "cls" else -1)
 
 
@@ -77,7 +81,7 @@ def test_features_are_those_of_all_blocks(config: Make, monkeypatch: pytest.Monk
         return seen[-1]
 
     monkeypatch.setattr(suitability, "extract_features", spy)
-    few = measure_suitability(job, job.records)
+    few = measure_suitability(job, job.target, job.records)
     model: Any = job.target.model.eval()
     images = torch.stack([job.target.preprocess(_open(r)) for r in job.records])
     with torch.no_grad():
@@ -90,7 +94,7 @@ def test_features_are_those_of_all_blocks(config: Make, monkeypatch: pytest.Monk
     # The decoded images differ a little from those of the evaluation view.
     assert torch.allclose(seen[0].values, expected, atol=0.1)
     other = prepare(config(batch_size=4))
-    assert measure_suitability(other, other.records) == few
+    assert measure_suitability(other, other.target, other.records) == few
 
 
 def _open(record: Any) -> Any:
@@ -101,9 +105,9 @@ def test_it_is_measured_once_a_run(config: Make, monkeypatch: pytest.MonkeyPatch
     calls: list[int] = []
     measure = suitability.measure_suitability
 
-    def spy(job: Any, records: Any) -> Suitability:
+    def spy(job: Any, network: Any, records: Any) -> Suitability:
         calls.append(len(records))
-        return measure(job, records)
+        return measure(job, network, records)
 
     monkeypatch.setattr(suitability, "measure_suitability", spy)
     job = prepare(config())
@@ -112,3 +116,50 @@ def test_it_is_measured_once_a_run(config: Make, monkeypatch: pytest.MonkeyPatch
     assert calls == [len(job.records)]
     no_cls = config(model="test_vit2@none", image_size=(32, 32))
     assert find_suitability(prepare(no_cls.model_copy(update={"regularizer": {}}))) is None
+
+
+def test_it_is_that_of_the_source_whose_attention_would_be_kept(
+    config: Make, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = write_tiny_model(tmp_path / "other")
+    with safe_open(other / "model.safetensors", "pt") as file:
+        header, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    noisy = {name: w + 0.1 * torch.randn_like(w) for name, w in weights.items()}
+    save_file(noisy, other / "model.safetensors", header)
+    extract = suitability.extract_features
+
+    def features(of_source: bool = False, **changes: Any) -> torch.Tensor:
+        seen: list[FrozenFeatures] = []
+
+        def spy(*args: Any, **kwargs: Any) -> FrozenFeatures:
+            seen.append(extract(*args, **kwargs))
+            return seen[-1]
+
+        monkeypatch.setattr(suitability, "extract_features", spy)
+        find_suitability(prepare(config(**changes)), of_source=of_source)
+        return seen[0].values
+
+    own, theirs = features(model=str(tiny_model)), features(model=str(other))
+    assert not torch.allclose(own, theirs, atol=0.1)
+
+    def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
+        return torch.allclose(found, expected, atol=1e-3)
+
+    assert near(features(source=str(other)), own)  # what the classifier starts from
+    assert near(features(True, source=str(other)), theirs)
+    assert near(features(init=str(other)), theirs)
+    assert near(features(True, init=str(other)), own)
+    assert near(features(True), own)
+
+
+def test_a_refit_sees_the_estimate_of_the_run(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured anew where the run was interrupted, and must not differ."""
+    seen: list[Any] = []
+    monkeypatch.setattr(suitability, "measure_suitability", lambda *args: seen.append(args[2]))
+    find_suitability(prepare(config()))
+    find_suitability(prepare(config(refit=True), refit=True))
+    assert len(seen) == 2
+    assert seen[0] == seen[1]

@@ -102,3 +102,12 @@ def test_a_size_that_the_model_cannot_have_is_refused_before_training(
         finetune(config(test_size=36), recorder)
     assert not recorder.rows
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_called_as_a_model_is(
+    config: Make, recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = finetune(config(out=Path("other"), test_size=(64, 64)), recorder)
+    same = finetune(config(out=Path("demo"), test_size=(64, 64)), recorder)
+    assert same["test_top1"] == other["test_top1"]

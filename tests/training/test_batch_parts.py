@@ -19,10 +19,12 @@ import gtacli.training.batch_parts as parts
 from gtacli.config.finetune import FinetuneConfig
 from gtacli.config.pretrain import PretrainConfig
 from gtacli.errors import GtaError, RunError
+from gtacli.finetuning import folds
 from gtacli.finetuning.run import finetune
 from gtacli.finetuning.task import FinetuneTask
 from gtacli.pretraining.run import pretrain
 from gtacli.pretraining.task import PretrainTask
+from gtacli.regularizers.gta import GTA
 from gtacli.runtime.distribution import ALONE
 
 
@@ -256,3 +258,52 @@ def test_a_limit_of_the_address_space(tiny_model: Path, tiny_data: Path, tmp_pat
     found = resolved(out)
     assert 1 < found["batch_size"] < 384
     assert found["batch_size"] * found["accumulate"] == 384
+
+
+def test_images_with_any_number_of_labels(
+    config: Callable[..., FinetuneConfig], label_table: Path, recorder: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    forward_up_to(2, monkeypatch)
+    several = config(data=str(label_table), multi_label=True, fit_memory=True, epochs=1)
+    finetune(several, recorder)
+    assert resolved(tmp_path / "run") == {"batch_size": 2, "accumulate": 2}
+
+
+def test_a_regularizer_that_starts_with_a_pass_over_the_images(
+    config: Callable[..., FinetuneConfig], recorder: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It has not started at the trial of memory."""
+    started: list[int] = []
+    penalty = GTA.penalty
+
+    def start(self: GTA, read: Any, classes: int) -> None:
+        started.append(classes)
+
+    def only_then(self: GTA, outputs: Any) -> Any:
+        assert started
+        return penalty(self, outputs)
+
+    monkeypatch.setattr(GTA, "start", start)
+    monkeypatch.setattr(GTA, "penalty", only_then)
+    forward_up_to(2, monkeypatch)
+    finetune(config(fit_memory=True, epochs=1), recorder)
+    assert resolved(tmp_path / "run") == {"batch_size": 2, "accumulate": 2}
+    assert started == [3]
+
+
+def test_the_folds_are_trained_in_the_parts_of_the_run(
+    config: Callable[..., FinetuneConfig], recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    phase = folds.run_phase
+
+    def spy(job: Any, *args: Any, **more: Any) -> Any:
+        seen.append((job.config.batch_size, job.config.accumulate))
+        return phase(job, *args, **more)
+
+    monkeypatch.setattr(folds, "run_phase", spy)
+    forward_up_to(2, monkeypatch)
+    finetune(config(fit_memory=True, epochs=1, hold_out="auto", folds=2), recorder)
+    assert seen == [(2, 2)] * 2
