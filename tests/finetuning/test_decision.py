@@ -32,7 +32,7 @@ def undecided(config: Make) -> Make:
 def suits(monkeypatch: pytest.MonkeyPatch, cls: float, blocks: float, error: float = 0.02) -> None:
     """Let the two classifiers have these accuracies."""
     found = Suitability(cls, blocks, error)
-    monkeypatch.setattr(decision, "find_suitability", lambda job, most=None: found)
+    monkeypatch.setattr(decision, "find_suitability", lambda *args, **kwargs: found)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_estimate_of_the_source(
         raise Stopped(list(candidates), weakest, why)
 
     estimate = Suitability(cls=0.5, blocks=blocks, error=0.1)
-    monkeypatch.setattr(run, "find_suitability", lambda *_: estimate)
+    monkeypatch.setattr(run, "find_suitability", lambda *args, **kwargs: estimate)
     monkeypatch.setattr(run, "search", stop)
     caplog.set_level("INFO")
     with pytest.raises(Stopped) as stopped:
