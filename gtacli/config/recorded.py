@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gtacli.registry import DATASETS, MODELS
+
 _COLUMNS = re.compile(r"(?P<tables>.+)(?P<columns>\?[^?]*=[^?]*)", re.DOTALL)
 _STARTS = (re.compile(r"wds/|parquet/|hfds/|torch/[^:]*:"), re.compile(r".*@"), re.compile(r".*:"))
 """What may stand before a path: the family of a dataset, ARCH@, NAME:."""
@@ -22,6 +24,8 @@ def from_folder(value: Any, began: object) -> Any:
     """
     if not isinstance(value, str) or not isinstance(began, str):
         return value
+    if os.path.exists(Path(began) / value) and _is_name(value):  # as `--data demo --out demo`
+        return value
     whole = _moved(value, Path(began))
     if whole is not None:
         return whole
@@ -29,6 +33,17 @@ def from_folder(value: Any, began: object) -> Any:
     tables, columns = (named["tables"], named["columns"]) if named else (value, "")
     parts = [_moved(part.strip(), Path(began)) for part in tables.split(",")]
     return value if None in parts else ",".join(map(str, parts)) + columns
+
+
+def _is_name(value: str) -> bool:
+    """Return whether a text is the name of a dataset or a model, which goes before a folder's."""
+    if "/" in value:
+        return False
+    if value in DATASETS.names() or value in MODELS.names():
+        return True
+    from timm import is_model  # late: it imports torch, and few folders are called so
+
+    return bool(is_model(value))
 
 
 def _moved(value: str, began: Path) -> str | None:

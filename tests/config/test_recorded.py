@@ -49,6 +49,14 @@ def test_what_is_no_path_there_stays(value: object, began: Path) -> None:
     assert from_folder(value, None) == value
 
 
+@pytest.mark.parametrize("name", ["demo", "vit_tiny_patch16_224", "vit_small_patch16_224.dino"])
+def test_a_name_stays_one_where_a_folder_is_called_so(name: str, began: Path) -> None:
+    """As in `gta finetune --data demo --out demo`: the name goes before the folder."""
+    (began / name).mkdir()
+    assert from_folder(name, str(began)) == name
+    assert from_folder(f"./{name}", str(began)) == str(began / name)
+
+
 def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """No shell replaces it in `--out=~/masks`, nor in a recipe."""
     monkeypatch.setenv("HOME", "/home/ada")

@@ -163,3 +163,10 @@ def test_labels_are_kept_where_one_is_missing(
     assert "left out: 1 row" in caplog.text
     table.write_text("path\na.png\n")
     assert not has_labels(load_with_labels(str(table)))
+
+
+def test_class_folders_go_before_a_table_of_splits(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("cat/a.png", "dog/b.png"):
+        make_image(tmp_path / name)
+    (tmp_path / "splits.csv").write_text("path,split\ncat/a.png,train\ndog/b.png,test\n")
+    assert load_images(str(tmp_path)).classes == ("cat", "dog")

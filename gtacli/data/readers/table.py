@@ -61,7 +61,7 @@ def has_tables(folder: Path, needs_label: bool = True) -> bool:
     """Return whether `folder` has tables of images and no folders of classes.
 
     Args:
-        needs_label: whether the images must have labels; else masks or splits will do, too.
+        needs_label: whether the images must have labels; else masks will do, too.
 
     These are `train.csv`, or `metadata.csv` in it or in the folders of its splits, or the only
     table beside images without class folders, in it or in each of its splits.

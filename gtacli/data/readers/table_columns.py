@@ -117,13 +117,13 @@ def has_header(rows: Sequence[Row], several: bool = False, needs_label: bool = T
 
     Args:
         several: whether an image has any number of labels.
-        needs_label: whether there must be labels; else masks or splits will do, too.
+        needs_label: whether there must be labels; else masks will do, too.
     """
     names = [plain_name(cell) for cell in rows[0].cells] if rows else []
     image = next((column for column, name in enumerate(names) if name in NAMES["image"]), None)
     if image is None:
         return False
-    if not needs_label and not {*names}.isdisjoint({*NAMES["mask"], *NAMES["split"]}):
+    if not needs_label and not {*names}.isdisjoint(NAMES["mask"]):
         return True
     if several:
         known = {*NAMES["label"], *SEVERAL}
