@@ -118,8 +118,11 @@ def _images_in_folder(root: Path, every_split: bool) -> ImageDataset | None:
     passed: list[str] = []
     found = list_image_paths(training[0] if only_training else root, passed)
     records: dict[str, list[Record]] = {}
+    others = tuple(prefix for prefix, _ in prefixes)
     for key, path in zip(relative_keys(found, root), found, strict=True):
-        split = next((split for prefix, split in prefixes if path.startswith(prefix)), "train")
+        split = "train"
+        if path.startswith(others):  # of a million images few are
+            split = next(split for prefix, split in prefixes if path.startswith(prefix))
         if split == "train" or every_split:
             records.setdefault(split, []).append(Record(key, 0, path))
     if not records:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from gtacli.data.base import Record
 from gtacli.data.sampling import evenly
 from gtacli.errors import GtaError
 from gtacli.finetuning.frozen_features import extract_features, training_features
@@ -68,8 +69,7 @@ def start_head(job: FinetuneJob, max_batches: int | None = None) -> None:
         return
     head = _fit(job, method, max_batches)
     if job.config.balance != "none" and method == "probe":  # class means have no prior
-        fitted = evenly(job.records, MOST_IMAGES)
-        head = without_prior(head, torch.tensor([record.label for record in fitted]))
+        head = without_prior(head, torch.tensor([r.label for r in _fitted_images(job)]))
     _set(job, method, lambda model: set_head(model, job.target.head, head))
 
 
@@ -141,9 +141,14 @@ def _read_probe(run: RunFolder) -> LinearProbe:
     return cast(LinearProbe, found)
 
 
+def _fitted_images(job: FinetuneJob) -> tuple[Record, ...]:
+    """Return the training images that a classifier is fitted to."""
+    return evenly(job.records, MOST_IMAGES)
+
+
 def _fit(job: FinetuneJob, method: str, max_batches: int | None) -> LinearHead:
     """Fit a classifier to the features of the training images, once for all jobs of a run."""
-    chosen = evenly(job.records, MOST_IMAGES)
+    chosen = _fitted_images(job)
     heads, key = job.stores.heads, (method, chosen)
     if key not in heads:
         features = training_features(job, chosen, max_batches)

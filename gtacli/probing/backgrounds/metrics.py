@@ -90,11 +90,11 @@ def compare_predictions(
     gaps = _gap_by_image(predictions), _gap_by_image(reference)
     if all(gaps):
         found["bg_gap"] = paired_mean_difference(*_paired(*gaps), seed=seed)
-    consistent = _is_consistent(predictions), _is_consistent(reference)
     # The same class, and the same nearest image, are two metrics.
-    alike = bool(predictions.top_class) == bool(reference.top_class)
-    if alike and len(consistent[0]):
-        found["fg_consistency"] = paired_fraction_difference(*consistent)
+    if bool(predictions.top_class) == bool(reference.top_class):
+        consistent = _is_consistent(predictions), _is_consistent(reference)
+        if len(consistent[0]):
+            found["fg_consistency"] = paired_fraction_difference(*consistent)
     cosines = _cosines(predictions), _cosines(reference)
     if len(cosines[0]):
         found["cosine"] = paired_mean_difference(*cosines, seed=seed)

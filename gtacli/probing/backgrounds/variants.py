@@ -293,8 +293,8 @@ class _BackgroundChooser:
         if name == "mixed-same":
             yield label
         elif name == "mixed-next":
-            later = [c for c in self.classes if c > label]
-            yield from (*later, *self.classes)
+            yield from (c for c in self.classes if c > label)
+            yield from (c for c in self.classes if c <= label)
         else:
             yield self.classes[rng.integers(len(self.classes))]
             yield from rng.permutation(self.classes).tolist()
